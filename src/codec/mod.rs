@@ -1,0 +1,109 @@
+//! The on-disk format: records and index keys to and from bytes. Pure, and the only place that names `bincode`.
+//!
+//! | tree | key | value |
+//! | --- | --- | --- |
+//! | `sessions` | session key | version 1, `ColdV1` |
+//! | `activity` | session key | version 1, `HotV1` |
+//! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, session key | empty |
+//! | `by_session_id` | session id, `00`, session key | empty |
+//! | `extras` | session key, `00`, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 4,095 bytes of a blob |
+//! | `meta` | `format`, `count`, `commit`, `clean`, `zone`, … | version 1, bincode of one value |
+//!
+//! A blob is version 1, `BlobV1`: the entry's extras, cut into chunks that are full but for the last.
+//!
+//! A record is `[version byte][bincode]`, bincode 2 in its standard configuration (varint integers, little endian),
+//! at most [`MAX_VALUE_BYTES`]. Records are frozen: a change of a struct is a new version byte and a new struct, and
+//! the old one stays readable. Keys and ids hold no control character, so `00` ends them.
+//!
+//! Decoding refuses unknown versions, trailing bytes and lengths beyond the limit with a [`CodecError`], never a panic.
+
+mod index;
+mod records;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, id_prefix};
+pub(crate) use records::{Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob};
+
+use crate::key::NameError;
+
+/// The largest value in any tree. sled counts a leaf of sixteen items as one and moves one over 128 KiB to files that
+/// it never syncs.
+pub(crate) const MAX_VALUE_BYTES: usize = 4096;
+/// Bytes of the blob in one chunk of extras: a value less its version byte.
+pub(crate) const CHUNK_BYTES: usize = MAX_VALUE_BYTES - 1;
+/// The largest blob of one entry, in bytes.
+pub(crate) const MAX_EXTRAS_BYTES: usize = 1 << 20;
+
+const VERSION: u8 = 1;
+
+/// Why bytes are no record or index key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum CodecError {
+    #[error("the value is empty")]
+    Empty,
+    #[error("the value has version {found}, and this program reads up to {VERSION}")]
+    Version { found: u8 },
+    #[error("the record does not decode")]
+    Decode(#[from] bincode::error::DecodeError),
+    #[error("the record does not encode")]
+    Encode(#[from] bincode::error::EncodeError),
+    #[error("{0} bytes follow the record")]
+    Trailing(usize),
+    #[error("the row is too short")]
+    Short,
+    #[error("the text is not UTF-8")]
+    Utf8(#[from] std::str::Utf8Error),
+    #[error("the name is not valid")]
+    Name(#[from] NameError),
+    #[error("the extras have {found} of {expected} bytes")]
+    ExtrasLength { found: usize, expected: usize },
+    #[error("the record points to details that are not there")]
+    NoDetails,
+}
+
+/// bincode's settings; the limit bounds what a damaged length can make it allocate.
+fn configuration() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<{ 2 * MAX_EXTRAS_BYTES }>()
+}
+
+/// `[version byte][bincode of value]`.
+fn encode<T: Serialize>(value: &T, capacity: usize) -> Result<Vec<u8>, CodecError> {
+    let mut bytes = Vec::with_capacity(capacity);
+    bytes.push(VERSION);
+    bincode::serde::encode_into_std_write(value, &mut bytes, configuration())?;
+    Ok(bytes)
+}
+
+/// Undoes [`encode`]; the value may borrow from `bytes`.
+fn decode<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    let body = strip_version(bytes)?;
+    let (value, read) = bincode::serde::borrow_decode_from_slice(body, configuration())?;
+    match body.len() - read {
+        0 => Ok(value),
+        left => Err(CodecError::Trailing(left)),
+    }
+}
+
+fn strip_version(bytes: &[u8]) -> Result<&[u8], CodecError> {
+    match bytes.split_first() {
+        None => Err(CodecError::Empty),
+        Some((&VERSION, body)) => Ok(body),
+        Some((&found, _)) => Err(CodecError::Version { found }),
+    }
+}
+
+/// Encodes one value of the `meta` tree.
+pub(crate) fn encode_meta<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    encode(value, 16)
+}
+
+/// Decodes one value of the `meta` tree.
+pub(crate) fn decode_meta<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode(bytes)
+}
+
+#[cfg(test)]
+mod tests;

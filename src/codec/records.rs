@@ -1,0 +1,310 @@
+//! The records: what the store works with, and the frozen structs that are written.
+
+use serde::{Deserialize, Serialize};
+
+use super::{CodecError, MAX_VALUE_BYTES, decode, encode};
+use crate::entry::{Details, Extras, Usage};
+use crate::key::SessionId;
+use crate::source::SessionSource;
+use crate::time::Timestamp;
+
+/// Bit of [`Hot::flags`]: suspended.
+pub(crate) const SUSPENDED: u8 = 1;
+/// Bit of [`Hot::flags`]: a resume is pending.
+pub(crate) const RESUME_PENDING: u8 = 2;
+
+/// The hot record: what a touch rewrites and what pruning needs.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Hot {
+    pub(crate) updated_at: Timestamp,
+    pub(crate) flags: u8,
+    pub(crate) usage: Usage,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HotV1 {
+    updated_at: u64,
+    flags: u8,
+    /// Absent while all are zero, so that most records fit in sled's 22 inline bytes.
+    usage: Option<UsageV1>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UsageV1 {
+    input_tokens: u64,
+    output_tokens: u64,
+    cache_read_tokens: u64,
+    cache_write_tokens: u64,
+    total_tokens: u64,
+    last_prompt_tokens: u64,
+    estimated_cost_usd: f64,
+}
+
+impl Hot {
+    /// A session that begins at `now`.
+    pub(crate) fn fresh(now: Timestamp) -> Self {
+        Self { updated_at: now, flags: 0, usage: Usage::ZERO }
+    }
+
+    pub(crate) fn is(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    pub(crate) fn set(&mut self, flag: u8, on: bool) {
+        if on { self.flags |= flag } else { self.flags &= !flag }
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        let u = &self.usage;
+        // Compared by bits: -0.0 and 0.0 are different costs to a round trip.
+        let unused = Usage { estimated_cost_usd: 0.0, ..*u } == Usage::ZERO && u.estimated_cost_usd.to_bits() == 0;
+        let usage = (!unused).then_some(UsageV1 {
+            input_tokens: u.input_tokens,
+            output_tokens: u.output_tokens,
+            cache_read_tokens: u.cache_read_tokens,
+            cache_write_tokens: u.cache_write_tokens,
+            total_tokens: u.total_tokens,
+            last_prompt_tokens: u.last_prompt_tokens,
+            estimated_cost_usd: u.estimated_cost_usd,
+        });
+        let updated_at = self.updated_at.as_micros().unsigned_abs();
+        encode(&HotV1 { updated_at, flags: self.flags, usage }, 64)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let record: HotV1 = decode(bytes)?;
+        let usage = record.usage.map_or(Usage::ZERO, |u| Usage {
+            input_tokens: u.input_tokens,
+            output_tokens: u.output_tokens,
+            cache_read_tokens: u.cache_read_tokens,
+            cache_write_tokens: u.cache_write_tokens,
+            total_tokens: u.total_tokens,
+            last_prompt_tokens: u.last_prompt_tokens,
+            estimated_cost_usd: u.estimated_cost_usd,
+        });
+        Ok(Self { updated_at: timestamp(record.updated_at), flags: record.flags, usage })
+    }
+}
+
+/// The cold record: what only structural changes rewrite.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Cold {
+    pub(crate) session_id: SessionId,
+    pub(crate) created_at: Timestamp,
+    pub(crate) details: Details,
+    pub(crate) extras: Option<ExtrasRef>,
+}
+
+/// Where the extras of an entry are. Chunks are numbered from 0 and full but for the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ExtrasRef {
+    pub(crate) generation: u64,
+    pub(crate) bytes: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ColdV1<'a> {
+    session_id: &'a str,
+    created_at: u64,
+    /// Absent when they would make the record too large: then they are in the extras.
+    #[serde(borrow)]
+    details: Option<DetailsV1<'a>>,
+    extras: Option<ExtrasRef>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DetailsV1<'a> {
+    display_name: Option<&'a str>,
+    platform: Option<&'a str>,
+    chat_type: Option<&'a str>,
+    #[serde(borrow)]
+    origin: Option<SourceV1<'a>>,
+    cost_status: Option<&'a str>,
+    expiry_finalized: bool,
+    resume_reason: Option<&'a str>,
+    last_resume_marked_at: Option<u64>,
+    active_turn_token: Option<&'a str>,
+    active_turn_started_at: Option<u64>,
+    is_fresh_reset: bool,
+    was_auto_reset: bool,
+    auto_reset_reason: Option<&'a str>,
+    reset_had_activity: bool,
+    prev_session_id: Option<&'a str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SourceV1<'a> {
+    platform: &'a str,
+    chat_type: &'a str,
+    chat_id: Option<&'a str>,
+    chat_name: Option<&'a str>,
+    user_id: Option<&'a str>,
+    user_name: Option<&'a str>,
+    thread_id: Option<&'a str>,
+    chat_topic: Option<&'a str>,
+    user_id_alt: Option<&'a str>,
+    chat_id_alt: Option<&'a str>,
+    scope_id: Option<&'a str>,
+    guild_id: Option<&'a str>,
+    parent_chat_id: Option<&'a str>,
+    message_id: Option<&'a str>,
+    profile: Option<&'a str>,
+}
+
+impl Cold {
+    /// The record's bytes; `None` if the details do not fit and must go into the extras (see [`encode_spilled`]).
+    ///
+    /// [`encode_spilled`]: Cold::encode_spilled
+    pub(crate) fn encode(&self) -> Result<Option<Vec<u8>>, CodecError> {
+        match encode(&self.record(Some(details_v1(&self.details))), 512) {
+            Ok(bytes) => Ok((bytes.len() <= MAX_VALUE_BYTES).then_some(bytes)),
+            Err(CodecError::Encode(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The record's bytes without its details.
+    pub(crate) fn encode_spilled(&self) -> Result<Vec<u8>, CodecError> {
+        encode(&self.record(None), 512)
+    }
+
+    fn record<'a>(&'a self, details: Option<DetailsV1<'a>>) -> ColdV1<'a> {
+        ColdV1 {
+            session_id: self.session_id.as_str(),
+            created_at: self.created_at.as_micros().unsigned_abs(),
+            details,
+            extras: self.extras,
+        }
+    }
+}
+
+/// Decodes a cold record. The details are `None` if they are in the extras.
+pub(crate) fn decode_cold(bytes: &[u8]) -> Result<(Cold, bool), CodecError> {
+    let record: ColdV1<'_> = decode(bytes)?;
+    let spilled = record.details.is_none();
+    let cold = Cold {
+        session_id: SessionId::new(record.session_id)?,
+        created_at: timestamp(record.created_at),
+        details: record.details.map(details).transpose()?.unwrap_or_default(),
+        extras: record.extras,
+    };
+    Ok((cold, spilled))
+}
+
+fn timestamp(micros: u64) -> Timestamp {
+    Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+fn micros(time: Timestamp) -> u64 {
+    time.as_micros().unsigned_abs()
+}
+
+fn details_v1(d: &Details) -> DetailsV1<'_> {
+    DetailsV1 {
+        display_name: d.display_name.as_deref(),
+        platform: d.platform.as_deref(),
+        chat_type: d.chat_type.as_deref(),
+        origin: d.origin.as_ref().map(source_v1),
+        cost_status: d.cost_status.as_deref(),
+        expiry_finalized: d.expiry_finalized,
+        resume_reason: d.resume_reason.as_deref(),
+        last_resume_marked_at: d.last_resume_marked_at.map(micros),
+        active_turn_token: d.active_turn_token.as_deref(),
+        active_turn_started_at: d.active_turn_started_at.map(micros),
+        is_fresh_reset: d.is_fresh_reset,
+        was_auto_reset: d.was_auto_reset,
+        auto_reset_reason: d.auto_reset_reason.as_deref(),
+        reset_had_activity: d.reset_had_activity,
+        prev_session_id: d.prev_session_id.as_ref().map(SessionId::as_str),
+    }
+}
+
+fn details(d: DetailsV1<'_>) -> Result<Details, CodecError> {
+    Ok(Details {
+        display_name: d.display_name.map(Into::into),
+        platform: d.platform.map(Into::into),
+        chat_type: d.chat_type.map(Into::into),
+        origin: d.origin.map(source),
+        cost_status: d.cost_status.map(Into::into),
+        expiry_finalized: d.expiry_finalized,
+        resume_reason: d.resume_reason.map(Into::into),
+        last_resume_marked_at: d.last_resume_marked_at.map(timestamp),
+        active_turn_token: d.active_turn_token.map(Into::into),
+        active_turn_started_at: d.active_turn_started_at.map(timestamp),
+        is_fresh_reset: d.is_fresh_reset,
+        was_auto_reset: d.was_auto_reset,
+        auto_reset_reason: d.auto_reset_reason.map(Into::into),
+        reset_had_activity: d.reset_had_activity,
+        prev_session_id: d.prev_session_id.map(SessionId::new).transpose()?,
+    })
+}
+
+fn source_v1(s: &SessionSource) -> SourceV1<'_> {
+    SourceV1 {
+        platform: &s.platform,
+        chat_type: &s.chat_type,
+        chat_id: s.chat_id.as_deref(),
+        chat_name: s.chat_name.as_deref(),
+        user_id: s.user_id.as_deref(),
+        user_name: s.user_name.as_deref(),
+        thread_id: s.thread_id.as_deref(),
+        chat_topic: s.chat_topic.as_deref(),
+        user_id_alt: s.user_id_alt.as_deref(),
+        chat_id_alt: s.chat_id_alt.as_deref(),
+        scope_id: s.scope_id.as_deref(),
+        guild_id: s.guild_id.as_deref(),
+        parent_chat_id: s.parent_chat_id.as_deref(),
+        message_id: s.message_id.as_deref(),
+        profile: s.profile.as_deref(),
+    }
+}
+
+fn source(s: SourceV1<'_>) -> SessionSource {
+    SessionSource {
+        platform: s.platform.into(),
+        chat_type: s.chat_type.into(),
+        chat_id: s.chat_id.map(Into::into),
+        chat_name: s.chat_name.map(Into::into),
+        user_id: s.user_id.map(Into::into),
+        user_name: s.user_name.map(Into::into),
+        thread_id: s.thread_id.map(Into::into),
+        chat_topic: s.chat_topic.map(Into::into),
+        user_id_alt: s.user_id_alt.map(Into::into),
+        chat_id_alt: s.chat_id_alt.map(Into::into),
+        scope_id: s.scope_id.map(Into::into),
+        guild_id: s.guild_id.map(Into::into),
+        parent_chat_id: s.parent_chat_id.map(Into::into),
+        message_id: s.message_id.map(Into::into),
+        profile: s.profile.map(Into::into),
+    }
+}
+
+/// What the chunks of an entry's extras hold, put together.
+#[derive(Serialize, Deserialize)]
+struct BlobV1<'a> {
+    /// The details of the entry, where they did not fit into its record.
+    #[serde(borrow)]
+    details: Option<DetailsV1<'a>>,
+    /// Names and JSON texts.
+    #[serde(borrow)]
+    fields: Vec<(&'a str, &'a str)>,
+    /// How an imported file wrote the entry.
+    form: Option<&'a str>,
+}
+
+/// The bytes of an entry's extras; with `details` if they are spilled.
+pub(crate) fn encode_blob(details: Option<&Details>, extras: &Extras) -> Result<Vec<u8>, CodecError> {
+    let blob =
+        BlobV1 { details: details.map(details_v1), fields: extras.iter().collect(), form: extras.form.as_deref() };
+    encode(&blob, 1024)
+}
+
+/// Undoes [`encode_blob`].
+pub(crate) fn decode_blob(bytes: &[u8]) -> Result<(Option<Details>, Extras), CodecError> {
+    let blob: BlobV1<'_> = decode(bytes)?;
+    let mut extras = Extras { form: blob.form.map(Into::into), ..Extras::default() };
+    for (name, text) in blob.fields {
+        extras.insert_text(name.into(), text.into());
+    }
+    Ok((blob.details.map(details).transpose()?, extras))
+}

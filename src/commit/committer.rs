@@ -1,0 +1,149 @@
+//! The committer: one thread that takes what is pending, writes it, syncs, and wakes who waits.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, select};
+
+use super::Core;
+use crate::codec::ActivityRow;
+use crate::error::{Error, Result};
+use crate::storage::{Change, Writer, panic_message};
+
+/// Changes after which their memory is freed, so that writers who wait for room go on soon.
+const PIECE: usize = 2048;
+/// How often the checkpoint file is written.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What only the committer may do, since only it writes the trees.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Clear those of the rows that are out of date; answer how many were.
+    Recheck(Vec<ActivityRow>, Sender<Result<u64>>),
+    /// Remember the time zone of an import.
+    SetZone(String, Sender<Result<u64>>),
+    /// Commit, leave the mark of a clean close, and end.
+    Close(Sender<Result<u64>>),
+}
+
+pub(super) struct Committer {
+    pub(super) core: Arc<Core>,
+    pub(super) writer: Writer,
+    pub(super) kicks: Receiver<()>,
+    pub(super) orders: Receiver<Order>,
+    pub(super) interval: Duration,
+    pub(super) last_sync: Instant,
+    pub(super) last_checkpoint: Duration,
+}
+
+impl Committer {
+    /// Commits until it is told to close, or nobody is left to tell it.
+    pub(super) fn run(mut self) {
+        loop {
+            let wait = self.interval.saturating_sub(self.last_sync.elapsed());
+            select! {
+                recv(self.orders) -> order => match order {
+                    Ok(Order::Recheck(rows, answer)) => {
+                        let cleared = self.guarded(|this| this.recheck(&rows));
+                        // Who asked may have given up.
+                        let _ = answer.send(cleared);
+                    }
+                    Ok(Order::SetZone(zone, answer)) => {
+                        let set = self.guarded(|this| this.writer.set_zone(&this.core.engine, &zone).map(|()| 0));
+                        let _ = answer.send(set);
+                    }
+                    Ok(Order::Close(answer)) => {
+                        let closed = self.guarded(Self::close);
+                        // The files are to be free when the caller goes on.
+                        drop(self);
+                        let _ = answer.send(closed);
+                        return;
+                    }
+                    Err(_) => return,
+                },
+                recv(self.kicks) -> _ => {
+                    let _ = self.guarded(|this| this.commit(false));
+                }
+                default(wait) => {
+                    let _ = self.guarded(|this| this.commit(true));
+                    self.last_sync = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Runs one step. After the first failure or panic the store is read-only, and no step runs.
+    fn guarded(&mut self, step: impl FnOnce(&mut Self) -> Result<u64>) -> Result<u64> {
+        if self.core.progress.is_failed() {
+            self.core.progress.check_writable()?;
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| step(self)))
+            .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
+        result.or_else(|error| {
+            self.core.progress.set_failed(error);
+            self.core.progress.check_writable().map(|()| 0)
+        })
+    }
+
+    /// One commit: take, write, and sync if `sync` says so, someone waits for it, or it is time.
+    fn commit(&mut self, sync: bool) -> Result<u64> {
+        let core = Arc::clone(&self.core);
+        let started = Instant::now();
+        let sync = core.progress.take_sync_wanted() || sync || self.last_sync.elapsed() >= self.interval;
+        let (commit, changes) = core.pending.take();
+        self.apply(commit, &changes)?;
+        if sync {
+            if self.writer.is_dirty() {
+                self.writer.sync(&core.engine)?;
+            }
+            self.last_sync = Instant::now();
+            core.progress.set_durable(commit);
+            self.checkpoint_if_due()?;
+        }
+        if !changes.is_empty() {
+            tracing::trace!(commit, changes = changes.len(), sync, micros = started.elapsed().as_micros(), "committed");
+        }
+        Ok(commit)
+    }
+
+    fn apply(&mut self, commit: u64, changes: &[Change]) -> Result<()> {
+        let core = &self.core;
+        for piece in changes.chunks(PIECE) {
+            self.writer.apply(&core.engine, piece)?;
+            core.pending.settle(piece);
+            core.progress.notify();
+        }
+        if !changes.is_empty() {
+            self.writer.finish(&core.engine, commit)?;
+        }
+        core.pending.set_applied(commit);
+        core.progress.set_applied(commit);
+        Ok(())
+    }
+
+    fn recheck(&mut self, rows: &[ActivityRow]) -> Result<u64> {
+        let mut cleared = 0;
+        for row in rows {
+            cleared += u64::from(self.writer.recheck(&self.core.engine, row)?);
+        }
+        Ok(cleared)
+    }
+
+    fn checkpoint_if_due(&mut self) -> Result<()> {
+        let now = self.core.clock.monotonic();
+        if now.saturating_sub(self.last_checkpoint) >= CHECKPOINT_INTERVAL {
+            self.last_checkpoint = now;
+            self.writer.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<u64> {
+        let commit = self.commit(true)?;
+        self.writer.end_use(&self.core.engine)?;
+        // Nothing can be changed any more, so every receipt is kept, whatever its number.
+        self.core.progress.set_durable(u64::MAX);
+        Ok(commit)
+    }
+}

@@ -1,0 +1,207 @@
+//! The group commit: the one way in.
+//!
+//! ```text
+//! caller ── touch/update/… ──► pending (memory, sharded) ──► committer thread ──► trees ─► flush ─► fdatasync
+//!    ▲                             │ read-your-writes                                           │
+//!    └────────── get ◄─────────────┴──────────────── Receipt::wait / .await ◄───────────────────┘
+//! ```
+//!
+//! [`Commits`] owns the thread and what it shares with the callers: the engine, the pending changes and the progress.
+//! A change is made under its key's shard lock and gets the number of the open commit. The committer closes that
+//! commit every `commit_interval`, at once when somebody waits, or when much has piled up. Ten touches of one key
+//! between two commits are one write.
+
+mod committer;
+mod pending;
+mod receipt;
+mod shard;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+
+use crate::codec::{ActivityRow, Hot};
+use crate::error::{Error, Result};
+use crate::key::{SessionId, SessionKey};
+use crate::storage::{Engine, Writer};
+use crate::time::Clock;
+
+use committer::{Committer, Order};
+use pending::Pending;
+pub(crate) use pending::{EntryLock, Peeked};
+use receipt::Progress;
+pub use receipt::Receipt;
+
+/// What the callers and the committer share.
+#[derive(Debug)]
+struct Core {
+    engine: Engine,
+    pending: Pending,
+    progress: Arc<Progress>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Settings of the group commit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// How long a change may wait for its commit.
+    pub(crate) interval: Duration,
+    /// How many changes may wait; more make their callers wait.
+    pub(crate) max_pending: usize,
+    /// Hot records kept in memory after their commit.
+    pub(crate) cached_entries: usize,
+}
+
+/// The pending changes and the thread that commits them.
+#[derive(Debug)]
+pub(crate) struct Commits {
+    core: Arc<Core>,
+    orders: Sender<Order>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    max_pending: usize,
+}
+
+impl Commits {
+    /// Starts the committer.
+    pub(crate) fn start(engine: Engine, writer: Writer, clock: Arc<dyn Clock>, settings: Settings) -> Result<Self> {
+        let mark = writer.mark();
+        let (kick, kicks) = crossbeam_channel::bounded(1);
+        let (orders, order_queue) = crossbeam_channel::bounded(16);
+        let progress = Arc::new(Progress::new(engine.path().to_path_buf(), mark.commit, kick));
+        let pending = Pending::new(mark.commit, mark.count, settings.cached_entries);
+        let path = engine.path().to_path_buf();
+        let last_checkpoint = clock.monotonic();
+        let core = Arc::new(Core { engine, pending, progress, clock });
+        let committer = Committer {
+            core: Arc::clone(&core),
+            writer,
+            kicks,
+            orders: order_queue,
+            interval: settings.interval,
+            last_sync: Instant::now(),
+            last_checkpoint,
+        };
+        let thread = std::thread::Builder::new()
+            .name("cloakroom-commit".into())
+            .spawn(move || committer.run())
+            .map_err(|e| Error::io("start the committer of", path, e))?;
+        Ok(Self { core, orders, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })
+    }
+
+    /// The trees, for scans. What is pending is not in them: see [`Commits::apply_pending`].
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.core.engine
+    }
+
+    /// How many entries there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.core.pending.count()
+    }
+
+    /// How many changes wait or are in flight.
+    pub(crate) fn pending(&self) -> usize {
+        self.core.pending.weight()
+    }
+
+    /// Locks an entry to change it; waits while too many changes are pending.
+    pub(crate) fn lock(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
+        let Core { engine, pending, progress, .. } = &*self.core;
+        if pending.weight() >= self.max_pending {
+            progress.kick();
+            progress.wait_for_room(|| pending.weight() < self.max_pending)?;
+        }
+        let entry = pending.lock(engine, key)?;
+        // Asked with the shard locked: the last commit takes each shard after this flag is set, so a change is
+        // either refused or committed.
+        progress.check_writable()?;
+        Ok(entry)
+    }
+
+    /// The receipt of a change that `commit` takes. Call it with no entry locked.
+    pub(crate) fn receipt(&self, commit: u64) -> Receipt {
+        if self.core.pending.weight() >= self.max_pending / 2 {
+            self.core.progress.kick();
+        }
+        Receipt::new(commit, Arc::clone(&self.core.progress))
+    }
+
+    /// The receipt of everything changed so far.
+    pub(crate) fn receipt_of_all(&self) -> Receipt {
+        self.receipt(self.core.pending.open_commit())
+    }
+
+    /// The hot record of an entry.
+    pub(crate) fn peek_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
+        self.core.pending.peek_hot(&self.core.engine, key)
+    }
+
+    /// Both records of an entry, and its extras if `with_extras`.
+    pub(crate) fn peek(&self, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
+        self.core.pending.peek(&self.core.engine, key, with_extras)
+    }
+
+    /// Keys that have this id, or had it when their last change was applied. Each is to be looked at.
+    pub(crate) fn candidates_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
+        // Memory first: what leaves it is in the tree by then.
+        let mut keys = self.core.pending.keys_of_new_id(id);
+        keys.extend(self.core.engine.keys_of_id(id)?);
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(keys)
+    }
+
+    /// Has everything changed so far written to the trees, without waiting for a sync.
+    pub(crate) fn apply_pending(&self) -> Result<()> {
+        let Core { pending, progress, .. } = &*self.core;
+        if pending.weight() == 0 || progress.is_failed() {
+            return Ok(());
+        }
+        let commit = pending.open_commit();
+        progress.kick();
+        progress.wait_applied(commit)
+    }
+
+    /// Has the committer clear those index rows that are out of date. Returns how many were.
+    pub(crate) fn recheck(&self, rows: Vec<ActivityRow>) -> Result<u64> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        self.order(|answer| Order::Recheck(rows, answer))
+    }
+
+    /// Remembers the time zone of an import.
+    pub(crate) fn set_zone(&self, zone: String) -> Result<()> {
+        self.order(|answer| Order::SetZone(zone, answer)).map(|_| ())
+    }
+
+    /// Commits what is pending and ends the thread. Changes fail from now on. The second call does nothing.
+    pub(crate) fn close(&self) -> Result<()> {
+        if !self.core.progress.set_closed() {
+            return Ok(());
+        }
+        let closed = self.order(Order::Close).map(|_| ());
+        if let Some(thread) = self.thread.lock().take() {
+            // Its panics were caught and are in `closed`.
+            let _ = thread.join();
+        }
+        closed
+    }
+
+    fn order(&self, order: impl FnOnce(Sender<Result<u64>>) -> Order) -> Result<u64> {
+        let (answer, result) = crossbeam_channel::bounded(1);
+        let gone = || Error::Closed { path: self.core.engine.path().to_path_buf() };
+        self.orders.send(order(answer)).map_err(|_| gone())?;
+        result.recv().map_err(|_| gone())?
+    }
+}
+
+impl Drop for Commits {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(error = &error as &dyn std::error::Error, "the last commit failed");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Changes that wait for the committer, in sharded memory.
+//!
+//! Every read and every change of an entry goes through its key's shard lock, so what one thread sees and changes is
+//! one step to all others. The committer takes the queues shard by shard and never holds a lock while it writes.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::shard::{NewCold, Shard, Slot};
+use crate::codec::{self, Bucket, Cold, ExtrasRef, Hot};
+use crate::entry::{Details, Extras};
+use crate::error::{Error, Result};
+use crate::key::{SessionId, SessionKey};
+use crate::storage::{Change, Content, Engine};
+
+/// More shards than threads that will ever meet.
+const SHARDS: usize = 64;
+/// Bytes of cold record and extras that count as one more pending entry.
+const BYTES_PER_WEIGHT: usize = 1024;
+
+/// All shards.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    /// The commit that takes what is changed now.
+    open_commit: AtomicU64,
+    /// The newest commit whose changes are all in the trees.
+    applied: AtomicU64,
+    /// Entries there are, changes that wait included.
+    count: AtomicU64,
+    /// What waits or is in flight, in entries.
+    weight: AtomicUsize,
+    /// Ids given by changes that are not in the trees yet, for look-ups by id.
+    new_ids: Mutex<HashMap<SessionId, Vec<SessionKey>>>,
+    /// The next generation of extras. Never used twice, so what a crash left of one is never taken for another.
+    generation: AtomicU64,
+    slots_per_shard: usize,
+}
+
+impl Pending {
+    /// Nothing pending; commit numbers go on after `commit`, which no earlier opening has had.
+    pub(super) fn new(commit: u64, count: u64, cached_entries: usize) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            open_commit: AtomicU64::new(commit + 1),
+            applied: AtomicU64::new(commit),
+            count: AtomicU64::new(count),
+            weight: AtomicUsize::new(0),
+            new_ids: Mutex::default(),
+            // A commit takes far fewer than 2^24 changes, so the ranges of two openings never meet.
+            generation: AtomicU64::new(commit << 24),
+            slots_per_shard: cached_entries.div_ceil(SHARDS),
+        }
+    }
+
+    /// How many entries there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Changes that wait or are in flight, in entries; large ones count more than once.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// The commit that takes what is changed now.
+    pub(super) fn open_commit(&self) -> u64 {
+        self.open_commit.load(Ordering::Acquire)
+    }
+
+    /// Locks an entry for reading or changing, and loads its hot record if it is not in memory.
+    pub(super) fn lock<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<EntryLock<'a>> {
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash).lock();
+        let place = match shard.find(hash, key) {
+            Some(place) => place,
+            None => {
+                let hot = engine.hot(key)?;
+                let applied = self.applied.load(Ordering::Acquire);
+                shard.insert(hash, key.clone(), hot, self.slots_per_shard, applied)
+            }
+        };
+        Ok(EntryLock { pending: self, engine, shard, place })
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        // The table uses the low bits and the top seven; these lie between.
+        let index = (hash >> 40) as usize % SHARDS;
+        #[expect(clippy::indexing_slicing, reason = "the index is below the number of shards")]
+        &self.shards[index]
+    }
+
+    /// Keys whose entry got this id in a change that is not in the trees yet.
+    pub(super) fn keys_of_new_id(&self, id: &SessionId) -> Vec<SessionKey> {
+        self.new_ids.lock().get(id).cloned().unwrap_or_default()
+    }
+
+    /// Closes the open commit and takes its changes, in key order. Returns its number.
+    ///
+    /// A change that reads the old number holds its shard's lock while it does, so its queue is taken after it; one
+    /// that comes later may be taken too, ahead of the number it was told.
+    pub(super) fn take(&self) -> (u64, Vec<Change>) {
+        let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
+        let mut changes = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let mut queue = std::mem::take(&mut shard.queue);
+            changes.reserve(queue.len());
+            changes.extend(queue.drain(..).filter_map(|place| take_slot(shard.slot_mut(place)?, commit)));
+            // Keep the room for the next round.
+            shard.queue = queue;
+        }
+        changes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        (commit, changes)
+    }
+
+    /// Lets go of what `changes`, now in the trees, needed in memory.
+    pub(super) fn settle(&self, changes: &[Change]) {
+        let mut freed = 0;
+        for change in changes {
+            freed += weight_of(&change.content);
+            let Content::Whole { cold, .. } = &change.content else { continue };
+            self.forget_new_id(&cold.session_id, &change.key);
+            let hash = self.hasher.hash_one(&change.key);
+            let mut shard = self.shard(hash).lock();
+            let Some(place) = shard.find(hash, &change.key) else { continue };
+            // A newer cold record may be queued already.
+            if let Some(slot) = shard.slot_mut(place).filter(|slot| !slot.structural) {
+                slot.cold = None;
+            }
+        }
+        self.weight.fetch_sub(freed, Ordering::Relaxed);
+    }
+
+    /// Every change of `commit` is in the trees: its slots may go.
+    pub(super) fn set_applied(&self, commit: u64) {
+        self.applied.store(commit, Ordering::Release);
+    }
+
+    fn forget_new_id(&self, id: &SessionId, key: &SessionKey) {
+        let mut ids = self.new_ids.lock();
+        if let Some(keys) = ids.get_mut(id) {
+            if let Some(at) = keys.iter().position(|known| known == key) {
+                keys.swap_remove(at);
+            }
+            if keys.is_empty() {
+                ids.remove(id);
+            }
+        }
+    }
+}
+
+/// Takes the change out of a queued slot.
+fn take_slot(slot: &mut Slot, commit: u64) -> Option<Change> {
+    slot.queued = false;
+    slot.commit = commit;
+    slot.weight = 0;
+    let structural = std::mem::take(&mut slot.structural);
+    let stored = std::mem::replace(&mut slot.stored, slot.hot.map(|hot| Bucket::of(hot.updated_at)));
+    let content = match (slot.hot, &slot.cold) {
+        (None, _) => Content::Gone,
+        (Some(hot), Some(new)) if structural => {
+            Content::Whole { hot, cold: Arc::clone(&new.cold), blob: new.blob.clone() }
+        }
+        (Some(hot), _) => Content::Hot(hot),
+    };
+    Some(Change { key: slot.key.clone(), stored, content })
+}
+
+/// What a change counts against the bound on pending ones.
+fn weight_of(content: &Content) -> usize {
+    match content {
+        Content::Hot(_) | Content::Gone => 1,
+        Content::Whole { blob, .. } => structural_weight(blob.as_deref()),
+    }
+}
+
+fn structural_weight(blob: Option<&[u8]>) -> usize {
+    2 + blob.map_or(0, <[u8]>::len) / BYTES_PER_WEIGHT
+}
+
+impl Pending {
+    /// The hot record of an entry, without keeping it in memory.
+    pub(super) fn peek_hot(&self, engine: &Engine, key: &SessionKey) -> Result<Option<Hot>> {
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash).lock();
+        match shard.find(hash, key) {
+            Some(place) => Ok(shard.slot(place).and_then(|slot| slot.hot)),
+            None => engine.hot(key),
+        }
+    }
+
+    /// Both records of an entry as of one moment, and its extras if `with_extras`.
+    pub(super) fn peek(&self, engine: &Engine, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash).lock();
+        let place = shard.find(hash, key);
+        let slot = place.and_then(|place| shard.slot(place));
+        let (hot, new_cold) = match slot {
+            Some(slot) => (slot.hot, slot.cold.as_ref()),
+            None => (engine.hot(key)?, None),
+        };
+        let Some(hot) = hot else { return Ok(None) };
+        let Some(cold) = read_cold(engine, key, new_cold)? else { return Ok(None) };
+        let extras = with_extras.then(|| read_extras(engine, key, &cold, new_cold)).transpose()?;
+        Ok(Some(Peeked { hot, cold, extras: extras.unwrap_or_default() }))
+    }
+}
+
+/// An entry as of one moment.
+#[derive(Debug)]
+pub(crate) struct Peeked {
+    pub(crate) hot: Hot,
+    pub(crate) cold: Arc<Cold>,
+    pub(crate) extras: Extras,
+}
+
+/// The cold record in memory, or the one on disk.
+fn read_cold(engine: &Engine, key: &SessionKey, new: Option<&NewCold>) -> Result<Option<Arc<Cold>>> {
+    match new {
+        Some(new) => Ok(Some(Arc::clone(&new.cold))),
+        None => Ok(engine.cold(key)?.map(Arc::new)),
+    }
+}
+
+/// The extras in memory, or those on disk.
+fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, new: Option<&NewCold>) -> Result<Extras> {
+    match (new.and_then(|new| new.blob.as_deref()), cold.extras) {
+        (Some(blob), _) => {
+            codec::decode_blob(blob).map(|(_, extras)| extras).map_err(|e| engine.damaged_extras(key, e))
+        }
+        (None, Some(at)) => engine.extras(key, at),
+        (None, None) => Ok(Extras::default()),
+    }
+}
+
+/// One entry, with its shard locked: nobody else sees or changes it meanwhile.
+#[derive(Debug)]
+pub(crate) struct EntryLock<'a> {
+    pending: &'a Pending,
+    engine: &'a Engine,
+    shard: MutexGuard<'a, Shard>,
+    place: usize,
+}
+
+impl EntryLock<'_> {
+    /// The hot record; `None` if there is no such entry.
+    pub(crate) fn hot(&self) -> Option<Hot> {
+        self.slot().and_then(|slot| slot.hot)
+    }
+
+    /// The cold record.
+    pub(crate) fn cold(&self) -> Result<Option<Arc<Cold>>> {
+        match self.slot() {
+            Some(slot) if slot.hot.is_some() => read_cold(self.engine, &slot.key, slot.cold.as_ref()),
+            _ => Ok(None),
+        }
+    }
+
+    /// The extras that belong to `cold`, the entry's cold record.
+    pub(crate) fn extras(&self, cold: &Cold) -> Result<Extras> {
+        match self.slot() {
+            Some(slot) => read_extras(self.engine, &slot.key, cold, slot.cold.as_ref()),
+            None => Ok(Extras::default()),
+        }
+    }
+
+    /// Replaces the hot record of an existing entry. Returns the commit that takes it.
+    pub(crate) fn set_hot(&mut self, hot: Hot) -> u64 {
+        self.change(|slot| slot.hot = Some(hot))
+    }
+
+    /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
+    /// those that `cold` points to. Returns the commit that takes it.
+    pub(crate) fn put(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+        let fits = cold.encode().map_err(|e| self.engine.encode_failed(e))?.is_some();
+        let blob = if extras.is_some() || !fits {
+            let kept;
+            let extras = match extras {
+                Some(extras) => extras,
+                None => {
+                    kept = self.extras(&cold)?;
+                    &kept
+                }
+            };
+            let (at, blob) = self.new_blob((!fits).then_some(&cold.details), extras)?.unzip();
+            cold.extras = at;
+            blob
+        } else {
+            // A blob that is not on disk yet goes with the record that names it.
+            self.slot().and_then(|slot| slot.cold.as_ref()?.blob.clone())
+        };
+        let id = cold.session_id.clone();
+        let key = self.slot().map(|slot| slot.key.clone());
+        self.forget_queued_id();
+        if let Some(key) = key {
+            self.pending.new_ids.lock().entry(id).or_default().push(key);
+        }
+        if self.hot().is_none() {
+            self.pending.count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(self.change(|slot| {
+            slot.hot = Some(hot);
+            slot.cold = Some(NewCold { cold: Arc::new(cold), blob });
+            slot.structural = true;
+        }))
+    }
+
+    /// Removes the entry. Returns the commit that takes it.
+    pub(crate) fn remove(&mut self) -> u64 {
+        self.forget_queued_id();
+        if self.hot().is_some() {
+            self.pending.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.change(|slot| {
+            slot.hot = None;
+            slot.cold = None;
+            slot.structural = true;
+        })
+    }
+
+    /// The JSON of extras under a new generation; `None` if there is nothing to keep.
+    fn new_blob(&self, details: Option<&Details>, extras: &Extras) -> Result<Option<(ExtrasRef, Arc<[u8]>)>> {
+        if details.is_none() && extras.is_empty() {
+            return Ok(None);
+        }
+        let blob = codec::encode_blob(details, extras).map_err(|e| self.engine.encode_failed(e))?;
+        match (u32::try_from(blob.len()), self.slot()) {
+            (Ok(bytes), _) if blob.len() <= codec::MAX_EXTRAS_BYTES => {
+                let generation = self.pending.generation.fetch_add(1, Ordering::Relaxed);
+                Ok(Some((ExtrasRef { generation, bytes }, blob.into())))
+            }
+            (_, Some(slot)) => {
+                let key = slot.key.clone();
+                Err(Error::TooLarge { key, bytes: blob.len(), limit: codec::MAX_EXTRAS_BYTES })
+            }
+            (_, None) => Ok(None),
+        }
+    }
+
+    /// A cold record that waits is being replaced: its id is no longer this key's.
+    fn forget_queued_id(&self) {
+        if let Some(slot) = self.slot().filter(|slot| slot.structural)
+            && let Some(new) = &slot.cold
+        {
+            self.pending.forget_new_id(&new.cold.session_id, &slot.key);
+        }
+    }
+
+    /// Changes the slot and queues it for the open commit, whose number it returns.
+    fn change(&mut self, change: impl FnOnce(&mut Slot)) -> u64 {
+        let place = self.place;
+        if let Some(slot) = self.shard.slot_mut(place) {
+            change(slot);
+            let weight = match &slot.cold {
+                Some(new) if slot.structural => structural_weight(new.blob.as_deref()),
+                _ => 1,
+            };
+            let before = std::mem::replace(&mut slot.weight, weight);
+            if weight >= before {
+                self.pending.weight.fetch_add(weight - before, Ordering::Relaxed);
+            } else {
+                self.pending.weight.fetch_sub(before - weight, Ordering::Relaxed);
+            }
+            if !std::mem::replace(&mut slot.queued, true) {
+                self.shard.queue.push(place);
+            }
+        }
+        self.pending.open_commit()
+    }
+
+    fn slot(&self) -> Option<&Slot> {
+        self.shard.slot(self.place)
+    }
+}

@@ -1,0 +1,243 @@
+//! How far the committer is, and the receipts that wait for it.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+
+/// How far the committer is. Shared by the store, the committer and all receipts.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    path: PathBuf,
+    /// The newest commit that survives a power cut.
+    durable: AtomicU64,
+    /// The newest commit that is in the trees.
+    applied: AtomicU64,
+    /// The first failure. The store is read-only from then on.
+    failure: OnceLock<Arc<Error>>,
+    closed: AtomicBool,
+    /// Someone waits for durability, not just for the trees.
+    sync_wanted: AtomicBool,
+    /// Wakes the committer. Holds one message; more would say the same.
+    kick: Sender<()>,
+    wakers: Mutex<Vec<(u64, Waker)>>,
+    changed: Condvar,
+}
+
+impl Progress {
+    pub(super) fn new(path: PathBuf, commit: u64, kick: Sender<()>) -> Self {
+        Self {
+            path,
+            durable: AtomicU64::new(commit),
+            applied: AtomicU64::new(commit),
+            failure: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            sync_wanted: AtomicBool::new(false),
+            kick,
+            wakers: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Whether changes are accepted.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if let Some(failure) = self.failure.get() {
+            return Err(Error::ReadOnly { path: self.path.clone(), failure: Arc::clone(failure) });
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed { path: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
+    /// Wakes the committer without asking for a sync.
+    pub(super) fn kick(&self) {
+        // Full means that it will wake anyway; disconnected, that it has ended.
+        let _ = self.kick.try_send(());
+    }
+
+    pub(super) fn want_sync(&self) {
+        self.sync_wanted.store(true, Ordering::Release);
+        self.kick();
+    }
+
+    pub(super) fn take_sync_wanted(&self) -> bool {
+        self.sync_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn set_applied(&self, commit: u64) {
+        self.applied.store(commit, Ordering::Release);
+        self.notify();
+    }
+
+    pub(super) fn set_durable(&self, commit: u64) {
+        self.durable.store(commit, Ordering::Release);
+        self.notify();
+    }
+
+    pub(super) fn set_failed(&self, error: Error) {
+        tracing::error!(error = %error, "the store is read-only from now on");
+        // The first failure is the cause; later ones follow from it.
+        let _ = self.failure.set(Arc::new(error));
+        self.notify();
+    }
+
+    pub(super) fn set_closed(&self) -> bool {
+        let was_open = !self.closed.swap(true, Ordering::AcqRel);
+        self.notify();
+        was_open
+    }
+
+    /// Wakes whoever waits: threads look again themselves, tasks are woken when they are done.
+    pub(super) fn notify(&self) {
+        let durable = self.durable.load(Ordering::Acquire);
+        let failed = self.is_failed();
+        let woken: Vec<Waker> = {
+            let mut wakers = self.wakers.lock();
+            self.changed.notify_all();
+            wakers.extract_if(.., |(commit, _)| failed || *commit <= durable).map(|(_, waker)| waker).collect()
+        };
+        for waker in woken {
+            // A waker is the caller's code. Its panic must not reach the others.
+            if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+                tracing::warn!("a waker panicked");
+            }
+        }
+    }
+
+    /// The outcome for `commit`, if there is one yet.
+    fn outcome(&self, commit: u64) -> Option<Result<()>> {
+        if self.durable.load(Ordering::Acquire) >= commit {
+            return Some(Ok(()));
+        }
+        let failure = self.failure.get()?;
+        Some(Err(Error::ReadOnly { path: self.path.clone(), failure: Arc::clone(failure) }))
+    }
+
+    /// Waits until `commit` is in the trees.
+    pub(super) fn wait_applied(&self, commit: u64) -> Result<()> {
+        let applied = || (self.applied.load(Ordering::Acquire) >= commit).then_some(Ok(()));
+        self.wait_for(None, || applied().or_else(|| self.outcome(commit))).unwrap_or(Ok(()))
+    }
+
+    /// Waits until there is room for more changes.
+    pub(super) fn wait_for_room(&self, has_room: impl Fn() -> bool) -> Result<()> {
+        self.wait_for(None, || match self.check_writable() {
+            Ok(()) => has_room().then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })
+        .unwrap_or(Ok(()))
+    }
+
+    /// Waits until `done` has an answer or the deadline has passed.
+    fn wait_for<T>(&self, deadline: Option<Instant>, done: impl Fn() -> Option<T>) -> Option<T> {
+        let mut guard = self.wakers.lock();
+        loop {
+            if let Some(answer) = done() {
+                return Some(answer);
+            }
+            match deadline {
+                None => self.changed.wait(&mut guard),
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut guard, deadline).timed_out() {
+                        return done();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Proof that a change was taken, and the way to wait until it survives a power cut.
+///
+/// A change is visible to every reader as soon as the verb returns. Whoever drops the receipt accepts that a power
+/// cut may undo the last `commit_interval` and the commit in flight. [`wait`](Receipt::wait) blocks; `.await` works
+/// on any async runtime. Both start a commit at once, and all who wait share its sync.
+///
+/// ```no_run
+/// # fn f(store: &cloakroom::SessionStore, key: &cloakroom::SessionKey) -> Result<(), cloakroom::Error> {
+/// if let Some(receipt) = store.touch(key)? {
+///     receipt.wait()?; // on disk now
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    commit: u64,
+    progress: Arc<Progress>,
+}
+
+impl Receipt {
+    pub(super) fn new(commit: u64, progress: Arc<Progress>) -> Self {
+        Self { commit, progress }
+    }
+
+    /// The number of the commit that takes the change.
+    #[must_use]
+    pub fn commit(&self) -> u64 {
+        self.commit
+    }
+
+    /// Whether the change survives a power cut by now. Does not start a commit.
+    pub fn is_durable(&self) -> Result<bool> {
+        self.progress.outcome(self.commit).transpose().map(|outcome| outcome.is_some())
+    }
+
+    /// Blocks until the change survives a power cut.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] if a write or a sync failed: the change may or may not be on disk.
+    pub fn wait(&self) -> Result<()> {
+        self.wait_until(None).map(|_| ())
+    }
+
+    /// Blocks as [`wait`](Receipt::wait) does, but at most for `timeout`. `false` means that the time is over; the
+    /// commit goes on.
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
+        self.wait_until(Instant::now().checked_add(timeout))
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool> {
+        if let Some(outcome) = self.progress.outcome(self.commit) {
+            return outcome.map(|()| true);
+        }
+        self.progress.want_sync();
+        match self.progress.wait_for(deadline, || self.progress.outcome(self.commit)) {
+            Some(outcome) => outcome.map(|()| true),
+            None => Ok(false),
+        }
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        {
+            let mut wakers = self.progress.wakers.lock();
+            // Looked at under the lock: who sets the outcome takes it before it wakes the list.
+            if let Some(outcome) = self.progress.outcome(self.commit) {
+                return Poll::Ready(outcome);
+            }
+            let known = wakers.iter().any(|(commit, waker)| *commit == self.commit && waker.will_wake(context.waker()));
+            if !known {
+                wakers.push((self.commit, context.waker().clone()));
+            }
+        }
+        self.progress.want_sync();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,140 @@
+//! One shard of what is held in memory: a table of slots, found by key.
+//!
+//! A slot holds the newest hot record of an entry, and its cold one while that is not on disk yet. A slot with changes
+//! is *queued*; one whose changes are all applied is *clean* and stays as a cache until its place is needed. So a
+//! change is readable from the moment it is made, through its commit, and after.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use crate::codec::{Bucket, Cold, Hot};
+use crate::key::SessionKey;
+
+/// What is known of one key.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) key: SessionKey,
+    hash: u64,
+    /// The hot record; `None` if there is no such entry.
+    pub(super) hot: Option<Hot>,
+    /// The cold record, from its change until that is applied. Otherwise the one on disk holds.
+    pub(super) cold: Option<NewCold>,
+    /// The bucket of the row on disk, as of the last commit that took this slot.
+    pub(super) stored: Option<Bucket>,
+    /// In the shard's queue for the next commit.
+    pub(super) queued: bool,
+    /// What is queued is more than a new hot record.
+    pub(super) structural: bool,
+    /// What the queued change counts against the bound.
+    pub(super) weight: usize,
+    /// The last commit that takes a change of this slot. Until it is applied the slot must stay.
+    pub(super) commit: u64,
+    /// Used since the clock hand last passed.
+    recent: bool,
+}
+
+/// A cold record that is not on disk yet.
+#[derive(Debug, Clone)]
+pub(super) struct NewCold {
+    pub(super) cold: Arc<Cold>,
+    /// The JSON of its extras, where that is new too.
+    pub(super) blob: Option<Arc<[u8]>>,
+}
+
+/// A part of the keys, with its lock around it.
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    table: HashTable<usize>,
+    slots: Vec<Slot>,
+    /// Slots that changed since the last commit.
+    pub(super) queue: Vec<usize>,
+    hand: usize,
+}
+
+/// How many slots the clock hand looks at before the shard grows instead.
+const EVICTION_STEPS: usize = 16;
+
+impl Shard {
+    /// The place of a key's slot.
+    pub(super) fn find(&mut self, hash: u64, key: &SessionKey) -> Option<usize> {
+        let Self { table, slots, .. } = self;
+        let place = *table.find(hash, |&place| slots.get(place).is_some_and(|slot| slot.key == *key))?;
+        if let Some(slot) = slots.get_mut(place) {
+            slot.recent = true;
+        }
+        Some(place)
+    }
+
+    pub(super) fn slot(&self, place: usize) -> Option<&Slot> {
+        self.slots.get(place)
+    }
+
+    pub(super) fn slot_mut(&mut self, place: usize) -> Option<&mut Slot> {
+        self.slots.get_mut(place)
+    }
+
+    /// Adds a clean slot for what is on disk. With `capacity` slots in use it takes the place of a clean one that was
+    /// not used lately; where none is found it grows, which the bound on pending changes limits.
+    pub(super) fn insert(
+        &mut self,
+        hash: u64,
+        key: SessionKey,
+        hot: Option<Hot>,
+        capacity: usize,
+        applied: u64,
+    ) -> usize {
+        let stored = hot.map(|hot| Bucket::of(hot.updated_at));
+        let slot = Slot {
+            key,
+            hash,
+            hot,
+            cold: None,
+            stored,
+            queued: false,
+            structural: false,
+            weight: 0,
+            commit: 0,
+            recent: true,
+        };
+        let place = match self.evict(capacity, applied) {
+            Some(place) => {
+                if let Some(old) = self.slots.get_mut(place) {
+                    *old = slot;
+                }
+                place
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        };
+        let Self { table, slots, .. } = self;
+        table.insert_unique(hash, place, |&place| slots.get(place).map_or(0, |slot| slot.hash));
+        place
+    }
+
+    /// Frees a place by the clock algorithm: the hand passes over slots used since its last visit.
+    fn evict(&mut self, capacity: usize, applied: u64) -> Option<usize> {
+        if self.slots.len() < capacity {
+            return None;
+        }
+        for _ in 0..EVICTION_STEPS {
+            let place = self.hand;
+            self.hand = (self.hand + 1) % self.slots.len().max(1);
+            let slot = self.slots.get_mut(place)?;
+            if slot.queued || slot.commit > applied {
+                continue;
+            }
+            if std::mem::take(&mut slot.recent) {
+                continue;
+            }
+            let hash = slot.hash;
+            if let Ok(entry) = self.table.find_entry(hash, |&other| other == place) {
+                entry.remove();
+            }
+            return Some(place);
+        }
+        None
+    }
+}

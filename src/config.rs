@@ -1,0 +1,242 @@
+//! Settings: [`Options`] for the program that opens a store, [`Config`] for the file that a person writes.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::source::KeyPolicy;
+use crate::time::{Clock, SystemClock};
+
+/// How to open a store.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use cloakroom::{Options, SessionStore};
+/// let store = SessionStore::open(
+///     Options::new("sessions.db").create(true).commit_interval(Duration::from_millis(50)),
+/// )?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) path: PathBuf,
+    pub(crate) create: bool,
+    pub(crate) commit_interval: Duration,
+    pub(crate) max_pending: usize,
+    pub(crate) cache_bytes: u64,
+    pub(crate) cached_entries: usize,
+    pub(crate) key_policy: KeyPolicy,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Options {
+    /// The defaults, for the store in the directory `path`.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.as_ref().to_path_buf(),
+            create: false,
+            commit_interval: Duration::from_millis(100),
+            max_pending: 1 << 17,
+            cache_bytes: 256 << 20,
+            cached_entries: 1 << 17,
+            key_policy: KeyPolicy::default(),
+            clock: Arc::new(SystemClock::new()),
+        }
+    }
+
+    /// Whether to make a store where there is none. Off by default: a wrong path is an error, not an empty store.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// How long a change may wait for its commit when nobody waits for it (default 100 ms). A power cut undoes at
+    /// most this much, and the commit in flight.
+    #[must_use]
+    pub fn commit_interval(mut self, interval: Duration) -> Self {
+        self.commit_interval = interval;
+        self
+    }
+
+    /// How many changes may wait for the committer (default 131,072, about 250 bytes each). Writers beyond that wait.
+    /// A structural change counts two, and one more for each KiB of extras.
+    #[must_use]
+    pub fn max_pending(mut self, changes: usize) -> Self {
+        self.max_pending = changes;
+        self
+    }
+
+    /// The size of sled's page cache in bytes (default 256 MiB). sled treats it as a loose bound.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: u64) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// How many small records to keep in memory, so that touching them reads nothing (default 131,072, about 250
+    /// bytes each).
+    #[must_use]
+    pub fn cached_entries(mut self, entries: usize) -> Self {
+        self.cached_entries = entries;
+        self
+    }
+
+    /// How [`resolve`](crate::SessionStore::resolve) derives keys.
+    #[must_use]
+    pub fn key_policy(mut self, policy: KeyPolicy) -> Self {
+        self.key_policy = policy;
+        self
+    }
+
+    /// What tells the time. Tests pass a [`ManualClock`](crate::ManualClock).
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Refuses settings that cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        let refuse = |setting, value: String, expected| Err(Error::Setting { setting, value, expected });
+        if self.max_pending < 2 {
+            return refuse("max_pending", self.max_pending.to_string(), "at least 2 changes must be able to wait");
+        }
+        if self.commit_interval > Duration::from_secs(3600) {
+            return refuse("commit_interval", format!("{:?}", self.commit_interval), "at most an hour may be at risk");
+        }
+        if self.cache_bytes < 1 << 20 {
+            return refuse("cache_bytes", self.cache_bytes.to_string(), "at least 1 MiB is needed");
+        }
+        Ok(())
+    }
+}
+
+/// Days after which an idle session is pruned, unless the file says otherwise.
+pub const DEFAULT_MAX_AGE_DAYS: i64 = 90;
+/// Minutes between two passes of the watcher, unless the file says otherwise.
+pub const DEFAULT_PRUNE_INTERVAL_MINUTES: i64 = 60;
+
+/// The settings that a person writes into the gateway's configuration file, in any format that serde reads.
+///
+/// Reading is lenient where people slip. A whole number may be written as text (`"30"`) or with a fraction, which is
+/// cut off. A negative number counts as 0. What is no number at all (null, true, a list, NaN, `"soon"`) gives the
+/// default and a warning in the log. A number beyond the calendar means never.
+///
+/// ```
+/// let config: cloakroom::Config = serde_json::from_str(r#"{"session_store_max_age_days": "30"}"#)?;
+/// assert_eq!(config.session_store_max_age_days, 30);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Prune what has been idle for more days than this. 0 disables pruning.
+    #[serde(deserialize_with = "days")]
+    pub session_store_max_age_days: i64,
+    /// Minutes between two passes of the watcher; at least one.
+    #[serde(deserialize_with = "minutes")]
+    pub session_store_prune_interval_minutes: i64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            session_store_max_age_days: DEFAULT_MAX_AGE_DAYS,
+            session_store_prune_interval_minutes: DEFAULT_PRUNE_INTERVAL_MINUTES,
+        }
+    }
+}
+
+impl Config {
+    /// The time between two passes of the watcher.
+    #[must_use]
+    pub fn prune_interval(&self) -> Duration {
+        let minutes = u64::try_from(self.session_store_prune_interval_minutes).unwrap_or(1).max(1);
+        Duration::from_secs(minutes.saturating_mul(60))
+    }
+}
+
+fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient(deserializer, "session_store_max_age_days", DEFAULT_MAX_AGE_DAYS)
+}
+
+fn minutes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient(deserializer, "session_store_prune_interval_minutes", DEFAULT_PRUNE_INTERVAL_MINUTES)
+}
+
+fn lenient<'de, D: Deserializer<'de>>(deserializer: D, name: &'static str, default: i64) -> Result<i64, D::Error> {
+    let number = deserializer.deserialize_any(LenientNumber)?;
+    Ok(number.map_or_else(
+        || {
+            tracing::warn!(setting = name, default, "the setting is no number; the default is used");
+            default
+        },
+        |number| number.max(0),
+    ))
+}
+
+/// Reads anything; `None` if it is no number.
+struct LenientNumber;
+
+impl<'de> Visitor<'de> for LenientNumber {
+    type Value = Option<i64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number")
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Some(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Some(i64::try_from(number).unwrap_or(i64::MAX)))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+        // The cast cuts the fraction off and saturates.
+        Ok((!number.is_nan()).then_some(number as i64))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        let text = text.trim();
+        if let Ok(number) = text.parse::<i64>() {
+            return Ok(Some(number));
+        }
+        // Rust also reads "inf" and "nan" as numbers; a person who writes those means none.
+        let number = text.parse::<f64>().ok().filter(|_| text.contains(|c: char| c.is_ascii_digit()));
+        Ok(number.filter(|number| !number.is_nan()).map(|number| number as i64))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+}

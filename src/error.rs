@@ -1,0 +1,182 @@
+//! The one public error.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::key::{NameError, SessionKey};
+
+/// What went wrong.
+///
+/// Messages name the path or the (redacted) key they speak of and never hold raw chat or user ids. Causes are kept as
+/// [`source`](std::error::Error::source).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A text is no session key.
+    #[error("not a session key: {0}")]
+    InvalidKey(#[source] NameError),
+    /// A text is no session id.
+    #[error("not a session id: {0}")]
+    InvalidId(#[source] NameError),
+    /// There is nothing at this path.
+    #[error("there is no store at {path}: create one with `migrate`, or `Options::create(true)`")]
+    NotFound {
+        /// Where the store was looked for.
+        path: PathBuf,
+    },
+    /// There is something at this path, but no store.
+    #[error("{path} is not a store: {reason}")]
+    NotAStore {
+        /// Where the store was looked for.
+        path: PathBuf,
+        /// What is there instead.
+        reason: String,
+    },
+    /// Another process, or another handle in this one, has the store open.
+    #[error("the store at {path} is in use{}", holder.as_deref().map(|h| format!(" by {h}")).unwrap_or_default())]
+    Locked {
+        /// The store.
+        path: PathBuf,
+        /// Who holds it, as it wrote itself down: a process id.
+        holder: Option<String>,
+    },
+    /// The store was written by a newer version of this program.
+    #[error("the store at {path} has format {found}, and this program reads up to {supported}: use a newer cloakroom")]
+    NewerFormat {
+        /// The store.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that this program reads.
+        supported: u32,
+    },
+    /// The operating system denies access.
+    #[error("no permission to {action} {path}")]
+    PermissionDenied {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The disk, or the quota on it, is full.
+    #[error("no space left to {action} {path}: free some, then open the store again")]
+    DiskFull {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Reading or writing failed for another reason.
+    #[error("could not {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The database's own files do not read. Nothing was changed but `snap.*` files set aside.
+    #[error("the database at {path} is damaged: restore a backup, or import again")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What the engine said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A record does not read. The store is otherwise usable; `verify` lists all of them.
+    #[error("the {record} record of {key} does not read")]
+    DamagedRecord {
+        /// `sessions`, `activity`, …: the tree it is in.
+        record: &'static str,
+        /// Which entry.
+        key: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A write or a sync failed earlier, and the store has been read-only since. Open it again to write.
+    #[error("the store at {path} is read-only since a failure: {failure}")]
+    ReadOnly {
+        /// The store.
+        path: PathBuf,
+        /// The first failure.
+        #[source]
+        failure: Arc<Error>,
+    },
+    /// A thread of the store panicked. It was caught, and the store is read-only.
+    #[error("the committer panicked: {message}")]
+    Panicked {
+        /// The panic's message.
+        message: String,
+    },
+    /// An entry would be larger than the store keeps.
+    #[error("the extras of {key} are {bytes} bytes of JSON, and {limit} is the limit")]
+    TooLarge {
+        /// Which entry.
+        key: SessionKey,
+        /// How large it would be, in bytes.
+        bytes: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The store was closed.
+    #[error("the store at {path} is closed")]
+    Closed {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The operating system gave no random numbers for a new session id.
+    #[error("no random numbers for a session id: {message}")]
+    Random {
+        /// What it said.
+        message: String,
+    },
+    /// A setting has a value that cannot work.
+    #[error("{setting} is {value}: {expected}")]
+    Setting {
+        /// Which setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The engine failed in a way that is no input or output error.
+    #[error("the database failed to {action}")]
+    Engine {
+        /// What was tried.
+        action: &'static str,
+        /// What the engine said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A time zone that is neither an IANA name nor an offset.
+    #[error("{name:?} is no time zone: give an IANA name (Europe/Berlin) or an offset (+02:00)")]
+    TimeZone {
+        /// The name.
+        name: String,
+    },
+}
+
+/// `std::result::Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Sorts an I/O error by what the user can do about it.
+    pub(crate) fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Self::PermissionDenied { action, path, source }
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::DiskFull { action, path, source }
+            }
+            _ => Self::Io { action, path, source },
+        }
+    }
+}

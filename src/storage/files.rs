@@ -1,0 +1,229 @@
+//! The store's directory: what is in it, who may use it, and how it comes into being.
+//!
+//! ```text
+//! sessions.db/        0700
+//!     LOCK            held with flock(2) while the store is open; says by whom
+//!     checkpoint      what was last synced, see `checkpoint.rs`
+//!     sled/           the database
+//!     sled.new-*/     a database that is being created; swept if its creator died
+//! ```
+//!
+//! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
+//! created under another name, synced file by file, and renamed into place.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+const LOCK: &str = "LOCK";
+const DATABASE: &str = "sled";
+const NEW_PREFIX: &str = "sled.new-";
+pub(super) const CHECKPOINT: &str = "checkpoint";
+
+/// What stands at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    /// An empty directory, or one in which a creation was cut short.
+    Empty,
+    Store,
+}
+
+/// Looks without changing anything.
+pub(super) fn inspect(path: &Path) -> Result<Found> {
+    let not_a_store = |reason: String| Err(Error::NotAStore { path: path.to_path_buf(), reason });
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return not_a_store("a part of the path is a file".into());
+        }
+        Err(error) => return Err(Error::io("look at", path, error)),
+        Ok(meta) if !meta.is_dir() => return not_a_store("it is a file, not a directory".into()),
+        Ok(_) => {}
+    }
+    let mut foreign = None;
+    for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
+        let name = entry.map_err(|e| Error::io("list", path, e))?.file_name();
+        match name.to_str() {
+            Some(DATABASE) => return Ok(Found::Store),
+            Some(LOCK | CHECKPOINT) => {}
+            Some(name) if name.starts_with(NEW_PREFIX) => {}
+            _ => foreign = Some(name),
+        }
+    }
+    match foreign {
+        None => Ok(Found::Empty),
+        Some(name) => not_a_store(format!("it holds {} and no database", name.display())),
+    }
+}
+
+/// Makes the directory of a new store, readable by its owner alone, and the entry in its parent durable.
+pub(super) fn make_directory(path: &Path) -> Result<()> {
+    DirBuilder::new().mode(0o700).create(path).map_err(|e| Error::io("create", path, e))?;
+    sync_directory(parent(path))
+}
+
+/// Takes away what others may do with the directory; what is in it needs no more protection.
+pub(super) fn make_private(path: &Path) -> Result<()> {
+    let meta = fs::metadata(path).map_err(|e| Error::io("look at", path, e))?;
+    if meta.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|e| Error::io("make private", path, e))
+}
+
+/// Our own lock, taken before anything in the directory is read or repaired. Freed when dropped.
+#[derive(Debug)]
+pub(super) struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl Lock {
+    pub(super) fn take(store: &Path) -> Result<Self> {
+        let path = store.join(LOCK);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| Error::io("open", &path, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Whatever cannot be read of it is simply not told.
+                let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut holder);
+                let holder = Some(holder.trim().to_owned()).filter(|text| !text.is_empty());
+                return Err(Error::Locked { path: store.to_path_buf(), holder });
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
+        }
+        let name = format!("process {}\n", std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(name.as_bytes()))
+            .map_err(|e| Error::io("write", &path, e))?;
+        Ok(Self(file))
+    }
+}
+
+/// Where the database is.
+pub(super) fn database(store: &Path) -> PathBuf {
+    store.join(DATABASE)
+}
+
+/// Removes what creations that died have left behind. Returns what was removed.
+pub(super) fn sweep(store: &Path) -> Result<Vec<String>> {
+    let mut swept = Vec::new();
+    for entry in fs::read_dir(store).map_err(|e| Error::io("list", store, e))? {
+        let entry = entry.map_err(|e| Error::io("list", store, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(NEW_PREFIX) {
+            fs::remove_dir_all(entry.path()).map_err(|e| Error::io("remove", entry.path(), e))?;
+            swept.push(format!("removed {name}, left by an interrupted creation"));
+        }
+    }
+    Ok(swept)
+}
+
+/// A name for a database in the making that nobody can guess.
+pub(super) fn new_database(store: &Path) -> Result<PathBuf> {
+    let random = getrandom::u64().map_err(|e| Error::Random { message: e.to_string() })?;
+    Ok(store.join(format!("{NEW_PREFIX}{random:016x}")))
+}
+
+/// Makes a finished new database durable and gives it its name.
+pub(super) fn install(new: &Path, store: &Path) -> Result<()> {
+    sync_tree(new)?;
+    fs::rename(new, database(store)).map_err(|e| Error::io("rename", new, e))?;
+    sync_directory(store)
+}
+
+/// Half-written snapshots: sled takes the name for the newest one and refuses to open.
+pub(super) fn remove_half_snapshots(database: &Path) -> Result<Vec<String>> {
+    for_snapshots(
+        database,
+        |name| name.ends_with(".generating"),
+        |path, name| {
+            fs::remove_file(path).map_err(|e| Error::io("remove", path, e))?;
+            Ok(format!("removed the half-written snapshot {name}"))
+        },
+    )
+}
+
+/// Moves all snapshots out of sled's sight; it then reads its whole log instead.
+pub(super) fn set_snapshots_aside(database: &Path) -> Result<Vec<String>> {
+    for_snapshots(
+        database,
+        |_| true,
+        |path, name| {
+            let aside = path.with_file_name(format!("aside.{name}"));
+            fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))?;
+            Ok(format!("set the snapshot {name} aside"))
+        },
+    )
+}
+
+fn for_snapshots(
+    database: &Path,
+    wanted: impl Fn(&str) -> bool,
+    act: impl Fn(&Path, &str) -> Result<String>,
+) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    for entry in fs::read_dir(database).map_err(|e| Error::io("list", database, e))? {
+        let entry = entry.map_err(|e| Error::io("list", database, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("snap.") && wanted(&name) {
+            done.push(act(&entry.path(), &name)?);
+        }
+    }
+    Ok(done)
+}
+
+/// Syncs every file and directory below and including `path`, and hides the files from others.
+pub(super) fn sync_tree(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
+        let entry = entry.map_err(|e| Error::io("list", path, e))?;
+        let kind = entry.file_type().map_err(|e| Error::io("look at", entry.path(), e))?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            let path = entry.path();
+            fs::set_permissions(&path, Permissions::from_mode(0o600))
+                .and_then(|()| File::open(&path))
+                .and_then(|file| file.sync_all())
+                .map_err(|e| Error::io("sync", &path, e))?;
+        }
+    }
+    sync_directory(path)
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| Error::io("sync", path, e))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// The size of all files below `path`, in bytes.
+pub(super) fn bytes_below(path: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
+        let entry = entry.map_err(|e| Error::io("list", path, e))?;
+        match entry.metadata() {
+            Ok(meta) if meta.is_dir() => bytes += bytes_below(&entry.path())?,
+            Ok(meta) => bytes += meta.len(),
+            // sled removes snapshots while we look.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("look at", entry.path(), error)),
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,197 @@
+//! The engine room, and the only place that names `sled`.
+//!
+//! [`Engine`] owns the open database and answers reads. [`Writer`] is its one writer and belongs to the committer's
+//! thread. [`verify`] checks every invariant between the trees.
+
+mod checkpoint;
+mod files;
+mod open;
+mod scan;
+mod verify;
+mod write;
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use crate::codec::{self, CodecError, Cold, ExtrasRef, ExtrasRow, Hot, IdRow};
+use crate::entry::Extras;
+use crate::error::{Error, Result};
+use crate::key::{SessionId, SessionKey};
+
+pub(crate) use open::open;
+pub(crate) use verify::verify;
+pub use verify::{Verification, Violation};
+pub(crate) use write::{Change, Content, Writer, panic_message};
+
+/// The format this program writes, and the newest it reads.
+const FORMAT: u32 = 1;
+
+/// Names in the `meta` tree.
+mod meta {
+    pub(super) const FORMAT: &str = "format";
+    pub(super) const COUNT: &str = "count";
+    pub(super) const COMMIT: &str = "commit";
+    pub(super) const CLEAN: &str = "clean";
+    pub(super) const ZONE: &str = "zone";
+}
+
+/// The open database. Reads go to sled; pending changes are not its business.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    path: PathBuf,
+    trees: Trees,
+    /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.
+    file: File,
+    /// Held while the trees are written, and by whoever must see them stand still.
+    gate: Mutex<()>,
+    /// `Some` until dropped; dropped inside `catch_unwind`, because sled panics there after a failed write.
+    db: Option<sled::Db>,
+    /// Declared after the database, so that it is freed last.
+    _lock: files::Lock,
+}
+
+#[derive(Debug, Clone)]
+struct Trees {
+    sessions: sled::Tree,
+    activity: sled::Tree,
+    by_updated_at: sled::Tree,
+    by_session_id: sled::Tree,
+    extras: sled::Tree,
+    meta: sled::Tree,
+}
+
+impl Engine {
+    /// The store's directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error for extras that do not read, wherever their bytes came from.
+    pub(crate) fn damaged_extras(&self, key: &SessionKey, error: CodecError) -> Error {
+        damaged("extras", key, error)
+    }
+
+    /// An error for a record that cannot be written.
+    pub(crate) fn encode_failed(&self, error: CodecError) -> Error {
+        Error::Engine { action: "encode a record", source: Box::new(error) }
+    }
+
+    /// Whether the key has an entry on disk: `sessions` alone decides.
+    pub(crate) fn contains(&self, key: &SessionKey) -> Result<bool> {
+        self.trees.sessions.contains_key(bytes(key)).map_err(|e| engine_error("read an entry", e))
+    }
+
+    /// The hot record on disk of an existing entry.
+    ///
+    /// Both records come and go in one transaction, so the hot one is read first and alone: a touch reads the small
+    /// tree only. Where it is missing, `sessions` says whether that is an entry that is damaged or none.
+    pub(crate) fn hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
+        let value = self.trees.activity.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
+        match value {
+            Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", key, e)),
+            None if self.contains(key)? => Err(damaged("activity", key, CodecError::Empty)),
+            None => Ok(None),
+        }
+    }
+
+    /// The cold record on disk. Spilled details are read from the extras.
+    pub(crate) fn cold(&self, key: &SessionKey) -> Result<Option<Cold>> {
+        let value = self.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
+        value.map(|value| self.decode_cold(key, &value)).transpose()
+    }
+
+    fn decode_cold(&self, key: &SessionKey, value: &[u8]) -> Result<Cold> {
+        let (mut cold, spilled) = codec::decode_cold(value).map_err(|e| damaged("sessions", key, e))?;
+        if spilled {
+            let details = match cold.extras {
+                Some(at) => {
+                    self.blob(key, at).and_then(|b| codec::decode_blob(&b).map_err(|e| damaged("extras", key, e)))?.0
+                }
+                None => None,
+            };
+            cold.details = details.ok_or_else(|| damaged("sessions", key, CodecError::NoDetails))?;
+        }
+        Ok(cold)
+    }
+
+    /// The extras that `at` points to.
+    pub(crate) fn extras(&self, key: &SessionKey, at: ExtrasRef) -> Result<Extras> {
+        let blob = self.blob(key, at)?;
+        codec::decode_blob(&blob).map(|(_, extras)| extras).map_err(|e| damaged("extras", key, e))
+    }
+
+    /// The blob of an entry's extras, put together from its chunks.
+    fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
+        let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
+        let mut blob = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
+        for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(key, at.generation)).values() {
+            let row = row.map_err(|e| engine_error("read extras", e))?;
+            blob.extend_from_slice(ExtrasRow::part(&row).map_err(|e| damaged("extras", key, e))?);
+        }
+        if blob.len() != expected {
+            return Err(damaged("extras", key, CodecError::ExtrasLength { found: blob.len(), expected }));
+        }
+        Ok(blob)
+    }
+
+    /// The keys whose entry on disk has this id.
+    pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
+        let rows = self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys();
+        rows.map(|row| {
+            let row = row.map_err(|e| engine_error("read by session id", e))?;
+            let row = IdRow::decode(&row).map_err(|e| damaged_row("by_session_id", e))?;
+            Ok(row.key)
+        })
+        .collect()
+    }
+
+    /// The time zone that an import used.
+    pub(crate) fn zone(&self) -> Result<Option<String>> {
+        self.meta_value(meta::ZONE)
+    }
+
+    fn meta_value<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {
+        let value = self.trees.meta.get(name).map_err(|e| engine_error("read meta", e))?;
+        value.map(|value| codec::decode_meta(&value)).transpose().map_err(|e| damaged_row("meta", e))
+    }
+
+    /// Bytes that the store takes on disk.
+    pub(crate) fn bytes_on_disk(&self) -> Result<u64> {
+        files::bytes_below(&self.path)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::warn!("the database panicked while closing; what was synced is safe");
+        }
+    }
+}
+
+fn bytes(key: &SessionKey) -> &[u8] {
+    key.as_str().as_bytes()
+}
+
+/// Turns sled's error into ours. sled's own type stays inside.
+fn engine_error(action: &'static str, error: sled::Error) -> Error {
+    match error {
+        sled::Error::Io(source) => Error::io(action, "the database", source),
+        other => Error::Engine { action, source: Box::new(other) },
+    }
+}
+
+fn damaged(record: &'static str, key: &SessionKey, error: CodecError) -> Error {
+    Error::DamagedRecord { record, key: key.to_string(), source: Box::new(error) }
+}
+
+fn damaged_row(record: &'static str, error: CodecError) -> Error {
+    Error::DamagedRecord { record, key: "an unreadable row".into(), source: Box::new(error) }
+}
+
+#[cfg(test)]
+mod tests;

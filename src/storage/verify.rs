@@ -1,0 +1,267 @@
+//! Checks every invariant between the trees and reports each violation.
+//!
+//! It runs beside writers: a batch of rows is checked while the writer's gate is held, and what holds at every crash
+//! holds between any two writes.
+
+use std::ops::Bound;
+
+use serde::Serialize;
+
+use super::{Engine, bytes, engine_error, meta};
+use crate::codec::{ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Hot, IdRow, decode_cold};
+use crate::error::Result;
+use crate::key::SessionKey;
+
+/// Rows checked while the writer waits.
+const BATCH: usize = 512;
+
+/// What [`SessionStore::verify`](crate::SessionStore::verify) found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verification {
+    /// Entries that were checked.
+    pub entries: u64,
+    /// Every broken invariant; empty if the store is sound.
+    pub violations: Vec<Violation>,
+    /// Index rows that are out of date, as a crash may leave them. They are harmless and cleared when met.
+    pub stale_rows: u64,
+    /// Chunks of extras that no entry names, as a crash may leave them. They are swept at the entry's next change.
+    pub orphaned_chunks: u64,
+    /// Whether the entry counter was compared; it is not while the store is being written to.
+    pub count_checked: bool,
+}
+
+/// One broken invariant. Keys are redacted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(tag = "violation", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Violation {
+    /// A row of a tree does not decode.
+    #[error("{tree}: the row of {key} does not read: {reason}")]
+    Unreadable {
+        /// The tree.
+        tree: &'static str,
+        /// The entry, or the row's place.
+        key: String,
+        /// Why not.
+        reason: String,
+    },
+    /// An entry has no hot record.
+    #[error("{key} has no activity record")]
+    NoActivity {
+        /// The entry.
+        key: String,
+    },
+    /// An entry has no index row that is not later than its `updated_at`, so pruning cannot find it.
+    #[error("{key} has no row in by_updated_at at or before its time")]
+    NoAgeRow {
+        /// The entry.
+        key: String,
+    },
+    /// An entry has no row for its session id.
+    #[error("{key} has no row in by_session_id")]
+    NoIdRow {
+        /// The entry.
+        key: String,
+    },
+    /// A hot record has no entry.
+    #[error("activity holds {key}, which has no entry")]
+    OrphanedActivity {
+        /// The key.
+        key: String,
+    },
+    /// A row for a session id points to no entry, or to one that has another id.
+    #[error("by_session_id points to {key}, which does not have that id")]
+    WrongIdRow {
+        /// The key.
+        key: String,
+    },
+    /// An entry's extras are missing or incomplete.
+    #[error("the extras of {key} are not whole: {reason}")]
+    BrokenExtras {
+        /// The entry.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The entry counter is off.
+    #[error("the counter says {counted} entries, and there are {found}")]
+    WrongCount {
+        /// The counter.
+        counted: u64,
+        /// The entries there are.
+        found: u64,
+    },
+}
+
+/// Checks the trees of `engine`.
+pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
+    let mut found = Verification::default();
+    let commit_before: Option<u64> = engine.meta_value(meta::COMMIT)?;
+    let trees = &engine.trees;
+    in_batches(engine, &trees.sessions, |row, value| {
+        found.entries += 1;
+        check_entry(engine, row, value, &mut found)
+    })?;
+    in_batches(engine, &trees.activity, |row, value| {
+        match key(row) {
+            Err(error) => found.violations.push(unreadable("activity", row, &error)),
+            Ok(key) if !engine.contains(&key)? => {
+                found.violations.push(Violation::OrphanedActivity { key: key.to_string() });
+            }
+            Ok(key) => {
+                if let Err(error) = Hot::decode(value) {
+                    found.violations.push(unreadable_of("activity", &key, &error));
+                }
+            }
+        }
+        Ok(())
+    })?;
+    in_batches(engine, &trees.by_updated_at, |row, _| {
+        match ActivityRow::decode(row) {
+            Err(error) => found.violations.push(unreadable("by_updated_at", row, &error)),
+            // An entry whose hot record does not read is reported above.
+            Ok(row) => match engine.hot(&row.key) {
+                Ok(Some(hot)) if Bucket::of(hot.updated_at) == row.bucket => {}
+                Ok(_) => found.stale_rows += 1,
+                Err(_) => {}
+            },
+        }
+        Ok(())
+    })?;
+    in_batches(engine, &trees.by_session_id, |row, _| {
+        match IdRow::decode(row) {
+            Err(error) => found.violations.push(unreadable("by_session_id", row, &error)),
+            Ok(row) => match read_cold(engine, &row.key)? {
+                Some(Ok(cold)) if cold.session_id == row.id => {}
+                Some(Err(_)) => {}
+                _ => found.violations.push(Violation::WrongIdRow { key: row.key.to_string() }),
+            },
+        }
+        Ok(())
+    })?;
+    in_batches(engine, &trees.extras, |row, _| {
+        match ExtrasRow::decode(row) {
+            Err(error) => found.violations.push(unreadable("extras", row, &error)),
+            Ok(row) => match read_cold(engine, &row.key)? {
+                Some(Ok(cold)) if cold.extras.is_some_and(|at| at.generation == row.generation) => {}
+                Some(Err(_)) => {}
+                _ => found.orphaned_chunks += 1,
+            },
+        }
+        Ok(())
+    })?;
+    let counted = engine.meta_value(meta::COUNT)?.unwrap_or(0);
+    found.count_checked = commit_before == engine.meta_value(meta::COMMIT)?;
+    if found.count_checked && counted != found.entries {
+        found.violations.push(Violation::WrongCount { counted, found: found.entries });
+    }
+    Ok(found)
+}
+
+/// Visits every row of `tree`, some at a time, with the writer stopped meanwhile.
+fn in_batches(engine: &Engine, tree: &sled::Tree, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    let mut after: Option<sled::IVec> = None;
+    loop {
+        let gate = engine.gate.lock();
+        let rows = match &after {
+            None => tree.iter(),
+            Some(row) => tree.range::<&sled::IVec, _>((Bound::Excluded(row), Bound::Unbounded)),
+        };
+        let mut visited = 0;
+        for row in rows.take(BATCH) {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            visit(&row, &value)?;
+            after = Some(row);
+            visited += 1;
+        }
+        drop(gate);
+        if visited < BATCH {
+            return Ok(());
+        }
+    }
+}
+
+fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verification) -> Result<()> {
+    let violations = &mut found.violations;
+    let key = match key(row) {
+        Ok(key) => key,
+        Err(error) => {
+            violations.push(unreadable("sessions", row, &error));
+            return Ok(());
+        }
+    };
+    match decode_cold(value) {
+        Err(error) => violations.push(unreadable_of("sessions", &key, &error)),
+        Ok((cold, spilled)) => {
+            if !has(&engine.trees.by_session_id, IdRow::encode(&cold.session_id, &key))? {
+                violations.push(Violation::NoIdRow { key: key.to_string() });
+            }
+            let whole = match cold.extras {
+                Some(at) => engine.extras(&key, at).map(|_| ()),
+                None => Ok(()),
+            };
+            let whole = if spilled { whole.and_then(|()| engine.decode_cold(&key, value).map(|_| ())) } else { whole };
+            if let Err(error) = whole {
+                violations.push(Violation::BrokenExtras { key: key.to_string(), reason: chain(&error) });
+            }
+        }
+    }
+    let hot = engine.trees.activity.get(bytes(&key)).map_err(|e| engine_error("read", e))?;
+    let Some(hot) = hot else {
+        violations.push(Violation::NoActivity { key: key.to_string() });
+        return Ok(());
+    };
+    let Ok(hot) = Hot::decode(&hot) else { return Ok(()) };
+    let bucket = Bucket::of(hot.updated_at);
+    if has(&engine.trees.by_updated_at, ActivityRow::encode(bucket, &key))? {
+        return Ok(());
+    }
+    // Rare enough for a search: only a row that is earlier would do.
+    let mut after = None;
+    loop {
+        let rows = engine.oldest_rows(after.as_ref(), bucket, 4 * BATCH)?;
+        if rows.iter().any(|row| row.key == key) {
+            return Ok(());
+        }
+        match rows.into_iter().next_back() {
+            Some(last) => after = Some(last),
+            None => break,
+        }
+    }
+    violations.push(Violation::NoAgeRow { key: key.to_string() });
+    Ok(())
+}
+
+fn read_cold(engine: &Engine, key: &SessionKey) -> Result<Option<Result<Cold, CodecError>>> {
+    let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
+    Ok(value.map(|value| decode_cold(&value).map(|(cold, _)| cold)))
+}
+
+fn has(tree: &sled::Tree, row: Vec<u8>) -> Result<bool> {
+    tree.contains_key(row).map_err(|e| engine_error("read", e))
+}
+
+fn key(row: &[u8]) -> Result<SessionKey, CodecError> {
+    Ok(SessionKey::new(std::str::from_utf8(row)?)?)
+}
+
+fn unreadable(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
+    let key = format!("#{:08x}", crc32fast::hash(row));
+    Violation::Unreadable { tree, key, reason: chain(error) }
+}
+
+fn unreadable_of(tree: &'static str, key: &SessionKey, error: &CodecError) -> Violation {
+    Violation::Unreadable { tree, key: key.to_string(), reason: chain(error) }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,406 @@
+//! The one writer: applies changes to the trees, and syncs.
+//!
+//! What a crash can leave, write by write:
+//!
+//! - A touch is the new index row, then the hot record, then the removal of the old row, each a plain write in that
+//!   order. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
+//!   leave an extra row, which is harmless and cleared when met.
+//! - A structural change (create, new id, new details, remove) is a transaction over five trees: all of it or nothing.
+//!   Transactions roll sled's buffer twice and take a lock that stops every reader, so they are grouped, but small.
+//! - Extras are written and synced first, under a new generation; the transaction that names it follows; the old
+//!   generation goes last. A crash may leave a generation that nothing names, which is swept at the next change.
+//!
+//! A long run of unsynced writes overwrites older synced data, because sled recycles its segments. So whatever the
+//! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
+
+use super::checkpoint::{Checkpoint, Mark};
+use super::{Engine, bytes, engine_error, meta};
+use crate::codec::{ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Hot, IdRow, decode_cold, encode_meta};
+use crate::error::{Error, Result};
+use crate::key::SessionKey;
+
+/// The most that may be written to the log between two syncs, in bytes. Losses begin somewhere between 1.7 and 6.8 MB.
+pub(super) const MAX_UNSYNCED_BYTES: u64 = 512 * 1024;
+/// How much goes into one transaction, in bytes of keys and values.
+const MAX_TRANSACTION_BYTES: usize = 64 * 1024;
+
+/// What becomes of one entry.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) key: SessionKey,
+    /// The bucket of its row on disk; `None` if there is no entry on disk.
+    pub(crate) stored: Option<Bucket>,
+    pub(crate) content: Content,
+}
+
+/// The new content of an entry.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Only the hot record is new.
+    Hot(Hot),
+    /// Both records are new; so is the JSON of the extras, where it is given.
+    Whole { hot: Hot, cold: Arc<Cold>, blob: Option<Arc<[u8]>> },
+    /// The entry goes.
+    Gone,
+}
+
+/// Writes the trees. There is one, and the committer's thread owns it.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// What has been applied to the trees.
+    mark: Mark,
+    checkpoint: Checkpoint,
+    /// Estimate of the bytes written to the log since the last sync.
+    unsynced: u64,
+}
+
+impl Writer {
+    pub(super) fn new(mark: Mark, checkpoint: Checkpoint) -> Self {
+        Self { mark, checkpoint, unsynced: 0 }
+    }
+
+    /// Takes the clean mark away, so that a crash from now on is seen. Opening is a commit of its own, so that the
+    /// numbers of two openings never meet.
+    pub(super) fn begin_use(&mut self, engine: &Engine, commit: u64) -> Result<()> {
+        self.mark.commit = commit.saturating_add(1);
+        self.put_meta(engine, meta::CLEAN, &false)?;
+        self.put_meta(engine, meta::COMMIT, &self.mark.commit.clone())?;
+        self.sync(engine)
+    }
+
+    /// What has been applied.
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Applies `changes`, at most one for each key and in key order.
+    ///
+    /// When it returns, readers of the trees see them; they are durable after [`Writer::sync`].
+    pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
+        self.apply_touches(engine, changes)?;
+        self.apply_structural(engine, changes)
+    }
+
+    /// Writes down that all changes of `commit` have been applied.
+    pub(crate) fn finish(&mut self, engine: &Engine, commit: u64) -> Result<()> {
+        self.mark.commit = commit;
+        self.put_meta(engine, meta::COMMIT, &commit)
+    }
+
+    /// The plain writes, in three phases that keep the order for each key and sled's favourite order among keys.
+    fn apply_touches(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
+        let touches = || {
+            changes.iter().filter_map(|change| match (&change.content, change.stored) {
+                (Content::Hot(hot), Some(stored)) => Some((change, hot, stored, Bucket::of(hot.updated_at))),
+                _ => None,
+            })
+        };
+        let moved = || touches().filter(|(_, _, stored, bucket)| stored != bucket);
+
+        // Buckets differ little within a commit, so key order is almost the order of the index.
+        for (change, _, _, bucket) in moved() {
+            self.insert(engine, &engine.trees.by_updated_at, ActivityRow::encode(bucket, &change.key), &[])?;
+        }
+        for (change, hot, _, _) in touches() {
+            let value = hot.encode().map_err(encode_error)?;
+            self.insert(engine, &engine.trees.activity, bytes(&change.key), &value)?;
+        }
+        let old: BTreeSet<Vec<u8>> =
+            moved().map(|(change, _, stored, _)| ActivityRow::encode(stored, &change.key)).collect();
+        for row in old {
+            self.remove(engine, &engine.trees.by_updated_at, row)?;
+        }
+        Ok(())
+    }
+
+    fn apply_structural(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
+        let mut group = Group::default();
+        for change in changes {
+            let before = match change.content {
+                Content::Hot(_) => continue,
+                Content::Whole { .. } | Content::Gone => Before::read(engine, &change.key)?,
+            };
+            if let Content::Whole { cold, blob: Some(blob), .. } = &change.content {
+                self.write_extras(engine, &change.key, cold, blob)?;
+            }
+            group.add(change, before)?;
+            if group.bytes >= MAX_TRANSACTION_BYTES {
+                self.commit_group(engine, std::mem::take(&mut group))?;
+            }
+        }
+        self.commit_group(engine, group)
+    }
+
+    fn write_extras(&mut self, engine: &Engine, key: &SessionKey, cold: &Cold, blob: &[u8]) -> Result<()> {
+        let Some(at) = cold.extras else { return Ok(()) };
+        for (row, value) in ExtrasRow::encode_all(key, at.generation, blob) {
+            self.insert(engine, &engine.trees.extras, row, &value)?;
+        }
+        Ok(())
+    }
+
+    fn commit_group(&mut self, engine: &Engine, group: Group) -> Result<()> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        if group.has_new_extras {
+            self.sync(engine)?;
+        }
+        let count = self.mark.count.saturating_add_signed(group.added);
+        let count_value = encode_meta(&count).map_err(encode_error)?;
+        self.before_write(engine, group.bytes + 64 * group.rows())?;
+        let trees = &engine.trees;
+        let views = [&trees.sessions, &trees.activity, &trees.by_updated_at, &trees.by_session_id, &trees.meta];
+        {
+            let _gate = engine.gate.lock();
+            let views = views.map(Clone::clone);
+            views
+                .as_slice()
+                .transaction(|views| {
+                    let [sessions, activity, by_updated_at, by_session_id, meta_tree] = views.as_slice() else {
+                        return Ok(());
+                    };
+                    group.sessions.write(sessions)?;
+                    group.activity.write(activity)?;
+                    group.by_updated_at.write(by_updated_at)?;
+                    group.by_session_id.write(by_session_id)?;
+                    meta_tree.insert(meta::COUNT, count_value.as_slice())?;
+                    Ok(())
+                })
+                .map_err(|error: TransactionError<()>| match error {
+                    TransactionError::Storage(error) => engine_error("commit", error),
+                    TransactionError::Abort(()) => engine_error("commit", sled::Error::Unsupported("abort".into())),
+                })?;
+        }
+        self.mark.count = count;
+        for (key, keep) in &group.stale_extras {
+            self.drop_extras(engine, key, *keep)?;
+        }
+        Ok(())
+    }
+
+    /// Removes every generation of an entry's extras but `keep`.
+    fn drop_extras(&mut self, engine: &Engine, key: &SessionKey, keep: Option<u64>) -> Result<()> {
+        let kept = keep.map(|generation| ExtrasRow::prefix(key, generation));
+        for row in engine.trees.extras.scan_prefix(ExtrasRow::key_prefix(key)).keys() {
+            let row = row.map_err(|e| engine_error("read extras", e))?;
+            if !kept.as_ref().is_some_and(|prefix| row.starts_with(prefix)) {
+                self.remove(engine, &engine.trees.extras, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears an index row that a crash or a race has left: its entry is gone, or the row is earlier than the hot
+    /// record on disk. A row that is later stays, for a touch may be about to write that record. Returns whether it
+    /// was cleared.
+    pub(crate) fn recheck(&mut self, engine: &Engine, row: &ActivityRow) -> Result<bool> {
+        let stale = match engine.hot(&row.key)? {
+            None => true,
+            Some(hot) => row.bucket < Bucket::of(hot.updated_at),
+        };
+        if stale {
+            self.remove(engine, &engine.trees.by_updated_at, ActivityRow::encode(row.bucket, &row.key))?;
+        }
+        Ok(stale)
+    }
+
+    /// Remembers the time zone of an import.
+    pub(crate) fn set_zone(&mut self, engine: &Engine, zone: &str) -> Result<()> {
+        self.put_meta(engine, meta::ZONE, &zone)
+    }
+
+    /// Makes everything applied so far survive a power cut.
+    pub(crate) fn sync(&mut self, engine: &Engine) -> Result<()> {
+        let trees = &engine.trees;
+        trees.meta.flush().map_err(|e| engine_error("write", e))?;
+        // sled's flush leaves the data in the page cache.
+        engine.file.sync_data().map_err(|e| Error::io("sync", engine.path(), e))?;
+        self.unsynced = 0;
+        Ok(())
+    }
+
+    /// Writes down what is durable. Call it after [`Writer::sync`].
+    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+        self.checkpoint.record(self.mark)
+    }
+
+    /// Leaves the mark of a clean close, synced.
+    pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
+        self.put_meta(engine, meta::CLEAN, &true)?;
+        self.sync(engine)?;
+        self.checkpoint()
+    }
+
+    /// Whether something was written since the last sync.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.unsynced > 0
+    }
+
+    fn put_meta<T: serde::Serialize>(&mut self, engine: &Engine, name: &'static str, value: &T) -> Result<()> {
+        let value = encode_meta(value).map_err(encode_error)?;
+        self.insert(engine, &engine.trees.meta, name, &value)
+    }
+
+    fn insert(&mut self, engine: &Engine, tree: &sled::Tree, row: impl AsRef<[u8]>, value: &[u8]) -> Result<()> {
+        let row = row.as_ref();
+        self.before_write(engine, row.len() + value.len())?;
+        let _gate = engine.gate.lock();
+        tree.insert(row, value).map_err(|e| engine_error("write", e))?;
+        Ok(())
+    }
+
+    fn remove(&mut self, engine: &Engine, tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<()> {
+        let row = row.as_ref();
+        self.before_write(engine, row.len())?;
+        let _gate = engine.gate.lock();
+        tree.remove(row).map_err(|e| engine_error("write", e))?;
+        Ok(())
+    }
+
+    /// Counts a write of `bytes`, and syncs first if the log would grow past the bound.
+    fn before_write(&mut self, engine: &Engine, bytes: usize) -> Result<()> {
+        let cost = log_bytes(bytes);
+        if self.unsynced + cost > MAX_UNSYNCED_BYTES {
+            self.sync(engine)?;
+        }
+        self.unsynced += cost;
+        Ok(())
+    }
+}
+
+/// What a write of `bytes` of key and value puts into sled's log, estimated high: the delta, its header, and its share
+/// of the leaf that is rewritten about every tenth time. A test holds it against what was really written.
+fn log_bytes(bytes: usize) -> u64 {
+    4 * bytes as u64 + 64
+}
+
+/// What a structural change replaces.
+#[derive(Debug, Default)]
+struct Before {
+    exists: bool,
+    bucket: Option<Bucket>,
+    id_row: Option<Vec<u8>>,
+    extras: Option<u64>,
+}
+
+impl Before {
+    fn read(engine: &Engine, key: &SessionKey) -> Result<Self> {
+        let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
+        let Some(value) = value else { return Ok(Self::default()) };
+        let (cold, _) = decode_cold(&value).map_err(|e| super::damaged("sessions", key, e))?;
+        Ok(Self {
+            exists: true,
+            bucket: engine.hot(key)?.map(|hot| Bucket::of(hot.updated_at)),
+            id_row: Some(IdRow::encode(&cold.session_id, key)),
+            extras: cold.extras.map(|at| at.generation),
+        })
+    }
+}
+
+/// The writes of one transaction, tree by tree.
+#[derive(Debug, Default)]
+struct Group {
+    sessions: Rows,
+    activity: Rows,
+    by_updated_at: Rows,
+    by_session_id: Rows,
+    bytes: usize,
+    /// Entries created less entries removed.
+    added: i64,
+    has_new_extras: bool,
+    /// Entries whose extras are to be swept after the transaction, but for the generation given.
+    stale_extras: Vec<(SessionKey, Option<u64>)>,
+}
+
+impl Group {
+    fn add(&mut self, change: &Change, before: Before) -> Result<()> {
+        let key = &change.key;
+        let old_row = before.bucket.map(|bucket| ActivityRow::encode(bucket, key));
+        let kept = match &change.content {
+            Content::Hot(_) => return Ok(()),
+            Content::Gone => {
+                self.remove(|group| &mut group.sessions, bytes(key).to_vec());
+                self.remove(|group| &mut group.activity, bytes(key).to_vec());
+                before.id_row.into_iter().for_each(|row| self.remove(|group| &mut group.by_session_id, row));
+                old_row.into_iter().for_each(|row| self.remove(|group| &mut group.by_updated_at, row));
+                self.added -= i64::from(before.exists);
+                None
+            }
+            Content::Whole { hot, cold, blob } => {
+                let record = match cold.encode().map_err(encode_error)? {
+                    Some(record) => record,
+                    None => cold.encode_spilled().map_err(encode_error)?,
+                };
+                let row = ActivityRow::encode(Bucket::of(hot.updated_at), key);
+                let id_row = IdRow::encode(&cold.session_id, key);
+                if let Some(old) = old_row.filter(|old| *old != row) {
+                    self.remove(|group| &mut group.by_updated_at, old);
+                }
+                if let Some(old) = before.id_row.filter(|old| *old != id_row) {
+                    self.remove(|group| &mut group.by_session_id, old);
+                }
+                self.put(|group| &mut group.by_updated_at, row, Vec::new());
+                self.put(|group| &mut group.by_session_id, id_row, Vec::new());
+                self.put(|group| &mut group.activity, bytes(key).to_vec(), hot.encode().map_err(encode_error)?);
+                self.put(|group| &mut group.sessions, bytes(key).to_vec(), record);
+                self.added += i64::from(!before.exists);
+                self.has_new_extras |= blob.is_some();
+                cold.extras.map(|at| at.generation)
+            }
+        };
+        if before.extras.is_some() && before.extras != kept {
+            self.stale_extras.push((key.clone(), kept));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, rows: fn(&mut Self) -> &mut Rows, row: Vec<u8>, value: Vec<u8>) {
+        self.bytes += row.len() + value.len();
+        rows(self).0.push((row, Some(value)));
+    }
+
+    fn remove(&mut self, rows: fn(&mut Self) -> &mut Rows, row: Vec<u8>) {
+        self.bytes += row.len();
+        rows(self).0.push((row, None));
+    }
+
+    fn rows(&self) -> usize {
+        [&self.sessions, &self.activity, &self.by_updated_at, &self.by_session_id].iter().map(|rows| rows.0.len()).sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
+}
+
+/// Rows to put (`Some`) or to remove (`None`).
+#[derive(Debug, Default)]
+struct Rows(Vec<(Vec<u8>, Option<Vec<u8>>)>);
+
+impl Rows {
+    fn write(&self, tree: &TransactionalTree) -> Result<(), ConflictableTransactionError<()>> {
+        for (row, value) in &self.0 {
+            match value {
+                Some(value) => tree.insert(row.as_slice(), value.as_slice())?,
+                None => tree.remove(row.as_slice())?,
+            };
+        }
+        Ok(())
+    }
+}
+
+fn encode_error(error: CodecError) -> Error {
+    Error::Engine { action: "encode a record", source: Box::new(error) }
+}
+
+/// What a panic said, where it said something.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
+}

@@ -1,0 +1,6 @@
+//! Integration tests.
+
+mod rig;
+mod rig_selftest;
+mod rig_sled;
+mod smoke;
