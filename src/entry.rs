@@ -181,6 +181,11 @@ impl Extras {
     /// The name under which a gateway's own notes are kept.
     pub const METADATA: &str = "metadata";
 
+    pub(crate) fn from_parts(fields: Vec<(&str, &str)>, form: Option<&str>) -> Self {
+        let fields = fields.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
+        Self { fields, form: form.map(Into::into) }
+    }
+
     /// Whether there is nothing to keep.
     #[must_use]
     pub fn is_empty(&self) -> bool {

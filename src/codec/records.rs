@@ -302,9 +302,6 @@ pub(crate) fn encode_blob(details: Option<&Details>, extras: &Extras) -> Result<
 /// Undoes [`encode_blob`].
 pub(crate) fn decode_blob(bytes: &[u8]) -> Result<(Option<Details>, Extras), CodecError> {
     let blob: BlobV1<'_> = decode(bytes)?;
-    let mut extras = Extras { form: blob.form.map(Into::into), ..Extras::default() };
-    for (name, text) in blob.fields {
-        extras.insert_text(name.into(), text.into());
-    }
+    let extras = Extras::from_parts(blob.fields, blob.form);
     Ok((blob.details.map(details).transpose()?, extras))
 }

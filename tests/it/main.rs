@@ -3,4 +3,3 @@
 mod rig;
 mod rig_selftest;
 mod rig_sled;
-mod smoke;
