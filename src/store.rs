@@ -1,5 +1,6 @@
 //! [`SessionStore`]: the verbs.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -142,6 +143,8 @@ pub struct Stats {
     pub bytes_on_disk: u64,
     /// Changes that wait for their commit.
     pub pending: usize,
+    /// The number of the newest commit that changed something.
+    pub last_commit: u64,
     /// `updated_at` of the entry idle for longest.
     pub oldest: Option<Timestamp>,
     /// `updated_at` of the entry active last.
@@ -184,6 +187,12 @@ impl SessionStore {
         let commits = Commits::start(opened.engine, opened.writer, Arc::clone(&options.clock), settings)?;
         let inner = Inner { commits, clock: options.clock, key_policy: options.key_policy, opened: report };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The directory of the store.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.commits().engine().path()
     }
 
     /// What opening found and did.
@@ -400,6 +409,7 @@ impl SessionStore {
             entries: self.len(),
             bytes_on_disk: self.commits().engine().bytes_on_disk()?,
             pending: self.commits().pending(),
+            last_commit: self.commits().last_change(),
             oldest: self.oldest()?,
             newest: self.recent(1, None)?.entries.first().map(|newest| newest.updated_at),
         })

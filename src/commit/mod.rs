@@ -106,6 +106,16 @@ impl Commits {
         self.core.pending.weight()
     }
 
+    /// The number of the newest commit that changed something.
+    pub(crate) fn last_change(&self) -> u64 {
+        self.core.progress.last_change()
+    }
+
+    /// The commit that takes what is changed now.
+    pub(crate) fn open_commit(&self) -> u64 {
+        self.core.pending.open_commit()
+    }
+
     /// Locks an entry to change it; waits while too many changes are pending.
     pub(crate) fn lock(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
         let Core { engine, pending, progress, .. } = &*self.core;

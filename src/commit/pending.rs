@@ -263,6 +263,11 @@ impl EntryLock<'_> {
         }
     }
 
+    /// Whether the entry was changed, or changes that no commit had taken, since `commit` was the open one.
+    pub(crate) fn changed_since(&self, commit: u64) -> bool {
+        self.slot().is_some_and(|slot| slot.queued || slot.commit >= commit)
+    }
+
     /// The extras that belong to `cold`, the entry's cold record.
     pub(crate) fn extras(&self, cold: &Cold) -> Result<Extras> {
         match self.slot() {

@@ -24,7 +24,7 @@ use crate::key::{SessionId, SessionKey};
 pub(crate) use open::open;
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
-pub(crate) use write::{Change, Content, Writer, panic_message};
+pub(crate) use write::{Change, Content, Writer};
 
 /// The format this program writes, and the newest it reads.
 const FORMAT: u32 = 1;

@@ -139,7 +139,7 @@ fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) -> Result<s
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(error)) => error,
             Err(panic) => {
-                let source = super::write::panic_message(&*panic).into();
+                let source = crate::error::panic_message(&*panic).into();
                 return Err(Error::Damaged { path: database.clone(), source });
             }
         };

@@ -33,6 +33,23 @@ impl Engine {
         Ok(rows)
     }
 
+    /// How many rows of the activity index are not later than `last`, counted up to `limit`.
+    pub(crate) fn count_rows(&self, last: Bucket, limit: u64) -> Result<u64> {
+        let end = match last.next() {
+            Some(next) => Bound::Excluded(next.prefix()),
+            None => Bound::Unbounded,
+        };
+        let mut rows = 0;
+        for row in self.trees.by_updated_at.range::<[u8; 4], _>((Bound::Unbounded, end)).keys() {
+            row.map_err(|e| engine_error("read by age", e))?;
+            rows += 1;
+            if rows >= limit {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
     /// The newest bucket that has rows and is not later than `last`.
     pub(crate) fn newest_bucket(&self, last: Option<Bucket>) -> Result<Option<Bucket>> {
         let row = match last.and_then(Bucket::next) {

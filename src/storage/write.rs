@@ -398,9 +398,3 @@ impl Rows {
 fn encode_error(error: CodecError) -> Error {
     Error::Engine { action: "encode a record", source: Box::new(error) }
 }
-
-/// What a panic said, where it said something.
-pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
-}
