@@ -1,5 +1,17 @@
-//! Integration tests.
+//! Tests of behaviour, a module for each subject.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails may panic"
+)]
 
+mod config;
+mod prune;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
+mod watcher;
