@@ -14,7 +14,7 @@ const MICROS_PER_BUCKET: i64 = 60_000_000;
 
 impl Bucket {
     pub(crate) fn of(time: Timestamp) -> Self {
-        // The range of Timestamp, 1970 to 9999, has 4,223,376,960 minutes: less than u32::MAX.
+        // The range of Timestamp, 1970 to 9999, has 4,223,371,680 minutes: less than u32::MAX.
         Self(u32::try_from(time.as_micros() / MICROS_PER_BUCKET).unwrap_or(u32::MAX))
     }
 
