@@ -10,6 +10,8 @@
 )]
 
 mod config;
+mod layers;
+mod names;
 mod prune;
 mod rig;
 mod rig_selftest;
