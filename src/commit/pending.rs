@@ -231,7 +231,7 @@ fn read_cold(engine: &Engine, key: &SessionKey, new: Option<&NewCold>) -> Result
 
 /// The extras in memory, or those on disk.
 fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, new: Option<&NewCold>) -> Result<Extras> {
-    match (new.and_then(|new| new.blob.as_deref()), cold.extras) {
+    match (new.and_then(|new| new.blob_of(cold)), cold.extras) {
         (Some(blob), _) => {
             codec::decode_blob(blob).map(|(_, extras)| extras).map_err(|e| engine.damaged_extras(key, e))
         }
@@ -299,7 +299,7 @@ impl EntryLock<'_> {
             blob
         } else {
             // A blob that is not on disk yet goes with the record that names it.
-            self.slot().and_then(|slot| slot.cold.as_ref()?.blob.clone())
+            self.slot().and_then(|slot| slot.cold.as_ref()?.blob_of(&cold)).cloned()
         };
         let id = cold.session_id.clone();
         let key = self.slot().map(|slot| slot.key.clone());

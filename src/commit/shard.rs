@@ -42,6 +42,13 @@ pub(super) struct NewCold {
     pub(super) blob: Option<Arc<[u8]>>,
 }
 
+impl NewCold {
+    /// The blob, if it is the one that `cold` names: a renewed entry names none, and must not get the old one's.
+    pub(super) fn blob_of(&self, cold: &Cold) -> Option<&Arc<[u8]>> {
+        self.blob.as_ref().filter(|_| self.cold.extras == cold.extras)
+    }
+}
+
 /// A part of the keys, with its lock around it.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
