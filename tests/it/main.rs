@@ -9,8 +9,10 @@
     reason = "a test that fails may panic"
 )]
 
+mod common;
 mod config;
 mod layers;
+mod model;
 mod names;
 mod prune;
 mod rig;

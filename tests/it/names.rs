@@ -14,9 +14,10 @@ use cloakroom::{
 fn keys_that_are_allowed() {
     let longest = "k".repeat(MAX_KEY_BYTES);
     let wide = "ß".repeat(MAX_KEY_BYTES / 2);
-    for text in ["a", "agent:main:matrix:group:!room:server", "a/b/c\\d", "a_b", "1:2", "ab:c", "Ä:", ".", "a.b", "日本", " "]
-        .into_iter()
-        .chain([longest.as_str(), wide.as_str()])
+    for text in
+        ["a", "agent:main:matrix:group:!room:server", "a/b/c\\d", "a_b", "1:2", "ab:c", "Ä:", ".", "a.b", "日本", " "]
+            .into_iter()
+            .chain([longest.as_str(), wide.as_str()])
     {
         assert_eq!(SessionKey::new(text).map(|key| key.as_str().to_owned()).as_deref(), Ok(text));
         assert_eq!(text.parse::<SessionKey>().unwrap().as_str(), text);
