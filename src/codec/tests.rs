@@ -169,7 +169,8 @@ fn golden_index_keys() {
 
     let row = IdRow { id: id("20260612_000653_p67x61eb"), key: key(KEY) };
     let bytes = IdRow::encode(&row.id, &row.key);
-    let golden = "32303236303631325f3030303635335f7036377836316562006167656e743a6d61696e3a646973636f72643a67726f75703a313a32";
+    let golden =
+        "32303236303631325f3030303635335f7036377836316562006167656e743a6d61696e3a646973636f72643a67726f75703a313a32";
     assert_eq!(hex(&bytes), golden);
     assert_eq!(IdRow::decode(&bytes).unwrap(), row);
     assert!(bytes.starts_with(&id_prefix(&row.id)));
@@ -313,9 +314,9 @@ fn any_time() -> impl Strategy<Value = Timestamp> {
 }
 
 fn any_name() -> impl Strategy<Value = String> {
-    "[a-z0-9äß:#]{1,40}".prop_map(|text| format!("n{text}").replace("..", "-")).prop_filter("drive", |text| {
-        text.as_bytes().get(1) != Some(&b':')
-    })
+    "[a-z0-9äß:#]{1,40}"
+        .prop_map(|text| format!("n{text}").replace("..", "-"))
+        .prop_filter("drive", |text| text.as_bytes().get(1) != Some(&b':'))
 }
 
 fn any_usage() -> impl Strategy<Value = Usage> {
