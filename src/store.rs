@@ -51,7 +51,7 @@ pub struct OpenReport {
 }
 
 /// How far a database is behind what had been synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Shortfall {
     /// The newest commit known to have been synced.
     pub expected_commit: u64,
