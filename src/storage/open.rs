@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found, Lock};
 use super::{Engine, FORMAT, Trees, Writer, damaged_row, engine_error, meta};
-use crate::codec::{decode_meta, encode_meta};
+use crate::codec::{Seed, decode_meta, encode_meta};
 use crate::error::{Error, Result};
 
 /// sled's lock may linger after a drop, while its threads end. Ours is free by then, so it is only a wait.
@@ -84,7 +84,9 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
 
     let trees = open_trees(&db)?;
     check_format(path, &trees, &database)?;
-    let engine = Engine { path: path.to_path_buf(), trees, file, gate: Mutex::new(()), db: Some(db), _lock: lock };
+    let seed = read_seed(&trees, &database)?;
+    let engine =
+        Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), db: Some(db), _lock: lock };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
@@ -105,8 +107,11 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
     let made = (|| {
         let db = open_database(store, &new, cache_bytes)?;
         let trees = open_trees(&db)?;
+        let mut seed = [0_u8; 16];
+        getrandom::fill(&mut seed).map_err(|e| Error::Random { message: e.to_string() })?;
         for (name, value) in [
             (meta::FORMAT, encode_meta(&FORMAT)),
+            (meta::SEED, encode_meta(&seed)),
             (meta::COUNT, encode_meta(&0_u64)),
             (meta::COMMIT, encode_meta(&0_u64)),
             (meta::CLEAN, encode_meta(&true)),
@@ -163,6 +168,7 @@ fn open_trees(db: &sled::Db) -> Result<Trees> {
     let tree = |name: &str| db.open_tree(name).map_err(|e| engine_error("open the trees", e));
     Ok(Trees {
         sessions: tree("sessions")?,
+        names: tree("names")?,
         activity: tree("activity")?,
         by_updated_at: tree("by_updated_at")?,
         by_session_id: tree("by_session_id")?,
@@ -181,4 +187,13 @@ fn check_format(store: &Path, trees: &Trees, database: &Path) -> Result<()> {
         found if found > FORMAT => Err(Error::NewerFormat { path: store.to_path_buf(), found, supported: FORMAT }),
         _ => Ok(()),
     }
+}
+
+fn read_seed(trees: &Trees, database: &Path) -> Result<Seed> {
+    let value = trees.meta.get(meta::SEED).map_err(|e| engine_error("read meta", e))?;
+    let Some(value) = value else {
+        let source = "the database has lost the seed of its fingerprints".into();
+        return Err(Error::Damaged { path: database.to_path_buf(), source });
+    };
+    Ok(Seed::new(&decode_meta::<[u8; 16]>(&value).map_err(|e| damaged_row("meta", e))?))
 }
