@@ -91,9 +91,8 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     };
     let clean = engine.meta_value(meta::CLEAN)?.unwrap_or(false);
     let checkpoint = Checkpoint::open(path.join(files::CHECKPOINT))?;
-    let expected = checkpoint
-        .last()
-        .filter(|last| last.commit > mark.commit || (last.commit == mark.commit && last.count != mark.count));
+    // The count alone tells nothing: a crash may leave transactions of the next commit without its number.
+    let expected = checkpoint.last().filter(|last| last.commit > mark.commit);
     let mut writer = Writer::new(mark, checkpoint);
     writer.begin_use(&engine, mark.commit.max(expected.map_or(0, |mark| mark.commit)))?;
     Ok(Opened { engine, writer, mark, expected, clean, created, repairs })
