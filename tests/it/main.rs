@@ -11,6 +11,7 @@
 
 mod common;
 mod config;
+mod kill;
 mod layers;
 mod model;
 mod names;
@@ -19,3 +20,4 @@ mod rig;
 mod rig_selftest;
 mod rig_sled;
 mod watcher;
+mod workload;
