@@ -15,6 +15,7 @@ mod kill;
 mod layers;
 mod model;
 mod names;
+mod powercut;
 mod prune;
 mod rig;
 mod rig_selftest;
