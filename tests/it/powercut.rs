@@ -187,15 +187,30 @@ fn sizes_of_writes() {
     let trace = traced(plan);
     let writes: std::collections::BTreeMap<usize, (u64, u64)> =
         trace.writes_to(DATABASE).iter().map(|write| (write.op, (write.offset, write.len))).collect();
-    let node = trace.ops().iter().rev().find_map(|op| match op { Op::RangeSync { node } => Some(*node), _ => None }).unwrap();
+    let node = trace
+        .ops()
+        .iter()
+        .rev()
+        .find_map(|op| match op {
+            Op::RangeSync { node } => Some(*node),
+            _ => None,
+        })
+        .unwrap();
     let mut window = Vec::new();
     let mut histogram = std::collections::BTreeMap::new();
     for (n, op) in trace.ops().iter().enumerate() {
-        if let Some((offset, len)) = writes.get(&n) { window.push((*offset, *len)); }
+        if let Some((offset, len)) = writes.get(&n) {
+            window.push((*offset, *len));
+        }
         if matches!(op, Op::Sync { node: synced } if *synced == node) {
             let sum: u64 = window.iter().map(|(_, len)| len).sum();
             *histogram.entry(sum / 65536 * 64).or_insert(0) += 1;
-            if sum > 450_000 { println!("{n}: {sum}: {:?}", window.iter().map(|(o, l)| format!("{}k+{}:{l}", o / 524288, o % 524288)).collect::<Vec<_>>()); }
+            if sum > 450_000 {
+                println!(
+                    "{n}: {sum}: {:?}",
+                    window.iter().map(|(o, l)| format!("{}k+{}:{l}", o / 524288, o % 524288)).collect::<Vec<_>>()
+                );
+            }
             window.clear();
         }
     }
