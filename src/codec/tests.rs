@@ -302,13 +302,19 @@ fn large_details_are_spilled() {
 
 // Order.
 
+/// The first moment of a time's bucket.
+fn start(time: Timestamp) -> Timestamp {
+    Timestamp::from_micros(i64::from(u32::from_be_bytes(Bucket::of(time).prefix())) * 60_000_000)
+}
+
 #[test]
 fn buckets_are_minutes_from_the_first_to_the_last() {
     assert_eq!(Bucket::of(Timestamp::MIN).prefix(), [0; 4]);
     assert_eq!(Bucket::of(Timestamp::MAX).prefix(), 4_223_371_679_u32.to_be_bytes());
+    assert_eq!(start(Timestamp::MAX), Timestamp::from_micros(253_402_300_740_000_000));
     assert_eq!(Bucket::of(Timestamp::MIN).previous(), None);
     assert!(Bucket::of(Timestamp::MAX).next().is_some());
-    let minute = Timestamp::from_micros(NOW.as_micros() / 60_000_000 * 60_000_000);
+    let minute = start(NOW);
     assert_eq!(Bucket::of(minute), Bucket::of(NOW));
     assert_eq!(Some(Bucket::of(Timestamp::from_micros(minute.as_micros() - 1))), Bucket::of(NOW).previous());
     assert_eq!(Some(Bucket::of(Timestamp::from_micros(minute.as_micros() + 60_000_000))), Bucket::of(NOW).next());
@@ -496,6 +502,7 @@ proptest! {
         for (row, bytes) in rows.iter().zip(&bytes) {
             prop_assert_eq!(&ActivityRow::decode(bytes).unwrap(), row);
         }
+        prop_assert!(start(a) <= a);
     }
 
     #[test]

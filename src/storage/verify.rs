@@ -119,7 +119,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     })?;
     in_batches(engine, &trees.names, |row, value| {
         match whole_fingerprint(row).and_then(|entry| Ok((entry, decode_name(value)?))) {
-            Err(error) => found.violations.push(unreadable("names", row, &error)),
+            Err(error) => found.violations.push(unreadable_row("names", row, &error)),
             Ok((entry, key)) if engine.fingerprint(&key) != entry || !engine.contains(&key)? => {
                 found.violations.push(Violation::OrphanedName { key: key.to_string() });
             }
@@ -129,11 +129,12 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     })?;
     in_batches(engine, &trees.activity, |row, value| {
         match whole_fingerprint(row).and_then(|entry| Ok((entry, Hot::decode(value)?))) {
-            Err(error) => found.violations.push(unreadable("activity", row, &error)),
-            Ok((entry, _)) if read_cold(engine, entry)?.is_none() => {
-                found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
+            Err(error) => found.violations.push(unreadable_row("activity", row, &error)),
+            Ok((entry, _)) => {
+                if let Led::Nowhere = led(engine, entry)? {
+                    found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
+                }
             }
-            Ok(_) => {}
         }
         Ok(())
     })?;
@@ -152,9 +153,9 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     in_batches(engine, &trees.by_session_id, |row, _| {
         match IdRow::decode(row) {
             Err(error) => found.violations.push(unreadable("by_session_id", row, &error)),
-            Ok(row) => match read_cold(engine, row.entry)? {
-                Some(Ok(cold)) if cold.session_id == row.id => {}
-                Some(Err(_)) => {}
+            Ok(row) => match led(engine, row.entry)? {
+                Led::To(cold) if cold.session_id == row.id => {}
+                Led::Astray => {}
                 _ => found.violations.push(Violation::WrongIdRow { key: row.entry.to_string() }),
             },
         }
@@ -163,9 +164,9 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     in_batches(engine, &trees.extras, |row, _| {
         match ExtrasRow::decode(row) {
             Err(error) => found.violations.push(unreadable("extras", row, &error)),
-            Ok(row) => match read_cold(engine, row.entry)? {
-                Some(Ok(cold)) if cold.extras.is_some_and(|at| at.generation == row.generation) => {}
-                Some(Err(_)) => {}
+            Ok(row) => match led(engine, row.entry)? {
+                Led::To(cold) if cold.extras.is_some_and(|at| at.generation == row.generation) => {}
+                Led::Astray => {}
                 _ => found.orphaned_chunks += 1,
             },
         }
@@ -212,7 +213,8 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
         }
     };
     let entry = engine.fingerprint(&key);
-    if !has(&engine.trees.names, entry.as_bytes())? {
+    // A row that does not read is reported on its own.
+    if engine.key_of(entry).is_ok_and(|named| named.as_ref() != Some(&key)) {
         violations.push(Violation::NoName { key: key.to_string() });
     }
     match decode_cold(value) {
@@ -257,10 +259,26 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
     Ok(())
 }
 
-fn read_cold(engine: &Engine, entry: Fingerprint) -> Result<Option<Result<Cold, CodecError>>> {
-    let Some(key) = engine.key_of(entry).unwrap_or(None) else { return Ok(None) };
+/// What a fingerprint leads to.
+enum Led {
+    To(Box<Cold>),
+    Nowhere,
+    /// A row on the way does not read, which is reported on its own.
+    Astray,
+}
+
+fn led(engine: &Engine, entry: Fingerprint) -> Result<Led> {
+    let key = match engine.key_of(entry) {
+        Ok(Some(key)) => key,
+        Ok(None) => return Ok(Led::Nowhere),
+        Err(_) => return Ok(Led::Astray),
+    };
     let value = engine.trees.sessions.get(bytes(&key)).map_err(|e| engine_error("read", e))?;
-    Ok(value.map(|value| decode_cold(&value).map(|(cold, _)| cold)))
+    Ok(match value.map(|value| decode_cold(&value)) {
+        Some(Ok((cold, _))) => Led::To(Box::new(cold)),
+        Some(Err(_)) => Led::Astray,
+        None => Led::Nowhere,
+    })
 }
 
 fn has(tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<bool> {
@@ -274,6 +292,14 @@ fn key(row: &[u8]) -> Result<SessionKey, CodecError> {
 fn unreadable(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
     let key = format!("#{:08x}", crc32fast::hash(row));
     Violation::Unreadable { tree, key, reason: chain(error) }
+}
+
+/// For a tree whose keys are fingerprints, if this one is.
+fn unreadable_row(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
+    match whole_fingerprint(row) {
+        Ok(entry) => Violation::Unreadable { tree, key: entry.to_string(), reason: chain(error) },
+        Err(_) => unreadable(tree, row, error),
+    }
 }
 
 fn unreadable_of(tree: &'static str, key: &SessionKey, error: &CodecError) -> Violation {

@@ -72,11 +72,20 @@ pub(crate) struct Writer {
     checkpoint: Checkpoint,
     /// Estimate of the bytes written to the log since the last sync.
     unsynced: u64,
+    /// Called before each write and each sync.
+    #[cfg(test)]
+    pub(super) hook: super::tests::Hook,
 }
 
 impl Writer {
     pub(super) fn new(mark: Mark, checkpoint: Checkpoint) -> Self {
-        Self { mark, checkpoint, unsynced: 0 }
+        Self {
+            mark,
+            checkpoint,
+            unsynced: 0,
+            #[cfg(test)]
+            hook: super::tests::Hook::default(),
+        }
     }
 
     /// Takes the clean mark away, so that a crash from now on is seen. Opening is a commit of its own, so that the
@@ -236,6 +245,8 @@ impl Writer {
 
     /// Makes everything applied so far survive a power cut.
     pub(crate) fn sync(&mut self, engine: &Engine) -> Result<()> {
+        #[cfg(test)]
+        self.hook.call(engine, 0)?;
         let trees = &engine.trees;
         trees.meta.flush().map_err(|e| engine_error("write", e))?;
         // sled's flush leaves the data in the page cache.
@@ -289,6 +300,8 @@ impl Writer {
             self.sync(engine)?;
         }
         self.unsynced += cost;
+        #[cfg(test)]
+        self.hook.call(engine, cost)?;
         Ok(())
     }
 }

@@ -11,11 +11,14 @@
 
 mod common;
 mod config;
+mod kill;
 mod layers;
 mod model;
 mod names;
+mod powercut;
 mod prune;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
 mod watcher;
+mod workload;
