@@ -1,5 +1,9 @@
 //! Integration tests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
+
+#[cfg(feature = "cli")]
+mod cli;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
