@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         }
     };
     log_to_stderr();
+    cli::failure::log_panics();
     cli::failure::catch(|| cli.run()).unwrap_or_else(|error| cli::failure::report(&error)).into()
 }
 
