@@ -31,9 +31,15 @@ impl Prepared {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = dir.path().join("store");
+        Self::in_directory(&db);
+        Self { _dir: dir, db }
+    }
+
+    /// Makes the store at `db`.
+    fn in_directory(db: &Path) {
         let now = SystemClock::new().now();
         let clock = ManualClock::new(now.saturating_sub(100 * DAY + Duration::from_secs(3600)));
-        let store = SessionStore::open(Options::new(&db).create(true).clock(clock.clone())).unwrap();
+        let store = SessionStore::open(Options::new(db).create(true).clock(clock.clone())).unwrap();
         let resolve = |key: &str, source: SessionSource| {
             assert_eq!(store.resolve(&source).unwrap().entry.key.as_str(), key);
         };
@@ -49,7 +55,6 @@ impl Prepared {
         store.set_metadata(&key(GROUP), metadata.as_object().unwrap()).unwrap().unwrap();
         store.update(&key(GROUP), |details| details.display_name = Some("a\u{1b}[2Jb".into())).unwrap().unwrap();
         store.close().unwrap();
-        Self { _dir: dir, db }
     }
 
     fn open(&self) -> SessionStore {

@@ -4,7 +4,10 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, pipe};
 use std::process::Stdio;
 
-use super::{DM, GROUP, Prepared, command, run};
+use super::{DM, GROUP, OLD, Prepared, Ran, command, run};
+use crate::rig::rebuild::Survival;
+use crate::rig::{Failure, Inject, Rig};
+use crate::rig_selftest::cut;
 
 /// Each command but `migrate`, with arguments that are right.
 const COMMANDS: [&[&str]; 10] = [
@@ -38,7 +41,7 @@ fn the_default_store_is_in_the_working_directory() {
         .current_dir(dir.path())
         .output()
         .unwrap();
-    super::Ran::from(output).failed(1, &["there is no store at ./sessions.db"]);
+    Ran::from(output).failed(1, &["there is no store at ./sessions.db"]);
 }
 
 #[test]
@@ -183,6 +186,8 @@ fn a_long_list_stops_when_its_reader_leaves() {
         }
         open.close().unwrap();
     }
+    // The last entry of the list: who gets to it fails.
+    store.vandalize("sessions", |tree| drop(tree.insert(OLD, b"nonsense").unwrap()));
     let (mut reader, writer) = pipe().unwrap();
     let mut command = command(&store.db, &["list", "--json", "--limit", "all"]);
     let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
@@ -212,5 +217,39 @@ fn the_log_goes_to_standard_error() {
     let quiet = store.ok(&["list", "--json"]);
     let ended = command(&store.db, &["list", "--json"]).env("CLOAKROOM_LOG", "trace").output().unwrap();
     assert!(!ended.stderr.is_empty());
-    assert_eq!(super::Ran::from(ended).keys(), quiet.keys());
+    assert_eq!(Ran::from(ended).keys(), quiet.keys());
+}
+
+#[test]
+fn a_change_is_told_only_if_it_is_durable() {
+    let suspend = |at| {
+        let rig = Rig::new();
+        let db = rig.root().join("store");
+        Prepared::in_directory(&db);
+        let mut command = rig.command(env!("CARGO_BIN_EXE_cloakroom"));
+        command.args(["suspend", DM, "--db"]).arg(&db);
+        command.fail(&Failure { at, errno: 5, kinds: "sync", mode: "forever" });
+        let ran = Ran::from(command.output().unwrap());
+        (rig, ran)
+    };
+    let (rig, ran) = suspend(u64::MAX);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let syncs = rig.counts().matches;
+    let mut failed = 0;
+    for at in 1..=syncs {
+        let (rig, ran) = suspend(at);
+        if ran.code == 0 {
+            assert_eq!(ran.out, format!("suspended: {DM}\n"));
+            let trace = rig.trace();
+            let state = cut(&trace, trace.len(), Survival::OnlySynced);
+            let shown = run(&state.path().join("store"), &["show", DM]);
+            assert_eq!(shown.row("suspended"), "yes", "told, but lost in a power cut after a failure of sync {at}");
+        } else {
+            failed += 1;
+            assert_eq!((ran.code, ran.out.as_str()), (1, ""), "sync {at} failed");
+            let last = ran.err.lines().last().unwrap();
+            assert!(last.starts_with("error: ") && !last.contains("bug"), "sync {at} failed: {}", ran.err);
+        }
+    }
+    assert!(failed > 0, "none of {syncs} syncs mattered");
 }
