@@ -10,8 +10,8 @@ use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Exit};
 
-/// What is logged unless `CLOAKROOM_LOG` says otherwise.
-const QUIET: &str = "error,cloakroom=warn";
+/// What is logged unless `CLOAKROOM_LOG` says otherwise. The engine's own complaints come back as errors.
+const QUIET: &str = "cloakroom=warn";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -23,7 +23,8 @@ fn main() -> ExitCode {
         }
     };
     log_to_stderr();
-    cli.run().unwrap_or_else(|error| cli::failure::report(&error)).into()
+    cli::failure::log_panics();
+    cli::failure::catch(|| cli.run()).unwrap_or_else(|error| cli::failure::report(&error)).into()
 }
 
 fn log_to_stderr() {

@@ -89,6 +89,7 @@ fn print(report: &PruneReport, left: u64, out: &mut Out) -> Result<()> {
 ///
 /// With --json, one object: session_key, suspended (true).
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Suspend {
     #[command(flatten)]
     target: Target,
@@ -98,6 +99,7 @@ pub(super) struct Suspend {
 ///
 /// With --json, one object: session_key, suspended (false).
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Unsuspend {
     #[command(flatten)]
     target: Target,
@@ -107,6 +109,7 @@ pub(super) struct Unsuspend {
 ///
 /// With --json, one object: session_key, session_id (the new one), prev_session_id.
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Reset {
     #[command(flatten)]
     target: Target,
@@ -116,6 +119,7 @@ pub(super) struct Reset {
 ///
 /// With --json, one object: session_key, removed (true).
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Remove {
     #[command(flatten)]
     target: Target,

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{Write as _, stderr};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::path::PathBuf;
 
+use anyhow::{Result, anyhow};
 use cloakroom::{Error, SessionId, SessionKey};
 
 use super::Exit;
@@ -11,6 +14,8 @@ use super::output::clean;
 /// What only the command line can say.
 #[derive(Debug)]
 pub(crate) enum Failure {
+    /// There is nothing at the path that --db names.
+    NoStore(PathBuf),
     /// A command was given a key that the store does not have.
     NoEntry(SessionKey),
     /// No entry has this session id.
@@ -22,6 +27,7 @@ pub(crate) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoStore(path) => write!(f, "there is no store at {}", path.display()),
             // The operator typed it: here the raw text helps, where a log would have to redact it.
             Self::NoEntry(key) => write!(f, "no entry for this key: {}", key.as_str()),
             Self::NoSession(id) => write!(f, "no entry has this session id: {id}"),
@@ -31,6 +37,21 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// Logs panics, for who debugs them, and prints none: the engine panics on some damaged files, and the library catches
+/// that and says more than the panic does.
+pub(crate) fn log_panics() {
+    set_hook(Box::new(|panic| tracing::debug!(%panic, "panicked")));
+}
+
+/// Runs `work` and makes a panic in it an error.
+pub(crate) fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(anyhow!(text.unwrap_or_else(|| "no message".into())).context("this is a bug in cloakroom"))
+    })
+}
 
 /// Writes `error: <what>: <cause>; <what to do>` to standard error.
 pub(crate) fn report(error: &anyhow::Error) -> Exit {
@@ -58,7 +79,8 @@ fn line(error: &anyhow::Error) -> String {
 fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return Some(match failure {
-            Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows what there is",
+            Failure::NoStore(_) => "name another with --db, or make one with `cloakroom migrate`",
+            Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
             Failure::Unreadable(_) => "`cloakroom verify` names them",
         });
     }
@@ -68,5 +90,29 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         Error::PermissionDenied { .. } => Some("run this as the user who owns it"),
         Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn causes_stand_on_one_line_and_none_twice() {
+        let denied = io::Error::new(io::ErrorKind::PermissionDenied, "denied\nby the system");
+        let error = Error::PermissionDenied { action: "open", path: "a/b".into(), source: denied };
+        let expected = "error: no permission to open a/b: denied\\u{a}by the system; run this as the user who owns it";
+        assert_eq!(line(&error.into()), expected);
+        let bad = "a..b".parse::<SessionKey>().unwrap_err();
+        assert_eq!(line(&Error::InvalidKey(bad).into()), "error: not a session key: it holds \"..\"");
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let caught = catch::<()>(|| panic!("no {}", "luck")).unwrap_err();
+        assert_eq!(line(&caught), "error: this is a bug in cloakroom: no luck");
+        assert_eq!(catch(|| Ok(7)).unwrap(), 7);
     }
 }

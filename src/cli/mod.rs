@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use cloakroom::{Options, SessionStore};
+use cloakroom::{Error, Options, SessionStore};
 
+use failure::Failure;
 use output::Out;
 
 /// Keeps, lists and prunes the sessions of a chat gateway.
@@ -85,7 +86,10 @@ impl Cli {
 
 /// Opens the store that is there, hands it to `work`, and closes it. The error of the last commit counts.
 fn with_store<T>(db: &Path, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
-    let store = SessionStore::open(Options::new(db))?;
+    let store = SessionStore::open(Options::new(db)).map_err(|error| match error {
+        Error::NotFound { path } => Failure::NoStore(path).into(),
+        error => anyhow::Error::new(error),
+    })?;
     let done = work(&store);
     let closed = store.close();
     // What the work says comes first: where both failed, closing only repeats it.

@@ -37,7 +37,7 @@ impl Out {
     /// Writes one JSON value on a line of its own.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(value).context("could not write the result as JSON")?;
-        self.line(escape(&text, |c| write_json_escape(c)))
+        self.line(escape(&text, write_json_escape))
     }
 
     /// Writes out what is buffered.
@@ -56,6 +56,9 @@ impl Out {
         }
     }
 }
+
+/// Spaces between two columns.
+const GAP: u16 = 2;
 
 /// A table without lines, in columns that never wrap: a key stays in one piece.
 pub(super) struct Columns {
@@ -94,8 +97,8 @@ impl Columns {
         let known = std::mem::take(&mut self.widths).into_iter().chain(std::iter::repeat(0));
         self.widths = self.table.column_max_content_widths().into_iter().zip(known).map(|(a, b)| a.max(b)).collect();
         for (column, width) in self.table.column_iter_mut().zip(&self.widths) {
-            let padding = column.padding_width();
-            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width.saturating_add(padding))));
+            let width = width.saturating_add(GAP);
+            column.set_padding((0, GAP)).set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
         }
         for line in self.table.lines() {
             out.line(line.trim_end())?;
@@ -182,7 +185,7 @@ pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -263,6 +263,7 @@ fn show(entry: &SessionEntry, extras: &Extras, idle: Duration, out: &mut Out) ->
 ///
 /// Several keys may share an id: a cron job and its run. With --json, one object a line, as in `list`.
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Find {
     /// The session id.
     #[arg(value_name = "ID")]

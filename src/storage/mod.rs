@@ -49,8 +49,8 @@ pub(crate) struct Engine {
     file: File,
     /// Held while the trees are written, and by whoever must see them stand still.
     gate: Mutex<()>,
-    /// `Some` until dropped; dropped inside `catch_unwind`, because sled panics there after a failed write.
-    db: Option<sled::Db>,
+    /// Declared after the trees, which share the database.
+    _last: LastHandle,
     /// Declared after the database, so that it is freed last.
     _lock: files::Lock,
 }
@@ -178,9 +178,20 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+/// A handle that outlives all others, so that the database closes when it is dropped. sled panics there after a failed
+/// write; that panic ends here. Each tree is a handle too.
+#[derive(Debug)]
+struct LastHandle(Option<sled::Db>);
+
+impl LastHandle {
+    fn of(db: &sled::Db) -> Self {
+        Self(Some(db.clone()))
+    }
+}
+
+impl Drop for LastHandle {
     fn drop(&mut self) {
-        let db = self.db.take();
+        let db = self.0.take();
         if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
             tracing::warn!("the database panicked while closing; what was synced is safe");
         }

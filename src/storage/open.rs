@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found, Lock};
-use super::{Engine, FORMAT, Trees, Writer, damaged_row, engine_error, meta};
+use super::{Engine, FORMAT, LastHandle, Trees, Writer, damaged_row, engine_error, meta};
 use crate::codec::{Seed, decode_meta, encode_meta};
 use crate::error::{Error, Result};
 
@@ -66,6 +66,8 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
         }
     }
     repairs.extend(files::remove_half_snapshots(&database)?);
+    // Declared first, so that it is dropped last, after an error too.
+    let last;
     let db = match open_database(path, &database, cache_bytes) {
         Err(Error::Damaged { source, .. }) => {
             let aside = files::set_snapshots_aside(&database)?;
@@ -77,16 +79,17 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
         }
         other => other?,
     };
+    last = LastHandle::of(&db);
 
     // Recovery read what the page cache holds. Make that durable before anybody is told of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
     files::sync_tree(&database)?;
 
     let trees = open_trees(&db)?;
+    drop(db);
     check_format(path, &trees, &database)?;
     let seed = read_seed(&trees, &database)?;
-    let engine =
-        Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), db: Some(db), _lock: lock };
+    let engine = Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), _last: last, _lock: lock };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
@@ -104,7 +107,9 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
 fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
     let new = files::new_database(store)?;
     let made = (|| {
+        let last;
         let db = open_database(store, &new, cache_bytes)?;
+        last = LastHandle::of(&db);
         let trees = open_trees(&db)?;
         let seed = new_seed()?;
         for (name, value) in [
@@ -118,7 +123,7 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
             trees.meta.insert(name, value).map_err(|e| engine_error("create the database", e))?;
         }
         db.flush().map_err(|e| engine_error("create the database", e))?;
-        drop((trees, db));
+        drop((trees, db, last));
         files::install(&new, store)
     })();
     if made.is_err() {

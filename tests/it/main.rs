@@ -9,6 +9,8 @@
     reason = "a test that fails may panic"
 )]
 
+#[cfg(feature = "cli")]
+mod cli;
 mod common;
 mod config;
 mod kill;
