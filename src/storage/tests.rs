@@ -576,7 +576,13 @@ struct Costs {
 fn costs_of_writes() {
     const ENTRIES: usize = 20_000;
     type Make = fn(usize, usize) -> Change;
-    let kinds: [(&str, usize, Make); 7] = [
+    let large: Make = |n, round| {
+        let details = Details { display_name: Some("x".repeat(3500)), ..Details::default() };
+        let cold = Arc::new(Cold { details, ..cold(n + round, None) });
+        let content = Content::Whole { hot: Hot::fresh(later(40)), cold, blob: None };
+        Change { key: key(n * 7 % 500), stored: None, content }
+    };
+    let kinds: [(&str, usize, Make); 8] = [
         ("touches in their bucket, uniform", 60_000, |n, _| touch(n * 7919 % ENTRIES, NOW, NOW)),
         ("touches that cross, uniform", 60_000, |n, round| {
             touch(n * 7919 % ENTRIES, later(round as i64), later(round as i64 + 1))
@@ -590,6 +596,7 @@ fn costs_of_writes() {
             whole(n * 7 % 200, n, later(40), Some((n as u64 + 10_000, 20_000)))
         }),
         ("extras of 100 KB, 20 entries", 600, |n, _| whole(n % 20, n, later(40), Some((n as u64 + 20_000, 100_000)))),
+        ("large details, 500 entries", 10_000, large),
     ];
     for per_commit in [10, 1000] {
         let dir = tempfile::tempdir().unwrap();

@@ -187,7 +187,7 @@ impl Worker<'_> {
                 let name = format!("w{name}");
                 let entry = self.store.resolve(&source(&name)).unwrap().entry;
                 let n = switch_number(&entry) + 1;
-                let id = SessionId::new(format!("run-{n}")).unwrap();
+                let id = SessionId::new(format!("run-{n}-{name}")).unwrap();
                 let (_, receipt) = self.store.switch(&entry.key, id).unwrap().unwrap();
                 let extras = metadata(n, self.plan.metadata_bytes);
                 let receipt =
@@ -234,7 +234,8 @@ fn metadata_number(extras: &Extras) -> u64 {
 }
 
 fn switch_number(entry: &SessionEntry) -> u64 {
-    entry.session_id.as_str().strip_prefix("run-").map_or(0, |n| n.parse().unwrap())
+    let number = entry.session_id.as_str().strip_prefix("run-").and_then(|rest| rest.split('-').next());
+    number.map_or(0, |n| n.parse().unwrap())
 }
 
 /// What the lines say of one entry.
