@@ -123,7 +123,11 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
             trees.meta.insert(name, value).map_err(|e| engine_error("create the database", e))?;
         }
         db.flush().map_err(|e| engine_error("create the database", e))?;
-        drop((trees, db, last));
+        // sled syncs while it is dropped, and panics if that fails.
+        catch_unwind(AssertUnwindSafe(|| drop((trees, db, last)))).map_err(|panic| {
+            let source = crate::error::panic_message(&*panic).into();
+            Error::Engine { action: "create the database", source }
+        })?;
         files::install(&new, store)
     })();
     if made.is_err() {

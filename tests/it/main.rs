@@ -13,12 +13,14 @@
 mod cli;
 mod common;
 mod config;
+mod failures;
 mod kill;
 mod layers;
 mod model;
 mod names;
 mod powercut;
 mod prune;
+mod receipts;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
