@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod import;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
