@@ -1,5 +1,7 @@
 //! Integration tests.
 
+mod exact_json;
+mod export;
 mod import;
 mod rig;
 mod rig_selftest;
