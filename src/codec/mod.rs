@@ -7,6 +7,7 @@
 //! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, session key | empty |
 //! | `by_session_id` | session id, `00`, session key | empty |
 //! | `extras` | session key, `00`, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 4,095 bytes of a blob |
+//! | `meta` | `note`, `00`, name of a note, `00`, chunk number `u32` big-endian | version 1, at most 4,095 bytes of its text |
 //! | `meta` | `format`, `count`, `commit`, `clean`, `zone`, … | version 1, bincode of one value |
 //!
 //! A blob is version 1, `BlobV1`: the entry's extras, cut into chunks that are full but for the last.
@@ -23,7 +24,7 @@ mod records;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, id_prefix};
+pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, NoteRow, id_prefix};
 pub(crate) use records::{Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob};
 
 use crate::key::NameError;

@@ -4,6 +4,9 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod exact_json;
+mod export;
+mod import;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
