@@ -401,3 +401,32 @@ fn a_reader_that_leaves_is_no_failure() {
         assert_eq!(ends(&["export", "--format", format]), (0, String::new()));
     }
 }
+
+#[test]
+fn an_entry_without_a_time_is_as_old_as_the_file() {
+    let moving = Move::of(json!({"agent:main:main": {"sessionId": "one"}}).to_string());
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    fs::File::options().write(true).open(&moving.file).unwrap().set_modified(time).unwrap();
+    let report = moving.migrate(&["--json"]).json();
+    assert_eq!((&report["without_time"], &report["format"]), (&json!(1), &json!("openclaw")));
+    let list = run(&moving.db, &["list", "--json"]).json_lines();
+    assert_eq!(list[0]["updated_at"], "2023-11-14T22:13:20Z");
+}
+
+#[test]
+fn the_format_may_be_told() {
+    for format in ["hermes", "openclaw"] {
+        let moving = Move::of("{}");
+        assert_eq!(moving.migrate(&["--format", format, "--json"]).json()["format"], format);
+    }
+    assert_eq!(Move::of("{}").migrate(&["--format", "auto", "--json"]).json()["format"], json!(null));
+}
+
+#[test]
+fn a_dry_run_does_not_finish_an_interrupted_creation() {
+    let moving = Move::of(two());
+    fs::create_dir(&moving.db).unwrap();
+    fs::write(moving.db.join("LOCK"), b"").unwrap();
+    moving.migrate(&["--dry-run"]).failed(1, &["is not a store"]);
+    assert_eq!(fs::read_dir(&moving.db).unwrap().count(), 1);
+}
