@@ -1,5 +1,6 @@
 //! [`SessionStore`]: the verbs.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -50,7 +51,7 @@ pub struct OpenReport {
 }
 
 /// How far a database is behind what had been synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Shortfall {
     /// The newest commit known to have been synced.
     pub expected_commit: u64,
@@ -142,6 +143,8 @@ pub struct Stats {
     pub bytes_on_disk: u64,
     /// Changes that wait for their commit.
     pub pending: usize,
+    /// The number of the newest commit that changed something.
+    pub last_commit: u64,
     /// `updated_at` of the entry idle for longest.
     pub oldest: Option<Timestamp>,
     /// `updated_at` of the entry active last.
@@ -186,6 +189,12 @@ impl SessionStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// The directory of the store.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.commits().engine().path()
+    }
+
     /// What opening found and did.
     #[must_use]
     pub fn open_report(&self) -> &OpenReport {
@@ -205,7 +214,7 @@ impl SessionStore {
 
     /// Whether a key has an entry.
     pub fn contains(&self, key: &SessionKey) -> Result<bool> {
-        Ok(self.commits().peek_hot(key)?.is_some())
+        Ok(self.commits().peek_hot(self.commits().engine().fingerprint(key))?.is_some())
     }
 
     /// How many entries there are. O(1).
@@ -400,6 +409,7 @@ impl SessionStore {
             entries: self.len(),
             bytes_on_disk: self.commits().engine().bytes_on_disk()?,
             pending: self.commits().pending(),
+            last_commit: self.commits().last_change(),
             oldest: self.oldest()?,
             newest: self.recent(1, None)?.entries.first().map(|newest| newest.updated_at),
         })

@@ -8,8 +8,8 @@ use crossbeam_channel::{Receiver, Sender, select};
 
 use super::Core;
 use crate::codec::ActivityRow;
-use crate::error::{Error, Result};
-use crate::storage::{Change, Writer, panic_message};
+use crate::error::{Error, Result, panic_message};
+use crate::storage::{Change, Writer};
 
 /// Changes after which their memory is freed, so that writers who wait for room go on soon.
 const PIECE: usize = 2048;
@@ -123,6 +123,7 @@ impl Committer {
         }
         if !changes.is_empty() {
             self.writer.finish(&core.engine, commit)?;
+            core.progress.set_changed(commit);
         }
         core.pending.set_applied(commit);
         core.progress.set_applied(commit);

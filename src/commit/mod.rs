@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use crate::codec::{ActivityRow, Hot};
+use crate::codec::{ActivityRow, Fingerprint, Hot};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Engine, Writer};
@@ -106,6 +106,16 @@ impl Commits {
         self.core.pending.weight()
     }
 
+    /// The number of the newest commit that changed something.
+    pub(crate) fn last_change(&self) -> u64 {
+        self.core.progress.last_change()
+    }
+
+    /// The commit that takes what is changed now.
+    pub(crate) fn open_commit(&self) -> u64 {
+        self.core.pending.open_commit()
+    }
+
     /// Locks an entry to change it; waits while too many changes are pending.
     pub(crate) fn lock(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
         let Core { engine, pending, progress, .. } = &*self.core;
@@ -134,8 +144,8 @@ impl Commits {
     }
 
     /// The hot record of an entry.
-    pub(crate) fn peek_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        self.core.pending.peek_hot(&self.core.engine, key)
+    pub(crate) fn peek_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+        self.core.pending.peek_hot(&self.core.engine, entry)
     }
 
     /// Both records of an entry, and its extras if `with_extras`.

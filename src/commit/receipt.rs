@@ -22,6 +22,8 @@ pub(crate) struct Progress {
     durable: AtomicU64,
     /// The newest commit that is in the trees.
     applied: AtomicU64,
+    /// The newest commit that had something to write.
+    last_change: AtomicU64,
     /// The first failure. The store is read-only from then on.
     failure: OnceLock<Arc<Error>>,
     closed: AtomicBool,
@@ -39,6 +41,7 @@ impl Progress {
             path,
             durable: AtomicU64::new(commit),
             applied: AtomicU64::new(commit),
+            last_change: AtomicU64::new(commit),
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
             sync_wanted: AtomicBool::new(false),
@@ -76,6 +79,14 @@ impl Progress {
 
     pub(super) fn take_sync_wanted(&self) -> bool {
         self.sync_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn last_change(&self) -> u64 {
+        self.last_change.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_changed(&self, commit: u64) {
+        self.last_change.store(commit, Ordering::Release);
     }
 
     pub(super) fn set_applied(&self, commit: u64) {
