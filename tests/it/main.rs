@@ -25,5 +25,6 @@ mod prune;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
+mod round_trip;
 mod watcher;
 mod workload;
