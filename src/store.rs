@@ -214,7 +214,7 @@ impl SessionStore {
 
     /// Whether a key has an entry.
     pub fn contains(&self, key: &SessionKey) -> Result<bool> {
-        Ok(self.commits().peek_hot(key)?.is_some())
+        Ok(self.commits().peek_hot(self.commits().engine().fingerprint(key))?.is_some())
     }
 
     /// How many entries there are. O(1).

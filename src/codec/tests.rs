@@ -1,1 +1,513 @@
+//! The format: golden bytes, round trips, and bytes that are nothing.
+//!
+//! The golden bytes were put together by hand from the format table. If one of them changes, stores that exist no
+//! longer read: a new record version is needed, not a new golden text.
 
+use std::fmt::Write;
+
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+use super::*;
+use crate::entry::{Details, Extras, Usage};
+use crate::key::{SessionId, SessionKey};
+use crate::source::SessionSource;
+use crate::time::Timestamp;
+
+const NOW: Timestamp = Timestamp::from_micros(1_781_222_813_123_456);
+const KEY: &str = "agent:main:discord:group:1:2";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn key(text: &str) -> SessionKey {
+    SessionKey::new(text).unwrap()
+}
+
+fn id(text: &str) -> SessionId {
+    SessionId::new(text).unwrap()
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(text.into())
+}
+
+fn later(micros: i64) -> Timestamp {
+    Timestamp::from_micros(NOW.as_micros() + micros)
+}
+
+fn used() -> Usage {
+    Usage {
+        input_tokens: 1,
+        output_tokens: 250,
+        cache_read_tokens: 251,
+        cache_write_tokens: 65_536,
+        total_tokens: 1 << 32,
+        last_prompt_tokens: 7,
+        estimated_cost_usd: 0.25,
+    }
+}
+
+fn full_details() -> Details {
+    let origin = SessionSource {
+        platform: "slack".into(),
+        chat_type: "thread".into(),
+        chat_id: text("c"),
+        chat_name: text("cn"),
+        user_id: text("u"),
+        user_name: text("un"),
+        thread_id: text("t"),
+        chat_topic: text("ct"),
+        user_id_alt: text("ua"),
+        chat_id_alt: text("ca"),
+        scope_id: text("sc"),
+        guild_id: text("g"),
+        parent_chat_id: text("pc"),
+        message_id: text("m"),
+        profile: text("pr"),
+    };
+    Details {
+        display_name: text("Ä"),
+        platform: text("slack"),
+        chat_type: text("thread"),
+        origin: Some(origin),
+        cost_status: text("estimated"),
+        expiry_finalized: true,
+        resume_reason: text("restart"),
+        last_resume_marked_at: Some(later(1)),
+        active_turn_token: text("tok"),
+        active_turn_started_at: Some(later(2)),
+        is_fresh_reset: true,
+        was_auto_reset: true,
+        auto_reset_reason: text("suspended"),
+        reset_had_activity: true,
+        prev_session_id: Some(id("prev")),
+    }
+}
+
+fn small_cold() -> Cold {
+    Cold { session_id: id("i"), created_at: NOW, details: Details::default(), extras: None }
+}
+
+fn extras(fields: &[(&str, &str)], form: Option<&str>) -> Extras {
+    Extras::from_parts(fields.to_vec(), form)
+}
+
+// Golden bytes.
+
+#[test]
+fn golden_hot() {
+    let cases = [
+        (Hot { updated_at: NOW, flags: 0, usage: Usage::ZERO }, "01fd80c30a41035406000000"),
+        (
+            Hot { updated_at: NOW, flags: SUSPENDED | RESUME_PENDING, usage: used() },
+            "01fd80c30a4103540600030101fafbfb00fc00000100fd000000000100000007000000000000d03f",
+        ),
+        (Hot { updated_at: Timestamp::MIN, flags: 0, usage: Usage::ZERO }, "01000000"),
+        (Hot { updated_at: Timestamp::MAX, flags: 0, usage: Usage::ZERO }, "01fdff5f73cc0c4484030000"),
+    ];
+    for (hot, golden) in cases {
+        let bytes = hot.encode().unwrap();
+        assert_eq!(hex(&bytes), golden);
+        assert_eq!(Hot::decode(&bytes).unwrap(), hot);
+    }
+    // Most hot records fit in sled's 22 inline bytes.
+    assert!(Hot::fresh(NOW).encode().unwrap().len() <= 22);
+}
+
+#[test]
+fn golden_cold() {
+    let full = Cold {
+        session_id: id("20260612_000653_p67x61eb"),
+        created_at: NOW,
+        details: full_details(),
+        extras: Some(ExtrasRef { generation: 5 << 24, bytes: 300 }),
+    };
+    let golden = "011832303236303631325f3030303635335f7036377836316562fd80c30a4103540600010102c3840105736c61636b0106746872\
+                  6561640105736c61636b067468726561640101630102636e0101750102756e01017401026374010275610102636101027363010167\
+                  0102706301016d010270720109657374696d617465640101077265737461727401fd81c30a41035406000103746f6b01fd82c30a41\
+                  035406000101010973757370656e6465640101047072657601fc00000005fb2c01";
+    let bytes = full.encode().unwrap().unwrap();
+    assert_eq!(hex(&bytes), golden);
+    assert_eq!(decode_cold(&bytes).unwrap(), (full, false));
+
+    let bytes = small_cold().encode().unwrap().unwrap();
+    assert_eq!(hex(&bytes), "010169fd80c30a41035406000100000000000000000000000000000000");
+    assert_eq!(decode_cold(&bytes).unwrap(), (small_cold(), false));
+
+    let at = Some(ExtrasRef { generation: 9, bytes: 5000 });
+    let spilled = Cold { details: full_details(), extras: at, ..small_cold() };
+    let bytes = spilled.encode_spilled().unwrap();
+    assert_eq!(hex(&bytes), "010169fd80c30a4103540600000109fb8813");
+    assert_eq!(decode_cold(&bytes).unwrap(), (Cold { extras: at, ..small_cold() }, true));
+}
+
+#[test]
+fn golden_blob() {
+    let fields = extras(&[("model", "\"x\""), ("metadata", "{\"a\":1}")], None);
+    let bytes = encode_blob(None, &fields).unwrap();
+    assert_eq!(hex(&bytes), "010002086d65746164617461077b2261223a317d056d6f64656c0322782200");
+    assert_eq!(decode_blob(&bytes).unwrap(), (None, fields));
+
+    let formed = extras(&[], Some("openclaw"));
+    let bytes = encode_blob(Some(&Details::default()), &formed).unwrap();
+    assert_eq!(hex(&bytes), "01010000000000000000000000000000000001086f70656e636c6177");
+    assert_eq!(decode_blob(&bytes).unwrap(), (Some(Details::default()), formed));
+}
+
+/// A fingerprint whose bytes are easy to find in golden ones.
+fn entry() -> Fingerprint {
+    Fingerprint::from_bytes(*b"0123456789abcdef")
+}
+
+const ENTRY: &str = "30313233343536373839616263646566";
+
+#[test]
+fn golden_fingerprint() {
+    let seed = Seed::new(b"sixteen bytes ok");
+    assert_eq!(hex(seed.fingerprint(&key(KEY)).as_bytes()), "a7cd03bb130063448fadf8cfd69c77b0");
+    assert_ne!(seed.fingerprint(&key(KEY)), Seed::new(&[0; 16]).fingerprint(&key(KEY)), "the seed counts");
+    assert_eq!(format!("{seed:?}"), "Seed", "the seed is not told");
+}
+
+#[test]
+fn golden_index_keys() {
+    let row = ActivityRow { bucket: Bucket::of(NOW), entry: entry() };
+    assert_eq!(hex(&row.encode()), format!("01c4fd06{ENTRY}"));
+    assert_eq!(ActivityRow::decode(&row.encode()).unwrap(), row);
+
+    let row = IdRow { id: id("20260612_000653_p67x61eb"), entry: entry() };
+    let bytes = IdRow::encode(&row.id, row.entry);
+    assert_eq!(hex(&bytes), format!("32303236303631325f3030303635335f703637783631656200{ENTRY}"));
+    assert_eq!(IdRow::decode(&bytes).unwrap(), row);
+    assert!(bytes.starts_with(&id_prefix(&row.id)));
+
+    let blob = vec![7; 258 * CHUNK_BYTES + 5];
+    let rows: Vec<_> = ExtrasRow::encode_all(entry(), 5 << 24, &blob).collect();
+    let (last, value) = &rows[258];
+    let golden = format!("{ENTRY}000000000500000000000102");
+    assert_eq!((hex(last), hex(value).as_str()), (golden, "010707070707"));
+    assert_eq!(ExtrasRow::decode(last).unwrap(), ExtrasRow { entry: entry(), generation: 5 << 24, chunk: 258 });
+    assert!(rows.is_sorted());
+    assert!(rows.iter().all(|(row, value)| {
+        value.len() <= MAX_VALUE_BYTES
+            && row.starts_with(&ExtrasRow::prefix(entry(), 5 << 24))
+            && row.starts_with(entry().as_bytes())
+    }));
+
+    let name = encode_name(&key("agent:x"));
+    assert_eq!(hex(&name), "016167656e743a78");
+    assert_eq!(decode_name(&name).unwrap(), key("agent:x"));
+}
+
+#[test]
+fn golden_meta() {
+    assert_eq!(hex(&encode_meta(&1_u32).unwrap()), "0101");
+    assert_eq!(hex(&encode_meta(&(1_u64 << 40)).unwrap()), "01fd0000000000010000");
+    assert_eq!(hex(&encode_meta(&true).unwrap()), "0101");
+    assert_eq!(hex(&encode_meta(&"Europe/Berlin").unwrap()), "010d4575726f70652f4265726c696e");
+    assert_eq!(decode_meta::<u64>(&encode_meta(&(1_u64 << 40)).unwrap()).unwrap(), 1 << 40);
+    assert!(decode_meta::<bool>(&[1, 2]).is_err());
+}
+
+// What is refused.
+
+/// All decoders, by name, with a good value each; the error is what they say of bytes.
+fn decoders() -> Vec<(&'static str, Vec<u8>, fn(&[u8]) -> Result<(), CodecError>)> {
+    let hot = Hot { updated_at: NOW, flags: 1, usage: used() }.encode().unwrap();
+    let cold = Cold { details: full_details(), ..small_cold() }.encode().unwrap().unwrap();
+    let blob = encode_blob(Some(&full_details()), &extras(&[("metadata", "{}")], Some("form"))).unwrap();
+    vec![
+        ("hot", hot, |bytes| Hot::decode(bytes).map(drop)),
+        ("cold", cold, |bytes| decode_cold(bytes).map(drop)),
+        ("blob", blob, |bytes| decode_blob(bytes).map(drop)),
+        ("meta", encode_meta(&77_u64).unwrap(), |bytes| decode_meta::<u64>(bytes).map(drop)),
+    ]
+}
+
+#[test]
+fn trailing_bytes_are_refused() {
+    for (name, mut bytes, decode) in decoders() {
+        decode(&bytes).unwrap();
+        bytes.extend([0, 0]);
+        assert!(matches!(decode(&bytes), Err(CodecError::Trailing(2))), "{name}");
+    }
+    let row = ExtrasRow::prefix(entry(), 1);
+    assert!(matches!(ExtrasRow::decode(&[&row[..], &[0; 5]].concat()), Err(CodecError::Trailing(1))));
+}
+
+#[test]
+fn other_versions_are_refused() {
+    for (name, mut bytes, decode) in decoders() {
+        for version in [0, 2, 255] {
+            bytes[0] = version;
+            assert!(matches!(decode(&bytes), Err(CodecError::Version { found }) if found == version), "{name}");
+        }
+        assert!(matches!(decode(&[]), Err(CodecError::Empty)), "{name}");
+    }
+    assert!(matches!(decode_name(&[2, b'a']), Err(CodecError::Version { found: 2 })));
+    assert!(matches!(ExtrasRow::part(&[2, 1]), Err(CodecError::Version { found: 2 })));
+    assert!(matches!(ExtrasRow::part(&[]), Err(CodecError::Empty)));
+}
+
+#[test]
+fn cut_records_are_refused() {
+    for (name, bytes, decode) in decoders() {
+        for end in 0..bytes.len() {
+            assert!(decode(&bytes[..end]).is_err(), "{name} of {end} bytes");
+        }
+    }
+}
+
+/// A damaged length must not make the decoder allocate what it says.
+#[test]
+fn huge_lengths_are_refused() {
+    let huge = [vec![1, 0, 0xfd], vec![0xff; 8]].concat();
+    assert!(decode_blob(&huge).is_err());
+    let huge = [vec![1, 0xfd], vec![0xff; 8]].concat();
+    assert!(decode_cold(&huge).is_err());
+    assert!(decode_meta::<String>(&huge).is_err());
+}
+
+#[test]
+fn names_in_records_are_checked() {
+    for bad in ["", "a/b", "..", "C:", "a\u{7}"] {
+        let bytes = [&[1, bad.len() as u8], bad.as_bytes(), &[0, 0, 0]].concat();
+        assert!(matches!(decode_cold(&bytes), Err(CodecError::Name(_))), "{bad:?}");
+        assert!(IdRow::decode(&[bad.as_bytes(), b"\0", entry().as_bytes()].concat()).is_err(), "{bad:?}");
+    }
+    for bad in ["", "/a", "_a", "..", "C:"] {
+        assert!(decode_name(&[&[1], bad.as_bytes()].concat()).is_err(), "{bad:?}");
+    }
+}
+
+/// Details that do not fit go to the extras, so no value is ever larger than the limit.
+#[test]
+fn large_details_are_spilled() {
+    let with = |bytes: usize| Cold {
+        details: Details { display_name: Some("x".repeat(bytes)), ..Details::default() },
+        ..small_cold()
+    };
+    let room = MAX_VALUE_BYTES - with(1000).encode().unwrap().unwrap().len() + 1000;
+    assert_eq!(with(room).encode().unwrap().map(|bytes| bytes.len()), Some(MAX_VALUE_BYTES));
+    assert_eq!(with(room + 1).encode().unwrap(), None);
+    assert_eq!(with(3 << 20).encode().unwrap(), None);
+    assert!(with(3 << 20).encode_spilled().unwrap().len() < 20);
+}
+
+// Order.
+
+/// The first moment of a time's bucket.
+fn start(time: Timestamp) -> Timestamp {
+    Timestamp::from_micros(i64::from(u32::from_be_bytes(Bucket::of(time).prefix())) * 60_000_000)
+}
+
+#[test]
+fn buckets_are_minutes_from_the_first_to_the_last() {
+    assert_eq!(Bucket::of(Timestamp::MIN).prefix(), [0; 4]);
+    assert_eq!(Bucket::of(Timestamp::MAX).prefix(), 4_223_371_679_u32.to_be_bytes());
+    assert_eq!(start(Timestamp::MAX), Timestamp::from_micros(253_402_300_740_000_000));
+    assert_eq!(Bucket::of(Timestamp::MIN).previous(), None);
+    assert!(Bucket::of(Timestamp::MAX).next().is_some());
+    let minute = start(NOW);
+    assert_eq!(Bucket::of(minute), Bucket::of(NOW));
+    assert_eq!(Some(Bucket::of(Timestamp::from_micros(minute.as_micros() - 1))), Bucket::of(NOW).previous());
+    assert_eq!(Some(Bucket::of(Timestamp::from_micros(minute.as_micros() + 60_000_000))), Bucket::of(NOW).next());
+}
+
+// Properties.
+
+fn settings() -> ProptestConfig {
+    let cases = std::env::var("CLOAKROOM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(256);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn any_time() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![
+        8 => (0..=Timestamp::MAX.as_micros()).prop_map(Timestamp::from_micros),
+        1 => Just(Timestamp::MIN),
+        1 => Just(Timestamp::MAX),
+    ]
+}
+
+fn any_entry() -> impl Strategy<Value = Fingerprint> {
+    any::<[u8; 16]>().prop_map(Fingerprint::from_bytes)
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    "[a-z0-9äß:#]{1,40}"
+        .prop_map(|text| format!("n{text}").replace("..", "-"))
+        .prop_filter("drive", |text| text.as_bytes().get(1) != Some(&b':'))
+}
+
+fn any_usage() -> impl Strategy<Value = Usage> {
+    let some = (any::<[u64; 6]>(), -1e9..1e9).prop_map(|(n, cost)| Usage {
+        input_tokens: n[0],
+        output_tokens: n[1],
+        cache_read_tokens: n[2],
+        cache_write_tokens: n[3],
+        total_tokens: n[4],
+        last_prompt_tokens: n[5],
+        estimated_cost_usd: cost,
+    });
+    prop_oneof![Just(Usage::ZERO), some]
+}
+
+prop_compose! {
+    fn any_source()(
+        words in (".{0,9}", ".{0,9}"),
+        names in proptest::array::uniform13(of(".{0,30}")),
+    ) -> SessionSource {
+        let [chat_id, chat_name, user_id, user_name, thread_id, chat_topic, user_id_alt, chat_id_alt, scope_id,
+            guild_id, parent_chat_id, message_id, profile] = names;
+        SessionSource {
+            platform: words.0, chat_type: words.1, chat_id, chat_name, user_id, user_name, thread_id, chat_topic,
+            user_id_alt, chat_id_alt, scope_id, guild_id, parent_chat_id, message_id, profile,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_details()(
+        texts in proptest::array::uniform7(of(".{0,300}")),
+        origin in of(any_source()),
+        flags in any::<[bool; 4]>(),
+        times in (of(any_time()), of(any_time())),
+        previous in of(any_name()),
+    ) -> Details {
+        let [display_name, platform, chat_type, cost_status, resume_reason, active_turn_token, auto_reset_reason] =
+            texts;
+        Details {
+            display_name, platform, chat_type, origin, cost_status, resume_reason, active_turn_token,
+            auto_reset_reason,
+            expiry_finalized: flags[0],
+            is_fresh_reset: flags[1],
+            was_auto_reset: flags[2],
+            reset_had_activity: flags[3],
+            last_resume_marked_at: times.0,
+            active_turn_started_at: times.1,
+            prev_session_id: previous.map(|name| id(&name)),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(settings())]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..200), version in any::<bool>()) {
+        let mut bytes = bytes;
+        if version && let Some(first) = bytes.first_mut() {
+            *first = VERSION;
+        }
+        for (_, _, decode) in decoders() {
+            let _ = decode(&bytes);
+        }
+        let _ = decode_meta::<bool>(&bytes);
+        let _ = decode_meta::<String>(&bytes);
+        let _ = ActivityRow::decode(&bytes);
+        let _ = IdRow::decode(&bytes);
+        let _ = ExtrasRow::decode(&bytes);
+        let _ = ExtrasRow::part(&bytes);
+        let _ = decode_name(&bytes);
+        let _ = whole_fingerprint(&bytes);
+    }
+
+    /// Nearer to a record than arbitrary bytes: a good one with some bytes changed.
+    #[test]
+    fn damaged_records_never_panic(changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        for (_, mut bytes, decode) in decoders() {
+            for (at, byte) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn hot_round_trip(updated_at in any_time(), flags in any::<u8>(), usage in any_usage()) {
+        let hot = Hot { updated_at, flags, usage };
+        prop_assert_eq!(Hot::decode(&hot.encode().unwrap()).unwrap(), hot);
+    }
+
+    /// Every cost comes back bit by bit, NaN and -0.0 too.
+    #[test]
+    fn cost_round_trip(bits in prop_oneof![any::<u64>(), Just((-0.0_f64).to_bits()), Just(f64::NAN.to_bits())]) {
+        let usage = Usage { estimated_cost_usd: f64::from_bits(bits), ..Usage::ZERO };
+        let hot = Hot { usage, ..Hot::fresh(NOW) };
+        prop_assert_eq!(Hot::decode(&hot.encode().unwrap()).unwrap().usage.estimated_cost_usd.to_bits(), bits);
+    }
+
+    #[test]
+    fn cold_round_trip(
+        name in any_name(),
+        created_at in any_time(),
+        details in any_details(),
+        at in of((any::<u64>(), any::<u32>())),
+    ) {
+        let extras = at.map(|(generation, bytes)| ExtrasRef { generation, bytes });
+        let cold = Cold { session_id: id(&name), created_at, details, extras };
+        match cold.encode().unwrap() {
+            Some(bytes) => {
+                prop_assert!(bytes.len() <= MAX_VALUE_BYTES);
+                prop_assert_eq!(decode_cold(&bytes).unwrap(), (cold.clone(), false));
+            }
+            None => {
+                let (found, spilled) = decode_cold(&cold.encode_spilled().unwrap()).unwrap();
+                prop_assert!(spilled);
+                prop_assert_eq!(Cold { details: cold.details.clone(), ..found }, cold);
+            }
+        }
+    }
+
+    #[test]
+    fn blob_round_trip(
+        details in of(any_details()),
+        fields in vec((".{0,20}", ".{0,100}"), 0..8),
+        form in of(".{0,20}"),
+    ) {
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let extras = extras(&fields, form.as_deref());
+        let bytes = encode_blob(details.as_ref(), &extras).unwrap();
+        prop_assert_eq!(decode_blob(&bytes).unwrap(), (details, extras));
+    }
+
+    #[test]
+    fn chunks_round_trip(blob in vec(any::<u8>(), 0..3 * MAX_VALUE_BYTES), entry in any_entry(), generation: u64) {
+        let rows: Vec<_> = ExtrasRow::encode_all(entry, generation, &blob).collect();
+        let mut found: Vec<u8> = Vec::new();
+        for (number, (row, value)) in (0..).zip(&rows) {
+            let expected = ExtrasRow { entry, generation, chunk: number };
+            prop_assert_eq!(ExtrasRow::decode(row).unwrap(), expected);
+            found.extend(ExtrasRow::part(value).unwrap());
+        }
+        prop_assert_eq!(found, blob);
+    }
+
+    #[test]
+    fn rows_are_ordered_like_time(a in any_time(), b in any_time(), one in any_entry(), two in any_entry()) {
+        prop_assert_eq!(Bucket::of(a) <= Bucket::of(b), Bucket::of(a).prefix() <= Bucket::of(b).prefix());
+        if a <= b {
+            prop_assert!(Bucket::of(a) <= Bucket::of(b));
+        }
+        let rows = [(a, one), (b, two)].map(|(time, entry)| ActivityRow { bucket: Bucket::of(time), entry });
+        let bytes = rows.map(|row| row.encode());
+        prop_assert_eq!(rows[0].cmp(&rows[1]), bytes[0].cmp(&bytes[1]));
+        for (row, bytes) in rows.iter().zip(&bytes) {
+            prop_assert_eq!(&ActivityRow::decode(bytes).unwrap(), row);
+        }
+        prop_assert!(start(a) <= a);
+    }
+
+    #[test]
+    fn id_rows_round_trip(name in any_name(), entry in any_entry()) {
+        let row = IdRow { id: id(&name), entry };
+        prop_assert_eq!(IdRow::decode(&IdRow::encode(&row.id, entry)).unwrap(), row);
+    }
+}

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use crate::codec::{ActivityRow, Hot};
+use crate::codec::{ActivityRow, Fingerprint, Hot};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Engine, Writer};
@@ -144,8 +144,8 @@ impl Commits {
     }
 
     /// The hot record of an entry.
-    pub(crate) fn peek_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        self.core.pending.peek_hot(&self.core.engine, key)
+    pub(crate) fn peek_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+        self.core.pending.peek_hot(&self.core.engine, entry)
     }
 
     /// Both records of an entry, and its extras if `with_extras`.

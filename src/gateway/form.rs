@@ -39,8 +39,8 @@ impl Form {
         Self { gateway, texts: BTreeMap::new(), absent: BTreeSet::new(), marks: BTreeMap::new() }
     }
 
-    /// What is to be remembered of an entry that was read from `fields`; `None` if nothing is. The fields in
-    /// `repaired` are to be written as the store has them.
+    /// What is to be remembered of an entry that was read from `fields`; `None` if nothing is. The times in
+    /// `repaired` were moved and are to be written as they are now.
     pub(crate) fn of(
         entry: &mut SessionEntry,
         fields: &BTreeMap<&str, &str>,
@@ -52,7 +52,10 @@ impl Form {
             let value = field.slot.get(entry);
             let usual = usual(field, &value, times);
             let found = fields.get(field.name).copied();
-            if usual.as_deref() == found || (found.is_some() && repaired.contains(&field.name)) {
+            let moved = found.filter(|_| repaired.contains(&field.name));
+            let moved = moved.map(|text| write(&value, field.slot, times, Some(text)));
+            let found = moved.as_deref().or(found);
+            if usual.as_deref() == found {
                 continue;
             }
             let said = match found {

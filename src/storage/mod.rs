@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-use crate::codec::{self, CodecError, Cold, ExtrasRef, ExtrasRow, Hot, IdRow};
+use crate::codec::{self, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -33,6 +33,7 @@ const FORMAT: u32 = 1;
 /// Names in the `meta` tree.
 mod meta {
     pub(super) const FORMAT: &str = "format";
+    pub(super) const SEED: &str = "seed";
     pub(super) const COUNT: &str = "count";
     pub(super) const COMMIT: &str = "commit";
     pub(super) const CLEAN: &str = "clean";
@@ -44,6 +45,7 @@ mod meta {
 pub(crate) struct Engine {
     path: PathBuf,
     trees: Trees,
+    seed: Seed,
     /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.
     file: File,
     /// Held while the trees are written, and by whoever must see them stand still.
@@ -57,6 +59,7 @@ pub(crate) struct Engine {
 #[derive(Debug, Clone)]
 struct Trees {
     sessions: sled::Tree,
+    names: sled::Tree,
     activity: sled::Tree,
     by_updated_at: sled::Tree,
     by_session_id: sled::Tree,
@@ -85,15 +88,26 @@ impl Engine {
         self.trees.sessions.contains_key(bytes(key)).map_err(|e| engine_error("read an entry", e))
     }
 
-    /// The hot record on disk of an existing entry.
+    /// What stands for a key in the trees and in memory.
+    pub(crate) fn fingerprint(&self, key: &SessionKey) -> Fingerprint {
+        self.seed.fingerprint(key)
+    }
+
+    /// The key that a fingerprint stands for; `None` if there is no such entry.
+    pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
+        let value = self.trees.names.get(entry.as_bytes()).map_err(|e| engine_error("read a key", e))?;
+        value.map(|value| codec::decode_name(&value)).transpose().map_err(|e| damaged("names", &entry, e))
+    }
+
+    /// The hot record on disk of an entry.
     ///
-    /// Both records come and go in one transaction, so the hot one is read first and alone: a touch reads the small
-    /// tree only. Where it is missing, `sessions` says whether that is an entry that is damaged or none.
-    pub(crate) fn hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        let value = self.trees.activity.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
+    /// An entry's records come and go in one transaction, so a touch reads the small tree only. Where nothing is
+    /// found, `names` says whether that is an entry that is damaged or none.
+    pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+        let value = self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read an entry", e))?;
         match value {
-            Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", key, e)),
-            None if self.contains(key)? => Err(damaged("activity", key, CodecError::Empty)),
+            Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", &entry, e)),
+            None if self.key_of(entry)?.is_some() => Err(damaged("activity", &entry, CodecError::Empty)),
             None => Ok(None),
         }
     }
@@ -128,7 +142,7 @@ impl Engine {
     fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
         let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
         let mut blob = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
-        for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(key, at.generation)).values() {
+        for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(self.fingerprint(key), at.generation)).values() {
             let row = row.map_err(|e| engine_error("read extras", e))?;
             blob.extend_from_slice(ExtrasRow::part(&row).map_err(|e| damaged("extras", key, e))?);
         }
@@ -140,13 +154,13 @@ impl Engine {
 
     /// The keys whose entry on disk has this id.
     pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
-        let rows = self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys();
-        rows.map(|row| {
+        let mut keys = Vec::new();
+        for row in self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys() {
             let row = row.map_err(|e| engine_error("read by session id", e))?;
             let row = IdRow::decode(&row).map_err(|e| damaged_row("by_session_id", e))?;
-            Ok(row.key)
-        })
-        .collect()
+            keys.extend(self.key_of(row.entry)?);
+        }
+        Ok(keys)
     }
 
     /// The time zone that an import used.
@@ -197,7 +211,7 @@ fn engine_error(action: &'static str, error: sled::Error) -> Error {
     }
 }
 
-fn damaged(record: &'static str, key: &SessionKey, error: CodecError) -> Error {
+fn damaged(record: &'static str, key: &impl std::fmt::Display, error: CodecError) -> Error {
     Error::DamagedRecord { record, key: key.to_string(), source: Box::new(error) }
 }
 

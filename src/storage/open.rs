@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found, Lock};
 use super::{Engine, FORMAT, LastHandle, Trees, Writer, damaged_row, engine_error, meta};
-use crate::codec::{decode_meta, encode_meta};
+use crate::codec::{Seed, decode_meta, encode_meta};
 use crate::error::{Error, Result};
 
 /// sled's lock may linger after a drop, while its threads end. Ours is free by then, so it is only a wait.
@@ -88,16 +88,16 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     let trees = open_trees(&db)?;
     drop(db);
     check_format(path, &trees, &database)?;
-    let engine = Engine { path: path.to_path_buf(), trees, file, gate: Mutex::new(()), _last: last, _lock: lock };
+    let seed = read_seed(&trees, &database)?;
+    let engine = Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), _last: last, _lock: lock };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
     };
     let clean = engine.meta_value(meta::CLEAN)?.unwrap_or(false);
     let checkpoint = Checkpoint::open(path.join(files::CHECKPOINT))?;
-    let expected = checkpoint
-        .last()
-        .filter(|last| last.commit > mark.commit || (last.commit == mark.commit && last.count != mark.count));
+    // The count alone tells nothing: a crash may leave transactions of the next commit without its number.
+    let expected = checkpoint.last().filter(|last| last.commit > mark.commit);
     let mut writer = Writer::new(mark, checkpoint);
     writer.begin_use(&engine, mark.commit.max(expected.map_or(0, |mark| mark.commit)))?;
     Ok(Opened { engine, writer, mark, expected, clean, created, repairs })
@@ -111,8 +111,10 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
         let db = open_database(store, &new, cache_bytes)?;
         last = LastHandle::of(&db);
         let trees = open_trees(&db)?;
+        let seed = new_seed()?;
         for (name, value) in [
             (meta::FORMAT, encode_meta(&FORMAT)),
+            (meta::SEED, encode_meta(&seed)),
             (meta::COUNT, encode_meta(&0_u64)),
             (meta::COMMIT, encode_meta(&0_u64)),
             (meta::CLEAN, encode_meta(&true)),
@@ -169,6 +171,7 @@ fn open_trees(db: &sled::Db) -> Result<Trees> {
     let tree = |name: &str| db.open_tree(name).map_err(|e| engine_error("open the trees", e));
     Ok(Trees {
         sessions: tree("sessions")?,
+        names: tree("names")?,
         activity: tree("activity")?,
         by_updated_at: tree("by_updated_at")?,
         by_session_id: tree("by_session_id")?,
@@ -187,4 +190,27 @@ fn check_format(store: &Path, trees: &Trees, database: &Path) -> Result<()> {
         found if found > FORMAT => Err(Error::NewerFormat { path: store.to_path_buf(), found, supported: FORMAT }),
         _ => Ok(()),
     }
+}
+
+fn read_seed(trees: &Trees, database: &Path) -> Result<Seed> {
+    let value = trees.meta.get(meta::SEED).map_err(|e| engine_error("read meta", e))?;
+    let Some(value) = value else {
+        let source = "the database has lost the seed of its fingerprints".into();
+        return Err(Error::Damaged { path: database.to_path_buf(), source });
+    };
+    Ok(Seed::new(&decode_meta::<[u8; 16]>(&value).map_err(|e| damaged_row("meta", e))?))
+}
+
+#[cfg(not(test))]
+fn new_seed() -> Result<[u8; 16]> {
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|e| Error::Random { message: e.to_string() })?;
+    Ok(seed)
+}
+
+/// Unit tests plant rows, so they must know the fingerprints.
+#[cfg(test)]
+#[expect(clippy::unnecessary_wraps, reason = "it stands in for one that may fail")]
+fn new_seed() -> Result<[u8; 16]> {
+    Ok(super::tests::SEED)
 }

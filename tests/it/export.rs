@@ -163,10 +163,19 @@ fn an_odd_openclaw_file_comes_out_as_it_went_in() {
 #[test]
 fn a_moved_time_comes_out_as_it_was_moved() {
     let fresh = Fresh::new();
-    fresh.import(file(&[hermes("2999-01-01T00:00:00", ""), hermes("1900-01-01T00:00:00", "")]));
+    let times = ["2999-01-01T00:00:00", "1900-01-01T00:00:00", "2999-01-01T00:00:00Z"];
+    fresh.import(file(&times.map(|time| hermes(time, ""))));
     let mut out = Exact::parse(&fresh.export(ExportFormat::Hermes));
     assert_eq!(out.entry("k1")["updated_at"], Exact::Text("2026-09-01T02:00:00".into()));
     assert_eq!(out.entry("k2")["updated_at"], Exact::Text("1970-01-01T01:00:00".into()));
+    assert_eq!(out.entry("k3")["updated_at"], Exact::Text("2026-09-01T00:00:00Z".into()));
+    // A second name of a time is moved too, not lost.
+    let fresh = Fresh::new();
+    let report = fresh.import(r#"{"k": {"sessionId": "s", "updatedAt": 5, "lastInteractionAt": 99999999999999}}"#);
+    assert_eq!(report.clamped, 1);
+    let mut out = Exact::parse(&fresh.export(ExportFormat::OpenClaw));
+    assert_eq!(out.entry("k")["updatedAt"], Exact::Word("5".into()));
+    assert_eq!(out.entry("k")["lastInteractionAt"], Exact::Word((NOW / 1000).to_string()));
 }
 
 /// Changes each entry of a file in the store and checks that only the named fields come out changed.

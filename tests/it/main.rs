@@ -1,12 +1,30 @@
-//! Integration tests.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub)]
+//! Tests of behaviour, a module for each subject.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails may panic"
+)]
 
 #[cfg(feature = "cli")]
 mod cli;
+mod common;
+mod config;
 mod exact_json;
 mod export;
 mod import;
+mod kill;
+mod layers;
+mod model;
+mod names;
+mod powercut;
+mod prune;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
+mod round_trip;
+mod watcher;
+mod workload;

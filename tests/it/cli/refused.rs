@@ -169,7 +169,7 @@ fn a_reader_that_leaves_is_no_failure() {
     }
     assert!(store.ok(&["show", DM]).row("suspended") == "yes", "the change is made all the same");
 
-    store.vandalize("activity", |tree| drop(tree.remove(DM).unwrap()));
+    store.vandalize("activity", |tree| drop(tree.pop_min().unwrap()));
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     let ended = command(&store.db, &["verify"]).stdout(writer).output().unwrap();

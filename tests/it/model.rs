@@ -1,0 +1,470 @@
+//! Random sequences of all verbs, against a plain map.
+//!
+//! The committer runs only when a step asks for it, when a small bound on what may be pending makes it run, and at a
+//! reopening. So steps meet entries that wait, that are in flight, that are cached, and that are on disk only.
+//! `CLOAKROOM_CASES` sets how many sequences are run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cloakroom::{
+    Details, Extras, Filter, Options, Removal, ReplaceReason, Resolution, SessionEntry, SessionId, SessionKey,
+    SessionStore, Timestamp, Usage,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Map, json};
+
+use crate::common::{Home, assert_sound, key, source};
+
+const KEYS: usize = 5;
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Resolve(usize),
+    Touch(usize),
+    RecordUsage(usize, u64),
+    Suspend(usize),
+    Unsuspend(usize),
+    /// Bytes of the display name; a large one does not fit into the record.
+    Update(usize, usize),
+    /// Changes nothing, but through `update`.
+    Keep(usize),
+    SetMetadata(usize, usize),
+    Reset(usize),
+    /// To one of a few ids, so that keys share one.
+    Switch(usize, u8),
+    Remove(usize),
+    /// With what is there, or with what was there before a touch.
+    RemoveIf(usize, bool),
+    Advance(Duration),
+    JumpBack(Duration),
+    Flush,
+    Wait(usize),
+    Look(usize),
+    Lists,
+    Reopen,
+    // PRUNE: a step for `prune` and one for a dry run belong here, in `any_step` and in `Run::step`.
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    use Step::*;
+    let k = 0..KEYS;
+    let bytes = prop_oneof![4 => 0..300_usize, 1 => 4000..9000_usize];
+    let time = prop_oneof![
+        Just(Duration::ZERO),
+        Just(Duration::from_micros(1)),
+        Just(MINUTE / 2),
+        Just(3 * MINUTE),
+        (0..10_u64).prop_map(|days| Duration::from_secs(days * 86_400))
+    ];
+    prop_oneof![
+        12 => k.clone().prop_map(Resolve),
+        12 => k.clone().prop_map(Touch),
+        4 => (k.clone(), 0..1000_u64).prop_map(|(k, n)| RecordUsage(k, n)),
+        4 => k.clone().prop_map(Suspend),
+        3 => k.clone().prop_map(Unsuspend),
+        5 => (k.clone(), bytes.clone()).prop_map(|(k, n)| Update(k, n)),
+        2 => k.clone().prop_map(Keep),
+        6 => (k.clone(), bytes).prop_map(|(k, n)| SetMetadata(k, n)),
+        5 => k.clone().prop_map(Reset),
+        4 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Switch(k, id)),
+        4 => k.clone().prop_map(Remove),
+        4 => (k.clone(), any::<bool>()).prop_map(|(k, seen)| RemoveIf(k, seen)),
+        8 => time.clone().prop_map(Advance),
+        2 => time.prop_map(JumpBack),
+        4 => Just(Flush),
+        2 => k.clone().prop_map(Wait),
+        6 => k.prop_map(Look),
+        4 => Just(Lists),
+        2 => Just(Reopen),
+    ]
+}
+
+/// What the store should hold for a key.
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    session_id: SessionId,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    suspended: bool,
+    usage: Usage,
+    details: Details,
+    metadata: Option<usize>,
+}
+
+impl Entry {
+    fn from_store(entry: &SessionEntry, extras: &Extras) -> Self {
+        let metadata = extras.value(Extras::METADATA).map(|value| value["text"].as_str().unwrap().len());
+        assert_eq!(extras.iter().count(), usize::from(metadata.is_some()));
+        assert!(metadata.is_none() || entry.extras_bytes > 0);
+        assert!(!entry.resume_pending);
+        Self {
+            session_id: entry.session_id.clone(),
+            created_at: entry.created_at,
+            updated_at: entry.updated_at,
+            suspended: entry.suspended,
+            usage: entry.usage,
+            details: entry.details.clone(),
+            metadata,
+        }
+    }
+
+    /// What `reset` and `switch` make of it.
+    fn renewed(&self, id: &SessionId, now: Timestamp, by_user: bool) -> Self {
+        let old = &self.details;
+        Self {
+            session_id: id.clone(),
+            created_at: now,
+            updated_at: now.max(self.updated_at),
+            suspended: false,
+            usage: Usage::ZERO,
+            details: Details {
+                display_name: old.display_name.clone(),
+                platform: old.platform.clone(),
+                chat_type: old.chat_type.clone(),
+                origin: old.origin.clone(),
+                is_fresh_reset: by_user,
+                reset_had_activity: self.usage != Usage::ZERO,
+                prev_session_id: Some(self.session_id.clone()),
+                ..Details::default()
+            },
+            metadata: None,
+        }
+    }
+}
+
+fn metadata(bytes: usize) -> Map<String, serde_json::Value> {
+    Map::from_iter([("text".to_owned(), json!("m".repeat(bytes)))])
+}
+
+struct Run {
+    home: Home,
+    options: Options,
+    open: Option<SessionStore>,
+    model: BTreeMap<SessionKey, Entry>,
+    ids: BTreeSet<SessionId>,
+}
+
+impl Run {
+    fn new(cached_entries: usize, max_pending: usize) -> Self {
+        let home = Home::new();
+        let options = home.options().cached_entries(cached_entries).max_pending(max_pending);
+        let store = SessionStore::open(options.clone()).unwrap();
+        Self { home, options, open: Some(store), model: BTreeMap::new(), ids: BTreeSet::new() }
+    }
+
+    fn store(&self) -> &SessionStore {
+        self.open.as_ref().unwrap()
+    }
+
+    fn now(&self) -> Timestamp {
+        use cloakroom::Clock as _;
+        self.home.clock.now()
+    }
+
+    fn step(&mut self, step: &Step) {
+        use Step::*;
+        let now = self.now();
+        match *step {
+            Resolve(k) => self.resolve(k),
+            Touch(k) => self.change(
+                k,
+                |store, key| store.touch(key).unwrap().is_some(),
+                |entry| {
+                    entry.updated_at = entry.updated_at.max(now);
+                },
+            ),
+            RecordUsage(k, n) => {
+                let turn = Usage {
+                    input_tokens: n,
+                    total_tokens: u64::MAX / 3,
+                    last_prompt_tokens: n,
+                    estimated_cost_usd: 0.25,
+                    ..Usage::ZERO
+                };
+                self.change(
+                    k,
+                    |store, key| store.record_usage(key, &turn).unwrap().is_some(),
+                    |entry| {
+                        entry.usage.input_tokens += n;
+                        entry.usage.total_tokens = entry.usage.total_tokens.saturating_add(u64::MAX / 3);
+                        entry.usage.last_prompt_tokens = n;
+                        entry.usage.estimated_cost_usd += 0.25;
+                    },
+                );
+            }
+            Suspend(k) => {
+                self.change(k, |store, key| store.suspend(key).unwrap().is_some(), |entry| entry.suspended = true);
+            }
+            Unsuspend(k) => {
+                self.change(k, |store, key| store.unsuspend(key).unwrap().is_some(), |entry| entry.suspended = false);
+            }
+            Update(k, bytes) => {
+                let name = "n".repeat(bytes);
+                let change = |details: &mut Details| details.display_name = Some(name.clone());
+                self.change(
+                    k,
+                    |store, key| store.update(key, change).unwrap().is_some(),
+                    |entry| {
+                        change(&mut entry.details);
+                    },
+                );
+            }
+            Keep(k) => self.change(k, |store, key| store.update(key, |_| {}).unwrap().is_some(), |_| {}),
+            SetMetadata(k, bytes) => {
+                let new = metadata(bytes);
+                self.change(
+                    k,
+                    |store, key| store.set_metadata(key, &new).unwrap().is_some(),
+                    |entry| {
+                        entry.metadata = Some(bytes);
+                    },
+                );
+            }
+            Reset(k) => self.renew(k, None),
+            Switch(k, n) => self.renew(k, Some(SessionId::new(format!("shared-{n}")).unwrap())),
+            Remove(k) => {
+                let removed = self.store().remove(&key(k)).unwrap().is_some();
+                assert_eq!(removed, self.model.remove(&key(k)).is_some());
+            }
+            RemoveIf(k, as_seen) => self.remove_if(k, as_seen),
+            Advance(by) => self.home.clock.advance(by),
+            JumpBack(by) => self.home.clock.set_wall(now.saturating_sub(by)),
+            Flush => self.store().flush().unwrap(),
+            Wait(k) => {
+                if let Some(receipt) = self.store().suspend(&key(k)).unwrap() {
+                    self.model.get_mut(&key(k)).unwrap().suspended = true;
+                    receipt.wait().unwrap();
+                    assert!(receipt.is_durable().unwrap());
+                }
+            }
+            Look(k) => self.look(k),
+            Lists => self.lists(),
+            Reopen => self.reopen(),
+        }
+    }
+
+    /// A verb that answers whether there is an entry, and what it makes of it.
+    fn change(
+        &mut self,
+        k: usize,
+        verb: impl FnOnce(&SessionStore, &SessionKey) -> bool,
+        expected: impl FnOnce(&mut Entry),
+    ) {
+        let found = verb(self.store(), &key(k));
+        assert_eq!(found, self.model.contains_key(&key(k)));
+        if let Some(entry) = self.model.get_mut(&key(k)) {
+            expected(entry);
+        }
+    }
+
+    fn resolve(&mut self, k: usize) {
+        let now = self.now();
+        let found = self.store().resolve(&source(k)).unwrap();
+        let id = found.entry.session_id.clone();
+        let fresh = Entry {
+            session_id: id.clone(),
+            created_at: now,
+            updated_at: now,
+            suspended: false,
+            usage: Usage::ZERO,
+            details: Details::from_source(source(k)),
+            metadata: None,
+        };
+        let (expected, resolution) = match self.model.get(&key(k)) {
+            None => (fresh, Resolution::Created),
+            Some(old) if old.suspended => {
+                let had_activity = old.usage != Usage::ZERO;
+                let details = Details {
+                    was_auto_reset: true,
+                    auto_reset_reason: Some("suspended".into()),
+                    reset_had_activity: had_activity,
+                    prev_session_id: Some(old.session_id.clone()),
+                    ..fresh.details
+                };
+                let previous = old.session_id.clone();
+                let resolution = Resolution::Replaced { reason: ReplaceReason::Suspended, previous, had_activity };
+                (Entry { details, updated_at: now.max(old.updated_at), ..fresh }, resolution)
+            }
+            Some(old) => (Entry { updated_at: now.max(old.updated_at), ..old.clone() }, Resolution::Existing),
+        };
+        assert_eq!(found.resolution, resolution);
+        if resolution != Resolution::Existing {
+            assert!(self.ids.insert(id), "a fresh id");
+        }
+        let metadata = expected.metadata;
+        assert_eq!(Entry { metadata, ..Entry::from_store(&found.entry, &Extras::default()) }, expected);
+        self.model.insert(key(k), expected);
+    }
+
+    fn renew(&mut self, k: usize, to: Option<SessionId>) {
+        let answer = match &to {
+            Some(id) => self.store().switch(&key(k), id.clone()).unwrap(),
+            None => self.store().reset(&key(k)).unwrap(),
+        };
+        assert_eq!(answer.is_some(), self.model.contains_key(&key(k)));
+        let Some((found, _)) = answer else { return };
+        let is_new = self.ids.insert(found.session_id.clone());
+        assert!(is_new || to.is_some());
+        assert!(to.as_ref().is_none_or(|id| *id == found.session_id));
+        let expected = self.model[&key(k)].renewed(&found.session_id, self.now(), to.is_none());
+        assert_eq!(Entry::from_store(&found, &Extras::default()), expected);
+        // The metadata is gone; only details that do not fit are kept there.
+        let name = found.details.display_name.as_ref().map_or(0, String::len);
+        assert!(found.extras_bytes == 0 || name > 3000);
+        self.model.insert(key(k), expected);
+    }
+
+    fn remove_if(&mut self, k: usize, as_seen: bool) {
+        let Some(mut seen) = self.store().get(&key(k)).unwrap() else {
+            assert!(!self.model.contains_key(&key(k)));
+            return;
+        };
+        if !as_seen {
+            seen.updated_at = seen.updated_at.saturating_sub(MINUTE);
+        }
+        match self.store().remove_if(&key(k), &seen).unwrap() {
+            Removal::Removed(_) if as_seen => assert!(self.model.remove(&key(k)).is_some()),
+            Removal::Changed if !as_seen => assert!(self.model.contains_key(&key(k))),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(self.store().remove_if(&key(KEYS), &seen).unwrap(), Removal::Missing));
+    }
+
+    /// One key, in all ways.
+    fn look(&self, k: usize) {
+        let expected = self.model.get(&key(k));
+        let found = self.store().get_with_extras(&key(k)).unwrap();
+        assert_eq!(found.as_ref().map(|(entry, extras)| Entry::from_store(entry, extras)).as_ref(), expected);
+        assert_eq!(self.store().get(&key(k)).unwrap(), found.map(|(entry, _)| entry));
+        assert_eq!(self.store().contains(&key(k)).unwrap(), expected.is_some());
+        assert_eq!(self.store().len(), self.model.len() as u64);
+        assert_eq!(self.store().is_empty(), self.model.is_empty());
+    }
+
+    /// The keys that a filter leaves, newest first.
+    fn listed(&self, accepts: impl Fn(&SessionKey, &Entry) -> bool) -> Vec<SessionKey> {
+        let mut rows: Vec<_> = self.model.iter().filter(|(key, entry)| accepts(key, entry)).collect();
+        rows.sort_by(|(a_key, a), (b_key, b)| b.updated_at.cmp(&a.updated_at).then(a_key.cmp(b_key)));
+        rows.into_iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Checks that the keys stand newest first, and puts those of one microsecond in key order, as [`Self::listed`] does.
+    fn in_order(&self, mut keys: Vec<SessionKey>) -> Vec<SessionKey> {
+        let time = |key: &SessionKey| std::cmp::Reverse(self.model[key].updated_at);
+        assert!(keys.is_sorted_by_key(time), "newest first");
+        keys.sort_by_key(|key| (time(key), key.clone()));
+        keys
+    }
+
+    fn lists(&self) {
+        for k in 0..=KEYS {
+            self.look(k);
+        }
+        for id in &self.ids {
+            let found: Vec<_> =
+                self.store().find_by_session_id(id).unwrap().into_iter().map(|entry| entry.key).collect();
+            let expected: Vec<_> =
+                self.model.iter().filter(|(_, entry)| entry.session_id == *id).map(|(key, _)| key.clone()).collect();
+            assert_eq!(found, expected, "{id}");
+        }
+        let all = self.listed(|_, _| true);
+        for limit in [1, 2, 100] {
+            let (mut found, mut cursor) = (Vec::new(), None);
+            loop {
+                let page = self.store().recent(limit, cursor.as_ref()).unwrap();
+                assert!(page.entries.len() <= limit);
+                for row in page.entries {
+                    let expected = &self.model[&row.key];
+                    assert_eq!((row.updated_at, row.suspended), (expected.updated_at, expected.suspended));
+                    assert_eq!((row.usage, row.resume_pending), (expected.usage, false));
+                    found.push(row.key);
+                }
+                match page.next {
+                    Some(next) => cursor = Some(next),
+                    None => break,
+                }
+            }
+            assert_eq!(self.in_order(found), all, "pages of {limit}");
+        }
+
+        let iter = |filter: Filter| -> Vec<SessionKey> {
+            self.in_order(self.store().iter(filter).unwrap().map(|row| row.unwrap().key).collect())
+        };
+        // At, just before and just after each entry's time, and elsewhere.
+        let near = |time: Timestamp| [-1, 0, 1].map(|by| Timestamp::from_micros(time.as_micros() + by));
+        let times =
+            self.model.values().flat_map(|entry| near(entry.updated_at)).chain([Timestamp::MIN, Timestamp::MAX]);
+        for time in times {
+            let idle = self.in_order(self.store().idle_since(time).unwrap().map(|row| row.unwrap().key).collect());
+            assert_eq!(idle, self.listed(|_, entry| entry.updated_at < time), "idle since {time}");
+            let active = iter(Filter { active_since: Some(time), ..Filter::default() });
+            assert_eq!(active, self.listed(|_, entry| entry.updated_at >= time), "active since {time}");
+            let both =
+                Filter { active_since: Some(time), idle_since: Some(time.saturating_add(MINUTE)), ..Filter::default() };
+            let until = time.saturating_add(MINUTE);
+            assert_eq!(iter(both), self.listed(|_, entry| entry.updated_at >= time && entry.updated_at < until));
+        }
+        for suspended in [true, false] {
+            let found = iter(Filter { suspended: Some(suspended), ..Filter::default() });
+            assert_eq!(found, self.listed(|_, entry| entry.suspended == suspended));
+        }
+        for k in 0..=KEYS {
+            let prefix = key(k).as_str().to_owned();
+            let found = iter(Filter { key_prefix: Some(prefix.clone()), ..Filter::default() });
+            assert_eq!(found, self.listed(|key, _| key.as_str().starts_with(&prefix)));
+            let user = format!("u{k}");
+            let found = iter(Filter { user_id: Some(user.clone()), ..Filter::default() });
+            assert_eq!(
+                found,
+                self.listed(|_, entry| entry.details.origin.as_ref().unwrap().user_id.as_ref() == Some(&user))
+            );
+        }
+        assert_eq!(iter(Filter { platform: Some("discord".into()), ..Filter::default() }), all);
+        assert_eq!(iter(Filter { chat_type: Some("dm".into()), ..Filter::default() }), []);
+
+        let stats = self.store().stats().unwrap();
+        let times = || self.model.values().map(|entry| entry.updated_at);
+        assert_eq!((stats.entries, stats.oldest, stats.newest), (all.len() as u64, times().min(), times().max()));
+        assert!(stats.bytes_on_disk > 0);
+    }
+
+    fn reopen(&mut self) {
+        self.store().close().unwrap();
+        // Dropped first, so that the directory is free.
+        self.open = None;
+        self.open = Some(SessionStore::open(self.options.clone()).unwrap());
+        let report = self.store().open_report();
+        assert!(
+            report.clean && !report.created && report.repairs.is_empty() && report.shortfall.is_none(),
+            "{report:?}"
+        );
+        assert_sound(self.store());
+        self.lists();
+    }
+}
+
+fn settings() -> ProptestConfig {
+    let cases = std::env::var("CLOAKROOM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64);
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(settings())]
+
+    #[test]
+    fn the_store_is_a_map(
+        steps in vec(any_step(), 1..60),
+        cached_entries in prop_oneof![Just(0_usize), Just(1), Just(1000)],
+        max_pending in prop_oneof![Just(2_usize), Just(5), Just(100_000)],
+    ) {
+        let mut run = Run::new(cached_entries, max_pending);
+        for step in &steps {
+            run.step(step);
+        }
+        run.lists();
+        run.reopen();
+    }
+}

@@ -1,0 +1,218 @@
+//! Power cuts: only what was synced is sure to be left.
+//!
+//! A child works under the rig, which records each write and each sync. Then the files are rebuilt as a cut at some
+//! moment may leave them, and the store must open with everything that the child had awaited by then.
+//! `CLOAKROOM_CUTS` sets how many states are looked at in all (200).
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use cloakroom::{Error, SessionStore};
+
+use crate::common::{chain, options};
+use crate::rig::file_model::Dice;
+use crate::rig::rebuild::{Model, Survival};
+use crate::rig::trace::Trace;
+use crate::rig::{CHILD_PART, CHILD_ROOT, Rig};
+use crate::rig_selftest::assert_trace_is_complete;
+use crate::workload::{Expected, Plan, run};
+
+const MAIN: &str = "powercut::child_main";
+/// The bound on what is written between two syncs.
+const MAX_UNSYNCED: u64 = 512 * 1024;
+/// sled's file, by the name it has from its creation on.
+const DATABASE: &str = "sled/db";
+
+#[test]
+fn child_main() {
+    let (Ok(plan), Ok(root)) = (std::env::var(CHILD_PART), std::env::var(CHILD_ROOT)) else {
+        return;
+    };
+    let root = Path::new(&root);
+    let acks = OpenOptions::new().append(true).create(true).open(root.join("acks")).unwrap();
+    let acks = Mutex::new(acks);
+    run(&root.join("sessions.db"), Plan::from_line(&plan), &|line| {
+        acks.lock().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+    });
+}
+
+fn traced(plan: Plan) -> Trace {
+    let rig = Rig::new();
+    let output = rig.child(MAIN, &plan.to_line()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let trace = rig.trace();
+    assert_trace_is_complete(&rig, &trace);
+    trace
+}
+
+/// How many of the states a test with this share looks at.
+fn share(percent: usize) -> usize {
+    let all: usize = std::env::var("CLOAKROOM_CUTS").map_or(200, |cuts| cuts.parse().unwrap());
+    (all * percent).div_ceil(100)
+}
+
+/// Looks at `states` states between two operations. Every other one keeps only what was synced.
+fn cut(trace: &Trace, states: usize, (from, to): (usize, usize), seed: u64) {
+    let mut dice = Dice(seed);
+    let mut moments: Vec<usize> = (0..states.div_ceil(2)).map(|_| from + dice.roll(to - from + 1)).collect();
+    moments.sort_unstable();
+    let mut model = Model::new(trace);
+    for (n, at) in moments.into_iter().enumerate() {
+        model.advance(at);
+        for survival in [Survival::OnlySynced, Survival::Random { seed: seed + n as u64 }] {
+            let out = tempfile::tempdir().unwrap();
+            model.write(survival, out.path()).unwrap();
+            let expected = Expected::from_lines(&trace.acks_before(at));
+            if let Err(error) = look(&out.path().join("sessions.db"), &expected) {
+                panic!("cut at {at} of {}, {survival:?}, {} entries told: {error}", trace.len(), expected.len());
+            }
+        }
+    }
+}
+
+/// Opens what a cut has left and checks it.
+fn look(path: &Path, expected: &Expected) -> Result<(), String> {
+    let started = Instant::now();
+    let store = match SessionStore::open(options(path).create(false)) {
+        Ok(store) => store,
+        // Its creation had not been told: then there may be nothing, or an empty directory.
+        Err(Error::NotFound { .. } | Error::NotAStore { .. }) if !expected.opened => {
+            SessionStore::open(options(path)).map_err(|error| format!("create: {}", chain(&error)))?
+        }
+        Err(error) => return Err(format!("open: {}", chain(&error))),
+    };
+    let took = started.elapsed();
+    if took > Duration::from_secs(5) {
+        return Err(format!("opening took {took:?}"));
+    }
+    expected.check(&store)?;
+    if expected.closed && !store.open_report().clean {
+        return Err("it was closed, and is not clean".into());
+    }
+    store.close().map_err(|error| format!("close: {}", chain(&error)))?;
+    drop(store);
+    // And once more, after what the opening repaired.
+    let again = SessionStore::open(options(path).create(false)).map_err(|error| format!("again: {}", chain(&error)))?;
+    expected.check(&again).map_err(|error| format!("again: {error}"))
+}
+
+fn assert_bounded(trace: &Trace) {
+    let most = trace.unsynced_high_water(DATABASE);
+    let written: u64 = trace.writes_to(DATABASE).iter().map(|write| write.len).sum();
+    println!("{written} bytes written, at most {most} of them between two syncs");
+    assert!(most <= MAX_UNSYNCED, "{most} bytes were written without a sync");
+}
+
+#[test]
+fn one_thread() {
+    let trace = traced(Plan { seed: 11, steps: 400, ..Plan::SMALL });
+    assert_bounded(&trace);
+    cut(&trace, share(20), (0, trace.len()), 1);
+}
+
+#[test]
+fn three_threads() {
+    let trace = traced(Plan { seed: 12, threads: 3, steps: 150, interval_ms: 5, ..Plan::SMALL });
+    assert_bounded(&trace);
+    cut(&trace, share(20), (0, trace.len()), 2);
+}
+
+/// Before the store's creation is told.
+#[test]
+fn while_it_is_created() {
+    let trace = traced(Plan { seed: 13, steps: 3, close: 1, ..Plan::SMALL });
+    let told = |at: &usize| Expected::from_lines(&trace.acks_before(*at)).opened;
+    let opened = (0..=trace.len()).find(told).unwrap();
+    cut(&trace, share(20), (0, opened), 3);
+    // After a proper close nothing at all may be missing.
+    cut(&trace, 2, (trace.len(), trace.len()), 4);
+}
+
+/// A small store, rewritten many times over, so that sled uses its segments again.
+#[test]
+fn while_segments_are_used_again() {
+    let plan = Plan { seed: 14, steps: 3000, keys: 12, metadata_bytes: 60_000, await_one_in: 40, ..Plan::SMALL };
+    let trace = traced(plan);
+    assert_bounded(&trace);
+    let writes = trace.writes_to(DATABASE);
+    let end = writes.iter().map(|write| write.offset + write.len).max().unwrap();
+    let written: u64 = writes.iter().map(|write| write.len).sum();
+    assert!(written > 2 * end, "{written} bytes written to a file of {end}: nothing was used again");
+    cut(&trace, share(20), (trace.len() / 4, trace.len()), 5);
+}
+
+/// A kill leaves unsynced writes in the page cache, the next process builds on them, and then the power goes.
+#[test]
+fn after_a_kill() {
+    // Both under one shell: what a child finds counts as durable, and here it is not.
+    let script = "SHIM_KILL_AT=$RIG_KILL_AT RIG_CHILD_PART=$RIG_FIRST \"$0\" \"$@\" >/dev/null 2>&1
+        exec \"$0\" \"$@\"";
+    let mut dice = Dice(6);
+    let rounds = 4;
+    for round in 0..rounds {
+        let rig = Rig::new();
+        let first = Plan { seed: 20 + round, steps: 400, await_one_in: 12, interval_ms: 2, ..Plan::SMALL };
+        let second = Plan { seed: 30 + round, steps: 60, round: 1, ..Plan::SMALL };
+        let kill_at = 60 + dice.roll(400) as u64;
+        let mut shell = rig.command("/bin/sh");
+        shell
+            .args(["-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", MAIN, "--nocapture", "--test-threads=1"])
+            .env("RIG_KILL_AT", kill_at.to_string())
+            .env("RIG_FIRST", first.to_line())
+            .env(CHILD_PART, second.to_line());
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let trace = rig.trace();
+        assert_trace_is_complete(&rig, &trace);
+        let acks = trace.acks_before(trace.len());
+        let opened: Vec<usize> = (0..acks.len()).filter(|n| acks[*n] == "opening").collect();
+        assert_eq!(opened.len(), 2, "the first child was killed at {kill_at} and the second one began");
+        let second =
+            (0..trace.len()).find(|at| trace.acks_before(*at).iter().filter(|ack| *ack == "opening").count() == 2);
+        cut(&trace, share(20) / rounds as usize, (second.unwrap(), trace.len()), 40 + round);
+    }
+}
+
+/// Not a test: what sled writes between two syncs, where that is much.
+#[test]
+#[ignore = "a measurement"]
+fn sizes_of_writes() {
+    use crate::rig::trace::Op;
+    let plan = Plan { seed: 14, steps: 3000, keys: 12, metadata_bytes: 60_000, await_one_in: 40, ..Plan::SMALL };
+    let trace = traced(plan);
+    let writes: std::collections::BTreeMap<usize, (u64, u64)> =
+        trace.writes_to(DATABASE).iter().map(|write| (write.op, (write.offset, write.len))).collect();
+    let node = trace
+        .ops()
+        .iter()
+        .rev()
+        .find_map(|op| match op {
+            Op::RangeSync { node } => Some(*node),
+            _ => None,
+        })
+        .unwrap();
+    let mut window = Vec::new();
+    let mut histogram = std::collections::BTreeMap::new();
+    for (n, op) in trace.ops().iter().enumerate() {
+        if let Some((offset, len)) = writes.get(&n) {
+            window.push((*offset, *len));
+        }
+        if matches!(op, Op::Sync { node: synced } if *synced == node) {
+            let sum: u64 = window.iter().map(|(_, len)| len).sum();
+            *histogram.entry(sum / 65536 * 64).or_insert(0) += 1;
+            if sum > 450_000 {
+                println!(
+                    "{n}: {sum}: {:?}",
+                    window.iter().map(|(o, l)| format!("{}k+{}:{l}", o / 524288, o % 524288)).collect::<Vec<_>>()
+                );
+            }
+            window.clear();
+        }
+    }
+    println!("{histogram:?}");
+}
