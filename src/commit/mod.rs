@@ -189,6 +189,11 @@ impl Commits {
         self.order(|answer| Order::SetZone(zone, answer)).map(|_| ())
     }
 
+    /// Keeps a note of an imported file.
+    pub(crate) fn set_note(&self, name: String, text: String) -> Result<()> {
+        self.order(|answer| Order::SetNote(name, text, answer)).map(|_| ())
+    }
+
     /// Commits what is pending and ends the thread. Changes fail from now on. The second call does nothing.
     pub(crate) fn close(&self) -> Result<()> {
         if !self.core.progress.set_closed() {

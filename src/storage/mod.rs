@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod files;
+mod notes;
 mod open;
 mod scan;
 mod verify;

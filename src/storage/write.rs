@@ -21,7 +21,8 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 use super::checkpoint::{Checkpoint, Mark};
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, decode_cold, encode_meta, encode_name,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, NoteRow, decode_cold, encode_meta,
+    encode_name,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -241,6 +242,19 @@ impl Writer {
     /// Remembers the time zone of an import.
     pub(crate) fn set_zone(&mut self, engine: &Engine, zone: &str) -> Result<()> {
         self.put_meta(engine, meta::ZONE, &zone)
+    }
+
+    /// Keeps a note of an imported file in place of the one of that name.
+    pub(crate) fn set_note(&mut self, engine: &Engine, name: &str, text: &str) -> Result<()> {
+        for row in engine.trees.meta.scan_prefix(NoteRow::prefix(name)).keys() {
+            let row = row.map_err(|e| engine_error("read notes", e))?;
+            self.remove(engine, &engine.trees.meta, row)?;
+        }
+        // The first chunk goes last: without it a note is not there, so a crash leaves no half of one.
+        for (row, value) in NoteRow::encode_all(name, text).into_iter().rev() {
+            self.insert(engine, &engine.trees.meta, row, &value)?;
+        }
+        Ok(())
     }
 
     /// Makes everything applied so far survive a power cut.

@@ -13,7 +13,10 @@
 mod cli;
 mod common;
 mod config;
+mod exact_json;
+mod export;
 mod failures;
+mod import;
 mod kill;
 mod layers;
 mod model;
@@ -24,5 +27,6 @@ mod receipts;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
+mod round_trip;
 mod watcher;
 mod workload;
