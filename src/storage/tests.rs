@@ -241,7 +241,8 @@ fn a_record_that_does_not_read_is_found() {
 
 #[test]
 fn a_row_that_does_not_read_is_found() {
-    let rows: [(&str, fn(&Trees) -> &sled::Tree, &[u8]); 5] = [
+    type Pick = fn(&Trees) -> &sled::Tree;
+    let rows: [(&str, Pick, &[u8]); 5] = [
         ("sessions", |trees| &trees.sessions, b"_note"),
         ("activity", |trees| &trees.activity, b"\xff\xff"),
         ("by_updated_at", |trees| &trees.by_updated_at, b"abc"),
@@ -307,7 +308,8 @@ fn a_wrong_id_row_is_found() {
 #[test]
 fn broken_extras_are_found() {
     let row = |chunk: usize| ExtrasRow::encode_all(&key(2), 1, &vec![0; 9000]).nth(chunk).unwrap().0;
-    let faults: [(&str, Box<dyn FnOnce(&Trees)>); 5] = [
+    type Plant<'a> = Box<dyn FnOnce(&Trees) + 'a>;
+    let faults: [(&str, Plant); 5] = [
         ("a chunk is missing", Box::new(|trees| drop(trees.extras.remove(row(1)).unwrap()))),
         ("a chunk is cut", Box::new(|trees| drop(trees.extras.insert(row(2), vec![1, b'x']).unwrap()))),
         ("a chunk has another version", Box::new(|trees| drop(trees.extras.insert(row(0), vec![9; 4096]).unwrap()))),
@@ -424,7 +426,7 @@ fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &to)
         } else {
-            drop(fs::copy(entry.path(), to).unwrap())
+            fs::copy(entry.path(), to).unwrap();
         }
     }
 }
@@ -503,7 +505,8 @@ fn files_below(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// sled would make a new, empty database in the place of a lost one, and everybody would be forgotten.
 #[test]
 fn a_database_without_its_files_is_damaged() {
-    let faults: [(&str, fn(&Path)); 5] = [
+    type Fault = fn(&Path);
+    let faults: [(&str, Fault); 5] = [
         ("db", |path| fs::remove_file(path.join("db")).unwrap()),
         ("db", |path| fs::write(path.join("db"), b"").unwrap()),
         ("conf", |path| fs::remove_file(path.join("conf")).unwrap()),

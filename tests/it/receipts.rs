@@ -47,8 +47,7 @@ fn a_receipt_is_a_future_on_any_executor() {
     futures_executor::block_on(pending(&store, 2)).unwrap();
     // In a task that may move between threads.
     let receipt = pending(&store, 3);
-    let task = async move { receipt.await };
-    std::thread::spawn(move || futures_executor::block_on(task)).join().unwrap().unwrap();
+    std::thread::spawn(move || futures_executor::block_on(receipt)).join().unwrap().unwrap();
     // Many tasks on one thread.
     let mut pool = futures_executor::LocalPool::new();
     let receipts: Vec<_> = (10..60).map(|n| pending(&store, n)).collect();

@@ -169,7 +169,7 @@ impl Worker<'_> {
                 let update = |details: &mut Details| {
                     n = details_number(details) + 1;
                     // Now and then more than fits into the record.
-                    let padding = if n % 7 == 0 { "x".repeat(5000) } else { String::new() };
+                    let padding = if n.is_multiple_of(7) { "x".repeat(5000) } else { String::new() };
                     details.display_name = Some(format!("{n}-{padding}"));
                     details.cost_status = Some(n.to_string());
                 };
@@ -190,8 +190,11 @@ impl Worker<'_> {
                 let id = SessionId::new(format!("run-{n}-{name}")).unwrap();
                 let (_, receipt) = self.store.switch(&entry.key, id).unwrap().unwrap();
                 let extras = metadata(n, self.plan.metadata_bytes);
-                let receipt =
-                    if n % 2 == 0 { self.store.set_metadata(&entry.key, &extras).unwrap().unwrap() } else { receipt };
+                let receipt = if n.is_multiple_of(2) {
+                    self.store.set_metadata(&entry.key, &extras).unwrap().unwrap()
+                } else {
+                    receipt
+                };
                 self.awaited(&receipt, &format!("switched {name} {n}"));
             }
             18 => {
