@@ -50,7 +50,7 @@ pub(crate) struct Engine {
     /// `Some` until dropped; dropped inside `catch_unwind`, because sled panics there after a failed write.
     db: Option<sled::Db>,
     /// Declared after the database, so that it is freed last.
-    _lock: files::Lock,
+    lock: files::Lock,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +67,13 @@ impl Engine {
     /// The store's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A write or a sync has failed. The next opening must not trust what the page cache holds to be on disk.
+    pub(crate) fn mark_suspect(&self) {
+        if let Err(error) = self.lock.write(true) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the failure could not be noted");
+        }
     }
 
     /// An error for extras that do not read, wherever their bytes came from.
