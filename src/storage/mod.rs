@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::codec::{self, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
 use crate::entry::Extras;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_message};
 use crate::key::{SessionId, SessionKey};
 
 pub(crate) use open::open;
@@ -197,11 +197,20 @@ impl LastHandle {
     }
 }
 
+impl LastHandle {
+    /// Closes the database, once all other handles are gone.
+    fn close(&mut self) -> Result<()> {
+        let db = self.0.take();
+        catch_unwind(AssertUnwindSafe(|| drop(db)))
+            .map_err(|panic| Error::Engine { action: "close", source: panic_message(&*panic).into() })
+    }
+}
+
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        let db = self.0.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::warn!("the database panicked while closing; what was synced is safe");
+        if let Err(error) = self.close() {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the database failed while closing; what was synced is safe");
         }
     }
 }

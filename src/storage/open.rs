@@ -114,7 +114,8 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
 fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
     let new = files::new_database(store)?;
     let made = (|| {
-        let last;
+        // Declared first, so that it is dropped last, after an error too.
+        let mut last;
         let db = open_database(store, &new, cache_bytes)?;
         last = LastHandle::of(&db);
         let trees = open_trees(&db)?;
@@ -130,11 +131,9 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
             trees.meta.insert(name, value).map_err(|e| engine_error("create the database", e))?;
         }
         db.flush().map_err(|e| engine_error("create the database", e))?;
-        // sled syncs while it is dropped, and panics if that fails.
-        catch_unwind(AssertUnwindSafe(|| drop((trees, db, last)))).map_err(|panic| {
-            let source = crate::error::panic_message(&*panic).into();
-            Error::Engine { action: "create the database", source }
-        })?;
+        drop((trees, db));
+        // sled syncs meanwhile.
+        last.close()?;
         files::install(&new, store)
     })();
     if made.is_err() {
