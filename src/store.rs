@@ -126,9 +126,9 @@ pub enum Removal {
 #[derive(Debug)]
 pub(crate) enum Put {
     /// There was no entry.
-    Created(Receipt),
+    Created,
     /// There was one, and it is replaced.
-    Replaced(Receipt),
+    Replaced,
     /// There was one, and it stays.
     Kept,
 }
@@ -370,8 +370,8 @@ impl SessionStore {
         };
         let commit = locked.put(hot, cold, Some(extras))?;
         drop(locked);
-        let receipt = self.commits().receipt(commit);
-        Ok(if old.is_some() { Put::Replaced(receipt) } else { Put::Created(receipt) })
+        self.commits().receipt(commit);
+        Ok(if old.is_some() { Put::Replaced } else { Put::Created })
     }
 
     /// Removes an entry.

@@ -22,6 +22,10 @@ pub(crate) enum Failure {
     NoSession(SessionId),
     /// Entries were passed over.
     Unreadable(u64),
+    /// A file is in the way.
+    Exists { path: PathBuf, advice: &'static str },
+    /// Something of an imported file was left out.
+    Incomplete { quarantined: u64, quarantine: Option<PathBuf>, damage: Option<String>, advice: &'static str },
 }
 
 impl fmt::Display for Failure {
@@ -32,6 +36,20 @@ impl fmt::Display for Failure {
             Self::NoEntry(key) => write!(f, "no entry for this key: {}", key.as_str()),
             Self::NoSession(id) => write!(f, "no entry has this session id: {id}"),
             Self::Unreadable(entries) => write!(f, "entries left out because they do not read: {entries}"),
+            Self::Exists { path, .. } => write!(f, "{} exists", path.display()),
+            Self::Incomplete { quarantined, quarantine, damage, .. } => {
+                if let Some(place) = damage {
+                    write!(
+                        f,
+                        "it is damaged at {place} and was not read from there on{}",
+                        if *quarantined > 0 { ", " } else { "" }
+                    )?;
+                }
+                if *quarantined > 0 {
+                    write!(f, "bad entries: {quarantined}")?;
+                }
+                quarantine.as_ref().map_or(Ok(()), |path| write!(f, " (see {})", path.display()))
+            }
         }
     }
 }
@@ -82,6 +100,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             Failure::NoStore(_) => "name another with --db, or make one with `cloakroom migrate`",
             Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
             Failure::Unreadable(_) => "`cloakroom verify` names them",
+            Failure::Exists { advice, .. } | Failure::Incomplete { advice, .. } => advice,
         });
     }
     match error.downcast_ref::<Error>()? {

@@ -6,6 +6,7 @@ mod change;
 pub(crate) mod failure;
 mod output;
 mod read;
+mod transfer;
 mod whole;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Migrate(transfer::Migrate),
     List(read::List),
     Show(read::Show),
     Find(read::Find),
@@ -44,6 +46,7 @@ enum Command {
     Remove(change::Remove),
     Stats(whole::Stats),
     Verify(whole::Verify),
+    Export(transfer::Export),
 }
 
 /// How the program ends.
@@ -68,6 +71,7 @@ impl Cli {
         let db = self.db.as_path();
         let mut out = Out::to_stdout();
         let exit = match self.command {
+            Command::Migrate(command) => command.run(db, &mut out),
             Command::List(command) => command.run(db, &mut out),
             Command::Show(command) => command.run(db, &mut out),
             Command::Find(command) => command.run(db, &mut out),
@@ -78,6 +82,7 @@ impl Cli {
             Command::Remove(command) => command.run(db, &mut out),
             Command::Stats(command) => command.run(db, &mut out),
             Command::Verify(command) => command.run(db, &mut out),
+            Command::Export(command) => command.run(db, &mut out),
         };
         let written = out.finish();
         exit.and_then(|exit| written.map(|()| exit))
@@ -86,7 +91,11 @@ impl Cli {
 
 /// Opens the store that is there, hands it to `work`, and closes it. The error of the last commit counts.
 fn with_store<T>(db: &Path, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
-    let store = SessionStore::open(Options::new(db)).map_err(|error| match error {
+    with_opened(Options::new(db), work)
+}
+
+fn with_opened<T>(options: Options, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
+    let store = SessionStore::open(options).map_err(|error| match error {
         Error::NotFound { path } => Failure::NoStore(path).into(),
         error => anyhow::Error::new(error),
     })?;

@@ -46,14 +46,29 @@ impl Out {
         self.settle(written)
     }
 
+    fn note<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        self.closed |= done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        done
+    }
+
     fn settle(&mut self, written: io::Result<()>) -> Result<()> {
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.closed = true;
-                Ok(())
-            }
+        match self.note(written) {
+            Err(_) if self.closed => Ok(()),
             written => written.context("could not write to standard output"),
         }
+    }
+}
+
+/// For whoever writes bytes. Here the reader's going is an error, so that nobody writes on.
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes);
+        self.note(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.writer.flush();
+        self.note(flushed)
     }
 }
 

@@ -217,8 +217,10 @@ fn golden_meta() {
 
 // What is refused.
 
+type Decoder = fn(&[u8]) -> Result<(), CodecError>;
+
 /// All decoders, by name, with a good value each; the error is what they say of bytes.
-fn decoders() -> Vec<(&'static str, Vec<u8>, fn(&[u8]) -> Result<(), CodecError>)> {
+fn decoders() -> Vec<(&'static str, Vec<u8>, Decoder)> {
     let hot = Hot { updated_at: NOW, flags: 1, usage: used() }.encode().unwrap();
     let cold = Cold { details: full_details(), ..small_cold() }.encode().unwrap().unwrap();
     let blob = encode_blob(Some(&full_details()), &extras(&[("metadata", "{}")], Some("form"))).unwrap();

@@ -119,6 +119,8 @@ impl Commits {
     /// Locks an entry to change it; waits while too many changes are pending.
     pub(crate) fn lock(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
         let Core { engine, pending, progress, .. } = &*self.core;
+        // Before anything is read: after a failure reading may fail too, and the cause is to be told.
+        progress.check_writable()?;
         if pending.weight() >= self.max_pending {
             progress.kick();
             progress.wait_for_room(|| pending.weight() < self.max_pending)?;

@@ -205,8 +205,8 @@ impl Run<'_, '_> {
             }
         } else {
             match self.store.put(new, &read.extras, &mut decide)? {
-                Put::Created(_) => (true, true),
-                Put::Replaced(_) => (false, true),
+                Put::Created => (true, true),
+                Put::Replaced => (false, true),
                 Put::Kept => (false, false),
             }
         };

@@ -12,8 +12,8 @@
 //! created under another name, synced file by file, and renamed into place.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -77,13 +77,21 @@ pub(super) fn make_private(path: &Path) -> Result<()> {
 
 /// Our own lock, taken before anything in the directory is read or repaired. Freed when dropped.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct Lock {
+    file: File,
+    path: PathBuf,
+    suspect: bool,
+}
+
+/// The line in the lock file that says that a write or a sync failed. It needs no sync: what it speaks of are pages
+/// that are only in the page cache, and they are gone when it is.
+const SUSPECT: &str = "a sync failed";
 
 impl Drop for Lock {
     /// A process that is being forked off at this moment holds a copy of the descriptor until it executes its
     /// program. Closing ours would leave the lock to that copy; unlocking frees it.
     fn drop(&mut self) {
-        if let Err(error) = self.0.unlock() {
+        if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "the store could not be unlocked; closing its file does that too");
         }
     }
@@ -106,17 +114,58 @@ impl Lock {
                 let mut holder = String::new();
                 // Whatever cannot be read of it is simply not told.
                 let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut holder);
+                let holder = holder.lines().next().unwrap_or_default();
                 let holder = Some(holder.trim().to_owned()).filter(|text| !text.is_empty());
                 return Err(Error::Locked { path: store.to_path_buf(), holder });
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
         }
-        let name = format!("process {}\n", std::process::id());
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(name.as_bytes()))
-            .map_err(|e| Error::io("write", &path, e))?;
-        Ok(Self(file))
+        let mut before = String::new();
+        let _ = Read::by_ref(&mut file).take(256).read_to_string(&mut before);
+        let lock = Self { file, path, suspect: before.contains(SUSPECT) };
+        lock.write(lock.suspect)?;
+        Ok(lock)
+    }
+
+    /// Whether a write or a sync has failed since the machine started: then there may be pages that look written, are
+    /// not on disk, and that no sync saves unless they are written again.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// Tells the next opening, or that all is well again.
+    pub(super) fn write(&self, suspect: bool) -> Result<()> {
+        let mark = if suspect { SUSPECT } else { "" };
+        let text = format!("process {}\n{mark}", std::process::id());
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.write_all_at(text.as_bytes(), 0))
+            .map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+/// Writes every file below `path` over with what it holds, so that the next sync covers all of it.
+pub(super) fn rewrite_tree(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
+        let entry = entry.map_err(|e| Error::io("list", path, e))?;
+        let path = entry.path();
+        if path.is_dir() {
+            rewrite_tree(&path)?;
+        } else {
+            rewrite(&path).map_err(|e| Error::io("write again", &path, e))?;
+        }
+    }
+    Ok(())
+}
+
+fn rewrite(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let (mut buffer, mut offset) = (vec![0; 1 << 20], 0);
+    loop {
+        let read = file.read_at(&mut buffer, offset)?;
+        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { return Ok(()) };
+        file.write_all_at(part, offset)?;
+        offset += read as u64;
     }
 }
 
@@ -246,7 +295,7 @@ mod tests {
     fn a_lock_is_free_though_a_forked_process_holds_a_copy_of_its_descriptor() {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(dir.path()).unwrap();
-        let copy = lock.0.try_clone().unwrap();
+        let copy = lock.file.try_clone().unwrap();
         assert!(matches!(Lock::take(dir.path()), Err(Error::Locked { .. })));
         drop(lock);
         Lock::take(dir.path()).unwrap();

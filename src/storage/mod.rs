@@ -53,7 +53,7 @@ pub(crate) struct Engine {
     /// Declared after the trees, which share the database.
     _last: LastHandle,
     /// Declared after the database, so that it is freed last.
-    _lock: files::Lock,
+    lock: files::Lock,
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +71,13 @@ impl Engine {
     /// The store's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A write or a sync has failed. The next opening must not trust what the page cache holds to be on disk.
+    pub(crate) fn mark_suspect(&self) {
+        if let Err(error) = self.lock.write(true) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the failure could not be noted");
+        }
     }
 
     /// An error for extras that do not read, wherever their bytes came from.

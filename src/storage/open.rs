@@ -66,6 +66,10 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
         }
     }
     repairs.extend(files::remove_half_snapshots(&database)?);
+    if lock.is_suspect() {
+        files::rewrite_tree(&database)?;
+        repairs.push("wrote the database over, since a sync had failed".into());
+    }
     // Declared first, so that it is dropped last, after an error too.
     let last;
     let db = match open_database(path, &database, cache_bytes) {
@@ -83,13 +87,14 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
 
     // Recovery read what the page cache holds. Make that durable before anybody is told of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
-    files::sync_tree(&database)?;
+    files::sync_tree(&database).or_else(|error| lock.write(true).and(Err(error)))?;
+    lock.write(false)?;
 
     let trees = open_trees(&db)?;
     drop(db);
     check_format(path, &trees, &database)?;
     let seed = read_seed(&trees, &database)?;
-    let engine = Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), _last: last, _lock: lock };
+    let engine = Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), _last: last, lock };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
@@ -99,7 +104,9 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     // The count alone tells nothing: a crash may leave transactions of the next commit without its number.
     let expected = checkpoint.last().filter(|last| last.commit > mark.commit);
     let mut writer = Writer::new(mark, checkpoint);
-    writer.begin_use(&engine, mark.commit.max(expected.map_or(0, |mark| mark.commit)))?;
+    writer
+        .begin_use(&engine, mark.commit.max(expected.map_or(0, |mark| mark.commit)))
+        .inspect_err(|_| engine.mark_suspect())?;
     Ok(Opened { engine, writer, mark, expected, clean, created, repairs })
 }
 
@@ -123,7 +130,11 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
             trees.meta.insert(name, value).map_err(|e| engine_error("create the database", e))?;
         }
         db.flush().map_err(|e| engine_error("create the database", e))?;
-        drop((trees, db, last));
+        // sled syncs while it is dropped, and panics if that fails.
+        catch_unwind(AssertUnwindSafe(|| drop((trees, db, last)))).map_err(|panic| {
+            let source = crate::error::panic_message(&*panic).into();
+            Error::Engine { action: "create the database", source }
+        })?;
         files::install(&new, store)
     })();
     if made.is_err() {

@@ -252,7 +252,8 @@ fn a_record_that_does_not_read_is_found() {
 
 #[test]
 fn a_row_that_does_not_read_is_found() {
-    let rows: [(&str, fn(&Trees) -> &sled::Tree, &[u8]); 6] = [
+    type Pick = fn(&Trees) -> &sled::Tree;
+    let rows: [(&str, Pick, &[u8]); 6] = [
         ("sessions", |trees| &trees.sessions, b"_note"),
         ("activity", |trees| &trees.activity, b"\xff\xff"),
         ("by_updated_at", |trees| &trees.by_updated_at, b"abc"),
@@ -331,8 +332,11 @@ fn a_wrong_id_row_is_found() {
 
 #[test]
 fn broken_extras_are_found() {
-    let row = |chunk: usize| ExtrasRow::encode_all(entry(2), 1, &vec![0; 9000]).nth(chunk).unwrap().0;
-    let faults: [(&str, Box<dyn FnOnce(&Trees)>); 5] = [
+    fn row(chunk: usize) -> Vec<u8> {
+        ExtrasRow::encode_all(entry(2), 1, &[0; 9000]).nth(chunk).unwrap().0
+    }
+    type Plant = Box<dyn FnOnce(&Trees)>;
+    let faults: [(&str, Plant); 5] = [
         ("a chunk is missing", Box::new(|trees| drop(trees.extras.remove(row(1)).unwrap()))),
         ("a chunk is cut", Box::new(|trees| drop(trees.extras.insert(row(2), vec![1, b'x']).unwrap()))),
         ("a chunk has another version", Box::new(|trees| drop(trees.extras.insert(row(0), vec![9; 4096]).unwrap()))),
@@ -449,7 +453,7 @@ fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &to)
         } else {
-            drop(fs::copy(entry.path(), to).unwrap())
+            fs::copy(entry.path(), to).unwrap();
         }
     }
 }
@@ -528,7 +532,8 @@ fn files_below(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// sled would make a new, empty database in the place of a lost one, and everybody would be forgotten.
 #[test]
 fn a_database_without_its_files_is_damaged() {
-    let faults: [(&str, fn(&Path)); 5] = [
+    type Fault = fn(&Path);
+    let faults: [(&str, Fault); 5] = [
         ("db", |path| fs::remove_file(path.join("db")).unwrap()),
         ("db", |path| fs::write(path.join("db"), b"").unwrap()),
         ("conf", |path| fs::remove_file(path.join("conf")).unwrap()),
@@ -601,7 +606,14 @@ struct Costs {
 fn costs_of_writes() {
     const ENTRIES: usize = 20_000;
     type Make = fn(usize, usize) -> Change;
-    let kinds: [(&str, usize, Make); 7] = [
+    let large: Make = |n, round| {
+        let details = Details { display_name: Some("x".repeat(3500)), ..Details::default() };
+        let cold = Arc::new(Cold { details, ..cold(n + round, None) });
+        let content = Content::Whole { hot: Hot::fresh(later(40)), cold, blob: None };
+        let n = n * 7 % 500;
+        Change { key: key(n), entry: entry(n), stored: None, content }
+    };
+    let kinds: [(&str, usize, Make); 8] = [
         ("touches in their bucket, uniform", 60_000, |n, _| touch(n * 7919 % ENTRIES, NOW, NOW)),
         ("touches that cross, uniform", 60_000, |n, round| {
             touch(n * 7919 % ENTRIES, later(round as i64), later(round as i64 + 1))
@@ -615,6 +627,7 @@ fn costs_of_writes() {
             whole(n * 7 % 200, n, later(40), Some((n as u64 + 10_000, 20_000)))
         }),
         ("extras of 100 KB, 20 entries", 600, |n, _| whole(n % 20, n, later(40), Some((n as u64 + 20_000, 100_000)))),
+        ("large details, 500 entries", 10_000, large),
     ];
     for per_commit in [10, 1000] {
         let dir = tempfile::tempdir().unwrap();

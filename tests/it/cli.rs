@@ -3,6 +3,7 @@
 mod change;
 mod read;
 mod refused;
+mod transfer;
 mod whole;
 
 use std::path::{Path, PathBuf};

@@ -169,7 +169,7 @@ impl Worker<'_> {
                 let update = |details: &mut Details| {
                     n = details_number(details) + 1;
                     // Now and then more than fits into the record.
-                    let padding = if n % 7 == 0 { "x".repeat(5000) } else { String::new() };
+                    let padding = if n.is_multiple_of(7) { "x".repeat(5000) } else { String::new() };
                     details.display_name = Some(format!("{n}-{padding}"));
                     details.cost_status = Some(n.to_string());
                 };
@@ -187,11 +187,14 @@ impl Worker<'_> {
                 let name = format!("w{name}");
                 let entry = self.store.resolve(&source(&name)).unwrap().entry;
                 let n = switch_number(&entry) + 1;
-                let id = SessionId::new(format!("run-{n}")).unwrap();
+                let id = SessionId::new(format!("run-{n}-{name}")).unwrap();
                 let (_, receipt) = self.store.switch(&entry.key, id).unwrap().unwrap();
                 let extras = metadata(n, self.plan.metadata_bytes);
-                let receipt =
-                    if n % 2 == 0 { self.store.set_metadata(&entry.key, &extras).unwrap().unwrap() } else { receipt };
+                let receipt = if n.is_multiple_of(2) {
+                    self.store.set_metadata(&entry.key, &extras).unwrap().unwrap()
+                } else {
+                    receipt
+                };
                 self.awaited(&receipt, &format!("switched {name} {n}"));
             }
             18 => {
@@ -234,7 +237,8 @@ fn metadata_number(extras: &Extras) -> u64 {
 }
 
 fn switch_number(entry: &SessionEntry) -> u64 {
-    entry.session_id.as_str().strip_prefix("run-").map_or(0, |n| n.parse().unwrap())
+    let number = entry.session_id.as_str().strip_prefix("run-").and_then(|rest| rest.split('-').next());
+    number.map_or(0, |n| n.parse().unwrap())
 }
 
 /// What the lines say of one entry.

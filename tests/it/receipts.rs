@@ -1,0 +1,365 @@
+//! Receipts: what was awaited is durable, whoever waits and however.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use cloakroom::{Error, Receipt, Resolution, SessionStore, Usage};
+
+use crate::common::{Home, assert_sound, key, source};
+
+/// A change that no commit has taken.
+fn pending(store: &SessionStore, n: usize) -> Receipt {
+    let receipt = store.resolve(&source(n)).unwrap().receipt;
+    assert!(!receipt.is_durable().unwrap());
+    receipt
+}
+
+#[test]
+fn a_receipt_waits_for_its_commit() {
+    let home = Home::new();
+    let store = home.open();
+    let (one, two) = (pending(&store, 1), pending(&store, 2));
+    assert_eq!(one.commit(), two.commit());
+    one.wait().unwrap();
+    // One sync for all who are in the commit.
+    assert!(one.is_durable().unwrap() && two.is_durable().unwrap());
+    one.wait().unwrap();
+    let three = pending(&store, 3);
+    assert!(three.commit() > one.commit());
+    assert!(three.wait_timeout(Duration::from_secs(600)).unwrap());
+    // Time may be over at once. The commit goes on.
+    let four = pending(&store, 4);
+    let in_time = four.wait_timeout(Duration::ZERO).unwrap();
+    assert!(!in_time || four.is_durable().unwrap());
+    four.wait().unwrap();
+}
+
+#[test]
+fn a_receipt_is_a_future_on_any_executor() {
+    let home = Home::new();
+    let store = home.open();
+    pollster::block_on(pending(&store, 1)).unwrap();
+    futures_executor::block_on(pending(&store, 2)).unwrap();
+    // In a task that may move between threads.
+    let receipt = pending(&store, 3);
+    std::thread::spawn(move || futures_executor::block_on(receipt)).join().unwrap().unwrap();
+    // Many tasks on one thread.
+    let mut pool = futures_executor::LocalPool::new();
+    let receipts: Vec<_> = (10..60).map(|n| pending(&store, n)).collect();
+    for receipt in &receipts {
+        pool.run_until(receipt.clone()).unwrap();
+    }
+    assert!(receipts.iter().all(|receipt| receipt.is_durable().unwrap()));
+}
+
+#[test]
+fn many_may_wait_for_one_commit() {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap().receipt.wait().unwrap();
+    let start = Barrier::new(32);
+    std::thread::scope(|scope| {
+        for thread in 0..32 {
+            let (store, start) = (&store, &start);
+            scope.spawn(move || {
+                start.wait();
+                for _ in 0..20 {
+                    let receipt = store.touch(&key(0)).unwrap().unwrap();
+                    if thread % 2 == 0 {
+                        receipt.wait().unwrap()
+                    } else {
+                        pollster::block_on(receipt.clone()).unwrap()
+                    }
+                    assert!(receipt.is_durable().unwrap());
+                }
+            });
+        }
+    });
+}
+
+struct Counts(AtomicUsize);
+
+impl Wake for Counts {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("the waker of a test panics");
+    }
+}
+
+fn poll(receipt: &mut Receipt, waker: &Waker) -> Poll<cloakroom::Result<()>> {
+    Pin::new(receipt).poll(&mut Context::from_waker(waker))
+}
+
+/// A receipt, and a task that has polled it before its commit.
+fn polled(store: &SessionStore, waker: &Waker) -> Receipt {
+    loop {
+        let mut receipt = store.touch(&key(1)).unwrap().unwrap();
+        if poll(&mut receipt, waker).is_pending() {
+            return receipt;
+        }
+    }
+}
+
+#[test]
+fn a_waker_that_panics_hurts_nobody_else() {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(1)).unwrap();
+    let counts = Arc::new(Counts(AtomicUsize::new(0)));
+    let (good, bad) = (Waker::from(Arc::clone(&counts)), Waker::from(Arc::new(Panics)));
+    for _ in 0..5 {
+        let before = counts.0.load(Ordering::SeqCst);
+        let receipts = [polled(&store, &bad), polled(&store, &good), polled(&store, &bad)];
+        store.flush().unwrap();
+        // Woken before or with the commit that a later wait sees; the committer wakes outside of any lock.
+        store.resolve(&source(2)).unwrap().receipt.wait().unwrap();
+        assert!(counts.0.load(Ordering::SeqCst) > before);
+        for mut receipt in receipts {
+            assert!(matches!(poll(&mut receipt, &good), Poll::Ready(Ok(()))));
+        }
+    }
+    store.close().unwrap();
+}
+
+/// A task that polls again and again is woken once, and a task that is gone is no harm.
+#[test]
+fn polling_again_adds_no_waker() {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(1)).unwrap();
+    let counts = Arc::new(Counts(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&counts));
+    let mut receipt = polled(&store, &waker);
+    for _ in 0..100 {
+        let _ = poll(&mut receipt, &waker);
+    }
+    drop(polled(&store, &Waker::from(Arc::new(Counts(AtomicUsize::new(0))))));
+    store.close().unwrap();
+    assert!(counts.0.load(Ordering::SeqCst) <= 1, "woken {counts} times", counts = counts.0.load(Ordering::SeqCst));
+    assert!(matches!(poll(&mut receipt, &waker), Poll::Ready(Ok(()))));
+}
+
+#[test]
+fn a_dropped_receipt_still_commits() {
+    let home = Home::new();
+    let store = home.open();
+    drop(pending(&store, 1));
+    pending(&store, 2).wait().unwrap();
+    drop(pending(&store, 3));
+    drop(store);
+    let store = home.open();
+    assert!(store.open_report().clean);
+    assert_eq!(store.len(), 3);
+}
+
+#[test]
+fn receipts_outlive_the_store() {
+    let home = Home::new();
+    let store = home.open();
+    let closed = pending(&store, 1);
+    store.close().unwrap();
+    closed.wait().unwrap();
+    assert!(closed.is_durable().unwrap());
+    pollster::block_on(closed).unwrap();
+    drop(store);
+
+    let store = home.open();
+    let dropped = pending(&store, 2);
+    drop(store);
+    dropped.wait().unwrap();
+    assert!(dropped.wait_timeout(Duration::ZERO).unwrap());
+    assert_eq!(home.open().len(), 2);
+}
+
+#[test]
+fn a_closed_store_reads_and_refuses_changes() {
+    let home = Home::new();
+    let store = home.open();
+    let clone = store.clone();
+    store.resolve(&source(1)).unwrap();
+    let seen = store.get(&key(1)).unwrap().unwrap();
+    store.close().unwrap();
+    store.close().unwrap();
+    store.flush().unwrap();
+    let refused = [
+        clone.resolve(&source(2)).map(drop),
+        clone.touch(&key(1)).map(drop),
+        clone.record_usage(&key(1), &Usage::ZERO).map(drop),
+        clone.suspend(&key(1)).map(drop),
+        clone.unsuspend(&key(1)).map(drop),
+        clone.update(&key(1), |_| {}).map(drop),
+        clone.set_metadata(&key(1), &serde_json::Map::new()).map(drop),
+        clone.reset(&key(1)).map(drop),
+        clone.switch(&key(1), seen.session_id.clone()).map(drop),
+        clone.remove(&key(1)).map(drop),
+        clone.remove_if(&key(1), &seen).map(drop),
+    ];
+    for (n, result) in refused.into_iter().enumerate() {
+        let error = result.expect_err("a change");
+        assert!(matches!(&error, Error::Closed { path } if *path == home.path()), "{n}: {error:?}");
+        assert!(error.to_string().contains("sessions.db"));
+    }
+    assert_eq!(clone.get(&key(1)).unwrap(), Some(seen));
+    assert_eq!(clone.recent(9, None).unwrap().entries.len(), 1);
+    assert_sound(&clone);
+}
+
+#[test]
+fn closing_while_others_write_loses_nothing_that_was_taken() {
+    let home = Home::new();
+    let store = home.open();
+    let taken = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (store, taken) = (store.clone(), &taken);
+            scope.spawn(move || {
+                for n in 0.. {
+                    match store.resolve(&source(thread * 100_000 + n)) {
+                        Ok(_) => taken.fetch_add(1, Ordering::SeqCst),
+                        Err(Error::Closed { .. }) => break,
+                        Err(error) => panic!("{error}"),
+                    };
+                }
+            });
+        }
+        while taken.load(Ordering::SeqCst) < 200 {
+            std::thread::yield_now();
+        }
+        store.close().unwrap();
+    });
+    drop(store);
+    let store = home.open();
+    assert_eq!(store.len(), taken.load(Ordering::SeqCst));
+    assert_sound(&store);
+}
+
+/// Writers beyond the bound wait for the committer, and all of their changes arrive.
+#[test]
+fn what_is_pending_is_bounded() {
+    for max_pending in [2, 7] {
+        let home = Home::new();
+        let store = SessionStore::open(home.options().max_pending(max_pending).cached_entries(0)).unwrap();
+        let most = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (store, most) = (&store, &most);
+                scope.spawn(move || {
+                    for n in 0..150 {
+                        store.resolve(&source(thread * 1000 + n)).unwrap();
+                        store.touch(&key(thread * 1000 + n / 2)).unwrap().unwrap();
+                        most.fetch_max(store.stats().unwrap().pending, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        // Each of four threads may have passed the gate with one change of weight two.
+        assert!(most.load(Ordering::Relaxed) <= max_pending + 8, "{most:?} were pending");
+        assert_eq!(store.len(), 600);
+        assert_sound(&store);
+        drop(store);
+        assert_eq!(home.open().len(), 600);
+    }
+}
+
+#[test]
+fn a_race_for_one_key_makes_one_entry() {
+    let home = Home::new();
+    let store = home.open();
+    for n in 0..50 {
+        let start = Barrier::new(8);
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let race = |_| {
+                let (store, start) = (&store, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    let found = store.resolve(&source(n)).unwrap();
+                    store.touch(&found.entry.key).unwrap().unwrap();
+                    (found.entry.session_id, found.resolution)
+                })
+            };
+            let threads: Vec<_> = (0..8).map(race).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let created = answers.iter().filter(|(_, resolution)| *resolution == Resolution::Created).count();
+        assert_eq!(created, 1);
+        assert!(answers.iter().all(|(_, it)| matches!(it, Resolution::Created | Resolution::Existing)));
+        assert_eq!(answers.iter().map(|(id, _)| id).collect::<BTreeSet<_>>().len(), 1);
+    }
+    assert_eq!(store.len(), 50);
+    assert_sound(&store);
+}
+
+#[test]
+fn a_race_for_a_suspended_key_replaces_it_once() {
+    let home = Home::new();
+    let store = home.open();
+    for n in 0..30 {
+        let old = store.resolve(&source(n)).unwrap().entry.session_id;
+        store.suspend(&key(n)).unwrap().unwrap();
+        let start = Barrier::new(6);
+        let replaced = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    start.wait();
+                    match store.resolve(&source(n)).unwrap().resolution {
+                        Resolution::Replaced { previous, .. } => {
+                            assert_eq!(previous, old);
+                            replaced.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Resolution::Existing => {}
+                        other => panic!("{other:?}"),
+                    }
+                });
+            }
+        });
+        assert_eq!(replaced.into_inner(), 1);
+    }
+    assert_sound(&store);
+}
+
+/// Changes of one entry by many threads are all counted, while commits run.
+#[test]
+fn no_change_of_a_race_is_lost() {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(1)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let store = &store;
+            scope.spawn(move || {
+                for n in 0..200 {
+                    let turn = Usage { input_tokens: 1, ..Usage::ZERO };
+                    let receipt = store.record_usage(&key(1), &turn).unwrap().unwrap();
+                    let count = |details: &mut cloakroom::Details| {
+                        let now: u64 = details.cost_status.as_deref().map_or(0, |text| text.parse().unwrap());
+                        details.cost_status = Some((now + 1).to_string());
+                    };
+                    store.update(&key(1), count).unwrap().unwrap();
+                    if n % 20 == thread {
+                        receipt.wait().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let check = |store: &SessionStore| {
+        let entry = store.get(&key(1)).unwrap().unwrap();
+        assert_eq!((entry.usage.input_tokens, entry.details.cost_status.as_deref()), (1200, Some("1200")));
+    };
+    check(&store);
+    drop(store);
+    check(&home.open());
+}
