@@ -12,6 +12,9 @@ use serde_json::Value;
 /// 2026-09-01T00:00:00Z, later than every time in the fixtures.
 pub(crate) const NOW: i64 = 1_788_220_800_000_000;
 
+/// An entry with the names and texts of its extras.
+pub(crate) type Whole = (SessionKey, SessionEntry, Vec<(String, String)>);
+
 /// A store in a directory of its own, with a clock that stands at [`NOW`].
 pub(crate) struct Fresh {
     pub(crate) store: SessionStore,
@@ -57,7 +60,7 @@ impl Fresh {
     }
 
     /// A copy of everything, to compare two stores.
-    pub(crate) fn all(&self) -> Vec<(SessionKey, SessionEntry, Vec<(String, String)>)> {
+    pub(crate) fn all(&self) -> Vec<Whole> {
         let mut all: Vec<_> = self
             .store
             .iter(Default::default())
