@@ -73,7 +73,7 @@ fn read_iso(text: &str, zone: TimeZone) -> Option<Moment> {
 /// `HH:MM`, `HH:MM:SS` or `HH:MM:SS.f…`; digits beyond a microsecond are cut off.
 fn read_clock(text: &str) -> Option<NaiveTime> {
     let (whole, fraction) = text.split_once(['.', ',']).unwrap_or((text, "0"));
-    let parts: Vec<u32> = whole.split(':').map(|part| two_digits(part)).collect::<Option<_>>()?;
+    let parts: Vec<u32> = whole.split(':').map(two_digits).collect::<Option<_>>()?;
     let (hour, minute, second) = match parts.as_slice() {
         [hour, minute] => (*hour, *minute, 0),
         [hour, minute, second] => (*hour, *minute, *second),

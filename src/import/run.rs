@@ -90,7 +90,7 @@ impl SessionStore {
                     break;
                 }
             }
-            if run.report.read % PROGRESS_EVERY == 0 {
+            if run.report.read.is_multiple_of(PROGRESS_EVERY) {
                 progress(&run.report.progress());
             }
         }

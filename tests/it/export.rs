@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloakroom::{Error, ExportFormat, ExportOptions, ImportOptions};
+use cloakroom::{Error, ExportFormat, ExportOptions, ImportOptions, OnConflict};
 use serde_json::Value;
 
 use crate::exact_json::Exact;
@@ -239,6 +239,40 @@ fn a_changed_time_keeps_the_style_of_the_file() {
     ] {
         assert_eq!(out.entry(key)["updated_at"], Exact::Text(expected.into()));
     }
+}
+
+#[test]
+fn the_turn_that_is_worked_on_began_at_an_aware_time() {
+    let fresh = Fresh::new();
+    fresh.import(file(&[hermes("2026-06-03T00:41:19", "")]));
+    let at = cloakroom::Timestamp::from_micros(NOW);
+    let key = "k1".parse().unwrap();
+    drop(fresh.store.update(&key, |details| details.active_turn_started_at = Some(at)).unwrap());
+    let mut out = Exact::parse(&fresh.export(ExportFormat::Hermes));
+    assert_eq!(out.entry("k1")["active_turn_started_at"], Exact::Text("2026-09-01T00:00:00+00:00".into()));
+}
+
+#[test]
+fn notes_are_kept_replaced_and_outlive_a_reopening() {
+    let fresh = Fresh::new();
+    let long = format!("\"{}\"", "n".repeat(20_000));
+    let notes = |fresh: &Fresh| Exact::parse(&fresh.export(ExportFormat::Hermes));
+    let import = |text: &str, on_conflict, dry_run| {
+        fresh.import_with(text, ImportOptions::new().on_conflict(on_conflict).dry_run(dry_run))
+    };
+    let first = format!(r#"{{"_a": {long}, "_ab": 1, "_a b": [2]}}"#);
+    assert_eq!(import(&first, OnConflict::Newer, true).notes, 3);
+    assert_eq!(notes(&fresh), Exact::parse("{}"), "a dry run keeps none");
+    import(&first, OnConflict::Newer, false);
+    assert_eq!(notes(&fresh), Exact::parse(&first));
+    import(r#"{"_a": "other", "_c": null}"#, OnConflict::Keep, false);
+    assert_eq!(notes(&fresh), Exact::parse(&first.replace('}', r#", "_c": null}"#)));
+    import(r#"{"_a": "short"}"#, OnConflict::Newer, false);
+    let last = r#"{"_a": "short", "_ab": 1, "_a b": [2], "_c": null}"#;
+    assert_eq!(notes(&fresh), Exact::parse(last));
+    let fresh = fresh.reopen();
+    assert_eq!(notes(&fresh), Exact::parse(last));
+    assert!(fresh.store.verify().unwrap().violations.is_empty());
 }
 
 #[test]

@@ -12,20 +12,34 @@ use serde_json::Value;
 /// 2026-09-01T00:00:00Z, later than every time in the fixtures.
 pub(crate) const NOW: i64 = 1_788_220_800_000_000;
 
+/// An entry with the names and texts of its extras.
+pub(crate) type Whole = (SessionKey, SessionEntry, Vec<(String, String)>);
+
 /// A store in a directory of its own, with a clock that stands at [`NOW`].
 pub(crate) struct Fresh {
     pub(crate) store: SessionStore,
     pub(crate) clock: ManualClock,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Fresh {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::open(tempfile::tempdir().unwrap())
+    }
+
+    /// The store in a directory that may have one already.
+    pub(crate) fn open(dir: tempfile::TempDir) -> Self {
         let clock = ManualClock::new(Timestamp::from_micros(NOW));
         let options = Options::new(dir.path().join("db")).create(true).clock(clock.clone()).cache_bytes(1 << 22);
         let options = options.commit_interval(Duration::from_millis(5));
-        Self { store: SessionStore::open(options).unwrap(), clock, _dir: dir }
+        Self { store: SessionStore::open(options).unwrap(), clock, dir }
+    }
+
+    pub(crate) fn reopen(self) -> Self {
+        let Self { store, dir, .. } = self;
+        store.close().unwrap();
+        drop(store);
+        Self::open(dir)
     }
 
     /// Imports with the zone of the tests.
@@ -46,7 +60,7 @@ impl Fresh {
     }
 
     /// A copy of everything, to compare two stores.
-    pub(crate) fn all(&self) -> Vec<(SessionKey, SessionEntry, Vec<(String, String)>)> {
+    pub(crate) fn all(&self) -> Vec<Whole> {
         let mut all: Vec<_> = self
             .store
             .iter(Default::default())
@@ -259,6 +273,15 @@ fn a_damaged_file_gives_its_good_prefix_and_the_place_of_the_damage() {
 }
 
 #[test]
+fn a_place_after_several_lines_is_told_exactly() {
+    let text = "{\n  \"k1\": {\n    \"session_id\": \"s\"\n  } x";
+    let damage = Fresh::new().import(text).damage.unwrap();
+    assert_eq!((damage.line, damage.column, damage.byte), (4, 5, text.len() as u64 - 1));
+    let damage = Fresh::new().import(&text[..text.len() - 5]).damage.unwrap();
+    assert_eq!((damage.line, damage.column, damage.byte), (4, 1, text.len() as u64 - 5));
+}
+
+#[test]
 fn every_prefix_of_a_file_imports_its_whole_entries() {
     let text = fixture("hermes/small");
     let whole = Fresh::new();
@@ -385,6 +408,8 @@ fn odd_values_leave_the_typed_field_at_its_default() {
         "last_prompt_tokens": 18446744073709551615, "estimated_cost_usd": NaN, "platform": 5, "suspended": "yes",
         "memory_flushed": true, "prev_session_id": "../up", "origin": {"chat_id": -100123}, "session_key": "other""#,
     )]));
+    fresh.import(r#"{"k2": {"session_id": "s", "memory_flushed": false, "expiry_finalized": true}}"#);
+    assert!(fresh.get("k2").details.expiry_finalized, "the newer name counts");
     let entry = fresh.get("k1");
     assert_eq!((entry.usage.input_tokens, entry.usage.output_tokens, entry.usage.cache_read_tokens), (0, 0, 0));
     assert_eq!((entry.usage.total_tokens, entry.usage.last_prompt_tokens), (0, u64::MAX));

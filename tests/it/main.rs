@@ -17,6 +17,7 @@ mod exact_json;
 mod export;
 mod failures;
 mod import;
+mod import_kill;
 mod kill;
 mod layers;
 mod model;
