@@ -54,7 +54,7 @@ impl std::fmt::Debug for SessionEntry {
 }
 
 /// Token counters and cost of a session.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
     /// Tokens read.
@@ -71,6 +71,25 @@ pub struct Usage {
     pub last_prompt_tokens: u64,
     /// Estimated cost in US dollars.
     pub estimated_cost_usd: f64,
+}
+
+impl PartialEq for Usage {
+    /// The cost is compared by its bits. Python's files may hold a cost of NaN, and such an entry must equal itself:
+    /// what is removed only if it is unchanged could never be removed otherwise.
+    fn eq(&self, other: &Self) -> bool {
+        let counts = |u: &Self| {
+            [
+                u.input_tokens,
+                u.output_tokens,
+                u.cache_read_tokens,
+                u.cache_write_tokens,
+                u.total_tokens,
+                u.last_prompt_tokens,
+                u.estimated_cost_usd.to_bits(),
+            ]
+        };
+        counts(self) == counts(other)
+    }
 }
 
 impl Usage {

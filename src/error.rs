@@ -154,6 +154,18 @@ pub enum Error {
         /// What the engine said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An export would replace what is at this path.
+    #[error("{path} exists: name another file, or use --force (`ExportOptions::force`) to replace it")]
+    Exists {
+        /// Where the export was to go.
+        path: PathBuf,
+    },
+    /// What was to be imported is no session file.
+    #[error("not a session file: {reason}")]
+    NotASessionFile {
+        /// What it is instead.
+        reason: &'static str,
+    },
     /// A time zone that is neither an IANA name nor an offset.
     #[error("{name:?} is no time zone: give an IANA name (Europe/Berlin) or an offset (+02:00)")]
     TimeZone {

@@ -206,7 +206,7 @@ impl Pass<'_> {
         let mut after = None;
         loop {
             let rows = self.store.commits().engine().oldest_rows(after.as_ref(), Bucket::of(cutoff), BATCH)?;
-            let Some(last) = rows.last().cloned() else { break };
+            let Some(last) = rows.last().copied() else { break };
             if !go_on() {
                 self.report.stopped = true;
                 break;
@@ -224,14 +224,16 @@ impl Pass<'_> {
         let mut doubtful = Vec::new();
         for row in rows {
             let seen_at = self.store.commits().open_commit();
-            match self.store.commits().peek_hot(&row.key)? {
-                Some(hot) if Bucket::of(hot.updated_at) == row.bucket => {
-                    if hot.updated_at < cutoff {
-                        self.expired(&row.key, hot, seen_at)?;
-                    }
-                }
-                // The entry is gone or has moved on. Whether the row is out of date on disk too, the committer knows.
-                _ => doubtful.push(row),
+            let hot = self.store.commits().peek_hot(row.entry)?.filter(|hot| Bucket::of(hot.updated_at) == row.bucket);
+            // An entry that is gone or has moved on. Whether the row is out of date on disk too, the committer knows.
+            let Some(hot) = hot else {
+                doubtful.push(row);
+                continue;
+            };
+            if hot.updated_at < cutoff
+                && let Some(key) = self.store.commits().engine().key_of(row.entry)?
+            {
+                self.expired(&key, hot, seen_at)?;
             }
         }
         if !self.report.dry_run {

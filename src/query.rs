@@ -1,10 +1,11 @@
 //! Lists: newest first from the index of activity.
 
+use std::cmp::Reverse;
 use std::vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Bucket, Hot, RESUME_PENDING, SUSPENDED};
+use crate::codec::{Bucket, Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
 use crate::entry::{SessionEntry, Usage};
 use crate::error::Result;
 use crate::key::SessionKey;
@@ -70,11 +71,14 @@ impl Filter {
         Self { idle_since: Some(time), ..Self::default() }
     }
 
-    fn accepts_summary(&self, key: &SessionKey, hot: &Hot) -> bool {
-        self.key_prefix.as_ref().is_none_or(|prefix| key.as_str().starts_with(prefix))
-            && self.active_since.is_none_or(|since| hot.updated_at >= since)
+    fn accepts_hot(&self, hot: &Hot) -> bool {
+        self.active_since.is_none_or(|since| hot.updated_at >= since)
             && self.idle_since.is_none_or(|since| hot.updated_at < since)
             && self.suspended.is_none_or(|suspended| hot.is(SUSPENDED) == suspended)
+    }
+
+    fn accepts_key(&self, key: &SessionKey) -> bool {
+        self.key_prefix.as_ref().is_none_or(|prefix| key.as_str().starts_with(prefix))
     }
 
     fn needs_entry(&self) -> bool {
@@ -136,7 +140,7 @@ impl SessionStore {
             let rows = engine.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 256)?;
             let mut oldest = None;
             for row in &rows {
-                let hot = self.commits().peek_hot(&row.key)?.filter(|hot| Bucket::of(hot.updated_at) == row.bucket);
+                let hot = self.commits().peek_hot(row.entry)?.filter(|hot| Bucket::of(hot.updated_at) == row.bucket);
                 match (hot, oldest) {
                     // The rest of the oldest entry's bucket may be older still.
                     (_, Some((bucket, _))) if row.bucket > bucket => break,
@@ -163,7 +167,7 @@ pub struct Iter {
     /// The next bucket to read; `None` at the end.
     next_bucket: Option<Bucket>,
     /// What is left of the bucket read last.
-    rows: vec::IntoIter<(SessionKey, Hot)>,
+    rows: vec::IntoIter<(Fingerprint, Hot)>,
 }
 
 impl Iter {
@@ -179,20 +183,20 @@ impl Iter {
     /// Reads the next bucket, and sorts its few entries by their exact time.
     fn read_bucket(&mut self, bucket: Bucket) -> Result<()> {
         let engine = self.store.commits().engine();
+        let cursor = self.cursor.as_ref().map(|cursor| (Reverse(cursor.updated_at), engine.fingerprint(&cursor.key)));
         let mut rows = Vec::new();
-        for key in engine.bucket_keys(bucket)? {
-            let Some(hot) = self.store.commits().peek_hot(&key)? else { continue };
+        for entry in engine.bucket_entries(bucket)? {
+            let Some(hot) = self.store.commits().peek_hot(entry)? else { continue };
             // A row of another bucket is out of date, or its entry was touched just now.
-            if Bucket::of(hot.updated_at) != bucket || !self.filter.accepts_summary(&key, &hot) {
-                continue;
-            }
-            let passed =
-                self.cursor.as_ref().is_some_and(|cursor| (hot.updated_at, &cursor.key) >= (cursor.updated_at, &key));
-            if !passed {
-                rows.push((key, hot));
+            let shown = Bucket::of(hot.updated_at) == bucket
+                && self.filter.accepts_hot(&hot)
+                && cursor.is_none_or(|cursor| (Reverse(hot.updated_at), entry) > cursor);
+            if shown {
+                rows.push((entry, hot));
             }
         }
-        rows.sort_unstable_by(|(a_key, a), (b_key, b)| b.updated_at.cmp(&a.updated_at).then_with(|| a_key.cmp(b_key)));
+        // Entries of one microsecond have to stand in some order.
+        rows.sort_unstable_by_key(|(entry, hot)| (Reverse(hot.updated_at), *entry));
         self.rows = rows.into_iter();
         let too_old = self.filter.active_since.is_some_and(|since| bucket <= Bucket::of(since));
         self.next_bucket = match bucket.previous() {
@@ -204,7 +208,9 @@ impl Iter {
 
     fn advance(&mut self) -> Result<Option<Summary>> {
         loop {
-            for (key, hot) in self.rows.by_ref() {
+            for (entry, hot) in self.rows.by_ref() {
+                let key = self.store.commits().engine().key_of(entry)?;
+                let Some(key) = key.filter(|key| self.filter.accepts_key(key)) else { continue };
                 if self.filter.needs_entry() {
                     let entry = self.store.get(&key)?;
                     if !entry.is_some_and(|entry| self.filter.accepts_entry(&entry)) {

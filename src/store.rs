@@ -51,7 +51,7 @@ pub struct OpenReport {
 }
 
 /// How far a database is behind what had been synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Shortfall {
     /// The newest commit known to have been synced.
     pub expected_commit: u64,
@@ -214,7 +214,7 @@ impl SessionStore {
 
     /// Whether a key has an entry.
     pub fn contains(&self, key: &SessionKey) -> Result<bool> {
-        Ok(self.commits().peek_hot(key)?.is_some())
+        Ok(self.commits().peek_hot(self.commits().engine().fingerprint(key))?.is_some())
     }
 
     /// How many entries there are. O(1).

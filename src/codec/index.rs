@@ -1,8 +1,6 @@
 //! Keys of the index trees.
 
-use std::fmt;
-
-use super::{CHUNK_BYTES, CodecError, VERSION, strip_version};
+use super::{CHUNK_BYTES, CodecError, Fingerprint, VERSION, strip_version};
 use crate::key::{SessionId, SessionKey};
 use crate::time::Timestamp;
 
@@ -35,20 +33,24 @@ impl Bucket {
 }
 
 /// A row of `by_updated_at`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ActivityRow {
     pub(crate) bucket: Bucket,
-    pub(crate) key: SessionKey,
+    pub(crate) entry: Fingerprint,
 }
 
 impl ActivityRow {
-    pub(crate) fn encode(bucket: Bucket, key: &SessionKey) -> Vec<u8> {
-        [bucket.prefix().as_slice(), key.as_str().as_bytes()].concat()
+    pub(crate) fn encode(&self) -> [u8; 20] {
+        let mut row = [0; 20];
+        let (bucket, entry) = row.split_at_mut(4);
+        bucket.copy_from_slice(&self.bucket.prefix());
+        entry.copy_from_slice(self.entry.as_bytes());
+        row
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (bucket, key) = bytes.split_first_chunk::<4>().ok_or(CodecError::Short)?;
-        Ok(Self { bucket: Bucket(u32::from_be_bytes(*bucket)), key: SessionKey::new(std::str::from_utf8(key)?)? })
+        let (bucket, entry) = bytes.split_first_chunk::<4>().ok_or(CodecError::Short)?;
+        Ok(Self { bucket: Bucket(u32::from_be_bytes(*bucket)), entry: whole_fingerprint(entry)? })
     }
 }
 
@@ -56,18 +58,17 @@ impl ActivityRow {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct IdRow {
     pub(crate) id: SessionId,
-    pub(crate) key: SessionKey,
+    pub(crate) entry: Fingerprint,
 }
 
 impl IdRow {
-    pub(crate) fn encode(id: &SessionId, key: &SessionKey) -> Vec<u8> {
-        [id.as_str().as_bytes(), &[0], key.as_str().as_bytes()].concat()
+    pub(crate) fn encode(id: &SessionId, entry: Fingerprint) -> Vec<u8> {
+        [id.as_str().as_bytes(), &[0], entry.as_bytes()].concat()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let mut parts = bytes.splitn(2, |byte| *byte == 0);
-        let (Some(id), Some(key)) = (parts.next(), parts.next()) else { return Err(CodecError::Short) };
-        Ok(Self { id: SessionId::new(std::str::from_utf8(id)?)?, key: SessionKey::new(std::str::from_utf8(key)?)? })
+        let (id, rest) = split_at_zero(bytes)?;
+        Ok(Self { id: SessionId::new(std::str::from_utf8(id)?)?, entry: whole_fingerprint(rest)? })
     }
 }
 
@@ -77,53 +78,40 @@ pub(crate) fn id_prefix(id: &SessionId) -> Vec<u8> {
 }
 
 /// A row of `extras`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ExtrasRow {
-    pub(crate) key: SessionKey,
+    pub(crate) entry: Fingerprint,
     pub(crate) generation: u64,
     pub(crate) chunk: u32,
 }
 
-impl fmt::Debug for ExtrasRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ExtrasRow({}, {}, {})", self.key, self.generation, self.chunk)
-    }
-}
-
 impl ExtrasRow {
-    /// What all rows of `key` begin with.
-    pub(crate) fn key_prefix(key: &SessionKey) -> Vec<u8> {
-        [key.as_str().as_bytes(), &[0]].concat()
-    }
-
     /// What the rows of one generation begin with.
-    pub(crate) fn prefix(key: &SessionKey, generation: u64) -> Vec<u8> {
-        [key.as_str().as_bytes(), &[0], &generation.to_be_bytes()].concat()
+    pub(crate) fn prefix(entry: Fingerprint, generation: u64) -> Vec<u8> {
+        [entry.as_bytes().as_slice(), &generation.to_be_bytes()].concat()
     }
 
     /// The rows that hold `blob`, in order.
     pub(crate) fn encode_all(
-        key: &SessionKey,
+        entry: Fingerprint,
         generation: u64,
         blob: &[u8],
     ) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        let prefix = Self::prefix(key, generation);
+        let prefix = Self::prefix(entry, generation);
         (0_u32..)
             .zip(blob.chunks(CHUNK_BYTES))
             .map(move |(chunk, part)| ([prefix.as_slice(), &chunk.to_be_bytes()].concat(), [&[VERSION], part].concat()))
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let end = bytes.iter().position(|byte| *byte == 0).ok_or(CodecError::Short)?;
-        let (key, rest) = bytes.split_at(end);
-        let rest = rest.get(1..).ok_or(CodecError::Short)?;
+        let (entry, rest) = bytes.split_first_chunk::<16>().ok_or(CodecError::Short)?;
         let (generation, rest) = rest.split_first_chunk::<8>().ok_or(CodecError::Short)?;
         let (chunk, rest) = rest.split_first_chunk::<4>().ok_or(CodecError::Short)?;
         if !rest.is_empty() {
             return Err(CodecError::Trailing(rest.len()));
         }
         Ok(Self {
-            key: SessionKey::new(std::str::from_utf8(key)?)?,
+            entry: Fingerprint::from_bytes(*entry),
             generation: u64::from_be_bytes(*generation),
             chunk: u32::from_be_bytes(*chunk),
         })
@@ -133,4 +121,28 @@ impl ExtrasRow {
     pub(crate) fn part(value: &[u8]) -> Result<&[u8], CodecError> {
         strip_version(value)
     }
+}
+
+/// The value of `names`: the key that a fingerprint stands for.
+pub(crate) fn encode_name(key: &SessionKey) -> Vec<u8> {
+    [&[VERSION], key.as_str().as_bytes()].concat()
+}
+
+/// Undoes [`encode_name`].
+pub(crate) fn decode_name(value: &[u8]) -> Result<SessionKey, CodecError> {
+    Ok(SessionKey::new(std::str::from_utf8(strip_version(value)?)?)?)
+}
+
+/// A row of a tree whose keys are fingerprints.
+pub(crate) fn whole_fingerprint(bytes: &[u8]) -> Result<Fingerprint, CodecError> {
+    match bytes.split_first_chunk::<16>() {
+        Some((entry, [])) => Ok(Fingerprint::from_bytes(*entry)),
+        Some((_, rest)) => Err(CodecError::Trailing(rest.len())),
+        None => Err(CodecError::Short),
+    }
+}
+
+fn split_at_zero(bytes: &[u8]) -> Result<(&[u8], &[u8]), CodecError> {
+    let mut parts = bytes.splitn(2, |byte| *byte == 0);
+    parts.next().zip(parts.next()).ok_or(CodecError::Short)
 }

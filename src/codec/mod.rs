@@ -3,27 +3,35 @@
 //! | tree | key | value |
 //! | --- | --- | --- |
 //! | `sessions` | session key | version 1, `ColdV1` |
-//! | `activity` | session key | version 1, `HotV1` |
-//! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, session key | empty |
-//! | `by_session_id` | session id, `00`, session key | empty |
-//! | `extras` | session key, `00`, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 4,095 bytes of a blob |
-//! | `meta` | `format`, `count`, `commit`, `clean`, `zone`, … | version 1, bincode of one value |
+//! | `names` | fingerprint | version 1, the session key |
+//! | `activity` | fingerprint | version 1, `HotV1` |
+//! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, fingerprint | empty |
+//! | `by_session_id` | session id, `00`, fingerprint | empty |
+//! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 4,095 bytes of a blob |
+//! | `meta` | `note`, `00`, name of a note, `00`, chunk number `u32` big-endian | version 1, at most 4,095 bytes of its text |
+//! | `meta` | `format`, `seed`, `count`, `commit`, `clean`, `zone`, … | version 1, bincode of one value |
+//!
+//! A fingerprint is SipHash-1-3-128 of the session key under the store's `seed`, both halves little endian.
 //!
 //! A blob is version 1, `BlobV1`: the entry's extras, cut into chunks that are full but for the last.
 //!
 //! A record is `[version byte][bincode]`, bincode 2 in its standard configuration (varint integers, little endian),
 //! at most [`MAX_VALUE_BYTES`]. Records are frozen: a change of a struct is a new version byte and a new struct, and
-//! the old one stays readable. Keys and ids hold no control character, so `00` ends them.
+//! the old one stays readable. Ids hold no control character, so `00` ends them.
 //!
 //! Decoding refuses unknown versions, trailing bytes and lengths beyond the limit with a [`CodecError`], never a panic.
 
+mod fingerprint;
 mod index;
+mod note;
 mod records;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, id_prefix};
+pub(crate) use fingerprint::{Fingerprint, Seed};
+pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
+pub(crate) use note::NoteRow;
 pub(crate) use records::{Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob};
 
 use crate::key::NameError;

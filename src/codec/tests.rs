@@ -160,33 +160,49 @@ fn golden_blob() {
     assert_eq!(decode_blob(&bytes).unwrap(), (Some(Details::default()), formed));
 }
 
+/// A fingerprint whose bytes are easy to find in golden ones.
+fn entry() -> Fingerprint {
+    Fingerprint::from_bytes(*b"0123456789abcdef")
+}
+
+const ENTRY: &str = "30313233343536373839616263646566";
+
+#[test]
+fn golden_fingerprint() {
+    let seed = Seed::new(b"sixteen bytes ok");
+    assert_eq!(hex(seed.fingerprint(&key(KEY)).as_bytes()), "a7cd03bb130063448fadf8cfd69c77b0");
+    assert_ne!(seed.fingerprint(&key(KEY)), Seed::new(&[0; 16]).fingerprint(&key(KEY)), "the seed counts");
+    assert_eq!(format!("{seed:?}"), "Seed", "the seed is not told");
+}
+
 #[test]
 fn golden_index_keys() {
-    let row = ActivityRow { bucket: Bucket::of(NOW), key: key(KEY) };
-    let bytes = ActivityRow::encode(row.bucket, &row.key);
-    assert_eq!(hex(&bytes), "01c4fd066167656e743a6d61696e3a646973636f72643a67726f75703a313a32");
-    assert_eq!(ActivityRow::decode(&bytes).unwrap(), row);
+    let row = ActivityRow { bucket: Bucket::of(NOW), entry: entry() };
+    assert_eq!(hex(&row.encode()), format!("01c4fd06{ENTRY}"));
+    assert_eq!(ActivityRow::decode(&row.encode()).unwrap(), row);
 
-    let row = IdRow { id: id("20260612_000653_p67x61eb"), key: key(KEY) };
-    let bytes = IdRow::encode(&row.id, &row.key);
-    let golden =
-        "32303236303631325f3030303635335f7036377836316562006167656e743a6d61696e3a646973636f72643a67726f75703a313a32";
-    assert_eq!(hex(&bytes), golden);
+    let row = IdRow { id: id("20260612_000653_p67x61eb"), entry: entry() };
+    let bytes = IdRow::encode(&row.id, row.entry);
+    assert_eq!(hex(&bytes), format!("32303236303631325f3030303635335f703637783631656200{ENTRY}"));
     assert_eq!(IdRow::decode(&bytes).unwrap(), row);
     assert!(bytes.starts_with(&id_prefix(&row.id)));
 
     let blob = vec![7; 258 * CHUNK_BYTES + 5];
-    let rows: Vec<_> = ExtrasRow::encode_all(&key(KEY), 5 << 24, &blob).collect();
+    let rows: Vec<_> = ExtrasRow::encode_all(entry(), 5 << 24, &blob).collect();
     let (last, value) = &rows[258];
-    let golden = "6167656e743a6d61696e3a646973636f72643a67726f75703a313a3200000000000500000000000102";
-    assert_eq!((hex(last).as_str(), hex(value).as_str()), (golden, "010707070707"));
-    assert_eq!(ExtrasRow::decode(last).unwrap(), ExtrasRow { key: key(KEY), generation: 5 << 24, chunk: 258 });
+    let golden = format!("{ENTRY}000000000500000000000102");
+    assert_eq!((hex(last), hex(value).as_str()), (golden, "010707070707"));
+    assert_eq!(ExtrasRow::decode(last).unwrap(), ExtrasRow { entry: entry(), generation: 5 << 24, chunk: 258 });
     assert!(rows.is_sorted());
     assert!(rows.iter().all(|(row, value)| {
         value.len() <= MAX_VALUE_BYTES
-            && row.starts_with(&ExtrasRow::prefix(&key(KEY), 5 << 24))
-            && row.starts_with(&ExtrasRow::key_prefix(&key(KEY)))
+            && row.starts_with(&ExtrasRow::prefix(entry(), 5 << 24))
+            && row.starts_with(entry().as_bytes())
     }));
+
+    let name = encode_name(&key("agent:x"));
+    assert_eq!(hex(&name), "016167656e743a78");
+    assert_eq!(decode_name(&name).unwrap(), key("agent:x"));
 }
 
 #[test]
@@ -223,7 +239,7 @@ fn trailing_bytes_are_refused() {
         bytes.extend([0, 0]);
         assert!(matches!(decode(&bytes), Err(CodecError::Trailing(2))), "{name}");
     }
-    let row = ExtrasRow::prefix(&key(KEY), 1);
+    let row = ExtrasRow::prefix(entry(), 1);
     assert!(matches!(ExtrasRow::decode(&[&row[..], &[0; 5]].concat()), Err(CodecError::Trailing(1))));
 }
 
@@ -236,6 +252,7 @@ fn other_versions_are_refused() {
         }
         assert!(matches!(decode(&[]), Err(CodecError::Empty)), "{name}");
     }
+    assert!(matches!(decode_name(&[2, b'a']), Err(CodecError::Version { found: 2 })));
     assert!(matches!(ExtrasRow::part(&[2, 1]), Err(CodecError::Version { found: 2 })));
     assert!(matches!(ExtrasRow::part(&[]), Err(CodecError::Empty)));
 }
@@ -264,10 +281,10 @@ fn names_in_records_are_checked() {
     for bad in ["", "a/b", "..", "C:", "a\u{7}"] {
         let bytes = [&[1, bad.len() as u8], bad.as_bytes(), &[0, 0, 0]].concat();
         assert!(matches!(decode_cold(&bytes), Err(CodecError::Name(_))), "{bad:?}");
-        assert!(IdRow::decode(&[bad.as_bytes(), b"\0agent:x"].concat()).is_err(), "{bad:?}");
+        assert!(IdRow::decode(&[bad.as_bytes(), b"\0", entry().as_bytes()].concat()).is_err(), "{bad:?}");
     }
     for bad in ["", "/a", "_a", "..", "C:"] {
-        assert!(ActivityRow::decode(&[&[0; 4], bad.as_bytes()].concat()).is_err(), "{bad:?}");
+        assert!(decode_name(&[&[1], bad.as_bytes()].concat()).is_err(), "{bad:?}");
     }
 }
 
@@ -318,6 +335,10 @@ fn any_time() -> impl Strategy<Value = Timestamp> {
         1 => Just(Timestamp::MIN),
         1 => Just(Timestamp::MAX),
     ]
+}
+
+fn any_entry() -> impl Strategy<Value = Fingerprint> {
+    any::<[u8; 16]>().prop_map(Fingerprint::from_bytes)
 }
 
 fn any_name() -> impl Strategy<Value = String> {
@@ -395,6 +416,8 @@ proptest! {
         let _ = IdRow::decode(&bytes);
         let _ = ExtrasRow::decode(&bytes);
         let _ = ExtrasRow::part(&bytes);
+        let _ = decode_name(&bytes);
+        let _ = whole_fingerprint(&bytes);
     }
 
     /// Nearer to a record than arbitrary bytes: a good one with some bytes changed.
@@ -458,11 +481,11 @@ proptest! {
     }
 
     #[test]
-    fn chunks_round_trip(blob in vec(any::<u8>(), 0..3 * MAX_VALUE_BYTES), name in any_name(), generation: u64) {
-        let rows: Vec<_> = ExtrasRow::encode_all(&key(&name), generation, &blob).collect();
+    fn chunks_round_trip(blob in vec(any::<u8>(), 0..3 * MAX_VALUE_BYTES), entry in any_entry(), generation: u64) {
+        let rows: Vec<_> = ExtrasRow::encode_all(entry, generation, &blob).collect();
         let mut found: Vec<u8> = Vec::new();
         for (number, (row, value)) in (0..).zip(&rows) {
-            let expected = ExtrasRow { key: key(&name), generation, chunk: number };
+            let expected = ExtrasRow { entry, generation, chunk: number };
             prop_assert_eq!(ExtrasRow::decode(row).unwrap(), expected);
             found.extend(ExtrasRow::part(value).unwrap());
         }
@@ -470,13 +493,13 @@ proptest! {
     }
 
     #[test]
-    fn rows_are_ordered_like_time(a in any_time(), b in any_time(), one in any_name(), two in any_name()) {
+    fn rows_are_ordered_like_time(a in any_time(), b in any_time(), one in any_entry(), two in any_entry()) {
         prop_assert_eq!(Bucket::of(a) <= Bucket::of(b), Bucket::of(a).prefix() <= Bucket::of(b).prefix());
         if a <= b {
             prop_assert!(Bucket::of(a) <= Bucket::of(b));
         }
-        let rows = [(a, &one), (b, &two)].map(|(time, name)| ActivityRow { bucket: Bucket::of(time), key: key(name) });
-        let bytes = rows.clone().map(|row| ActivityRow::encode(row.bucket, &row.key));
+        let rows = [(a, one), (b, two)].map(|(time, entry)| ActivityRow { bucket: Bucket::of(time), entry });
+        let bytes = rows.map(|row| row.encode());
         prop_assert_eq!(rows[0].cmp(&rows[1]), bytes[0].cmp(&bytes[1]));
         for (row, bytes) in rows.iter().zip(&bytes) {
             prop_assert_eq!(&ActivityRow::decode(bytes).unwrap(), row);
@@ -485,8 +508,8 @@ proptest! {
     }
 
     #[test]
-    fn id_rows_round_trip(one in any_name(), two in any_name()) {
-        let row = IdRow { id: id(&one), key: key(&two) };
-        prop_assert_eq!(IdRow::decode(&IdRow::encode(&row.id, &row.key)).unwrap(), row);
+    fn id_rows_round_trip(name in any_name(), entry in any_entry()) {
+        let row = IdRow { id: id(&name), entry };
+        prop_assert_eq!(IdRow::decode(&IdRow::encode(&row.id, entry)).unwrap(), row);
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum Order {
     Recheck(Vec<ActivityRow>, Sender<Result<u64>>),
     /// Remember the time zone of an import.
     SetZone(String, Sender<Result<u64>>),
+    /// Keep a note of an imported file: its name and its text.
+    SetNote(String, String, Sender<Result<u64>>),
     /// Commit, leave the mark of a clean close, and end.
     Close(Sender<Result<u64>>),
 }
@@ -51,6 +53,11 @@ impl Committer {
                     }
                     Ok(Order::SetZone(zone, answer)) => {
                         let set = self.guarded(|this| this.writer.set_zone(&this.core.engine, &zone).map(|()| 0));
+                        let _ = answer.send(set);
+                    }
+                    Ok(Order::SetNote(name, text, answer)) => {
+                        let set =
+                            self.guarded(|this| this.writer.set_note(&this.core.engine, &name, &text).map(|()| 0));
                         let _ = answer.send(set);
                     }
                     Ok(Order::Close(answer)) => {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use crate::codec::{ActivityRow, Hot};
+use crate::codec::{ActivityRow, Fingerprint, Hot};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Engine, Writer};
@@ -146,8 +146,8 @@ impl Commits {
     }
 
     /// The hot record of an entry.
-    pub(crate) fn peek_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        self.core.pending.peek_hot(&self.core.engine, key)
+    pub(crate) fn peek_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+        self.core.pending.peek_hot(&self.core.engine, entry)
     }
 
     /// Both records of an entry, and its extras if `with_extras`.
@@ -187,6 +187,11 @@ impl Commits {
     /// Remembers the time zone of an import.
     pub(crate) fn set_zone(&self, zone: String) -> Result<()> {
         self.order(|answer| Order::SetZone(zone, answer)).map(|_| ())
+    }
+
+    /// Keeps a note of an imported file.
+    pub(crate) fn set_note(&self, name: String, text: String) -> Result<()> {
+        self.order(|answer| Order::SetNote(name, text, answer)).map(|_| ())
     }
 
     /// Commits what is pending and ends the thread. Changes fail from now on. The second call does nothing.

@@ -4,14 +4,13 @@
 //! one step to all others. The committer takes the queues shard by shard and never holds a lock while it writes.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::shard::{NewCold, Shard, Slot};
-use crate::codec::{self, Bucket, Cold, ExtrasRef, Hot};
+use crate::codec::{self, Bucket, Cold, ExtrasRef, Fingerprint, Hot};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -26,7 +25,6 @@ const BYTES_PER_WEIGHT: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Pending {
     shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
     /// The commit that takes what is changed now.
     open_commit: AtomicU64,
     /// The newest commit whose changes are all in the trees.
@@ -47,7 +45,6 @@ impl Pending {
     pub(super) fn new(commit: u64, count: u64, cached_entries: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
             open_commit: AtomicU64::new(commit + 1),
             applied: AtomicU64::new(commit),
             count: AtomicU64::new(count),
@@ -76,22 +73,22 @@ impl Pending {
 
     /// Locks an entry for reading or changing, and loads its hot record if it is not in memory.
     pub(super) fn lock<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<EntryLock<'a>> {
-        let hash = self.hasher.hash_one(key);
-        let mut shard = self.shard(hash).lock();
-        let place = match shard.find(hash, key) {
+        let entry = engine.fingerprint(key);
+        let mut shard = self.shard(entry).lock();
+        let place = match shard.find(entry) {
             Some(place) => place,
             None => {
-                let hot = engine.hot(key)?;
+                let hot = engine.hot(entry)?;
                 let applied = self.applied.load(Ordering::Acquire);
-                shard.insert(hash, key.clone(), hot, self.slots_per_shard, applied)
+                shard.insert(entry, key.clone(), hot, self.slots_per_shard, applied)
             }
         };
         Ok(EntryLock { pending: self, engine, shard, place })
     }
 
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+    fn shard(&self, entry: Fingerprint) -> &Mutex<Shard> {
         // The table uses the low bits and the top seven; these lie between.
-        let index = (hash >> 40) as usize % SHARDS;
+        let index = (entry.table_hash() >> 40) as usize % SHARDS;
         #[expect(clippy::indexing_slicing, reason = "the index is below the number of shards")]
         &self.shards[index]
     }
@@ -101,7 +98,7 @@ impl Pending {
         self.new_ids.lock().get(id).cloned().unwrap_or_default()
     }
 
-    /// Closes the open commit and takes its changes, in key order. Returns its number.
+    /// Closes the open commit and takes its changes, in the order of their place. Returns its number.
     ///
     /// A change that reads the old number holds its shard's lock while it does, so its queue is taken after it; one
     /// that comes later may be taken too, ahead of the number it was told.
@@ -116,7 +113,7 @@ impl Pending {
             // Keep the room for the next round.
             shard.queue = queue;
         }
-        changes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        changes.sort_unstable_by(Change::place);
         (commit, changes)
     }
 
@@ -127,9 +124,8 @@ impl Pending {
             freed += weight_of(&change.content);
             let Content::Whole { cold, .. } = &change.content else { continue };
             self.forget_new_id(&cold.session_id, &change.key);
-            let hash = self.hasher.hash_one(&change.key);
-            let mut shard = self.shard(hash).lock();
-            let Some(place) = shard.find(hash, &change.key) else { continue };
+            let mut shard = self.shard(change.entry).lock();
+            let Some(place) = shard.find(change.entry) else { continue };
             // A newer cold record may be queued already.
             if let Some(slot) = shard.slot_mut(place).filter(|slot| !slot.structural) {
                 slot.cold = None;
@@ -170,7 +166,7 @@ fn take_slot(slot: &mut Slot, commit: u64) -> Option<Change> {
         }
         (Some(hot), _) => Content::Hot(hot),
     };
-    Some(Change { key: slot.key.clone(), stored, content })
+    Some(Change { key: slot.key.clone(), entry: slot.entry, stored, content })
 }
 
 /// What a change counts against the bound on pending ones.
@@ -187,24 +183,23 @@ fn structural_weight(blob: Option<&[u8]>) -> usize {
 
 impl Pending {
     /// The hot record of an entry, without keeping it in memory.
-    pub(super) fn peek_hot(&self, engine: &Engine, key: &SessionKey) -> Result<Option<Hot>> {
-        let hash = self.hasher.hash_one(key);
-        let mut shard = self.shard(hash).lock();
-        match shard.find(hash, key) {
+    pub(super) fn peek_hot(&self, engine: &Engine, entry: Fingerprint) -> Result<Option<Hot>> {
+        let mut shard = self.shard(entry).lock();
+        match shard.find(entry) {
             Some(place) => Ok(shard.slot(place).and_then(|slot| slot.hot)),
-            None => engine.hot(key),
+            None => engine.hot(entry),
         }
     }
 
     /// Both records of an entry as of one moment, and its extras if `with_extras`.
     pub(super) fn peek(&self, engine: &Engine, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
-        let hash = self.hasher.hash_one(key);
-        let mut shard = self.shard(hash).lock();
-        let place = shard.find(hash, key);
+        let entry = engine.fingerprint(key);
+        let mut shard = self.shard(entry).lock();
+        let place = shard.find(entry);
         let slot = place.and_then(|place| shard.slot(place));
         let (hot, new_cold) = match slot {
             Some(slot) => (slot.hot, slot.cold.as_ref()),
-            None => (engine.hot(key)?, None),
+            None => (engine.hot(entry)?, None),
         };
         let Some(hot) = hot else { return Ok(None) };
         let Some(cold) = read_cold(engine, key, new_cold)? else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! One shard of what is held in memory: a table of slots, found by key.
+//! One shard of what is held in memory: a table of slots, found by fingerprint.
 //!
 //! A slot holds the newest hot record of an entry, and its cold one while that is not on disk yet. A slot with changes
 //! is *queued*; one whose changes are all applied is *clean* and stays as a cache until its place is needed. So a
@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::codec::{Bucket, Cold, Hot};
+use crate::codec::{Bucket, Cold, Fingerprint, Hot};
 use crate::key::SessionKey;
 
 /// What is known of one key.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) key: SessionKey,
-    hash: u64,
+    pub(super) entry: Fingerprint,
     /// The hot record; `None` if there is no such entry.
     pub(super) hot: Option<Hot>,
     /// The cold record, from its change until that is applied. Otherwise the one on disk holds.
@@ -63,10 +63,11 @@ pub(super) struct Shard {
 const EVICTION_STEPS: usize = 16;
 
 impl Shard {
-    /// The place of a key's slot.
-    pub(super) fn find(&mut self, hash: u64, key: &SessionKey) -> Option<usize> {
+    /// The place of an entry's slot.
+    pub(super) fn find(&mut self, entry: Fingerprint) -> Option<usize> {
         let Self { table, slots, .. } = self;
-        let place = *table.find(hash, |&place| slots.get(place).is_some_and(|slot| slot.key == *key))?;
+        let place =
+            *table.find(entry.table_hash(), |&place| slots.get(place).is_some_and(|slot| slot.entry == entry))?;
         if let Some(slot) = slots.get_mut(place) {
             slot.recent = true;
         }
@@ -85,7 +86,7 @@ impl Shard {
     /// not used lately; where none is found it grows, which the bound on pending changes limits.
     pub(super) fn insert(
         &mut self,
-        hash: u64,
+        entry: Fingerprint,
         key: SessionKey,
         hot: Option<Hot>,
         capacity: usize,
@@ -94,7 +95,7 @@ impl Shard {
         let stored = hot.map(|hot| Bucket::of(hot.updated_at));
         let slot = Slot {
             key,
-            hash,
+            entry,
             hot,
             cold: None,
             stored,
@@ -117,7 +118,9 @@ impl Shard {
             }
         };
         let Self { table, slots, .. } = self;
-        table.insert_unique(hash, place, |&place| slots.get(place).map_or(0, |slot| slot.hash));
+        table.insert_unique(entry.table_hash(), place, |&place| {
+            slots.get(place).map_or(0, |slot| slot.entry.table_hash())
+        });
         place
     }
 
@@ -136,9 +139,9 @@ impl Shard {
             if std::mem::take(&mut slot.recent) {
                 continue;
             }
-            let hash = slot.hash;
-            if let Ok(entry) = self.table.find_entry(hash, |&other| other == place) {
-                entry.remove();
+            let hash = slot.entry.table_hash();
+            if let Ok(found) = self.table.find_entry(hash, |&other| other == place) {
+                found.remove();
             }
             return Some(place);
         }

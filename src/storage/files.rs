@@ -87,6 +87,16 @@ pub(super) struct Lock {
 /// that are only in the page cache, and they are gone when it is.
 const SUSPECT: &str = "a sync failed";
 
+impl Drop for Lock {
+    /// A process that is being forked off at this moment holds a copy of the descriptor until it executes its
+    /// program. Closing ours would leave the lock to that copy; unlocking frees it.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the store could not be unlocked; closing its file does that too");
+        }
+    }
+}
+
 impl Lock {
     pub(super) fn take(store: &Path) -> Result<Self> {
         let path = store.join(LOCK);
@@ -275,4 +285,20 @@ pub(super) fn bytes_below(path: &Path) -> Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_free_though_a_forked_process_holds_a_copy_of_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        let copy = lock.file.try_clone().unwrap();
+        assert!(matches!(Lock::take(dir.path()), Err(Error::Locked { .. })));
+        drop(lock);
+        Lock::take(dir.path()).unwrap();
+        drop(copy);
+    }
 }

@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod files;
+mod notes;
 mod open;
 mod scan;
 mod verify;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-use crate::codec::{self, CodecError, Cold, ExtrasRef, ExtrasRow, Hot, IdRow};
+use crate::codec::{self, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -32,6 +33,7 @@ const FORMAT: u32 = 1;
 /// Names in the `meta` tree.
 mod meta {
     pub(super) const FORMAT: &str = "format";
+    pub(super) const SEED: &str = "seed";
     pub(super) const COUNT: &str = "count";
     pub(super) const COMMIT: &str = "commit";
     pub(super) const CLEAN: &str = "clean";
@@ -43,12 +45,13 @@ mod meta {
 pub(crate) struct Engine {
     path: PathBuf,
     trees: Trees,
+    seed: Seed,
     /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.
     file: File,
     /// Held while the trees are written, and by whoever must see them stand still.
     gate: Mutex<()>,
-    /// `Some` until dropped; dropped inside `catch_unwind`, because sled panics there after a failed write.
-    db: Option<sled::Db>,
+    /// Declared after the trees, which share the database.
+    _last: LastHandle,
     /// Declared after the database, so that it is freed last.
     lock: files::Lock,
 }
@@ -56,6 +59,7 @@ pub(crate) struct Engine {
 #[derive(Debug, Clone)]
 struct Trees {
     sessions: sled::Tree,
+    names: sled::Tree,
     activity: sled::Tree,
     by_updated_at: sled::Tree,
     by_session_id: sled::Tree,
@@ -91,15 +95,26 @@ impl Engine {
         self.trees.sessions.contains_key(bytes(key)).map_err(|e| engine_error("read an entry", e))
     }
 
-    /// The hot record on disk of an existing entry.
+    /// What stands for a key in the trees and in memory.
+    pub(crate) fn fingerprint(&self, key: &SessionKey) -> Fingerprint {
+        self.seed.fingerprint(key)
+    }
+
+    /// The key that a fingerprint stands for; `None` if there is no such entry.
+    pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
+        let value = self.trees.names.get(entry.as_bytes()).map_err(|e| engine_error("read a key", e))?;
+        value.map(|value| codec::decode_name(&value)).transpose().map_err(|e| damaged("names", &entry, e))
+    }
+
+    /// The hot record on disk of an entry.
     ///
-    /// Both records come and go in one transaction, so the hot one is read first and alone: a touch reads the small
-    /// tree only. Where it is missing, `sessions` says whether that is an entry that is damaged or none.
-    pub(crate) fn hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        let value = self.trees.activity.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
+    /// An entry's records come and go in one transaction, so a touch reads the small tree only. Where nothing is
+    /// found, `names` says whether that is an entry that is damaged or none.
+    pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+        let value = self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read an entry", e))?;
         match value {
-            Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", key, e)),
-            None if self.contains(key)? => Err(damaged("activity", key, CodecError::Empty)),
+            Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", &entry, e)),
+            None if self.key_of(entry)?.is_some() => Err(damaged("activity", &entry, CodecError::Empty)),
             None => Ok(None),
         }
     }
@@ -134,7 +149,7 @@ impl Engine {
     fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
         let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
         let mut blob = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
-        for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(key, at.generation)).values() {
+        for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(self.fingerprint(key), at.generation)).values() {
             let row = row.map_err(|e| engine_error("read extras", e))?;
             blob.extend_from_slice(ExtrasRow::part(&row).map_err(|e| damaged("extras", key, e))?);
         }
@@ -146,13 +161,13 @@ impl Engine {
 
     /// The keys whose entry on disk has this id.
     pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
-        let rows = self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys();
-        rows.map(|row| {
+        let mut keys = Vec::new();
+        for row in self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys() {
             let row = row.map_err(|e| engine_error("read by session id", e))?;
             let row = IdRow::decode(&row).map_err(|e| damaged_row("by_session_id", e))?;
-            Ok(row.key)
-        })
-        .collect()
+            keys.extend(self.key_of(row.entry)?);
+        }
+        Ok(keys)
     }
 
     /// The time zone that an import used.
@@ -171,10 +186,28 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+/// A handle that outlives all others, so that the database closes when it is dropped. sled panics there after a failed
+/// write; that panic ends here. Each tree is a handle too.
+#[derive(Debug)]
+struct LastHandle(Option<sled::Db>);
+
+impl LastHandle {
+    fn of(db: &sled::Db) -> Self {
+        Self(Some(db.clone()))
+    }
+}
+
+impl LastHandle {
+    /// Drops it. The error is what sled's panic said: its last sync failed.
+    fn close(&mut self) -> Result<(), String> {
+        let db = self.0.take();
+        catch_unwind(AssertUnwindSafe(|| drop(db))).map_err(|panic| crate::error::panic_message(&*panic))
+    }
+}
+
+impl Drop for LastHandle {
     fn drop(&mut self) {
-        let db = self.db.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+        if self.close().is_err() {
             tracing::warn!("the database panicked while closing; what was synced is safe");
         }
     }
@@ -192,7 +225,7 @@ fn engine_error(action: &'static str, error: sled::Error) -> Error {
     }
 }
 
-fn damaged(record: &'static str, key: &SessionKey, error: CodecError) -> Error {
+fn damaged(record: &'static str, key: &impl std::fmt::Display, error: CodecError) -> Error {
     Error::DamagedRecord { record, key: key.to_string(), source: Box::new(error) }
 }
 

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found, Lock};
-use super::{Engine, FORMAT, Trees, Writer, damaged_row, engine_error, meta};
-use crate::codec::{decode_meta, encode_meta};
+use super::{Engine, FORMAT, LastHandle, Trees, Writer, damaged_row, engine_error, meta};
+use crate::codec::{Seed, decode_meta, encode_meta};
 use crate::error::{Error, Result};
 
 /// sled's lock may linger after a drop, while its threads end. Ours is free by then, so it is only a wait.
@@ -70,6 +70,8 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
         files::rewrite_tree(&database)?;
         repairs.push("wrote the database over, since a sync had failed".into());
     }
+    // Declared first, so that it is dropped last, after an error too.
+    let last;
     let db = match open_database(path, &database, cache_bytes) {
         Err(Error::Damaged { source, .. }) => {
             let aside = files::set_snapshots_aside(&database)?;
@@ -81,6 +83,7 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
         }
         other => other?,
     };
+    last = LastHandle::of(&db);
 
     // Recovery read what the page cache holds. Make that durable before anybody is told of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
@@ -88,8 +91,10 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     lock.write(false)?;
 
     let trees = open_trees(&db)?;
+    drop(db);
     check_format(path, &trees, &database)?;
-    let engine = Engine { path: path.to_path_buf(), trees, file, gate: Mutex::new(()), db: Some(db), lock };
+    let seed = read_seed(&trees, &database)?;
+    let engine = Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), _last: last, lock };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
@@ -109,10 +114,14 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
 fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
     let new = files::new_database(store)?;
     let made = (|| {
+        let mut last;
         let db = open_database(store, &new, cache_bytes)?;
+        last = LastHandle::of(&db);
         let trees = open_trees(&db)?;
+        let seed = new_seed()?;
         for (name, value) in [
             (meta::FORMAT, encode_meta(&FORMAT)),
+            (meta::SEED, encode_meta(&seed)),
             (meta::COUNT, encode_meta(&0_u64)),
             (meta::COMMIT, encode_meta(&0_u64)),
             (meta::CLEAN, encode_meta(&true)),
@@ -121,11 +130,9 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
             trees.meta.insert(name, value).map_err(|e| engine_error("create the database", e))?;
         }
         db.flush().map_err(|e| engine_error("create the database", e))?;
-        // sled syncs while it is dropped, and panics if that fails.
-        catch_unwind(AssertUnwindSafe(|| drop((trees, db)))).map_err(|panic| {
-            let source = crate::error::panic_message(&*panic).into();
-            Error::Engine { action: "create the database", source }
-        })?;
+        // sled syncs while it is dropped. If that fails no later sync saves what it wrote.
+        drop((trees, db));
+        last.close().map_err(|said| Error::Engine { action: "create the database", source: said.into() })?;
         files::install(&new, store)
     })();
     if made.is_err() {
@@ -173,6 +180,7 @@ fn open_trees(db: &sled::Db) -> Result<Trees> {
     let tree = |name: &str| db.open_tree(name).map_err(|e| engine_error("open the trees", e));
     Ok(Trees {
         sessions: tree("sessions")?,
+        names: tree("names")?,
         activity: tree("activity")?,
         by_updated_at: tree("by_updated_at")?,
         by_session_id: tree("by_session_id")?,
@@ -191,4 +199,27 @@ fn check_format(store: &Path, trees: &Trees, database: &Path) -> Result<()> {
         found if found > FORMAT => Err(Error::NewerFormat { path: store.to_path_buf(), found, supported: FORMAT }),
         _ => Ok(()),
     }
+}
+
+fn read_seed(trees: &Trees, database: &Path) -> Result<Seed> {
+    let value = trees.meta.get(meta::SEED).map_err(|e| engine_error("read meta", e))?;
+    let Some(value) = value else {
+        let source = "the database has lost the seed of its fingerprints".into();
+        return Err(Error::Damaged { path: database.to_path_buf(), source });
+    };
+    Ok(Seed::new(&decode_meta::<[u8; 16]>(&value).map_err(|e| damaged_row("meta", e))?))
+}
+
+#[cfg(not(test))]
+fn new_seed() -> Result<[u8; 16]> {
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|e| Error::Random { message: e.to_string() })?;
+    Ok(seed)
+}
+
+/// Unit tests plant rows, so they must know the fingerprints.
+#[cfg(test)]
+#[expect(clippy::unnecessary_wraps, reason = "it stands in for one that may fail")]
+fn new_seed() -> Result<[u8; 16]> {
+    Ok(super::tests::SEED)
 }

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use super::{Engine, damaged_row, engine_error};
-use crate::codec::{ActivityRow, Bucket};
+use crate::codec::{ActivityRow, Bucket, Fingerprint};
 use crate::error::Result;
 use crate::key::SessionKey;
 
@@ -18,11 +18,11 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<ActivityRow>> {
         let from = match after {
-            Some(row) => Bound::Excluded(ActivityRow::encode(row.bucket, &row.key)),
+            Some(row) => Bound::Excluded(row.encode()),
             None => Bound::Unbounded,
         };
         let mut rows = Vec::new();
-        for row in self.trees.by_updated_at.range::<Vec<u8>, _>((from, Bound::Unbounded)).keys() {
+        for row in self.trees.by_updated_at.range::<[u8; 20], _>((from, Bound::Unbounded)).keys() {
             let row = row.map_err(|e| engine_error("read by age", e))?;
             let row = ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))?;
             if row.bucket > last || rows.len() >= limit {
@@ -61,12 +61,12 @@ impl Engine {
         Ok(row.map_err(|e| damaged_row("by_updated_at", e))?.map(|row| row.bucket))
     }
 
-    /// The keys that have a row in `bucket`, in key order.
-    pub(crate) fn bucket_keys(&self, bucket: Bucket) -> Result<Vec<SessionKey>> {
+    /// The entries that have a row in `bucket`.
+    pub(crate) fn bucket_entries(&self, bucket: Bucket) -> Result<Vec<Fingerprint>> {
         let rows = self.trees.by_updated_at.scan_prefix(bucket.prefix()).keys();
         rows.map(|row| {
             let row = row.map_err(|e| engine_error("read by age", e))?;
-            Ok(ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))?.key)
+            Ok(ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))?.entry)
         })
         .collect()
     }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::checkpoint::{Checkpoint, Mark};
 use super::open::Opened;
 use super::*;
-use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, SUSPENDED, encode_blob, encode_meta};
+use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, SUSPENDED, encode_blob, encode_meta, encode_name};
 use crate::entry::Details;
 use crate::time::Timestamp;
 
@@ -36,6 +36,13 @@ impl fmt::Debug for Hook {
 
 const NOW: Timestamp = Timestamp::from_micros(1_781_222_813_123_456);
 const CACHE: u64 = 16 << 20;
+
+/// The seed of every store in unit tests.
+pub(super) const SEED: [u8; 16] = [7; 16];
+
+fn entry(n: usize) -> Fingerprint {
+    Seed::new(&SEED).fingerprint(&key(n))
+}
 
 fn key(n: usize) -> SessionKey {
     SessionKey::new(format!("agent:main:discord:group:{n:06}:{n}")).unwrap()
@@ -70,15 +77,15 @@ fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) 
         .zip(blob.as_ref())
         .map(|((generation, _), blob)| ExtrasRef { generation, bytes: u32::try_from(blob.len()).unwrap() });
     let cold = Arc::new(cold(session, at_extras));
-    Change { key: key(n), stored: None, content: Content::Whole { hot: Hot::fresh(at), cold, blob } }
+    Change { key: key(n), entry: entry(n), stored: None, content: Content::Whole { hot: Hot::fresh(at), cold, blob } }
 }
 
 fn touch(n: usize, from: Timestamp, to: Timestamp) -> Change {
-    Change { key: key(n), stored: Some(Bucket::of(from)), content: Content::Hot(Hot::fresh(to)) }
+    Change { key: key(n), entry: entry(n), stored: Some(Bucket::of(from)), content: Content::Hot(Hot::fresh(to)) }
 }
 
 fn gone(n: usize) -> Change {
-    Change { key: key(n), stored: None, content: Content::Gone }
+    Change { key: key(n), entry: entry(n), stored: None, content: Content::Gone }
 }
 
 fn commit(opened: &mut Opened, changes: &[Change]) -> Result<()> {
@@ -95,6 +102,7 @@ fn with_entries(dir: &Path) -> Opened {
     hot.set(SUSPENDED, true);
     let suspended = Change {
         key: key(3),
+        entry: entry(3),
         stored: None,
         content: Content::Whole { hot, cold: Arc::new(cold(3, None)), blob: None },
     };
@@ -145,7 +153,7 @@ fn stop_everywhere(name: &str, changes: impl Fn() -> Vec<Change>, done: impl Fn(
 
 #[test]
 fn a_touch_that_crosses_may_stop_anywhere() {
-    let done = |engine: &Engine| engine.hot(&key(1)).unwrap().unwrap().updated_at == later(5);
+    let done = |engine: &Engine| engine.hot(entry(1)).unwrap().unwrap().updated_at == later(5);
     stop_everywhere("touch", || vec![touch(1, NOW, later(5)), touch(2, NOW, later(6))], done);
 }
 
@@ -190,10 +198,9 @@ fn a_mixed_commit_may_stop_anywhere() {
 fn only_rows_that_nobody_needs_are_cleared() {
     let dir = tempfile::tempdir().unwrap();
     let Opened { engine, mut writer, .. } = with_entries(dir.path());
-    let row = |n: usize, time: Timestamp| ActivityRow { bucket: Bucket::of(time), key: key(n) };
+    let row = |n: usize, time: Timestamp| ActivityRow { bucket: Bucket::of(time), entry: entry(n) };
     for row in [row(1, later(-9)), row(1, later(9)), row(8, NOW)] {
-        let row = ActivityRow::encode(row.bucket, &row.key);
-        engine.trees.by_updated_at.insert(row, vec![]).unwrap();
+        engine.trees.by_updated_at.insert(row.encode(), vec![]).unwrap();
     }
     let found = verify(&engine).unwrap();
     assert_eq!((found.violations, found.stale_rows), (vec![], 3));
@@ -226,10 +233,14 @@ fn name(n: usize) -> String {
 
 #[test]
 fn a_record_that_does_not_read_is_found() {
-    for (tree, named) in [("sessions", name(1)), ("activity", name(1))] {
+    for (tree, named) in [("sessions", name(1)), ("activity", entry(1).to_string()), ("names", entry(1).to_string())] {
         let found = planted(|trees| {
-            let tree = if tree == "sessions" { &trees.sessions } else { &trees.activity };
-            tree.insert(bytes(&key(1)), &[9, 9]).unwrap();
+            match tree {
+                "sessions" => trees.sessions.insert(bytes(&key(1)), &[9, 9]),
+                "names" => trees.names.insert(entry(1).as_bytes(), &[9, 9]),
+                _ => trees.activity.insert(entry(1).as_bytes(), &[9, 9]),
+            }
+            .unwrap();
         });
         assert!(
             matches!(&found[..], [Violation::Unreadable { tree: at, key, reason }]
@@ -242,12 +253,13 @@ fn a_record_that_does_not_read_is_found() {
 #[test]
 fn a_row_that_does_not_read_is_found() {
     type Pick = fn(&Trees) -> &sled::Tree;
-    let rows: [(&str, Pick, &[u8]); 5] = [
+    let rows: [(&str, Pick, &[u8]); 6] = [
         ("sessions", |trees| &trees.sessions, b"_note"),
         ("activity", |trees| &trees.activity, b"\xff\xff"),
         ("by_updated_at", |trees| &trees.by_updated_at, b"abc"),
         ("by_session_id", |trees| &trees.by_session_id, b"no zero"),
-        ("extras", |trees| &trees.extras, b"agent:x\0short"),
+        ("names", |trees| &trees.names, b"short"),
+        ("extras", |trees| &trees.extras, b"short"),
     ];
     for (tree, pick, row) in rows {
         let mut found = planted(|trees| {
@@ -261,13 +273,13 @@ fn a_row_that_does_not_read_is_found() {
 
 #[test]
 fn a_missing_hot_record_is_found() {
-    let found = planted(|trees| drop(trees.activity.remove(bytes(&key(1))).unwrap()));
+    let found = planted(|trees| drop(trees.activity.remove(entry(1).as_bytes()).unwrap()));
     assert_eq!(found, [Violation::NoActivity { key: name(1) }]);
 }
 
 #[test]
 fn a_missing_age_row_is_found() {
-    let row = |time: Timestamp| ActivityRow::encode(Bucket::of(time), &key(1));
+    let row = |time: Timestamp| ActivityRow { bucket: Bucket::of(time), entry: entry(1) }.encode();
     let found = planted(|trees| drop(trees.by_updated_at.remove(row(NOW)).unwrap()));
     assert_eq!(found, [Violation::NoAgeRow { key: name(1) }]);
     // A later row does not help: pruning would look for the entry too late.
@@ -286,29 +298,44 @@ fn a_missing_age_row_is_found() {
 
 #[test]
 fn a_missing_id_row_is_found() {
-    let found = planted(|trees| drop(trees.by_session_id.remove(IdRow::encode(&id(1), &key(1))).unwrap()));
+    let found = planted(|trees| drop(trees.by_session_id.remove(IdRow::encode(&id(1), entry(1))).unwrap()));
     assert_eq!(found, [Violation::NoIdRow { key: name(1) }]);
 }
 
 #[test]
 fn a_hot_record_without_an_entry_is_found() {
     let hot = Hot::fresh(NOW).encode().unwrap();
-    let found = planted(|trees| drop(trees.activity.insert(bytes(&key(8)), hot).unwrap()));
-    assert_eq!(found, [Violation::OrphanedActivity { key: name(8) }]);
+    let found = planted(|trees| drop(trees.activity.insert(entry(8).as_bytes(), hot).unwrap()));
+    assert_eq!(found, [Violation::OrphanedActivity { key: entry(8).to_string() }]);
+}
+
+#[test]
+fn a_missing_or_wrong_name_is_found() {
+    let missing = |trees: &Trees| drop(trees.names.remove(entry(1).as_bytes()).unwrap());
+    assert_eq!(planted(missing)[0], Violation::NoName { key: name(1) });
+    let orphan = |trees: &Trees| drop(trees.names.insert(entry(8).as_bytes(), encode_name(&key(8))).unwrap());
+    assert_eq!(planted(orphan), [Violation::OrphanedName { key: name(8) }]);
+    let wrong = |trees: &Trees| drop(trees.names.insert(entry(1).as_bytes(), encode_name(&key(2))).unwrap());
+    let found = planted(wrong);
+    assert!(found.contains(&Violation::NoName { key: name(1) }), "{found:?}");
+    assert!(found.contains(&Violation::OrphanedName { key: name(2) }), "{found:?}");
 }
 
 #[test]
 fn a_wrong_id_row_is_found() {
     for (wrong, of) in [(id(5), 1), (id(1), 8)] {
-        let found = planted(|trees| drop(trees.by_session_id.insert(IdRow::encode(&wrong, &key(of)), vec![]).unwrap()));
-        assert_eq!(found, [Violation::WrongIdRow { key: name(of) }]);
+        let found =
+            planted(|trees| drop(trees.by_session_id.insert(IdRow::encode(&wrong, entry(of)), vec![]).unwrap()));
+        assert_eq!(found, [Violation::WrongIdRow { key: entry(of).to_string() }]);
     }
 }
 
 #[test]
 fn broken_extras_are_found() {
-    let row = |chunk: usize| ExtrasRow::encode_all(&key(2), 1, &vec![0; 9000]).nth(chunk).unwrap().0;
-    type Plant<'a> = Box<dyn FnOnce(&Trees) + 'a>;
+    fn row(chunk: usize) -> Vec<u8> {
+        ExtrasRow::encode_all(entry(2), 1, &[0; 9000]).nth(chunk).unwrap().0
+    }
+    type Plant = Box<dyn FnOnce(&Trees)>;
     let faults: [(&str, Plant); 5] = [
         ("a chunk is missing", Box::new(|trees| drop(trees.extras.remove(row(1)).unwrap()))),
         ("a chunk is cut", Box::new(|trees| drop(trees.extras.insert(row(2), vec![1, b'x']).unwrap()))),
@@ -338,7 +365,7 @@ fn a_wrong_count_is_found() {
 fn orphaned_chunks_are_counted_and_no_fault() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = with_entries(dir.path());
-    for (row, value) in ExtrasRow::encode_all(&key(2), 99, &[1; 9000]) {
+    for (row, value) in ExtrasRow::encode_all(entry(2), 99, &[1; 9000]) {
         opened.engine.trees.extras.insert(row, value).unwrap();
     }
     let found = verify(&opened.engine).unwrap();
@@ -583,7 +610,8 @@ fn costs_of_writes() {
         let details = Details { display_name: Some("x".repeat(3500)), ..Details::default() };
         let cold = Arc::new(Cold { details, ..cold(n + round, None) });
         let content = Content::Whole { hot: Hot::fresh(later(40)), cold, blob: None };
-        Change { key: key(n * 7 % 500), stored: None, content }
+        let n = n * 7 % 500;
+        Change { key: key(n), entry: entry(n), stored: None, content }
     };
     let kinds: [(&str, usize, Make); 8] = [
         ("touches in their bucket, uniform", 60_000, |n, _| touch(n * 7919 % ENTRIES, NOW, NOW)),

@@ -8,7 +8,10 @@ use std::ops::Bound;
 use serde::Serialize;
 
 use super::{Engine, bytes, engine_error, meta};
-use crate::codec::{ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Hot, IdRow, decode_cold};
+use crate::codec::{
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, decode_cold, decode_name,
+    whole_fingerprint,
+};
 use crate::error::Result;
 use crate::key::SessionKey;
 
@@ -63,10 +66,22 @@ pub enum Violation {
         /// The entry.
         key: String,
     },
+    /// An entry has no row, or the wrong one, that leads from its fingerprint to its key.
+    #[error("{key} has no row in names")]
+    NoName {
+        /// The entry.
+        key: String,
+    },
+    /// A row of `names` leads to no entry.
+    #[error("names holds {key}, which has no entry")]
+    OrphanedName {
+        /// The key.
+        key: String,
+    },
     /// A hot record has no entry.
     #[error("activity holds {key}, which has no entry")]
     OrphanedActivity {
-        /// The key.
+        /// The entry.
         key: String,
     },
     /// A row for a session id points to no entry, or to one that has another id.
@@ -102,15 +117,22 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         found.entries += 1;
         check_entry(engine, row, value, &mut found)
     })?;
-    in_batches(engine, &trees.activity, |row, value| {
-        match key(row) {
-            Err(error) => found.violations.push(unreadable("activity", row, &error)),
-            Ok(key) if !engine.contains(&key)? => {
-                found.violations.push(Violation::OrphanedActivity { key: key.to_string() });
+    in_batches(engine, &trees.names, |row, value| {
+        match whole_fingerprint(row).and_then(|entry| Ok((entry, decode_name(value)?))) {
+            Err(error) => found.violations.push(unreadable_row("names", row, &error)),
+            Ok((entry, key)) if engine.fingerprint(&key) != entry || !engine.contains(&key)? => {
+                found.violations.push(Violation::OrphanedName { key: key.to_string() });
             }
-            Ok(key) => {
-                if let Err(error) = Hot::decode(value) {
-                    found.violations.push(unreadable_of("activity", &key, &error));
+            Ok(_) => {}
+        }
+        Ok(())
+    })?;
+    in_batches(engine, &trees.activity, |row, value| {
+        match whole_fingerprint(row).and_then(|entry| Ok((entry, Hot::decode(value)?))) {
+            Err(error) => found.violations.push(unreadable_row("activity", row, &error)),
+            Ok((entry, _)) => {
+                if let Led::Nowhere = led(engine, entry)? {
+                    found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
                 }
             }
         }
@@ -120,7 +142,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         match ActivityRow::decode(row) {
             Err(error) => found.violations.push(unreadable("by_updated_at", row, &error)),
             // An entry whose hot record does not read is reported above.
-            Ok(row) => match engine.hot(&row.key) {
+            Ok(row) => match engine.hot(row.entry) {
                 Ok(Some(hot)) if Bucket::of(hot.updated_at) == row.bucket => {}
                 Ok(_) => found.stale_rows += 1,
                 Err(_) => {}
@@ -131,10 +153,10 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     in_batches(engine, &trees.by_session_id, |row, _| {
         match IdRow::decode(row) {
             Err(error) => found.violations.push(unreadable("by_session_id", row, &error)),
-            Ok(row) => match read_cold(engine, &row.key)? {
-                Some(Ok(cold)) if cold.session_id == row.id => {}
-                Some(Err(_)) => {}
-                _ => found.violations.push(Violation::WrongIdRow { key: row.key.to_string() }),
+            Ok(row) => match led(engine, row.entry)? {
+                Led::To(cold) if cold.session_id == row.id => {}
+                Led::Astray => {}
+                _ => found.violations.push(Violation::WrongIdRow { key: row.entry.to_string() }),
             },
         }
         Ok(())
@@ -142,9 +164,9 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     in_batches(engine, &trees.extras, |row, _| {
         match ExtrasRow::decode(row) {
             Err(error) => found.violations.push(unreadable("extras", row, &error)),
-            Ok(row) => match read_cold(engine, &row.key)? {
-                Some(Ok(cold)) if cold.extras.is_some_and(|at| at.generation == row.generation) => {}
-                Some(Err(_)) => {}
+            Ok(row) => match led(engine, row.entry)? {
+                Led::To(cold) if cold.extras.is_some_and(|at| at.generation == row.generation) => {}
+                Led::Astray => {}
                 _ => found.orphaned_chunks += 1,
             },
         }
@@ -190,10 +212,15 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
             return Ok(());
         }
     };
+    let entry = engine.fingerprint(&key);
+    // A row that does not read is reported on its own.
+    if engine.key_of(entry).is_ok_and(|named| named.as_ref() != Some(&key)) {
+        violations.push(Violation::NoName { key: key.to_string() });
+    }
     match decode_cold(value) {
         Err(error) => violations.push(unreadable_of("sessions", &key, &error)),
         Ok((cold, spilled)) => {
-            if !has(&engine.trees.by_session_id, IdRow::encode(&cold.session_id, &key))? {
+            if !has(&engine.trees.by_session_id, IdRow::encode(&cold.session_id, entry))? {
                 violations.push(Violation::NoIdRow { key: key.to_string() });
             }
             let whole = match cold.extras {
@@ -206,21 +233,21 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
             }
         }
     }
-    let hot = engine.trees.activity.get(bytes(&key)).map_err(|e| engine_error("read", e))?;
+    let hot = engine.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
     let Some(hot) = hot else {
         violations.push(Violation::NoActivity { key: key.to_string() });
         return Ok(());
     };
     let Ok(hot) = Hot::decode(&hot) else { return Ok(()) };
     let bucket = Bucket::of(hot.updated_at);
-    if has(&engine.trees.by_updated_at, ActivityRow::encode(bucket, &key))? {
+    if has(&engine.trees.by_updated_at, ActivityRow { bucket, entry }.encode())? {
         return Ok(());
     }
     // Rare enough for a search: only a row that is earlier would do.
     let mut after = None;
     loop {
         let rows = engine.oldest_rows(after.as_ref(), bucket, 4 * BATCH)?;
-        if rows.iter().any(|row| row.key == key) {
+        if rows.iter().any(|row| row.entry == entry) {
             return Ok(());
         }
         match rows.into_iter().next_back() {
@@ -232,12 +259,29 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
     Ok(())
 }
 
-fn read_cold(engine: &Engine, key: &SessionKey) -> Result<Option<Result<Cold, CodecError>>> {
-    let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
-    Ok(value.map(|value| decode_cold(&value).map(|(cold, _)| cold)))
+/// What a fingerprint leads to.
+enum Led {
+    To(Box<Cold>),
+    Nowhere,
+    /// A row on the way does not read, which is reported on its own.
+    Astray,
 }
 
-fn has(tree: &sled::Tree, row: Vec<u8>) -> Result<bool> {
+fn led(engine: &Engine, entry: Fingerprint) -> Result<Led> {
+    let key = match engine.key_of(entry) {
+        Ok(Some(key)) => key,
+        Ok(None) => return Ok(Led::Nowhere),
+        Err(_) => return Ok(Led::Astray),
+    };
+    let value = engine.trees.sessions.get(bytes(&key)).map_err(|e| engine_error("read", e))?;
+    Ok(match value.map(|value| decode_cold(&value)) {
+        Some(Ok((cold, _))) => Led::To(Box::new(cold)),
+        Some(Err(_)) => Led::Astray,
+        None => Led::Nowhere,
+    })
+}
+
+fn has(tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<bool> {
     tree.contains_key(row).map_err(|e| engine_error("read", e))
 }
 
@@ -248,6 +292,14 @@ fn key(row: &[u8]) -> Result<SessionKey, CodecError> {
 fn unreadable(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
     let key = format!("#{:08x}", crc32fast::hash(row));
     Violation::Unreadable { tree, key, reason: chain(error) }
+}
+
+/// For a tree whose keys are fingerprints, if this one is.
+fn unreadable_row(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
+    match whole_fingerprint(row) {
+        Ok(entry) => Violation::Unreadable { tree, key: entry.to_string(), reason: chain(error) },
+        Err(_) => unreadable(tree, row, error),
+    }
 }
 
 fn unreadable_of(tree: &'static str, key: &SessionKey, error: &CodecError) -> Violation {

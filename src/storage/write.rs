@@ -13,14 +13,17 @@
 //! A long run of unsynced writes overwrites older synced data, because sled recycles its segments. So whatever the
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
 
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 
 use super::checkpoint::{Checkpoint, Mark};
 use super::{Engine, bytes, engine_error, meta};
-use crate::codec::{ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Hot, IdRow, decode_cold, encode_meta};
+use crate::codec::{
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, NoteRow, decode_cold, encode_meta,
+    encode_name,
+};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 
@@ -33,9 +36,22 @@ const MAX_TRANSACTION_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) key: SessionKey,
+    pub(crate) entry: Fingerprint,
     /// The bucket of its row on disk; `None` if there is no entry on disk.
     pub(crate) stored: Option<Bucket>,
     pub(crate) content: Content,
+}
+
+impl Change {
+    /// The order in which sled takes changes best: that of the trees they go to.
+    pub(crate) fn place(&self, other: &Self) -> Ordering {
+        let structural = |change: &Self| !matches!(change.content, Content::Hot(_));
+        match (structural(self), structural(other)) {
+            (false, false) => self.entry.cmp(&other.entry),
+            (true, true) => self.key.cmp(&other.key),
+            (this, that) => this.cmp(&that),
+        }
+    }
 }
 
 /// The new content of an entry.
@@ -87,7 +103,7 @@ impl Writer {
         self.mark
     }
 
-    /// Applies `changes`, at most one for each key and in key order.
+    /// Applies `changes`, at most one for each entry, best in the order of [`Change::place`].
     ///
     /// When it returns, readers of the trees see them; they are durable after [`Writer::sync`].
     pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
@@ -101,28 +117,30 @@ impl Writer {
         self.put_meta(engine, meta::COMMIT, &commit)
     }
 
-    /// The plain writes, in three phases that keep the order for each key and sled's favourite order among keys.
+    /// The plain writes, in three phases that keep the order for each entry and sled's favourite order among entries.
     fn apply_touches(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
         let touches = || {
             changes.iter().filter_map(|change| match (&change.content, change.stored) {
-                (Content::Hot(hot), Some(stored)) => Some((change, hot, stored, Bucket::of(hot.updated_at))),
+                (Content::Hot(hot), Some(stored)) => Some((change.entry, hot, stored, Bucket::of(hot.updated_at))),
                 _ => None,
             })
         };
-        let moved = || touches().filter(|(_, _, stored, bucket)| stored != bucket);
+        let row = |bucket, entry| ActivityRow { bucket, entry };
+        let moved = touches().filter(|(_, _, stored, bucket)| stored != bucket);
+        let (mut new, mut old): (Vec<_>, Vec<_>) =
+            moved.map(|(entry, _, stored, bucket)| (row(bucket, entry), row(stored, entry))).unzip();
+        new.sort_unstable();
+        old.sort_unstable();
 
-        // Buckets differ little within a commit, so key order is almost the order of the index.
-        for (change, _, _, bucket) in moved() {
-            self.insert(engine, &engine.trees.by_updated_at, ActivityRow::encode(bucket, &change.key), &[])?;
+        for row in new {
+            self.insert(engine, &engine.trees.by_updated_at, row.encode(), &[])?;
         }
-        for (change, hot, _, _) in touches() {
+        for (entry, hot, _, _) in touches() {
             let value = hot.encode().map_err(encode_error)?;
-            self.insert(engine, &engine.trees.activity, bytes(&change.key), &value)?;
+            self.insert(engine, &engine.trees.activity, entry.as_bytes(), &value)?;
         }
-        let old: BTreeSet<Vec<u8>> =
-            moved().map(|(change, _, stored, _)| ActivityRow::encode(stored, &change.key)).collect();
         for row in old {
-            self.remove(engine, &engine.trees.by_updated_at, row)?;
+            self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
         }
         Ok(())
     }
@@ -132,10 +150,10 @@ impl Writer {
         for change in changes {
             let before = match change.content {
                 Content::Hot(_) => continue,
-                Content::Whole { .. } | Content::Gone => Before::read(engine, &change.key)?,
+                Content::Whole { .. } | Content::Gone => Before::read(engine, change)?,
             };
             if let Content::Whole { cold, blob: Some(blob), .. } = &change.content {
-                self.write_extras(engine, &change.key, cold, blob)?;
+                self.write_extras(engine, change.entry, cold, blob)?;
             }
             group.add(change, before)?;
             if group.bytes >= MAX_TRANSACTION_BYTES {
@@ -145,9 +163,9 @@ impl Writer {
         self.commit_group(engine, group)
     }
 
-    fn write_extras(&mut self, engine: &Engine, key: &SessionKey, cold: &Cold, blob: &[u8]) -> Result<()> {
+    fn write_extras(&mut self, engine: &Engine, entry: Fingerprint, cold: &Cold, blob: &[u8]) -> Result<()> {
         let Some(at) = cold.extras else { return Ok(()) };
-        for (row, value) in ExtrasRow::encode_all(key, at.generation, blob) {
+        for (row, value) in ExtrasRow::encode_all(entry, at.generation, blob) {
             self.insert(engine, &engine.trees.extras, row, &value)?;
         }
         Ok(())
@@ -164,17 +182,19 @@ impl Writer {
         let count_value = encode_meta(&count).map_err(encode_error)?;
         self.before_write(engine, 5 * group.bytes as u64 + 320 * group.rows() as u64)?;
         let trees = &engine.trees;
-        let views = [&trees.sessions, &trees.activity, &trees.by_updated_at, &trees.by_session_id, &trees.meta];
+        let views =
+            [&trees.sessions, &trees.names, &trees.activity, &trees.by_updated_at, &trees.by_session_id, &trees.meta];
         {
             let _gate = engine.gate.lock();
             let views = views.map(Clone::clone);
             views
                 .as_slice()
                 .transaction(|views| {
-                    let [sessions, activity, by_updated_at, by_session_id, meta_tree] = views.as_slice() else {
+                    let [sessions, names, activity, by_updated_at, by_session_id, meta_tree] = views.as_slice() else {
                         return Ok(());
                     };
                     group.sessions.write(sessions)?;
+                    group.names.write(names)?;
                     group.activity.write(activity)?;
                     group.by_updated_at.write(by_updated_at)?;
                     group.by_session_id.write(by_session_id)?;
@@ -187,16 +207,16 @@ impl Writer {
                 })?;
         }
         self.mark.count = count;
-        for (key, keep) in &group.stale_extras {
-            self.drop_extras(engine, key, *keep)?;
+        for (entry, keep) in &group.stale_extras {
+            self.drop_extras(engine, *entry, *keep)?;
         }
         Ok(())
     }
 
     /// Removes every generation of an entry's extras but `keep`.
-    fn drop_extras(&mut self, engine: &Engine, key: &SessionKey, keep: Option<u64>) -> Result<()> {
-        let kept = keep.map(|generation| ExtrasRow::prefix(key, generation));
-        for row in engine.trees.extras.scan_prefix(ExtrasRow::key_prefix(key)).keys() {
+    fn drop_extras(&mut self, engine: &Engine, entry: Fingerprint, keep: Option<u64>) -> Result<()> {
+        let kept = keep.map(|generation| ExtrasRow::prefix(entry, generation));
+        for row in engine.trees.extras.scan_prefix(entry.as_bytes()).keys() {
             let row = row.map_err(|e| engine_error("read extras", e))?;
             if !kept.as_ref().is_some_and(|prefix| row.starts_with(prefix)) {
                 self.remove(engine, &engine.trees.extras, row)?;
@@ -209,12 +229,12 @@ impl Writer {
     /// record on disk. A row that is later stays, for a touch may be about to write that record. Returns whether it
     /// was cleared.
     pub(crate) fn recheck(&mut self, engine: &Engine, row: &ActivityRow) -> Result<bool> {
-        let stale = match engine.hot(&row.key)? {
+        let stale = match engine.hot(row.entry)? {
             None => true,
             Some(hot) => row.bucket < Bucket::of(hot.updated_at),
         };
         if stale {
-            self.remove(engine, &engine.trees.by_updated_at, ActivityRow::encode(row.bucket, &row.key))?;
+            self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
         }
         Ok(stale)
     }
@@ -222,6 +242,19 @@ impl Writer {
     /// Remembers the time zone of an import.
     pub(crate) fn set_zone(&mut self, engine: &Engine, zone: &str) -> Result<()> {
         self.put_meta(engine, meta::ZONE, &zone)
+    }
+
+    /// Keeps a note of an imported file in place of the one of that name.
+    pub(crate) fn set_note(&mut self, engine: &Engine, name: &str, text: &str) -> Result<()> {
+        for row in engine.trees.meta.scan_prefix(NoteRow::prefix(name)).keys() {
+            let row = row.map_err(|e| engine_error("read notes", e))?;
+            self.remove(engine, &engine.trees.meta, row)?;
+        }
+        // The first chunk goes last: without it a note is not there, so a crash leaves no half of one.
+        for (row, value) in NoteRow::encode_all(name, text).into_iter().rev() {
+            self.insert(engine, &engine.trees.meta, row, &value)?;
+        }
+        Ok(())
     }
 
     /// Makes everything applied so far survive a power cut.
@@ -294,10 +327,10 @@ fn log_bytes(engine: &Engine, tree: &sled::Tree, bytes: usize) -> u64 {
     let name = tree.name();
     if name == engine.trees.extras.name() {
         // A leaf holds up to sixteen chunks of 4 KiB.
-        3 * bytes + 32 * 1024
+        3 * bytes + 44 * 1024
     } else if name == engine.trees.by_updated_at.name() {
         // Rows come and go, so leaves split and merge.
-        24 * bytes + 384
+        12 * bytes + 192
     } else {
         5 * bytes + 80
     }
@@ -307,20 +340,22 @@ fn log_bytes(engine: &Engine, tree: &sled::Tree, bytes: usize) -> u64 {
 #[derive(Debug, Default)]
 struct Before {
     exists: bool,
-    bucket: Option<Bucket>,
+    row: Option<ActivityRow>,
     id_row: Option<Vec<u8>>,
     extras: Option<u64>,
 }
 
 impl Before {
-    fn read(engine: &Engine, key: &SessionKey) -> Result<Self> {
+    fn read(engine: &Engine, change: &Change) -> Result<Self> {
+        let key = &change.key;
         let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
         let Some(value) = value else { return Ok(Self::default()) };
         let (cold, _) = decode_cold(&value).map_err(|e| super::damaged("sessions", key, e))?;
+        let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
         Ok(Self {
             exists: true,
-            bucket: engine.hot(key)?.map(|hot| Bucket::of(hot.updated_at)),
-            id_row: Some(IdRow::encode(&cold.session_id, key)),
+            row: engine.hot(change.entry)?.map(row),
+            id_row: Some(IdRow::encode(&cold.session_id, change.entry)),
             extras: cold.extras.map(|at| at.generation),
         })
     }
@@ -330,6 +365,7 @@ impl Before {
 #[derive(Debug, Default)]
 struct Group {
     sessions: Rows,
+    names: Rows,
     activity: Rows,
     by_updated_at: Rows,
     by_session_id: Rows,
@@ -338,20 +374,24 @@ struct Group {
     added: i64,
     has_new_extras: bool,
     /// Entries whose extras are to be swept after the transaction, but for the generation given.
-    stale_extras: Vec<(SessionKey, Option<u64>)>,
+    stale_extras: Vec<(Fingerprint, Option<u64>)>,
 }
 
 impl Group {
     fn add(&mut self, change: &Change, before: Before) -> Result<()> {
-        let key = &change.key;
-        let old_row = before.bucket.map(|bucket| ActivityRow::encode(bucket, key));
+        let (key, entry) = (bytes(&change.key).to_vec(), change.entry);
+        let entry_row = || entry.as_bytes().to_vec();
         let kept = match &change.content {
             Content::Hot(_) => return Ok(()),
             Content::Gone => {
-                self.remove(|group| &mut group.sessions, bytes(key).to_vec());
-                self.remove(|group| &mut group.activity, bytes(key).to_vec());
+                self.remove(|group| &mut group.sessions, key);
+                self.remove(|group| &mut group.names, entry_row());
+                self.remove(|group| &mut group.activity, entry_row());
                 before.id_row.into_iter().for_each(|row| self.remove(|group| &mut group.by_session_id, row));
-                old_row.into_iter().for_each(|row| self.remove(|group| &mut group.by_updated_at, row));
+                before
+                    .row
+                    .into_iter()
+                    .for_each(|row| self.remove(|group| &mut group.by_updated_at, row.encode().into()));
                 self.added -= i64::from(before.exists);
                 None
             }
@@ -360,25 +400,28 @@ impl Group {
                     Some(record) => record,
                     None => cold.encode_spilled().map_err(encode_error)?,
                 };
-                let row = ActivityRow::encode(Bucket::of(hot.updated_at), key);
-                let id_row = IdRow::encode(&cold.session_id, key);
-                if let Some(old) = old_row.filter(|old| *old != row) {
-                    self.remove(|group| &mut group.by_updated_at, old);
+                let row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
+                if let Some(old) = before.row.filter(|old| *old != row) {
+                    self.remove(|group| &mut group.by_updated_at, old.encode().into());
                 }
+                let id_row = IdRow::encode(&cold.session_id, entry);
                 if let Some(old) = before.id_row.filter(|old| *old != id_row) {
                     self.remove(|group| &mut group.by_session_id, old);
                 }
-                self.put(|group| &mut group.by_updated_at, row, Vec::new());
+                self.put(|group| &mut group.by_updated_at, row.encode().into(), Vec::new());
                 self.put(|group| &mut group.by_session_id, id_row, Vec::new());
-                self.put(|group| &mut group.activity, bytes(key).to_vec(), hot.encode().map_err(encode_error)?);
-                self.put(|group| &mut group.sessions, bytes(key).to_vec(), record);
+                self.put(|group| &mut group.activity, entry_row(), hot.encode().map_err(encode_error)?);
+                if !before.exists {
+                    self.put(|group| &mut group.names, entry_row(), encode_name(&change.key));
+                }
+                self.put(|group| &mut group.sessions, key, record);
                 self.added += i64::from(!before.exists);
                 self.has_new_extras |= blob.is_some();
                 cold.extras.map(|at| at.generation)
             }
         };
         if before.extras.is_some() && before.extras != kept {
-            self.stale_extras.push((key.clone(), kept));
+            self.stale_extras.push((entry, kept));
         }
         Ok(())
     }
@@ -394,7 +437,8 @@ impl Group {
     }
 
     fn rows(&self) -> usize {
-        [&self.sessions, &self.activity, &self.by_updated_at, &self.by_session_id].iter().map(|rows| rows.0.len()).sum()
+        let trees = [&self.sessions, &self.names, &self.activity, &self.by_updated_at, &self.by_session_id];
+        trees.iter().map(|rows| rows.0.len()).sum()
     }
 
     fn is_empty(&self) -> bool {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the crate root, lowest layer first. Modules of one layer may use each other.
 const LAYERS: &[&[&str]] = &[
-    &["key", "time"],
+    &["key", "time", "json"],
     &["entry", "source"],
     &["codec"],
-    &["error", "config"],
+    &["error", "config", "zone"],
+    &["gateway"],
     &["storage"],
     &["commit"],
     &["store", "query"],

@@ -9,9 +9,14 @@
     reason = "a test that fails may panic"
 )]
 
+#[cfg(feature = "cli")]
+mod cli;
 mod common;
 mod config;
+mod exact_json;
+mod export;
 mod failures;
+mod import;
 mod kill;
 mod layers;
 mod model;
@@ -22,5 +27,6 @@ mod receipts;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
+mod round_trip;
 mod watcher;
 mod workload;

@@ -351,6 +351,14 @@ impl Run {
         rows.into_iter().map(|(key, _)| key.clone()).collect()
     }
 
+    /// Checks that the keys stand newest first, and puts those of one microsecond in key order, as [`Self::listed`] does.
+    fn in_order(&self, mut keys: Vec<SessionKey>) -> Vec<SessionKey> {
+        let time = |key: &SessionKey| std::cmp::Reverse(self.model[key].updated_at);
+        assert!(keys.is_sorted_by_key(time), "newest first");
+        keys.sort_by_key(|key| (time(key), key.clone()));
+        keys
+    }
+
     fn lists(&self) {
         for k in 0..=KEYS {
             self.look(k);
@@ -379,18 +387,18 @@ impl Run {
                     None => break,
                 }
             }
-            assert_eq!(found, all, "pages of {limit}");
+            assert_eq!(self.in_order(found), all, "pages of {limit}");
         }
 
         let iter = |filter: Filter| -> Vec<SessionKey> {
-            self.store().iter(filter).unwrap().map(|row| row.unwrap().key).collect()
+            self.in_order(self.store().iter(filter).unwrap().map(|row| row.unwrap().key).collect())
         };
         // At, just before and just after each entry's time, and elsewhere.
         let near = |time: Timestamp| [-1, 0, 1].map(|by| Timestamp::from_micros(time.as_micros() + by));
         let times =
             self.model.values().flat_map(|entry| near(entry.updated_at)).chain([Timestamp::MIN, Timestamp::MAX]);
         for time in times {
-            let idle: Vec<_> = self.store().idle_since(time).unwrap().map(|row| row.unwrap().key).collect();
+            let idle = self.in_order(self.store().idle_since(time).unwrap().map(|row| row.unwrap().key).collect());
             assert_eq!(idle, self.listed(|_, entry| entry.updated_at < time), "idle since {time}");
             let active = iter(Filter { active_since: Some(time), ..Filter::default() });
             assert_eq!(active, self.listed(|_, entry| entry.updated_at >= time), "active since {time}");

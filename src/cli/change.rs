@@ -1,0 +1,203 @@
+//! Changing entries: `prune`, `suspend`, `unsuspend`, `reset`, `remove`. Each closes the store before it reports, so
+//! what it says is durable.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use cloakroom::{NoActivity, PrunePolicy, PruneReport, SessionId, SessionKey};
+
+use super::failure::Failure;
+use super::output::{Columns, Out, clean, local, thousands, words};
+use super::{Exit, Format, with_store};
+
+/// Remove entries that have been idle for too long.
+///
+/// Suspended entries stay. No gateway has the store open meanwhile, so no entry counts as active. What goes is the
+/// link from a key to its session: a user who returns gets a fresh one. To see the entries first:
+/// `cloakroom list --idle 90d`.
+///
+/// With --json, one object:
+///
+///   dry_run                    nothing was removed; `removed` says how many would have been
+///   cutoff                     entries last active before this were expired (RFC 3339, UTC); null for 0 days
+///   removed                    entries removed
+///   kept_suspended             expired entries kept because they are suspended
+///   kept_active                … because work is in progress
+///   guard_failed               … because nobody could say whether it is
+///   touched_meanwhile          … because they were used during the pass
+///   stale_rows_cleared         out-of-date index rows cleared on the way
+///   oldest_protected_seconds   how long the oldest of those kept has been idle, or null
+///   stopped                    the pass ended early
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Prune {
+    /// Remove what has been idle for more days than this. 0 removes nothing.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..))]
+    max_age_days: i64,
+    /// Only say what would be removed.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Prune {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let policy = PrunePolicy::max_age_days(self.max_age_days);
+        let (report, left) = with_store(db, |store| {
+            let report =
+                if self.dry_run { store.prune_dry_run(&policy, NoActivity) } else { store.prune(&policy, NoActivity) }?;
+            Ok((report, store.len()))
+        })?;
+        if self.format.json {
+            out.json(&report)?
+        } else {
+            print(&report, left, out)?
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn print(report: &PruneReport, left: u64, out: &mut Out) -> Result<()> {
+    let Some(cutoff) = report.cutoff else {
+        return out.line("0 days: pruning is off, nothing was removed");
+    };
+    let mut table = Columns::pairs();
+    let mut row = |name: &str, value: &str| table.row([name, value]);
+    row("last active before", &local(cutoff));
+    row(if report.dry_run { "would be removed" } else { "removed" }, &thousands(report.removed));
+    row("kept, suspended", &thousands(report.kept_suspended));
+    let rare = [
+        ("kept, active", report.kept_active),
+        ("kept, guard failed", report.guard_failed),
+        ("kept, used meanwhile", report.touched_meanwhile),
+    ];
+    for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
+        row(name, &thousands(count));
+    }
+    if let Some(idle) = report.oldest_protected {
+        row("oldest kept has been idle for", &words(idle));
+    }
+    row("entries in the store", &thousands(left));
+    table.print(out)
+}
+
+/// Suspend an entry: it is never pruned, and its next message starts a fresh session.
+///
+/// With --json, one object: session_key, suspended (true).
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Suspend {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Take a suspension back.
+///
+/// With --json, one object: session_key, suspended (false).
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Unsuspend {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Start a fresh session for a key: new id, counters at zero, not suspended.
+///
+/// With --json, one object: session_key, session_id (the new one), prev_session_id.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Reset {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Remove an entry. Transcripts are not the store's, and stay.
+///
+/// With --json, one object: session_key, removed (true).
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Remove {
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+struct Target {
+    /// The session key, as `list` shows it.
+    key: SessionKey,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct Suspended<'a> {
+    session_key: &'a SessionKey,
+    suspended: bool,
+}
+
+#[derive(Serialize)]
+struct Fresh<'a> {
+    session_key: &'a SessionKey,
+    session_id: &'a SessionId,
+    prev_session_id: Option<&'a SessionId>,
+}
+
+#[derive(Serialize)]
+struct Removed<'a> {
+    session_key: &'a SessionKey,
+    removed: bool,
+}
+
+impl Target {
+    /// An answer of the store, which has none for a key without an entry.
+    fn found<T>(&self, answer: Option<T>) -> Result<T> {
+        Ok(answer.ok_or_else(|| Failure::NoEntry(self.key.clone()))?)
+    }
+
+    fn say(&self, words: &str, json: &impl Serialize, out: &mut Out) -> Result<Exit> {
+        if self.format.json {
+            out.json(json)?;
+        } else {
+            out.line(clean(&format!("{words}: {}", self.key.as_str())))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Suspend {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let key = &self.target.key;
+        with_store(db, |store| self.target.found(store.suspend(key)?))?;
+        self.target.say("suspended", &Suspended { session_key: key, suspended: true }, out)
+    }
+}
+
+impl Unsuspend {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let key = &self.target.key;
+        with_store(db, |store| self.target.found(store.unsuspend(key)?))?;
+        self.target.say("no longer suspended", &Suspended { session_key: key, suspended: false }, out)
+    }
+}
+
+impl Reset {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let key = &self.target.key;
+        let (entry, _) = with_store(db, |store| self.target.found(store.reset(key)?))?;
+        let previous = entry.details.prev_session_id.as_ref();
+        let fresh = Fresh { session_key: key, session_id: &entry.session_id, prev_session_id: previous };
+        self.target.say(&format!("reset to session {}", entry.session_id), &fresh, out)
+    }
+}
+
+impl Remove {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let key = &self.target.key;
+        with_store(db, |store| self.target.found(store.remove(key)?))?;
+        self.target.say("removed", &Removed { session_key: key, removed: true }, out)
+    }
+}

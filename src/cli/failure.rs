@@ -1,0 +1,137 @@
+//! Errors as a person reads them: one line that names the cause and what to do.
+
+use std::fmt::{self, Write as _};
+use std::io::{Write as _, stderr};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use cloakroom::{Error, SessionId, SessionKey};
+
+use super::Exit;
+use super::output::clean;
+
+/// What only the command line can say.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// There is nothing at the path that --db names.
+    NoStore(PathBuf),
+    /// A command was given a key that the store does not have.
+    NoEntry(SessionKey),
+    /// No entry has this session id.
+    NoSession(SessionId),
+    /// Entries were passed over.
+    Unreadable(u64),
+    /// A file is in the way.
+    Exists { path: PathBuf, advice: &'static str },
+    /// Something of an imported file was left out.
+    Incomplete { quarantined: u64, quarantine: Option<PathBuf>, damage: Option<String>, advice: &'static str },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoStore(path) => write!(f, "there is no store at {}", path.display()),
+            // The operator typed it: here the raw text helps, where a log would have to redact it.
+            Self::NoEntry(key) => write!(f, "no entry for this key: {}", key.as_str()),
+            Self::NoSession(id) => write!(f, "no entry has this session id: {id}"),
+            Self::Unreadable(entries) => write!(f, "entries left out because they do not read: {entries}"),
+            Self::Exists { path, .. } => write!(f, "{} exists", path.display()),
+            Self::Incomplete { quarantined, quarantine, damage, .. } => {
+                if let Some(place) = damage {
+                    write!(
+                        f,
+                        "it is damaged at {place} and was not read from there on{}",
+                        if *quarantined > 0 { ", " } else { "" }
+                    )?;
+                }
+                if *quarantined > 0 {
+                    write!(f, "bad entries: {quarantined}")?;
+                }
+                quarantine.as_ref().map_or(Ok(()), |path| write!(f, " (see {})", path.display()))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Logs panics, for who debugs them, and prints none: the engine panics on some damaged files, and the library catches
+/// that and says more than the panic does.
+pub(crate) fn log_panics() {
+    set_hook(Box::new(|panic| tracing::debug!(%panic, "panicked")));
+}
+
+/// Runs `work` and makes a panic in it an error.
+pub(crate) fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(anyhow!(text.unwrap_or_else(|| "no message".into())).context("this is a bug in cloakroom"))
+    })
+}
+
+/// Writes `error: <what>: <cause>; <what to do>` to standard error.
+pub(crate) fn report(error: &anyhow::Error) -> Exit {
+    // Where standard error is gone, the exit code has to do.
+    let _ = writeln!(stderr(), "{}", line(error));
+    Exit::Failed
+}
+
+fn line(error: &anyhow::Error) -> String {
+    let mut line = String::from("error");
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Some messages end with their cause already.
+        if !said.ends_with(&cause) {
+            let _ = write!(line, ": {cause}");
+        }
+        said = cause;
+    }
+    if let Some(advice) = error.chain().find_map(advice) {
+        let _ = write!(line, "; {advice}");
+    }
+    clean(&line).into_owned()
+}
+
+fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return Some(match failure {
+            Failure::NoStore(_) => "name another with --db, or make one with `cloakroom migrate`",
+            Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
+            Failure::Unreadable(_) => "`cloakroom verify` names them",
+            Failure::Exists { advice, .. } | Failure::Incomplete { advice, .. } => advice,
+        });
+    }
+    match error.downcast_ref::<Error>()? {
+        Error::NotAStore { .. } => Some("name the directory of a store with --db"),
+        Error::Locked { .. } => Some("stop that program first"),
+        Error::PermissionDenied { .. } => Some("run this as the user who owns it"),
+        Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn causes_stand_on_one_line_and_none_twice() {
+        let denied = io::Error::new(io::ErrorKind::PermissionDenied, "denied\nby the system");
+        let error = Error::PermissionDenied { action: "open", path: "a/b".into(), source: denied };
+        let expected = "error: no permission to open a/b: denied\\u{a}by the system; run this as the user who owns it";
+        assert_eq!(line(&error.into()), expected);
+        let bad = "a..b".parse::<SessionKey>().unwrap_err();
+        assert_eq!(line(&Error::InvalidKey(bad).into()), "error: not a session key: it holds \"..\"");
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let caught = catch::<()>(|| panic!("no {}", "luck")).unwrap_err();
+        assert_eq!(line(&caught), "error: this is a bug in cloakroom: no luck");
+        assert_eq!(catch(|| Ok(7)).unwrap(), 7);
+    }
+}

@@ -1,0 +1,108 @@
+//! What the program understands. The commands themselves are in the modules below, one file for each group.
+//!
+//! Data goes to standard output, and nothing else does. Errors and the log go to standard error.
+
+mod change;
+pub(crate) mod failure;
+mod output;
+mod read;
+mod transfer;
+mod whole;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use cloakroom::{Error, Options, SessionStore};
+
+use failure::Failure;
+use output::Out;
+
+/// Keeps, lists and prunes the sessions of a chat gateway.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 `verify` found something wrong.
+Errors go to standard error, and so does the log, which CLOAKROOM_LOG sets (warn, info, debug).
+A store is open in one program at a time: stop the gateway first. Only `migrate` creates a store.")]
+pub(crate) struct Cli {
+    /// The directory of the store.
+    #[arg(long, global = true, value_name = "DIR", default_value = "./sessions.db")]
+    db: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Migrate(transfer::Migrate),
+    List(read::List),
+    Show(read::Show),
+    Find(read::Find),
+    Prune(change::Prune),
+    Suspend(change::Suspend),
+    Unsuspend(change::Unsuspend),
+    Reset(change::Reset),
+    Remove(change::Remove),
+    Stats(whole::Stats),
+    Verify(whole::Verify),
+    Export(transfer::Export),
+}
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Unsound = 3,
+}
+
+/// The flag of every command that prints.
+#[derive(Debug, Args)]
+struct Format {
+    /// Print JSON, for scripts: see the long --help.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Cli {
+    /// Runs the command. What it has printed is written out, whether it succeeds or not.
+    pub(crate) fn run(self) -> Result<Exit> {
+        let db = self.db.as_path();
+        let mut out = Out::to_stdout();
+        let exit = match self.command {
+            Command::Migrate(command) => command.run(db, &mut out),
+            Command::List(command) => command.run(db, &mut out),
+            Command::Show(command) => command.run(db, &mut out),
+            Command::Find(command) => command.run(db, &mut out),
+            Command::Prune(command) => command.run(db, &mut out),
+            Command::Suspend(command) => command.run(db, &mut out),
+            Command::Unsuspend(command) => command.run(db, &mut out),
+            Command::Reset(command) => command.run(db, &mut out),
+            Command::Remove(command) => command.run(db, &mut out),
+            Command::Stats(command) => command.run(db, &mut out),
+            Command::Verify(command) => command.run(db, &mut out),
+            Command::Export(command) => command.run(db, &mut out),
+        };
+        let written = out.finish();
+        exit.and_then(|exit| written.map(|()| exit))
+    }
+}
+
+/// Opens the store that is there, hands it to `work`, and closes it. The error of the last commit counts.
+fn with_store<T>(db: &Path, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
+    with_opened(Options::new(db), work)
+}
+
+fn with_opened<T>(options: Options, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
+    let store = SessionStore::open(options).map_err(|error| match error {
+        Error::NotFound { path } => Failure::NoStore(path).into(),
+        error => anyhow::Error::new(error),
+    })?;
+    let done = work(&store);
+    let closed = store.close();
+    // What the work says comes first: where both failed, closing only repeats it.
+    let done = done?;
+    closed?;
+    Ok(done)
+}

@@ -1,0 +1,378 @@
+//! Looking at entries: `list`, `show`, `find`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use cloakroom::{
+    Clock, Error, Extras, Filter, SessionEntry, SessionId, SessionKey, SessionStore, SystemClock, Timestamp,
+};
+
+use super::failure::Failure;
+use super::output::{Columns, Out, local, shorten, thousands, words};
+use super::{Exit, Format, with_store};
+
+/// Rows of a table that are laid out together.
+const BLOCK: usize = 1000;
+/// Characters of a name that a table shows.
+const NAME: usize = 28;
+
+/// List entries, the one active last first.
+///
+/// With --json, one object a line:
+///
+///   session_key      the raw key
+///   session_id       the run that is live now
+///   created_at       when that began (RFC 3339, UTC)
+///   updated_at       when the user was last active (RFC 3339, UTC)
+///   idle_seconds     how long ago that was
+///   platform         discord, telegram, …; null if it is not known
+///   chat_type        dm, group, thread, …; null if it is not known
+///   display_name     the name that people see, or null
+///   user_id          the user of the origin, or null
+///   suspended        true or false
+///   resume_pending   true or false
+///   total_tokens     tokens used by this run
+///   extras_bytes     bytes of JSON kept with the entry and not read
+///
+/// An entry that does not read is left out; the others are listed, and the exit code is 1.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct List {
+    /// At most this many entries, or `all`.
+    #[arg(long, value_name = "N|all", default_value = "20")]
+    limit: Limit,
+    /// Only entries active within this time: 30m, 12h, 7d.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    active: Option<Duration>,
+    /// Only entries idle for longer than this: 30d.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    idle: Option<Duration>,
+    /// Only this platform, as the entries spell it: discord.
+    #[arg(long)]
+    platform: Option<String>,
+    /// Only this type of chat: dm, group, thread.
+    #[arg(long, value_name = "TYPE")]
+    chat_type: Option<String>,
+    /// Only keys that begin with this.
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+    /// Only this user id.
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
+    /// Only suspended entries; with `=false`, only the others.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    suspended: Option<bool>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// How many entries to show.
+#[derive(Debug, Clone, Copy)]
+struct Limit(Option<usize>);
+
+impl FromStr for Limit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Self(None)),
+            number => number.parse().map(|number| Self(Some(number))).map_err(|_| "give a number or `all`"),
+        }
+    }
+}
+
+impl List {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let now = now();
+        let filter = Filter {
+            platform: self.platform,
+            chat_type: self.chat_type,
+            user_id: self.user,
+            key_prefix: self.prefix,
+            active_since: self.active.map(|active| now.saturating_sub(active)),
+            idle_since: self.idle.map(|idle| now.saturating_sub(idle)),
+            suspended: self.suspended,
+        };
+        let Limit(limit) = self.limit;
+        let limit = limit.unwrap_or(usize::MAX);
+        with_store(db, |store| {
+            let mut rows = Rows::new(now, self.format.json);
+            let mut more = false;
+            let mut unreadable = 0;
+            for summary in store.iter(filter)? {
+                if rows.shown >= limit {
+                    more = true;
+                    break;
+                }
+                match store.get(&summary?.key) {
+                    Ok(Some(entry)) => rows.show(&entry, out)?,
+                    Ok(None) => {}
+                    Err(error @ Error::DamagedRecord { .. }) => {
+                        tracing::warn!(%error, "left out");
+                        unreadable += 1;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                if out.is_closed() {
+                    return Ok(Exit::Done);
+                }
+            }
+            let hint = if more { " (--limit shows more)" } else { "" };
+            rows.end(&format!("{} of {} entries{hint}", thousands(rows.shown as u64), thousands(store.len())), out)?;
+            if unreadable > 0 {
+                return Err(Failure::Unreadable(unreadable).into());
+            }
+            Ok(Exit::Done)
+        })
+    }
+}
+
+/// Show everything that is kept for one key.
+///
+/// With --json, one object: the fields of the entry by their names in a session file, every one of them present
+/// (null where it is not known), and besides
+///
+///   idle_seconds     how long ago updated_at was
+///   extras           object: what the gateway keeps with the entry and this program does not read, by name;
+///                    `metadata` is one of the names. Numbers are as they were written. A field that is no
+///                    JSON (Python writes NaN) is a string with its text
+///   extras_bytes     bytes of it
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Show {
+    /// The session key, as `list` shows it.
+    key: SessionKey,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    entry: &'a SessionEntry,
+    idle_seconds: u64,
+    extras: BTreeMap<&'a str, Box<RawValue>>,
+}
+
+impl Show {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let key = self.key;
+        with_store(db, |store| {
+            let (entry, extras) = store.get_with_extras(&key)?.ok_or_else(|| Failure::NoEntry(key.clone()))?;
+            let idle = now().since(entry.updated_at);
+            if self.format.json {
+                let extras =
+                    extras.iter().map(|(name, text)| Ok((name, json_or_text(text)?))).collect::<Result<_>>()?;
+                out.json(&Shown { entry: &entry, idle_seconds: idle.as_secs(), extras })?;
+            } else {
+                show(&entry, &extras, idle, out)?;
+            }
+            Ok(Exit::Done)
+        })
+    }
+}
+
+/// The text itself if it is JSON, else a JSON string that holds it.
+fn json_or_text(text: &str) -> Result<Box<RawValue>> {
+    match RawValue::from_string(text.to_owned()) {
+        Ok(value) => Ok(value),
+        Err(_) => Ok(serde_json::value::to_raw_value(text)?),
+    }
+}
+
+fn show(entry: &SessionEntry, extras: &Extras, idle: Duration, out: &mut Out) -> Result<()> {
+    let mut table = Columns::pairs();
+    let details = &entry.details;
+    let mut row = |name: &str, value: &str| table.row([name, value]);
+    row("session key", entry.key.as_str());
+    row("session id", entry.session_id.as_str());
+    row("last active", &format!("{}, {} ago", local(entry.updated_at), words(idle)));
+    row("created", &local(entry.created_at));
+    let texts = [
+        ("platform", &details.platform),
+        ("chat type", &details.chat_type),
+        ("name", &details.display_name),
+        ("resume reason", &details.resume_reason),
+        ("active turn", &details.active_turn_token),
+        ("reset because", &details.auto_reset_reason),
+        ("cost status", &details.cost_status),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            row(name, text);
+        }
+    }
+    let times =
+        [("resume marked", details.last_resume_marked_at), ("active turn since", details.active_turn_started_at)];
+    for (name, time) in times {
+        if let Some(time) = time {
+            row(name, &local(time));
+        }
+    }
+    if let Some(previous) = &details.prev_session_id {
+        row("previous session", previous.as_str());
+    }
+    let flags = [
+        ("suspended", entry.suspended),
+        ("resume pending", entry.resume_pending),
+        ("expiry finalized", details.expiry_finalized),
+        ("fresh reset", details.is_fresh_reset),
+        ("automatic reset", details.was_auto_reset),
+        ("activity before reset", details.reset_had_activity),
+    ];
+    for (name, flag) in flags {
+        row(name, if flag { "yes" } else { "no" });
+    }
+    let usage = &entry.usage;
+    let counters = [
+        ("input tokens", usage.input_tokens),
+        ("output tokens", usage.output_tokens),
+        ("cache read tokens", usage.cache_read_tokens),
+        ("cache write tokens", usage.cache_write_tokens),
+        ("total tokens", usage.total_tokens),
+        ("last prompt tokens", usage.last_prompt_tokens),
+    ];
+    for (name, count) in counters {
+        row(name, &thousands(count));
+    }
+    row("estimated cost", &format!("{} USD", usage.estimated_cost_usd));
+    if let Some(origin) = &details.origin {
+        // As JSON it names its own fields, and those that are missing take no room.
+        if let serde_json::Value::Object(fields) = serde_json::to_value(origin)? {
+            for (name, value) in fields {
+                if let Some(text) = value.as_str().filter(|text| !text.is_empty()) {
+                    row(&format!("origin {}", name.replace('_', " ")), text);
+                }
+            }
+        }
+    }
+    for (name, text) in extras.iter() {
+        row(&format!("extra {name}"), &shorten(text, 200));
+    }
+    table.print(out)
+}
+
+/// List the entries whose live session has this id.
+///
+/// Several keys may share an id: a cron job and its run. With --json, one object a line, as in `list`.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Find {
+    /// The session id.
+    #[arg(value_name = "ID")]
+    id: SessionId,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Find {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        with_store(db, |store: &SessionStore| {
+            let found = store.find_by_session_id(&self.id)?;
+            if found.is_empty() {
+                return Err(Failure::NoSession(self.id).into());
+            }
+            let mut rows = Rows::new(now(), self.format.json);
+            for entry in &found {
+                rows.show(entry, out)?;
+            }
+            let line = format!("{} of {} entries", thousands(rows.shown as u64), thousands(store.len()));
+            rows.end(&line, out)?;
+            Ok(Exit::Done)
+        })
+    }
+}
+
+/// What `list` says of an entry.
+#[derive(Serialize)]
+struct Row<'a> {
+    session_key: &'a SessionKey,
+    session_id: &'a SessionId,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    idle_seconds: u64,
+    platform: Option<&'a str>,
+    chat_type: Option<&'a str>,
+    display_name: Option<&'a str>,
+    user_id: Option<&'a str>,
+    suspended: bool,
+    resume_pending: bool,
+    total_tokens: u64,
+    extras_bytes: u32,
+}
+
+/// A list in the making.
+struct Rows {
+    now: Timestamp,
+    /// `None` for JSON.
+    table: Option<Columns>,
+    shown: usize,
+}
+
+impl Rows {
+    fn new(now: Timestamp, json: bool) -> Self {
+        let headings = ["IDLE", "LAST ACTIVE", "PLATFORM", "TYPE", "NAME", "STATE", "TOKENS", "SESSION", "KEY"];
+        Self { now, table: (!json).then(|| Columns::new(&headings, &[6])), shown: 0 }
+    }
+
+    fn show(&mut self, entry: &SessionEntry, out: &mut Out) -> Result<()> {
+        self.shown += 1;
+        let details = &entry.details;
+        let idle = self.now.since(entry.updated_at);
+        let Some(table) = &mut self.table else {
+            return out.json(&Row {
+                session_key: &entry.key,
+                session_id: &entry.session_id,
+                created_at: entry.created_at,
+                updated_at: entry.updated_at,
+                idle_seconds: idle.as_secs(),
+                platform: details.platform.as_deref(),
+                chat_type: details.chat_type.as_deref(),
+                display_name: details.display_name.as_deref(),
+                user_id: details.origin.as_ref().and_then(|origin| origin.user_id.as_deref()),
+                suspended: entry.suspended,
+                resume_pending: entry.resume_pending,
+                total_tokens: entry.usage.total_tokens,
+                extras_bytes: entry.extras_bytes,
+            });
+        };
+        let state = match (entry.suspended, entry.resume_pending) {
+            (true, true) => "suspended, resume pending",
+            (true, false) => "suspended",
+            (false, true) => "resume pending",
+            (false, false) => "",
+        };
+        table.row([
+            words(idle).as_str(),
+            &local(entry.updated_at),
+            details.platform.as_deref().unwrap_or("-"),
+            details.chat_type.as_deref().unwrap_or("-"),
+            &shorten(details.display_name.as_deref().unwrap_or("-"), NAME),
+            state,
+            &thousands(entry.usage.total_tokens),
+            entry.session_id.as_str(),
+            entry.key.as_str(),
+        ]);
+        if table.waiting() >= BLOCK { table.print(out) } else { Ok(()) }
+    }
+
+    /// Prints what is left of a table, and its last line.
+    fn end(&mut self, last_line: &str, out: &mut Out) -> Result<()> {
+        let Some(table) = &mut self.table else { return Ok(()) };
+        if self.shown == 0 || table.waiting() > 0 {
+            table.print(out)?;
+        }
+        out.line(last_line)
+    }
+}
+
+fn now() -> Timestamp {
+    SystemClock::new().now()
+}

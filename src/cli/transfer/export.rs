@@ -1,0 +1,82 @@
+//! `export`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use cloakroom::{Error, ExportFormat, ExportOptions, TimeZone};
+
+use super::zone;
+use crate::cli::failure::Failure;
+use crate::cli::output::{Out, clean, thousands};
+use crate::cli::{Exit, with_store};
+
+/// Write all entries in a gateway's format, or as lines of JSON.
+///
+/// What `migrate` read comes out equal as JSON values, as far as the store still holds it. Entries are in key order,
+/// notes first. With --output, the file is there whole or not at all, and only its owner may read it.
+///
+/// As jsonl, one object a line: the fields that `show --json` has, but for idle_seconds, and under `extras` what the
+/// gateway kept besides (null where that is no JSON). Notes are left out.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(in crate::cli) struct Export {
+    /// What to write.
+    #[arg(long, value_enum)]
+    format: Layout,
+    /// The file to write; standard output if it is not said.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace the file if it is there.
+    #[arg(long, requires = "output")]
+    force: bool,
+    /// Write naive times of this zone: Europe/Berlin, +02:00, or local [default: that of the last import].
+    #[arg(long, value_name = "ZONE", value_parser = zone)]
+    timezone: Option<TimeZone>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Layout {
+    Hermes,
+    Openclaw,
+    Jsonl,
+}
+
+impl Export {
+    pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let mut options = ExportOptions::new(match self.format {
+            Layout::Hermes => ExportFormat::Hermes,
+            Layout::Openclaw => ExportFormat::OpenClaw,
+            Layout::Jsonl => ExportFormat::Jsonl,
+        })
+        .force(self.force);
+        if let Some(zone) = self.timezone {
+            options = options.zone(zone);
+        }
+        with_store(db, |store| {
+            let Some(path) = &self.output else {
+                return match store.export(&mut *out, &options) {
+                    // Nobody reads any more.
+                    Err(_) if out.is_closed() => Ok(Exit::Done),
+                    exported => Ok(exported.map(|_| Exit::Done)?),
+                };
+            };
+            let report = store.export_to_file(path, &options).map_err(|error| match error {
+                Error::Exists { path } => {
+                    let advice = "name another with --output, or replace it with --force";
+                    Failure::Exists { path, advice }.into()
+                }
+                error => anyhow::Error::new(error),
+            })?;
+            out.line(clean(&format!(
+                "exported: {} entries and {} notes to {}, naive times in {}",
+                thousands(report.entries),
+                thousands(report.notes),
+                path.display(),
+                report.zone,
+            )))?;
+            Ok(Exit::Done)
+        })
+    }
+}

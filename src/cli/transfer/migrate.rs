@@ -1,0 +1,303 @@
+//! `migrate`.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use cloakroom::{Error, Gateway, ImportOptions, ImportProgress, ImportReport, OnConflict, Options, TimeZone};
+
+use super::quarantine::Quarantine;
+use super::source::{Source, default_quarantine};
+use super::zone;
+use crate::cli::failure::{self, Failure};
+use crate::cli::output::{Columns, Out, clean, thousands};
+use crate::cli::{Exit, Format, with_opened};
+
+/// An import reads hardly anything twice, so sled's cache may be smaller than usual.
+const CACHE: u64 = 64 << 20;
+
+/// Import a gateway's sessions.json, and create the store if there is none.
+///
+/// The file is only read. An entry that is bad goes to the quarantine, and the rest goes on; where the file is damaged
+/// or cut off, what comes before that place is imported. In both cases the exit code is 1. Killed half-way and started
+/// again, it ends as one clean run.
+///
+/// With --json, one object:
+///
+///   file, db             what was read, and the store
+///   format               hermes or openclaw; null if there was no entry to tell by
+///   zone                 where naive times were taken to be at home
+///   dry_run              nothing was changed; the counts say what would have been
+///   bytes                bytes read
+///   read                 entries met. Each is in one of imported, updated, skipped, quarantined
+///   imported             entries that the store did not have
+///   updated              entries that took the place of one in the store
+///   skipped              kept + duplicates
+///   kept                 entries left out because the store's stays, see --on-conflict
+///   duplicates           entries whose key came before in the file; the newest counts
+///   quarantined          bad entries
+///   quarantine           the file they are in: one JSON object a line (line, byte, key, reason, bytes, raw), or null
+///   notes                notes (keys that begin with _) kept
+///   clamped              times before 1970 or in the far future, moved
+///   skipped_hours        local times that a change of the clocks skipped, moved forward
+///   repeated_hours       local times that a change of the clocks repeated, taken for the earlier
+///   without_time         entries that do not say when they were active: as old as the file
+///   problems             list of objects (line, reason): the first bad entries
+///   damage               null, or an object (line, column, byte, reason): where the file ceases to make sense
+///   seconds              how long it took
+///   entries_per_second   entries read in each
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(in crate::cli) struct Migrate {
+    /// The file, or - for standard input.
+    file: PathBuf,
+    /// Whose file it is.
+    #[arg(long, value_enum, default_value_t = FileFormat::Auto)]
+    format: FileFormat,
+    /// Where naive times are at home: Europe/Berlin, +02:00, or local for the machine's own zone.
+    #[arg(long, value_name = "ZONE", value_parser = zone, default_value = "local")]
+    timezone: TimeZone,
+    /// Which entry stays where the store has one: the one active last, the store's, or the file's.
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Conflict::Newer)]
+    on_conflict: Conflict,
+    /// Only say what would be done. No quarantine is written unless --quarantine names one.
+    #[arg(long)]
+    dry_run: bool,
+    /// Where bad entries go; it must not exist yet [default: FILE.quarantine.jsonl, or the next free .2, .3, …].
+    #[arg(long, value_name = "FILE")]
+    quarantine: Option<PathBuf>,
+    #[command(flatten)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FileFormat {
+    Auto,
+    Hermes,
+    Openclaw,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Conflict {
+    Newer,
+    Keep,
+    Replace,
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    file: String,
+    db: String,
+    #[serde(flatten)]
+    report: &'a ImportReport,
+    skipped: u64,
+    quarantine: Option<String>,
+    seconds: f64,
+    entries_per_second: u64,
+}
+
+impl Migrate {
+    pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let name = name(&self.file);
+        let named = || format!("could not import {name}");
+        let source = Source::open(&self.file).with_context(named)?;
+        let (mut quarantine, is_wanted) = match &self.quarantine {
+            Some(path) => (Quarantine::exactly(free(path)?), true),
+            None => (Quarantine::near(default_quarantine(&self.file)), !self.dry_run),
+        };
+        let started = Instant::now();
+        let report = {
+            let mut options = ImportOptions::new()
+                .gateway(match self.format {
+                    FileFormat::Auto => None,
+                    FileFormat::Hermes => Some(Gateway::Hermes),
+                    FileFormat::Openclaw => Some(Gateway::OpenClaw),
+                })
+                .zone(self.timezone)
+                .on_conflict(match self.on_conflict {
+                    Conflict::Newer => OnConflict::Newer,
+                    Conflict::Keep => OnConflict::Keep,
+                    Conflict::Replace => OnConflict::Replace,
+                })
+                .dry_run(self.dry_run);
+            if let Some(time) = source.time {
+                options = options.file_time(time);
+            }
+            if is_wanted {
+                options = options.quarantine(&mut quarantine);
+            }
+            let scratch = if self.dry_run { Scratch::instead_of(db)? } else { None };
+            let store = scratch.as_ref().map_or(db, |scratch| scratch.0.as_path());
+            let create = !self.dry_run || scratch.is_some();
+            with_opened(Options::new(store).create(create).cache_bytes(CACHE), |store| {
+                let bar = bar(source.size);
+                let report = store.import(source, options, |progress| show(&bar, progress));
+                bar.finish_and_clear();
+                report.with_context(named)
+            })?
+        };
+        quarantine.finish().context("could not write the quarantine")?;
+
+        let summary = self.summary(db, &report, quarantine.path(), started.elapsed());
+        if self.output.json {
+            out.json(&summary)?
+        } else {
+            self.print(&summary, out)?
+        }
+        if report.is_complete() {
+            return Ok(Exit::Done);
+        }
+        let left_out = Failure::Incomplete {
+            quarantined: report.quarantined,
+            quarantine: quarantine.path().map(Path::to_path_buf),
+            damage: report.damage.as_ref().map(|at| format!("line {}, column {}", at.line, at.column)),
+            advice: if self.dry_run { "everything else can be imported" } else { "everything else is in the store" },
+        };
+        Ok(failure::report(&anyhow::Error::new(left_out).context(format!("{name} is not whole"))))
+    }
+
+    fn summary<'a>(
+        &self,
+        db: &Path,
+        report: &'a ImportReport,
+        quarantine: Option<&Path>,
+        took: Duration,
+    ) -> Summary<'a> {
+        let seconds = took.as_secs_f64();
+        Summary {
+            file: self.file.display().to_string(),
+            db: db.display().to_string(),
+            report,
+            skipped: report.kept + report.duplicates,
+            quarantine: quarantine.map(|path| path.display().to_string()),
+            seconds: (seconds * 1e6).round() / 1e6,
+            entries_per_second: (report.read as f64 / seconds.max(1e-6)) as u64,
+        }
+    }
+
+    fn print(&self, summary: &Summary<'_>, out: &mut Out) -> Result<()> {
+        let report = summary.report;
+        let mut table = Columns::pairs();
+        let mut row = |name: &str, value: &str| table.row([name, value]);
+        row("file", &summary.file);
+        row("store", &summary.db);
+        let format = match report.gateway {
+            Some(Gateway::Hermes) => "Hermes",
+            Some(Gateway::OpenClaw) => "OpenClaw",
+            None => "unknown",
+        };
+        row("format", format);
+        row("naive times are in", &report.zone.to_string());
+        row("read", &thousands(report.read));
+        row(if report.dry_run { "would be imported" } else { "imported" }, &thousands(report.imported));
+        row(if report.dry_run { "would be updated" } else { "updated" }, &thousands(report.updated));
+        let kept = match self.on_conflict {
+            Conflict::Newer => "skipped, not newer than the store's",
+            Conflict::Keep | Conflict::Replace => "skipped, in the store already",
+        };
+        let rare = [
+            (kept, report.kept),
+            ("skipped, the key is in the file more than once", report.duplicates),
+            ("notes", report.notes),
+            ("times moved: before 1970 or in the far future", report.clamped),
+            ("times moved: in an hour that the clocks skipped", report.skipped_hours),
+            ("times taken for the earlier of a repeated hour", report.repeated_hours),
+            ("without a time: as old as the file", report.without_time),
+        ];
+        for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
+            row(name, &thousands(count));
+        }
+        row("quarantined", &thousands(report.quarantined));
+        if let Some(path) = &summary.quarantine {
+            row("quarantine", path);
+        }
+        row("took", &format!("{:.2} s, {} entries/s", summary.seconds, thousands(summary.entries_per_second)));
+        table.print(out)?;
+        for problem in &report.problems {
+            out.line(clean(&format!("bad entry on line {}: {}", problem.line, problem.reason)))?;
+        }
+        let untold = report.quarantined.saturating_sub(report.problems.len() as u64);
+        if untold > 0 {
+            out.line(format_args!("and {} bad entries more", thousands(untold)))?;
+        }
+        if let Some(at) = &report.damage {
+            out.line(clean(&format!("damaged on line {}, column {}: {}", at.line, at.column, at.reason)))?;
+        }
+        Ok(())
+    }
+}
+
+fn name(file: &Path) -> String {
+    if file.as_os_str() == "-" { "standard input".into() } else { file.display().to_string() }
+}
+
+/// The path, if nothing is there yet.
+fn free(path: &Path) -> Result<PathBuf> {
+    match path.symlink_metadata() {
+        Ok(_) => Err(Failure::Exists { path: path.to_path_buf(), advice: "name another with --quarantine" }.into()),
+        Err(_) => Ok(path.to_path_buf()),
+    }
+}
+
+/// A bar on a terminal, and nothing elsewhere.
+fn bar(size: Option<u64>) -> ProgressBar {
+    let (bar, template) = match size {
+        Some(size) => (
+            ProgressBar::new(size),
+            "{bar:32} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left, {msg}",
+        ),
+        None => (ProgressBar::new_spinner(), "{spinner} {binary_bytes}, {binary_bytes_per_sec}, {msg}"),
+    };
+    bar.set_draw_target(ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(bar: &ProgressBar, progress: &ImportProgress) {
+    if bar.is_hidden() {
+        return;
+    }
+    bar.set_message(match progress.quarantined {
+        0 => format!("{} entries", thousands(progress.read)),
+        bad => format!("{} entries, {} bad", thousands(progress.read), thousands(bad)),
+    });
+    bar.set_position(progress.bytes);
+}
+
+/// An empty store for a dry run where there is none. It goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A scratch store, unless there is something at `db`.
+    fn instead_of(db: &Path) -> Result<Option<Self>> {
+        let is_free = match fs::read_dir(db) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if !is_free {
+            return Ok(None);
+        }
+        let random = getrandom::u64().map_err(|e| Error::Random { message: e.to_string() })?;
+        let path = std::env::temp_dir().join(format!("cloakroom-dry-run-{random:016x}"));
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("could not create {} for the dry run", path.display()))?;
+        Ok(Some(Self(path)))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the empty store of the dry run is still there");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Moving in and out: `migrate`, `export`.
+
+mod export;
+mod migrate;
+mod quarantine;
+mod source;
+
+pub(super) use export::Export;
+pub(super) use migrate::Migrate;
+
+use cloakroom::{Error, TimeZone};
+
+/// A zone as it is typed: `local` for the machine's own.
+fn zone(text: &str) -> Result<TimeZone, Error> {
+    if text.eq_ignore_ascii_case("local") { Ok(TimeZone::local()) } else { text.parse() }
+}

@@ -1,0 +1,144 @@
+//! The run of an export.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::options::{ExportFormat, ExportOptions};
+use crate::entry::{Extras, SessionEntry};
+use crate::error::{Error, Result};
+use crate::gateway::{Gateway, Times, write_entry};
+use crate::json;
+use crate::store::SessionStore;
+use crate::zone::TimeZone;
+
+/// Keys read at a time.
+const BATCH: usize = 256;
+
+/// What an export wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ExportReport {
+    /// Entries.
+    pub entries: u64,
+    /// Notes.
+    pub notes: u64,
+    /// Where naive times are at home.
+    pub zone: TimeZone,
+}
+
+impl SessionStore {
+    /// Writes all entries in key order, after the notes of the imported file.
+    ///
+    /// What an import read comes out equal as JSON values, as far as the store still holds it: a touch changes the time
+    /// of activity, a suspension its flag, and nothing else. Only what the import's report counts as moved or left out
+    /// differs. An entry of the other gateway is written with the names of this one; fields that only the other knows
+    /// keep theirs.
+    ///
+    /// Memory does not grow with the store. It is no snapshot: changes made meanwhile may or may not be in it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if `output` fails, [`Error::TimeZone`] if the zone that the store remembers is not known here, and
+    /// the errors of the store.
+    pub fn export(&self, output: impl Write, options: &ExportOptions) -> Result<ExportReport> {
+        let zone = match (options.zone, self.commits().engine().zone()?) {
+            (Some(zone), _) => zone,
+            (None, Some(name)) => name.parse()?,
+            (None, None) => TimeZone::local(),
+        };
+        self.commits().apply_pending()?;
+        let report = ExportReport { entries: 0, notes: 0, zone };
+        let mut run = Run { store: self, out: BufWriter::new(output), report };
+        match options.format {
+            ExportFormat::Hermes => run.object(Times { gateway: Gateway::Hermes, zone })?,
+            ExportFormat::OpenClaw => run.object(Times { gateway: Gateway::OpenClaw, zone })?,
+            ExportFormat::Jsonl => run.lines()?,
+        }
+        run.out.flush().map_err(write_failed)?;
+        Ok(run.report)
+    }
+}
+
+fn write_failed(error: std::io::Error) -> Error {
+    Error::io("write", "the export", error)
+}
+
+struct Run<'a, W: Write> {
+    store: &'a SessionStore,
+    out: BufWriter<W>,
+    report: ExportReport,
+}
+
+/// One line of [`ExportFormat::Jsonl`].
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    entry: &'a SessionEntry,
+    extras: BTreeMap<&'a str, Option<Box<RawValue>>>,
+}
+
+impl<W: Write> Run<'_, W> {
+    fn object(&mut self, times: Times) -> Result<()> {
+        self.put("{")?;
+        let engine = self.store.commits().engine();
+        let mut name = engine.next_note(None)?;
+        while let Some(found) = name {
+            if let Some(text) = engine.note(&found)? {
+                self.member(&found, &text)?;
+                self.report.notes += 1;
+            }
+            name = engine.next_note(Some(&found))?;
+        }
+        self.for_each(|run, entry, extras| {
+            let fields = write_entry(entry, extras, times);
+            let fields: Vec<String> =
+                fields.iter().map(|(name, text)| format!("{}:{text}", json::quote(name))).collect();
+            run.member(entry.key.as_str(), &format!("{{{}}}", fields.join(",")))
+        })?;
+        self.put(if self.report.notes + self.report.entries > 0 { "\n}" } else { "}" })
+    }
+
+    fn lines(&mut self) -> Result<()> {
+        self.for_each(|run, entry, extras| {
+            let extras = extras.iter().map(|(name, text)| (name, RawValue::from_string(text.into()).ok())).collect();
+            let line = serde_json::to_string(&Line { entry, extras });
+            let line = line.map_err(|e| write_failed(e.into()))?;
+            run.put(&line)?;
+            run.put("\n")
+        })
+    }
+
+    /// One member of the object, on lines of its own. It counts itself only afterwards.
+    fn member(&mut self, name: &str, text: &str) -> Result<()> {
+        let is_first = self.report.notes + self.report.entries == 0;
+        let mut out = String::with_capacity(text.len() * 3 / 2);
+        out.push_str(if is_first { "\n  " } else { ",\n  " });
+        out.push_str(&json::quote(name));
+        out.push_str(": ");
+        json::pretty(text, 1, &mut out);
+        self.put(&out)
+    }
+
+    fn for_each(&mut self, mut each: impl FnMut(&mut Self, &mut SessionEntry, &Extras) -> Result<()>) -> Result<()> {
+        let mut last = None;
+        loop {
+            let keys = self.store.commits().engine().keys(last.as_ref(), "", BATCH)?;
+            for key in &keys {
+                // An entry may go while we write.
+                let Some((mut entry, extras)) = self.store.get_with_extras(key)? else { continue };
+                each(self, &mut entry, &extras)?;
+                self.report.entries += 1;
+            }
+            match keys.into_iter().next_back() {
+                Some(key) => last = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn put(&mut self, text: &str) -> Result<()> {
+        self.out.write_all(text.as_bytes()).map_err(write_failed)
+    }
+}

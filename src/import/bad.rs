@@ -1,0 +1,63 @@
+//! Bad entries: why they are bad, and how they go into the quarantine.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use super::splitter::{Item, MAX_ENTRY_BYTES};
+use crate::json::{self, JsonError};
+use crate::key::{MAX_KEY_BYTES, NameError};
+
+/// Why an entry is not imported. Messages hold nothing of it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Bad {
+    #[error("it is not UTF-8 from byte {at} of it on")]
+    Utf8 { at: usize },
+    #[error("its key is not UTF-8")]
+    KeyUtf8,
+    #[error("its key is longer than {MAX_KEY_BYTES} bytes")]
+    KeyTooLong,
+    #[error("its key is no JSON string: {0}")]
+    KeyJson(JsonError),
+    #[error("its key is no session key: {0}")]
+    Key(NameError),
+    #[error("the name of a note holds a NUL character")]
+    NoteName,
+    #[error("it is {0} bytes long, and {MAX_ENTRY_BYTES} is the limit")]
+    TooLong(u64),
+    #[error("it needs {bytes} bytes in the store, and {limit} is the limit")]
+    TooLarge { bytes: usize, limit: usize },
+    #[error("it is {0}")]
+    Json(JsonError),
+    #[error("it is no object")]
+    NoObject,
+    #[error("it has no {0}")]
+    NoId(&'static str),
+    #[error("its session id is none: {0}")]
+    Id(NameError),
+    #[error("the file ends or is damaged within it")]
+    Partial,
+}
+
+/// Writes one line.
+pub(super) fn write_line(sink: &mut dyn Write, item: &Item, reason: &str) -> io::Result<()> {
+    let mut line = format!("{{\"line\":{},\"byte\":{},", item.place.line, item.place.byte);
+    let key = std::str::from_utf8(&item.key).ok().map(|key| json::normal(key).unwrap_or_else(|_| json::quote(key)));
+    match key {
+        Some(key) => line += &format!("\"key\":{key},"),
+        None => line += &format!("\"key_hex\":\"{}\",", hex(&item.key)),
+    }
+    line += &format!("\"reason\":{},\"bytes\":{},", json::quote(reason), item.length);
+    match std::str::from_utf8(&item.value) {
+        Ok(raw) => line += &format!("\"raw\":{}}}\n", json::quote(raw)),
+        Err(_) => line += &format!("\"raw_hex\":\"{}\"}}\n", hex(&item.value)),
+    }
+    sink.write_all(line.as_bytes())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,115 @@
+//! `prune`, `suspend`, `unsuspend`, `reset`, `remove`.
+
+use serde_json::json;
+
+use super::{DM, GROUP, OLD, Prepared, THREAD, key, timestamp};
+use cloakroom::{Clock, SystemClock};
+
+fn keys(store: &Prepared) -> Vec<String> {
+    store.ok(&["list", "--limit", "all", "--json"]).keys()
+}
+
+#[test]
+fn prune_removes_the_idle_and_keeps_the_suspended() {
+    let store = Prepared::new();
+    let ran = store.ok(&["prune", "--max-age-days", "90", "--json"]);
+    let report = ran.json();
+    let cutoff = timestamp(&report["cutoff"]);
+    let days = SystemClock::new().now().since(cutoff).as_secs() / 86_400;
+    assert_eq!(days, 90);
+    let protected = report["oldest_protected_seconds"].as_u64().unwrap();
+    assert_eq!(protected / 86_400, 100);
+    let expected = json!({
+        "dry_run": false, "cutoff": report["cutoff"], "removed": 1, "kept_suspended": 1, "kept_active": 0,
+        "guard_failed": 0, "touched_meanwhile": 0, "stale_rows_cleared": report["stale_rows_cleared"],
+        "oldest_protected_seconds": protected, "stopped": false,
+    });
+    assert_eq!(report, expected);
+    assert_eq!(keys(&store), [GROUP, DM, THREAD]);
+}
+
+#[test]
+fn prune_says_what_it_did() {
+    let store = Prepared::new();
+    let ran = store.ok(&["prune", "--max-age-days", "30"]);
+    assert_eq!(ran.row("removed"), "2");
+    assert_eq!(ran.row("kept, suspended"), "1");
+    assert_eq!(ran.row("oldest kept has been idle for"), "100 d");
+    assert_eq!(ran.row("entries in the store"), "2");
+    assert_eq!(keys(&store), [GROUP, THREAD]);
+}
+
+#[test]
+fn a_dry_run_removes_nothing() {
+    let store = Prepared::new();
+    let ran = store.ok(&["prune", "--max-age-days", "90", "--dry-run"]);
+    assert_eq!(ran.row("would be removed"), "1");
+    assert_eq!(ran.row("entries in the store"), "4");
+    let report = store.ok(&["prune", "--max-age-days", "90", "--dry-run", "--json"]).json();
+    assert_eq!((&report["dry_run"], &report["removed"]), (&json!(true), &json!(1)));
+    assert_eq!(keys(&store).len(), 4);
+}
+
+#[test]
+fn zero_days_prune_nothing() {
+    let store = Prepared::new();
+    let ran = store.ok(&["prune", "--max-age-days", "0"]);
+    assert_eq!(ran.out, "0 days: pruning is off, nothing was removed\n");
+    let report = store.ok(&["prune", "--max-age-days", "0", "--json"]).json();
+    assert_eq!((&report["cutoff"], &report["removed"]), (&json!(null), &json!(0)));
+    assert_eq!(keys(&store).len(), 4);
+}
+
+#[test]
+fn suspend_and_unsuspend() {
+    let store = Prepared::new();
+    let before = store.open().get(&key(DM)).unwrap().unwrap();
+    assert_eq!(store.ok(&["suspend", DM]).out, format!("suspended: {DM}\n"));
+    let suspended = store.open().get(&key(DM)).unwrap().unwrap();
+    assert!(suspended.suspended);
+    assert_eq!(suspended.updated_at, before.updated_at);
+    assert_eq!(store.ok(&["unsuspend", DM]).out, format!("no longer suspended: {DM}\n"));
+    assert!(!store.open().get(&key(DM)).unwrap().unwrap().suspended);
+    let said = store.ok(&["suspend", DM, "--json"]).json();
+    assert_eq!(said, json!({"session_key": DM, "suspended": true}));
+    let said = store.ok(&["unsuspend", DM, "--json"]).json();
+    assert_eq!(said, json!({"session_key": DM, "suspended": false}));
+}
+
+#[test]
+fn reset_starts_a_fresh_session() {
+    let store = Prepared::new();
+    let (first, other) = (store.id(THREAD), store.id(GROUP));
+    let said = store.ok(&["reset", THREAD, "--json"]).json();
+    let second = store.id(THREAD);
+    assert_ne!(first, second);
+    assert_eq!(said, json!({"session_key": THREAD, "session_id": second, "prev_session_id": first}));
+    assert!(!store.open().get(&key(THREAD)).unwrap().unwrap().suspended);
+    let ran = store.ok(&["reset", THREAD]);
+    assert_eq!(ran.out, format!("reset to session {}: {THREAD}\n", store.id(THREAD)));
+    assert_ne!(store.id(THREAD), second);
+    assert_eq!(store.id(GROUP), other);
+}
+
+#[test]
+fn remove_removes_one_entry() {
+    let store = Prepared::new();
+    assert_eq!(store.ok(&["remove", DM]).out, format!("removed: {DM}\n"));
+    assert_eq!(keys(&store), [GROUP, THREAD, OLD]);
+    let said = store.ok(&["remove", OLD, "--json"]).json();
+    assert_eq!(said, json!({"session_key": OLD, "removed": true}));
+    assert_eq!(keys(&store), [GROUP, THREAD]);
+}
+
+#[test]
+fn unknown_keys_are_refused_by_name() {
+    let store = Prepared::new();
+    let unknown = "agent:main:irc:dm:1";
+    for command in ["show", "suspend", "unsuspend", "reset", "remove"] {
+        for json in [&[][..], &["--json"]] {
+            let ran = store.run(&[&[command, unknown], json].concat());
+            ran.failed(1, &["no entry for this key", unknown, "`cloakroom list`"]);
+        }
+    }
+    assert_eq!(keys(&store).len(), 4);
+}

@@ -1,0 +1,154 @@
+//! `stats`, `verify`.
+
+use std::fs;
+use std::path::Path;
+
+use cloakroom::{Options, SessionStore};
+use serde_json::json;
+
+use super::{DM, GROUP, OLD, Prepared, key, source, timestamp};
+
+#[test]
+fn stats_count_entries() {
+    let store = Prepared::new();
+    let ran = store.ok(&["stats"]);
+    assert_eq!(ran.row("entries"), "4");
+    assert!(ran.row("on disk").ends_with("iB"), "{}", ran.row("on disk"));
+    assert!(ran.row("oldest").ends_with('Z') && ran.row("newest").ends_with('Z'));
+    assert_eq!(ran.row("suspended"), "1");
+    assert_eq!(ran.row("platform discord"), "2");
+    assert_eq!(ran.row("chat type dm"), "2");
+}
+
+#[test]
+fn stats_as_json() {
+    let store = Prepared::new();
+    let (oldest, newest) = {
+        let open = store.open();
+        let at = |text| open.get(&key(text)).unwrap().unwrap().updated_at;
+        (at(OLD), at(GROUP))
+    };
+    let stats = store.ok(&["stats", "--json"]).json();
+    assert_eq!(timestamp(&stats["oldest"]), oldest);
+    assert_eq!(timestamp(&stats["newest"]), newest);
+    assert!(stats["last_commit"].as_u64().unwrap() > 0);
+    assert!(stats["bytes_on_disk"].as_u64().unwrap() > 1000);
+    let expected = json!({
+        "entries": 4, "bytes_on_disk": stats["bytes_on_disk"], "oldest": stats["oldest"], "newest": stats["newest"],
+        "suspended": 1, "resume_pending": 0, "by_platform": {"discord": 2, "slack": 1, "telegram": 1},
+        "by_chat_type": {"dm": 2, "group": 1, "thread": 1}, "unreadable": 0, "pending": 0,
+        "last_commit": stats["last_commit"],
+    });
+    assert_eq!(stats, expected);
+}
+
+#[test]
+fn stats_know_the_unknown_and_the_unreadable() {
+    let store = Prepared::new();
+    {
+        let open = store.open();
+        open.update(&key(GROUP), |details| details.platform = None).unwrap().unwrap();
+        open.close().unwrap();
+    }
+    store.vandalize("sessions", |tree| drop(tree.insert(DM, b"nonsense").unwrap()));
+    let ran = store.run(&["stats", "--json"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("error: entries left out because they do not read: 1"), "{}", ran.err);
+    let stats = ran.json();
+    assert_eq!(stats["by_platform"], json!({"discord": 1, "slack": 1, "unknown": 1}));
+    assert_eq!((&stats["entries"], &stats["unreadable"]), (&json!(4), &json!(1)));
+}
+
+#[test]
+fn a_sound_store_verifies() {
+    let store = Prepared::new();
+    let ran = store.ok(&["verify"]);
+    assert_eq!((ran.row("entries"), ran.row("violations")), ("4", "0"));
+    let found = store.ok(&["verify", "--json"]).json();
+    let expected = json!({
+        "entries": 4, "violations": [], "stale_rows": found["stale_rows"], "orphaned_chunks": 0, "count_checked": true,
+        "shortfall": null, "repairs": [],
+    });
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn verify_names_what_is_broken() {
+    let store = Prepared::new();
+    let mut entry = None;
+    store.vandalize("names", |tree| {
+        entry = tree.iter().flatten().find(|(_, key)| key.ends_with(DM.as_bytes())).map(|(entry, _)| entry);
+    });
+    store.vandalize("activity", |tree| assert!(tree.remove(entry.unwrap()).unwrap().is_some()));
+    let ran = store.run(&["verify"]);
+    assert_eq!((ran.code, ran.err.as_str()), (3, ""));
+    assert_eq!(ran.row("violations"), "1");
+    let name = key(DM).to_string();
+    assert!(ran.out.contains(&format!("violation: {name} has no activity record\n")), "{}", ran.out);
+    let ran = store.run(&["verify", "--json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (3, ""));
+    assert_eq!(ran.json()["violations"], json!([{"violation": "no_activity", "key": name}]));
+}
+
+#[test]
+fn verify_reports_a_shortfall() {
+    let store = Prepared::new();
+    let copy = tempfile::tempdir().unwrap();
+    copy_tree(&store.db.join("sled"), &copy.path().join("sled"));
+    {
+        let open = store.open();
+        open.resolve(&source("irc", "group", "1", None, "1")).unwrap().receipt.wait().unwrap();
+        open.close().unwrap();
+    }
+    fs::remove_dir_all(store.db.join("sled")).unwrap();
+    copy_tree(&copy.path().join("sled"), &store.db.join("sled"));
+
+    let ran = store.run(&["verify", "--json"]);
+    assert_eq!(ran.code, 3, "{}", ran.out);
+    let found = ran.json();
+    assert_eq!(found["violations"], json!([]));
+    let lost = &found["shortfall"];
+    assert_eq!((&lost["expected_entries"], &lost["found_entries"]), (&json!(5), &json!(4)));
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_database_that_does_not_open_is_unsound() {
+    let store = Prepared::new();
+    fs::write(store.db.join("sled").join("db"), b"").unwrap();
+    store.run(&["verify"]).failed(3, &["is damaged", "restore a backup"]);
+    store.run(&["list"]).failed(1, &["is damaged"]);
+}
+
+#[test]
+fn complaints_of_the_engine_are_told_in_one_line() {
+    let store = Prepared::new();
+    let conf = store.db.join("sled").join("conf");
+    let mut bytes = fs::read(&conf).unwrap();
+    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    fs::write(&conf, bytes).unwrap();
+    store.run(&["list"]).failed(1, &["is damaged"]);
+}
+
+#[test]
+fn an_empty_store_is_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("store");
+    SessionStore::open(Options::new(&db).create(true)).unwrap().close().unwrap();
+    let ran = super::run(&db, &["stats", "--json"]);
+    assert_eq!((ran.code, &ran.json()["oldest"]), (0, &json!(null)));
+    assert_eq!(super::run(&db, &["verify"]).code, 0);
+    assert_eq!(super::run(&db, &["list"]).out.lines().last(), Some("0 of 0 entries"));
+}
