@@ -9,6 +9,7 @@ mod notes;
 mod open;
 mod scan;
 mod verify;
+mod waker;
 mod write;
 
 use std::fs::File;
@@ -44,6 +45,8 @@ mod meta {
 #[derive(Debug)]
 pub(crate) struct Engine {
     path: PathBuf,
+    /// Declared before all else that shares the database, so that it is gone first.
+    _waker: waker::FlushWaker,
     trees: Trees,
     seed: Seed,
     /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.

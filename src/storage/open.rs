@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found, Lock};
+use super::waker::FlushWaker;
 use super::{Engine, FORMAT, LastHandle, Trees, Writer, damaged_row, engine_error, meta};
 use crate::codec::{Seed, decode_meta, encode_meta};
 use crate::error::{Error, Result};
@@ -91,10 +92,11 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     lock.write(false)?;
 
     let trees = open_trees(&db)?;
-    drop(db);
+    let waker = FlushWaker::start(db).map_err(|e| Error::io("start a thread for", path, e))?;
     check_format(path, &trees, &database)?;
     let seed = read_seed(&trees, &database)?;
-    let engine = Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), _last: last, lock };
+    let engine =
+        Engine { path: path.to_path_buf(), _waker: waker, trees, seed, file, gate: Mutex::new(()), _last: last, lock };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
