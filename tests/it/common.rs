@@ -17,9 +17,14 @@ pub struct Home {
     pub clock: ManualClock,
 }
 
+/// A directory in memory, where there is one: syncs cost nothing there, and no test of ours depends on a disk.
+pub fn fast_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 impl Home {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), clock: ManualClock::new(NOW) }
+        Self { dir: fast_dir(), clock: ManualClock::new(NOW) }
     }
 
     pub fn path(&self) -> PathBuf {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use cloakroom::SessionStore;
 
-use crate::common::options;
+use crate::common::{fast_dir, options};
 use crate::rig::CHILD_PART;
 use crate::rig::file_model::Dice;
 use crate::workload::{Expected, Plan, run};
@@ -31,12 +31,12 @@ fn child_main() {
 fn what_was_awaited_survives_a_kill() {
     let rounds: u64 = std::env::var("CLOAKROOM_KILL_ROUNDS").map_or(100, |rounds| rounds.parse().unwrap());
     let mut dice = Dice(2026);
-    let mut home = tempfile::tempdir().unwrap();
+    let mut home = fast_dir();
     let mut expected = Expected::default();
     let mut repairs = 0;
     for round in 0..rounds {
         if round % ROUNDS_PER_STORE == 0 {
-            home = tempfile::tempdir().unwrap();
+            home = fast_dir();
             expected = Expected::default();
         }
         let path = home.path().join("sessions.db");
@@ -45,14 +45,14 @@ fn what_was_awaited_survives_a_kill() {
             threads: 3,
             steps: 1_000_000,
             keys: 8,
-            metadata_bytes: [100, 9000, 60_000][dice.roll(3)],
+            metadata_bytes: [100, 4000, 20_000][dice.roll(3)],
             await_one_in: [1, 4, 50][dice.roll(3)],
             interval_ms: [0, 5, 1000][dice.roll(3)],
             round: round % ROUNDS_PER_STORE,
             ..Plan::SMALL
         };
         // One kill in eight as soon as the child begins to open, some right after, most while it works.
-        let lines = [1, 2, 3, 10, 40, 100, 200, 400][dice.roll(8)];
+        let lines = [1, 2, 3, 10, 40, 80, 150, 250][dice.roll(8)];
         kill_after(&path, plan, lines, dice.roll(3000), &mut expected);
         // Now and then the next child finds what the kill left.
         if dice.roll(4) == 0 && round % ROUNDS_PER_STORE != ROUNDS_PER_STORE - 1 && round + 1 < rounds {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::{Error, SessionStore};
 
-use crate::common::{chain, options};
+use crate::common::{chain, fast_dir, options};
 use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};
 use crate::rig::trace::Trace;
@@ -73,7 +73,7 @@ fn cut(trace: &Trace, states: usize, (from, to): (usize, usize), seed: u64) {
     for (n, at) in moments.into_iter().enumerate() {
         model.advance(at);
         for survival in [Survival::OnlySynced, Survival::Random { seed: seed + n as u64 }] {
-            let out = tempfile::tempdir().unwrap();
+            let out = fast_dir();
             model.write(survival, out.path()).unwrap();
             let expected = Expected::from_lines(&trace.acks_before(at));
             if let Err(error) = look(&out.path().join("sessions.db"), &expected) {
