@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use crate::codec::{self, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
 use crate::entry::Extras;
-use crate::error::{Error, Result, panic_message};
+use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 
 pub(crate) use open::open;
@@ -201,31 +201,17 @@ impl LastHandle {
 }
 
 impl LastHandle {
-<<<<<<< HEAD
-    /// Closes the database, once all other handles are gone.
-    fn close(&mut self) -> Result<()> {
-        let db = self.0.take();
-        catch_unwind(AssertUnwindSafe(|| drop(db)))
-            .map_err(|panic| Error::Engine { action: "close", source: panic_message(&*panic).into() })
-=======
     /// Drops it. The error is what sled's panic said: its last sync failed.
     fn close(&mut self) -> Result<(), String> {
         let db = self.0.take();
         catch_unwind(AssertUnwindSafe(|| drop(db))).map_err(|panic| crate::error::panic_message(&*panic))
->>>>>>> tests
     }
 }
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-<<<<<<< HEAD
-        if let Err(error) = self.close() {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the database failed while closing; what was synced is safe");
-=======
         if self.close().is_err() {
             tracing::warn!("the database panicked while closing; what was synced is safe");
->>>>>>> tests
         }
     }
 }

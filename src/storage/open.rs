@@ -95,12 +95,8 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     let waker = FlushWaker::start(db).map_err(|e| Error::io("start a thread for", path, e))?;
     check_format(path, &trees, &database)?;
     let seed = read_seed(&trees, &database)?;
-<<<<<<< HEAD
-    let engine = Engine { path: path.to_path_buf(), trees, seed, file, gate: Mutex::new(()), _last: last, lock };
-=======
     let engine =
         Engine { path: path.to_path_buf(), _waker: waker, trees, seed, file, gate: Mutex::new(()), _last: last, lock };
->>>>>>> tests
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
@@ -120,10 +116,6 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
 fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
     let new = files::new_database(store)?;
     let made = (|| {
-<<<<<<< HEAD
-        // Declared first, so that it is dropped last, after an error too.
-=======
->>>>>>> tests
         let mut last;
         let db = open_database(store, &new, cache_bytes)?;
         last = LastHandle::of(&db);
@@ -140,15 +132,9 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
             trees.meta.insert(name, value).map_err(|e| engine_error("create the database", e))?;
         }
         db.flush().map_err(|e| engine_error("create the database", e))?;
-<<<<<<< HEAD
-        drop((trees, db));
-        // sled syncs meanwhile.
-        last.close()?;
-=======
         // sled syncs while it is dropped. If that fails no later sync saves what it wrote.
         drop((trees, db));
         last.close().map_err(|said| Error::Engine { action: "create the database", source: said.into() })?;
->>>>>>> tests
         files::install(&new, store)
     })();
     if made.is_err() {
