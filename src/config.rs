@@ -65,14 +65,15 @@ impl Options {
     }
 
     /// How many changes may wait for the committer (default 131,072, about 250 bytes each). Writers beyond that wait.
-    /// A structural change counts two, and one more for each KiB of extras.
+    /// A structural change counts eight, and one more for each 256 bytes of extras.
     #[must_use]
     pub fn max_pending(mut self, changes: usize) -> Self {
         self.max_pending = changes;
         self
     }
 
-    /// The size of sled's page cache in bytes (default 256 MiB). sled treats it as a loose bound.
+    /// The memory for sled's page cache in bytes (default 256 MiB). A loose bound: sled counts bytes as they are on
+    /// disk, and its pages take about three times that in memory, which is allowed for.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = bytes;

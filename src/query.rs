@@ -5,7 +5,7 @@ use std::vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Bucket, Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
+use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
 use crate::entry::{SessionEntry, Usage};
 use crate::error::Result;
 use crate::key::SessionKey;
@@ -134,27 +134,32 @@ impl SessionStore {
     /// `updated_at` of the entry idle for longest.
     pub(crate) fn oldest(&self) -> Result<Option<Timestamp>> {
         self.commits().apply_pending()?;
-        let engine = self.commits().engine();
         let mut after = None;
         loop {
-            let rows = engine.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 256)?;
-            let mut oldest = None;
-            for row in &rows {
-                let hot = self.commits().peek_hot(row.entry)?.filter(|hot| Bucket::of(hot.updated_at) == row.bucket);
-                match (hot, oldest) {
-                    // The rest of the oldest entry's bucket may be older still.
-                    (_, Some((bucket, _))) if row.bucket > bucket => break,
-                    (Some(hot), Some((bucket, time))) => oldest = Some((bucket, hot.updated_at.min(time))),
-                    (Some(hot), None) => oldest = Some((row.bucket, hot.updated_at)),
-                    (None, _) => {}
+            let rows = self.commits().engine().oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 256)?;
+            let Some(last) = rows.last().copied() else { return Ok(None) };
+            for row in rows {
+                if self.live_time(row)?.is_some() {
+                    return self.oldest_in(row.bucket);
                 }
             }
-            match (oldest, rows.into_iter().next_back()) {
-                (Some((_, time)), _) => return Ok(Some(time)),
-                (None, Some(last)) => after = Some(last),
-                (None, None) => return Ok(None),
-            }
+            after = Some(last);
         }
+    }
+
+    fn oldest_in(&self, bucket: Bucket) -> Result<Option<Timestamp>> {
+        let mut oldest = None;
+        for entry in self.commits().engine().bucket_entries(bucket)? {
+            let time = self.live_time(ActivityRow { bucket, entry })?;
+            oldest = oldest.into_iter().chain(time).min();
+        }
+        Ok(oldest)
+    }
+
+    /// `updated_at` of a row's entry, if the row is not out of date.
+    fn live_time(&self, row: ActivityRow) -> Result<Option<Timestamp>> {
+        let time = self.commits().peek_hot(row.entry)?.map(|hot| hot.updated_at);
+        Ok(time.filter(|time| Bucket::of(*time) == row.bucket))
     }
 }
 

@@ -67,7 +67,11 @@ impl Committer {
                         let _ = answer.send(closed);
                         return;
                     }
-                    Err(_) => return,
+                    Err(_) => {
+                        // The store was dropped on this very thread, by a waker: nobody waits for the answer.
+                        let _ = self.guarded(Self::close);
+                        return;
+                    }
                 },
                 recv(self.kicks) -> _ => {
                     let _ = self.guarded(|this| this.commit(false));

@@ -199,11 +199,14 @@ impl Commits {
         if !self.core.progress.set_closed() {
             return Ok(());
         }
-        let closed = self.order(Order::Close).map(|_| ());
-        if let Some(thread) = self.thread.lock().take() {
-            // Its panics were caught and are in `closed`.
-            let _ = thread.join();
+        let Some(thread) = self.thread.lock().take() else { return Ok(()) };
+        if thread.thread().id() == std::thread::current().id() {
+            // A waker dropped the store, on the committer's own thread. It closes when it finds nobody left.
+            return Ok(());
         }
+        let closed = self.order(Order::Close).map(|_| ());
+        // Its panics were caught and are in `closed`.
+        let _ = thread.join();
         closed
     }
 

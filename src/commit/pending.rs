@@ -18,8 +18,10 @@ use crate::storage::{Change, Content, Engine};
 
 /// More shards than threads that will ever meet.
 const SHARDS: usize = 64;
-/// Bytes of cold record and extras that count as one more pending entry.
-const BYTES_PER_WEIGHT: usize = 1024;
+/// Bytes of extras that count as one more pending entry.
+const BYTES_PER_WEIGHT: usize = 256;
+/// What a cold record counts that waits: it is in memory up to three times, with the names and texts in it.
+const STRUCTURAL_WEIGHT: usize = 8;
 
 /// All shards.
 #[derive(Debug)]
@@ -178,7 +180,7 @@ fn weight_of(content: &Content) -> usize {
 }
 
 fn structural_weight(blob: Option<&[u8]>) -> usize {
-    2 + blob.map_or(0, <[u8]>::len) / BYTES_PER_WEIGHT
+    STRUCTURAL_WEIGHT + blob.map_or(0, <[u8]>::len) / BYTES_PER_WEIGHT
 }
 
 impl Pending {

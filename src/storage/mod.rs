@@ -95,7 +95,7 @@ impl Engine {
 
     /// Whether the key has an entry on disk: `sessions` alone decides.
     pub(crate) fn contains(&self, key: &SessionKey) -> Result<bool> {
-        self.trees.sessions.contains_key(bytes(key)).map_err(|e| engine_error("read an entry", e))
+        self.trees.sessions.contains_key(bytes(key)).map_err(|e| engine_error("read", e))
     }
 
     /// What stands for a key in the trees and in memory.
@@ -105,7 +105,7 @@ impl Engine {
 
     /// The key that a fingerprint stands for; `None` if there is no such entry.
     pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
-        let value = self.trees.names.get(entry.as_bytes()).map_err(|e| engine_error("read a key", e))?;
+        let value = self.trees.names.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
         value.map(|value| codec::decode_name(&value)).transpose().map_err(|e| damaged("names", &entry, e))
     }
 
@@ -114,7 +114,7 @@ impl Engine {
     /// An entry's records come and go in one transaction, so a touch reads the small tree only. Where nothing is
     /// found, `names` says whether that is an entry that is damaged or none.
     pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        let value = self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read an entry", e))?;
+        let value = self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
         match value {
             Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", &entry, e)),
             None if self.key_of(entry)?.is_some() => Err(damaged("activity", &entry, CodecError::Empty)),
@@ -124,7 +124,7 @@ impl Engine {
 
     /// The cold record on disk. Spilled details are read from the extras.
     pub(crate) fn cold(&self, key: &SessionKey) -> Result<Option<Cold>> {
-        let value = self.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
+        let value = self.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
         value.map(|value| self.decode_cold(key, &value)).transpose()
     }
 
@@ -153,7 +153,7 @@ impl Engine {
         let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
         let mut blob = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
         for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(self.fingerprint(key), at.generation)).values() {
-            let row = row.map_err(|e| engine_error("read extras", e))?;
+            let row = row.map_err(|e| engine_error("read", e))?;
             blob.extend_from_slice(ExtrasRow::part(&row).map_err(|e| damaged("extras", key, e))?);
         }
         if blob.len() != expected {
@@ -166,7 +166,7 @@ impl Engine {
     pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
         let mut keys = Vec::new();
         for row in self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys() {
-            let row = row.map_err(|e| engine_error("read by session id", e))?;
+            let row = row.map_err(|e| engine_error("read", e))?;
             let row = IdRow::decode(&row).map_err(|e| damaged_row("by_session_id", e))?;
             keys.extend(self.key_of(row.entry)?);
         }
@@ -179,7 +179,7 @@ impl Engine {
     }
 
     fn meta_value<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {
-        let value = self.trees.meta.get(name).map_err(|e| engine_error("read meta", e))?;
+        let value = self.trees.meta.get(name).map_err(|e| engine_error("read", e))?;
         value.map(|value| codec::decode_meta(&value)).transpose().map_err(|e| damaged_row("meta", e))
     }
 

@@ -13,6 +13,9 @@ use super::{Engine, FORMAT, LastHandle, Trees, Writer, damaged_row, engine_error
 use crate::codec::{Seed, decode_meta, encode_meta};
 use crate::error::{Error, Result};
 
+/// sled counts its cache in bytes as they are on disk. In memory a page takes about three times as much.
+const CACHE_EXPANSION: u64 = 3;
+
 /// sled's lock may linger after a drop, while its threads end. Ours is free by then, so it is only a wait.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_STEP: Duration = Duration::from_millis(10);
@@ -129,9 +132,9 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
             (meta::CLEAN, encode_meta(&true)),
         ] {
             let value = value.map_err(|e| damaged_row("meta", e))?;
-            trees.meta.insert(name, value).map_err(|e| engine_error("create the database", e))?;
+            trees.meta.insert(name, value).map_err(|e| engine_error("create", e))?;
         }
-        db.flush().map_err(|e| engine_error("create the database", e))?;
+        db.flush().map_err(|e| engine_error("create", e))?;
         // sled syncs while it is dropped. If that fails no later sync saves what it wrote.
         drop((trees, db));
         last.close().map_err(|said| Error::Engine { action: "create the database", source: said.into() })?;
@@ -147,7 +150,7 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
 fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) -> Result<sled::Db> {
     let config = sled::Config::new()
         .path(database)
-        .cache_capacity(cache_bytes)
+        .cache_capacity(cache_bytes / CACHE_EXPANSION)
         .mode(sled::Mode::HighThroughput)
         // The committer decides when to flush.
         .flush_every_ms(None);
@@ -179,7 +182,7 @@ fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) -> Result<s
 }
 
 fn open_trees(db: &sled::Db) -> Result<Trees> {
-    let tree = |name: &str| db.open_tree(name).map_err(|e| engine_error("open the trees", e));
+    let tree = |name: &str| db.open_tree(name).map_err(|e| engine_error("open", e));
     Ok(Trees {
         sessions: tree("sessions")?,
         names: tree("names")?,
@@ -192,7 +195,7 @@ fn open_trees(db: &sled::Db) -> Result<Trees> {
 }
 
 fn check_format(store: &Path, trees: &Trees, database: &Path) -> Result<()> {
-    let value = trees.meta.get(meta::FORMAT).map_err(|e| engine_error("read meta", e))?;
+    let value = trees.meta.get(meta::FORMAT).map_err(|e| engine_error("read", e))?;
     let Some(value) = value else {
         let source = "the database has no format mark; its content is gone, or it is not ours".into();
         return Err(Error::Damaged { path: database.to_path_buf(), source });
@@ -204,7 +207,7 @@ fn check_format(store: &Path, trees: &Trees, database: &Path) -> Result<()> {
 }
 
 fn read_seed(trees: &Trees, database: &Path) -> Result<Seed> {
-    let value = trees.meta.get(meta::SEED).map_err(|e| engine_error("read meta", e))?;
+    let value = trees.meta.get(meta::SEED).map_err(|e| engine_error("read", e))?;
     let Some(value) = value else {
         let source = "the database has lost the seed of its fingerprints".into();
         return Err(Error::Damaged { path: database.to_path_buf(), source });

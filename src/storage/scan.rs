@@ -23,7 +23,7 @@ impl Engine {
         };
         let mut rows = Vec::new();
         for row in self.trees.by_updated_at.range::<[u8; 20], _>((from, Bound::Unbounded)).keys() {
-            let row = row.map_err(|e| engine_error("read by age", e))?;
+            let row = row.map_err(|e| engine_error("read", e))?;
             let row = ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))?;
             if row.bucket > last || rows.len() >= limit {
                 break;
@@ -41,7 +41,7 @@ impl Engine {
         };
         let mut rows = 0;
         for row in self.trees.by_updated_at.range::<[u8; 4], _>((Bound::Unbounded, end)).keys() {
-            row.map_err(|e| engine_error("read by age", e))?;
+            row.map_err(|e| engine_error("read", e))?;
             rows += 1;
             if rows >= limit {
                 break;
@@ -56,7 +56,7 @@ impl Engine {
             Some(end) => self.trees.by_updated_at.get_lt(end.prefix()),
             None => self.trees.by_updated_at.last(),
         };
-        let row = row.map_err(|e| engine_error("read by age", e))?;
+        let row = row.map_err(|e| engine_error("read", e))?;
         let row = row.map(|(row, _)| ActivityRow::decode(&row)).transpose();
         Ok(row.map_err(|e| damaged_row("by_updated_at", e))?.map(|row| row.bucket))
     }
@@ -65,7 +65,7 @@ impl Engine {
     pub(crate) fn bucket_entries(&self, bucket: Bucket) -> Result<Vec<Fingerprint>> {
         let rows = self.trees.by_updated_at.scan_prefix(bucket.prefix()).keys();
         rows.map(|row| {
-            let row = row.map_err(|e| engine_error("read by age", e))?;
+            let row = row.map_err(|e| engine_error("read", e))?;
             Ok(ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))?.entry)
         })
         .collect()
@@ -79,7 +79,7 @@ impl Engine {
         };
         let mut keys = Vec::new();
         for key in self.trees.sessions.range::<&[u8], _>((from, Bound::Unbounded)).keys().take(limit) {
-            let key = key.map_err(|e| engine_error("read keys", e))?;
+            let key = key.map_err(|e| engine_error("read", e))?;
             if !key.starts_with(prefix.as_bytes()) {
                 break;
             }

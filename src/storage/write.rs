@@ -202,8 +202,8 @@ impl Writer {
                     Ok(())
                 })
                 .map_err(|error: TransactionError<()>| match error {
-                    TransactionError::Storage(error) => engine_error("commit", error),
-                    TransactionError::Abort(()) => engine_error("commit", sled::Error::Unsupported("abort".into())),
+                    TransactionError::Storage(error) => engine_error("write", error),
+                    TransactionError::Abort(()) => engine_error("write", sled::Error::Unsupported("abort".into())),
                 })?;
         }
         self.mark.count = count;
@@ -217,7 +217,7 @@ impl Writer {
     fn drop_extras(&mut self, engine: &Engine, entry: Fingerprint, keep: Option<u64>) -> Result<()> {
         let kept = keep.map(|generation| ExtrasRow::prefix(entry, generation));
         for row in engine.trees.extras.scan_prefix(entry.as_bytes()).keys() {
-            let row = row.map_err(|e| engine_error("read extras", e))?;
+            let row = row.map_err(|e| engine_error("read", e))?;
             if !kept.as_ref().is_some_and(|prefix| row.starts_with(prefix)) {
                 self.remove(engine, &engine.trees.extras, row)?;
             }
@@ -348,7 +348,7 @@ struct Before {
 impl Before {
     fn read(engine: &Engine, change: &Change) -> Result<Self> {
         let key = &change.key;
-        let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
+        let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(Self::default()) };
         let (cold, _) = decode_cold(&value).map_err(|e| super::damaged("sessions", key, e))?;
         let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
@@ -420,7 +420,9 @@ impl Group {
                 cold.extras.map(|at| at.generation)
             }
         };
-        if before.extras.is_some() && before.extras != kept {
+        // Chunks of an older generation, and those that a crash left before anything named them.
+        let wrote_extras = matches!(&change.content, Content::Whole { blob: Some(_), .. });
+        if wrote_extras || (before.extras.is_some() && before.extras != kept) {
             self.stale_extras.push((entry, kept));
         }
         Ok(())
