@@ -12,6 +12,7 @@
 //! between two commits are one write.
 
 mod committer;
+mod entry_lock;
 mod pending;
 mod receipt;
 mod shard;
@@ -30,8 +31,9 @@ use crate::storage::{Engine, Writer};
 use crate::time::Clock;
 
 use committer::{Committer, Order};
+pub(crate) use entry_lock::EntryLock;
+pub(crate) use pending::Peeked;
 use pending::Pending;
-pub(crate) use pending::{EntryLock, Peeked};
 use receipt::Progress;
 pub use receipt::Receipt;
 

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
+use super::entry_lock::EntryLock;
 use super::shard::{NewCold, Shard, Slot};
-use crate::codec::{self, Bucket, Cold, ExtrasRef, Fingerprint, Hot};
-use crate::entry::{Details, Extras};
-use crate::error::{Error, Result};
+use crate::codec::{self, Bucket, Cold, Fingerprint, Hot};
+use crate::entry::Extras;
+use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Change, Content, Engine};
 
@@ -32,13 +33,13 @@ pub(crate) struct Pending {
     /// The newest commit whose changes are all in the trees.
     applied: AtomicU64,
     /// Entries there are, changes that wait included.
-    count: AtomicU64,
+    pub(super) count: AtomicU64,
     /// What waits or is in flight, in entries.
-    weight: AtomicUsize,
+    pub(super) weight: AtomicUsize,
     /// Ids given by changes that are not in the trees yet, for look-ups by id.
-    new_ids: Mutex<HashMap<SessionId, Vec<SessionKey>>>,
+    pub(super) new_ids: Mutex<HashMap<SessionId, Vec<SessionKey>>>,
     /// The next generation of extras. Never used twice, so what a crash left of one is never taken for another.
-    generation: AtomicU64,
+    pub(super) generation: AtomicU64,
     slots_per_shard: usize,
 }
 
@@ -141,7 +142,7 @@ impl Pending {
         self.applied.store(commit, Ordering::Release);
     }
 
-    fn forget_new_id(&self, id: &SessionId, key: &SessionKey) {
+    pub(super) fn forget_new_id(&self, id: &SessionId, key: &SessionKey) {
         let mut ids = self.new_ids.lock();
         if let Some(keys) = ids.get_mut(id) {
             if let Some(at) = keys.iter().position(|known| known == key) {
@@ -179,7 +180,7 @@ fn weight_of(content: &Content) -> usize {
     }
 }
 
-fn structural_weight(blob: Option<&[u8]>) -> usize {
+pub(super) fn structural_weight(blob: Option<&[u8]>) -> usize {
     STRUCTURAL_WEIGHT + blob.map_or(0, <[u8]>::len) / BYTES_PER_WEIGHT
 }
 
@@ -219,7 +220,7 @@ pub(crate) struct Peeked {
 }
 
 /// The cold record in memory, or the one on disk.
-fn read_cold(engine: &Engine, key: &SessionKey, new: Option<&NewCold>) -> Result<Option<Arc<Cold>>> {
+pub(super) fn read_cold(engine: &Engine, key: &SessionKey, new: Option<&NewCold>) -> Result<Option<Arc<Cold>>> {
     match new {
         Some(new) => Ok(Some(Arc::clone(&new.cold))),
         None => Ok(engine.cold(key)?.map(Arc::new)),
@@ -227,157 +228,12 @@ fn read_cold(engine: &Engine, key: &SessionKey, new: Option<&NewCold>) -> Result
 }
 
 /// The extras in memory, or those on disk.
-fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, new: Option<&NewCold>) -> Result<Extras> {
+pub(super) fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, new: Option<&NewCold>) -> Result<Extras> {
     match (new.and_then(|new| new.blob_of(cold)), cold.extras) {
         (Some(blob), _) => {
             codec::decode_blob(blob).map(|(_, extras)| extras).map_err(|e| engine.damaged_extras(key, e))
         }
         (None, Some(at)) => engine.extras(key, at),
         (None, None) => Ok(Extras::default()),
-    }
-}
-
-/// One entry, with its shard locked: nobody else sees or changes it meanwhile.
-#[derive(Debug)]
-pub(crate) struct EntryLock<'a> {
-    pending: &'a Pending,
-    engine: &'a Engine,
-    shard: MutexGuard<'a, Shard>,
-    place: usize,
-}
-
-impl EntryLock<'_> {
-    /// The hot record; `None` if there is no such entry.
-    pub(crate) fn hot(&self) -> Option<Hot> {
-        self.slot().and_then(|slot| slot.hot)
-    }
-
-    /// The cold record.
-    pub(crate) fn cold(&self) -> Result<Option<Arc<Cold>>> {
-        match self.slot() {
-            Some(slot) if slot.hot.is_some() => read_cold(self.engine, &slot.key, slot.cold.as_ref()),
-            _ => Ok(None),
-        }
-    }
-
-    /// Whether the entry was changed, or changes that no commit had taken, since `commit` was the open one.
-    pub(crate) fn changed_since(&self, commit: u64) -> bool {
-        self.slot().is_some_and(|slot| slot.queued || slot.commit >= commit)
-    }
-
-    /// The extras that belong to `cold`, the entry's cold record.
-    pub(crate) fn extras(&self, cold: &Cold) -> Result<Extras> {
-        match self.slot() {
-            Some(slot) => read_extras(self.engine, &slot.key, cold, slot.cold.as_ref()),
-            None => Ok(Extras::default()),
-        }
-    }
-
-    /// Replaces the hot record of an existing entry. Returns the commit that takes it.
-    pub(crate) fn set_hot(&mut self, hot: Hot) -> u64 {
-        self.change(|slot| slot.hot = Some(hot))
-    }
-
-    /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
-    /// those that `cold` points to. Returns the commit that takes it.
-    pub(crate) fn put(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
-        let fits = cold.encode().map_err(|e| self.engine.encode_failed(e))?.is_some();
-        let blob = if extras.is_some() || !fits {
-            let kept;
-            let extras = match extras {
-                Some(extras) => extras,
-                None => {
-                    kept = self.extras(&cold)?;
-                    &kept
-                }
-            };
-            let (at, blob) = self.new_blob((!fits).then_some(&cold.details), extras)?.unzip();
-            cold.extras = at;
-            blob
-        } else {
-            // A blob that is not on disk yet goes with the record that names it.
-            self.slot().and_then(|slot| slot.cold.as_ref()?.blob_of(&cold)).cloned()
-        };
-        let id = cold.session_id.clone();
-        let key = self.slot().map(|slot| slot.key.clone());
-        self.forget_queued_id();
-        if let Some(key) = key {
-            self.pending.new_ids.lock().entry(id).or_default().push(key);
-        }
-        if self.hot().is_none() {
-            self.pending.count.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(self.change(|slot| {
-            slot.hot = Some(hot);
-            slot.cold = Some(NewCold { cold: Arc::new(cold), blob });
-            slot.structural = true;
-        }))
-    }
-
-    /// Removes the entry. Returns the commit that takes it.
-    pub(crate) fn remove(&mut self) -> u64 {
-        self.forget_queued_id();
-        if self.hot().is_some() {
-            self.pending.count.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.change(|slot| {
-            slot.hot = None;
-            slot.cold = None;
-            slot.structural = true;
-        })
-    }
-
-    /// The JSON of extras under a new generation; `None` if there is nothing to keep.
-    fn new_blob(&self, details: Option<&Details>, extras: &Extras) -> Result<Option<(ExtrasRef, Arc<[u8]>)>> {
-        if details.is_none() && extras.is_empty() {
-            return Ok(None);
-        }
-        let blob = codec::encode_blob(details, extras).map_err(|e| self.engine.encode_failed(e))?;
-        match (u32::try_from(blob.len()), self.slot()) {
-            (Ok(bytes), _) if blob.len() <= codec::MAX_EXTRAS_BYTES => {
-                let generation = self.pending.generation.fetch_add(1, Ordering::Relaxed);
-                Ok(Some((ExtrasRef { generation, bytes }, blob.into())))
-            }
-            (_, Some(slot)) => {
-                let key = slot.key.clone();
-                Err(Error::TooLarge { key, bytes: blob.len(), limit: codec::MAX_EXTRAS_BYTES })
-            }
-            (_, None) => Ok(None),
-        }
-    }
-
-    /// A cold record that waits is being replaced: its id is no longer this key's.
-    fn forget_queued_id(&self) {
-        if let Some(slot) = self.slot().filter(|slot| slot.structural)
-            && let Some(new) = &slot.cold
-        {
-            self.pending.forget_new_id(&new.cold.session_id, &slot.key);
-        }
-    }
-
-    /// Changes the slot and queues it for the open commit, whose number it returns.
-    fn change(&mut self, change: impl FnOnce(&mut Slot)) -> u64 {
-        let place = self.place;
-        if let Some(slot) = self.shard.slot_mut(place) {
-            change(slot);
-            let weight = match &slot.cold {
-                Some(new) if slot.structural => structural_weight(new.blob.as_deref()),
-                _ => 1,
-            };
-            let before = std::mem::replace(&mut slot.weight, weight);
-            if weight >= before {
-                self.pending.weight.fetch_add(weight - before, Ordering::Relaxed);
-            } else {
-                self.pending.weight.fetch_sub(before - weight, Ordering::Relaxed);
-            }
-            if !std::mem::replace(&mut slot.queued, true) {
-                self.shard.queue.push(place);
-            }
-        }
-        self.pending.open_commit()
-    }
-
-    fn slot(&self) -> Option<&Slot> {
-        self.shard.slot(self.place)
     }
 }

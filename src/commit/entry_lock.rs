@@ -1,0 +1,159 @@
+//! [`EntryLock`]: one entry, read and changed as one step.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+
+use super::pending::{Pending, read_cold, read_extras, structural_weight};
+use super::shard::{NewCold, Shard, Slot};
+use crate::codec::{self, Cold, ExtrasRef, Hot};
+use crate::entry::{Details, Extras};
+use crate::error::{Error, Result};
+use crate::storage::Engine;
+
+/// One entry, with its shard locked: nobody else sees or changes it meanwhile.
+#[derive(Debug)]
+pub(crate) struct EntryLock<'a> {
+    pub(super) pending: &'a Pending,
+    pub(super) engine: &'a Engine,
+    pub(super) shard: MutexGuard<'a, Shard>,
+    /// The place of the entry's slot in the shard.
+    pub(super) place: usize,
+}
+
+impl EntryLock<'_> {
+    /// The hot record; `None` if there is no such entry.
+    pub(crate) fn hot(&self) -> Option<Hot> {
+        self.slot().and_then(|slot| slot.hot)
+    }
+
+    /// The cold record.
+    pub(crate) fn cold(&self) -> Result<Option<Arc<Cold>>> {
+        match self.slot() {
+            Some(slot) if slot.hot.is_some() => read_cold(self.engine, &slot.key, slot.cold.as_ref()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the entry was changed, or changes that no commit had taken, since `commit` was the open one.
+    pub(crate) fn changed_since(&self, commit: u64) -> bool {
+        self.slot().is_some_and(|slot| slot.queued || slot.commit >= commit)
+    }
+
+    /// The extras that belong to `cold`, the entry's cold record.
+    pub(crate) fn extras(&self, cold: &Cold) -> Result<Extras> {
+        match self.slot() {
+            Some(slot) => read_extras(self.engine, &slot.key, cold, slot.cold.as_ref()),
+            None => Ok(Extras::default()),
+        }
+    }
+
+    /// Replaces the hot record of an existing entry. Returns the commit that takes it.
+    pub(crate) fn set_hot(&mut self, hot: Hot) -> u64 {
+        self.change(|slot| slot.hot = Some(hot))
+    }
+
+    /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
+    /// those that `cold` points to. Returns the commit that takes it.
+    pub(crate) fn put(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+        let fits = cold.encode().map_err(|e| self.engine.encode_failed(e))?.is_some();
+        let blob = if extras.is_some() || !fits {
+            let kept;
+            let extras = match extras {
+                Some(extras) => extras,
+                None => {
+                    kept = self.extras(&cold)?;
+                    &kept
+                }
+            };
+            let (at, blob) = self.new_blob((!fits).then_some(&cold.details), extras)?.unzip();
+            cold.extras = at;
+            blob
+        } else {
+            // A blob that is not on disk yet goes with the record that names it.
+            self.slot().and_then(|slot| slot.cold.as_ref()?.blob_of(&cold)).cloned()
+        };
+        let id = cold.session_id.clone();
+        let key = self.slot().map(|slot| slot.key.clone());
+        self.forget_queued_id();
+        if let Some(key) = key {
+            self.pending.new_ids.lock().entry(id).or_default().push(key);
+        }
+        if self.hot().is_none() {
+            self.pending.count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(self.change(|slot| {
+            slot.hot = Some(hot);
+            slot.cold = Some(NewCold { cold: Arc::new(cold), blob });
+            slot.structural = true;
+        }))
+    }
+
+    /// Removes the entry. Returns the commit that takes it.
+    pub(crate) fn remove(&mut self) -> u64 {
+        self.forget_queued_id();
+        if self.hot().is_some() {
+            self.pending.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.change(|slot| {
+            slot.hot = None;
+            slot.cold = None;
+            slot.structural = true;
+        })
+    }
+
+    /// The JSON of extras under a new generation; `None` if there is nothing to keep.
+    fn new_blob(&self, details: Option<&Details>, extras: &Extras) -> Result<Option<(ExtrasRef, Arc<[u8]>)>> {
+        if details.is_none() && extras.is_empty() {
+            return Ok(None);
+        }
+        let blob = codec::encode_blob(details, extras).map_err(|e| self.engine.encode_failed(e))?;
+        match (u32::try_from(blob.len()), self.slot()) {
+            (Ok(bytes), _) if blob.len() <= codec::MAX_EXTRAS_BYTES => {
+                let generation = self.pending.generation.fetch_add(1, Ordering::Relaxed);
+                Ok(Some((ExtrasRef { generation, bytes }, blob.into())))
+            }
+            (_, Some(slot)) => {
+                let key = slot.key.clone();
+                Err(Error::TooLarge { key, bytes: blob.len(), limit: codec::MAX_EXTRAS_BYTES })
+            }
+            (_, None) => Ok(None),
+        }
+    }
+
+    /// A cold record that waits is being replaced: its id is no longer this key's.
+    fn forget_queued_id(&self) {
+        if let Some(slot) = self.slot().filter(|slot| slot.structural)
+            && let Some(new) = &slot.cold
+        {
+            self.pending.forget_new_id(&new.cold.session_id, &slot.key);
+        }
+    }
+
+    /// Changes the slot and queues it for the open commit, whose number it returns.
+    fn change(&mut self, change: impl FnOnce(&mut Slot)) -> u64 {
+        let place = self.place;
+        if let Some(slot) = self.shard.slot_mut(place) {
+            change(slot);
+            let weight = match &slot.cold {
+                Some(new) if slot.structural => structural_weight(new.blob.as_deref()),
+                _ => 1,
+            };
+            let before = std::mem::replace(&mut slot.weight, weight);
+            if weight >= before {
+                self.pending.weight.fetch_add(weight - before, Ordering::Relaxed);
+            } else {
+                self.pending.weight.fetch_sub(before - weight, Ordering::Relaxed);
+            }
+            if !std::mem::replace(&mut slot.queued, true) {
+                self.shard.queue.push(place);
+            }
+        }
+        self.pending.open_commit()
+    }
+
+    fn slot(&self) -> Option<&Slot> {
+        self.shard.slot(self.place)
+    }
+}
