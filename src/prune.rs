@@ -283,7 +283,7 @@ impl Pass<'_> {
 }
 
 /// Asks the guard. A panic in it is a failure.
-fn ask(guard: &dyn ActivityGuard, key: &SessionKey) -> Verdict {
+pub(crate) fn ask(guard: &dyn ActivityGuard, key: &SessionKey) -> Verdict {
     catch_unwind(AssertUnwindSafe(|| guard.check(key)))
         .unwrap_or_else(|panic| Verdict::Failed(panic_message(&*panic).into()))
 }

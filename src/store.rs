@@ -99,6 +99,10 @@ pub enum Resolution {
 pub enum ReplaceReason {
     /// It was suspended.
     Suspended,
+    /// It had been idle for longer than its policy allows.
+    Idle,
+    /// The hour of the day at which its policy starts afresh has passed since it was used.
+    Daily,
 }
 
 impl ReplaceReason {
@@ -107,6 +111,8 @@ impl ReplaceReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Suspended => "suspended",
+            Self::Idle => "idle",
+            Self::Daily => "daily",
         }
     }
 }
@@ -241,9 +247,25 @@ impl SessionStore {
     /// The entry for a message from `source`: touched if there is one, replaced by a fresh one if it is suspended,
     /// created if there is none. Concurrent calls for one key make one entry.
     pub fn resolve(&self, source: &SessionSource) -> Result<Resolved> {
-        let key = SessionKey::for_source(source, &self.inner.key_policy).map_err(Error::InvalidKey)?;
+        let key = self.key_for(source)?;
+        let locked = self.commits().lock(&key)?;
+        self.resolve_locked(locked, &key, source, None)
+    }
+
+    /// The key of the conversation that `source` belongs to.
+    pub(crate) fn key_for(&self, source: &SessionSource) -> Result<SessionKey> {
+        SessionKey::for_source(source, &self.inner.key_policy).map_err(Error::InvalidKey)
+    }
+
+    /// Resolves a locked entry; `due` says that a policy wants it replaced.
+    pub(crate) fn resolve_locked(
+        &self,
+        mut locked: EntryLock<'_>,
+        key: &SessionKey,
+        source: &SessionSource,
+        due: Option<ReplaceReason>,
+    ) -> Result<Resolved> {
         let fresh_id = || new_session_id(self.now());
-        let mut locked = self.commits().lock(&key)?;
         let Some((hot, cold)) = both(&locked)? else {
             let cold = Cold {
                 session_id: fresh_id()?,
@@ -252,19 +274,19 @@ impl SessionStore {
                 extras: None,
             };
             let hot = Hot::fresh(self.now());
-            let entry = entry(&key, &hot, &cold);
+            let entry = entry(key, &hot, &cold);
             let commit = locked.put(hot, cold, None)?;
             drop(locked);
             return Ok(Resolved { entry, resolution: Resolution::Created, receipt: self.commits().receipt(commit) });
         };
-        if !hot.is(SUSPENDED) {
+        let reason = if hot.is(SUSPENDED) { Some(ReplaceReason::Suspended) } else { due };
+        let Some(reason) = reason else {
             let hot = touched(hot, self.now());
             let commit = locked.set_hot(hot);
             drop(locked);
             let receipt = self.commits().receipt(commit);
-            return Ok(Resolved { entry: entry(&key, &hot, &cold), resolution: Resolution::Existing, receipt });
-        }
-        let reason = ReplaceReason::Suspended;
+            return Ok(Resolved { entry: entry(key, &hot, &cold), resolution: Resolution::Existing, receipt });
+        };
         let had_activity = hot.usage != Usage::ZERO;
         let details = Details {
             was_auto_reset: true,
@@ -274,7 +296,7 @@ impl SessionStore {
             ..Details::from_source(source.clone())
         };
         let (hot, new) = renewed(&hot, fresh_id()?, details, self.now());
-        let entry = entry(&key, &hot, &new);
+        let entry = entry(key, &hot, &new);
         let commit = locked.put(hot, new, None)?;
         drop(locked);
         let resolution = Resolution::Replaced { reason, previous: cold.session_id.clone(), had_activity };

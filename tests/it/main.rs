@@ -22,6 +22,7 @@ mod kill;
 mod layers;
 mod model;
 mod names;
+mod policy;
 mod powercut;
 mod prune;
 mod receipts;
