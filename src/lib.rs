@@ -16,6 +16,7 @@ mod source;
 mod storage;
 mod store;
 mod time;
+mod turns;
 mod watcher;
 mod zone;
 
@@ -34,5 +35,6 @@ pub use source::{KeyPolicy, SessionSource};
 pub use storage::{Verification, Violation};
 pub use store::{OpenReport, Removal, ReplaceReason, Resolution, Resolved, SessionStore, Shortfall, Stats};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use turns::{OpenTurn, ResumeMark, TurnEnd, TurnRecovery, TurnToken};
 pub use watcher::{Watcher, WatcherConfig, WatcherStatus};
 pub use zone::TimeZone;

@@ -493,7 +493,7 @@ impl SessionStore {
 }
 
 /// Both records of a locked entry.
-fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
+pub(crate) fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
     Ok(locked.hot().zip(locked.cold()?))
 }
 
@@ -513,7 +513,7 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: &Cold) -> SessionEntry {
 }
 
 /// Activity at `now`; time never goes back.
-fn touched(hot: Hot, now: Timestamp) -> Hot {
+pub(crate) fn touched(hot: Hot, now: Timestamp) -> Hot {
     Hot { updated_at: hot.updated_at.max(now), ..hot }
 }
 

@@ -8,6 +8,7 @@ mod files;
 mod notes;
 mod open;
 mod scan;
+mod turns;
 mod verify;
 mod waker;
 mod write;
@@ -67,6 +68,7 @@ struct Trees {
     by_updated_at: sled::Tree,
     by_session_id: sled::Tree,
     extras: sled::Tree,
+    turns: sled::Tree,
     meta: sled::Tree,
 }
 

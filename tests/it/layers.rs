@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["gateway"],
     &["storage"],
     &["commit"],
-    &["store", "query"],
+    &["store", "query", "turns"],
     &["prune", "policy", "import", "export"],
     &["watcher"],
     &["main", "cli"],

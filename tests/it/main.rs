@@ -30,5 +30,6 @@ mod rig;
 mod rig_selftest;
 mod rig_sled;
 mod round_trip;
+mod turns;
 mod watcher;
 mod workload;
