@@ -29,7 +29,7 @@ pub use gateway::Gateway;
 pub use import::{Damage, ImportOptions, ImportProgress, ImportReport, OnConflict, Problem};
 pub use key::{MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionId, SessionKey};
 pub use policy::{ResetPolicies, ResetPolicy};
-pub use prune::{ActivityGuard, NoActivity, PrunePolicy, PruneReport, Verdict};
+pub use prune::{ActivityGuard, NoActivity, Protected, ProtectedBy, PrunePolicy, PruneReport, Verdict};
 pub use query::{Cursor, Filter, Iter, Page, Summary};
 pub use source::{KeyPolicy, SessionSource};
 pub use storage::{Verification, Violation};

@@ -8,6 +8,7 @@ mod files;
 mod notes;
 mod open;
 mod scan;
+mod size;
 mod turns;
 mod verify;
 mod waker;
