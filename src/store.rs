@@ -11,7 +11,9 @@ use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
 use crate::config::Options;
 use crate::entry::{Details, Extras, SessionEntry, Usage};
 use crate::error::{Error, Result};
+use crate::events::{EventKind, Listeners};
 use crate::key::{SessionId, SessionKey};
+use crate::meter;
 use crate::source::{KeyPolicy, SessionSource};
 use crate::storage::{self, Verification};
 use crate::time::{Clock, Timestamp};
@@ -34,6 +36,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     key_policy: KeyPolicy,
     opened: OpenReport,
+    listeners: Listeners,
 }
 
 /// What [`SessionStore::open`] found and did.
@@ -191,7 +194,13 @@ impl SessionStore {
             cached_entries: options.cached_entries,
         };
         let commits = Commits::start(opened.engine, opened.writer, Arc::clone(&options.clock), settings)?;
-        let inner = Inner { commits, clock: options.clock, key_policy: options.key_policy, opened: report };
+        let inner = Inner {
+            commits,
+            clock: options.clock,
+            key_policy: options.key_policy,
+            opened: report,
+            listeners: Listeners::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -277,6 +286,7 @@ impl SessionStore {
             let entry = entry(key, &hot, &cold);
             let commit = locked.put(hot, cold, None)?;
             drop(locked);
+            self.listeners().tell(key, EventKind::Created);
             return Ok(Resolved { entry, resolution: Resolution::Created, receipt: self.commits().receipt(commit) });
         };
         let reason = if hot.is(SUSPENDED) { Some(ReplaceReason::Suspended) } else { due };
@@ -284,6 +294,7 @@ impl SessionStore {
             let hot = touched(hot, self.now());
             let commit = locked.set_hot(hot);
             drop(locked);
+            meter::touched();
             let receipt = self.commits().receipt(commit);
             return Ok(Resolved { entry: entry(key, &hot, &cold), resolution: Resolution::Existing, receipt });
         };
@@ -299,6 +310,7 @@ impl SessionStore {
         let entry = entry(key, &hot, &new);
         let commit = locked.put(hot, new, None)?;
         drop(locked);
+        self.listeners().tell(key, EventKind::Reset { reason: Some(reason) });
         let resolution = Resolution::Replaced { reason, previous: cold.session_id.clone(), had_activity };
         Ok(Resolved { entry, resolution, receipt: self.commits().receipt(commit) })
     }
@@ -306,7 +318,10 @@ impl SessionStore {
     /// Notes that the user was active: `updated_at` becomes now, and never goes back.
     pub fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let now = self.now();
-        self.change_hot(key, |hot| *hot = touched(*hot, now))
+        self.change_hot(key, |hot| {
+            meter::touched();
+            *hot = touched(*hot, now);
+        })
     }
 
     /// Adds the use of one turn to the counters. `last_prompt_tokens` is replaced; `updated_at` stays.
@@ -316,12 +331,12 @@ impl SessionStore {
 
     /// Suspends the session: it is never pruned, and the next message starts a fresh one. `updated_at` stays.
     pub fn suspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.change_hot(key, |hot| hot.set(SUSPENDED, true))
+        self.set_suspended(key, true)
     }
 
     /// Takes a suspension back. `updated_at` stays.
     pub fn unsuspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.change_hot(key, |hot| hot.set(SUSPENDED, false))
+        self.set_suspended(key, false)
     }
 
     /// Changes an entry's details. `updated_at` stays.
@@ -393,6 +408,7 @@ impl SessionStore {
         let commit = locked.put(hot, cold, Some(extras))?;
         drop(locked);
         self.commits().receipt(commit);
+        self.listeners().tell(&new.key, if old.is_some() { EventKind::Replaced } else { EventKind::Created });
         Ok(if old.is_some() { Put::Replaced } else { Put::Created })
     }
 
@@ -404,6 +420,7 @@ impl SessionStore {
         }
         let commit = locked.remove();
         drop(locked);
+        self.listeners().tell(key, EventKind::Removed);
         Ok(Some(self.commits().receipt(commit)))
     }
 
@@ -416,6 +433,7 @@ impl SessionStore {
         }
         let commit = locked.remove();
         drop(locked);
+        self.listeners().tell(key, EventKind::Removed);
         Ok(Removal::Removed(self.commits().receipt(commit)))
     }
 
@@ -461,6 +479,22 @@ impl SessionStore {
         self.inner.clock.now()
     }
 
+    pub(crate) fn listeners(&self) -> &Listeners {
+        &self.inner.listeners
+    }
+
+    fn set_suspended(&self, key: &SessionKey, suspended: bool) -> Result<Option<Receipt>> {
+        let mut was = suspended;
+        let done = self.change_hot(key, |hot| {
+            was = hot.is(SUSPENDED);
+            hot.set(SUSPENDED, suspended);
+        })?;
+        if was != suspended {
+            self.listeners().tell(key, if suspended { EventKind::Suspended } else { EventKind::Unsuspended });
+        }
+        Ok(done)
+    }
+
     fn change_hot(&self, key: &SessionKey, change: impl FnOnce(&mut Hot)) -> Result<Option<Receipt>> {
         let mut locked = self.commits().lock(key)?;
         let Some(mut hot) = locked.hot() else { return Ok(None) };
@@ -488,6 +522,7 @@ impl SessionStore {
         let entry = entry(key, &hot, &new);
         let commit = locked.put(hot, new, None)?;
         drop(locked);
+        self.listeners().tell(key, if by_user { EventKind::Reset { reason: None } } else { EventKind::Switched });
         Ok(Some((entry, self.commits().receipt(commit))))
     }
 }

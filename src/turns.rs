@@ -17,7 +17,9 @@ use crate::codec::{Cold, RESUME_PENDING, SUSPENDED};
 use crate::commit::{EntryLock, Receipt};
 use crate::entry::Details;
 use crate::error::Result;
+use crate::events::EventKind;
 use crate::key::SessionKey;
+use crate::meter;
 use crate::store::{SessionStore, both, touched};
 use crate::time::Timestamp;
 
@@ -104,6 +106,7 @@ impl SessionStore {
         let token = self.commits().turns().begin(entry, cold.session_id.clone(), self.now());
         let commit = locked.set_hot(touched(hot, self.now()));
         drop(locked);
+        meter::touched();
         Ok(Some((TurnToken(token), self.commits().receipt(commit))))
     }
 
@@ -169,6 +172,7 @@ impl SessionStore {
                 Some(_) => {
                     self.set_resume(&mut locked, Some(INTERRUPTED))?;
                     drop(locked);
+                    self.listeners().tell(&key, EventKind::ResumePending { reason: INTERRUPTED.into() });
                     recovery.resumable.push(key);
                 }
             }
@@ -191,6 +195,7 @@ impl SessionStore {
             Some(_) => {
                 let commit = self.set_resume(&mut locked, Some(reason))?;
                 drop(locked);
+                self.listeners().tell(key, EventKind::ResumePending { reason: reason.into() });
                 Ok(commit.map_or(ResumeMark::Missing, |commit| ResumeMark::Marked(self.commits().receipt(commit))))
             }
         }
@@ -199,8 +204,12 @@ impl SessionStore {
     /// Takes the mark back, and its reason. `None` if there is no entry. `updated_at` stays.
     pub fn clear_resume_pending(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let mut locked = self.commits().lock(key)?;
+        let was_pending = locked.hot().is_some_and(|hot| hot.is(RESUME_PENDING));
         let commit = self.set_resume(&mut locked, None)?;
         drop(locked);
+        if was_pending {
+            self.listeners().tell(key, EventKind::ResumeCleared);
+        }
         Ok(commit.map(|commit| self.commits().receipt(commit)))
     }
 

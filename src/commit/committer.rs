@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use super::Core;
 use crate::codec::ActivityRow;
 use crate::error::{Error, Result, panic_message};
+use crate::meter;
 use crate::storage::{Change, Writer};
 
 /// Changes after which their memory is freed, so that writers who wait for room go on soon.
@@ -115,6 +116,7 @@ impl Committer {
             self.checkpoint_if_due()?;
         }
         if !changes.is_empty() {
+            meter::committed(started.elapsed(), core.pending.count(), core.pending.weight());
             tracing::trace!(commit, changes = changes.len(), sync, micros = started.elapsed().as_micros(), "committed");
         }
         Ok(commit)

@@ -2,7 +2,9 @@
 
 use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, SUSPENDED};
 use crate::error::Result;
+use crate::events::{EventKind, PruneReason};
 use crate::key::SessionKey;
+use crate::meter;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
 
@@ -23,14 +25,6 @@ pub(super) struct Pass<'a> {
     entries: u64,
     live_bytes: Option<u64>,
     freed_bytes: u64,
-}
-
-/// Why an entry is due.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Due {
-    Age,
-    Entries,
-    Bytes,
 }
 
 impl<'a> Pass<'a> {
@@ -62,9 +56,15 @@ impl<'a> Pass<'a> {
         }
         self.report.entries_over_cap = self.entries_over();
         self.report.live_bytes = self.live_bytes.map(|bytes| bytes.saturating_sub(self.freed_bytes));
-        if self.report.removed > 0 && !self.report.dry_run {
+        if self.report.dry_run {
+            return Ok(self.report);
+        }
+        if self.report.removed > 0 {
             self.store.flush()?;
         }
+        let PruneReport { removed, removed_over_entries: entries, removed_over_bytes: bytes, .. } = self.report;
+        let reasons = [("age", removed - entries - bytes), ("entries", entries), ("bytes", bytes)];
+        meter::pruned(self.store.now(), reasons);
         Ok(self.report)
     }
 
@@ -92,7 +92,7 @@ impl<'a> Pass<'a> {
                 continue;
             };
             if hot.updated_at < cutoff {
-                self.decide(row.entry, hot, seen_at, Due::Age)?;
+                self.decide(row.entry, hot, seen_at, PruneReason::Age)?;
             }
         }
         if !self.report.dry_run {
@@ -161,9 +161,9 @@ impl<'a> Pass<'a> {
     }
 
     /// The cap that more has to go for.
-    fn over_cap(&self, too_large: bool) -> Option<Due> {
-        let bytes = || (too_large && self.bytes_over() > 0).then_some(Due::Bytes);
-        if self.entries_over() > 0 { Some(Due::Entries) } else { bytes() }
+    fn over_cap(&self, too_large: bool) -> Option<PruneReason> {
+        let bytes = || (too_large && self.bytes_over() > 0).then_some(PruneReason::Bytes);
+        if self.entries_over() > 0 { Some(PruneReason::Entries) } else { bytes() }
     }
 
     fn entries_over(&self) -> u64 {
@@ -177,7 +177,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Decides on an entry that is due.
-    fn decide(&mut self, entry: Fingerprint, seen: Hot, seen_at: u64, due: Due) -> Result<()> {
+    fn decide(&mut self, entry: Fingerprint, seen: Hot, seen_at: u64, due: PruneReason) -> Result<()> {
         let Some(key) = self.store.commits().engine().key_of(entry)? else { return Ok(()) };
         let idle = self.now.since(seen.updated_at);
         let mut despite_guard = false;
@@ -207,10 +207,13 @@ impl<'a> Pass<'a> {
         if despite_guard {
             tracing::warn!(%key, idle_seconds = idle.as_secs(), "called active for too long; removed");
         }
+        if !self.report.dry_run {
+            self.store.listeners().tell(&key, EventKind::Pruned { reason: due });
+        }
         self.report.removed += 1;
         self.report.removed_active += u64::from(despite_guard);
-        self.report.removed_over_entries += u64::from(due == Due::Entries);
-        self.report.removed_over_bytes += u64::from(due == Due::Bytes);
+        self.report.removed_over_entries += u64::from(due == PruneReason::Entries);
+        self.report.removed_over_bytes += u64::from(due == PruneReason::Bytes);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod caps;
 mod cli;
 mod common;
 mod config;
+mod events;
 mod exact_json;
 mod export;
 mod failures;
@@ -21,6 +22,8 @@ mod import;
 mod import_kill;
 mod kill;
 mod layers;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod model;
 mod names;
 mod policy;
