@@ -11,7 +11,9 @@ use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
 use crate::config::Options;
 use crate::entry::{Details, Extras, SessionEntry, Usage};
 use crate::error::{Error, Result};
+use crate::events::{EventKind, Listeners};
 use crate::key::{SessionId, SessionKey};
+use crate::meter;
 use crate::source::{KeyPolicy, SessionSource};
 use crate::storage::{self, Verification};
 use crate::time::{Clock, Timestamp};
@@ -34,6 +36,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     key_policy: KeyPolicy,
     opened: OpenReport,
+    listeners: Listeners,
 }
 
 /// What [`SessionStore::open`] found and did.
@@ -99,6 +102,10 @@ pub enum Resolution {
 pub enum ReplaceReason {
     /// It was suspended.
     Suspended,
+    /// It had been idle for longer than its policy allows.
+    Idle,
+    /// The hour of the day at which its policy starts afresh has passed since it was used.
+    Daily,
 }
 
 impl ReplaceReason {
@@ -107,6 +114,8 @@ impl ReplaceReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Suspended => "suspended",
+            Self::Idle => "idle",
+            Self::Daily => "daily",
         }
     }
 }
@@ -185,7 +194,13 @@ impl SessionStore {
             cached_entries: options.cached_entries,
         };
         let commits = Commits::start(opened.engine, opened.writer, Arc::clone(&options.clock), settings)?;
-        let inner = Inner { commits, clock: options.clock, key_policy: options.key_policy, opened: report };
+        let inner = Inner {
+            commits,
+            clock: options.clock,
+            key_policy: options.key_policy,
+            opened: report,
+            listeners: Listeners::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -241,9 +256,25 @@ impl SessionStore {
     /// The entry for a message from `source`: touched if there is one, replaced by a fresh one if it is suspended,
     /// created if there is none. Concurrent calls for one key make one entry.
     pub fn resolve(&self, source: &SessionSource) -> Result<Resolved> {
-        let key = SessionKey::for_source(source, &self.inner.key_policy).map_err(Error::InvalidKey)?;
+        let key = self.key_for(source)?;
+        let locked = self.commits().lock(&key)?;
+        self.resolve_locked(locked, &key, source, None)
+    }
+
+    /// The key of the conversation that `source` belongs to.
+    pub(crate) fn key_for(&self, source: &SessionSource) -> Result<SessionKey> {
+        SessionKey::for_source(source, &self.inner.key_policy).map_err(Error::InvalidKey)
+    }
+
+    /// Resolves a locked entry; `due` says that a policy wants it replaced.
+    pub(crate) fn resolve_locked(
+        &self,
+        mut locked: EntryLock<'_>,
+        key: &SessionKey,
+        source: &SessionSource,
+        due: Option<ReplaceReason>,
+    ) -> Result<Resolved> {
         let fresh_id = || new_session_id(self.now());
-        let mut locked = self.commits().lock(&key)?;
         let Some((hot, cold)) = both(&locked)? else {
             let cold = Cold {
                 session_id: fresh_id()?,
@@ -252,19 +283,21 @@ impl SessionStore {
                 extras: None,
             };
             let hot = Hot::fresh(self.now());
-            let entry = entry(&key, &hot, &cold);
+            let entry = entry(key, &hot, &cold);
             let commit = locked.put(hot, cold, None)?;
             drop(locked);
+            self.listeners().tell(key, EventKind::Created);
             return Ok(Resolved { entry, resolution: Resolution::Created, receipt: self.commits().receipt(commit) });
         };
-        if !hot.is(SUSPENDED) {
+        let reason = if hot.is(SUSPENDED) { Some(ReplaceReason::Suspended) } else { due };
+        let Some(reason) = reason else {
             let hot = touched(hot, self.now());
             let commit = locked.set_hot(hot);
             drop(locked);
+            meter::touched();
             let receipt = self.commits().receipt(commit);
-            return Ok(Resolved { entry: entry(&key, &hot, &cold), resolution: Resolution::Existing, receipt });
-        }
-        let reason = ReplaceReason::Suspended;
+            return Ok(Resolved { entry: entry(key, &hot, &cold), resolution: Resolution::Existing, receipt });
+        };
         let had_activity = hot.usage != Usage::ZERO;
         let details = Details {
             was_auto_reset: true,
@@ -274,9 +307,10 @@ impl SessionStore {
             ..Details::from_source(source.clone())
         };
         let (hot, new) = renewed(&hot, fresh_id()?, details, self.now());
-        let entry = entry(&key, &hot, &new);
+        let entry = entry(key, &hot, &new);
         let commit = locked.put(hot, new, None)?;
         drop(locked);
+        self.listeners().tell(key, EventKind::Reset { reason: Some(reason) });
         let resolution = Resolution::Replaced { reason, previous: cold.session_id.clone(), had_activity };
         Ok(Resolved { entry, resolution, receipt: self.commits().receipt(commit) })
     }
@@ -284,7 +318,10 @@ impl SessionStore {
     /// Notes that the user was active: `updated_at` becomes now, and never goes back.
     pub fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let now = self.now();
-        self.change_hot(key, |hot| *hot = touched(*hot, now))
+        self.change_hot(key, |hot| {
+            meter::touched();
+            *hot = touched(*hot, now);
+        })
     }
 
     /// Adds the use of one turn to the counters. `last_prompt_tokens` is replaced; `updated_at` stays.
@@ -294,12 +331,12 @@ impl SessionStore {
 
     /// Suspends the session: it is never pruned, and the next message starts a fresh one. `updated_at` stays.
     pub fn suspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.change_hot(key, |hot| hot.set(SUSPENDED, true))
+        self.set_suspended(key, true)
     }
 
     /// Takes a suspension back. `updated_at` stays.
     pub fn unsuspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.change_hot(key, |hot| hot.set(SUSPENDED, false))
+        self.set_suspended(key, false)
     }
 
     /// Changes an entry's details. `updated_at` stays.
@@ -371,6 +408,7 @@ impl SessionStore {
         let commit = locked.put(hot, cold, Some(extras))?;
         drop(locked);
         self.commits().receipt(commit);
+        self.listeners().tell(&new.key, if old.is_some() { EventKind::Replaced } else { EventKind::Created });
         Ok(if old.is_some() { Put::Replaced } else { Put::Created })
     }
 
@@ -382,6 +420,7 @@ impl SessionStore {
         }
         let commit = locked.remove();
         drop(locked);
+        self.listeners().tell(key, EventKind::Removed);
         Ok(Some(self.commits().receipt(commit)))
     }
 
@@ -394,6 +433,7 @@ impl SessionStore {
         }
         let commit = locked.remove();
         drop(locked);
+        self.listeners().tell(key, EventKind::Removed);
         Ok(Removal::Removed(self.commits().receipt(commit)))
     }
 
@@ -439,6 +479,22 @@ impl SessionStore {
         self.inner.clock.now()
     }
 
+    pub(crate) fn listeners(&self) -> &Listeners {
+        &self.inner.listeners
+    }
+
+    fn set_suspended(&self, key: &SessionKey, suspended: bool) -> Result<Option<Receipt>> {
+        let mut was = suspended;
+        let done = self.change_hot(key, |hot| {
+            was = hot.is(SUSPENDED);
+            hot.set(SUSPENDED, suspended);
+        })?;
+        if was != suspended {
+            self.listeners().tell(key, if suspended { EventKind::Suspended } else { EventKind::Unsuspended });
+        }
+        Ok(done)
+    }
+
     fn change_hot(&self, key: &SessionKey, change: impl FnOnce(&mut Hot)) -> Result<Option<Receipt>> {
         let mut locked = self.commits().lock(key)?;
         let Some(mut hot) = locked.hot() else { return Ok(None) };
@@ -466,12 +522,13 @@ impl SessionStore {
         let entry = entry(key, &hot, &new);
         let commit = locked.put(hot, new, None)?;
         drop(locked);
+        self.listeners().tell(key, if by_user { EventKind::Reset { reason: None } } else { EventKind::Switched });
         Ok(Some((entry, self.commits().receipt(commit))))
     }
 }
 
 /// Both records of a locked entry.
-fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
+pub(crate) fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
     Ok(locked.hot().zip(locked.cold()?))
 }
 
@@ -491,7 +548,7 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: &Cold) -> SessionEntry {
 }
 
 /// Activity at `now`; time never goes back.
-fn touched(hot: Hot, now: Timestamp) -> Hot {
+pub(crate) fn touched(hot: Hot, now: Timestamp) -> Hot {
     Hot { updated_at: hot.updated_at.max(now), ..hot }
 }
 

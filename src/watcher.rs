@@ -165,7 +165,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, stopped: &Receiver<()>, kicks: &Receiver<()>) {
-        if self.config.policy.max_age.is_none() {
+        if self.config.policy.is_disabled() {
             tracing::info!("pruning is disabled");
             // Nothing to do but wait for the end.
             let _ = stopped.recv();
@@ -231,12 +231,14 @@ impl Worker {
         let (now, monotonic) = (self.store.now(), self.store.clock().monotonic());
         let entries = self.store.len();
         let bound = HOLD_ABOVE.max(entries / 2);
+        // Caps do not depend on the clock.
+        let policy = self.config.policy.age_only();
         // Counting rows is cheap and finds most passes harmless; only then is every guard asked.
-        if self.store.count_expired(&self.config.policy, bound + 1)? <= bound {
+        if self.store.count_expired(&policy, bound + 1)? <= bound {
             return Ok(false);
         }
         let stop = Arc::clone(&self.stop);
-        let would = self.store.prune_pass(&self.config.policy, &*self.guard, true, || !stop.load(Ordering::Acquire))?;
+        let would = self.store.prune_pass(&policy, &*self.guard, true, || !stop.load(Ordering::Acquire))?;
         if would.removed <= bound {
             return Ok(false);
         }

@@ -134,6 +134,7 @@ fn print(Figures { store, counts }: &Figures, out: &mut Out) -> Result<()> {
 ///                     expected_entries, found_entries)
 ///   repairs           list of texts: what was put right when the store was opened. That is not a fault
 ///   stale_rows        index rows out of date, as a crash may leave them; harmless
+///   orphaned_turns    markers of turns whose session is gone, as a crash may leave them; harmless
 ///   orphaned_chunks   pieces of extras that no entry names, as a crash may leave them; harmless
 ///   count_checked     whether the counter of entries was compared
 ///
@@ -211,6 +212,9 @@ impl Verdict {
         }
         if self.found.orphaned_chunks > 0 {
             row("orphaned chunks (harmless)", self.found.orphaned_chunks);
+        }
+        if self.found.orphaned_turns > 0 {
+            row("orphaned turns (harmless)", self.found.orphaned_turns);
         }
         table.print(out)
     }

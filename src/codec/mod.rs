@@ -8,6 +8,7 @@
 //! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, fingerprint | empty |
 //! | `by_session_id` | session id, `00`, fingerprint | empty |
 //! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 4,095 bytes of a blob |
+//! | `turns` | fingerprint | version 1, `TurnV1` |
 //! | `meta` | `note`, `00`, name of a note, `00`, chunk number `u32` big-endian | version 1, at most 4,095 bytes of its text |
 //! | `meta` | `format`, `seed`, `count`, `commit`, `clean`, `zone`, … | version 1, bincode of one value |
 //!
@@ -25,6 +26,7 @@ mod fingerprint;
 mod index;
 mod note;
 mod records;
+mod turn;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +35,7 @@ pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
 pub(crate) use note::NoteRow;
 pub(crate) use records::{Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob};
+pub(crate) use turn::Turn;
 
 use crate::key::NameError;
 

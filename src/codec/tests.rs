@@ -148,6 +148,14 @@ fn golden_cold() {
 }
 
 #[test]
+fn golden_turn() {
+    let turn = Turn { token: 5 << 24, started_at: NOW, session_id: id("s1") };
+    let bytes = turn.encode().unwrap();
+    assert_eq!(hex(&bytes), "01fc00000005fd80c30a4103540600027331");
+    assert_eq!(Turn::decode(&bytes).unwrap(), turn);
+}
+
+#[test]
 fn golden_blob() {
     let fields = extras(&[("model", "\"x\""), ("metadata", "{\"a\":1}")], None);
     let bytes = encode_blob(None, &fields).unwrap();
@@ -415,6 +423,7 @@ proptest! {
         let _ = ActivityRow::decode(&bytes);
         let _ = IdRow::decode(&bytes);
         let _ = ExtrasRow::decode(&bytes);
+        let _ = Turn::decode(&bytes);
         let _ = ExtrasRow::part(&bytes);
         let _ = decode_name(&bytes);
         let _ = whole_fingerprint(&bytes);

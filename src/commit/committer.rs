@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use super::Core;
 use crate::codec::ActivityRow;
 use crate::error::{Error, Result, panic_message};
+use crate::meter;
 use crate::storage::{Change, Writer};
 
 /// Changes after which their memory is freed, so that writers who wait for room go on soon.
@@ -103,7 +104,12 @@ impl Committer {
         let core = Arc::clone(&self.core);
         let started = Instant::now();
         let sync = core.progress.take_sync_wanted() || sync || self.last_sync.elapsed() >= self.interval;
+        let begun = core.turns.next_token();
         let (commit, changes) = core.pending.take();
+        core.turns.follow(&changes, begun);
+        // Taken after the entries: a turn's commit is the one of its entry.
+        let turns = core.turns.take_changed();
+        self.writer.apply_turns(&core.engine, &turns)?;
         self.apply(commit, &changes)?;
         if sync {
             if self.writer.is_dirty() {
@@ -114,6 +120,7 @@ impl Committer {
             self.checkpoint_if_due()?;
         }
         if !changes.is_empty() {
+            meter::committed(started.elapsed(), core.pending.count(), core.pending.weight());
             tracing::trace!(commit, changes = changes.len(), sync, micros = started.elapsed().as_micros(), "committed");
         }
         Ok(commit)
@@ -154,6 +161,8 @@ impl Committer {
 
     fn close(&mut self) -> Result<u64> {
         let commit = self.commit(true)?;
+        self.core.turns.discard_live();
+        self.writer.apply_turns(&self.core.engine, &self.core.turns.take_changed())?;
         self.writer.end_use(&self.core.engine)?;
         // Nothing can be changed any more, so every receipt is kept, whatever its number.
         self.core.progress.set_durable(u64::MAX);

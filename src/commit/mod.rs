@@ -16,6 +16,7 @@ mod entry_lock;
 mod pending;
 mod receipt;
 mod shard;
+mod turns;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -36,12 +37,14 @@ pub(crate) use pending::Peeked;
 use pending::Pending;
 use receipt::Progress;
 pub use receipt::Receipt;
+use turns::Turns;
 
 /// What the callers and the committer share.
 #[derive(Debug)]
 struct Core {
     engine: Engine,
     pending: Pending,
+    turns: Turns,
     progress: Arc<Progress>,
     clock: Arc<dyn Clock>,
 }
@@ -74,9 +77,10 @@ impl Commits {
         let (orders, order_queue) = crossbeam_channel::bounded(16);
         let progress = Arc::new(Progress::new(engine.path().to_path_buf(), mark.commit, kick));
         let pending = Pending::new(mark.commit, mark.count, settings.cached_entries);
+        let turns = Turns::new(engine.turns()?, mark.commit);
         let path = engine.path().to_path_buf();
         let last_checkpoint = clock.monotonic();
-        let core = Arc::new(Core { engine, pending, progress, clock });
+        let core = Arc::new(Core { engine, pending, turns, progress, clock });
         let committer = Committer {
             core: Arc::clone(&core),
             writer,
@@ -116,6 +120,11 @@ impl Commits {
     /// The commit that takes what is changed now.
     pub(crate) fn open_commit(&self) -> u64 {
         self.core.pending.open_commit()
+    }
+
+    /// The turns that have begun and not ended.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.core.turns
     }
 
     /// Locks an entry to change it; waits while too many changes are pending.

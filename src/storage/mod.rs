@@ -8,6 +8,8 @@ mod files;
 mod notes;
 mod open;
 mod scan;
+mod size;
+mod turns;
 mod verify;
 mod waker;
 mod write;
@@ -67,6 +69,7 @@ struct Trees {
     by_updated_at: sled::Tree,
     by_session_id: sled::Tree,
     extras: sled::Tree,
+    turns: sled::Tree,
     meta: sled::Tree,
 }
 

@@ -190,6 +190,7 @@ fn open_trees(db: &sled::Db) -> Result<Trees> {
         by_updated_at: tree("by_updated_at")?,
         by_session_id: tree("by_session_id")?,
         extras: tree("extras")?,
+        turns: tree("turns")?,
         meta: tree("meta")?,
     })
 }

@@ -362,6 +362,23 @@ fn a_wrong_count_is_found() {
 }
 
 #[test]
+fn turns_without_their_session_are_counted_and_those_that_do_not_read_are_found() {
+    let turn = |session| crate::codec::Turn { token: 1, started_at: NOW, session_id: id(session) };
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let turns = [(entry(1), Some(turn(1))), (entry(2), Some(turn(77))), (entry(50), Some(turn(1)))];
+    opened.writer.apply_turns(&opened.engine, &turns).unwrap();
+    let found = verify(&opened.engine).unwrap();
+    assert_eq!((found.violations, found.orphaned_turns), (vec![], 2));
+    opened.engine.trees.turns.insert(entry(2).as_bytes(), vec![9, 9]).unwrap();
+    let found = verify(&opened.engine).unwrap();
+    assert!(matches!(&found.violations[..], [Violation::Unreadable { tree: "turns", .. }]), "{found:?}");
+    assert_eq!(opened.engine.turns().unwrap().len(), 2, "the others are read");
+    opened.writer.apply_turns(&opened.engine, &[(entry(1), None), (entry(2), None), (entry(50), None)]).unwrap();
+    assert!(opened.engine.turns().unwrap().is_empty());
+}
+
+#[test]
 fn orphaned_chunks_are_counted_and_no_fault() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = with_entries(dir.path());

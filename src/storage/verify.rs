@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, decode_cold, decode_name,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Turn, decode_cold, decode_name,
     whole_fingerprint,
 };
 use crate::error::Result;
@@ -29,6 +29,9 @@ pub struct Verification {
     pub stale_rows: u64,
     /// Chunks of extras that no entry names, as a crash may leave them. They are swept at the entry's next change.
     pub orphaned_chunks: u64,
+    /// Turn markers whose entry is gone or has another session, as a crash may leave them. They are harmless and
+    /// cleared at the next recovery.
+    pub orphaned_turns: u64,
     /// Whether the entry counter was compared; it is not while the store is being written to.
     pub count_checked: bool,
 }
@@ -168,6 +171,17 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
                 Led::To(cold) if cold.extras.is_some_and(|at| at.generation == row.generation) => {}
                 Led::Astray => {}
                 _ => found.orphaned_chunks += 1,
+            },
+        }
+        Ok(())
+    })?;
+    in_batches(engine, &trees.turns, |row, value| {
+        match whole_fingerprint(row).and_then(|entry| Ok((entry, Turn::decode(value)?))) {
+            Err(error) => found.violations.push(unreadable_row("turns", row, &error)),
+            Ok((entry, turn)) => match led(engine, entry)? {
+                Led::To(cold) if cold.session_id == turn.session_id => {}
+                Led::Astray => {}
+                _ => found.orphaned_turns += 1,
             },
         }
         Ok(())

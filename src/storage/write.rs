@@ -291,7 +291,13 @@ impl Writer {
         self.insert(engine, &engine.trees.meta, name, &value)
     }
 
-    fn insert(&mut self, engine: &Engine, tree: &sled::Tree, row: impl AsRef<[u8]>, value: &[u8]) -> Result<()> {
+    pub(super) fn insert(
+        &mut self,
+        engine: &Engine,
+        tree: &sled::Tree,
+        row: impl AsRef<[u8]>,
+        value: &[u8],
+    ) -> Result<()> {
         let row = row.as_ref();
         self.before_write(engine, log_bytes(engine, tree, row.len() + value.len()))?;
         let _gate = engine.gate.lock();
@@ -299,7 +305,7 @@ impl Writer {
         Ok(())
     }
 
-    fn remove(&mut self, engine: &Engine, tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<()> {
+    pub(super) fn remove(&mut self, engine: &Engine, tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<()> {
         let row = row.as_ref();
         self.before_write(engine, log_bytes(engine, tree, row.len()))?;
         let _gate = engine.gate.lock();
@@ -328,7 +334,7 @@ fn log_bytes(engine: &Engine, tree: &sled::Tree, bytes: usize) -> u64 {
     if name == engine.trees.extras.name() {
         // A leaf holds up to sixteen chunks of 4 KiB.
         3 * bytes + 44 * 1024
-    } else if name == engine.trees.by_updated_at.name() {
+    } else if name == engine.trees.by_updated_at.name() || name == engine.trees.turns.name() {
         // Rows come and go, so leaves split and merge.
         12 * bytes + 192
     } else {

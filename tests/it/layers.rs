@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the crate root, lowest layer first. Modules of one layer may use each other.
 const LAYERS: &[&[&str]] = &[
-    &["key", "time", "json"],
+    &["key", "time", "json", "meter"],
     &["entry", "source"],
     &["codec"],
     &["error", "config", "zone"],
     &["gateway"],
     &["storage"],
     &["commit"],
-    &["store", "query"],
+    &["store", "query", "turns", "events"],
     &["prune", "policy", "import", "export"],
     &["watcher"],
     &["main", "cli"],

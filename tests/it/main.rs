@@ -9,10 +9,12 @@
     reason = "a test that fails may panic"
 )]
 
+mod caps;
 #[cfg(feature = "cli")]
 mod cli;
 mod common;
 mod config;
+mod events;
 mod exact_json;
 mod export;
 mod failures;
@@ -20,8 +22,11 @@ mod import;
 mod import_kill;
 mod kill;
 mod layers;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod model;
 mod names;
+mod policy;
 mod powercut;
 mod prune;
 mod receipts;
@@ -29,5 +34,6 @@ mod rig;
 mod rig_selftest;
 mod rig_sled;
 mod round_trip;
+mod turns;
 mod watcher;
 mod workload;

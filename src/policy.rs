@@ -1,0 +1,235 @@
+//! Reset policies: when the next message of a conversation starts a fresh session.
+//!
+//! A policy is a pure rule over two times. [`SessionStore::resolve_with`] applies it, and asks the
+//! [`ActivityGuard`] first, as pruning does.
+//!
+//! Whether an old session ends by a prune or by a policy, its user is in the same place at the next message: a fresh
+//! id, counters at zero, no extras, the details of the new message's source. An entry that was reset also tells that
+//! it was: `prev_session_id`, `was_auto_reset`, `auto_reset_reason`, `reset_had_activity`. Nothing else differs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::NaiveDate;
+
+use crate::codec::{Hot, RESUME_PENDING, SUSPENDED};
+use crate::error::{Error, Result};
+use crate::prune::{ActivityGuard, Verdict, ask};
+use crate::source::SessionSource;
+use crate::store::{ReplaceReason, Resolved, SessionStore};
+use crate::time::Timestamp;
+use crate::zone::TimeZone;
+
+/// How often an entry that changes while the guard is asked is looked at again. After that it is in use, and kept.
+const ATTEMPTS: usize = 8;
+
+/// When a session is over: after some minutes without activity, at an hour of the day, at whichever comes first, or
+/// never.
+///
+/// ```
+/// use cloakroom::{ReplaceReason, ResetPolicy, Timestamp};
+/// let policy = ResetPolicy::both(1440, 4, "Europe/Berlin".parse()?)?;
+/// let at = |text: &str| serde_json::from_str::<Timestamp>(&format!("{text:?}")).unwrap();
+/// let evening = at("2026-06-12T20:00:00Z");
+/// assert_eq!(policy.due(evening, at("2026-06-13T01:59:59Z")), None);
+/// // Four o'clock in Berlin.
+/// assert_eq!(policy.due(evening, at("2026-06-13T02:00:00Z")), Some(ReplaceReason::Daily));
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResetPolicy {
+    idle: Option<Duration>,
+    daily: Option<Daily>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Daily {
+    hour: u8,
+    zone: TimeZone,
+}
+
+impl ResetPolicy {
+    /// Minutes without activity, where nothing else is said.
+    pub const DEFAULT_IDLE_MINUTES: u64 = 1440;
+    /// The hour of the day, where nothing else is said.
+    pub const DEFAULT_HOUR: u8 = 4;
+
+    /// Sessions never end by themselves. The default.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { idle: None, daily: None }
+    }
+
+    /// A session ends when it has been idle for more than `minutes`. Zero is [`none`](ResetPolicy::none).
+    #[must_use]
+    pub fn idle(minutes: u64) -> Self {
+        let idle = (minutes > 0).then(|| Duration::from_secs(minutes.saturating_mul(60)));
+        Self { idle, daily: None }
+    }
+
+    /// A session ends at `hour` (0 to 23) by the clocks of `zone`.
+    ///
+    /// Where the clocks skip that hour it is when they go forward; where they repeat it, it is the first of the two,
+    /// and once only.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is no such hour.
+    pub fn daily(hour: u8, zone: TimeZone) -> Result<Self> {
+        if hour > 23 {
+            let expected = "hours of a day are 0 to 23";
+            return Err(Error::Setting { setting: "the hour of a daily reset", value: hour.to_string(), expected });
+        }
+        Ok(Self { idle: None, daily: Some(Daily { hour, zone }) })
+    }
+
+    /// A session ends by whichever of [`idle`](ResetPolicy::idle) and [`daily`](ResetPolicy::daily) comes first.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is no such hour.
+    pub fn both(minutes: u64, hour: u8, zone: TimeZone) -> Result<Self> {
+        Ok(Self { idle: Self::idle(minutes).idle, ..Self::daily(hour, zone)? })
+    }
+
+    /// The rule that ends, at `now`, a session last active at `updated_at`. Idleness is told first, where both do.
+    #[must_use]
+    pub fn due(&self, updated_at: Timestamp, now: Timestamp) -> Option<ReplaceReason> {
+        if self.idle.is_some_and(|idle| now.since(updated_at) > idle) {
+            return Some(ReplaceReason::Idle);
+        }
+        let daily = self.daily?;
+        (updated_at < daily.last_before(now)?).then_some(ReplaceReason::Daily)
+    }
+}
+
+impl Daily {
+    /// The newest reset that is not later than `now`.
+    fn last_before(self, now: Timestamp) -> Option<Timestamp> {
+        let today = self.zone.local_time(now).date();
+        // Today's may be still to come, and a zone may have skipped a whole day.
+        let days = std::iter::successors(Some(today), NaiveDate::pred_opt).take(4);
+        days.filter_map(|day| self.on(day)).find(|reset| *reset <= now)
+    }
+
+    fn on(self, day: NaiveDate) -> Option<Timestamp> {
+        let (micros, _) = self.zone.resolve(day.and_hms_opt(u32::from(self.hour), 0, 0)?);
+        Some(Timestamp::from_micros(micros))
+    }
+}
+
+impl std::fmt::Display for ResetPolicy {
+    /// `none`, `idle for more than 1440 minutes`, `daily at 04:00 (Europe/Berlin)`, or both.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(idle) = self.idle {
+            write!(f, "idle for more than {} minutes", idle.as_secs() / 60)?;
+        }
+        match (self.idle, self.daily) {
+            (None, None) => f.write_str("none"),
+            (_, None) => Ok(()),
+            (idle, Some(Daily { hour, zone })) => {
+                write!(f, "{}daily at {hour:02}:00 ({zone})", if idle.is_some() { ", or " } else { "" })
+            }
+        }
+    }
+}
+
+/// The policies of a gateway: a default, and others for platforms and chat types.
+///
+/// The platform's counts first, then the chat type's, then the default. Names are compared as the source spells them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResetPolicies {
+    default: ResetPolicy,
+    platforms: BTreeMap<String, ResetPolicy>,
+    chat_types: BTreeMap<String, ResetPolicy>,
+}
+
+impl ResetPolicies {
+    /// One policy for all.
+    #[must_use]
+    pub fn new(default: ResetPolicy) -> Self {
+        Self { default, ..Self::default() }
+    }
+
+    /// Another policy for a platform: `discord`.
+    #[must_use]
+    pub fn platform(mut self, platform: impl Into<String>, policy: ResetPolicy) -> Self {
+        self.platforms.insert(platform.into(), policy);
+        self
+    }
+
+    /// Another policy for a chat type: `dm`.
+    #[must_use]
+    pub fn chat_type(mut self, chat_type: impl Into<String>, policy: ResetPolicy) -> Self {
+        self.chat_types.insert(chat_type.into(), policy);
+        self
+    }
+
+    /// The policy for messages from `source`.
+    #[must_use]
+    pub fn for_source(&self, source: &SessionSource) -> ResetPolicy {
+        let found = self.platforms.get(&source.platform).or_else(|| self.chat_types.get(&source.chat_type));
+        *found.unwrap_or(&self.default)
+    }
+
+    /// All policies in words, the default first: what each is for, and what it says.
+    pub fn describe(&self) -> impl Iterator<Item = (String, String)> {
+        let named = |kind: &'static str, policies: &BTreeMap<String, ResetPolicy>| {
+            policies.iter().map(|(name, policy)| (format!("{kind} {name}"), policy.to_string())).collect::<Vec<_>>()
+        };
+        let default = ("default".to_owned(), self.default.to_string());
+        std::iter::once(default).chain(named("platform", &self.platforms)).chain(named("chat type", &self.chat_types))
+    }
+}
+
+impl From<ResetPolicy> for ResetPolicies {
+    fn from(policy: ResetPolicy) -> Self {
+        Self::new(policy)
+    }
+}
+
+impl SessionStore {
+    /// The entry for a message from `source`, as [`resolve`](SessionStore::resolve), but that an entry whose policy
+    /// says so is replaced by a fresh one. The answer tells which rule fired, the session before, and whether that
+    /// had used any tokens.
+    ///
+    /// A policy never fires while `guard`, asked with the session key and with no lock held, says that work is in
+    /// progress, or fails or panics: the entry is then kept and touched. A touch between its answer and the
+    /// replacement wins. An entry with a resume pending keeps its id; a suspended one is replaced in any case.
+    ///
+    /// # Errors
+    /// As [`resolve`](SessionStore::resolve). What the guard says is not an error.
+    pub fn resolve_with(
+        &self,
+        source: &SessionSource,
+        policies: &ResetPolicies,
+        guard: impl ActivityGuard,
+    ) -> Result<Resolved> {
+        let policy = policies.for_source(source);
+        let key = self.key_for(source)?;
+        for _ in 0..ATTEMPTS {
+            let Some(seen) = self.commits().peek_hot(self.commits().engine().fingerprint(&key))? else { break };
+            if self.over(&policy, &seen).is_none() {
+                break;
+            }
+            match ask(&guard, &key) {
+                Verdict::Active => break,
+                Verdict::Failed(error) => {
+                    tracing::debug!(%key, %error, "the activity guard failed; the session is kept");
+                    break;
+                }
+                Verdict::Idle => {}
+            }
+            let locked = self.commits().lock(&key)?;
+            let same = |now: Hot| now.updated_at == seen.updated_at && now.flags == seen.flags;
+            if locked.hot().is_some_and(same) {
+                let reason = self.over(&policy, &seen);
+                return self.resolve_locked(locked, &key, source, reason);
+            }
+        }
+        self.resolve(source)
+    }
+
+    /// The rule by which a session is over now.
+    fn over(&self, policy: &ResetPolicy, hot: &Hot) -> Option<ReplaceReason> {
+        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) { None } else { policy.due(hot.updated_at, self.now()) }
+    }
+}

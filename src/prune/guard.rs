@@ -1,0 +1,81 @@
+//! [`ActivityGuard`]: which conversations have work in progress.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::panic_message;
+use crate::key::SessionKey;
+
+/// Knows which conversations have work in progress.
+///
+/// It is asked with the session **key**. That a guard was asked with a session *id*, which it never knew, is the bug
+/// that began this project: live work was orphaned. Here the types forbid it.
+///
+/// ```compile_fail,E0308
+/// use cloakroom::{ActivityGuard, SessionId, Verdict};
+/// fn ask(guard: &dyn ActivityGuard, id: &SessionId) -> Verdict {
+///     guard.check(id) // expected `&SessionKey`, found `&SessionId`
+/// }
+/// ```
+///
+/// Closures that answer `bool` or a `Result<bool, _>` are guards:
+///
+/// ```no_run
+/// # use std::collections::HashSet;
+/// # use cloakroom::{PrunePolicy, SessionKey, SessionStore};
+/// # fn f(store: &SessionStore, running: &HashSet<SessionKey>) -> cloakroom::Result<()> {
+/// let report = store.prune(&PrunePolicy::max_age_days(90), |key: &SessionKey| running.contains(key))?;
+/// # Ok(()) }
+/// ```
+pub trait ActivityGuard: Send + Sync {
+    /// Whether the conversation has work in progress. No lock is held meanwhile: the store may be used from here.
+    fn check(&self, key: &SessionKey) -> Verdict;
+}
+
+/// What a guard answers.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Work is in progress: the entry stays.
+    Active,
+    /// There is none.
+    Idle,
+    /// The guard does not know. The entry stays.
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<bool> for Verdict {
+    fn from(active: bool) -> Self {
+        if active { Self::Active } else { Self::Idle }
+    }
+}
+
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<Result<bool, E>> for Verdict {
+    fn from(answer: Result<bool, E>) -> Self {
+        answer.map_or_else(|error| Self::Failed(error.into()), Self::from)
+    }
+}
+
+impl<F, R> ActivityGuard for F
+where
+    F: Fn(&SessionKey) -> R + Send + Sync,
+    R: Into<Verdict>,
+{
+    fn check(&self, key: &SessionKey) -> Verdict {
+        self(key).into()
+    }
+}
+
+/// The guard of a gateway without background work: nothing is ever active.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoActivity;
+
+impl ActivityGuard for NoActivity {
+    fn check(&self, _: &SessionKey) -> Verdict {
+        Verdict::Idle
+    }
+}
+
+/// Asks the guard. A panic in it is a failure.
+pub(crate) fn ask(guard: &dyn ActivityGuard, key: &SessionKey) -> Verdict {
+    catch_unwind(AssertUnwindSafe(|| guard.check(key)))
+        .unwrap_or_else(|panic| Verdict::Failed(panic_message(&*panic).into()))
+}

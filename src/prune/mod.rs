@@ -1,0 +1,154 @@
+//! Pruning: removing what has been idle for too long, and nothing that is still needed.
+//!
+//! A pass reads the index of activity from its oldest bucket to the cutoff, so it costs what has expired and what is
+//! protected, however large the store. For each entry that is really expired it asks, in this order: is it suspended;
+//! does the [`ActivityGuard`] know an active process for its *key*; has it been used meanwhile. Only then it goes.
+//!
+//! Caps come after age, in the same pass, and take the oldest unprotected entries that are left. Age never depends on
+//! how many entries there are.
+
+mod guard;
+mod pass;
+mod report;
+
+use std::time::Duration;
+
+use crate::codec::Bucket;
+use crate::config::Config;
+use crate::error::Result;
+use crate::store::SessionStore;
+use crate::time::Timestamp;
+
+pub(crate) use guard::ask;
+pub use guard::{ActivityGuard, NoActivity, Verdict};
+use pass::Pass;
+pub use report::{Protected, ProtectedBy, PruneReport};
+
+/// What to prune: what has been idle for too long, and, if there are caps, the oldest of what is too much.
+///
+/// ```
+/// use std::time::Duration;
+/// use cloakroom::PrunePolicy;
+/// let policy = PrunePolicy::max_age_days(90)
+///     .max_entries(100_000)
+///     .max_active_age(Duration::from_secs(180 * 24 * 60 * 60));
+/// assert_eq!(policy.max_entries, Some(100_000));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrunePolicy {
+    /// Remove what has been idle for longer. `None` disables pruning by age.
+    pub max_age: Option<Duration>,
+    /// Remove the oldest while there are more entries than this.
+    pub max_entries: Option<u64>,
+    /// Once live bytes are more than this, remove the oldest until they are at most
+    /// [`low_water_bytes`](PrunePolicy::low_water_bytes).
+    pub max_disk_bytes: Option<u64>,
+    /// See [`max_disk_bytes`](PrunePolicy::max_disk_bytes).
+    pub low_water_bytes: Option<u64>,
+    /// An active entry that has been idle for longer is protected no more. A suspended one always is.
+    pub max_active_age: Option<Duration>,
+}
+
+impl PrunePolicy {
+    /// Removes what has been idle for more than `days`. Zero and negative numbers disable pruning by age.
+    #[must_use]
+    pub fn max_age_days(days: i64) -> Self {
+        let days = u64::try_from(days).ok().filter(|days| *days > 0);
+        let max_age = days.map(|days| Duration::from_secs(days.saturating_mul(24 * 60 * 60)));
+        Self { max_age, max_entries: None, max_disk_bytes: None, low_water_bytes: None, max_active_age: None }
+    }
+
+    /// Keeps at most `entries`: what is protected, and the youngest of the rest. Zero means no cap.
+    #[must_use]
+    pub fn max_entries(mut self, entries: u64) -> Self {
+        self.max_entries = Some(entries).filter(|entries| *entries > 0);
+        self
+    }
+
+    /// Once live data is more than `high` bytes, removes the oldest entries until it is at most `low`. Zero means no
+    /// cap; `low` is at most `high`.
+    ///
+    /// What is compared is an estimate of *live* bytes: keys, records and extras as they were written, from a sample
+    /// of 512 entries. sled never gives space back to the file system, and adds overhead of its own: the files stay
+    /// as large as they have been, and what is removed makes room inside them for what comes. So set this well below
+    /// the space that the files may take, a half or less, and before they have grown.
+    #[must_use]
+    pub fn max_disk_bytes(mut self, high: u64, low: u64) -> Self {
+        self.max_disk_bytes = Some(high).filter(|high| *high > 0);
+        self.low_water_bytes = self.max_disk_bytes.map(|high| low.min(high));
+        self
+    }
+
+    /// Lets "active" protect an entry only until it has been idle for longer than `age`. For guards that never let go.
+    #[must_use]
+    pub fn max_active_age(mut self, age: Duration) -> Self {
+        self.max_active_age = Some(age);
+        self
+    }
+
+    /// Whether it removes nothing, whatever the store holds.
+    #[must_use]
+    pub fn is_disabled(&self) -> bool {
+        self.max_age.is_none() && self.max_entries.is_none() && self.max_disk_bytes.is_none()
+    }
+
+    /// The part of it that depends on the clock.
+    pub(crate) fn age_only(&self) -> Self {
+        Self { max_entries: None, max_disk_bytes: None, low_water_bytes: None, ..*self }
+    }
+
+    /// Entries with an `updated_at` before this are expired at `now`.
+    #[must_use]
+    pub fn cutoff(&self, now: Timestamp) -> Option<Timestamp> {
+        self.max_age.map(|age| now.saturating_sub(age))
+    }
+}
+
+impl Default for PrunePolicy {
+    fn default() -> Self {
+        Self::from(&Config::default())
+    }
+}
+
+impl From<&Config> for PrunePolicy {
+    fn from(config: &Config) -> Self {
+        Self::max_age_days(config.session_store_max_age_days)
+    }
+}
+
+impl SessionStore {
+    /// Removes the entries that have been idle for longer than the policy allows, then the oldest of what its caps do
+    /// not allow, but no protected one, and returns when that is durable.
+    ///
+    /// A touch between the look at an entry and its removal always wins. Nothing is committed if nothing was removed.
+    /// What is removed is the mapping from key to session: a returning user gets a fresh entry, as after a
+    /// [`reset`](SessionStore::reset), but with no previous id to tell. Transcripts are not the store's.
+    pub fn prune(&self, policy: &PrunePolicy, guard: impl ActivityGuard) -> Result<PruneReport> {
+        self.prune_pass(policy, &guard, false, || true)
+    }
+
+    /// Reports what [`prune`](SessionStore::prune) would do. The guard is asked as there.
+    pub fn prune_dry_run(&self, policy: &PrunePolicy, guard: impl ActivityGuard) -> Result<PruneReport> {
+        self.prune_pass(policy, &guard, true, || true)
+    }
+
+    /// Prunes or reports, and stops between two batches once `go_on` says no.
+    pub(crate) fn prune_pass(
+        &self,
+        policy: &PrunePolicy,
+        guard: &dyn ActivityGuard,
+        dry_run: bool,
+        go_on: impl Fn() -> bool,
+    ) -> Result<PruneReport> {
+        Pass::new(self, policy, guard, dry_run).run(go_on)
+    }
+
+    /// How many index rows lie before the policy's cutoff, counted up to `limit`: at least as many as a pass would
+    /// remove.
+    pub(crate) fn count_expired(&self, policy: &PrunePolicy, limit: u64) -> Result<u64> {
+        let Some(cutoff) = policy.cutoff(self.now()) else { return Ok(0) };
+        self.commits().apply_pending()?;
+        self.commits().engine().count_rows(Bucket::of(cutoff), limit)
+    }
+}

@@ -1,0 +1,239 @@
+//! One pass: first what is too old, then what a cap wants gone.
+
+use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, SUSPENDED};
+use crate::error::Result;
+use crate::events::{EventKind, PruneReason};
+use crate::key::SessionKey;
+use crate::meter;
+use crate::store::SessionStore;
+use crate::time::Timestamp;
+
+use super::PrunePolicy;
+use super::guard::{ActivityGuard, Verdict, ask};
+use super::report::{ProtectedBy, PruneReport};
+
+/// Index rows read at a time. Between two batches a pass can be stopped.
+const BATCH: usize = 512;
+
+pub(super) struct Pass<'a> {
+    store: &'a SessionStore,
+    policy: &'a PrunePolicy,
+    guard: &'a dyn ActivityGuard,
+    now: Timestamp,
+    report: PruneReport,
+    /// What there was when the pass began.
+    entries: u64,
+    live_bytes: Option<u64>,
+    freed_bytes: u64,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(
+        store: &'a SessionStore,
+        policy: &'a PrunePolicy,
+        guard: &'a dyn ActivityGuard,
+        dry_run: bool,
+    ) -> Self {
+        let now = store.now();
+        let report = PruneReport { dry_run, cutoff: policy.cutoff(now), ..PruneReport::default() };
+        Self { store, policy, guard, now, report, entries: 0, live_bytes: None, freed_bytes: 0 }
+    }
+
+    pub(super) fn run(mut self, go_on: impl Fn() -> bool) -> Result<PruneReport> {
+        if self.policy.is_disabled() {
+            return Ok(self.report);
+        }
+        self.store.commits().apply_pending()?;
+        self.entries = self.store.len();
+        if self.policy.max_disk_bytes.is_some() {
+            self.live_bytes = Some(self.store.commits().engine().live_bytes(self.entries)?);
+        }
+        if let Some(cutoff) = self.report.cutoff {
+            self.remove_old(cutoff, &go_on)?;
+        }
+        if !self.report.stopped {
+            self.remove_excess(&go_on)?;
+        }
+        self.report.entries_over_cap = self.entries_over();
+        self.report.live_bytes = self.live_bytes.map(|bytes| bytes.saturating_sub(self.freed_bytes));
+        if self.report.dry_run {
+            return Ok(self.report);
+        }
+        if self.report.removed > 0 {
+            self.store.flush()?;
+        }
+        let PruneReport { removed, removed_over_entries: entries, removed_over_bytes: bytes, .. } = self.report;
+        let reasons = [("age", removed - entries - bytes), ("entries", entries), ("bytes", bytes)];
+        meter::pruned(self.store.now(), reasons);
+        Ok(self.report)
+    }
+
+    fn remove_old(&mut self, cutoff: Timestamp, go_on: &impl Fn() -> bool) -> Result<()> {
+        let mut after = None;
+        loop {
+            let rows = self.store.commits().engine().oldest_rows(after.as_ref(), Bucket::of(cutoff), BATCH)?;
+            let Some(last) = rows.last().copied() else { return Ok(()) };
+            if !go_on() {
+                self.report.stopped = true;
+                return Ok(());
+            }
+            self.batch(rows, cutoff)?;
+            after = Some(last);
+        }
+    }
+
+    fn batch(&mut self, rows: Vec<ActivityRow>, cutoff: Timestamp) -> Result<()> {
+        let mut doubtful = Vec::new();
+        for row in rows {
+            let seen_at = self.store.commits().open_commit();
+            // An entry that is gone or has moved on. Whether the row is out of date on disk too, the committer knows.
+            let Some(hot) = self.look(row)? else {
+                doubtful.push(row);
+                continue;
+            };
+            if hot.updated_at < cutoff {
+                self.decide(row.entry, hot, seen_at, PruneReason::Age)?;
+            }
+        }
+        if !self.report.dry_run {
+            self.report.stale_rows_cleared += self.store.commits().recheck(doubtful)?;
+        }
+        Ok(())
+    }
+
+    /// The hot record of a row's entry, if the row is the one that it should have.
+    fn look(&self, row: ActivityRow) -> Result<Option<Hot>> {
+        let hot = self.store.commits().peek_hot(row.entry)?;
+        Ok(hot.filter(|hot| Bucket::of(hot.updated_at) == row.bucket))
+    }
+
+    /// Removes the oldest entries while there is more than the caps allow. Those past the cutoff were decided on.
+    fn remove_excess(&mut self, go_on: &impl Fn() -> bool) -> Result<()> {
+        // Bytes are brought down to the low-water mark, but only once they are above the cap.
+        let high = self.policy.max_disk_bytes;
+        let too_large =
+            high.zip(self.live_bytes).is_some_and(|(high, live)| live.saturating_sub(self.freed_bytes) > high);
+        let mut after: Option<ActivityRow> = None;
+        loop {
+            if self.over_cap(too_large).is_none() {
+                break;
+            }
+            let engine = self.store.commits().engine();
+            let next = engine.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 1)?;
+            let Some(bucket) = next.first().map(|row| row.bucket) else { break };
+            after = Some(ActivityRow { bucket, entry: Fingerprint::from_bytes([0xff; 16]) });
+            if !go_on() {
+                self.report.stopped = true;
+                break;
+            }
+            self.bucket(bucket, too_large, go_on)?;
+            if self.report.stopped {
+                break;
+            }
+        }
+        if too_large {
+            self.report.bytes_over_cap = self.bytes_over();
+        }
+        Ok(())
+    }
+
+    /// One bucket, its entries by their exact time.
+    fn bucket(&mut self, bucket: Bucket, too_large: bool, go_on: &impl Fn() -> bool) -> Result<()> {
+        let seen_at = self.store.commits().open_commit();
+        let mut entries = Vec::new();
+        for entry in self.store.commits().engine().bucket_entries(bucket)? {
+            let Some(hot) = self.look(ActivityRow { bucket, entry })? else { continue };
+            if self.report.cutoff.is_none_or(|cutoff| hot.updated_at >= cutoff) {
+                entries.push((hot, entry));
+            }
+        }
+        entries.sort_unstable_by_key(|(hot, entry)| (hot.updated_at, *entry));
+        for (n, (hot, entry)) in entries.into_iter().enumerate() {
+            // An import may have put everything into one bucket.
+            if n % BATCH == BATCH - 1 && !go_on() {
+                self.report.stopped = true;
+                break;
+            }
+            let Some(due) = self.over_cap(too_large) else { break };
+            self.decide(entry, hot, seen_at, due)?;
+        }
+        Ok(())
+    }
+
+    /// The cap that more has to go for.
+    fn over_cap(&self, too_large: bool) -> Option<PruneReason> {
+        let bytes = || (too_large && self.bytes_over() > 0).then_some(PruneReason::Bytes);
+        if self.entries_over() > 0 { Some(PruneReason::Entries) } else { bytes() }
+    }
+
+    fn entries_over(&self) -> u64 {
+        let left = self.entries.saturating_sub(self.report.removed);
+        self.policy.max_entries.map_or(0, |max| left.saturating_sub(max))
+    }
+
+    fn bytes_over(&self) -> u64 {
+        let left = self.live_bytes.unwrap_or(0).saturating_sub(self.freed_bytes);
+        self.policy.low_water_bytes.map_or(0, |low| left.saturating_sub(low))
+    }
+
+    /// Decides on an entry that is due.
+    fn decide(&mut self, entry: Fingerprint, seen: Hot, seen_at: u64, due: PruneReason) -> Result<()> {
+        let Some(key) = self.store.commits().engine().key_of(entry)? else { return Ok(()) };
+        let idle = self.now.since(seen.updated_at);
+        let mut despite_guard = false;
+        let protected = if seen.is(SUSPENDED) {
+            Some(ProtectedBy::Suspended)
+        } else {
+            match ask(self.guard, &key) {
+                Verdict::Idle => None,
+                Verdict::Active => {
+                    despite_guard = self.policy.max_active_age.is_some_and(|max| idle > max);
+                    (!despite_guard).then_some(ProtectedBy::Active)
+                }
+                Verdict::Failed(error) => {
+                    tracing::debug!(%key, %error, "the activity guard failed; the entry is kept");
+                    Some(ProtectedBy::GuardFailed)
+                }
+            }
+        };
+        if let Some(reason) = protected {
+            self.report.keep(&key, reason, idle);
+            return Ok(());
+        }
+        if !self.remove(&key, &seen, seen_at)? {
+            self.report.touched_meanwhile += 1;
+            return Ok(());
+        }
+        if despite_guard {
+            tracing::warn!(%key, idle_seconds = idle.as_secs(), "called active for too long; removed");
+        }
+        if !self.report.dry_run {
+            self.store.listeners().tell(&key, EventKind::Pruned { reason: due });
+        }
+        self.report.removed += 1;
+        self.report.removed_active += u64::from(despite_guard);
+        self.report.removed_over_entries += u64::from(due == PruneReason::Entries);
+        self.report.removed_over_bytes += u64::from(due == PruneReason::Bytes);
+        Ok(())
+    }
+
+    /// Removes the entry, unless it has changed since it was seen. Returns whether it did, or would have.
+    fn remove(&mut self, key: &SessionKey, seen: &Hot, seen_at: u64) -> Result<bool> {
+        let bytes = match self.live_bytes {
+            Some(_) => self.store.commits().engine().entry_bytes(key)?,
+            None => 0,
+        };
+        if !self.report.dry_run {
+            let mut locked = self.store.commits().lock(key)?;
+            // A touch under a clock that stands still leaves the record as it was, but not the entry unchanged.
+            if locked.hot() != Some(*seen) || locked.changed_since(seen_at) {
+                return Ok(false);
+            }
+            let commit = locked.remove();
+            drop(locked);
+            self.store.commits().receipt(commit);
+        }
+        self.freed_bytes += bytes;
+        Ok(true)
+    }
+}

@@ -1,0 +1,108 @@
+//! What a pass did, or would have done.
+
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::key::SessionKey;
+use crate::time::Timestamp;
+
+/// How many of the oldest protected entries a report names.
+const NAMED: usize = 10;
+
+/// What a pass did, or would have done.
+///
+/// An entry is *due* if it is past the cutoff, or if a cap wants it gone. The counts of what was kept are of entries
+/// that were due: without caps, of entries past the cutoff.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PruneReport {
+    /// Nothing was removed; `removed` says how many would have been.
+    pub dry_run: bool,
+    /// Entries with an `updated_at` before this were expired. `None` if pruning by age is disabled.
+    pub cutoff: Option<Timestamp>,
+    /// Entries removed, for whatever reason.
+    pub removed: u64,
+    /// How many of them were not too old, and went because of `max_entries`.
+    pub removed_over_entries: u64,
+    /// How many of them were not too old, and went because of `max_disk_bytes` alone.
+    pub removed_over_bytes: u64,
+    /// How many of them the guard called active, for longer than `max_active_age` allows.
+    pub removed_active: u64,
+    /// Kept because they are suspended.
+    pub kept_suspended: u64,
+    /// Kept because the guard says that work is in progress.
+    pub kept_active: u64,
+    /// Kept because the guard failed or panicked.
+    pub guard_failed: u64,
+    /// Kept because they were used between the look and the removal.
+    pub touched_meanwhile: u64,
+    /// Out-of-date index rows that were cleared on the way.
+    pub stale_rows_cleared: u64,
+    /// How long the oldest protected entry has been idle, in seconds.
+    #[serde(rename = "oldest_protected_seconds", serialize_with = "seconds")]
+    pub oldest_protected: Option<Duration>,
+    /// The oldest of the protected entries, the oldest first; at most ten.
+    pub protected: Vec<Protected>,
+    /// By how many entries the store is still above `max_entries`, because the rest are protected or in use. Zero if
+    /// the cap is met, or there is none.
+    pub entries_over_cap: u64,
+    /// The estimate of live bytes after the pass; `None` without `max_disk_bytes`.
+    pub live_bytes: Option<u64>,
+    /// By how many bytes that is still above the low-water mark, because the rest are protected or in use. Zero if
+    /// the cap is met, or there is none.
+    pub bytes_over_cap: u64,
+    /// The pass was told to stop before its end.
+    pub stopped: bool,
+}
+
+/// An entry that was due and is protected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Protected {
+    /// Its key, redacted.
+    pub key: String,
+    /// What protects it.
+    pub reason: ProtectedBy,
+    /// How long it has been idle, in seconds.
+    #[serde(rename = "idle_seconds", serialize_with = "whole_seconds")]
+    pub idle: Duration,
+}
+
+/// What protects an entry from being pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ProtectedBy {
+    /// It is suspended.
+    Suspended,
+    /// The guard says that work is in progress.
+    Active,
+    /// The guard failed or panicked.
+    GuardFailed,
+}
+
+impl PruneReport {
+    /// Counts an entry that is kept.
+    pub(super) fn keep(&mut self, key: &SessionKey, reason: ProtectedBy, idle: Duration) {
+        *match reason {
+            ProtectedBy::Suspended => &mut self.kept_suspended,
+            ProtectedBy::Active => &mut self.kept_active,
+            ProtectedBy::GuardFailed => &mut self.guard_failed,
+        } += 1;
+        self.oldest_protected = self.oldest_protected.max(Some(idle));
+        let place = self.protected.partition_point(|other| other.idle >= idle);
+        if place < NAMED {
+            self.protected.insert(place, Protected { key: key.to_string(), reason, idle });
+            self.protected.truncate(NAMED);
+        }
+    }
+}
+
+fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs()).serialize(serializer)
+}
+
+fn whole_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.as_secs().serialize(serializer)
+}

@@ -1,0 +1,238 @@
+//! Turns: what a gateway was working on when it was stopped.
+//!
+//! A gateway that begins to work on a message says so with [`begin_turn`](SessionStore::begin_turn), and says when it
+//! is done. Markers of turns that never ended, because the power went or the process was killed, are there when the
+//! store is opened again: [`recover_interrupted_turns`](SessionStore::recover_interrupted_turns) turns the fresh ones
+//! into `resume_pending`, so that the next message continues the session. A clean close discards its own markers.
+//!
+//! Markers are kept beside the entries. An entry's details have fields of the same name for what a gateway's own file
+//! said; these verbs do not touch them.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::codec::{Cold, RESUME_PENDING, SUSPENDED};
+use crate::commit::{EntryLock, Receipt};
+use crate::entry::Details;
+use crate::error::Result;
+use crate::events::EventKind;
+use crate::key::SessionKey;
+use crate::meter;
+use crate::store::{SessionStore, both, touched};
+use crate::time::Timestamp;
+
+/// Why [`recover_interrupted_turns`](SessionStore::recover_interrupted_turns) marks an entry.
+const INTERRUPTED: &str = "interrupted_turn";
+
+/// Names one turn. No two turns of a store have the same, and newer ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TurnToken(u64);
+
+impl fmt::Display for TurnToken {
+    /// Sixteen hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for TurnToken {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What [`SessionStore::end_turn`] answers.
+#[derive(Debug, Clone)]
+pub enum TurnEnd {
+    /// The turn's marker is cleared.
+    Ended(Receipt),
+    /// The entry has no marker, or one of a newer turn, and keeps it.
+    NotCurrent,
+    /// There is no entry.
+    Missing,
+}
+
+/// What [`SessionStore::mark_resume_pending`] answers.
+#[derive(Debug, Clone)]
+pub enum ResumeMark {
+    /// The next message continues the session.
+    Marked(Receipt),
+    /// The entry is suspended, so its next message starts a fresh session whatever is marked. It is left as it was.
+    Suspended,
+    /// There is no entry.
+    Missing,
+}
+
+/// A turn that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OpenTurn {
+    /// The conversation.
+    #[serde(rename = "session_key")]
+    pub key: SessionKey,
+    /// Names the turn.
+    pub token: TurnToken,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// It began before the store was opened, and whoever worked on it is gone.
+    pub interrupted: bool,
+}
+
+/// What [`SessionStore::recover_interrupted_turns`] did with the markers it found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TurnRecovery {
+    /// Entries whose turn was fresh: a resume is pending now.
+    pub resumable: Vec<SessionKey>,
+    /// Markers cleared because their turn began too long ago.
+    pub stale: u64,
+    /// Markers cleared because their entry is suspended.
+    pub suspended: u64,
+    /// Markers cleared because their entry is gone or has another session.
+    pub orphaned: u64,
+}
+
+impl SessionStore {
+    /// Notes that work on a message begins, and touches the entry. `None` if there is none.
+    ///
+    /// An earlier turn of the entry that has not ended is replaced: its token ends nothing any more. O(1). When the
+    /// receipt is durable the marker is too; after a crash before that, neither marker nor touch may be there.
+    pub fn begin_turn(&self, key: &SessionKey) -> Result<Option<(TurnToken, Receipt)>> {
+        let mut locked = self.commits().lock(key)?;
+        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
+        let entry = self.commits().engine().fingerprint(key);
+        let token = self.commits().turns().begin(entry, cold.session_id.clone(), self.now());
+        let commit = locked.set_hot(touched(hot, self.now()));
+        drop(locked);
+        meter::touched();
+        Ok(Some((TurnToken(token), self.commits().receipt(commit))))
+    }
+
+    /// Notes that the work of `token` is done: clears the entry's marker if it is of that turn. `updated_at` stays.
+    ///
+    /// After a crash before the receipt is durable the turn may be taken for interrupted.
+    pub fn end_turn(&self, key: &SessionKey, token: TurnToken) -> Result<TurnEnd> {
+        let mut locked = self.commits().lock(key)?;
+        let ended = self.commits().turns().end(self.commits().engine().fingerprint(key), token.0);
+        let Some(hot) = locked.hot() else { return Ok(TurnEnd::Missing) };
+        if !ended {
+            return Ok(TurnEnd::NotCurrent);
+        }
+        // Queued again, so that there is a commit to wait for.
+        let commit = locked.set_hot(hot);
+        drop(locked);
+        Ok(TurnEnd::Ended(self.commits().receipt(commit)))
+    }
+
+    /// The turns that have begun and not ended, the oldest first. Costs as much as there are of them.
+    pub fn turns(&self) -> Result<Vec<OpenTurn>> {
+        let mut turns = Vec::new();
+        for (entry, marker) in self.commits().turns().all() {
+            let Some(key) = self.key_of(entry)? else { continue };
+            let session = self.commits().peek(&key, false)?.map(|found| found.cold.session_id.clone());
+            if session.as_ref() == Some(&marker.turn.session_id) {
+                let (token, started_at) = (TurnToken(marker.turn.token), marker.turn.started_at);
+                turns.push(OpenTurn { key, token, started_at, interrupted: marker.interrupted });
+            }
+        }
+        turns.sort_unstable_by(|a, b| (a.started_at, a.token).cmp(&(b.started_at, b.token)));
+        Ok(turns)
+    }
+
+    /// Deals with the turns that a crash interrupted, once, after opening.
+    ///
+    /// Where a turn began at most `max_age` ago, and its entry still has that session and is not suspended, a resume
+    /// is marked as pending, with the reason `interrupted_turn`: the id is kept, and the next message continues the
+    /// session. Every such marker is cleared. Turns begun since the store was opened are left alone, and after a
+    /// clean close there are none to recover. `updated_at` stays.
+    ///
+    /// Only entries with markers are visited. What it did is durable when it returns; after a crash before that, it
+    /// may be run again.
+    pub fn recover_interrupted_turns(&self, max_age: Duration) -> Result<TurnRecovery> {
+        let mut recovery = TurnRecovery::default();
+        let interrupted: Vec<_> = self.commits().turns().all();
+        for (entry, marker) in interrupted.into_iter().filter(|(_, marker)| marker.interrupted) {
+            let Some(key) = self.key_of(entry)? else {
+                recovery.orphaned += u64::from(self.commits().turns().end(entry, marker.turn.token));
+                continue;
+            };
+            let mut locked = self.commits().lock(&key)?;
+            let found = both(&locked)?;
+            // A turn that has begun meanwhile has taken its place.
+            if !self.commits().turns().end(entry, marker.turn.token) {
+                continue;
+            }
+            match found {
+                Some((_, cold)) if cold.session_id != marker.turn.session_id => recovery.orphaned += 1,
+                None => recovery.orphaned += 1,
+                Some((hot, _)) if hot.is(SUSPENDED) => recovery.suspended += 1,
+                Some(_) if self.now().since(marker.turn.started_at) > max_age => recovery.stale += 1,
+                Some(_) => {
+                    self.set_resume(&mut locked, Some(INTERRUPTED))?;
+                    drop(locked);
+                    self.listeners().tell(&key, EventKind::ResumePending { reason: INTERRUPTED.into() });
+                    recovery.resumable.push(key);
+                }
+            }
+        }
+        recovery.resumable.sort_unstable();
+        self.flush()?;
+        Ok(recovery)
+    }
+
+    /// Notes that the session was interrupted, and why: the next message continues it, and no reset policy ends it.
+    /// `updated_at` stays, and pruning takes no notice.
+    ///
+    /// The mark stays until [`clear_resume_pending`](SessionStore::clear_resume_pending), or until the entry gets
+    /// another session.
+    pub fn mark_resume_pending(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
+        let mut locked = self.commits().lock(key)?;
+        match locked.hot() {
+            None => Ok(ResumeMark::Missing),
+            Some(hot) if hot.is(SUSPENDED) => Ok(ResumeMark::Suspended),
+            Some(_) => {
+                let commit = self.set_resume(&mut locked, Some(reason))?;
+                drop(locked);
+                self.listeners().tell(key, EventKind::ResumePending { reason: reason.into() });
+                Ok(commit.map_or(ResumeMark::Missing, |commit| ResumeMark::Marked(self.commits().receipt(commit))))
+            }
+        }
+    }
+
+    /// Takes the mark back, and its reason. `None` if there is no entry. `updated_at` stays.
+    pub fn clear_resume_pending(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+        let mut locked = self.commits().lock(key)?;
+        let was_pending = locked.hot().is_some_and(|hot| hot.is(RESUME_PENDING));
+        let commit = self.set_resume(&mut locked, None)?;
+        drop(locked);
+        if was_pending {
+            self.listeners().tell(key, EventKind::ResumeCleared);
+        }
+        Ok(commit.map(|commit| self.commits().receipt(commit)))
+    }
+
+    /// Sets or clears the mark of a locked entry. Returns the commit that takes it.
+    fn set_resume(&self, locked: &mut EntryLock<'_>, reason: Option<&str>) -> Result<Option<u64>> {
+        let Some((mut hot, cold)) = both(locked)? else { return Ok(None) };
+        hot.set(RESUME_PENDING, reason.is_some());
+        let details = Details {
+            resume_reason: reason.map(Into::into),
+            last_resume_marked_at: reason.map(|_| self.now()),
+            ..cold.details.clone()
+        };
+        locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(Some)
+    }
+
+    /// The key of a marker's entry, if that is in the trees or on its way there.
+    fn key_of(&self, entry: crate::codec::Fingerprint) -> Result<Option<SessionKey>> {
+        match self.commits().engine().key_of(entry)? {
+            Some(key) => Ok(Some(key)),
+            None => {
+                self.commits().apply_pending()?;
+                self.commits().engine().key_of(entry)
+            }
+        }
+    }
+}

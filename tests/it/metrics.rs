@@ -1,0 +1,84 @@
+//! The figures of a store, through a recorder of our own. Other tests of this process count too.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cloakroom::{NoActivity, PrunePolicy};
+use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+use crate::common::{Home, key, source};
+
+#[derive(Default, Clone)]
+struct Seen(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
+
+impl Seen {
+    fn place(&self, key: &Key) -> Arc<AtomicU64> {
+        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        let name = [vec![key.name().to_owned()], labels].concat().join(" ");
+        Arc::clone(self.0.lock().unwrap().entry(name).or_default())
+    }
+
+    fn get(&self, name: &str) -> Option<u64> {
+        self.0.lock().unwrap().get(name).map(|value| value.load(Ordering::Relaxed))
+    }
+}
+
+struct Count(Arc<AtomicU64>);
+
+impl HistogramFn for Count {
+    fn record(&self, seconds: f64) {
+        assert!((0.0..600.0).contains(&seconds), "seconds");
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Recorder for Seen {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.place(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.place(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Count(self.place(key))))
+    }
+}
+
+#[test]
+fn what_a_store_does_is_counted() {
+    let seen = Seen::default();
+    metrics::set_global_recorder(seen.clone()).ok().unwrap();
+    let home = Home::new();
+    let store = home.open();
+    let _events = store.events(1);
+    store.resolve(&source(0)).unwrap();
+    store.resolve(&source(1)).unwrap();
+    store.touch(&key(0)).unwrap().unwrap();
+    store.flush().unwrap();
+    home.clock.advance(Duration::from_secs(100 * 24 * 60 * 60));
+    store.prune(&PrunePolicy::max_age_days(90), NoActivity).unwrap();
+    // Waits for the committer, which wakes who waits before it counts.
+    store.close().unwrap();
+    for (name, at_least) in [
+        ("cloakroom_touches_total", 1),
+        ("cloakroom_commits_total", 2),
+        ("cloakroom_commit_seconds", 2),
+        ("cloakroom_pruned_total reason=age", 2),
+        ("cloakroom_events_dropped_total", 1),
+        ("cloakroom_entries", 0),
+        ("cloakroom_pending_changes", 0),
+        ("cloakroom_pruned_total reason=entries", 0),
+        ("cloakroom_pruned_total reason=bytes", 0),
+        ("cloakroom_last_prune_timestamp_seconds", 1),
+    ] {
+        assert!(seen.get(name).is_some_and(|value| value >= at_least), "{name}: {:?}", seen.get(name));
+    }
+}

@@ -1,0 +1,282 @@
+//! Reset policies: when a session ends, and when it must not.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cloakroom::{
+    Clock, Details, NoActivity, PrunePolicy, ReplaceReason, ResetPolicies, ResetPolicy, Resolution, SessionEntry,
+    SessionKey, TimeZone, Timestamp, Usage, Verdict,
+};
+
+use crate::common::{Home, key, source};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn at(text: &str) -> Timestamp {
+    serde_json::from_str(&format!("{text:?}")).unwrap()
+}
+
+fn zone(name: &str) -> TimeZone {
+    name.parse().unwrap()
+}
+
+fn used() -> Usage {
+    Usage { input_tokens: 1, ..Usage::ZERO }
+}
+
+#[test]
+fn idleness_is_exact() {
+    let policy = ResetPolicy::idle(ResetPolicy::DEFAULT_IDLE_MINUTES);
+    let start = at("2026-06-12T10:00:00Z");
+    assert_eq!(policy.due(start, start.saturating_add(DAY)), None, "1440 minutes are not more than 1440");
+    assert_eq!(policy.due(start, start.saturating_add(DAY + Duration::from_micros(1))), Some(ReplaceReason::Idle));
+    assert_eq!(policy.due(start, start.saturating_sub(DAY)), None, "a clock that went back");
+    for never in [ResetPolicy::none(), ResetPolicy::idle(0), ResetPolicy::idle(u64::MAX)] {
+        assert_eq!(never.due(Timestamp::MIN, at("2026-06-12T10:00:00Z")), None);
+    }
+}
+
+#[test]
+fn a_day_begins_at_its_hour() {
+    let policy = ResetPolicy::daily(4, zone("Europe/Berlin")).unwrap();
+    let cases = [
+        // Before the hour, yesterday's counts.
+        ("2026-06-12T01:00:00Z", "2026-06-12T01:59:59Z", false),
+        ("2026-06-12T01:00:00Z", "2026-06-12T02:00:00Z", true),
+        ("2026-06-12T02:00:00Z", "2026-06-13T01:59:59Z", false),
+        ("2026-06-12T02:00:00Z", "2026-06-13T02:00:00Z", true),
+        ("2026-06-11T01:59:59Z", "2026-06-12T01:00:00Z", true),
+        ("2026-06-11T02:00:00Z", "2026-06-12T01:00:00Z", false),
+        // A clock that went back.
+        ("2026-06-13T02:00:00Z", "2026-06-12T05:00:00Z", false),
+    ];
+    for (updated, now, due) in cases {
+        assert_eq!(policy.due(at(updated), at(now)), due.then_some(ReplaceReason::Daily), "{updated} {now}");
+    }
+    assert!(ResetPolicy::daily(24, TimeZone::UTC).is_err());
+    assert!(ResetPolicy::both(1, 24, TimeZone::UTC).is_err());
+}
+
+#[test]
+fn hours_that_the_clocks_skip_or_repeat() {
+    // 02:00 to 03:00 does not exist: the reset is when the clocks go forward, at 01:00 UTC.
+    let spring = ResetPolicy::daily(2, zone("Europe/Berlin")).unwrap();
+    let evening = at("2026-03-28T20:00:00Z");
+    assert_eq!(spring.due(evening, at("2026-03-29T00:59:59Z")), None);
+    assert_eq!(spring.due(evening, at("2026-03-29T01:00:00Z")), Some(ReplaceReason::Daily));
+    assert_eq!(spring.due(at("2026-03-29T01:00:00Z"), at("2026-03-29T23:59:59Z")), None, "once a day");
+    assert_eq!(spring.due(at("2026-03-29T01:00:00Z"), at("2026-03-30T00:00:00Z")), Some(ReplaceReason::Daily));
+
+    // 02:00 to 03:00 happens twice: the reset is at the first 02:00, at 00:00 UTC, and not again an hour later.
+    let evening = at("2026-10-24T20:00:00Z");
+    assert_eq!(spring.due(evening, at("2026-10-24T23:59:59Z")), None);
+    assert_eq!(spring.due(evening, at("2026-10-25T00:00:00Z")), Some(ReplaceReason::Daily));
+    assert_eq!(spring.due(at("2026-10-25T00:30:00Z"), at("2026-10-25T01:30:00Z")), None, "the hour comes again");
+    assert_eq!(spring.due(at("2026-10-25T00:30:00Z"), at("2026-10-26T00:59:59Z")), None);
+    assert_eq!(spring.due(at("2026-10-25T00:30:00Z"), at("2026-10-26T01:00:00Z")), Some(ReplaceReason::Daily));
+
+    // Midnight itself is skipped.
+    let midnight = ResetPolicy::daily(0, zone("Asia/Beirut")).unwrap();
+    let change = at("2026-03-28T22:00:00Z");
+    assert_eq!(midnight.due(at("2026-03-28T12:00:00Z"), change.saturating_sub(MINUTE)), None);
+    assert_eq!(midnight.due(at("2026-03-28T12:00:00Z"), change), Some(ReplaceReason::Daily));
+
+    // A whole day was: after the 29th of December 2011 came the 31st.
+    let samoa = ResetPolicy::daily(12, zone("Pacific/Apia")).unwrap();
+    assert_eq!(samoa.due(at("2011-12-29T23:00:00Z"), at("2011-12-30T21:59:59Z")), None);
+    assert_eq!(samoa.due(at("2011-12-29T23:00:00Z"), at("2011-12-30T22:00:00Z")), Some(ReplaceReason::Daily));
+    assert_eq!(samoa.due(at("2011-12-29T21:00:00Z"), at("2011-12-30T11:00:00Z")), Some(ReplaceReason::Daily));
+}
+
+#[test]
+fn both_rules_and_which_is_told() {
+    let policy = ResetPolicy::both(60, 4, TimeZone::UTC).unwrap();
+    let start = at("2026-06-12T03:30:00Z");
+    assert_eq!(policy.due(start, at("2026-06-12T04:00:00Z")), Some(ReplaceReason::Daily));
+    assert_eq!(policy.due(start, at("2026-06-12T04:30:00.000001Z")), Some(ReplaceReason::Idle));
+    assert_eq!(policy.due(at("2026-06-12T05:00:00Z"), at("2026-06-12T06:00:00Z")), None);
+    assert_eq!(policy.due(at("2026-06-12T05:00:00Z"), at("2026-06-12T06:00:01Z")), Some(ReplaceReason::Idle));
+}
+
+#[test]
+fn the_platform_counts_before_the_chat_type() {
+    let policies = ResetPolicies::new(ResetPolicy::idle(1))
+        .platform("discord", ResetPolicy::idle(2))
+        .chat_type("group", ResetPolicy::idle(3));
+    let mut source = source(1);
+    assert_eq!(policies.for_source(&source), ResetPolicy::idle(2));
+    source.platform = "matrix".into();
+    assert_eq!(policies.for_source(&source), ResetPolicy::idle(3));
+    source.chat_type = "dm".into();
+    assert_eq!(policies.for_source(&source), ResetPolicy::idle(1));
+    let described: Vec<_> = policies.describe().map(|(what, _)| what).collect();
+    assert_eq!(described, ["default", "platform discord", "chat type group"]);
+}
+
+#[test]
+fn an_expired_entry_is_replaced_and_the_answer_says_why() {
+    let (home, policies) = (Home::new(), ResetPolicies::from(ResetPolicy::idle(10)));
+    let store = home.open();
+    let resolve = || store.resolve_with(&source(0), &policies, NoActivity).unwrap();
+    let first = resolve();
+    assert_eq!(first.resolution, Resolution::Created);
+    home.clock.advance(10 * MINUTE);
+    assert_eq!(resolve().resolution, Resolution::Existing, "and touched");
+    home.clock.advance(10 * MINUTE);
+    assert_eq!(resolve().resolution, Resolution::Existing);
+    for (usage, had_activity) in [(Usage::ZERO, false), (used(), true)] {
+        let previous = store.get(&key(0)).unwrap().unwrap().session_id;
+        store.record_usage(&key(0), &usage).unwrap().unwrap();
+        home.clock.advance(10 * MINUTE + Duration::from_micros(1));
+        let second = resolve();
+        let reason = ReplaceReason::Idle;
+        assert_eq!(second.resolution, Resolution::Replaced { reason, previous: previous.clone(), had_activity });
+        assert_ne!(second.entry.session_id, previous);
+        assert_eq!(second.entry.details.auto_reset_reason.as_deref(), Some("idle"));
+        assert_eq!(store.get(&key(0)).unwrap().unwrap(), second.entry);
+    }
+    home.clock.advance(DAY);
+    assert_eq!(store.resolve(&source(0)).unwrap().resolution, Resolution::Existing, "no policy, no reset");
+    home.clock.advance(DAY);
+    let daily = ResetPolicies::from(ResetPolicy::daily(4, TimeZone::UTC).unwrap());
+    let third = store.resolve_with(&source(0), &daily, NoActivity).unwrap();
+    assert!(matches!(third.resolution, Resolution::Replaced { reason: ReplaceReason::Daily, .. }));
+}
+
+#[test]
+fn it_never_fires_while_the_guard_says_active_or_fails() {
+    let (home, policies) = (Home::new(), ResetPolicies::from(ResetPolicy::idle(10)));
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    home.clock.advance(DAY);
+    let verdicts: [fn() -> Verdict; 3] =
+        [|| Verdict::Active, || Verdict::Failed("no answer".into()), || panic!("a guard that panics")];
+    for verdict in verdicts {
+        let asked = AtomicU64::new(0);
+        let guard = |asked_for: &SessionKey| {
+            assert_eq!(*asked_for, key(0), "by session key");
+            asked.fetch_add(1, Ordering::Relaxed);
+            verdict()
+        };
+        let before = store.get(&key(0)).unwrap().unwrap();
+        let found = store.resolve_with(&source(0), &policies, guard).unwrap();
+        assert_eq!(found.resolution, Resolution::Existing);
+        assert_eq!(found.entry.session_id, before.session_id);
+        assert_eq!(found.entry.updated_at, home.clock.now(), "the message touches it");
+        assert_eq!(asked.into_inner(), 1);
+        home.clock.advance(DAY);
+    }
+}
+
+#[test]
+fn the_guard_is_asked_only_about_what_is_over_and_holds_no_lock() {
+    let (home, policies) = (Home::new(), ResetPolicies::from(ResetPolicy::idle(10)));
+    let store = home.open();
+    let never = |_: &SessionKey| -> bool { panic!("asked for nothing") };
+    store.resolve_with(&source(0), &policies, never).unwrap();
+    store.resolve_with(&source(0), &policies, never).unwrap();
+    home.clock.advance(DAY);
+    // A touch between the guard's answer and the replacement wins. That it is possible shows that no lock is held.
+    let touching = |key: &SessionKey| {
+        store.touch(key).unwrap().unwrap();
+        false
+    };
+    let before = store.get(&key(0)).unwrap().unwrap().session_id;
+    let found = store.resolve_with(&source(0), &policies, touching).unwrap();
+    assert_eq!((found.resolution, found.entry.session_id), (Resolution::Existing, before));
+    // Other changes are not activity: it is asked again, and then replaced.
+    home.clock.advance(DAY);
+    let asked = AtomicU64::new(0);
+    let marking = |key: &SessionKey| {
+        if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            store.record_usage(key, &used()).unwrap().unwrap();
+        }
+        false
+    };
+    let found = store.resolve_with(&source(0), &policies, marking).unwrap();
+    assert!(matches!(found.resolution, Resolution::Replaced { reason: ReplaceReason::Idle, had_activity: true, .. }));
+    // One that goes meanwhile is created.
+    home.clock.advance(DAY);
+    let removing = |key: &SessionKey| {
+        store.remove(key).unwrap().unwrap();
+        false
+    };
+    assert_eq!(store.resolve_with(&source(0), &policies, removing).unwrap().resolution, Resolution::Created);
+    // One that is suspended meanwhile is replaced, and for that reason.
+    home.clock.advance(DAY);
+    let suspending = |key: &SessionKey| {
+        store.suspend(key).unwrap().unwrap();
+        true
+    };
+    let found = store.resolve_with(&source(0), &policies, suspending).unwrap();
+    assert!(matches!(found.resolution, Resolution::Replaced { reason: ReplaceReason::Suspended, .. }));
+}
+
+#[test]
+fn the_same_end_by_either_road() {
+    let (home, policies) = (Home::new(), ResetPolicies::from(ResetPolicy::idle(1440)));
+    let store = home.open();
+    // Each has all that a session can have.
+    let mut previous = Vec::new();
+    for n in [0, 1] {
+        store.resolve(&source(n)).unwrap();
+        store.record_usage(&key(n), &used()).unwrap().unwrap();
+        let all = |details: &mut Details| {
+            details.display_name = Some("another".into());
+            details.cost_status = Some("estimated".into());
+            details.expiry_finalized = true;
+            details.resume_reason = Some("restart".into());
+            details.last_resume_marked_at = Some(home.clock.now());
+            details.active_turn_token = Some("token".into());
+            details.active_turn_started_at = Some(home.clock.now());
+            details.is_fresh_reset = true;
+        };
+        store.update(&key(n), all).unwrap().unwrap();
+        let metadata = serde_json::json!({"topic": "tea"});
+        store.set_metadata(&key(n), metadata.as_object().unwrap()).unwrap().unwrap();
+        previous.push(store.get(&key(n)).unwrap().unwrap().session_id);
+    }
+    home.clock.advance(100 * DAY);
+    // The first is pruned; the second is not there for that pass.
+    let spare_the_second = |asked: &SessionKey| *asked == key(1);
+    assert_eq!(store.prune(&PrunePolicy::max_age_days(90), spare_the_second).unwrap().removed, 1);
+    let pruned = store.resolve_with(&source(0), &policies, NoActivity).unwrap();
+    let reset = store.resolve_with(&source(1), &policies, NoActivity).unwrap();
+    assert_eq!(pruned.resolution, Resolution::Created);
+    assert!(matches!(reset.resolution, Resolution::Replaced { reason: ReplaceReason::Idle, .. }));
+
+    for n in [0, 1] {
+        assert!(store.get_with_extras(&key(n)).unwrap().unwrap().1.is_empty(), "no extras");
+    }
+    // Named one by one, so that a new field does not compile until somebody has thought of it.
+    let fields = |entry: SessionEntry| {
+        let SessionEntry {
+            key: _,
+            session_id,
+            created_at,
+            updated_at,
+            suspended,
+            resume_pending,
+            usage,
+            details,
+            extras_bytes,
+        } = entry;
+        assert!(!previous.contains(&session_id), "a fresh id");
+        ((created_at, updated_at, suspended, resume_pending, usage, extras_bytes), details)
+    };
+    let (pruned, pruned_details) = fields(pruned.entry);
+    let (reset, reset_details) = fields(reset.entry);
+    let now = home.clock.now();
+    assert_eq!(pruned, (now, now, false, false, Usage::ZERO, 0));
+    assert_eq!(pruned, reset);
+    assert_eq!(pruned_details, Details::from_source(source(0)));
+    let told = Details {
+        was_auto_reset: true,
+        auto_reset_reason: Some("idle".into()),
+        reset_had_activity: true,
+        prev_session_id: Some(previous[1].clone()),
+        ..Details::from_source(source(1))
+    };
+    assert_eq!(reset_details, told);
+}
