@@ -72,11 +72,13 @@ impl Mode {
     }
 
     /// Touches of one batch.
-    fn batch(self, size: usize) -> usize {
-        match self {
-            Self::Test => 300,
-            Self::Short => size.clamp(20_000, 100_000),
-            Self::Full => size.clamp(100_000, 1_000_000),
+    fn batch(self, size: usize, time: Time) -> usize {
+        match (self, time) {
+            (Self::Test, _) => 300,
+            (Self::Short, Time::Stay) => size.clamp(20_000, 100_000),
+            (Self::Short, Time::Cross) => 10_000,
+            (Self::Full, Time::Stay) => size.clamp(100_000, 1_000_000),
+            (Self::Full, Time::Cross) => 100_000,
         }
     }
 
@@ -254,7 +256,7 @@ fn touches(criterion: &mut Criterion, mode: Mode, cloakroom: &[Loaded<CloakroomS
         for time in [Time::Stay, Time::Cross] {
             let mut group = group(criterion, &format!("touch/{}/{}", shape.name(), time.name()));
             for loaded in cloakroom {
-                loaded.touch(&mut group, shape, time, mode.batch(loaded.size));
+                loaded.touch(&mut group, shape, time, mode.batch(loaded.size, time));
             }
             // To a file that is written whole, one entry is like another.
             let shapes = if mode == Mode::Short {
