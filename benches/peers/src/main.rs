@@ -1,0 +1,194 @@
+//! Cloakroom measured against what a gateway would use instead: one command prints the table and writes JSON, CSV and
+//! pictures.
+//!
+//! ```text
+//! cargo run --release --manifest-path benches/peers/Cargo.toml -- --size 100000 --rounds 3 --out benches/results
+//! ```
+//!
+//! Every contender runs in a process of its own (its memory and its writes are its own), contenders take turns round by
+//! round, each round has its own seed, and a figure is the median of the rounds. Durability is the same for all: a
+//! relaxed touch is synced within 100 ms, a durable one before it returns. `sqlite_json` promises less: see `sqlite.rs`.
+
+mod fjall_store;
+mod floor;
+mod group;
+mod heed_store;
+mod kv;
+mod layout;
+mod measure;
+mod plots;
+mod redb_store;
+mod report;
+mod sqlite;
+#[allow(dead_code, unreachable_pub, reason = "shared with the criterion benches")]
+#[path = "../../support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use measure::{CONTENDERS, Job};
+use report::Results;
+
+const USAGE: &str = "options, with their defaults:
+  --size 100000        entries
+  --rounds 3           turns of each contender in the main table
+  --seconds 2          time of each measurement
+  --out <dir>          where JSON, CSV and pictures go; nothing is written without it
+  --contenders a,b     cloakroom,json,sqlite_json,sqlite,redb,fjall,heed,floor
+  --only table,curve,timeline,disk,large
+  --dir <dir>          where the stores are made: a real disk, or the figures mean nothing";
+
+struct Args {
+    size: usize,
+    rounds: u64,
+    seconds: f64,
+    out: Option<PathBuf>,
+    contenders: Vec<String>,
+    only: Vec<String>,
+    dir: PathBuf,
+    /// Set in a child process: what to measure, of whom, and the seed.
+    child: Option<String>,
+    seed: u64,
+}
+
+fn args() -> Result<Args, String> {
+    let mut args = Args {
+        size: 100_000,
+        rounds: 3,
+        seconds: 2.0,
+        out: None,
+        contenders: CONTENDERS.map(String::from).to_vec(),
+        only: ["table", "curve", "timeline", "disk", "large"].map(String::from).to_vec(),
+        dir: std::env::temp_dir(),
+        child: None,
+        seed: 1,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(name) = words.next() {
+        let value = words.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
+        let bad = |_| format!("{name} {value}: no number");
+        let list = || value.split(',').map(String::from).collect::<Vec<_>>();
+        match name.as_str() {
+            "--size" => args.size = value.replace('_', "").parse().map_err(bad)?,
+            "--rounds" => args.rounds = value.parse().map_err(bad)?,
+            "--seconds" => args.seconds = value.parse().map_err(|_| format!("{name} {value}: no number"))?,
+            "--out" => args.out = Some(value.into()),
+            "--contenders" => args.contenders = list(),
+            "--only" => args.only = list(),
+            "--dir" => args.dir = value.into(),
+            "--child" => args.child = Some(value),
+            "--seed" => args.seed = value.parse().map_err(bad)?,
+            _ => return Err(format!("{name} is unknown\n{USAGE}")),
+        }
+    }
+    if let Some(unknown) = args.contenders.iter().find(|name| !CONTENDERS.contains(&name.as_str())) {
+        return Err(format!("no contender {unknown}\n{USAGE}"));
+    }
+    if args.size < 1_000 {
+        return Err("--size: at least 1000 entries are needed".into());
+    }
+    Ok(args)
+}
+
+/// Measures one contender, and prints the figures as one line of JSON.
+fn child(args: &Args, what: &str) {
+    let dir = tempfile::Builder::new().prefix("cloakroom-peers-").tempdir_in(&args.dir).unwrap();
+    let time = Duration::from_secs_f64(args.seconds);
+    let job = Job { contender: &args.contenders[0], size: args.size, time, seed: args.seed };
+    let figures = match what {
+        "table" => measure::all(&job, dir.path()),
+        "curve" => measure::curve(&job, dir.path()),
+        "timeline" => measure::timeline(&job, dir.path()),
+        "disk" => measure::disk(&job, dir.path()),
+        "large" => measure::large(&job, dir.path()),
+        _ => panic!("nothing called {what} is measured"),
+    };
+    println!("{figures}");
+}
+
+/// Has a child measure. A contender that fails is told of, and has no figures.
+fn measure(args: &Args, what: &str, contender: &str, size: usize, seed: u64) -> Option<Value> {
+    eprintln!("{what} {contender} {size} (seed {seed})");
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--child", what, "--contenders", contender, "--size", &size.to_string(), "--seed", &seed.to_string()])
+        .args(["--seconds", &args.seconds.to_string(), "--dir"])
+        .arg(&args.dir)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        eprintln!("{what} {contender} failed: {}", output.status);
+        return None;
+    }
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn run(args: &Args) {
+    let mut results = Results::new(args.size, args.rounds, args.seconds);
+    let wants = |what: &str| args.only.iter().any(|only| only == what);
+    if wants("table") {
+        for round in 1..=args.rounds {
+            for contender in &args.contenders {
+                if let Some(figures) = measure(args, "table", contender, args.size, round) {
+                    results.add_table(contender, &figures);
+                }
+            }
+        }
+    }
+    if wants("curve") {
+        let sizes = [1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|size| *size <= args.size);
+        for size in sizes {
+            for contender in &args.contenders {
+                // At a million a touch of the file takes seconds, and its line is known by then.
+                if contender == "json" && size > 100_000 {
+                    continue;
+                }
+                if let Some(figures) = measure(args, "curve", contender, size, 1) {
+                    results.add_curve(contender, size, &figures);
+                }
+            }
+        }
+    }
+    for contender in &args.contenders {
+        // The file cannot take 20,000 touches a second; the floor is no store.
+        if wants("timeline")
+            && !matches!(contender.as_str(), "json" | "sqlite_json" | "floor")
+            && let Some(figures) = measure(args, "timeline", contender, args.size, 1)
+        {
+            results.add_timeline(contender, &figures);
+        }
+        if wants("disk")
+            && !matches!(contender.as_str(), "json" | "sqlite_json")
+            && let Some(figures) = measure(args, "disk", contender, args.size, 1)
+        {
+            results.add_disk(contender, &figures);
+        }
+    }
+    if wants("large") && args.contenders.iter().any(|name| name == "cloakroom") {
+        results.large = measure(args, "large", "cloakroom", args.size, 1).unwrap_or_default();
+    }
+    println!("{}", results.table());
+    if let Some(out) = &args.out {
+        std::fs::create_dir_all(out).unwrap();
+        std::fs::write(out.join("peers.json"), results.json()).unwrap();
+        std::fs::write(out.join("peers.csv"), results.csv()).unwrap();
+        plots::write(out, &results);
+    }
+}
+
+fn main() {
+    match args() {
+        Ok(args) => match &args.child {
+            Some(what) => child(&args, what),
+            None => run(&args),
+        },
+        Err(message) => {
+            eprintln!("{message}");
+            std::process::exit(2);
+        }
+    }
+}

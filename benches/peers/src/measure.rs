@@ -1,0 +1,449 @@
+//! What one child process measures of one contender.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use crate::support::cloakroom_store::CloakroomStore;
+use crate::support::contender::{Contender, bytes_on_disk};
+use crate::support::json_store::JsonStore;
+use crate::support::people::{created_at, keys};
+use crate::support::stream::{MINUTE, Shape, Stream, Time, Touches};
+use crate::{fjall_store, floor, heed_store, kv, redb_store, sqlite};
+
+pub const CONTENDERS: [&str; 8] = ["cloakroom", "json", "sqlite_json", "sqlite", "redb", "fjall", "heed", "floor"];
+
+pub struct Job<'a> {
+    pub contender: &'a str,
+    pub size: usize,
+    pub time: Duration,
+    pub seed: u64,
+}
+
+type Figures = BTreeMap<String, f64>;
+
+fn texts(size: usize) -> Arc<Vec<String>> {
+    Arc::new(keys(size).iter().map(|key| key.as_str().to_owned()).collect())
+}
+
+/// Keys, made before anything is measured.
+enum Keys {
+    Shared(Arc<Vec<String>>),
+    Cloakroom(Vec<cloakroom::SessionKey>),
+}
+
+impl Keys {
+    fn of(contender: &str, size: usize) -> Self {
+        if contender == "cloakroom" { Self::Cloakroom(keys(size)) } else { Self::Shared(texts(size)) }
+    }
+}
+
+fn open(contender: &str, dir: &Path, keys: &Keys) -> Box<dyn Contender> {
+    let texts = match keys {
+        Keys::Cloakroom(keys) => return Box::new(CloakroomStore::open(dir, keys.clone())),
+        Keys::Shared(texts) => Arc::clone(texts),
+    };
+    match contender {
+        "json" => Box::new(JsonStore::open(dir, texts.to_vec())),
+        "sqlite_json" => Box::new(sqlite::SqliteJson::open(dir, texts)),
+        "sqlite" => Box::new(sqlite::Sqlite::open(dir, texts)),
+        "redb" => Box::new(kv::Kv::new(redb_store::Redb::open(dir), texts)),
+        "fjall" => Box::new(kv::Kv::new(fjall_store::Fjall::open(dir), texts)),
+        "heed" => Box::new(kv::Kv::new(heed_store::Heed::open(dir), texts)),
+        "floor" => Box::new(floor::Floor::open(dir, texts)),
+        _ => panic!("no contender {contender}"),
+    }
+}
+
+/// A figure of /proc/self: `VmRSS` and `VmHWM` of `status` in KiB, `write_bytes` of `io` in bytes.
+fn proc_figure(file: &str, name: &str) -> f64 {
+    let text = fs::read_to_string(format!("/proc/self/{file}")).unwrap();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn percentile(sorted: &[u32], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share) as usize;
+    f64::from(sorted[at.min(sorted.len() - 1)])
+}
+
+/// Ends a stream at a deadline, and counts. Looks at the time every 64 touches, or each time where a touch is slow.
+struct Until<I> {
+    stream: I,
+    end: Instant,
+    every: u64,
+    count: u64,
+    last: Option<(usize, i64)>,
+}
+
+impl<I: Iterator<Item = (usize, i64)>> Iterator for Until<I> {
+    type Item = (usize, i64);
+    fn next(&mut self) -> Option<(usize, i64)> {
+        if self.count % self.every == 0 && Instant::now() >= self.end {
+            return None;
+        }
+        self.count += 1;
+        self.last = self.stream.next();
+        self.last
+    }
+}
+
+/// Notes how long the contender takes between two touches it asks for; waits for the pace, if there is one.
+struct Clocked<'a, I> {
+    stream: I,
+    given: Option<Instant>,
+    due: Instant,
+    pace: Duration,
+    note: &'a mut dyn FnMut(Instant, Duration),
+}
+
+impl<'a, I> Clocked<'a, I> {
+    fn new(stream: I, pace: Duration, note: &'a mut dyn FnMut(Instant, Duration)) -> Self {
+        Self { stream, given: None, due: Instant::now(), pace, note }
+    }
+}
+
+impl<I: Iterator<Item = (usize, i64)>> Iterator for Clocked<'_, I> {
+    type Item = (usize, i64);
+    fn next(&mut self) -> Option<(usize, i64)> {
+        let now = Instant::now();
+        if let Some(given) = self.given {
+            (self.note)(now, now - given);
+        }
+        let next = self.stream.next()?;
+        if !self.pace.is_zero() {
+            self.due += self.pace;
+            // Sleeps, so that the other threads have a core, and spins for the rest. A stall is not made up for.
+            self.due = self.due.max(now);
+            while let Some(wait) = self.due.checked_duration_since(Instant::now()) {
+                if wait > Duration::from_micros(200) {
+                    thread::sleep(wait - Duration::from_micros(150));
+                }
+            }
+        }
+        self.given = Some(Instant::now());
+        Some(next)
+    }
+}
+
+struct Rig<'a> {
+    job: &'a Job<'a>,
+    store: Box<dyn Contender>,
+    /// The latest time that an entry was touched at.
+    latest: i64,
+    figures: Figures,
+}
+
+impl Rig<'_> {
+    fn note(&mut self, name: impl Into<String>, value: f64) {
+        self.figures.insert(name.into(), value);
+    }
+
+    fn is_slow(&self) -> bool {
+        matches!(self.job.contender, "json" | "sqlite_json")
+    }
+
+    /// Entries to touch, drawn before the clock runs, and their times.
+    fn stream(&mut self, shape: Shape, time: Time) -> Box<dyn Iterator<Item = (usize, i64)>> {
+        let (size, seed) = (self.job.size, self.job.seed);
+        if time == Time::Cross && shape == Shape::Uniform {
+            return Box::new(Touches::new(shape, time, size, seed, self.latest));
+        }
+        let drawn: Vec<u32> =
+            Stream::new(shape, size, seed).take(1 << 20).map(|entry| u32::try_from(entry).unwrap()).collect();
+        let step = if time == Time::Cross { MINUTE } else { 1 };
+        let mut now = self.latest;
+        Box::new((0..drawn.len()).cycle().map(move |at| {
+            now += step;
+            (drawn[at] as usize, now)
+        }))
+    }
+
+    /// Takes every entry into one bucket. To a store that writes everything at each touch buckets are nothing.
+    fn gather(&mut self) {
+        let start = (self.latest / MINUTE + 1) * MINUTE;
+        if self.job.contender != "json" {
+            self.store.touches(&mut (0..self.job.size).map(|entry| (entry, start + entry as i64 / 1000)));
+        }
+        self.latest = start + self.job.size as i64 / 1000;
+    }
+
+    /// Touches until the time is over, and notes the rate with the final commit, and the bytes per touch.
+    fn touches(&mut self, shape: Shape, time: Time) -> f64 {
+        if time == Time::Stay {
+            self.gather();
+        }
+        let stream = self.stream(shape, time);
+        let every = if self.is_slow() { 1 } else { 64 };
+        let before = proc_figure("io", "write_bytes");
+        let started = Instant::now();
+        let mut until = Until { stream, end: started + self.job.time, every, count: 0, last: None };
+        self.store.touches(&mut until);
+        let rate = until.count as f64 / started.elapsed().as_secs_f64();
+        let (entry, now) = until.last.unwrap();
+        assert_eq!(self.store.get(entry), Some(now), "the last touch is there");
+        self.latest = self.latest.max(now);
+        let bytes = (proc_figure("io", "write_bytes") - before) / until.count as f64;
+        let name = format!("touch_{}_{}", shape.name(), time.name());
+        self.note(format!("{name}_per_s"), rate);
+        self.note(format!("{name}_device_bytes"), bytes);
+        rate
+    }
+
+    fn latency(&mut self, name: &str, pace: Duration) {
+        self.gather();
+        let stream = self.stream(Shape::Uniform, Time::Stay);
+        let end = Instant::now() + self.job.time;
+        let mut nanos: Vec<u32> = Vec::with_capacity(1 << 22);
+        let mut note = |_: Instant, took: Duration| {
+            if nanos.len() < nanos.capacity() {
+                nanos.push(u32::try_from(took.as_nanos()).unwrap_or(u32::MAX));
+            }
+        };
+        let mut until = Until { stream, end, every: if self.is_slow() { 1 } else { 16 }, count: 0, last: None };
+        self.store.touches(&mut Clocked::new(&mut until, pace, &mut note));
+        self.latest = until.last.unwrap().1;
+        nanos.sort_unstable();
+        for (label, share) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
+            self.note(format!("{name}_{label}_ns"), percentile(&nanos, share));
+        }
+    }
+
+    fn durable(&mut self, threads: u64) {
+        let clock = AtomicI64::new(self.latest + MINUTE);
+        let total = AtomicU64::new(0);
+        let started = Instant::now();
+        thread::scope(|scope| {
+            for thread in 0..threads {
+                let mut stream = Stream::new(Shape::Uniform, self.job.size, self.job.seed * 100 + thread);
+                let (store, clock, total, time) = (&*self.store, &clock, &total, self.job.time);
+                scope.spawn(move || {
+                    while started.elapsed() < time {
+                        store.touch_durable(stream.next().unwrap(), clock.fetch_add(1, Ordering::Relaxed));
+                        total.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let rate = total.into_inner() as f64 / started.elapsed().as_secs_f64();
+        self.latest = clock.into_inner();
+        self.note(format!("durable_{threads}_threads_per_s"), rate);
+    }
+
+    fn reads(&mut self) {
+        let mut stream = Stream::new(Shape::Uniform, self.job.size, self.job.seed);
+        let mut nanos = Vec::with_capacity(100_000);
+        // The first pass warms the caches.
+        for _ in 0..2 {
+            nanos.clear();
+            for _ in 0..100_000 {
+                let entry = stream.next().unwrap();
+                let started = Instant::now();
+                let found = self.store.get(entry);
+                nanos.push(u32::try_from(started.elapsed().as_nanos()).unwrap_or(u32::MAX));
+                assert!(black_box(found).is_some());
+            }
+        }
+        let sum: f64 = nanos.iter().map(|nanos| f64::from(*nanos)).sum();
+        self.note("get_per_s", 1e9 * nanos.len() as f64 / sum);
+        nanos.sort_unstable();
+        self.note("get_p50_ns", percentile(&nanos, 0.5));
+        self.note("get_p99_ns", percentile(&nanos, 0.99));
+        let recent = median_micros(|| {
+            let recent = self.store.recent(50);
+            assert_eq!(recent.len(), 50);
+            assert_eq!(recent[0], created_at(self.job.size - 1));
+            assert_eq!(recent[49], created_at(self.job.size - 50));
+        });
+        self.note("recent_50_us", recent);
+    }
+
+    fn prunes(&mut self) {
+        let nothing = median_micros(|| assert_eq!(self.store.prune(created_at(0)), 0));
+        self.note("prune_nothing_us", nothing);
+        let tenth = self.job.size / 10;
+        let started = Instant::now();
+        assert_eq!(self.store.prune(created_at(tenth)), tenth as u64);
+        self.note("prune_tenth_per_s", tenth as f64 / started.elapsed().as_secs_f64());
+        let size = self.job.size;
+        self.store.create(0..tenth, &|entry| created_at(size + entry));
+        self.latest = created_at(size + tenth);
+    }
+}
+
+fn median_micros(mut work: impl FnMut()) -> f64 {
+    let mut times: Vec<f64> = (0..11)
+        .map(|_| {
+            let started = Instant::now();
+            work();
+            started.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    times.sort_unstable_by(f64::total_cmp);
+    times[5]
+}
+
+fn loaded<'a>(job: &'a Job<'a>, dir: &Path, keys: &Keys) -> Rig<'a> {
+    let rss = proc_figure("status", "VmRSS");
+    let store = open(job.contender, dir, keys);
+    assert_eq!(store.name(), job.contender);
+    let started = Instant::now();
+    store.create(0..job.size, &created_at);
+    let load = job.size as f64 / started.elapsed().as_secs_f64();
+    let mut rig = Rig { job, store, latest: created_at(job.size), figures: Figures::new() };
+    rig.note("load_per_s", load);
+    rig.note("rss_after_load_mib", (proc_figure("status", "VmRSS") - rss) / 1024.0);
+    rig.note("disk_after_load_bytes", bytes_on_disk(dir) as f64);
+    rig
+}
+
+/// Everything that fits into one table.
+pub fn all(job: &Job<'_>, dir: &Path) -> Value {
+    let keys = Keys::of(job.contender, job.size);
+    let rss = proc_figure("status", "VmRSS");
+    let mut rig = loaded(job, dir, &keys);
+    assert_eq!(rig.store.count(), job.size as u64);
+    rig.reads();
+    rig.prunes();
+    assert_eq!(rig.store.count(), job.size as u64);
+    for shape in [Shape::Uniform, Shape::Zipf, Shape::Discord] {
+        rig.touches(shape, Time::Stay);
+    }
+    rig.touches(Shape::Uniform, Time::Cross);
+    rig.note("rss_mib", (proc_figure("status", "VmRSS") - rss) / 1024.0);
+    rig.latency("touch_flat_out", Duration::ZERO);
+    rig.latency("touch_paced", Duration::from_micros(50));
+    rig.durable(1);
+    rig.durable(8);
+    rig.note("disk_bytes", bytes_on_disk(dir) as f64);
+    let Rig { store, mut figures, .. } = rig;
+    drop(store);
+    if job.contender != "floor" {
+        let started = Instant::now();
+        let store = open(job.contender, dir, &keys);
+        figures.insert("open_ms".into(), started.elapsed().as_secs_f64() * 1e3);
+        assert!(store.get(job.size / 2).is_some());
+        assert_eq!(store.count(), job.size as u64);
+    }
+    json!(figures)
+}
+
+/// Only the touch, for the curve over sizes.
+pub fn curve(job: &Job<'_>, dir: &Path) -> Value {
+    let keys = Keys::of(job.contender, job.size);
+    let mut rig = loaded(job, dir, &keys);
+    rig.touches(Shape::Uniform, Time::Stay);
+    rig.touches(Shape::Uniform, Time::Cross);
+    json!(rig.figures)
+}
+
+/// Latency over time, 20,000 touches a second, with a prune of a tenth in the middle.
+pub fn timeline(job: &Job<'_>, dir: &Path) -> Value {
+    const WINDOW: u128 = 250;
+    let keys = Keys::of(job.contender, job.size);
+    let mut rig = loaded(job, dir, &keys);
+    let tenth = job.size / 10;
+    let latest = rig.latest;
+    // The tenth that is to go is not touched.
+    let stream = Stream::new(Shape::Uniform, job.size - tenth, job.seed).enumerate();
+    let stream = stream.map(|(i, entry)| (tenth + entry, latest + i as i64));
+    let started = Instant::now();
+    let end = started + 4 * job.time;
+    let mut windows: BTreeMap<u128, Vec<u32>> = BTreeMap::new();
+    let mut samples: Vec<(u128, u32)> = Vec::with_capacity(1 << 20);
+
+    let pruned = {
+        let store = &*rig.store;
+        let mut note = |now: Instant, took: Duration| {
+            samples.push(((now - started).as_micros(), u32::try_from(took.as_nanos()).unwrap_or(u32::MAX)));
+        };
+        thread::scope(|scope| {
+            let pruner = scope.spawn(|| {
+                thread::sleep(2 * job.time);
+                let begun = started.elapsed();
+                assert_eq!(store.prune(created_at(tenth)), tenth as u64);
+                (begun, started.elapsed())
+            });
+            let until = Until { stream, end, every: 1, count: 0, last: None };
+            store.touches(&mut Clocked::new(until, Duration::from_micros(50), &mut note));
+
+            pruner.join().unwrap()
+        })
+    };
+    for (at, nanos) in &samples {
+        windows.entry(at / 1000 / WINDOW).or_default().push(*nanos);
+    }
+    let rows: Vec<Value> = windows
+        .into_iter()
+        .map(|(window, mut nanos)| {
+            nanos.sort_unstable();
+            let of = |share| percentile(&nanos, share);
+            json!([(window * WINDOW) as f64 / 1e3, of(0.5), of(0.99), of(0.999), of(1.0)])
+        })
+        .collect();
+    let p99 = |mut nanos: Vec<u32>| {
+        nanos.sort_unstable();
+        if nanos.is_empty() { 0.0 } else { percentile(&nanos, 0.99) }
+    };
+    let (begun, done) = (pruned.0.as_micros(), pruned.1.as_micros());
+    let within = samples.iter().filter(|(at, _)| (begun..done).contains(at)).map(|(_, nanos)| *nanos).collect();
+    let before = samples.iter().filter(|(at, _)| *at < begun).map(|(_, nanos)| *nanos).collect();
+    rig.note("p99_before_prune_ns", p99(before));
+    rig.note("p99_while_pruning_ns", p99(within));
+    rig.note("pruned_from_s", pruned.0.as_secs_f64());
+    rig.note("pruned_until_s", pruned.1.as_secs_f64());
+    json!({ "figures": rig.figures, "windows": rows })
+}
+
+/// Disk size over touches.
+pub fn disk(job: &Job<'_>, dir: &Path) -> Value {
+    let keys = Keys::of(job.contender, job.size);
+    let mut rig = loaded(job, dir, &keys);
+    let mut stream = rig.stream(Shape::Uniform, Time::Stay);
+    let started = Instant::now();
+    let mut rows = vec![json!([0, bytes_on_disk(dir)])];
+    let mut done = 0;
+    while done < 20 * job.size && started.elapsed() < 10 * job.time {
+        // A minute passes with each lap, as in life: rows of the index move too.
+        let lap = done as i64 / job.size as i64 * MINUTE;
+        let step = (job.size / 2).max(1);
+        rig.store.touches(&mut stream.by_ref().take(step).map(|(entry, now)| (entry, now + lap)));
+        done += step;
+        rows.push(json!([done, bytes_on_disk(dir)]));
+    }
+    json!({ "rows": rows })
+}
+
+/// Entries of 100 KB against small ones. Only Cloakroom keeps what is large apart.
+pub fn large(job: &Job<'_>, dir: &Path) -> Value {
+    let size = job.size.min(2_000);
+    let job = Job { size, ..*job };
+    let cloakroom_keys = keys(size);
+    let store = CloakroomStore::open(dir, cloakroom_keys.clone());
+    let handle = store.store.clone();
+    store.create(0..size, &created_at);
+    let latest = created_at(size);
+    let mut rig = Rig { job: &job, store: Box::new(store), latest, figures: Figures::new() };
+    let mut result = Figures::new();
+    for bytes in [350, 100_000] {
+        if bytes == 100_000 {
+            let mut metadata = Map::new();
+            metadata.insert("notes".into(), "x".repeat(bytes).into());
+            for key in &cloakroom_keys {
+                handle.set_metadata(key, &metadata).unwrap().unwrap();
+            }
+            handle.flush().unwrap();
+        }
+        for time in [Time::Stay, Time::Cross] {
+            result.insert(format!("{}_{bytes}_per_s", time.name()), rig.touches(Shape::Uniform, time));
+        }
+    }
+    json!(result)
+}

@@ -1,0 +1,7 @@
+//! What the criterion benches and `benches/peers` share: streams of touches, the entries, and two contenders.
+
+pub mod cloakroom_store;
+pub mod contender;
+pub mod json_store;
+pub mod people;
+pub mod stream;
