@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::RwLock;
 
+use crate::answer::ReplaceReason;
 use crate::key::SessionKey;
 use crate::meter;
-use crate::store::{ReplaceReason, SessionStore};
+use crate::store::SessionStore;
 
 /// Something became of a session.
 ///

@@ -48,6 +48,7 @@
 //! No database for many processes (one opens it at a time), no cache with a time to live (an entry goes by
 //! activity, not by age), no place for transcripts (they are the gateway's).
 
+mod answer;
 mod codec;
 mod commit;
 mod config;
@@ -63,6 +64,7 @@ mod meter;
 mod policy;
 mod prune;
 mod query;
+mod renew;
 mod source;
 mod storage;
 mod store;
@@ -71,6 +73,7 @@ mod turns;
 mod watcher;
 mod zone;
 
+pub use answer::{OpenReport, Removal, ReplaceReason, Resolution, Resolved, Shortfall, Stats};
 pub use commit::Receipt;
 pub use config::{Config, DEFAULT_MAX_AGE_DAYS, DEFAULT_PRUNE_INTERVAL_MINUTES, Options};
 pub use entry::{Details, Extras, SessionEntry, Usage};
@@ -85,7 +88,7 @@ pub use prune::{ActivityGuard, NoActivity, Protected, ProtectedBy, PrunePolicy, 
 pub use query::{Cursor, Filter, Iter, Page, Summary};
 pub use source::{KeyPolicy, SessionSource};
 pub use storage::{Verification, Violation};
-pub use store::{OpenReport, Removal, ReplaceReason, Resolution, Resolved, SessionStore, Shortfall, Stats};
+pub use store::SessionStore;
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use turns::{OpenTurn, ResumeMark, TurnEnd, TurnRecovery, TurnToken};
 pub use watcher::{Watcher, WatcherConfig, WatcherStatus};

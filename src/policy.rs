@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
+use crate::answer::{ReplaceReason, Resolved};
 use crate::codec::{Hot, RESUME_PENDING, SUSPENDED};
 use crate::error::{Error, Result};
 use crate::prune::{ActivityGuard, Verdict, ask};
 use crate::source::SessionSource;
-use crate::store::{ReplaceReason, Resolved, SessionStore};
+use crate::store::SessionStore;
 use crate::time::Timestamp;
 use crate::zone::TimeZone;
 

@@ -3,18 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::answer::{OpenReport, Put, Removal, Shortfall, Stats};
 use crate::codec::{Cold, Hot, RESUME_PENDING, SUSPENDED};
 use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
 use crate::config::Options;
 use crate::entry::{Details, Extras, SessionEntry, Usage};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::events::{EventKind, Listeners};
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
-use crate::source::{KeyPolicy, SessionSource};
+use crate::source::KeyPolicy;
 use crate::storage::{self, Verification};
 use crate::time::{Clock, Timestamp};
 
@@ -37,127 +37,6 @@ struct Inner {
     key_policy: KeyPolicy,
     opened: OpenReport,
     listeners: Listeners,
-}
-
-/// What [`SessionStore::open`] found and did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OpenReport {
-    /// The store was made just now.
-    pub created: bool,
-    /// The store had been closed properly.
-    pub clean: bool,
-    /// What was put right after a crash, in words.
-    pub repairs: Vec<String>,
-    /// Set if the database holds less than had been synced: something damaged its files.
-    pub shortfall: Option<Shortfall>,
-}
-
-/// How far a database is behind what had been synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Shortfall {
-    /// The newest commit known to have been synced.
-    pub expected_commit: u64,
-    /// The newest commit in the database.
-    pub found_commit: u64,
-    /// The entries there were at that commit.
-    pub expected_entries: u64,
-    /// The entries there are.
-    pub found_entries: u64,
-}
-
-/// What [`SessionStore::resolve`] answers.
-#[derive(Debug, Clone)]
-pub struct Resolved {
-    /// The entry to work with.
-    pub entry: SessionEntry,
-    /// Where it comes from.
-    pub resolution: Resolution,
-    /// Proof of the touch or the creation.
-    pub receipt: Receipt,
-}
-
-/// Where a resolved entry comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Resolution {
-    /// It was there, and was touched.
-    Existing,
-    /// There was none.
-    Created,
-    /// There was one, and it was replaced by a fresh one.
-    Replaced {
-        /// Why.
-        reason: ReplaceReason,
-        /// The session before.
-        previous: SessionId,
-        /// Whether that had used any tokens.
-        had_activity: bool,
-    },
-}
-
-/// Why an entry was replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReplaceReason {
-    /// It was suspended.
-    Suspended,
-    /// It had been idle for longer than its policy allows.
-    Idle,
-    /// The hour of the day at which its policy starts afresh has passed since it was used.
-    Daily,
-}
-
-impl ReplaceReason {
-    /// The word that is kept in `auto_reset_reason`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Suspended => "suspended",
-            Self::Idle => "idle",
-            Self::Daily => "daily",
-        }
-    }
-}
-
-/// What [`SessionStore::remove_if`] answers.
-#[derive(Debug, Clone)]
-pub enum Removal {
-    /// The entry is gone.
-    Removed(Receipt),
-    /// The entry is not the one that was seen, and stays.
-    Changed,
-    /// There is no entry.
-    Missing,
-}
-
-/// What [`SessionStore::put`] did.
-#[derive(Debug)]
-pub(crate) enum Put {
-    /// There was no entry.
-    Created,
-    /// There was one, and it is replaced.
-    Replaced,
-    /// There was one, and it stays.
-    Kept,
-}
-
-/// Figures of a store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Stats {
-    /// How many entries there are.
-    pub entries: u64,
-    /// Bytes of all files of the store.
-    pub bytes_on_disk: u64,
-    /// Changes that wait for their commit.
-    pub pending: usize,
-    /// The number of the newest commit that changed something.
-    pub last_commit: u64,
-    /// `updated_at` of the entry idle for longest.
-    pub oldest: Option<Timestamp>,
-    /// `updated_at` of the entry active last.
-    pub newest: Option<Timestamp>,
 }
 
 impl SessionStore {
@@ -253,68 +132,6 @@ impl SessionStore {
         Ok(found)
     }
 
-    /// The entry for a message from `source`: touched if there is one, replaced by a fresh one if it is suspended,
-    /// created if there is none. Concurrent calls for one key make one entry.
-    pub fn resolve(&self, source: &SessionSource) -> Result<Resolved> {
-        let key = self.key_for(source)?;
-        let locked = self.commits().lock(&key)?;
-        self.resolve_locked(locked, &key, source, None)
-    }
-
-    /// The key of the conversation that `source` belongs to.
-    pub(crate) fn key_for(&self, source: &SessionSource) -> Result<SessionKey> {
-        SessionKey::for_source(source, &self.inner.key_policy).map_err(Error::InvalidKey)
-    }
-
-    /// Resolves a locked entry; `due` says that a policy wants it replaced.
-    pub(crate) fn resolve_locked(
-        &self,
-        mut locked: EntryLock<'_>,
-        key: &SessionKey,
-        source: &SessionSource,
-        due: Option<ReplaceReason>,
-    ) -> Result<Resolved> {
-        let fresh_id = || new_session_id(self.now());
-        let Some((hot, cold)) = both(&locked)? else {
-            let cold = Cold {
-                session_id: fresh_id()?,
-                created_at: self.now(),
-                details: Details::from_source(source.clone()),
-                extras: None,
-            };
-            let hot = Hot::fresh(self.now());
-            let entry = entry(key, &hot, &cold);
-            let commit = locked.put(hot, cold, None)?;
-            drop(locked);
-            self.listeners().tell(key, EventKind::Created);
-            return Ok(Resolved { entry, resolution: Resolution::Created, receipt: self.commits().receipt(commit) });
-        };
-        let reason = if hot.is(SUSPENDED) { Some(ReplaceReason::Suspended) } else { due };
-        let Some(reason) = reason else {
-            let hot = touched(hot, self.now());
-            let commit = locked.set_hot(hot);
-            drop(locked);
-            meter::touched();
-            let receipt = self.commits().receipt(commit);
-            return Ok(Resolved { entry: entry(key, &hot, &cold), resolution: Resolution::Existing, receipt });
-        };
-        let had_activity = hot.usage != Usage::ZERO;
-        let details = Details {
-            was_auto_reset: true,
-            auto_reset_reason: Some(reason.as_str().into()),
-            reset_had_activity: had_activity,
-            prev_session_id: Some(cold.session_id.clone()),
-            ..Details::from_source(source.clone())
-        };
-        let (hot, new) = renewed(&hot, fresh_id()?, details, self.now());
-        let entry = entry(key, &hot, &new);
-        let commit = locked.put(hot, new, None)?;
-        drop(locked);
-        self.listeners().tell(key, EventKind::Reset { reason: Some(reason) });
-        let resolution = Resolution::Replaced { reason, previous: cold.session_id.clone(), had_activity };
-        Ok(Resolved { entry, resolution, receipt: self.commits().receipt(commit) })
-    }
-
     /// Notes that the user was active: `updated_at` becomes now, and never goes back.
     pub fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let now = self.now();
@@ -371,17 +188,6 @@ impl SessionStore {
         let commit = locked.put(hot, Cold::clone(&cold), Some(&extras))?;
         drop(locked);
         Ok(Some(self.commits().receipt(commit)))
-    }
-
-    /// Starts a fresh session, as the user asked: new id, zero counters, not suspended, no extras. Answers the entry.
-    pub fn reset(&self, key: &SessionKey) -> Result<Option<(SessionEntry, Receipt)>> {
-        let id = new_session_id(self.now())?;
-        self.renew(key, id, true)
-    }
-
-    /// Points the key at another session, for instance one to be resumed: counters start at zero. Answers the entry.
-    pub fn switch(&self, key: &SessionKey, id: SessionId) -> Result<Option<(SessionEntry, Receipt)>> {
-        self.renew(key, id, false)
     }
 
     /// Puts a whole entry in place, as an import does. Where there is one already, `replaces` sees it and decides.
@@ -475,6 +281,11 @@ impl SessionStore {
         &self.inner.commits
     }
 
+    /// How keys are derived.
+    pub(crate) fn key_policy(&self) -> &KeyPolicy {
+        &self.inner.key_policy
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.inner.clock.now()
     }
@@ -503,28 +314,6 @@ impl SessionStore {
         drop(locked);
         Ok(Some(self.commits().receipt(commit)))
     }
-
-    fn renew(&self, key: &SessionKey, id: SessionId, by_user: bool) -> Result<Option<(SessionEntry, Receipt)>> {
-        let mut locked = self.commits().lock(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
-        let old = &cold.details;
-        let details = Details {
-            display_name: old.display_name.clone(),
-            platform: old.platform.clone(),
-            chat_type: old.chat_type.clone(),
-            origin: old.origin.clone(),
-            is_fresh_reset: by_user,
-            reset_had_activity: hot.usage != Usage::ZERO,
-            prev_session_id: Some(cold.session_id.clone()),
-            ..Details::default()
-        };
-        let (hot, new) = renewed(&hot, id, details, self.now());
-        let entry = entry(key, &hot, &new);
-        let commit = locked.put(hot, new, None)?;
-        drop(locked);
-        self.listeners().tell(key, if by_user { EventKind::Reset { reason: None } } else { EventKind::Switched });
-        Ok(Some((entry, self.commits().receipt(commit))))
-    }
 }
 
 /// Both records of a locked entry.
@@ -550,17 +339,4 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: &Cold) -> SessionEntry {
 /// Activity at `now`; time never goes back.
 pub(crate) fn touched(hot: Hot, now: Timestamp) -> Hot {
     Hot { updated_at: hot.updated_at.max(now), ..hot }
-}
-
-/// The records of a fresh session in the place of an old one.
-fn renewed(old: &Hot, id: SessionId, details: Details, now: Timestamp) -> (Hot, Cold) {
-    let hot = Hot::fresh(now.max(old.updated_at));
-    (hot, Cold { session_id: id, created_at: now, details, extras: None })
-}
-
-/// A new id: date, time and 48 random bits, `20260612_000653_3f9a01c2d4e5`.
-fn new_session_id(now: Timestamp) -> Result<SessionId> {
-    let random = getrandom::u64().map_err(|e| Error::Random { message: e.to_string() })? >> 16;
-    let time = chrono::DateTime::<chrono::Utc>::from(now).format("%Y%m%d_%H%M%S");
-    SessionId::new(format!("{time}_{random:012x}")).map_err(Error::InvalidId)
 }

@@ -9,12 +9,13 @@ use super::read::{Bounds, ReadEntry, read_entry};
 use super::report::{Damage, ImportProgress, ImportReport};
 use super::seen::{Mark, Seen};
 use super::splitter::{Item, MAX_ENTRY_BYTES, Splitter, Start, Step};
+use crate::answer::Put;
 use crate::entry::SessionEntry;
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Times};
 use crate::json;
 use crate::key::{MAX_KEY_BYTES, SessionKey};
-use crate::store::{Put, SessionStore};
+use crate::store::SessionStore;
 use crate::zone::TimeZone;
 
 /// Later than this after now, a time is taken for an error of the clock.

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["gateway"],
     &["storage"],
     &["commit"],
-    &["store", "query", "turns", "events"],
+    &["answer", "store", "query", "renew", "turns", "events"],
     &["prune", "policy", "import", "export"],
     &["watcher"],
     &["main", "cli"],

@@ -1,0 +1,129 @@
+//! What the verbs of [`SessionStore`](crate::SessionStore) answer.
+
+use serde::Serialize;
+
+use crate::commit::Receipt;
+use crate::entry::SessionEntry;
+use crate::key::SessionId;
+use crate::time::Timestamp;
+
+/// What [`SessionStore::open`] found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpenReport {
+    /// The store was made just now.
+    pub created: bool,
+    /// The store had been closed properly.
+    pub clean: bool,
+    /// What was put right after a crash, in words.
+    pub repairs: Vec<String>,
+    /// Set if the database holds less than had been synced: something damaged its files.
+    pub shortfall: Option<Shortfall>,
+}
+
+/// How far a database is behind what had been synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Shortfall {
+    /// The newest commit known to have been synced.
+    pub expected_commit: u64,
+    /// The newest commit in the database.
+    pub found_commit: u64,
+    /// The entries there were at that commit.
+    pub expected_entries: u64,
+    /// The entries there are.
+    pub found_entries: u64,
+}
+
+/// What [`SessionStore::resolve`] answers.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The entry to work with.
+    pub entry: SessionEntry,
+    /// Where it comes from.
+    pub resolution: Resolution,
+    /// Proof of the touch or the creation.
+    pub receipt: Receipt,
+}
+
+/// Where a resolved entry comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resolution {
+    /// It was there, and was touched.
+    Existing,
+    /// There was none.
+    Created,
+    /// There was one, and it was replaced by a fresh one.
+    Replaced {
+        /// Why.
+        reason: ReplaceReason,
+        /// The session before.
+        previous: SessionId,
+        /// Whether that had used any tokens.
+        had_activity: bool,
+    },
+}
+
+/// Why an entry was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReplaceReason {
+    /// It was suspended.
+    Suspended,
+    /// It had been idle for longer than its policy allows.
+    Idle,
+    /// The hour of the day at which its policy starts afresh has passed since it was used.
+    Daily,
+}
+
+impl ReplaceReason {
+    /// The word that is kept in `auto_reset_reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspended => "suspended",
+            Self::Idle => "idle",
+            Self::Daily => "daily",
+        }
+    }
+}
+
+/// What [`SessionStore::remove_if`] answers.
+#[derive(Debug, Clone)]
+pub enum Removal {
+    /// The entry is gone.
+    Removed(Receipt),
+    /// The entry is not the one that was seen, and stays.
+    Changed,
+    /// There is no entry.
+    Missing,
+}
+
+/// What [`SessionStore::put`] did.
+#[derive(Debug)]
+pub(crate) enum Put {
+    /// There was no entry.
+    Created,
+    /// There was one, and it is replaced.
+    Replaced,
+    /// There was one, and it stays.
+    Kept,
+}
+
+/// Figures of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many entries there are.
+    pub entries: u64,
+    /// Bytes of all files of the store.
+    pub bytes_on_disk: u64,
+    /// Changes that wait for their commit.
+    pub pending: usize,
+    /// The number of the newest commit that changed something.
+    pub last_commit: u64,
+    /// `updated_at` of the entry idle for longest.
+    pub oldest: Option<Timestamp>,
+    /// `updated_at` of the entry active last.
+    pub newest: Option<Timestamp>,
+}
