@@ -64,7 +64,9 @@ fn entry(number: u64, dice: &mut Dice) -> String {
     let name = format!("Guild of the {:x} / #general / a thread about {:x}", dice.roll() as u16, dice.roll() as u32);
     // One in four has something to keep beside its fields.
     let metadata = if number.is_multiple_of(4) {
-        format!("\n    \"metadata\": {{\n      \"model\": \"m{tokens}\",\n      \"seen\": [\n        {tokens}\n      ]\n    }},")
+        format!(
+            "\n    \"metadata\": {{\n      \"model\": \"m{tokens}\",\n      \"seen\": [\n        {tokens}\n      ]\n    }},"
+        )
     } else {
         String::new()
     };
@@ -153,11 +155,8 @@ fn bare(store: &Path) -> Result<()> {
             _ => Vec::new(),
         }
     };
-    let names: BTreeMap<Vec<u8>, Vec<u8>> = by_entry
-        .iter()
-        .filter(|(tree, ..)| *tree == 1)
-        .map(|row| (entry(row), row.1.to_vec()))
-        .collect();
+    let names: BTreeMap<Vec<u8>, Vec<u8>> =
+        by_entry.iter().filter(|(tree, ..)| *tree == 1).map(|row| (entry(row), row.1.to_vec())).collect();
     let print = |(tree, key, _): &Row| -> Vec<u8> {
         let key: &[u8] = key;
         let print = match TREES.get(*tree) {

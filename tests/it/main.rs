@@ -16,6 +16,7 @@ mod config;
 mod exact_json;
 mod export;
 mod failures;
+mod hot_switch;
 mod import;
 mod import_kill;
 mod kill;
