@@ -142,7 +142,7 @@ impl List {
 ///   idle_seconds     how long ago updated_at was
 ///   extras           object: what the gateway keeps with the entry and this program does not read, by name;
 ///                    `metadata` is one of the names. Numbers are as they were written. A field that is no
-///                    JSON (Python writes NaN) is a string with its text
+///                    JSON (Python writes NaN) is null, as in `export --format jsonl`
 ///   extras_bytes     bytes of it
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -158,7 +158,7 @@ struct Shown<'a> {
     #[serde(flatten)]
     entry: &'a SessionEntry,
     idle_seconds: u64,
-    extras: BTreeMap<&'a str, Box<RawValue>>,
+    extras: BTreeMap<&'a str, Option<Box<RawValue>>>,
 }
 
 impl Show {
@@ -169,21 +169,13 @@ impl Show {
             let idle = now().since(entry.updated_at);
             if self.format.json {
                 let extras =
-                    extras.iter().map(|(name, text)| Ok((name, json_or_text(text)?))).collect::<Result<_>>()?;
+                    extras.iter().map(|(name, text)| (name, RawValue::from_string(text.into()).ok())).collect();
                 out.json(&Shown { entry: &entry, idle_seconds: idle.as_secs(), extras })?;
             } else {
                 show(&entry, &extras, idle, out)?;
             }
             Ok(Exit::Done)
         })
-    }
-}
-
-/// The text itself if it is JSON, else a JSON string that holds it.
-fn json_or_text(text: &str) -> Result<Box<RawValue>> {
-    match RawValue::from_string(text.to_owned()) {
-        Ok(value) => Ok(value),
-        Err(_) => Ok(serde_json::value::to_raw_value(text)?),
     }
 }
 

@@ -7,8 +7,8 @@
 //!   leave an extra row, which is harmless and cleared when met.
 //! - A structural change (create, new id, new details, remove) is a transaction over five trees: all of it or nothing.
 //!   Transactions roll sled's buffer twice and take a lock that stops every reader, so they are grouped, but small.
-//! - Extras are written and synced first, under a new generation; the transaction that names it follows; the old
-//!   generation goes last. A crash may leave a generation that nothing names, which is swept at the next change.
+//! - Extras of a whole piece are written and synced first, under new generations; the transactions that name them
+//!   follow; the old generations go last. A crash may leave a generation that nothing names, which is swept at the next change.
 //!
 //! A long run of unsynced writes overwrites older synced data, because sled recycles its segments. So whatever the
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
@@ -21,8 +21,8 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 use super::checkpoint::{Checkpoint, Mark};
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, NoteRow, decode_cold, encode_meta,
-    encode_name,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, NoteRow, decode_cold,
+    encode_meta, encode_name,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -31,6 +31,9 @@ use crate::key::SessionKey;
 pub(super) const MAX_UNSYNCED_BYTES: u64 = 512 * 1024;
 /// How much goes into one transaction, in bytes of keys and values.
 const MAX_TRANSACTION_BYTES: usize = 64 * 1024;
+
+/// A full row of extras, in bytes of key and value.
+const MAX_CHUNK_ROW: u64 = 28 + MAX_VALUE_BYTES as u64;
 
 /// What becomes of one entry.
 #[derive(Debug)]
@@ -73,6 +76,10 @@ pub(crate) struct Writer {
     checkpoint: Checkpoint,
     /// Estimate of the bytes written to the log since the last sync.
     unsynced: u64,
+    /// Whether extras are among them.
+    has_unsynced_extras: bool,
+    /// The largest row of extras that there may be, in bytes of key and value.
+    largest_chunk: u64,
     /// Called before each write and each sync.
     #[cfg(test)]
     pub(super) hook: super::tests::Hook,
@@ -84,6 +91,8 @@ impl Writer {
             mark,
             checkpoint,
             unsynced: 0,
+            has_unsynced_extras: false,
+            largest_chunk: MAX_CHUNK_ROW,
             #[cfg(test)]
             hook: super::tests::Hook::default(),
         }
@@ -93,6 +102,9 @@ impl Writer {
     /// numbers of two openings never meet.
     pub(super) fn begin_use(&mut self, engine: &Engine, commit: u64) -> Result<()> {
         self.mark.commit = commit.saturating_add(1);
+        if engine.trees.extras.is_empty() {
+            self.largest_chunk = 0;
+        }
         self.put_meta(engine, meta::CLEAN, &false)?;
         self.put_meta(engine, meta::COMMIT, &self.mark.commit.clone())?;
         self.sync(engine)
@@ -120,15 +132,16 @@ impl Writer {
     /// The plain writes, in three phases that keep the order for each entry and sled's favourite order among entries.
     fn apply_touches(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
         let touches = || {
-            changes.iter().filter_map(|change| match (&change.content, change.stored) {
-                (Content::Hot(hot), Some(stored)) => Some((change.entry, hot, stored, Bucket::of(hot.updated_at))),
+            changes.iter().filter_map(|change| match &change.content {
+                Content::Hot(hot) => Some((change.entry, hot, change.stored, Bucket::of(hot.updated_at))),
                 _ => None,
             })
         };
-        let row = |bucket, entry| ActivityRow { bucket, entry };
-        let moved = touches().filter(|(_, _, stored, bucket)| stored != bucket);
-        let (mut new, mut old): (Vec<_>, Vec<_>) =
-            moved.map(|(entry, _, stored, bucket)| (row(bucket, entry), row(stored, entry))).unzip();
+        let (mut new, mut old) = (Vec::new(), Vec::new());
+        for (entry, _, stored, bucket) in touches().filter(|(_, _, stored, bucket)| *stored != Some(*bucket)) {
+            new.push(ActivityRow { bucket, entry });
+            old.extend(stored.map(|bucket| ActivityRow { bucket, entry }));
+        }
         new.sort_unstable();
         old.sort_unstable();
 
@@ -146,15 +159,18 @@ impl Writer {
     }
 
     fn apply_structural(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
+        // All extras go first, so that one sync serves many transactions.
+        for change in changes {
+            if let Content::Whole { cold, blob: Some(blob), .. } = &change.content {
+                self.write_extras(engine, change.entry, cold, blob)?;
+            }
+        }
         let mut group = Group::default();
         for change in changes {
             let before = match change.content {
                 Content::Hot(_) => continue,
                 Content::Whole { .. } | Content::Gone => Before::read(engine, change)?,
             };
-            if let Content::Whole { cold, blob: Some(blob), .. } = &change.content {
-                self.write_extras(engine, change.entry, cold, blob)?;
-            }
             group.add(change, before)?;
             if group.bytes >= MAX_TRANSACTION_BYTES {
                 self.commit_group(engine, std::mem::take(&mut group))?;
@@ -166,7 +182,9 @@ impl Writer {
     fn write_extras(&mut self, engine: &Engine, entry: Fingerprint, cold: &Cold, blob: &[u8]) -> Result<()> {
         let Some(at) = cold.extras else { return Ok(()) };
         for (row, value) in ExtrasRow::encode_all(entry, at.generation, blob) {
+            self.largest_chunk = self.largest_chunk.max((row.len() + value.len()) as u64);
             self.insert(engine, &engine.trees.extras, row, &value)?;
+            self.has_unsynced_extras = true;
         }
         Ok(())
     }
@@ -175,7 +193,7 @@ impl Writer {
         if group.is_empty() {
             return Ok(());
         }
-        if group.has_new_extras {
+        if group.has_new_extras && self.has_unsynced_extras {
             self.sync(engine)?;
         }
         let count = self.mark.count.saturating_add_signed(group.added);
@@ -266,6 +284,7 @@ impl Writer {
         // sled's flush leaves the data in the page cache.
         engine.file.sync_data().map_err(|e| Error::io("sync", engine.path(), e))?;
         self.unsynced = 0;
+        self.has_unsynced_extras = false;
         Ok(())
     }
 
@@ -299,7 +318,7 @@ impl Writer {
         value: &[u8],
     ) -> Result<()> {
         let row = row.as_ref();
-        self.before_write(engine, log_bytes(engine, tree, row.len() + value.len()))?;
+        self.before_write(engine, self.log_bytes(engine, tree, row.len() + value.len()))?;
         let _gate = engine.gate.lock();
         tree.insert(row, value).map_err(|e| engine_error("write", e))?;
         Ok(())
@@ -307,7 +326,7 @@ impl Writer {
 
     pub(super) fn remove(&mut self, engine: &Engine, tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<()> {
         let row = row.as_ref();
-        self.before_write(engine, log_bytes(engine, tree, row.len()))?;
+        self.before_write(engine, self.log_bytes(engine, tree, row.len()))?;
         let _gate = engine.gate.lock();
         tree.remove(row).map_err(|e| engine_error("write", e))?;
         Ok(())
@@ -323,22 +342,22 @@ impl Writer {
         self.hook.call(engine, cost)?;
         Ok(())
     }
-}
 
-/// What a write of `bytes` of key and value to `tree` puts into sled's log, estimated high: the delta, its header, its
-/// share of the leaf that is rewritten about every tenth time, and of the segments that are cleaned meanwhile. A
-/// removal costs as much as an insertion. A test holds it against what was really written.
-fn log_bytes(engine: &Engine, tree: &sled::Tree, bytes: usize) -> u64 {
-    let bytes = bytes as u64;
-    let name = tree.name();
-    if name == engine.trees.extras.name() {
-        // A leaf holds up to sixteen chunks of 4 KiB.
-        3 * bytes + 44 * 1024
-    } else if name == engine.trees.by_updated_at.name() || name == engine.trees.turns.name() {
-        // Rows come and go, so leaves split and merge.
-        12 * bytes + 192
-    } else {
-        5 * bytes + 80
+    /// What a write of `bytes` of key and value to `tree` puts into sled's log, estimated high: the delta, its header,
+    /// its share of the leaf that is rewritten about every tenth time, and of the segments that are cleaned meanwhile.
+    /// A removal costs as much as an insertion. A test holds it against what was really written.
+    fn log_bytes(&self, engine: &Engine, tree: &sled::Tree, bytes: usize) -> u64 {
+        let bytes = bytes as u64;
+        let name = tree.name();
+        if name == engine.trees.extras.name() {
+            // A leaf holds up to sixteen chunks, and any of them may be as large as the largest.
+            3 * bytes + 14 * self.largest_chunk + 192
+        } else if name == engine.trees.by_updated_at.name() || name == engine.trees.turns.name() {
+            // Rows come and go, so leaves split and merge.
+            12 * bytes + 192
+        } else {
+            5 * bytes + 80
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod events;
 mod exact_json;
 mod export;
 mod failures;
+mod hot_switch;
 mod import;
 mod import_kill;
 mod kill;

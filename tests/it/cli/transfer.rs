@@ -430,3 +430,60 @@ fn a_dry_run_does_not_finish_an_interrupted_creation() {
     moving.migrate(&["--dry-run"]).failed(1, &["is not a store"]);
     assert_eq!(fs::read_dir(&moving.db).unwrap().count(), 1);
 }
+
+#[test]
+fn what_is_no_json_is_null_in_show_and_in_lines() {
+    let file = two().replace("\"platform\"", "\"odd\": NaN, \"deep\": {\"n\": [-Infinity]}, \"platform\"");
+    let moved = Move::of(file);
+    assert_eq!(moved.migrate(&[]).code, 0);
+    let shown = run(&moved.db, &["show", "agent:main:discord:dm:1", "--json"]).json();
+    let lines = run(&moved.db, &["export", "--format", "jsonl"]).json_lines();
+    for one in [&shown, &lines[0]] {
+        assert_eq!(one["extras"], json!({"odd": null, "deep": null}));
+    }
+    // An export in the gateway's own format loses nothing.
+    let whole = run(&moved.db, &["export", "--format", "hermes"]);
+    assert!(whole.out.contains("NaN") && whole.out.contains("-Infinity"));
+}
+
+#[test]
+fn a_migration_that_is_killed_and_started_again_ends_like_a_clean_one() {
+    let entries = (0..2000).map(|n| {
+        let mut entry = entry(&format!("s{n}"), &format!("2026-06-03T{:02}:{:02}:19", n * 7 % 24, n * 13 % 60));
+        entry["metadata"] = json!({"x": "x".repeat([0, 10, 3000][n % 3])});
+        (format!("agent:main:discord:dm:{}", n * 31 % 1700), entry)
+    });
+    // Duplicates too, so it is no map.
+    let members: Vec<_> = entries.map(|(key, entry)| format!("{}: {entry}", json!(key))).collect();
+    let file = format!("{{\"_note\": 1,\n{}}}", members.join(",\n"));
+    let export = |moved: &Move| {
+        let ran = run(&moved.db, &["export", "--format", "hermes"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        ran.out
+    };
+    let clean = Move::of(&file);
+    assert_eq!(clean.migrate(&[]).code, 0);
+    let clean = export(&clean);
+    let mut cut_short = 0;
+    for round in 0..4_u64 {
+        let moved = Move::of(&file);
+        let mut child = command(&moved.db, &["migrate", moved.file.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Some are killed before they have made the store, some while they fill it.
+        let found = std::time::Instant::now();
+        while round > 0 && !moved.db.join("checkpoint").exists() && found.elapsed().as_secs() < 20 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(round * 23));
+        child.kill().unwrap();
+        cut_short += u32::from(!child.wait().unwrap().success());
+        assert_eq!(moved.migrate(&[]).code, 0);
+        assert!(export(&moved) == clean, "round {round}");
+        assert_eq!(fs::read_to_string(&moved.file).unwrap(), file, "the file is only read");
+        assert_eq!(run(&moved.db, &["verify"]).code, 0);
+    }
+    assert!(cut_short >= 2, "only {cut_short} migrations were cut short");
+}
