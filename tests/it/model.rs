@@ -607,7 +607,7 @@ impl Run {
                 for row in page.entries {
                     let expected = &self.model[&row.key];
                     assert_eq!((row.updated_at, row.suspended), (expected.updated_at, expected.suspended));
-                    assert_eq!((row.usage, row.resume_pending), (expected.usage, false));
+                    assert_eq!((row.usage, row.resume_pending), (expected.usage, expected.resume_pending));
                     found.push(row.key);
                 }
                 match page.next {
