@@ -1,5 +1,7 @@
 //! Settings: [`Options`] for the program that opens a store, [`Config`] for the file that a person writes.
 
+mod reset;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::source::KeyPolicy;
 use crate::time::{Clock, SystemClock};
+
+pub(crate) use reset::{DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES};
+pub use reset::{ResetConfig, ResetMode, ResetRule};
 
 /// How to open a store.
 ///
@@ -143,6 +148,21 @@ pub struct Config {
     /// Minutes between two passes of the watcher; at least one.
     #[serde(deserialize_with = "minutes")]
     pub session_store_prune_interval_minutes: i64,
+    /// Days of idleness after which "active" protects an entry no more. 0 means it always does.
+    #[serde(deserialize_with = "active_days")]
+    pub session_store_max_active_days: i64,
+    /// Keep at most so many entries. 0 means no cap.
+    #[serde(deserialize_with = "entries")]
+    pub session_store_max_entries: i64,
+    /// Prune once live data is more than so many bytes, see
+    /// [`PrunePolicy::max_disk_bytes`](crate::PrunePolicy::max_disk_bytes). 0 means no cap.
+    #[serde(deserialize_with = "disk_bytes")]
+    pub session_store_max_disk_bytes: i64,
+    /// … and then until it is at most so many bytes. 0 means four fifths of that.
+    #[serde(deserialize_with = "low_water")]
+    pub session_store_low_water_bytes: i64,
+    /// When sessions end by themselves.
+    pub session_reset: ResetConfig,
 }
 
 impl Default for Config {
@@ -150,6 +170,11 @@ impl Default for Config {
         Self {
             session_store_max_age_days: DEFAULT_MAX_AGE_DAYS,
             session_store_prune_interval_minutes: DEFAULT_PRUNE_INTERVAL_MINUTES,
+            session_store_max_active_days: 0,
+            session_store_max_entries: 0,
+            session_store_max_disk_bytes: 0,
+            session_store_low_water_bytes: 0,
+            session_reset: ResetConfig::default(),
         }
     }
 }
@@ -169,6 +194,22 @@ fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
 
 fn minutes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     lenient(deserializer, "session_store_prune_interval_minutes", DEFAULT_PRUNE_INTERVAL_MINUTES)
+}
+
+fn active_days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient(deserializer, "session_store_max_active_days", 0)
+}
+
+fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient(deserializer, "session_store_max_entries", 0)
+}
+
+fn disk_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient(deserializer, "session_store_max_disk_bytes", 0)
+}
+
+fn low_water<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient(deserializer, "session_store_low_water_bytes", 0)
 }
 
 fn lenient<'de, D: Deserializer<'de>>(deserializer: D, name: &'static str, default: i64) -> Result<i64, D::Error> {

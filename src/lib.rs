@@ -75,7 +75,9 @@ mod zone;
 
 pub use answer::{OpenReport, Removal, ReplaceReason, Resolution, Resolved, Shortfall, Stats};
 pub use commit::Receipt;
-pub use config::{Config, DEFAULT_MAX_AGE_DAYS, DEFAULT_PRUNE_INTERVAL_MINUTES, Options};
+pub use config::{
+    Config, DEFAULT_MAX_AGE_DAYS, DEFAULT_PRUNE_INTERVAL_MINUTES, Options, ResetConfig, ResetMode, ResetRule,
+};
 pub use entry::{Details, Extras, SessionEntry, Usage};
 pub use error::{Error, Result};
 pub use events::{Event, EventKind, Events, PruneReason};

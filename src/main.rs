@@ -14,7 +14,7 @@ use cli::{Cli, Exit};
 const QUIET: &str = "cloakroom=warn";
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(Cli::checked) {
         Ok(cli) => cli,
         Err(wrong_use) => {
             // Nobody is left to tell if even this cannot be written.

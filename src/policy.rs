@@ -14,6 +14,7 @@ use chrono::NaiveDate;
 
 use crate::answer::{ReplaceReason, Resolved};
 use crate::codec::{Hot, RESUME_PENDING, SUSPENDED};
+use crate::config::{Config, DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES, ResetConfig, ResetMode, ResetRule};
 use crate::error::{Error, Result};
 use crate::prune::{ActivityGuard, Verdict, ask};
 use crate::source::SessionSource;
@@ -51,9 +52,9 @@ struct Daily {
 
 impl ResetPolicy {
     /// Minutes without activity, where nothing else is said.
-    pub const DEFAULT_IDLE_MINUTES: u64 = 1440;
+    pub const DEFAULT_IDLE_MINUTES: u64 = DEFAULT_IDLE_MINUTES.unsigned_abs();
     /// The hour of the day, where nothing else is said.
-    pub const DEFAULT_HOUR: u8 = 4;
+    pub const DEFAULT_HOUR: u8 = DEFAULT_AT_HOUR as u8;
 
     /// Sessions never end by themselves. The default.
     #[must_use]
@@ -185,6 +186,37 @@ impl From<ResetPolicy> for ResetPolicies {
     fn from(policy: ResetPolicy) -> Self {
         Self::new(policy)
     }
+}
+
+impl TryFrom<&Config> for ResetPolicies {
+    type Error = Error;
+
+    /// # Errors
+    /// [`Error::Setting`] for an hour that no day has, [`Error::TimeZone`] for a zone that does not exist, even where
+    /// the mode makes no use of them.
+    fn try_from(config: &Config) -> Result<Self> {
+        let ResetConfig { default, platforms, chat_types } = &config.session_reset;
+        let mut policies = Self::new(policy(default)?);
+        for (platform, rule) in platforms {
+            policies = policies.platform(platform, policy(rule)?);
+        }
+        for (chat_type, rule) in chat_types {
+            policies = policies.chat_type(chat_type, policy(rule)?);
+        }
+        Ok(policies)
+    }
+}
+
+fn policy(rule: &ResetRule) -> Result<ResetPolicy> {
+    let zone = rule.time_zone.as_deref().map_or_else(|| Ok(TimeZone::local()), str::parse)?;
+    let minutes = u64::try_from(rule.idle_minutes).unwrap_or(0);
+    let ResetPolicy { idle, daily } = ResetPolicy::both(minutes, u8::try_from(rule.at_hour).unwrap_or(u8::MAX), zone)?;
+    Ok(match rule.mode {
+        ResetMode::None => ResetPolicy::none(),
+        ResetMode::Idle => ResetPolicy { idle, daily: None },
+        ResetMode::Daily => ResetPolicy { idle: None, daily },
+        ResetMode::Both => ResetPolicy { idle, daily },
+    })
 }
 
 impl SessionStore {

@@ -137,7 +137,7 @@ impl SessionStore {
                 turns.push(OpenTurn { key, token, started_at, interrupted: marker.interrupted });
             }
         }
-        turns.sort_unstable_by(|a, b| (a.started_at, a.token).cmp(&(b.started_at, b.token)));
+        turns.sort_unstable_by_key(|turn| (turn.started_at, turn.token));
         Ok(turns)
     }
 

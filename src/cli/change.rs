@@ -24,19 +24,32 @@ use super::{Exit, Format, with_store};
 ///   dry_run                    nothing was removed; `removed` says how many would have been
 ///   cutoff                     entries last active before this were expired (RFC 3339, UTC); null for 0 days
 ///   removed                    entries removed
+///   removed_over_entries       … because there were too many
+///   removed_over_bytes         … because they were too large
+///   removed_active             … although active, for too long
 ///   kept_suspended             expired entries kept because they are suspended
 ///   kept_active                … because work is in progress
 ///   guard_failed               … because nobody could say whether it is
 ///   touched_meanwhile          … because they were used during the pass
 ///   stale_rows_cleared         out-of-date index rows cleared on the way
 ///   oldest_protected_seconds   how long the oldest of those kept has been idle, or null
+///   protected                  list of objects: the oldest of those kept (key, redacted; reason; idle_seconds)
+///   entries_over_cap           entries above --max-entries that are left, because the rest are protected
+///   live_bytes                 estimate of the bytes of all entries, if the config file has a cap on them, or null
+///   bytes_over_cap             bytes above its low-water mark that are left, because the rest are protected
 ///   stopped                    the pass ended early
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Prune {
     /// Remove what has been idle for more days than this. 0 removes nothing.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..))]
-    max_age_days: i64,
+    max_age_days: Option<i64>,
+    /// Then keep at most this many entries: the oldest that are not protected go. 0 means no cap.
+    #[arg(long, value_name = "N")]
+    max_entries: Option<u64>,
+    /// After this long, "active" protects no more: 180d. No gateway is asked here, so it matters to a watcher only.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    max_active_age: Option<std::time::Duration>,
     /// Only say what would be removed.
     #[arg(long)]
     dry_run: bool,
@@ -45,8 +58,31 @@ pub(super) struct Prune {
 }
 
 impl Prune {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let policy = PrunePolicy::max_age_days(self.max_age_days);
+    /// Whether no flag tells what to prune.
+    pub(super) fn says_nothing(&self) -> bool {
+        self.max_age_days.is_none() && self.max_entries.is_none()
+    }
+
+    /// What the config file says, and the flags in its place.
+    fn policy(&self, config: Option<&Path>) -> Result<PrunePolicy> {
+        let mut policy = match config {
+            Some(_) => PrunePolicy::from(&super::config::read(config)?),
+            None => PrunePolicy::max_age_days(0),
+        };
+        if let Some(days) = self.max_age_days {
+            policy.max_age = PrunePolicy::max_age_days(days).max_age;
+        }
+        if let Some(entries) = self.max_entries {
+            policy = policy.max_entries(entries);
+        }
+        if let Some(age) = self.max_active_age {
+            policy = policy.max_active_age(age);
+        }
+        Ok(policy)
+    }
+
+    pub(super) fn run(self, db: &Path, config: Option<&Path>, out: &mut Out) -> Result<Exit> {
+        let policy = self.policy(config)?;
         let (report, left) = with_store(db, |store| {
             let report =
                 if self.dry_run { store.prune_dry_run(&policy, NoActivity) } else { store.prune(&policy, NoActivity) }?;
@@ -55,22 +91,27 @@ impl Prune {
         if self.format.json {
             out.json(&report)?
         } else {
-            print(&report, left, out)?
+            print(&report, policy.is_disabled(), left, out)?
         }
         Ok(Exit::Done)
     }
 }
 
-fn print(report: &PruneReport, left: u64, out: &mut Out) -> Result<()> {
-    let Some(cutoff) = report.cutoff else {
+fn print(report: &PruneReport, disabled: bool, left: u64, out: &mut Out) -> Result<()> {
+    if disabled {
         return out.line("0 days: pruning is off, nothing was removed");
-    };
+    }
     let mut table = Columns::pairs();
     let mut row = |name: &str, value: &str| table.row([name, value]);
-    row("last active before", &local(cutoff));
+    if let Some(cutoff) = report.cutoff {
+        row("last active before", &local(cutoff));
+    }
     row(if report.dry_run { "would be removed" } else { "removed" }, &thousands(report.removed));
     row("kept, suspended", &thousands(report.kept_suspended));
     let rare = [
+        ("of them, too many", report.removed_over_entries),
+        ("of them, too large", report.removed_over_bytes),
+        ("of them, active for too long", report.removed_active),
         ("kept, active", report.kept_active),
         ("kept, guard failed", report.guard_failed),
         ("kept, used meanwhile", report.touched_meanwhile),
@@ -80,6 +121,13 @@ fn print(report: &PruneReport, left: u64, out: &mut Out) -> Result<()> {
     }
     if let Some(idle) = report.oldest_protected {
         row("oldest kept has been idle for", &words(idle));
+    }
+    for (name, over) in
+        [("entries over the cap", report.entries_over_cap), ("bytes over the cap", report.bytes_over_cap)]
+    {
+        if over > 0 {
+            row(name, &format!("{}, the rest are protected", thousands(over)));
+        }
     }
     row("entries in the store", &thousands(left));
     table.print(out)

@@ -3,7 +3,9 @@
 //! Data goes to standard output, and nothing else does. Errors and the log go to standard error.
 
 mod change;
+mod config;
 pub(crate) mod failure;
+mod lifecycle;
 mod output;
 mod read;
 mod transfer;
@@ -12,7 +14,7 @@ mod whole;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use cloakroom::{Error, Options, SessionStore};
 
 use failure::Failure;
@@ -29,6 +31,9 @@ pub(crate) struct Cli {
     /// The directory of the store.
     #[arg(long, global = true, value_name = "DIR", default_value = "./sessions.db")]
     db: PathBuf,
+    /// A config file (TOML): what to prune, and when sessions end. See `config check --help`.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -44,9 +49,12 @@ enum Command {
     Unsuspend(change::Unsuspend),
     Reset(change::Reset),
     Remove(change::Remove),
+    ResumePending(lifecycle::ResumePending),
+    Turns(lifecycle::Turns),
     Stats(whole::Stats),
     Verify(whole::Verify),
     Export(transfer::Export),
+    Config(config::ConfigCommand),
 }
 
 /// How the program ends.
@@ -66,6 +74,17 @@ struct Format {
 }
 
 impl Cli {
+    /// Refuses what the parser alone cannot: it does not know of global flags within a command.
+    pub(crate) fn checked(self) -> Result<Self, clap::Error> {
+        match &self.command {
+            Command::Prune(prune) if self.config.is_none() && prune.says_nothing() => Err(Self::command().error(
+                clap::error::ErrorKind::MissingRequiredArgument,
+                "say what to prune with --max-age-days <N>, --max-entries <N> or --config <FILE>",
+            )),
+            _ => Ok(self),
+        }
+    }
+
     /// Runs the command. What it has printed is written out, whether it succeeds or not.
     pub(crate) fn run(self) -> Result<Exit> {
         let db = self.db.as_path();
@@ -75,11 +94,14 @@ impl Cli {
             Command::List(command) => command.run(db, &mut out),
             Command::Show(command) => command.run(db, &mut out),
             Command::Find(command) => command.run(db, &mut out),
-            Command::Prune(command) => command.run(db, &mut out),
+            Command::Prune(command) => command.run(db, self.config.as_deref(), &mut out),
             Command::Suspend(command) => command.run(db, &mut out),
             Command::Unsuspend(command) => command.run(db, &mut out),
             Command::Reset(command) => command.run(db, &mut out),
             Command::Remove(command) => command.run(db, &mut out),
+            Command::ResumePending(command) => command.run(db, &mut out),
+            Command::Turns(command) => command.run(db, &mut out),
+            Command::Config(command) => command.run(self.config.as_deref(), &mut out),
             Command::Stats(command) => command.run(db, &mut out),
             Command::Verify(command) => command.run(db, &mut out),
             Command::Export(command) => command.run(db, &mut out),

@@ -113,7 +113,17 @@ impl Default for PrunePolicy {
 
 impl From<&Config> for PrunePolicy {
     fn from(config: &Config) -> Self {
-        Self::max_age_days(config.session_store_max_age_days)
+        let positive = |number: i64| u64::try_from(number).unwrap_or(0);
+        let high = positive(config.session_store_max_disk_bytes);
+        let low = match positive(config.session_store_low_water_bytes) {
+            0 => high / 5 * 4,
+            low => low,
+        };
+        // Days become a duration in the same way.
+        let max_active_age = Self::max_age_days(config.session_store_max_active_days).max_age;
+        Self { max_active_age, ..Self::max_age_days(config.session_store_max_age_days) }
+            .max_entries(positive(config.session_store_max_entries))
+            .max_disk_bytes(high, low)
     }
 }
 

@@ -65,7 +65,8 @@ fn a_number_beyond_the_calendar_means_never() {
 #[test]
 fn it_round_trips() {
     for days in [0, 1, 90, i64::MAX] {
-        let config = Config { session_store_max_age_days: days, session_store_prune_interval_minutes: 5 };
+        let config =
+            Config { session_store_max_age_days: days, session_store_prune_interval_minutes: 5, ..Config::default() };
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
     }

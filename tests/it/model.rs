@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloakroom::{
-    Details, Extras, Filter, Options, Removal, ReplaceReason, Resolution, SessionEntry, SessionId, SessionKey,
-    SessionStore, Timestamp, Usage,
+    Details, Extras, Filter, Options, PrunePolicy, Removal, ReplaceReason, ResetPolicies, ResetPolicy, Resolution,
+    ResumeMark, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, TurnEnd, TurnToken, Usage, Verdict,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Map, json};
 
-use crate::common::{Home, assert_sound, key, source};
+use crate::common::{Home, assert_sound, key, options, source};
+use crate::turns::copy;
 
 const KEYS: usize = 5;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -45,12 +46,46 @@ enum Step {
     Look(usize),
     Lists,
     Reopen,
-    // PRUNE: a step for `prune` and one for a dry run belong here, in `any_step` and in `Run::step`.
+    /// By a policy of so many idle minutes, and with a guard that says so.
+    ResolveWith(usize, u64, Guard),
+    BeginTurn(usize),
+    /// With the newest token of the key, or with the one before.
+    EndTurn(usize, bool),
+    MarkResume(usize),
+    ClearResume(usize),
+    /// Past so many days, down to so many entries (0: any number), and with a guard that says so of every other key.
+    Prune {
+        days: u64,
+        entries: u64,
+        guard: Guard,
+        dry_run: bool,
+    },
+    /// Goes on with what a crash would leave now, and recovers turns of at most this age.
+    Crash(Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Guard {
+    Idle,
+    Active,
+    Fails,
+}
+
+impl Guard {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Idle => Verdict::Idle,
+            Self::Active => Verdict::Active,
+            Self::Fails => Verdict::Failed("no answer".into()),
+        }
+    }
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     use Step::*;
     let k = 0..KEYS;
+    let guard = prop_oneof![2 => Just(Guard::Idle), 1 => Just(Guard::Active), 1 => Just(Guard::Fails)];
+    let prune = (prop_oneof![Just(0_u64), 1..6_u64], 0..5_u64, guard.clone(), any::<bool>());
     let bytes = prop_oneof![4 => 0..300_usize, 1 => 4000..9000_usize];
     let time = prop_oneof![
         Just(Duration::ZERO),
@@ -72,6 +107,14 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Switch(k, id)),
         4 => k.clone().prop_map(Remove),
         4 => (k.clone(), any::<bool>()).prop_map(|(k, seen)| RemoveIf(k, seen)),
+        6 => (k.clone(), prop_oneof![Just(0_u64), Just(2), Just(1440)], guard)
+            .prop_map(|(k, minutes, guard)| ResolveWith(k, minutes, guard)),
+        5 => k.clone().prop_map(BeginTurn),
+        4 => (k.clone(), any::<bool>()).prop_map(|(k, newest)| EndTurn(k, newest)),
+        3 => k.clone().prop_map(MarkResume),
+        2 => k.clone().prop_map(ClearResume),
+        5 => prune.prop_map(|(days, entries, guard, dry_run)| Prune { days, entries, guard, dry_run }),
+        2 => time.clone().prop_map(Crash),
         8 => time.clone().prop_map(Advance),
         2 => time.prop_map(JumpBack),
         4 => Just(Flush),
@@ -89,6 +132,7 @@ struct Entry {
     created_at: Timestamp,
     updated_at: Timestamp,
     suspended: bool,
+    resume_pending: bool,
     usage: Usage,
     details: Details,
     metadata: Option<usize>,
@@ -99,12 +143,12 @@ impl Entry {
         let metadata = extras.value(Extras::METADATA).map(|value| value["text"].as_str().unwrap().len());
         assert_eq!(extras.iter().count(), usize::from(metadata.is_some()));
         assert!(metadata.is_none() || entry.extras_bytes > 0);
-        assert!(!entry.resume_pending);
         Self {
             session_id: entry.session_id.clone(),
             created_at: entry.created_at,
             updated_at: entry.updated_at,
             suspended: entry.suspended,
+            resume_pending: entry.resume_pending,
             usage: entry.usage,
             details: entry.details.clone(),
             metadata,
@@ -119,6 +163,7 @@ impl Entry {
             created_at: now,
             updated_at: now.max(self.updated_at),
             suspended: false,
+            resume_pending: false,
             usage: Usage::ZERO,
             details: Details {
                 display_name: old.display_name.clone(),
@@ -145,6 +190,13 @@ struct Run {
     open: Option<SessionStore>,
     model: BTreeMap<SessionKey, Entry>,
     ids: BTreeSet<SessionId>,
+    /// The open turn of a key: its token, when it began, and its session.
+    turns: BTreeMap<SessionKey, (TurnToken, Timestamp, SessionId)>,
+    /// The two newest tokens of a key, the newest first.
+    tokens: BTreeMap<SessionKey, Vec<TurnToken>>,
+    crashes: usize,
+    cached_entries: usize,
+    max_pending: usize,
 }
 
 impl Run {
@@ -152,7 +204,18 @@ impl Run {
         let home = Home::new();
         let options = home.options().cached_entries(cached_entries).max_pending(max_pending);
         let store = SessionStore::open(options.clone()).unwrap();
-        Self { home, options, open: Some(store), model: BTreeMap::new(), ids: BTreeSet::new() }
+        Self {
+            home,
+            options,
+            open: Some(store),
+            model: BTreeMap::new(),
+            ids: BTreeSet::new(),
+            turns: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            crashes: 0,
+            cached_entries,
+            max_pending,
+        }
     }
 
     fn store(&self) -> &SessionStore {
@@ -168,7 +231,22 @@ impl Run {
         use Step::*;
         let now = self.now();
         match *step {
-            Resolve(k) => self.resolve(k),
+            Resolve(k) => self.resolve(k, None),
+            ResolveWith(k, minutes, guard) => self.resolve(k, Some((minutes, guard))),
+            BeginTurn(k) => self.begin_turn(k),
+            EndTurn(k, newest) => self.end_turn(k, newest),
+            MarkResume(k) => self.mark_resume(k),
+            ClearResume(k) => self.change(
+                k,
+                |store, key| store.clear_resume_pending(key).unwrap().is_some(),
+                |entry| {
+                    entry.resume_pending = false;
+                    entry.details.resume_reason = None;
+                    entry.details.last_resume_marked_at = None;
+                },
+            ),
+            Prune { days, entries, guard, dry_run } => self.prune(days, entries, guard, dry_run),
+            Crash(max_age) => self.crash(max_age),
             Touch(k) => self.change(
                 k,
                 |store, key| store.touch(key).unwrap().is_some(),
@@ -260,35 +338,51 @@ impl Run {
         }
     }
 
-    fn resolve(&mut self, k: usize) {
+    fn resolve(&mut self, k: usize, policy: Option<(u64, Guard)>) {
         let now = self.now();
-        let found = self.store().resolve(&source(k)).unwrap();
+        let found = match policy {
+            None => self.store().resolve(&source(k)),
+            Some((minutes, guard)) => {
+                let policies = ResetPolicies::from(ResetPolicy::idle(minutes));
+                self.store().resolve_with(&source(k), &policies, |_: &SessionKey| guard.verdict())
+            }
+        }
+        .unwrap();
+        let reason = self.model.get(&key(k)).and_then(|old| {
+            let idle = |minutes: u64| minutes > 0 && now.since(old.updated_at) > MINUTE * minutes as u32;
+            let over = |(minutes, guard)| idle(minutes) && guard == Guard::Idle && !old.resume_pending;
+            match old.suspended {
+                true => Some(ReplaceReason::Suspended),
+                false => policy.filter(|policy| over(*policy)).map(|_| ReplaceReason::Idle),
+            }
+        });
         let id = found.entry.session_id.clone();
         let fresh = Entry {
             session_id: id.clone(),
             created_at: now,
             updated_at: now,
             suspended: false,
+            resume_pending: false,
             usage: Usage::ZERO,
             details: Details::from_source(source(k)),
             metadata: None,
         };
-        let (expected, resolution) = match self.model.get(&key(k)) {
-            None => (fresh, Resolution::Created),
-            Some(old) if old.suspended => {
+        let (expected, resolution) = match (self.model.get(&key(k)), reason) {
+            (None, _) => (fresh, Resolution::Created),
+            (Some(old), Some(reason)) => {
                 let had_activity = old.usage != Usage::ZERO;
                 let details = Details {
                     was_auto_reset: true,
-                    auto_reset_reason: Some("suspended".into()),
+                    auto_reset_reason: Some(reason.as_str().into()),
                     reset_had_activity: had_activity,
                     prev_session_id: Some(old.session_id.clone()),
                     ..fresh.details
                 };
                 let previous = old.session_id.clone();
-                let resolution = Resolution::Replaced { reason: ReplaceReason::Suspended, previous, had_activity };
+                let resolution = Resolution::Replaced { reason, previous, had_activity };
                 (Entry { details, updated_at: now.max(old.updated_at), ..fresh }, resolution)
             }
-            Some(old) => (Entry { updated_at: now.max(old.updated_at), ..old.clone() }, Resolution::Existing),
+            (Some(old), None) => (Entry { updated_at: now.max(old.updated_at), ..old.clone() }, Resolution::Existing),
         };
         assert_eq!(found.resolution, resolution);
         if resolution != Resolution::Existing {
@@ -297,6 +391,137 @@ impl Run {
         let metadata = expected.metadata;
         assert_eq!(Entry { metadata, ..Entry::from_store(&found.entry, &Extras::default()) }, expected);
         self.model.insert(key(k), expected);
+    }
+
+    fn begin_turn(&mut self, k: usize) {
+        let now = self.now();
+        let begun = self.store().begin_turn(&key(k)).unwrap();
+        assert_eq!(begun.is_some(), self.model.contains_key(&key(k)));
+        let Some((token, _)) = begun else { return };
+        let entry = self.model.get_mut(&key(k)).unwrap();
+        entry.updated_at = entry.updated_at.max(now);
+        self.turns.insert(key(k), (token, now, entry.session_id.clone()));
+        let tokens = self.tokens.entry(key(k)).or_default();
+        assert!(tokens.iter().all(|older| *older < token));
+        tokens.insert(0, token);
+    }
+
+    fn end_turn(&mut self, k: usize, newest: bool) {
+        let tokens = self.tokens.get(&key(k)).map_or(&[][..], Vec::as_slice);
+        let Some(token) = tokens.get(usize::from(!newest)).copied() else { return };
+        let answer = self.store().end_turn(&key(k), token).unwrap();
+        let is_open = self.open_turns().iter().any(|(_, _, open)| *open == token);
+        match answer {
+            TurnEnd::Ended(_) => assert!(self.model.contains_key(&key(k))),
+            TurnEnd::NotCurrent => assert!(!is_open),
+            TurnEnd::Missing => assert!(!self.model.contains_key(&key(k))),
+        }
+        if is_open {
+            assert!(matches!(answer, TurnEnd::Ended(_)));
+        }
+        if self.turns.get(&key(k)).is_some_and(|(open, ..)| *open == token) {
+            self.turns.remove(&key(k));
+        }
+    }
+
+    /// The turns whose session is still there, the oldest first.
+    fn open_turns(&self) -> Vec<(Timestamp, SessionKey, TurnToken)> {
+        let is_open =
+            |key: &SessionKey, id: &SessionId| self.model.get(key).is_some_and(|entry| entry.session_id == *id);
+        let open = self.turns.iter().filter(|(key, (_, _, id))| is_open(key, id));
+        let mut open: Vec<_> = open.map(|(key, (token, at, _))| (*at, key.clone(), *token)).collect();
+        open.sort_by_key(|(at, _, token)| (*at, *token));
+        open
+    }
+
+    fn mark_resume(&mut self, k: usize) {
+        let now = self.now();
+        let answer = self.store().mark_resume_pending(&key(k), "restart").unwrap();
+        match (answer, self.model.get_mut(&key(k))) {
+            (ResumeMark::Marked(_), Some(entry)) if !entry.suspended => {
+                entry.resume_pending = true;
+                entry.details.resume_reason = Some("restart".into());
+                entry.details.last_resume_marked_at = Some(now);
+            }
+            (ResumeMark::Suspended, Some(entry)) if entry.suspended => {}
+            (ResumeMark::Missing, None) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn prune(&mut self, days: u64, entries: u64, guard: Guard, dry_run: bool) {
+        let now = self.now();
+        // Every other key has a guard that says something.
+        let guarded: Vec<_> = (0..KEYS).step_by(2).map(key).collect();
+        let policy = PrunePolicy::max_age_days(days as i64).max_entries(entries);
+        let verdict = |asked: &SessionKey| if guarded.contains(asked) { guard.verdict() } else { Verdict::Idle };
+        let report = match dry_run {
+            true => self.store().prune_dry_run(&policy, verdict),
+            false => self.store().prune(&policy, verdict),
+        }
+        .unwrap();
+        let may_go =
+            |key: &SessionKey, entry: &Entry| !entry.suspended && (guard == Guard::Idle || !guarded.contains(key));
+        let too_old = |entry: &Entry| days > 0 && now.since(entry.updated_at) > Duration::from_secs(days * 86_400);
+        let mut left = self.model.clone();
+        left.retain(|key, entry| !(too_old(entry) && may_go(key, entry)));
+        let by_age = self.model.len() - left.len();
+        // Then the oldest; of one microsecond any may go, so the store's choice is looked at below.
+        let mut rest: Vec<_> =
+            left.iter().filter(|(key, entry)| may_go(key, entry)).map(|(key, e)| (e.updated_at, key.clone())).collect();
+        rest.sort();
+        let over = if entries > 0 { left.len().saturating_sub(entries as usize) } else { 0 };
+        let by_count = over.min(rest.len());
+        assert_eq!(report.removed, (by_age + by_count) as u64, "{report:?}");
+        assert_eq!(report.removed_over_entries, by_count as u64);
+        assert_eq!(report.entries_over_cap, (over - by_count) as u64);
+        assert_eq!((report.touched_meanwhile, report.stopped, report.dry_run), (0, false, dry_run));
+        if dry_run {
+            return;
+        }
+        let youngest_gone = by_count.checked_sub(1).map(|last| rest[last].0);
+        let gone: Vec<_> = left.keys().filter(|key| !self.store().contains(key).unwrap()).cloned().collect();
+        assert_eq!(gone.len(), by_count);
+        for key in gone {
+            let entry = left.remove(&key).unwrap();
+            assert!(may_go(&key, &entry) && Some(entry.updated_at) <= youngest_gone, "the oldest go");
+        }
+        self.model = left;
+    }
+
+    /// Goes on with a copy of the files: what a crash leaves right after a sync.
+    fn crash(&mut self, max_age: Duration) {
+        let now = self.now();
+        self.store().flush().unwrap();
+        self.crashes += 1;
+        let copied = self.home.path().with_file_name(format!("crash-{}", self.crashes));
+        copy(self.store().path(), &copied);
+        self.options = options(&copied)
+            .clock(self.home.clock.clone())
+            .cached_entries(self.cached_entries)
+            .max_pending(self.max_pending);
+        self.open = Some(SessionStore::open(self.options.clone()).unwrap());
+        assert!(!self.store().open_report().clean);
+        let found: Vec<_> = self.store().turns().unwrap().into_iter().map(|turn| turn.key).collect();
+        let expected = self.open_turns();
+        assert_eq!(found, expected.iter().map(|(_, key, _)| key.clone()).collect::<Vec<_>>());
+        let recovery = self.store().recover_interrupted_turns(max_age).unwrap();
+        let mut resumable = Vec::new();
+        for (started_at, key, _) in expected {
+            let entry = self.model.get_mut(&key).unwrap();
+            if !entry.suspended && now.since(started_at) <= max_age {
+                entry.resume_pending = true;
+                entry.details.resume_reason = Some("interrupted_turn".into());
+                entry.details.last_resume_marked_at = Some(now);
+                resumable.push(key);
+            }
+        }
+        resumable.sort();
+        assert_eq!(recovery.resumable, resumable);
+        self.turns.clear();
+        assert_eq!(self.store().turns().unwrap(), []);
+        assert_sound(self.store());
+        self.lists();
     }
 
     fn renew(&mut self, k: usize, to: Option<SessionId>) {
@@ -370,6 +595,9 @@ impl Run {
                 self.model.iter().filter(|(_, entry)| entry.session_id == *id).map(|(key, _)| key.clone()).collect();
             assert_eq!(found, expected, "{id}");
         }
+        let turns: Vec<_> =
+            self.store().turns().unwrap().into_iter().map(|turn| (turn.started_at, turn.key, turn.token)).collect();
+        assert_eq!(turns, self.open_turns());
         let all = self.listed(|_, _| true);
         for limit in [1, 2, 100] {
             let (mut found, mut cursor) = (Vec::new(), None);
@@ -379,7 +607,7 @@ impl Run {
                 for row in page.entries {
                     let expected = &self.model[&row.key];
                     assert_eq!((row.updated_at, row.suspended), (expected.updated_at, expected.suspended));
-                    assert_eq!((row.usage, row.resume_pending), (expected.usage, false));
+                    assert_eq!((row.usage, row.resume_pending), (expected.usage, expected.resume_pending));
                     found.push(row.key);
                 }
                 match page.next {
@@ -442,6 +670,9 @@ impl Run {
             "{report:?}"
         );
         assert_sound(self.store());
+        assert_eq!(self.store().verify().unwrap().orphaned_turns, 0);
+        // A clean close discards its turns.
+        self.turns.clear();
         self.lists();
     }
 }

@@ -22,7 +22,7 @@ fn crashed(home: &Home, store: &SessionStore, name: &str) -> SessionStore {
     store
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

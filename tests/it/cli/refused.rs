@@ -10,7 +10,9 @@ use crate::rig::{Failure, Inject, Rig};
 use crate::rig_selftest::cut;
 
 /// Each command but `migrate`, with arguments that are right.
-const COMMANDS: [&[&str]; 10] = [
+const COMMANDS: [&[&str]; 12] = [
+    &["turns"],
+    &["resume-pending", GROUP],
     &["list"],
     &["show", GROUP],
     &["find", "some-id"],

@@ -1,0 +1,144 @@
+//! What a stopped gateway left: `turns`, `resume-pending`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use cloakroom::{Clock, Filter, ResumeMark, SessionKey, SystemClock};
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::output::{Columns, Out, clean, local, thousands, words};
+use super::{Exit, Format, with_store};
+
+/// List the turns that a crash interrupted, the oldest first.
+///
+/// They stay until the gateway recovers them, or --recover does. With --json, one object a line:
+///
+///   session_key   the raw key
+///   token         names the turn, sixteen hexadecimal digits
+///   started_at    when it began (RFC 3339, UTC)
+///   interrupted   true
+///
+/// With --recover and --json, one object: resumable (list of keys), stale, suspended, orphaned (markers cleared,
+/// because they were too old, or their entry is suspended, or has another session).
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Turns {
+    /// Make those at most this old pending resumes, and clear all markers: 1h, 30m.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    recover: Option<Duration>,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct Recovered<'a> {
+    resumable: &'a [SessionKey],
+    stale: u64,
+    suspended: u64,
+    orphaned: u64,
+}
+
+impl Turns {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        if let Some(max_age) = self.recover {
+            let found = with_store(db, |store| Ok(store.recover_interrupted_turns(max_age)?))?;
+            let (stale, suspended, orphaned) = (found.stale, found.suspended, found.orphaned);
+            if self.format.json {
+                out.json(&Recovered { resumable: &found.resumable, stale, suspended, orphaned })?;
+                return Ok(Exit::Done);
+            }
+            let mut table = Columns::pairs();
+            table.row(["resume pending", &thousands(found.resumable.len() as u64)]);
+            table.row(["cleared, too old", &thousands(stale)]);
+            table.row(["cleared, suspended", &thousands(suspended)]);
+            table.row(["cleared, another session", &thousands(orphaned)]);
+            table.print(out)?;
+            return Ok(Exit::Done);
+        }
+        let turns = with_store(db, |store| Ok(store.turns()?))?;
+        if self.format.json {
+            turns.iter().try_for_each(|turn| out.json(turn))?;
+            return Ok(Exit::Done);
+        }
+        let mut table = Columns::new(&["BEGAN", "AGO", "TOKEN", "KEY"], &[]);
+        let now = SystemClock::new().now();
+        for turn in &turns {
+            let (began, ago) = (local(turn.started_at), words(now.since(turn.started_at)));
+            table.row([began.as_str(), &ago, &turn.token.to_string(), turn.key.as_str()]);
+        }
+        table.print(out)?;
+        out.line(format_args!("{} interrupted turns", thousands(turns.len() as u64)))?;
+        Ok(Exit::Done)
+    }
+}
+
+/// List the sessions that the next message continues, mark one, or take a mark back.
+///
+/// With --json, without a key, one object a line: session_key, updated_at, reason, marked_at (or null). With a key,
+/// one object: session_key, resume_pending.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct ResumePending {
+    /// The session key to mark, as `list` shows it.
+    key: Option<SessionKey>,
+    /// Why it is marked.
+    #[arg(long, value_name = "TEXT", default_value = "operator", requires = "key")]
+    reason: String,
+    /// Take the mark back.
+    #[arg(long, requires = "key")]
+    clear: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl ResumePending {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let Some(key) = &self.key else { return self.list(db, out) };
+        with_store(db, |store| {
+            if self.clear {
+                return Ok(store
+                    .clear_resume_pending(key)?
+                    .map(|_| ())
+                    .ok_or_else(|| Failure::NoEntry(key.clone()))?);
+            }
+            match store.mark_resume_pending(key, &self.reason)? {
+                ResumeMark::Marked(_) => Ok(()),
+                ResumeMark::Missing => Err(Failure::NoEntry(key.clone()).into()),
+                ResumeMark::Suspended => bail!("it is suspended, so its next message starts a fresh session"),
+            }
+        })?;
+        if self.format.json {
+            out.json(&serde_json::json!({"session_key": key, "resume_pending": !self.clear}))?;
+        } else {
+            let words = if self.clear { "no longer to be resumed" } else { "to be resumed" };
+            out.line(clean(&format!("{words}: {}", key.as_str())))?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn list(&self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let mut table = Columns::new(&["LAST ACTIVE", "REASON", "KEY"], &[]);
+        with_store(db, |store| {
+            for summary in store.iter(Filter::default())? {
+                let summary = summary?;
+                let Some(entry) = summary.resume_pending.then(|| store.get(&summary.key)).transpose()?.flatten() else {
+                    continue;
+                };
+                let reason = entry.details.resume_reason.as_deref();
+                if self.format.json {
+                    out.json(&serde_json::json!({
+                        "session_key": entry.key, "updated_at": entry.updated_at, "reason": reason,
+                        "marked_at": entry.details.last_resume_marked_at,
+                    }))?;
+                } else {
+                    table.row([local(entry.updated_at).as_str(), reason.unwrap_or("-"), entry.key.as_str()]);
+                }
+            }
+            if self.format.json { Ok(()) } else { table.print(out) }
+        })?;
+        Ok(Exit::Done)
+    }
+}
