@@ -66,7 +66,7 @@ impl Mode {
     fn import_sizes(self) -> &'static [usize] {
         match self {
             Self::Test => &[300],
-            Self::Short => &[1_000, 10_000],
+            Self::Short => &[1_000, 4_000],
             Self::Full => &[1_000, 10_000, 100_000],
         }
     }

@@ -164,7 +164,7 @@ impl<E: Engine> Contender for Kv<E> {
         self.engine.read(&mut |txn| {
             let mut end = vec![0xff; 4];
             loop {
-                let rows = txn.scan(&[]..&end, true, limit);
+                let rows = txn.scan(&[0]..&end, true, limit);
                 let Some(last) = rows.last() else { return };
                 // Once there are enough, only the rest of the last minute counts.
                 let (whole, minute) = (times.len() >= limit, end[..4].to_vec());
@@ -183,7 +183,8 @@ impl<E: Engine> Contender for Kv<E> {
     fn count(&self) -> u64 {
         let mut count = 0;
         self.engine.read(&mut |txn| {
-            let mut from = Vec::new();
+            // LMDB knows no empty key.
+            let mut from = vec![0];
             loop {
                 let rows = txn.scan(&from..&[0xff; 5], false, 4096);
                 let Some(last) = rows.last() else { return };

@@ -19,6 +19,7 @@ mod measure;
 mod plots;
 mod redb_store;
 mod report;
+mod sled_store;
 mod sqlite;
 #[allow(dead_code, unreachable_pub, reason = "shared with the criterion benches")]
 #[path = "../../support/mod.rs"]
@@ -38,7 +39,7 @@ const USAGE: &str = "options, with their defaults:
   --rounds 3           turns of each contender in the main table
   --seconds 2          time of each measurement
   --out <dir>          where JSON, CSV and pictures go; nothing is written without it
-  --contenders a,b     cloakroom,json,sqlite_json,sqlite,redb,fjall,heed,floor
+  --contenders a,b     cloakroom,json,sqlite_json,sqlite,redb,fjall,heed,sled,floor
   --only table,curve,timeline,disk,large
   --dir <dir>          where the stores are made: a real disk, or the figures mean nothing";
 

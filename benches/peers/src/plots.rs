@@ -14,7 +14,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 const SIZE: (u32, u32) = (900, 540);
 
 fn color(contender: &str) -> RGBColor {
-    const COLORS: [RGBColor; 8] = [
+    const COLORS: [RGBColor; 9] = [
         RGBColor(200, 30, 30),
         RGBColor(110, 110, 110),
         RGBColor(150, 180, 220),
@@ -22,6 +22,7 @@ fn color(contender: &str) -> RGBColor {
         RGBColor(230, 140, 20),
         RGBColor(40, 150, 70),
         RGBColor(130, 70, 170),
+        RGBColor(120, 90, 60),
         RGBColor(20, 20, 20),
     ];
     CONTENDERS.iter().position(|name| *name == contender).map_or(BLACK, |at| COLORS[at])

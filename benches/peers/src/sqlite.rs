@@ -124,7 +124,8 @@ impl Contender for SqliteJson {
     }
 
     fn count(&self) -> u64 {
-        self.db.lock().unwrap().query_row("SELECT count(*) FROM sessions", [], |row| row.get::<_, i64>(0)).unwrap() as u64
+        self.db.lock().unwrap().query_row("SELECT count(*) FROM sessions", [], |row| row.get::<_, i64>(0)).unwrap()
+            as u64
     }
 }
 
@@ -255,6 +256,7 @@ impl Contender for Sqlite {
     }
 
     fn count(&self) -> u64 {
-        self.db.lock().unwrap().query_row("SELECT count(*) FROM sessions", [], |row| row.get::<_, i64>(0)).unwrap() as u64
+        self.db.lock().unwrap().query_row("SELECT count(*) FROM sessions", [], |row| row.get::<_, i64>(0)).unwrap()
+            as u64
     }
 }
