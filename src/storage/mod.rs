@@ -9,6 +9,7 @@ mod notes;
 mod open;
 mod scan;
 mod size;
+mod structural;
 mod turns;
 mod verify;
 mod waker;
