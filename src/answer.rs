@@ -111,6 +111,20 @@ pub(crate) enum Put {
 }
 
 /// Figures of a store.
+///
+/// With the feature `metrics` the library also tells these to the recorder of the crate `metrics`, if there is one, all
+/// stores of a process together:
+///
+/// | name | kind | unit | what |
+/// | --- | --- | --- | --- |
+/// | `cloakroom_entries` | gauge | entries | entries there are, as of the last commit |
+/// | `cloakroom_touches_total` | counter | touches | touches, resolved messages and turns included |
+/// | `cloakroom_commits_total` | counter | commits | commits that changed something |
+/// | `cloakroom_commit_seconds` | histogram | seconds | how long such a commit took, its sync included if it had one |
+/// | `cloakroom_pending_changes` | gauge | changes | changes that wait for the next commit, as of the last one |
+/// | `cloakroom_pruned_total`, `reason` = `age`, `entries`, `bytes` | counter | entries | entries removed by pruning |
+/// | `cloakroom_last_prune_timestamp_seconds` | gauge | seconds since 1970 | when the last pass ended, dry runs left out |
+/// | `cloakroom_events_dropped_total` | counter | events | events that a full channel did not take |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {

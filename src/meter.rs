@@ -1,15 +1,6 @@
 //! Figures for the `metrics` facade, behind the feature of that name. Without it these do nothing.
 //!
-//! | name | kind | unit | what |
-//! | --- | --- | --- | --- |
-//! | `cloakroom_entries` | gauge | entries | entries there are, as of the last commit |
-//! | `cloakroom_touches_total` | counter | touches | touches, resolved messages and turns included |
-//! | `cloakroom_commits_total` | counter | commits | commits that changed something |
-//! | `cloakroom_commit_seconds` | histogram | seconds | how long such a commit took, its sync included if it had one |
-//! | `cloakroom_pending_changes` | gauge | changes | changes that wait for the next commit, as of the last one |
-//! | `cloakroom_pruned_total`, `reason` = `age`, `entries`, `bytes` | counter | entries | entries removed by pruning |
-//! | `cloakroom_last_prune_timestamp_seconds` | gauge | seconds since 1970 | when the last pass ended, dry runs left out |
-//! | `cloakroom_events_dropped_total` | counter | events | events that a full channel did not take |
+//! Names and units are told at [`Stats`](crate::Stats).
 //!
 //! All stores of a process count together. A recorder that panics hurts nothing but its own figures.
 
