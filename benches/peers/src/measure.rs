@@ -404,7 +404,7 @@ pub fn timeline(job: &Job<'_>, dir: &Path) -> Value {
     json!({ "figures": rig.figures, "windows": rows })
 }
 
-/// Disk size over touches.
+/// Disk size over touches: two hundred for each entry, or what fits into ten times `--seconds`.
 pub fn disk(job: &Job<'_>, dir: &Path) -> Value {
     let keys = Keys::of(job.contender, job.size);
     let mut rig = loaded(job, dir, &keys);
@@ -412,7 +412,7 @@ pub fn disk(job: &Job<'_>, dir: &Path) -> Value {
     let started = Instant::now();
     let mut rows = vec![json!([0, bytes_on_disk(dir)])];
     let mut done = 0;
-    while done < 20 * job.size && started.elapsed() < 10 * job.time {
+    while done < 200 * job.size && started.elapsed() < 10 * job.time {
         // A minute passes with each lap, as in life: rows of the index move too.
         let lap = done as i64 / job.size as i64 * MINUTE;
         let step = (job.size / 2).max(1);
