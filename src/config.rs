@@ -78,7 +78,7 @@ impl Options {
     }
 
     /// The memory for sled's page cache in bytes (default 256 MiB). A loose bound: sled counts bytes as they are on
-    /// disk, and its pages take two to three times that in memory; half is allowed for.
+    /// disk, and its pages take about three times that in memory, which is allowed for.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = bytes;

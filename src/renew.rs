@@ -1,5 +1,7 @@
 //! The verbs that start a session: for a message, for a user who asks, or in place of one that ended.
 
+use std::sync::Arc;
+
 use crate::answer::{ReplaceReason, Resolution, Resolved};
 use crate::codec::{Cold, Hot, SUSPENDED};
 use crate::commit::{EntryLock, Receipt};
@@ -43,7 +45,7 @@ impl SessionStore {
                 extras: None,
             };
             let hot = Hot::fresh(self.now());
-            let entry = entry(key, &hot, &cold);
+            let entry = entry(key, &hot, cold.clone());
             let commit = locked.put(hot, cold, None)?;
             drop(locked);
             self.listeners().tell(key, EventKind::Created);
@@ -56,7 +58,11 @@ impl SessionStore {
             drop(locked);
             meter::touched();
             let receipt = self.commits().receipt(commit);
-            return Ok(Resolved { entry: entry(key, &hot, &cold), resolution: Resolution::Existing, receipt });
+            return Ok(Resolved {
+                entry: entry(key, &hot, Arc::unwrap_or_clone(cold)),
+                resolution: Resolution::Existing,
+                receipt,
+            });
         };
         let had_activity = hot.usage != Usage::ZERO;
         let details = Details {
@@ -67,7 +73,7 @@ impl SessionStore {
             ..Details::from_source(source.clone())
         };
         let (hot, new) = renewed(&hot, fresh_id()?, details, self.now());
-        let entry = entry(key, &hot, &new);
+        let entry = entry(key, &hot, new.clone());
         let commit = locked.put(hot, new, None)?;
         drop(locked);
         self.listeners().tell(key, EventKind::Reset { reason: Some(reason) });
@@ -101,7 +107,7 @@ impl SessionStore {
             ..Details::default()
         };
         let (hot, new) = renewed(&hot, id, details, self.now());
-        let entry = entry(key, &hot, &new);
+        let entry = entry(key, &hot, new.clone());
         let commit = locked.put(hot, new, None)?;
         drop(locked);
         self.listeners().tell(key, if by_user { EventKind::Reset { reason: None } } else { EventKind::Switched });

@@ -97,13 +97,16 @@ impl SessionStore {
 
     /// The entry of a key, without its extras.
     pub fn get(&self, key: &SessionKey) -> Result<Option<SessionEntry>> {
-        Ok(self.commits().peek(key, false)?.map(|peeked| entry(key, &peeked.hot, &peeked.cold)))
+        Ok(self
+            .commits()
+            .peek(key, false)?
+            .map(|Peeked { hot, cold, .. }| entry(key, &hot, Arc::unwrap_or_clone(cold))))
     }
 
     /// The entry of a key and its extras, as of one moment. Costs the size of the extras.
     pub fn get_with_extras(&self, key: &SessionKey) -> Result<Option<(SessionEntry, Extras)>> {
         let peeked = self.commits().peek(key, true)?;
-        Ok(peeked.map(|Peeked { hot, cold, extras }| (entry(key, &hot, &cold), extras)))
+        Ok(peeked.map(|Peeked { hot, cold, extras }| (entry(key, &hot, Arc::unwrap_or_clone(cold)), extras)))
     }
 
     /// Whether a key has an entry.
@@ -198,7 +201,7 @@ impl SessionStore {
         replaces: impl FnOnce(&SessionEntry) -> bool,
     ) -> Result<Put> {
         let mut locked = self.commits().lock(&new.key)?;
-        let old = both(&locked)?.map(|(hot, cold)| entry(&new.key, &hot, &cold));
+        let old = both(&locked)?.map(|(hot, cold)| entry(&new.key, &hot, Arc::unwrap_or_clone(cold)));
         if old.as_ref().is_some_and(|old| !replaces(old)) {
             return Ok(Put::Kept);
         }
@@ -234,7 +237,7 @@ impl SessionStore {
     pub fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
         let mut locked = self.commits().lock(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(Removal::Missing) };
-        if entry(key, &hot, &cold) != *seen {
+        if entry(key, &hot, Cold::clone(&cold)) != *seen {
             return Ok(Removal::Changed);
         }
         let commit = locked.remove();
@@ -322,16 +325,16 @@ pub(crate) fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
 }
 
 /// What a caller sees of two records.
-pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: &Cold) -> SessionEntry {
+pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
     SessionEntry {
         key: key.clone(),
-        session_id: cold.session_id.clone(),
+        session_id: cold.session_id,
         created_at: cold.created_at,
         updated_at: hot.updated_at,
         suspended: hot.is(SUSPENDED),
         resume_pending: hot.is(RESUME_PENDING),
         usage: hot.usage,
-        details: cold.details.clone(),
+        details: cold.details,
         extras_bytes: cold.extras.map_or(0, |at| at.bytes),
     }
 }

@@ -13,8 +13,8 @@ use super::{Engine, FORMAT, LastHandle, Trees, Writer, damaged_row, engine_error
 use crate::codec::{Seed, decode_meta, encode_meta};
 use crate::error::{Error, Result};
 
-/// sled counts its cache in bytes as they are on disk. In memory a page takes two to three times as much.
-const CACHE_EXPANSION: u64 = 2;
+/// sled counts its cache in bytes as they are on disk. In memory a page takes about three times as much.
+const CACHE_EXPANSION: u64 = 3;
 
 /// sled's lock may linger after a drop, while its threads end. Ours is free by then, so it is only a wait.
 const LINGER: Duration = Duration::from_secs(2);
