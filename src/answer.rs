@@ -7,7 +7,7 @@ use crate::entry::SessionEntry;
 use crate::key::SessionId;
 use crate::time::Timestamp;
 
-/// What [`SessionStore::open`] found and did.
+/// What [`SessionStore::open`](crate::SessionStore::open) found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenReport {
@@ -34,7 +34,7 @@ pub struct Shortfall {
     pub found_entries: u64,
 }
 
-/// What [`SessionStore::resolve`] answers.
+/// What [`SessionStore::resolve`](crate::SessionStore::resolve) answers.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     /// The entry to work with.
@@ -88,7 +88,7 @@ impl ReplaceReason {
     }
 }
 
-/// What [`SessionStore::remove_if`] answers.
+/// What [`SessionStore::remove_if`](crate::SessionStore::remove_if) answers.
 #[derive(Debug, Clone)]
 pub enum Removal {
     /// The entry is gone.
@@ -99,7 +99,7 @@ pub enum Removal {
     Missing,
 }
 
-/// What [`SessionStore::put`] did.
+/// What [`SessionStore::put`](crate::SessionStore::put) did.
 #[derive(Debug)]
 pub(crate) enum Put {
     /// There was no entry.

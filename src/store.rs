@@ -21,7 +21,7 @@ use crate::time::{Clock, Timestamp};
 /// An open store. Clones are the same store; it may be used from many threads.
 ///
 /// Changes are visible at once and durable after the next commit; their [`Receipt`] tells when. Where a key has no
-/// entry the answer is `None`, not an error. Errors are failures: see [`Error`].
+/// entry the answer is `None`, not an error. Errors are failures: see [`Error`](crate::Error).
 ///
 /// Dropping the last clone commits what is pending and logs an error; [`close`](SessionStore::close) returns it. The
 /// directory is free for another opener when the last clone is gone.
@@ -46,8 +46,8 @@ impl SessionStore {
     /// disk has been lost.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::Locked`], [`Error::NewerFormat`], [`Error::Damaged`],
-    /// [`Error::PermissionDenied`], [`Error::DiskFull`], [`Error::Io`], [`Error::Setting`].
+    /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Locked`](crate::Error::Locked), [`Error::NewerFormat`](crate::Error::NewerFormat), [`Error::Damaged`](crate::Error::Damaged),
+    /// [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
         let opened = storage::open(&options.path, options.create, options.cache_bytes)?;
@@ -181,7 +181,7 @@ impl SessionStore {
     /// Replaces an entry's metadata. Costs the size of its extras; `updated_at` stays.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the entry would keep more than 1 MiB of JSON.
+    /// [`Error::TooLarge`](crate::Error::TooLarge) if the entry would keep more than 1 MiB of JSON.
     pub fn set_metadata(&self, key: &SessionKey, metadata: &Map<String, Value>) -> Result<Option<Receipt>> {
         let text = Value::Object(metadata.clone());
         let mut locked = self.commits().lock(key)?;
@@ -269,7 +269,7 @@ impl SessionStore {
         self.commits().receipt_of_all().wait()
     }
 
-    /// Commits what is pending and closes the store, clones included: they answer [`Error::Closed`] to changes.
+    /// Commits what is pending and closes the store, clones included: they answer [`Error::Closed`](crate::Error::Closed) to changes.
     pub fn close(&self) -> Result<()> {
         self.commits().close()
     }
