@@ -65,7 +65,7 @@ impl Writer {
                 .as_slice()
                 .transaction(|views| {
                     let [sessions, names, activity, by_updated_at, by_session_id, meta_tree] = views.as_slice() else {
-                        return Ok(());
+                        return Err(ConflictableTransactionError::Abort(()));
                     };
                     group.sessions.write(sessions)?;
                     group.names.write(names)?;

@@ -5,7 +5,7 @@
 //! - A touch is the new index row, then the hot record, then the removal of the old row, each a plain write in that
 //!   order. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
 //!   leave an extra row, which is harmless and cleared when met.
-//! - A structural change (create, new id, new details, remove) is a transaction over five trees: all of it or nothing.
+//! - A structural change (create, new id, new details, remove) is a transaction over six trees: all of it or nothing.
 //!   Transactions roll sled's buffer twice and take a lock that stops every reader, so they are grouped, but small.
 //! - Extras of a whole piece are written and synced first, under new generations; the transactions that name them
 //!   follow; the old generations go last. A crash may leave a generation that nothing names, which is swept at the next change.
