@@ -42,8 +42,9 @@ use crate::key::NameError;
 /// The largest value in any tree. sled counts a leaf of sixteen items as one and moves one over 128 KiB to files that
 /// it never syncs.
 pub(crate) const MAX_VALUE_BYTES: usize = 4096;
-/// Bytes of the blob in one chunk of extras: a value less its version byte.
-pub(crate) const CHUNK_BYTES: usize = MAX_VALUE_BYTES - 1;
+/// Bytes of text in one chunk, of extras or of a note. Half of what a value may hold: when leaves of sixteen chunks merge
+/// and split, a single write costs several of them, and all of that counts as unsynced.
+pub(crate) const CHUNK_BYTES: usize = MAX_VALUE_BYTES / 2 - 1;
 /// The largest blob of one entry, in bytes.
 pub(crate) const MAX_EXTRAS_BYTES: usize = 1 << 20;
 

@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod files;
+mod log;
 mod notes;
 mod open;
 mod scan;
@@ -57,7 +58,7 @@ pub(crate) struct Engine {
     /// Held while the trees are written, and by whoever must see them stand still.
     gate: Mutex<()>,
     /// Declared after the trees, which share the database.
-    _last: LastHandle,
+    last: LastHandle,
     /// Declared after the database, so that it is freed last.
     lock: files::Lock,
 }
@@ -75,6 +76,11 @@ struct Trees {
 }
 
 impl Engine {
+    /// Where sled's log has come to.
+    fn log_position(&self) -> Result<log::Position> {
+        self.last.db().map_or(Ok(0), log::position)
+    }
+
     /// The store's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -209,6 +215,10 @@ impl LastHandle {
     fn close(&mut self) -> Result<(), String> {
         let db = self.0.take();
         catch_unwind(AssertUnwindSafe(|| drop(db))).map_err(|panic| crate::error::panic_message(&*panic))
+    }
+
+    fn db(&self) -> Option<&sled::Db> {
+        self.0.as_ref()
     }
 }
 

@@ -382,7 +382,7 @@ fn turns_without_their_session_are_counted_and_those_that_do_not_read_are_found(
 fn orphaned_chunks_are_counted_and_no_fault() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = with_entries(dir.path());
-    for (row, value) in ExtrasRow::encode_all(entry(2), 99, &[1; 9000]) {
+    for (row, value) in ExtrasRow::encode_all(entry(2), 99, &[1; 3 * CHUNK_BYTES]) {
         opened.engine.trees.extras.insert(row, value).unwrap();
     }
     let found = verify(&opened.engine).unwrap();

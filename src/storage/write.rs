@@ -17,16 +17,20 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, Mark};
+use super::log::Position;
 use super::{Engine, engine_error, meta};
-use crate::codec::{ActivityRow, Bucket, CodecError, Cold, Fingerprint, Hot, MAX_VALUE_BYTES, NoteRow, encode_meta};
+use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, CodecError, Cold, Fingerprint, Hot, NoteRow, encode_meta};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 
 /// The most that may be written to the log between two syncs, in bytes. Losses begin somewhere between 1.7 and 6.8 MB.
 pub(super) const MAX_UNSYNCED_BYTES: u64 = 512 * 1024;
 
+/// Where a sync is due. The rest is for the end of a segment that a record did not fit into.
+const SYNC_AT_BYTES: u64 = MAX_UNSYNCED_BYTES - 96 * 1024;
+
 /// A full row of extras, in bytes of key and value.
-const MAX_CHUNK_ROW: u64 = 28 + MAX_VALUE_BYTES as u64;
+const MAX_CHUNK_ROW: u64 = 28 + 1 + CHUNK_BYTES as u64;
 
 /// What becomes of one entry.
 #[derive(Debug)]
@@ -67,8 +71,7 @@ pub(crate) struct Writer {
     /// What has been applied to the trees.
     pub(super) mark: Mark,
     checkpoint: Checkpoint,
-    /// Estimate of the bytes written to the log since the last sync.
-    unsynced: u64,
+    unsynced: Unsynced,
     /// Whether extras are among them.
     pub(super) has_unsynced_extras: bool,
     /// The largest row of extras that there may be, in bytes of key and value.
@@ -78,12 +81,35 @@ pub(crate) struct Writer {
     pub(super) hook: super::tests::Hook,
 }
 
+/// What has been written to the log since the last sync.
+#[derive(Debug, Default)]
+struct Unsynced {
+    /// Where the log was at the last sync.
+    synced: Position,
+    /// How many bytes it had grown by when that was last looked up.
+    looked_up: u64,
+    /// Estimate of the bytes since then.
+    estimated: u64,
+}
+
+impl Unsynced {
+    fn bytes(&self) -> u64 {
+        self.looked_up + self.estimated
+    }
+
+    fn look(&mut self, engine: &Engine) -> Result<()> {
+        let grown = engine.log_position()? - self.synced;
+        *self = Self { looked_up: grown.unsigned_abs(), estimated: 0, ..*self };
+        Ok(())
+    }
+}
+
 impl Writer {
     pub(super) fn new(mark: Mark, checkpoint: Checkpoint) -> Self {
         Self {
             mark,
             checkpoint,
-            unsynced: 0,
+            unsynced: Unsynced::default(),
             has_unsynced_extras: false,
             largest_chunk: MAX_CHUNK_ROW,
             #[cfg(test)]
@@ -187,11 +213,11 @@ impl Writer {
     pub(crate) fn sync(&mut self, engine: &Engine) -> Result<()> {
         #[cfg(test)]
         self.hook.call(engine, 0)?;
-        let trees = &engine.trees;
-        trees.meta.flush().map_err(|e| engine_error("write", e))?;
+        let synced = engine.log_position()?;
+        engine.trees.meta.flush().map_err(|e| engine_error("write", e))?;
         // sled's flush leaves the data in the page cache.
         engine.file.sync_data().map_err(|e| Error::io("sync", engine.path(), e))?;
-        self.unsynced = 0;
+        self.unsynced = Unsynced { synced, ..Unsynced::default() };
         self.has_unsynced_extras = false;
         Ok(())
     }
@@ -210,7 +236,7 @@ impl Writer {
 
     /// Whether something was written since the last sync.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.unsynced > 0
+        self.unsynced.bytes() > 0
     }
 
     fn put_meta<T: serde::Serialize>(&mut self, engine: &Engine, name: &'static str, value: &T) -> Result<()> {
@@ -242,24 +268,29 @@ impl Writer {
 
     /// Counts a write of so much to the log, and syncs first if that would grow past the bound.
     pub(super) fn before_write(&mut self, engine: &Engine, cost: u64) -> Result<()> {
-        if self.unsynced + cost > MAX_UNSYNCED_BYTES {
-            self.sync(engine)?;
+        let full = |unsynced: &Unsynced| unsynced.bytes() + cost > SYNC_AT_BYTES;
+        if full(&self.unsynced) {
+            self.unsynced.look(engine)?;
+            if self.unsynced.looked_up > 0 && full(&self.unsynced) {
+                self.sync(engine)?;
+            }
         }
-        self.unsynced += cost;
+        self.unsynced.estimated += cost;
         #[cfg(test)]
         self.hook.call(engine, cost)?;
         Ok(())
     }
 
-    /// What a write of `bytes` of key and value to `tree` puts into sled's log, estimated high: the delta, its header,
-    /// its share of the leaf that is rewritten about every tenth time, and of the segments that are cleaned meanwhile.
-    /// A removal costs as much as an insertion. A test holds it against what was really written.
+    /// What a write of `bytes` of key and value to `tree` may put into sled's log, estimated high: the delta, its
+    /// header, its share of the leaf that is rewritten about every tenth time, and of the segments that are cleaned
+    /// meanwhile. A removal costs as much as an insertion. A test holds it against what was really written.
     fn log_bytes(&self, engine: &Engine, tree: &sled::Tree, bytes: usize) -> u64 {
         let bytes = bytes as u64;
         let name = tree.name();
         if name == engine.trees.extras.name() {
-            // A leaf holds up to sixteen chunks, and any of them may be as large as the largest.
-            3 * bytes + 14 * self.largest_chunk + 192
+            // A leaf holds up to sixteen chunks, and any of them may be as large as the largest. The worst write merges
+            // two leaves, splits what came of it, and moves two more out of segments that are cleaned.
+            3 * bytes + 5 * 16 * self.largest_chunk + 192
         } else if name == engine.trees.by_updated_at.name() || name == engine.trees.turns.name() {
             // Rows come and go, so leaves split and merge.
             12 * bytes + 192
