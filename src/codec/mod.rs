@@ -7,9 +7,10 @@
 //! | `activity` | fingerprint | version 1, `HotV1` |
 //! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, fingerprint | empty |
 //! | `by_session_id` | session id, `00`, fingerprint | empty |
-//! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 4,095 bytes of a blob |
+//! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 2,047 bytes of a blob |
 //! | `turns` | fingerprint | version 1, `TurnV1` |
-//! | `meta` | `note`, `00`, name of a note, `00`, chunk number `u32` big-endian | version 1, at most 4,095 bytes of its text |
+//! | `intent` | `group` | version 1, `IntentV1`: the structural changes under way |
+//! | `meta` | `note`, `00`, name of a note, `00`, chunk number `u32` big-endian | version 1, at most 2,047 bytes of its text |
 //! | `meta` | `format`, `seed`, `count`, `commit`, `clean`, `zone`, … | version 1, bincode of one value |
 //!
 //! A fingerprint is SipHash-1-3-128 of the session key under the store's `seed`, both halves little endian.
@@ -24,6 +25,7 @@
 
 mod fingerprint;
 mod index;
+mod intent;
 mod note;
 mod records;
 mod turn;
@@ -33,6 +35,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
+pub(crate) use intent::{Intent, Step};
 pub(crate) use note::NoteRow;
 pub(crate) use records::{Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob};
 pub(crate) use turn::Turn;

@@ -156,6 +156,30 @@ fn golden_turn() {
 }
 
 #[test]
+fn golden_intent() {
+    let replace = |old_id| Step::Replace { entry: entry(), checksum: 0x0102_0304, hot: Hot::fresh(NOW), old_id };
+    let intent = Intent {
+        count: 300,
+        steps: vec![Step::Create(entry()), Step::Remove(entry()), replace(None), replace(Some(id("s1")))],
+    };
+    let bytes = intent.encode().unwrap();
+    let replaced = format!("02{ENTRY}fc040302010c01fd80c30a41035406000000");
+    assert_eq!(hex(&bytes), format!("01fb2c010400{ENTRY}01{ENTRY}{replaced}00{replaced}01027331"));
+    assert_eq!(Intent::decode(&bytes).unwrap(), intent);
+
+    // However long a step is, the writer has reckoned with it.
+    let usage = Usage { input_tokens: u64::MAX, output_tokens: u64::MAX, total_tokens: u64::MAX, ..used() };
+    let hot = Hot { updated_at: Timestamp::MAX, flags: 255, usage };
+    let steps = |old_id| vec![Step::Replace { entry: entry(), checksum: u32::MAX, hot, old_id }];
+    for old_id in [None, Some(id(&"x".repeat(255)))] {
+        let steps = steps(old_id);
+        let most = steps[0].max_bytes();
+        let bytes = Intent { count: u64::MAX, steps }.encode().unwrap();
+        assert!(bytes.len() <= most + 16 && most <= MAX_VALUE_BYTES / 8, "{} of {most}", bytes.len());
+    }
+}
+
+#[test]
 fn golden_blob() {
     let fields = extras(&[("model", "\"x\""), ("metadata", "{\"a\":1}")], None);
     let bytes = encode_blob(None, &fields).unwrap();
@@ -236,6 +260,9 @@ fn decoders() -> Vec<(&'static str, Vec<u8>, Decoder)> {
         ("hot", hot, |bytes| Hot::decode(bytes).map(drop)),
         ("cold", cold, |bytes| decode_cold(bytes).map(drop)),
         ("blob", blob, |bytes| decode_blob(bytes).map(drop)),
+        ("intent", Intent { count: 7, steps: vec![Step::Create(entry())] }.encode().unwrap(), |bytes| {
+            Intent::decode(bytes).map(drop)
+        }),
         ("meta", encode_meta(&77_u64).unwrap(), |bytes| decode_meta::<u64>(bytes).map(drop)),
     ]
 }

@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod files;
+mod group;
 mod log;
 mod notes;
 mod open;
@@ -55,8 +56,9 @@ pub(crate) struct Engine {
     seed: Seed,
     /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.
     file: File,
-    /// Held while the trees are written, and by whoever must see them stand still.
-    gate: Mutex<()>,
+    /// Held while the trees are written, and by whoever must see them stand still. Counts the groups of structural
+    /// changes.
+    gate: Mutex<u64>,
     /// Declared after the trees, which share the database.
     last: LastHandle,
     /// Declared after the database, so that it is freed last.
@@ -72,6 +74,7 @@ struct Trees {
     by_session_id: sled::Tree,
     extras: sled::Tree,
     turns: sled::Tree,
+    intent: sled::Tree,
     meta: sled::Tree,
 }
 
@@ -121,8 +124,8 @@ impl Engine {
 
     /// The hot record on disk of an entry.
     ///
-    /// An entry's records come and go in one transaction, so a touch reads the small tree only. Where nothing is
-    /// found, `names` says whether that is an entry that is damaged or none.
+    /// An entry's records come and go together, so a touch reads the small tree only. Where nothing is found, `names`
+    /// says whether that is an entry that is damaged or none.
     pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
         let value = self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
         match value {
@@ -130,6 +133,11 @@ impl Engine {
             None if self.key_of(entry)?.is_some() => Err(damaged("activity", &entry, CodecError::Empty)),
             None => Ok(None),
         }
+    }
+
+    /// Whether there is a hot record, readable or not.
+    fn has_hot(&self, entry: Fingerprint) -> Result<bool> {
+        self.trees.activity.contains_key(entry.as_bytes()).map_err(|e| engine_error("read", e))
     }
 
     /// The cold record on disk. Spilled details are read from the extras.

@@ -98,20 +98,22 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     let waker = FlushWaker::start(db).map_err(|e| Error::io("start a thread for", path, e))?;
     check_format(path, &trees, &database)?;
     let seed = read_seed(&trees, &database)?;
-    let engine =
-        Engine { path: path.to_path_buf(), _waker: waker, trees, seed, file, gate: Mutex::new(()), last, lock };
+    let engine = Engine { path: path.to_path_buf(), _waker: waker, trees, seed, file, gate: Mutex::new(0), last, lock };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
     };
     let clean = engine.meta_value(meta::CLEAN)?.unwrap_or(false);
     let checkpoint = Checkpoint::open(path.join(files::CHECKPOINT))?;
-    // The count alone tells nothing: a crash may leave transactions of the next commit without its number.
+    // The count alone tells nothing: a crash may leave groups of the next commit without its number.
     let expected = checkpoint.last().filter(|last| last.commit > mark.commit);
     let mut writer = Writer::new(mark, checkpoint);
-    writer
-        .begin_use(&engine, mark.commit.max(expected.map_or(0, |mark| mark.commit)))
-        .inspect_err(|_| engine.mark_suspect())?;
+    let newest = mark.commit.max(expected.map_or(0, |mark| mark.commit));
+    let settled = writer.settle(&engine).and_then(|settled| writer.begin_use(&engine, newest).map(|()| settled));
+    if settled.inspect_err(|_| engine.mark_suspect())? {
+        tracing::debug!("settled the changes that were under way");
+    }
+    let mark = Mark { commit: mark.commit, count: writer.mark().count };
     Ok(Opened { engine, writer, mark, expected, clean, created, repairs })
 }
 
@@ -191,6 +193,7 @@ fn open_trees(db: &sled::Db) -> Result<Trees> {
         by_session_id: tree("by_session_id")?,
         extras: tree("extras")?,
         turns: tree("turns")?,
+        intent: tree("intent")?,
         meta: tree("meta")?,
     })
 }

@@ -1,38 +1,45 @@
-//! Structural changes: what is written in transactions over many trees.
+//! Structural changes: what touches many trees at once.
+//!
+//! sled has transactions over many trees. Each rolls its buffer twice and takes a lock that stops every reader, and
+//! each row is looked up twice: loading took more than twice as long. So a group of changes is written like a touch, row by
+//! row, in an order from which a half can be told. Before it goes its [`Intent`], which says what it is about; an opening that
+//! finds one finishes the group or takes it back ([`Writer::settle`]). A crash leaves a beginning of what was written, so
+//! where the intent is missing, nothing of the group is there.
 
-use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
-
+use super::group::Group;
 use super::write::{Change, Content, Writer, encode_error};
-use super::{Engine, bytes, engine_error, meta};
+use super::{Engine, damaged_row, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, Cold, ExtrasRow, Fingerprint, Hot, IdRow, decode_cold, encode_meta, encode_name,
+    ActivityRow, Bucket, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Step, decode_cold, encode_meta,
 };
 use crate::error::Result;
+use crate::key::SessionId;
 
-/// How much goes into one transaction, in bytes of keys and values.
-const MAX_TRANSACTION_BYTES: usize = 64 * 1024;
+/// The one row of `intent`.
+const INTENT: &[u8] = b"group";
 
 impl Writer {
     /// Applies the structural ones among `changes`.
     pub(super) fn apply_structural(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
-        // All extras go first, so that one sync serves many transactions.
+        let mut structural = changes.iter().filter(|change| !matches!(change.content, Content::Hot(_))).peekable();
+        if structural.peek().is_none() {
+            return Ok(());
+        }
+        // All extras go first, so that one sync serves many groups.
         for change in changes {
             if let Content::Whole { cold, blob: Some(blob), .. } = &change.content {
                 self.write_extras(engine, change.entry, cold, blob)?;
             }
         }
         let mut group = Group::default();
-        for change in changes {
-            let before = match change.content {
-                Content::Hot(_) => continue,
-                Content::Whole { .. } | Content::Gone => Before::read(engine, change)?,
-            };
-            group.add(change, before)?;
-            if group.bytes >= MAX_TRANSACTION_BYTES {
-                self.commit_group(engine, std::mem::take(&mut group))?;
+        for change in structural {
+            group.add(engine, change)?;
+            if group.is_full() {
+                self.write_group(engine, std::mem::take(&mut group))?;
             }
         }
-        self.commit_group(engine, group)
+        self.write_group(engine, group)?;
+        self.remove(engine, &engine.trees.intent, INTENT)
     }
 
     fn write_extras(&mut self, engine: &Engine, entry: Fingerprint, cold: &Cold, blob: &[u8]) -> Result<()> {
@@ -45,40 +52,36 @@ impl Writer {
         Ok(())
     }
 
-    fn commit_group(&mut self, engine: &Engine, group: Group) -> Result<()> {
-        if group.is_empty() {
+    fn write_group(&mut self, engine: &Engine, mut group: Group) -> Result<()> {
+        if group.steps.is_empty() {
             return Ok(());
         }
         if group.has_new_extras && self.has_unsynced_extras {
             self.sync(engine)?;
         }
+        let intent = Intent { count: self.mark.count, steps: std::mem::take(&mut group.steps) };
+        self.insert(engine, &engine.trees.intent, INTENT, &intent.encode().map_err(encode_error)?)?;
         let count = self.mark.count.saturating_add_signed(group.added);
-        let count_value = encode_meta(&count).map_err(encode_error)?;
-        self.before_write(engine, 5 * group.bytes as u64 + 320 * group.rows() as u64)?;
-        let trees = &engine.trees;
-        let views =
-            [&trees.sessions, &trees.names, &trees.activity, &trees.by_updated_at, &trees.by_session_id, &trees.meta];
         {
-            let _gate = engine.gate.lock();
-            let views = views.map(Clone::clone);
-            views
-                .as_slice()
-                .transaction(|views| {
-                    let [sessions, names, activity, by_updated_at, by_session_id, meta_tree] = views.as_slice() else {
-                        return Err(ConflictableTransactionError::Abort(()));
-                    };
-                    group.sessions.write(sessions)?;
-                    group.names.write(names)?;
-                    group.activity.write(activity)?;
-                    group.by_updated_at.write(by_updated_at)?;
-                    group.by_session_id.write(by_session_id)?;
-                    meta_tree.insert(meta::COUNT, count_value.as_slice())?;
-                    Ok(())
-                })
-                .map_err(|error: TransactionError<()>| match error {
-                    TransactionError::Storage(error) => engine_error("write", error),
-                    TransactionError::Abort(()) => engine_error("write", sled::Error::Unsupported("abort".into())),
-                })?;
+            // Whoever holds the gate sees the whole group or nothing of it.
+            let mut groups = engine.gate.lock();
+            for (tree, rows) in group.puts(&engine.trees) {
+                for (row, value) in rows {
+                    self.insert_held(engine, tree, &row, &value)?;
+                }
+            }
+            for (tree, rows) in group.removals(&engine.trees) {
+                for row in rows {
+                    self.remove_held(engine, tree, &row)?;
+                }
+            }
+            self.insert_held(
+                engine,
+                &engine.trees.meta,
+                meta::COUNT.as_bytes(),
+                &encode_meta(&count).map_err(encode_error)?,
+            )?;
+            *groups += 1;
         }
         self.mark.count = count;
         for (entry, keep) in &group.stale_extras {
@@ -98,132 +101,82 @@ impl Writer {
         }
         Ok(())
     }
-}
 
-/// What a structural change replaces.
-#[derive(Debug, Default)]
-struct Before {
-    exists: bool,
-    row: Option<ActivityRow>,
-    id_row: Option<Vec<u8>>,
-    extras: Option<u64>,
-}
-
-impl Before {
-    fn read(engine: &Engine, change: &Change) -> Result<Self> {
-        let key = &change.key;
-        let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
-        let Some(value) = value else { return Ok(Self::default()) };
-        let (cold, _) = decode_cold(&value).map_err(|e| super::damaged("sessions", key, e))?;
-        let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
-        Ok(Self {
-            exists: true,
-            row: engine.hot(change.entry)?.map(row),
-            id_row: Some(IdRow::encode(&cold.session_id, change.entry)),
-            extras: cold.extras.map(|at| at.generation),
-        })
+    /// Finishes, or takes back, the group that a crash cut short. Returns whether there was one.
+    ///
+    /// Each step may be done twice, so a crash in here does no harm.
+    pub(super) fn settle(&mut self, engine: &Engine) -> Result<bool> {
+        let value = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
+        let Some(value) = value else { return Ok(false) };
+        let intent = Intent::decode(&value).map_err(|e| damaged_row("intent", e))?;
+        let mut count = intent.count;
+        for step in intent.steps {
+            match step {
+                // Its hot record was written last.
+                Step::Create(entry) if engine.has_hot(entry)? => count += 1,
+                Step::Create(entry) => self.erase(engine, entry)?,
+                Step::Remove(entry) => {
+                    self.erase(engine, entry)?;
+                    count = count.saturating_sub(1);
+                }
+                Step::Replace { entry, checksum, hot, old_id } => {
+                    self.replace_again(engine, entry, checksum, &hot, old_id)?;
+                }
+            }
+        }
+        self.mark.count = count;
+        self.put_meta(engine, meta::COUNT, &count)?;
+        self.remove(engine, &engine.trees.intent, INTENT)?;
+        Ok(true)
     }
-}
 
-/// The writes of one transaction, tree by tree.
-#[derive(Debug, Default)]
-struct Group {
-    sessions: Rows,
-    names: Rows,
-    activity: Rows,
-    by_updated_at: Rows,
-    by_session_id: Rows,
-    bytes: usize,
-    /// Entries created less entries removed.
-    added: i64,
-    has_new_extras: bool,
-    /// Entries whose extras are to be swept after the transaction, but for the generation given.
-    stale_extras: Vec<(Fingerprint, Option<u64>)>,
-}
-
-impl Group {
-    fn add(&mut self, change: &Change, before: Before) -> Result<()> {
-        let (key, entry) = (bytes(&change.key).to_vec(), change.entry);
-        let entry_row = || entry.as_bytes().to_vec();
-        let kept = match &change.content {
-            Content::Hot(_) => return Ok(()),
-            Content::Gone => {
-                self.remove(|group| &mut group.sessions, key);
-                self.remove(|group| &mut group.names, entry_row());
-                self.remove(|group| &mut group.activity, entry_row());
-                before.id_row.into_iter().for_each(|row| self.remove(|group| &mut group.by_session_id, row));
-                before
-                    .row
-                    .into_iter()
-                    .for_each(|row| self.remove(|group| &mut group.by_updated_at, row.encode().into()));
-                self.added -= i64::from(before.exists);
-                None
-            }
-            Content::Whole { hot, cold, blob } => {
-                let record = match cold.encode().map_err(encode_error)? {
-                    Some(record) => record,
-                    None => cold.encode_spilled().map_err(encode_error)?,
-                };
-                let row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
-                if let Some(old) = before.row.filter(|old| *old != row) {
-                    self.remove(|group| &mut group.by_updated_at, old.encode().into());
-                }
-                let id_row = IdRow::encode(&cold.session_id, entry);
-                if let Some(old) = before.id_row.filter(|old| *old != id_row) {
-                    self.remove(|group| &mut group.by_session_id, old);
-                }
-                self.put(|group| &mut group.by_updated_at, row.encode().into(), Vec::new());
-                self.put(|group| &mut group.by_session_id, id_row, Vec::new());
-                self.put(|group| &mut group.activity, entry_row(), hot.encode().map_err(encode_error)?);
-                if !before.exists {
-                    self.put(|group| &mut group.names, entry_row(), encode_name(&change.key));
-                }
-                self.put(|group| &mut group.sessions, key, record);
-                self.added += i64::from(!before.exists);
-                self.has_new_extras |= blob.is_some();
-                cold.extras.map(|at| at.generation)
-            }
-        };
-        // Chunks of an older generation, and those that a crash left before anything named them.
-        let wrote_extras = matches!(&change.content, Content::Whole { blob: Some(_), .. });
-        if wrote_extras || (before.extras.is_some() && before.extras != kept) {
-            self.stale_extras.push((entry, kept));
+    /// Removes what there is of an entry, and last what leads to the rest.
+    fn erase(&mut self, engine: &Engine, entry: Fingerprint) -> Result<()> {
+        let trees = &engine.trees;
+        self.drop_extras(engine, entry, None)?;
+        let key = engine.key_of(entry)?;
+        if let Some(key) = &key
+            && let Some(value) = trees.sessions.get(key.as_str()).map_err(|e| engine_error("read", e))?
+        {
+            let (cold, _) = decode_cold(&value).map_err(|e| super::damaged("sessions", key, e))?;
+            self.remove(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry))?;
+        }
+        if engine.has_hot(entry)?
+            && let Some(hot) = engine.hot(entry)?
+        {
+            let row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
+            self.remove(engine, &trees.by_updated_at, row.encode())?;
+            self.remove(engine, &trees.activity, entry.as_bytes())?;
+        }
+        if let Some(key) = &key {
+            self.remove(engine, &trees.sessions, key.as_str())?;
+            self.remove(engine, &trees.names, entry.as_bytes())?;
         }
         Ok(())
     }
 
-    fn put(&mut self, rows: fn(&mut Self) -> &mut Rows, row: Vec<u8>, value: Vec<u8>) {
-        self.bytes += row.len() + value.len();
-        rows(self).0.push((row, Some(value)));
-    }
-
-    fn remove(&mut self, rows: fn(&mut Self) -> &mut Rows, row: Vec<u8>) {
-        self.bytes += row.len();
-        rows(self).0.push((row, None));
-    }
-
-    fn rows(&self) -> usize {
-        let trees = [&self.sessions, &self.names, &self.activity, &self.by_updated_at, &self.by_session_id];
-        trees.iter().map(|rows| rows.0.len()).sum()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rows() == 0
-    }
-}
-
-/// Rows to put (`Some`) or to remove (`None`).
-#[derive(Debug, Default)]
-struct Rows(Vec<(Vec<u8>, Option<Vec<u8>>)>);
-
-impl Rows {
-    fn write(&self, tree: &TransactionalTree) -> Result<(), ConflictableTransactionError<()>> {
-        for (row, value) in &self.0 {
-            match value {
-                Some(value) => tree.insert(row.as_slice(), value.as_slice())?,
-                None => tree.remove(row.as_slice())?,
-            };
+    /// Writes what follows an entry's new row in `sessions`, if that row is there.
+    fn replace_again(
+        &mut self,
+        engine: &Engine,
+        entry: Fingerprint,
+        checksum: u32,
+        hot: &Hot,
+        old_id: Option<SessionId>,
+    ) -> Result<()> {
+        let trees = &engine.trees;
+        let Some(key) = engine.key_of(entry)? else { return Ok(()) };
+        let value = trees.sessions.get(key.as_str()).map_err(|e| engine_error("read", e))?;
+        let Some(value) = value.filter(|value| crc32fast::hash(value) == checksum) else { return Ok(()) };
+        let (cold, _) = decode_cold(&value).map_err(|e| super::damaged("sessions", &key, e))?;
+        self.insert(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry), &[])?;
+        let row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
+        self.insert(engine, &trees.by_updated_at, row.encode(), &[])?;
+        self.insert(engine, &trees.activity, entry.as_bytes(), &hot.encode().map_err(encode_error)?)?;
+        // Its old row by age is stale now, which does no harm.
+        match old_id {
+            Some(old) => self.remove(engine, &trees.by_session_id, IdRow::encode(&old, entry)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

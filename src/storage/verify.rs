@@ -114,7 +114,7 @@ pub enum Violation {
 /// Checks the trees of `engine`.
 pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     let mut found = Verification::default();
-    let commit_before: Option<u64> = engine.meta_value(meta::COMMIT)?;
+    let groups_before = *engine.gate.lock();
     let trees = &engine.trees;
     in_batches(engine, &trees.sessions, |row, value| {
         found.entries += 1;
@@ -186,8 +186,9 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         }
         Ok(())
     })?;
+    let groups = engine.gate.lock();
     let counted = engine.meta_value(meta::COUNT)?.unwrap_or(0);
-    found.count_checked = commit_before == engine.meta_value(meta::COMMIT)?;
+    found.count_checked = *groups == groups_before;
     if found.count_checked && counted != found.entries {
         found.violations.push(Violation::WrongCount { counted, found: found.entries });
     }

@@ -5,10 +5,10 @@
 //! - A touch is the new index row, then the hot record, then the removal of the old row, each a plain write in that
 //!   order. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
 //!   leave an extra row, which is harmless and cleared when met.
-//! - A structural change (create, new id, new details, remove) is a transaction over six trees: all of it or nothing.
-//!   Transactions roll sled's buffer twice and take a lock that stops every reader, so they are grouped, but small.
-//! - Extras of a whole piece are written and synced first, under new generations; the transactions that name them
-//!   follow; the old generations go last. A crash may leave a generation that nothing names, which is swept at the next change.
+//! - A group of structural changes (create, new id, new details, remove) is announced by an intent; opening finishes it
+//!   or takes it back, see `structural.rs`.
+//! - Extras of a whole piece are written and synced first, under new generations; the groups that name them follow; the
+//!   old generations go last. A crash may leave a generation that nothing names, which is swept at the next change.
 //!
 //! A long run of unsynced writes overwrites older synced data, because sled recycles its segments. So whatever the
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
@@ -239,7 +239,12 @@ impl Writer {
         self.unsynced.bytes() > 0
     }
 
-    fn put_meta<T: serde::Serialize>(&mut self, engine: &Engine, name: &'static str, value: &T) -> Result<()> {
+    pub(super) fn put_meta<T: serde::Serialize>(
+        &mut self,
+        engine: &Engine,
+        name: &'static str,
+        value: &T,
+    ) -> Result<()> {
         let value = encode_meta(value).map_err(encode_error)?;
         self.insert(engine, &engine.trees.meta, name, &value)
     }
@@ -254,20 +259,30 @@ impl Writer {
         let row = row.as_ref();
         self.before_write(engine, self.log_bytes(engine, tree, row.len() + value.len()))?;
         let _gate = engine.gate.lock();
-        tree.insert(row, value).map_err(|e| engine_error("write", e))?;
-        Ok(())
+        tree.insert(row, value).map(drop).map_err(|e| engine_error("write", e))
     }
 
     pub(super) fn remove(&mut self, engine: &Engine, tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<()> {
         let row = row.as_ref();
         self.before_write(engine, self.log_bytes(engine, tree, row.len()))?;
         let _gate = engine.gate.lock();
-        tree.remove(row).map_err(|e| engine_error("write", e))?;
-        Ok(())
+        tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
+    }
+
+    /// Like [`Writer::insert`], for who holds the gate.
+    pub(super) fn insert_held(&mut self, engine: &Engine, tree: &sled::Tree, row: &[u8], value: &[u8]) -> Result<()> {
+        self.before_write(engine, self.log_bytes(engine, tree, row.len() + value.len()))?;
+        tree.insert(row, value).map(drop).map_err(|e| engine_error("write", e))
+    }
+
+    /// Like [`Writer::remove`], for who holds the gate.
+    pub(super) fn remove_held(&mut self, engine: &Engine, tree: &sled::Tree, row: &[u8]) -> Result<()> {
+        self.before_write(engine, self.log_bytes(engine, tree, row.len()))?;
+        tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
     }
 
     /// Counts a write of so much to the log, and syncs first if that would grow past the bound.
-    pub(super) fn before_write(&mut self, engine: &Engine, cost: u64) -> Result<()> {
+    fn before_write(&mut self, engine: &Engine, cost: u64) -> Result<()> {
         let full = |unsynced: &Unsynced| unsynced.bytes() + cost > SYNC_AT_BYTES;
         if full(&self.unsynced) {
             self.unsynced.look(engine)?;

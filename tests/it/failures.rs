@@ -239,6 +239,9 @@ fn others_may_not_read_a_store() {
 
 // Failing disks.
 
+/// A leaf of sled's holds no more.
+const LEAF: usize = 16;
+
 /// Creates entries and awaits each until that fails. Then the store must still read, and promise nothing more.
 fn work_until_failure(root: &Path) {
     let store = match SessionStore::open(options(&root.join("sessions.db"))) {
@@ -269,7 +272,8 @@ fn work_until_failure(root: &Path) {
         Error::Io { .. } => "io",
         _ => "other",
     };
-    // Everything that was told reads. sled may have left a leaf half split: reading that one is a write, and fails.
+    // Everything that was told reads. sled may have left a node half split, the root of a small tree even: reading what
+    // is below it is a write, and fails.
     let mut unread = 0;
     for n in 0..told {
         match store.get(&key(n)) {
@@ -278,7 +282,7 @@ fn work_until_failure(root: &Path) {
             Err(error) => panic!("{n}: {error:?}"),
         }
     }
-    assert!(unread == 0 || unread < told / 2, "{unread} of {told} do not read");
+    assert!(unread <= LEAF || unread < told / 2, "{unread} of {told} do not read");
     // Nothing is taken or promised any more, and nobody hangs.
     let refused = [
         store.resolve(&source(9000)).map(drop),

@@ -1,0 +1,181 @@
+//! The rows that a group of structural changes writes.
+
+use super::write::{Change, Content, encode_error};
+use super::{Engine, Trees, bytes, damaged, engine_error};
+use crate::codec::{
+    ActivityRow, Bucket, Cold, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
+};
+use crate::error::Result;
+use crate::key::SessionId;
+
+/// How much goes into one group, in bytes of keys and values.
+const MAX_GROUP_BYTES: usize = 64 * 1024;
+/// How much its steps may take: the longest step has to fit as well, and the intent's own fields.
+const MAX_STEPS_BYTES: usize = MAX_VALUE_BYTES - 512;
+
+/// Structural changes that are written together.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    sessions: Rows,
+    names: Rows,
+    activity: Rows,
+    by_updated_at: Rows,
+    by_session_id: Rows,
+    bytes: usize,
+    pub(super) steps: Vec<Step>,
+    steps_bytes: usize,
+    /// Entries created less entries removed.
+    pub(super) added: i64,
+    pub(super) has_new_extras: bool,
+    /// Entries whose extras are to be swept afterwards, but for the generation given.
+    pub(super) stale_extras: Vec<(Fingerprint, Option<u64>)>,
+}
+
+/// A tree and its rows of a group, in key order.
+pub(super) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
+
+impl Group {
+    pub(super) fn add(&mut self, engine: &Engine, change: &Change) -> Result<()> {
+        let before = match change.content {
+            Content::Hot(_) => return Ok(()),
+            Content::Whole { .. } | Content::Gone => Before::read(engine, change)?,
+        };
+        let extras_before = before.as_ref().and_then(|before| before.extras);
+        let kept = match &change.content {
+            Content::Whole { hot, cold, .. } => {
+                self.put(change, hot, cold, before)?;
+                cold.extras.map(|at| at.generation)
+            }
+            Content::Gone | Content::Hot(_) => {
+                if let Some(before) = before {
+                    self.remove(change, &before);
+                }
+                None
+            }
+        };
+        // Chunks of an older generation, and those that a crash left before anything named them.
+        let wrote_extras = matches!(&change.content, Content::Whole { blob: Some(_), .. });
+        self.has_new_extras |= wrote_extras;
+        if wrote_extras || (extras_before.is_some() && extras_before != kept) {
+            self.stale_extras.push((change.entry, kept));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, change: &Change, hot: &Hot, cold: &Cold, before: Option<Before>) -> Result<()> {
+        let (entry, row) = (change.entry, change.entry.as_bytes().to_vec());
+        let record = match cold.encode().map_err(encode_error)? {
+            Some(record) => record,
+            None => cold.encode_spilled().map_err(encode_error)?,
+        };
+        let age_row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
+        let step = match before {
+            None => {
+                self.names.put.push((row.clone(), encode_name(&change.key)));
+                self.added += 1;
+                Step::Create(entry)
+            }
+            Some(before) => {
+                if let Some(old) = before.age_row.filter(|old| *old != age_row) {
+                    self.by_updated_at.gone.push(old.encode().into());
+                }
+                let old_id = Some(before.session_id).filter(|old| *old != cold.session_id);
+                self.by_session_id.gone.extend(old_id.as_ref().map(|old| IdRow::encode(old, entry)));
+                Step::Replace { entry, checksum: crc32fast::hash(&record), hot: *hot, old_id }
+            }
+        };
+        self.bytes += 2 * change.key.as_str().len() + record.len() + 160;
+        self.step(step);
+        self.sessions.put.push((bytes(&change.key).to_vec(), record));
+        self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
+        self.by_updated_at.put.push((age_row.encode().into(), Vec::new()));
+        self.activity.put.push((row, hot.encode().map_err(encode_error)?));
+        Ok(())
+    }
+
+    fn remove(&mut self, change: &Change, before: &Before) {
+        let row = change.entry.as_bytes().to_vec();
+        self.bytes += change.key.as_str().len() + 160;
+        self.added -= 1;
+        self.step(Step::Remove(change.entry));
+        self.by_session_id.gone.push(IdRow::encode(&before.session_id, change.entry));
+        self.by_updated_at.gone.extend(before.age_row.map(|row| row.encode().to_vec()));
+        self.activity.gone.push(row.clone());
+        self.sessions.gone.push(bytes(&change.key).to_vec());
+        self.names.gone.push(row);
+    }
+
+    fn step(&mut self, step: Step) {
+        self.steps_bytes += step.max_bytes();
+        self.steps.push(step);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= MAX_GROUP_BYTES || self.steps_bytes >= MAX_STEPS_BYTES
+    }
+
+    /// The rows to put, in the order in which their trees are to be written. The hot record is what makes a new entry
+    /// whole, so it goes last; a changed one is told by its cold record, so that goes before what hangs on it.
+    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 5] {
+        [
+            (&trees.names, self.names.take_put()),
+            (&trees.sessions, self.sessions.take_put()),
+            (&trees.by_session_id, self.by_session_id.take_put()),
+            (&trees.by_updated_at, self.by_updated_at.take_put()),
+            (&trees.activity, self.activity.take_put()),
+        ]
+    }
+
+    /// The rows to remove, after all were put, likewise. What leads to an entry's other rows goes last.
+    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 5] {
+        [
+            (&trees.by_session_id, self.by_session_id.take_gone()),
+            (&trees.by_updated_at, self.by_updated_at.take_gone()),
+            (&trees.activity, self.activity.take_gone()),
+            (&trees.sessions, self.sessions.take_gone()),
+            (&trees.names, self.names.take_gone()),
+        ]
+    }
+}
+
+/// The rows of one tree.
+#[derive(Debug, Default)]
+struct Rows {
+    put: Vec<(Vec<u8>, Vec<u8>)>,
+    gone: Vec<Vec<u8>>,
+}
+
+impl Rows {
+    fn take_put(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.put.sort_unstable();
+        std::mem::take(&mut self.put)
+    }
+
+    fn take_gone(&mut self) -> Vec<Vec<u8>> {
+        self.gone.sort_unstable();
+        std::mem::take(&mut self.gone)
+    }
+}
+
+/// The entry that a structural change replaces.
+#[derive(Debug)]
+struct Before {
+    session_id: SessionId,
+    age_row: Option<ActivityRow>,
+    extras: Option<u64>,
+}
+
+impl Before {
+    fn read(engine: &Engine, change: &Change) -> Result<Option<Self>> {
+        let key = &change.key;
+        let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
+        let Some(value) = value else { return Ok(None) };
+        let (cold, _) = decode_cold(&value).map_err(|e| damaged("sessions", key, e))?;
+        let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
+        Ok(Some(Self {
+            age_row: engine.hot(change.entry)?.map(row),
+            extras: cold.extras.map(|at| at.generation),
+            session_id: cold.session_id,
+        }))
+    }
+}
