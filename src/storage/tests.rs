@@ -20,9 +20,13 @@ type Call = Box<dyn FnMut(&Engine, u64) -> Result<()> + Send>;
 /// Called before each write and each sync of a [`Writer`], with the estimated cost of the write (0 for a sync). An
 /// error stops the writer there, as a crash would.
 #[derive(Default)]
-pub(super) struct Hook(Option<Call>);
+pub(crate) struct Hook(Option<Call>);
 
 impl Hook {
+    pub(crate) fn new(call: impl FnMut(&Engine, u64) -> Result<()> + Send + 'static) -> Self {
+        Self(Some(Box::new(call)))
+    }
+
     pub(super) fn call(&mut self, engine: &Engine, cost: u64) -> Result<()> {
         self.0.as_mut().map_or(Ok(()), |call| call(engine, cost))
     }
@@ -127,13 +131,13 @@ fn stop_everywhere(name: &str, changes: impl Fn() -> Vec<Change>, done: impl Fn(
         assert!(!done(&opened.engine), "{name}");
         let calls = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&calls);
-        opened.writer.hook = Hook(Some(Box::new(move |engine, _| {
+        opened.writer.hook = Hook::new(move |engine, _| {
             assert_eq!(violations(engine), []);
             if counter.fetch_add(1, Ordering::Relaxed) + 1 == stop {
                 return Err(Error::Panicked { message: "stopped".into() });
             }
             Ok(())
-        })));
+        });
         let stopped = commit(&mut opened, &changes()).is_err();
         drop(opened);
 
@@ -656,7 +660,7 @@ fn costs_of_writes() {
         for (name, changes, make) in &kinds {
             let costs = Arc::new(Mutex::new(Costs { synced: written(), ..Costs::default() }));
             let seen = Arc::clone(&costs);
-            opened.writer.hook = Hook(Some(Box::new(move |engine, cost| {
+            opened.writer.hook = Hook::new(move |engine, cost| {
                 let mut seen = seen.lock();
                 seen.estimated += cost;
                 if cost == 0 {
@@ -668,7 +672,7 @@ fn costs_of_writes() {
                     seen.syncs += 1;
                 }
                 Ok(())
-            })));
+            });
             let start = written();
             let changes = changes * per_commit / 1000 + changes / 10;
             for round in 0..changes.div_ceil(per_commit) {
