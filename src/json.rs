@@ -31,6 +31,15 @@ type Result<T> = std::result::Result<T, JsonError>;
 /// The fields of an object: names and values, the values without white space and each string in one spelling. `None`
 /// if the text is another kind of value. Where a name comes twice the last one counts, as everywhere.
 pub(crate) fn fields(text: &str) -> Result<Option<Vec<(String, String)>>> {
+    let mut fields = all_fields(text)?;
+    if let Some(fields) = &mut fields {
+        drop_repeated(fields);
+    }
+    Ok(fields)
+}
+
+/// As [`fields`], with each of those that have one name.
+pub(crate) fn all_fields(text: &str) -> Result<Option<Vec<(String, String)>>> {
     let mut reader = Reader { text, at: 0 };
     reader.skip_space();
     if reader.peek() != Some(b'{') {
@@ -50,23 +59,24 @@ pub(crate) fn fields(text: &str) -> Result<Option<Vec<(String, String)>>> {
         Ok(())
     })?;
     reader.end()?;
-    drop_repeated(&mut fields);
     Ok(Some(fields))
 }
 
-/// Keeps the last of the fields with one name.
-fn drop_repeated(fields: &mut Vec<(String, String)>) {
+/// Keeps the last of the fields with one name. Returns how many it dropped.
+pub(crate) fn drop_repeated(fields: &mut Vec<(String, String)>) -> u64 {
     let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     let before = names.len();
     names.dedup();
-    if names.len() == before {
-        return;
+    let dropped = before - names.len();
+    if dropped == 0 {
+        return 0;
     }
     let mut seen = std::collections::HashSet::new();
     fields.reverse();
     fields.retain(|(name, _)| seen.insert(name.clone()));
     fields.reverse();
+    dropped as u64
 }
 
 /// Checks a text and writes it without white space, each string in one spelling.

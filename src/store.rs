@@ -15,7 +15,7 @@ use crate::events::{EventKind, Listeners};
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::source::KeyPolicy;
-use crate::storage::{self, Verification};
+use crate::storage::{self, Opened, Verification};
 use crate::time::{Clock, Timestamp};
 
 /// An open store. Clones are the same store; it may be used from many threads.
@@ -51,6 +51,11 @@ impl SessionStore {
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
         let opened = storage::open(&options.path, options.create, options.cache_bytes)?;
+        Self::start(opened, options)
+    }
+
+    /// Starts the committer of an opened store, and tells what was wrong with it.
+    pub(crate) fn start(opened: Opened, options: Options) -> Result<Self> {
         let shortfall = opened.expected.map(|expected| Shortfall {
             expected_commit: expected.commit,
             found_commit: opened.mark.commit,

@@ -221,6 +221,12 @@ impl Commits {
         closed
     }
 
+    /// Whether somebody waits for the committer while it is at work.
+    #[cfg(test)]
+    pub(crate) fn is_asked(&self) -> bool {
+        !self.orders.is_empty() || self.core.progress.is_kicked()
+    }
+
     fn order(&self, order: impl FnOnce(Sender<Result<u64>>) -> Order) -> Result<u64> {
         let (answer, result) = crossbeam_channel::bounded(1);
         let gone = || Error::Closed { path: self.core.engine.path().to_path_buf() };

@@ -72,6 +72,11 @@ impl Progress {
         let _ = self.kick.try_send(());
     }
 
+    #[cfg(test)]
+    pub(super) fn is_kicked(&self) -> bool {
+        self.kick.is_full()
+    }
+
     pub(super) fn want_sync(&self) {
         self.sync_wanted.store(true, Ordering::Release);
         self.kick();

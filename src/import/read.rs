@@ -20,13 +20,14 @@ pub(super) struct Bounds {
     pub(super) latest: Timestamp,
 }
 
-/// Repairs to the times of one entry. They count only if the entry is good.
+/// What of one entry does not come back as it was: its times, and fields that it has twice. They count only if the entry is good.
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
     clamped: u64,
     skipped: u64,
     repeated: u64,
     without_time: bool,
+    repeated_fields: u64,
 }
 
 impl Repairs {
@@ -35,6 +36,7 @@ impl Repairs {
         report.skipped_hours += self.skipped;
         report.repeated_hours += self.repeated;
         report.without_time += u64::from(self.without_time);
+        report.repeated_fields += self.repeated_fields;
     }
 }
 
@@ -46,13 +48,14 @@ pub(super) struct ReadEntry {
     pub(super) repairs: Repairs,
 }
 
-/// Reads the fields of an entry, as [`json::fields`] gives them.
+/// Reads the fields of an entry, as [`json::all_fields`] gives them.
 pub(super) fn read_entry(
     key: SessionKey,
-    fields: Vec<(String, String)>,
+    mut fields: Vec<(String, String)>,
     times: Times,
     bounds: Bounds,
 ) -> Result<ReadEntry, Bad> {
+    let mut repairs = Repairs { repeated_fields: json::drop_repeated(&mut fields), ..Repairs::default() };
     let id = times.gateway.id_field();
     let texts: BTreeMap<&str, &str> = fields.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let session_id = texts.get(id).and_then(|text| json::string(text)).ok_or(Bad::NoId(id))?;
@@ -67,7 +70,6 @@ pub(super) fn read_entry(
         details: Details::default(),
         extras_bytes: 0,
     };
-    let mut repairs = Repairs::default();
     let mut repaired = Vec::new();
     let mut has = [false; 2];
     for field in times.gateway.fields() {

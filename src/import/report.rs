@@ -42,6 +42,8 @@ pub struct ImportReport {
     pub repeated_hours: u64,
     /// Entries that do not say when they were active. They are as old as the file.
     pub without_time: u64,
+    /// Fields that came again later in the same entry. The last one of a name is in the store.
+    pub repeated_fields: u64,
     /// The first bad entries, at most 20, without their keys.
     pub problems: Vec<Problem>,
     /// Set if the file is damaged or cut off: what comes after this place was not read.
@@ -104,6 +106,7 @@ impl ImportReport {
             skipped_hours: 0,
             repeated_hours: 0,
             without_time: 0,
+            repeated_fields: 0,
             problems: Vec::new(),
             damage: None,
         }

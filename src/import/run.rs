@@ -166,7 +166,7 @@ impl Run<'_, '_> {
             return Ok(Content::Note { name: key, text: json::normal(text).map_err(Bad::Json)? });
         }
         let key = SessionKey::new(key).map_err(Bad::Key)?;
-        let fields = json::fields(text).map_err(Bad::Json)?.ok_or(Bad::NoObject)?;
+        let fields = json::all_fields(text).map_err(Bad::Json)?.ok_or(Bad::NoObject)?;
         let told = self.report.gateway.or_else(|| Gateway::of(fields.iter().map(|(name, _)| name.as_str())));
         let gateway = told.ok_or(Bad::NoId("session id"))?;
         self.report.gateway = told;

@@ -162,3 +162,6 @@ impl SessionStore {
         self.commits().engine().count_rows(Bucket::of(cutoff), limit)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use super::guard::{ActivityGuard, Verdict, ask};
 use super::report::{ProtectedBy, PruneReport};
 
 /// Index rows read at a time. Between two batches a pass can be stopped.
-const BATCH: usize = 512;
+const BATCH: usize = if cfg!(test) { 10 } else { 512 };
 
 pub(super) struct Pass<'a> {
     store: &'a SessionStore,

@@ -28,7 +28,7 @@ use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 
-pub(crate) use open::open;
+pub(crate) use open::{Opened, open};
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
 pub(crate) use write::{Change, Content, Writer};
@@ -257,6 +257,9 @@ fn damaged(record: &'static str, key: &impl std::fmt::Display, error: CodecError
 fn damaged_row(record: &'static str, error: CodecError) -> Error {
     Error::DamagedRecord { record, key: "an unreadable row".into(), source: Box::new(error) }
 }
+
+#[cfg(test)]
+pub(crate) use tests::Hook;
 
 #[cfg(test)]
 mod tests;

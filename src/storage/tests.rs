@@ -20,9 +20,13 @@ type Call = Box<dyn FnMut(&Engine, u64) -> Result<()> + Send>;
 /// Called before each write and each sync of a [`Writer`], with the estimated cost of the write (0 for a sync). An
 /// error stops the writer there, as a crash would.
 #[derive(Default)]
-pub(super) struct Hook(Option<Call>);
+pub(crate) struct Hook(Option<Call>);
 
 impl Hook {
+    pub(crate) fn new(call: impl FnMut(&Engine, u64) -> Result<()> + Send + 'static) -> Self {
+        Self(Some(Box::new(call)))
+    }
+
     pub(super) fn call(&mut self, engine: &Engine, cost: u64) -> Result<()> {
         self.0.as_mut().map_or(Ok(()), |call| call(engine, cost))
     }
@@ -162,7 +166,7 @@ fn stop_everywhere(name: &str, changes: impl Fn() -> Vec<Change>, done: impl Fn(
 /// A hook that stops the writer before its `stop`-th write, and checks the store until then.
 fn stop_before(stop: usize) -> Hook {
     let mut calls = 0;
-    Hook(Some(Box::new(move |engine, _| {
+    Hook::new(move |engine, _| {
         // Within a group only an opening can tell; it settles the group first.
         let in_group = engine.gate.try_lock().is_none() || engine.trees.intent.contains_key("group").unwrap();
         if !in_group {
@@ -170,7 +174,7 @@ fn stop_before(stop: usize) -> Hook {
         }
         calls += 1;
         if calls == stop { Err(Error::Panicked { message: "stopped".into() }) } else { Ok(()) }
-    })))
+    })
 }
 
 /// Both records of each entry.
@@ -684,7 +688,7 @@ fn costs_of_writes() {
         for (name, changes, make) in &kinds {
             let costs = Arc::new(Mutex::new(Costs { synced: written(), ..Costs::default() }));
             let seen = Arc::clone(&costs);
-            opened.writer.hook = Hook(Some(Box::new(move |engine, cost| {
+            opened.writer.hook = Hook::new(move |engine, cost| {
                 let mut seen = seen.lock();
                 seen.estimated += cost;
                 if cost == 0 {
@@ -696,7 +700,7 @@ fn costs_of_writes() {
                     seen.syncs += 1;
                 }
                 Ok(())
-            })));
+            });
             let start = written();
             let changes = changes * per_commit / 1000 + changes / 10;
             for round in 0..changes.div_ceil(per_commit) {

@@ -78,7 +78,7 @@ pub(crate) struct Writer {
     pub(super) largest_chunk: u64,
     /// Called before each write and each sync.
     #[cfg(test)]
-    pub(super) hook: super::tests::Hook,
+    pub(crate) hook: super::tests::Hook,
 }
 
 /// What has been written to the log since the last sync.

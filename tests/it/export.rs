@@ -127,6 +127,25 @@ fn an_odd_hermes_file_comes_out_as_it_went_in() {
     assert_eq!(other.export(ExportFormat::Hermes), out);
 }
 
+#[test]
+fn fields_that_come_again_in_an_entry_are_counted() {
+    let fresh = Fresh::new();
+    let time = "2026-06-03T00:41:19.752658";
+    let report = fresh.import(file(&[
+        hermes(time, ""),
+        hermes(time, r#", "platform": "discord", "new": 1, "new": 2, "n\u0065w": 3, "platform": "telegram""#),
+        // Within a value they stay.
+        hermes(time, r#", "new": {"a": 1, "a": 2}, "metadata": {"b": 1, "b": 2}"#),
+        // An entry that is not in counts for nothing.
+        r#"{"session_id": "..", "a": 1, "a": 2}"#.into(),
+    ]));
+    assert_eq!((report.repeated_fields, report.imported, report.quarantined), (3, 3, 1));
+    assert_eq!(fresh.get("k2").details.platform.as_deref(), Some("telegram"));
+    let out = fresh.export(ExportFormat::Hermes).replace([' ', '\n'], "");
+    assert!(out.contains(r#""new":{"a":1,"a":2}"#) && out.contains(r#""metadata":{"b":1,"b":2}"#), "{out}");
+    assert!(out.contains(r#""new":3"#) && !out.contains(r#""new":1"#), "{out}");
+}
+
 fn assert_same(out: &str, text: &str) {
     let (out, text) = (Exact::parse(out), Exact::parse(text));
     let keys = |value: &Exact| value.fields().keys().cloned().collect::<Vec<_>>();

@@ -23,6 +23,7 @@ mod import;
 mod import_kill;
 mod kill;
 mod layers;
+mod linear;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod model;

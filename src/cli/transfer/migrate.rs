@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressDrawTarget;
 use serde::Serialize;
 
-use cloakroom::{Error, Gateway, ImportOptions, ImportProgress, ImportReport, OnConflict, Options, TimeZone};
+use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, Options, TimeZone};
 
+use super::progress::{bar, show};
 use super::quarantine::Quarantine;
 use super::source::{Source, default_quarantine};
 use super::zone;
@@ -54,6 +55,7 @@ const CACHED_ENTRIES: usize = 1 << 10;
 ///   skipped_hours        local times that a change of the clocks skipped, moved forward
 ///   repeated_hours       local times that a change of the clocks repeated, taken for the earlier
 ///   without_time         entries that do not say when they were active: as old as the file
+///   repeated_fields      fields that come again in the same entry; the last one counts
 ///   problems             list of objects (line, reason): the first bad entries
 ///   damage               null, or an object (line, column, byte, reason): where the file ceases to make sense
 ///   seconds              how long it took
@@ -144,7 +146,7 @@ impl Migrate {
             let opening = Options::new(store).create(create).cache_bytes(CACHE);
             let opening = opening.max_pending(MAX_PENDING).cached_entries(CACHED_ENTRIES);
             with_opened(opening, |store| {
-                let bar = bar(source.size);
+                let bar = bar(source.size, ProgressDrawTarget::stderr());
                 let report = store.import(source, options, |progress| show(&bar, progress));
                 bar.finish_and_clear();
                 report.with_context(named)
@@ -217,6 +219,7 @@ impl Migrate {
             ("times moved: in an hour that the clocks skipped", report.skipped_hours),
             ("times taken for the earlier of a repeated hour", report.repeated_hours),
             ("without a time: as old as the file", report.without_time),
+            ("fields left out, the entry has them again further on", report.repeated_fields),
         ];
         for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
             row(name, &thousands(count));
@@ -251,33 +254,6 @@ fn free(path: &Path) -> Result<PathBuf> {
         Ok(_) => Err(Failure::Exists { path: path.to_path_buf(), advice: "name another with --quarantine" }.into()),
         Err(_) => Ok(path.to_path_buf()),
     }
-}
-
-/// A bar on a terminal, and nothing elsewhere.
-fn bar(size: Option<u64>) -> ProgressBar {
-    let (bar, template) = match size {
-        Some(size) => (
-            ProgressBar::new(size),
-            "{bar:32} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left, {msg}",
-        ),
-        None => (ProgressBar::new_spinner(), "{spinner} {binary_bytes}, {binary_bytes_per_sec}, {msg}"),
-    };
-    bar.set_draw_target(ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
-}
-
-fn show(bar: &ProgressBar, progress: &ImportProgress) {
-    if bar.is_hidden() {
-        return;
-    }
-    bar.set_message(match progress.quarantined {
-        0 => format!("{} entries", thousands(progress.read)),
-        bad => format!("{} entries, {} bad", thousands(progress.read), thousands(bad)),
-    });
-    bar.set_position(progress.bytes);
 }
 
 /// An empty store for a dry run where there is none. It goes when it is dropped.

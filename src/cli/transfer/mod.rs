@@ -2,6 +2,7 @@
 
 mod export;
 mod migrate;
+mod progress;
 mod quarantine;
 mod source;
 

@@ -118,7 +118,7 @@ fn migrate_as_json_has_every_documented_field() {
         "file": moving.file.to_str().unwrap(), "db": moving.db.to_str().unwrap(), "format": "hermes",
         "zone": "+02:00", "dry_run": false, "bytes": two().len(), "read": 2, "imported": 2, "updated": 0, "skipped": 0,
         "kept": 0, "duplicates": 0, "quarantined": 0, "quarantine": null, "notes": 0, "clamped": 0, "skipped_hours": 0,
-        "repeated_hours": 0, "without_time": 0, "problems": [], "damage": null, "seconds": report["seconds"],
+        "repeated_hours": 0, "without_time": 0, "repeated_fields": 0, "problems": [], "damage": null, "seconds": report["seconds"],
         "entries_per_second": report["entries_per_second"],
     });
     assert_eq!(report, expected);
@@ -127,6 +127,13 @@ fn migrate_as_json_has_every_documented_field() {
     for name in expected.as_object().unwrap().keys() {
         assert!(help.contains(name.as_str()), "`migrate --help` does not tell {name}");
     }
+}
+
+#[test]
+fn migrate_tells_of_fields_that_come_again() {
+    let moving = Move::of(two().replacen("\"session_id\"", "\"session_id\": 1, \"session_id\"", 1));
+    let ran = moving.migrate(&["--timezone", "+02:00"]);
+    assert_eq!(ran.row("fields left out, the entry has them again further on"), "1");
 }
 
 #[test]

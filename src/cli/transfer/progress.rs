@@ -1,0 +1,90 @@
+//! The progress bar of `migrate`.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use cloakroom::ImportProgress;
+
+use crate::cli::output::thousands;
+
+/// A bar on a terminal, and nothing elsewhere. Without a size, as of standard input, there is no end to tell.
+pub(super) fn bar(size: Option<u64>, target: ProgressDrawTarget) -> ProgressBar {
+    let (bar, template) = match size {
+        Some(size) => (
+            ProgressBar::new(size),
+            "{bar:32} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left, {msg}",
+        ),
+        None => (ProgressBar::new_spinner(), "{spinner} {binary_bytes}, {binary_bytes_per_sec}, {msg}"),
+    };
+    bar.set_draw_target(target);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+pub(super) fn show(bar: &ProgressBar, progress: &ImportProgress) {
+    if bar.is_hidden() {
+        return;
+    }
+    bar.set_message(match progress.quarantined {
+        0 => format!("{} entries", thousands(progress.read)),
+        bad => format!("{} entries, {} bad", thousands(progress.read), thousands(bad)),
+    });
+    bar.set_position(progress.bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use cloakroom::{ImportOptions, Options, SessionStore};
+    use indicatif::InMemoryTerm;
+
+    use super::*;
+
+    /// What a terminal shows at the end of a dry run over a file of 1,100 entries, the last of which is bad.
+    fn shown(size: impl Fn(usize) -> Option<u64>) -> (String, InMemoryTerm, ProgressBar) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
+        let good: Vec<_> = (0..1099).map(|n| format!(r#""k{n}": {{"session_id": "s{n}"}}"#)).collect();
+        let file = format!("{{{}, \"bad\": 5}}", good.join(", "));
+        let terminal = InMemoryTerm::new(5, 120);
+        let bar = bar(size(file.len()), ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        let mut seen = Vec::new();
+        store
+            .import(file.as_bytes(), ImportOptions::new().dry_run(true), |progress| {
+                show(&bar, progress);
+                bar.force_draw();
+                seen.push(terminal.contents());
+            })
+            .unwrap();
+        assert!(seen.len() > 4, "{seen:?}");
+        assert!(seen[0].ends_with("256 entries"), "{seen:?}");
+        (seen.pop().unwrap(), terminal, bar)
+    }
+
+    #[test]
+    fn a_bar_tells_how_far_the_import_is_and_goes_at_the_end() {
+        let (line, terminal, bar) = shown(|bytes| Some(bytes as u64));
+        assert!(line.starts_with(&"█".repeat(32)), "{line}");
+        assert!(line.contains(" 34.33 KiB of 34.33 KiB, "), "{line}");
+        assert!(line.contains(" left, ") && line.ends_with("1,100 entries, 1 bad"), "{line}");
+        bar.finish_and_clear();
+        assert_eq!(terminal.contents(), "");
+    }
+
+    #[test]
+    fn without_a_size_it_tells_what_was_read() {
+        let (line, _, _) = shown(|_| None);
+        assert!(!line.contains(" of ") && !line.contains("left"), "{line}");
+        assert!(line.contains(" KiB") && line.ends_with("1,100 entries, 1 bad"), "{line}");
+    }
+
+    #[test]
+    fn where_there_is_no_terminal_nothing_is_drawn() {
+        let bar = bar(Some(10), ProgressDrawTarget::hidden());
+        assert!(bar.is_hidden());
+        let dir = tempfile::tempdir().unwrap();
+        let store = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
+        store.import(&b"{}"[..], ImportOptions::new().dry_run(true), |progress| show(&bar, progress)).unwrap();
+        assert_eq!(bar.message(), "");
+    }
+}
