@@ -9,6 +9,7 @@
     reason = "a test that fails may panic"
 )]
 
+mod battery;
 mod caps;
 #[cfg(feature = "cli")]
 mod cli;
@@ -21,7 +22,9 @@ mod failures;
 mod hot_switch;
 mod import;
 mod import_kill;
+mod io_failures;
 mod kill;
+mod kill_calls;
 mod layers;
 #[cfg(feature = "metrics")]
 mod metrics;
