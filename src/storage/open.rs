@@ -100,6 +100,8 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
         files::rewrite_tree(&database)?;
         repairs.push("wrote the database over, since a sync had failed, or had not ended".into());
     }
+    // sled syncs while it opens, too.
+    lock.write(State::Syncing)?;
     // Declared first, so that it is dropped last, after an error too.
     let last;
     let db = match open_database(path, &database, cache_bytes) {
@@ -117,7 +119,6 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
 
     // Recovery read what the page cache holds. Make that durable before anybody is told of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
-    lock.write(State::Syncing)?;
     files::sync_tree(&database).or_else(|error| lock.write(State::after(&error)).and(Err(error)))?;
     lock.write(State::Well)?;
 

@@ -4,7 +4,7 @@
 //! more after a failure, and the next opening finds everything that was awaited.
 //!
 //! The child opens a store that is there, or makes one, works with all verbs and closes. `CLOAKROOM_IO_FAILURES` sets
-//! how many failures are looked at (200), the first calls first; any large number means all that there are.
+//! how many failures are looked at (200); any large number means all that there are.
 
 use std::fs;
 use std::path::Path;
@@ -15,6 +15,7 @@ use cloakroom::{Error, Filter, SessionStore};
 use crate::battery::Battery;
 use crate::common::{chain, key, source};
 use crate::powercut::look;
+use crate::rig::file_model::Dice;
 use crate::rig::{CHILD_PART, CHILD_ROOT, Failure, Inject, Rig, copy_tree};
 use crate::rig_selftest::ack;
 use crate::workload::{Expected, Plan, open, run, work};
@@ -67,6 +68,7 @@ fn child_main() {
             if let Err(error) = &worked {
                 after_a_failure(&store, error);
             }
+            say("closing");
             match store.close() {
                 Ok(()) if worked.is_ok() => say("closed"),
                 Ok(()) => panic!("it failed, and closed well"),
@@ -127,8 +129,7 @@ fn rig(base: Option<&Path>) -> Rig {
     rig
 }
 
-/// All failures there are: which call, in which way, with a store to begin with. The first calls of each kind come
-/// first.
+/// All failures there are: which call, in which way, with a store to begin with.
 fn failures(base: &Path) -> Vec<(u64, usize, bool)> {
     let mut all = Vec::new();
     for there in [true, false] {
@@ -138,7 +139,8 @@ fn failures(base: &Path) -> Vec<(u64, usize, bool)> {
             all.extend(ways.flat_map(|(way, _)| (1..=calls).map(move |at| (at, way, there))));
         }
     }
-    all.sort_unstable();
+    // Spread over all of them, and the same in each run though the number of calls is not.
+    all.sort_unstable_by_key(|&(at, way, there)| Dice(at << 8 | (way as u64) << 1 | u64::from(there)).roll(1 << 40));
     all
 }
 

@@ -112,6 +112,7 @@ pub fn run(path: &Path, plan: Plan, say: &(dyn Fn(&str) + Sync)) {
     let (store, clock) = open(path, plan, say).unwrap();
     work(&store, &clock, plan, say).unwrap();
     if plan.close == 1 {
+        say("closing");
         store.close().unwrap();
         say("closed");
     } else {
@@ -363,16 +364,20 @@ impl Expected {
         match *line.split(' ').collect::<Vec<_>>() {
             ["opening"] => self.closed = false,
             ["opened"] => self.opened = true,
-            ["closed"] => {
-                self.closed = true;
-                // Closing discards the markers of turns.
-                self.entries.values_mut().for_each(|least| drop(least.numbers.remove("begun")));
+            ["closed"] => self.closed = true,
+            ["closing"] => {
+                // It discards the markers of turns.
+                for least in self.entries.values_mut() {
+                    least.numbers.remove("begun");
+                }
             }
             ["pruning", cutoff] => self.forget(cutoff.parse().unwrap()),
             ["touched", name, micros] => {
                 let least = self.entries.entry(name.into()).or_default();
                 least.updated_at = least.updated_at.max(micros.parse().unwrap());
             }
+            // Said before the change: tells nothing of an entry that was not told of.
+            ["ending" | "unsuspending", name, _] if !self.entries.contains_key(name) => {}
             [what, name, n] => {
                 let least = self.entries.entry(name.into()).or_default();
                 let known = least.numbers.entry(what.into()).or_default();

@@ -510,10 +510,10 @@ fn on_fd(fd: i32, kind: u8, record: (u8, u64), raw: impl Fn() -> i64) -> i32 {
     } else if record.0 == R_SYNC {
         let errno = unsafe { *__errno_location() };
         guard.record(R_SYNC_FAILED, file.inode, 0, b"", b"");
-        if file.config.fail_mode == b'k' {
-            guard.kill();
-        }
         fail(errno);
+    }
+    if done != 0 && file.config.fail_mode == b'k' {
+        guard.kill();
     }
     done as i32
 }
