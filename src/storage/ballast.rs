@@ -16,12 +16,13 @@ use crate::error::{Error, Result};
 
 /// What an opening and a large pass of pruning need besides the snapshot. In tests, opening a store took two segments
 /// and pruning all of it three.
-const SPARE_BYTES: u64 = 4 << 20;
+const SPARE_BYTES: u64 = 3 << 20;
+/// It grows in such steps, so that it is not made again each time the snapshot has grown a little.
 const BLOCK_BYTES: u64 = 1 << 20;
 
 /// Takes the space, if there is some. A store without it is a whole store, so a failure is only logged.
 pub(super) fn take(store: &Path) {
-    let wanted = SPARE_BYTES + files::snapshot_bytes(&files::database(store));
+    let wanted = (SPARE_BYTES + files::snapshot_bytes(&files::database(store))).next_multiple_of(BLOCK_BYTES);
     let path = store.join(files::BALLAST);
     if fs::metadata(&path).is_ok_and(|meta| meta.len() >= wanted) {
         return;

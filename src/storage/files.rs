@@ -66,7 +66,11 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
 
 /// Makes the directory of a new store, readable by its owner alone, and the entry in its parent durable.
 pub(super) fn make_directory(path: &Path) -> Result<()> {
-    DirBuilder::new().mode(0o700).create(path).map_err(|e| Error::io("create", path, e))?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        // Somebody else makes it at the same time. The lock tells us apart.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(|e| Error::io("create", path, e))?,
+    }
     sync_directory(parent(path))
 }
 

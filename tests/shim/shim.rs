@@ -11,7 +11,7 @@
 //!   truncate and allocate), `sync`, `rename` (also link), `open` (every open
 //!   below the root, also mkdir), `unlink` (also rmdir), `any`. Modes: `once`,
 //!   `forever`, `short` (half of the bytes are written, then ENOSPC for ever),
-//!   `kill` (it fails, and SIGKILL comes before anybody hears of it).
+//!   `kill` (it fails; if it is an fsync, SIGKILL comes before anybody hears).
 //! * `SHIM_SPACE=BYTES`: the files below the root may take so much, in blocks of
 //!   4 KiB by their lengths; a write beyond is cut short, then fails (ENOSPC).
 //! * `SHIM_KILL_AT=N`: SIGKILL just before the N-th changing call.
@@ -510,10 +510,10 @@ fn on_fd(fd: i32, kind: u8, record: (u8, u64), raw: impl Fn() -> i64) -> i32 {
     } else if record.0 == R_SYNC {
         let errno = unsafe { *__errno_location() };
         guard.record(R_SYNC_FAILED, file.inode, 0, b"", b"");
+        if file.config.fail_mode == b'k' {
+            guard.kill();
+        }
         fail(errno);
-    }
-    if done != 0 && file.config.fail_mode == b'k' {
-        guard.kill();
     }
     done as i32
 }
