@@ -52,7 +52,7 @@ fn what_was_awaited_survives_a_kill() {
             ..Plan::SMALL
         };
         // One kill in eight as soon as the child begins to open, some right after, most while it works.
-        let lines = [1, 2, 3, 5, 10, 20, 30, 50][dice.roll(8)];
+        let lines = [1, 2, 3, 5, 8, 15, 25, 40][dice.roll(8)];
         kill_after(&path, plan, lines, dice.roll(1000), &mut expected);
         // Often the next child finds what the kill left.
         if dice.roll(3) > 0 && round % ROUNDS_PER_STORE != ROUNDS_PER_STORE - 1 {
