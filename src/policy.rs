@@ -240,7 +240,7 @@ impl SessionStore {
         let key = self.key_for(source)?;
         for _ in 0..ATTEMPTS {
             let Some(seen) = self.commits().peek_hot(self.commits().engine().fingerprint(&key))? else { break };
-            if self.over(&policy, &seen).is_none() {
+            if over(&policy, &seen, self.now()).is_none() {
                 break;
             }
             match ask(&guard, &key) {
@@ -251,18 +251,19 @@ impl SessionStore {
                 }
                 Verdict::Idle => {}
             }
+            let now = self.now();
             let locked = self.commits().lock(&key)?;
             let same = |now: Hot| now.updated_at == seen.updated_at && now.flags == seen.flags;
             if locked.hot().is_some_and(same) {
-                let reason = self.over(&policy, &seen);
-                return self.resolve_locked(locked, &key, source, reason);
+                let reason = over(&policy, &seen, now);
+                return self.resolve_locked(locked, &key, source, now, reason);
             }
         }
         self.resolve(source)
     }
+}
 
-    /// The rule by which a session is over now.
-    fn over(&self, policy: &ResetPolicy, hot: &Hot) -> Option<ReplaceReason> {
-        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) { None } else { policy.due(hot.updated_at, self.now()) }
-    }
+/// The rule by which a session is over.
+fn over(policy: &ResetPolicy, hot: &Hot, now: Timestamp) -> Option<ReplaceReason> {
+    if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) { None } else { policy.due(hot.updated_at, now) }
 }

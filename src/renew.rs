@@ -19,8 +19,10 @@ impl SessionStore {
     /// created if there is none. Concurrent calls for one key make one entry.
     pub fn resolve(&self, source: &SessionSource) -> Result<Resolved> {
         let key = self.key_for(source)?;
+        // The clock is the caller's code, and may use the store: never ask it with an entry locked.
+        let now = self.now();
         let locked = self.commits().lock(&key)?;
-        self.resolve_locked(locked, &key, source, None)
+        self.resolve_locked(locked, &key, source, now, None)
     }
 
     /// The key of the conversation that `source` belongs to.
@@ -34,17 +36,18 @@ impl SessionStore {
         mut locked: EntryLock<'_>,
         key: &SessionKey,
         source: &SessionSource,
+        now: Timestamp,
         due: Option<ReplaceReason>,
     ) -> Result<Resolved> {
-        let fresh_id = || new_session_id(self.now());
+        let fresh_id = || new_session_id(now);
         let Some((hot, cold)) = both(&locked)? else {
             let cold = Cold {
                 session_id: fresh_id()?,
-                created_at: self.now(),
+                created_at: now,
                 details: Details::from_source(source.clone()),
                 extras: None,
             };
-            let hot = Hot::fresh(self.now());
+            let hot = Hot::fresh(now);
             let entry = entry(key, &hot, cold.clone());
             let commit = locked.put(hot, cold, None)?;
             drop(locked);
@@ -53,7 +56,7 @@ impl SessionStore {
         };
         let reason = if hot.is(SUSPENDED) { Some(ReplaceReason::Suspended) } else { due };
         let Some(reason) = reason else {
-            let hot = touched(hot, self.now());
+            let hot = touched(hot, now);
             let commit = locked.set_hot(hot);
             drop(locked);
             meter::touched();
@@ -72,7 +75,7 @@ impl SessionStore {
             prev_session_id: Some(cold.session_id.clone()),
             ..Details::from_source(source.clone())
         };
-        let (hot, new) = renewed(&hot, fresh_id()?, details, self.now());
+        let (hot, new) = renewed(&hot, fresh_id()?, details, now);
         let entry = entry(key, &hot, new.clone());
         let commit = locked.put(hot, new, None)?;
         drop(locked);
@@ -93,6 +96,7 @@ impl SessionStore {
     }
 
     fn renew(&self, key: &SessionKey, id: SessionId, by_user: bool) -> Result<Option<(SessionEntry, Receipt)>> {
+        let now = self.now();
         let mut locked = self.commits().lock(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
         let old = &cold.details;
@@ -106,7 +110,7 @@ impl SessionStore {
             prev_session_id: Some(cold.session_id.clone()),
             ..Details::default()
         };
-        let (hot, new) = renewed(&hot, id, details, self.now());
+        let (hot, new) = renewed(&hot, id, details, now);
         let entry = entry(key, &hot, new.clone());
         let commit = locked.put(hot, new, None)?;
         drop(locked);

@@ -100,11 +100,12 @@ impl SessionStore {
     /// An earlier turn of the entry that has not ended is replaced: its token ends nothing any more. O(1). When the
     /// receipt is durable the marker is too; after a crash before that, neither marker nor touch may be there.
     pub fn begin_turn(&self, key: &SessionKey) -> Result<Option<(TurnToken, Receipt)>> {
+        let now = self.now();
         let mut locked = self.commits().lock(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
         let entry = self.commits().engine().fingerprint(key);
-        let token = self.commits().turns().begin(entry, cold.session_id.clone(), self.now());
-        let commit = locked.set_hot(touched(hot, self.now()));
+        let token = self.commits().turns().begin(entry, cold.session_id.clone(), now);
+        let commit = locked.set_hot(touched(hot, now));
         drop(locked);
         meter::touched();
         Ok(Some((TurnToken(token), self.commits().receipt(commit))))
@@ -158,6 +159,7 @@ impl SessionStore {
                 recovery.orphaned += u64::from(self.commits().turns().end(entry, marker.turn.token));
                 continue;
             };
+            let now = self.now();
             let mut locked = self.commits().lock(&key)?;
             let found = both(&locked)?;
             // A turn that has begun meanwhile has taken its place.
@@ -168,9 +170,9 @@ impl SessionStore {
                 Some((_, cold)) if cold.session_id != marker.turn.session_id => recovery.orphaned += 1,
                 None => recovery.orphaned += 1,
                 Some((hot, _)) if hot.is(SUSPENDED) => recovery.suspended += 1,
-                Some(_) if self.now().since(marker.turn.started_at) > max_age => recovery.stale += 1,
+                Some(_) if now.since(marker.turn.started_at) > max_age => recovery.stale += 1,
                 Some(_) => {
-                    self.set_resume(&mut locked, Some(INTERRUPTED))?;
+                    self.set_resume(&mut locked, Some((INTERRUPTED, now)))?;
                     drop(locked);
                     self.listeners().tell(&key, EventKind::ResumePending { reason: INTERRUPTED.into() });
                     recovery.resumable.push(key);
@@ -188,12 +190,13 @@ impl SessionStore {
     /// The mark stays until [`clear_resume_pending`](SessionStore::clear_resume_pending), or until the entry gets
     /// another session.
     pub fn mark_resume_pending(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
+        let now = self.now();
         let mut locked = self.commits().lock(key)?;
         match locked.hot() {
             None => Ok(ResumeMark::Missing),
             Some(hot) if hot.is(SUSPENDED) => Ok(ResumeMark::Suspended),
             Some(_) => {
-                let commit = self.set_resume(&mut locked, Some(reason))?;
+                let commit = self.set_resume(&mut locked, Some((reason, now)))?;
                 drop(locked);
                 self.listeners().tell(key, EventKind::ResumePending { reason: reason.into() });
                 Ok(commit.map_or(ResumeMark::Missing, |commit| ResumeMark::Marked(self.commits().receipt(commit))))
@@ -213,13 +216,13 @@ impl SessionStore {
         Ok(commit.map(|commit| self.commits().receipt(commit)))
     }
 
-    /// Sets or clears the mark of a locked entry. Returns the commit that takes it.
-    fn set_resume(&self, locked: &mut EntryLock<'_>, reason: Option<&str>) -> Result<Option<u64>> {
+    /// Sets, with the time, or clears the mark of a locked entry. Returns the commit that takes it.
+    fn set_resume(&self, locked: &mut EntryLock<'_>, reason: Option<(&str, Timestamp)>) -> Result<Option<u64>> {
         let Some((mut hot, cold)) = both(locked)? else { return Ok(None) };
         hot.set(RESUME_PENDING, reason.is_some());
         let details = Details {
-            resume_reason: reason.map(Into::into),
-            last_resume_marked_at: reason.map(|_| self.now()),
+            resume_reason: reason.map(|(reason, _)| reason.into()),
+            last_resume_marked_at: reason.map(|(_, now)| now),
             ..cold.details.clone()
         };
         locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(Some)

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use parking_lot::Mutex;
@@ -172,29 +172,40 @@ impl Worker {
             return;
         }
         // Armed before the pass, so that slow passes do not add to the interval.
-        let mut tick = self.store.clock().after(self.config.interval);
+        let mut tick = self.tick();
         self.pass(false);
         loop {
             select! {
                 recv(stopped) -> _ => return,
                 recv(kicks) -> _ => self.pass(true),
                 recv(tick) -> _ => {
-                    tick = self.store.clock().after(self.config.interval);
+                    tick = self.tick();
                     self.pass(false);
                 }
             }
         }
     }
 
+    /// The next tick; by the system's clock, if that of the store panics.
+    fn tick(&self) -> Receiver<Instant> {
+        let interval = self.config.interval;
+        let tick = catch_unwind(AssertUnwindSafe(|| self.store.clock().after(interval)));
+        tick.unwrap_or_else(|_| crossbeam_channel::after(interval))
+    }
+
     /// One pass. Whatever happens in it, the thread goes on.
     fn pass(&mut self, asked_for: bool) {
-        let now = self.store.now();
-        let result = catch_unwind(AssertUnwindSafe(|| self.prune(asked_for)))
-            .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
+        let mut began = None;
+        let pass = AssertUnwindSafe(|| {
+            began = Some(self.store.now());
+            self.prune(asked_for)
+        });
+        let result =
+            catch_unwind(pass).unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
         let mut status = self.status.lock();
         status.passes += 1;
-        status.last_run = Some(now);
-        status.next_run = Some(now.saturating_add(self.config.interval));
+        status.last_run = began.or(status.last_run);
+        status.next_run = status.last_run.map(|began| began.saturating_add(self.config.interval));
         match result {
             Ok(Some(report)) => {
                 tracing::debug!(?report, "pruned");

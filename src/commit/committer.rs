@@ -93,7 +93,7 @@ impl Committer {
         let result = catch_unwind(AssertUnwindSafe(|| step(self)))
             .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
         result.or_else(|error| {
-            self.core.engine.mark_suspect();
+            self.core.engine.mark_suspect(&error);
             self.core.progress.set_failed(error);
             self.core.progress.check_writable().map(|()| 0)
         })

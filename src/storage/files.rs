@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! sessions.db/        0700
-//!     LOCK            held with flock(2) while the store is open; says by whom
+//!     LOCK            held with flock(2) while the store is open, see `lock.rs`
 //!     checkpoint      what was last synced, see `checkpoint.rs`
+//!     ballast         space kept for a full disk, see `ballast.rs`
+//!     ballast.new     the same in the making
 //!     sled/           the database
 //!     sled.new-*/     a database that is being created; swept if its creator died
 //! ```
@@ -11,17 +13,19 @@
 //! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
 //! created under another name, synced file by file, and renamed into place.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-const LOCK: &str = "LOCK";
+pub(super) const LOCK: &str = "LOCK";
 const DATABASE: &str = "sled";
 const NEW_PREFIX: &str = "sled.new-";
 pub(super) const CHECKPOINT: &str = "checkpoint";
+pub(super) const BALLAST: &str = "ballast";
+pub(super) const NEW_BALLAST: &str = "ballast.new";
 
 /// What stands at a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,7 +53,7 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
         let name = entry.map_err(|e| Error::io("list", path, e))?.file_name();
         match name.to_str() {
             Some(DATABASE) => return Ok(Found::Store),
-            Some(LOCK | CHECKPOINT) => {}
+            Some(LOCK | CHECKPOINT | BALLAST | NEW_BALLAST) => {}
             Some(name) if name.starts_with(NEW_PREFIX) => {}
             _ => foreign = Some(name),
         }
@@ -62,7 +66,11 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
 
 /// Makes the directory of a new store, readable by its owner alone, and the entry in its parent durable.
 pub(super) fn make_directory(path: &Path) -> Result<()> {
-    DirBuilder::new().mode(0o700).create(path).map_err(|e| Error::io("create", path, e))?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        // Somebody else makes it at the same time. The lock tells us apart.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(|e| Error::io("create", path, e))?,
+    }
     sync_directory(parent(path))
 }
 
@@ -73,75 +81,6 @@ pub(super) fn make_private(path: &Path) -> Result<()> {
         return Ok(());
     }
     fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|e| Error::io("make private", path, e))
-}
-
-/// Our own lock, taken before anything in the directory is read or repaired. Freed when dropped.
-#[derive(Debug)]
-pub(super) struct Lock {
-    file: File,
-    path: PathBuf,
-    suspect: bool,
-}
-
-/// The line in the lock file that says that a write or a sync failed. It needs no sync: what it speaks of are pages
-/// that are only in the page cache, and they are gone when it is.
-const SUSPECT: &str = "a sync failed";
-
-impl Drop for Lock {
-    /// A process that is being forked off at this moment holds a copy of the descriptor until it executes its
-    /// program. Closing ours would leave the lock to that copy; unlocking frees it.
-    fn drop(&mut self) {
-        if let Err(error) = self.file.unlock() {
-            tracing::warn!(%error, "the store could not be unlocked; closing its file does that too");
-        }
-    }
-}
-
-impl Lock {
-    pub(super) fn take(store: &Path) -> Result<Self> {
-        let path = store.join(LOCK);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // Whatever cannot be read of it is simply not told.
-                let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut holder);
-                let holder = holder.lines().next().unwrap_or_default();
-                let holder = Some(holder.trim().to_owned()).filter(|text| !text.is_empty());
-                return Err(Error::Locked { path: store.to_path_buf(), holder });
-            }
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
-        }
-        let mut before = String::new();
-        let _ = Read::by_ref(&mut file).take(256).read_to_string(&mut before);
-        let lock = Self { file, path, suspect: before.contains(SUSPECT) };
-        lock.write(lock.suspect)?;
-        Ok(lock)
-    }
-
-    /// Whether a write or a sync has failed since the machine started: then there may be pages that look written, are
-    /// not on disk, and that no sync saves unless they are written again.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.suspect
-    }
-
-    /// Tells the next opening, or that all is well again.
-    pub(super) fn write(&self, suspect: bool) -> Result<()> {
-        let mark = if suspect { SUSPECT } else { "" };
-        let text = format!("process {}\n{mark}", std::process::id());
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.write_all_at(text.as_bytes(), 0))
-            .map_err(|e| Error::io("write", &self.path, e))
-    }
 }
 
 /// Writes every file below `path` over with what it holds, so that the next sync covers all of it.
@@ -183,6 +122,8 @@ pub(super) fn sweep(store: &Path) -> Result<Vec<String>> {
         if name.starts_with(NEW_PREFIX) {
             fs::remove_dir_all(entry.path()).map_err(|e| Error::io("remove", entry.path(), e))?;
             swept.push(format!("removed {name}, left by an interrupted creation"));
+        } else if name == NEW_BALLAST {
+            fs::remove_file(entry.path()).map_err(|e| Error::io("remove", entry.path(), e))?;
         }
     }
     Ok(swept)
@@ -242,6 +183,13 @@ fn for_snapshots(
     Ok(done)
 }
 
+/// The size of all snapshots. A new one is written before an old one goes.
+pub(super) fn snapshot_bytes(database: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(database) else { return 0 };
+    let snapshots = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."));
+    snapshots.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
 /// Syncs every file and directory below and including `path`, and hides the files from others.
 pub(super) fn sync_tree(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
@@ -285,20 +233,4 @@ pub(super) fn bytes_below(path: &Path) -> Result<u64> {
         }
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lock_is_free_though_a_forked_process_holds_a_copy_of_its_descriptor() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
-        let copy = lock.file.try_clone().unwrap();
-        assert!(matches!(Lock::take(dir.path()), Err(Error::Locked { .. })));
-        drop(lock);
-        Lock::take(dir.path()).unwrap();
-        drop(copy);
-    }
 }

@@ -3,9 +3,11 @@
 //! [`Engine`] owns the open database and answers reads. [`Writer`] is its one writer and belongs to the committer's
 //! thread. [`verify`] checks every invariant between the trees.
 
+mod ballast;
 mod checkpoint;
 mod files;
 mod group;
+mod lock;
 mod log;
 mod notes;
 mod open;
@@ -20,6 +22,7 @@ mod write;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -62,7 +65,7 @@ pub(crate) struct Engine {
     /// Declared after the trees, which share the database.
     last: LastHandle,
     /// Declared after the database, so that it is freed last.
-    lock: files::Lock,
+    lock: Arc<lock::Lock>,
 }
 
 #[derive(Debug, Clone)]
@@ -90,8 +93,8 @@ impl Engine {
     }
 
     /// A write or a sync has failed. The next opening must not trust what the page cache holds to be on disk.
-    pub(crate) fn mark_suspect(&self) {
-        if let Err(error) = self.lock.write(true) {
+    pub(crate) fn mark_suspect(&self, failure: &Error) {
+        if let Err(error) = self.lock.write(lock::State::after(failure)) {
             tracing::error!(error = &error as &dyn std::error::Error, "the failure could not be noted");
         }
     }

@@ -2,14 +2,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::checkpoint::{Checkpoint, Mark};
-use super::files::{self, Found, Lock};
+use super::files::{self, Found};
+use super::lock::{Lock, State};
 use super::waker::FlushWaker;
-use super::{Engine, FORMAT, LastHandle, Trees, Writer, damaged_row, engine_error, meta};
+use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, damaged_row, engine_error, meta};
 use crate::codec::{Seed, decode_meta, encode_meta};
 use crate::error::{Error, Result};
 
@@ -50,7 +52,7 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
         Found::Nothing => files::make_directory(path)?,
         Found::Empty | Found::Store => {}
     }
-    let lock = Lock::take(path)?;
+    let lock = Arc::new(Lock::take(path)?);
     files::make_private(path)?;
     let mut repairs = files::sweep(path)?;
     let created = files::inspect(path)? != Found::Store;
@@ -58,6 +60,30 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
         create_database(path, cache_bytes)?;
     }
 
+    let mut gave_up = false;
+    let mut give_up = || -> Result<bool> {
+        gave_up = ballast::give_up(path)?;
+        repairs.extend(gave_up.then(|| "gave up the ballast, since the disk was full".to_owned()));
+        Ok(gave_up)
+    };
+    if lock.found() == State::Full {
+        // Opening may still find room. The writes that failed would not.
+        give_up()?;
+    }
+    let mut opened = match open_locked(path, &lock, cache_bytes) {
+        Err(Error::DiskFull { .. }) if give_up()? => open_locked(path, &lock, cache_bytes)?,
+        other => other?,
+    };
+    if !gave_up {
+        ballast::take(path);
+    }
+    opened.created = created;
+    opened.repairs.splice(..0, repairs);
+    Ok(opened)
+}
+
+/// Opens the database of a store that is there and locked, and makes what is found durable.
+fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened> {
     let database = files::database(path);
     for name in ["conf", "db"] {
         // sled would make a new, empty one.
@@ -69,11 +95,13 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
             });
         }
     }
-    repairs.extend(files::remove_half_snapshots(&database)?);
-    if lock.is_suspect() {
+    let mut repairs = files::remove_half_snapshots(&database)?;
+    if lock.found() != State::Well {
         files::rewrite_tree(&database)?;
-        repairs.push("wrote the database over, since a sync had failed".into());
+        repairs.push("wrote the database over, since a sync had failed, or had not ended".into());
     }
+    // sled syncs while it opens, too.
+    lock.write(State::Syncing)?;
     // Declared first, so that it is dropped last, after an error too.
     let last;
     let db = match open_database(path, &database, cache_bytes) {
@@ -91,14 +119,23 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
 
     // Recovery read what the page cache holds. Make that durable before anybody is told of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
-    files::sync_tree(&database).or_else(|error| lock.write(true).and(Err(error)))?;
-    lock.write(false)?;
+    files::sync_tree(&database).or_else(|error| lock.write(State::after(&error)).and(Err(error)))?;
+    lock.write(State::Well)?;
 
     let trees = open_trees(&db)?;
     let waker = FlushWaker::start(db).map_err(|e| Error::io("start a thread for", path, e))?;
     check_format(path, &trees, &database)?;
     let seed = read_seed(&trees, &database)?;
-    let engine = Engine { path: path.to_path_buf(), _waker: waker, trees, seed, file, gate: Mutex::new(0), last, lock };
+    let engine = Engine {
+        path: path.to_path_buf(),
+        _waker: waker,
+        trees,
+        seed,
+        file,
+        gate: Mutex::new(0),
+        last,
+        lock: Arc::clone(lock),
+    };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
@@ -110,11 +147,11 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     let mut writer = Writer::new(mark, checkpoint);
     let newest = mark.commit.max(expected.map_or(0, |mark| mark.commit));
     let settled = writer.settle(&engine).and_then(|settled| writer.begin_use(&engine, newest).map(|()| settled));
-    if settled.inspect_err(|_| engine.mark_suspect())? {
+    if settled.inspect_err(|error| engine.mark_suspect(error))? {
         tracing::debug!("settled the changes that were under way");
     }
     let mark = Mark { commit: mark.commit, count: writer.mark().count };
-    Ok(Opened { engine, writer, mark, expected, clean, created, repairs })
+    Ok(Opened { engine, writer, mark, expected, clean, created: false, repairs })
 }
 
 /// Makes the database under a temporary name and renames it into place, so that it is there whole or not at all.

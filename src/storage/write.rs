@@ -17,6 +17,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, Mark};
+use super::lock::State;
 use super::log::Position;
 use super::{Engine, engine_error, meta};
 use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, CodecError, Cold, Fingerprint, Hot, NoteRow, encode_meta};
@@ -214,12 +215,14 @@ impl Writer {
         #[cfg(test)]
         self.hook.call(engine, 0)?;
         let synced = engine.log_position()?;
+        // Should it fail and the process die before it can say so.
+        engine.lock.write(State::Syncing)?;
         engine.trees.meta.flush().map_err(|e| engine_error("write", e))?;
         // sled's flush leaves the data in the page cache.
         engine.file.sync_data().map_err(|e| Error::io("sync", engine.path(), e))?;
         self.unsynced = Unsynced { synced, ..Unsynced::default() };
         self.has_unsynced_extras = false;
-        Ok(())
+        engine.lock.write(State::Well)
     }
 
     /// Writes down what is durable. Call it after [`Writer::sync`].

@@ -1,20 +1,21 @@
 //! A child that works at full speed is killed at random moments. What it said it had awaited must be there.
 //!
-//! `CLOAKROOM_KILL_ROUNDS` sets how many kills (100).
+//! `CLOAKROOM_KILL_ROUNDS` sets how many kills (200). Up to fifty in a row hit the same store.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use cloakroom::SessionStore;
 
+use crate::battery::Battery;
 use crate::common::{fast_dir, options};
 use crate::rig::CHILD_PART;
-use crate::rig::file_model::Dice;
-use crate::workload::{Expected, Plan, run};
+use crate::workload::{Expected, MAX_OPEN, Plan, run};
 
 const STORE: &str = "CLOAKROOM_KILL_STORE";
-const ROUNDS_PER_STORE: u64 = 25;
+const ROUNDS_PER_STORE: u64 = 50;
 
 #[test]
 fn child_main() {
@@ -29,39 +30,40 @@ fn child_main() {
 
 #[test]
 fn what_was_awaited_survives_a_kill() {
-    let rounds: u64 = std::env::var("CLOAKROOM_KILL_ROUNDS").map_or(100, |rounds| rounds.parse().unwrap());
-    let mut dice = Dice(2026);
     let mut home = fast_dir();
     let mut expected = Expected::default();
     let mut repairs = 0;
-    for round in 0..rounds {
+    let battery = Battery::new("kill_rounds", 200);
+    battery.run(|round, mut dice| {
         if round % ROUNDS_PER_STORE == 0 {
             home = fast_dir();
             expected = Expected::default();
         }
         let path = home.path().join("sessions.db");
         let plan = Plan {
-            seed: round,
+            seed: dice.0 >> 20,
             threads: 3,
             steps: 1_000_000,
             keys: 8,
-            metadata_bytes: [100, 4000, 20_000][dice.roll(3)],
-            await_one_in: [1, 4, 50][dice.roll(3)],
+            metadata_bytes: [100, 1000, 4000, 20_000][dice.roll(4)],
+            await_one_in: [1, 3, 12][dice.roll(3)],
             interval_ms: [0, 5, 1000][dice.roll(3)],
             round: round % ROUNDS_PER_STORE,
             ..Plan::SMALL
         };
         // One kill in eight as soon as the child begins to open, some right after, most while it works.
-        let lines = [1, 2, 3, 10, 40, 80, 150, 250][dice.roll(8)];
-        kill_after(&path, plan, lines, dice.roll(3000), &mut expected);
-        // Now and then the next child finds what the kill left.
-        if dice.roll(4) == 0 && round % ROUNDS_PER_STORE != ROUNDS_PER_STORE - 1 && round + 1 < rounds {
-            continue;
+        let lines = [1, 2, 3, 5, 8, 15, 25, 40][dice.roll(8)];
+        kill_after(&path, plan, lines, dice.roll(1000), &mut expected);
+        // Often the next child finds what the kill left.
+        if dice.roll(3) > 0 && round % ROUNDS_PER_STORE != ROUNDS_PER_STORE - 1 {
+            return;
         }
+        let started = Instant::now();
         let store = SessionStore::open(options(&path)).unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        assert!(started.elapsed() < MAX_OPEN, "round {round}: opening took {:?}", started.elapsed());
         repairs += store.open_report().repairs.len();
         expected.check(&store).unwrap_or_else(|error| panic!("round {round}, {plan:?}, after {lines} lines: {error}"));
-    }
+    });
     println!("{repairs} repairs");
 }
 

@@ -9,25 +9,32 @@
     reason = "a test that fails may panic"
 )]
 
+mod battery;
+mod callbacks;
 mod caps;
 #[cfg(feature = "cli")]
 mod cli;
+mod clocks;
 mod common;
 mod config;
 mod events;
 mod exact_json;
 mod export;
 mod failures;
+mod full_disk;
 mod hot_switch;
 mod import;
 mod import_kill;
+mod io_failures;
 mod kill;
+mod kill_calls;
 mod layers;
 mod linear;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod model;
 mod names;
+mod openers;
 mod policy;
 mod powercut;
 mod prune;

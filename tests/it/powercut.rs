@@ -2,23 +2,24 @@
 //!
 //! A child works under the rig, which records each write and each sync. Then the files are rebuilt as a cut at some
 //! moment may leave them, and the store must open with everything that the child had awaited by then.
-//! `CLOAKROOM_CUTS` sets how many states are looked at in all (200).
+//! `CLOAKROOM_CUTS` sets how many states are looked at in all (400), by several tests. Each keeps its own count.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cloakroom::{Error, SessionStore};
 
+use crate::battery::Battery;
 use crate::common::{chain, fast_dir, options};
 use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};
 use crate::rig::trace::Trace;
 use crate::rig::{CHILD_PART, CHILD_ROOT, Rig};
 use crate::rig_selftest::assert_trace_is_complete;
-use crate::workload::{Expected, Plan, run};
+use crate::workload::{Expected, MAX_OPEN, Plan, run};
 
 const MAIN: &str = "powercut::child_main";
 /// The bound on what is written between two syncs.
@@ -58,10 +59,17 @@ fn first_at(trace: &Trace, say: impl Fn(&[String]) -> bool) -> usize {
     from
 }
 
-/// How many of the states a test with this share looks at.
-fn share(percent: usize) -> usize {
-    let all: usize = std::env::var("CLOAKROOM_CUTS").map_or(200, |cuts| cuts.parse().unwrap());
-    (all * percent).div_ceil(100)
+/// States that are looked at of one recorded run.
+const STATES: usize = 80;
+
+/// Records runs, each with a seed of its own, and looks at so many states of each that a test with this share in all
+/// of them comes to its number. The battery counts the runs.
+fn runs(name: &str, percent: usize, most: usize, mut run: impl FnMut(u64, usize, &mut Dice)) {
+    let all: usize = std::env::var("CLOAKROOM_CUTS").map_or(400, |cuts| cuts.parse().unwrap());
+    let share = (all * percent).div_ceil(100);
+    let states = most.min(share);
+    println!("{name}: {states} states of each run");
+    Battery::new(name, share.div_ceil(states) as u64).run(|case, mut dice| run(1000 * case, states, &mut dice));
 }
 
 /// Looks at `states` states between two operations. Every other one keeps only what was synced.
@@ -84,7 +92,7 @@ fn cut(trace: &Trace, states: usize, (from, to): (usize, usize), seed: u64) {
 }
 
 /// Opens what a cut has left and checks it.
-fn look(path: &Path, expected: &Expected) -> Result<(), String> {
+pub fn look(path: &Path, expected: &Expected) -> Result<(), String> {
     let started = Instant::now();
     let store = match SessionStore::open(options(path).create(false)) {
         Ok(store) => store,
@@ -95,7 +103,7 @@ fn look(path: &Path, expected: &Expected) -> Result<(), String> {
         Err(error) => return Err(format!("open: {}", chain(&error))),
     };
     let took = started.elapsed();
-    if took > Duration::from_secs(5) {
+    if took > MAX_OPEN {
         return Err(format!("opening took {took:?}"));
     }
     expected.check(&store)?;
@@ -118,48 +126,58 @@ fn assert_bounded(trace: &Trace) {
 
 #[test]
 fn one_thread() {
-    let trace = traced(Plan { seed: 11, steps: 400, ..Plan::SMALL });
-    assert_bounded(&trace);
-    cut(&trace, share(20), (0, trace.len()), 1);
+    runs("cuts_one_thread", 20, STATES, |seed, states, _| {
+        let trace = traced(Plan { seed: seed + 11, steps: 400, ..Plan::SMALL });
+        assert_bounded(&trace);
+        cut(&trace, states, (0, trace.len()), seed + 1);
+    });
 }
 
 #[test]
 fn three_threads() {
-    let trace = traced(Plan { seed: 12, threads: 3, steps: 150, interval_ms: 5, ..Plan::SMALL });
-    assert_bounded(&trace);
-    cut(&trace, share(20), (0, trace.len()), 2);
+    runs("cuts_three_threads", 20, STATES, |seed, states, _| {
+        let trace = traced(Plan { seed: seed + 12, threads: 3, steps: 150, interval_ms: 5, ..Plan::SMALL });
+        assert_bounded(&trace);
+        cut(&trace, states, (0, trace.len()), seed + 2);
+    });
 }
 
 /// Before the store's creation is told.
 #[test]
 fn while_it_is_created() {
-    let trace = traced(Plan { seed: 13, steps: 3, close: 1, ..Plan::SMALL });
-    let opened = first_at(&trace, |acks| Expected::from_lines(acks).opened);
-    cut(&trace, share(15), (0, opened), 3);
-    // After a proper close nothing at all may be missing.
-    cut(&trace, 2, (trace.len(), trace.len()), 4);
+    runs("cuts_created", 15, STATES, |seed, states, _| {
+        let trace = traced(Plan { seed: seed + 13, steps: 3, close: 1, ..Plan::SMALL });
+        let opened = first_at(&trace, |acks| Expected::from_lines(acks).opened);
+        cut(&trace, states, (0, opened), seed + 3);
+        // After a proper close nothing at all may be missing.
+        cut(&trace, 2, (trace.len(), trace.len()), seed + 4);
+    });
 }
 
 /// A small store, rewritten many times over, so that sled uses its segments again.
 #[test]
 fn while_segments_are_used_again() {
     let plan = Plan { seed: 14, steps: 1500, keys: 12, metadata_bytes: 60_000, await_one_in: 40, ..Plan::SMALL };
-    let trace = traced(plan);
-    assert_bounded(&trace);
-    let writes = trace.writes_to(DATABASE);
-    let end = writes.iter().map(|write| write.offset + write.len).max().unwrap();
-    let written: u64 = writes.iter().map(|write| write.len).sum();
-    assert!(written > end, "{written} bytes written to a file of {end}: nothing was used again");
-    cut(&trace, share(20), (trace.len() / 4, trace.len()), 5);
+    runs("cuts_segments", 20, STATES, |seed, states, _| {
+        let trace = traced(Plan { seed: seed + plan.seed, ..plan });
+        assert_bounded(&trace);
+        let writes = trace.writes_to(DATABASE);
+        let end = writes.iter().map(|write| write.offset + write.len).max().unwrap();
+        let written: u64 = writes.iter().map(|write| write.len).sum();
+        assert!(written > end, "{written} bytes written to a file of {end}: nothing was used again");
+        cut(&trace, states, (trace.len() / 4, trace.len()), seed + 5);
+    });
 }
 
 /// Many chats wake, each into another bucket, and hardly anybody waits.
 #[test]
 fn while_many_wake() {
     let plan = Plan { seed: 15, steps: 6000, keys: 2500, metadata_bytes: 300, await_one_in: 500, ..Plan::SMALL };
-    let trace = traced(plan);
-    assert_bounded(&trace);
-    cut(&trace, share(5), (trace.len() / 2, trace.len()), 7);
+    runs("cuts_wake", 5, STATES, |seed, states, _| {
+        let trace = traced(Plan { seed: seed + plan.seed, ..plan });
+        assert_bounded(&trace);
+        cut(&trace, states, (trace.len() / 2, trace.len()), seed + 7);
+    });
 }
 
 /// A kill leaves unsynced writes in the page cache, the next process builds on them, and then the power goes.
@@ -168,9 +186,7 @@ fn after_a_kill() {
     // Both under one shell: what a child finds counts as durable, and here it is not.
     let script = "SHIM_KILL_AT=$RIG_KILL_AT RIG_CHILD_PART=$RIG_FIRST \"$0\" \"$@\" >/dev/null 2>&1
         exec \"$0\" \"$@\"";
-    let mut dice = Dice(6);
-    let rounds = 4;
-    for round in 0..rounds {
+    runs("cuts_kill", 10, STATES / 10, |round, states, dice| {
         let rig = Rig::new();
         let first = Plan { seed: 20 + round, steps: 400, await_one_in: 12, interval_ms: 2, ..Plan::SMALL };
         let second = Plan { seed: 30 + round, steps: 60, round: 1, ..Plan::SMALL };
@@ -190,8 +206,8 @@ fn after_a_kill() {
         let begun = |acks: &[String]| acks.iter().filter(|ack| *ack == "opening").count();
         assert_eq!(begun(&trace.acks_before(trace.len())), 2, "the first child was killed at {kill_at}");
         let second = first_at(&trace, |acks| begun(acks) == 2);
-        cut(&trace, share(20) / rounds as usize, (second, trace.len()), 40 + round);
-    }
+        cut(&trace, states, (second, trace.len()), 40 + round);
+    });
 }
 
 /// A failed sync leaves pages that look written and are not, and that no later sync saves. The store is opened again
@@ -201,9 +217,7 @@ fn after_a_failed_sync() {
     let script = "SHIM_FAIL_AT=$RIG_FAIL_AT SHIM_FAIL_KIND=sync SHIM_FAIL_ERRNO=5 SHIM_FAIL_MODE=once \
         RIG_CHILD_PART=$RIG_FIRST \"$0\" \"$@\" >/dev/null 2>&1
         exec \"$0\" \"$@\"";
-    let mut dice = Dice(8);
-    let rounds = 6;
-    for round in 0..rounds {
+    runs("cuts_failed_sync", 10, STATES / 10, |round, states, dice| {
         let rig = Rig::new();
         let first = Plan { seed: 50 + round, steps: 400, ..Plan::SMALL };
         let second = Plan { seed: 60 + round, steps: 60, round: 1, ..Plan::SMALL };
@@ -222,6 +236,6 @@ fn after_a_failed_sync() {
         let begun = |acks: &[String]| acks.iter().filter(|ack| *ack == "opening").count();
         assert_eq!(begun(&trace.acks_before(trace.len())), 2);
         let second = first_at(&trace, |acks| begun(acks) == 2);
-        cut(&trace, share(10) / rounds as usize, (second, trace.len()), 70 + round);
-    }
+        cut(&trace, states, (second, trace.len()), 70 + round);
+    });
 }

@@ -1,22 +1,32 @@
 //! What a child does to a store before it is killed or loses its power, and what must be left of it.
 //!
-//! The child says a line for each change that it awaited, after it awaited it, and one before each removal. State
-//! only grows, so that whatever else it did meanwhile, the store must be at least as far as the lines say. Where two
-//! fields are written by one change they must agree afterwards.
+//! The child says a line for each change that it awaited, after it awaited it, and one before each that takes
+//! something away. State only grows otherwise, so that whatever else it did meanwhile, the store must be at least as far
+//! as the lines say. Where two fields are written by one change they must agree afterwards.
+//!
+//! A child prunes when it begins, and what no child before has used for [`MAX_IDLE_DAYS`] goes, but not what is
+//! suspended or what the guard calls active: names that begin with `g`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloakroom::{
-    Details, Extras, Filter, KeyPolicy, ManualClock, Options, Receipt, SessionEntry, SessionId, SessionKey,
-    SessionSource, SessionStore, Timestamp, Usage,
+    Clock, Details, Extras, Filter, KeyPolicy, ManualClock, Options, PrunePolicy, Receipt, Removal, Result, ResumeMark,
+    SessionEntry, SessionId, SessionKey, SessionSource, SessionStore, Timestamp, TurnEnd, Usage,
 };
 use serde_json::{Map, Value, json};
 
 use crate::common::NOW;
 use crate::rig::file_model::Dice;
+
+/// An opening must have ended after this.
+pub const MAX_OPEN: Duration = Duration::from_secs(5);
+
+const MAX_IDLE_DAYS: i64 = 20;
+/// What names begin with that the guard protects.
+const GUARDED: &str = "g";
 
 /// One child's work, also as a line of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +109,20 @@ fn filler(n: u64, limit: u64) -> String {
 
 /// Does the work; `say` tells the world.
 pub fn run(path: &Path, plan: Plan, say: &(dyn Fn(&str) + Sync)) {
+    let (store, clock) = open(path, plan, say).unwrap();
+    work(&store, &clock, plan, say).unwrap();
+    if plan.close == 1 {
+        say("closing");
+        store.close().unwrap();
+        say("closed");
+    } else {
+        // Dead, with what is pending unwritten.
+        std::process::exit(0);
+    }
+}
+
+/// Opens the store for the plan, on a clock of its own.
+pub fn open(path: &Path, plan: Plan, say: &dyn Fn(&str)) -> Result<(SessionStore, ManualClock)> {
     say("opening");
     let clock = clock(plan.round);
     let options = Options::new(path)
@@ -106,26 +130,36 @@ pub fn run(path: &Path, plan: Plan, say: &(dyn Fn(&str) + Sync)) {
         .cache_bytes(16 << 20)
         .commit_interval(Duration::from_millis(plan.interval_ms))
         .clock(clock.clone());
-    let store = SessionStore::open(options).unwrap();
+    let store = SessionStore::open(options)?;
     assert_eq!(store.open_report().shortfall, None);
     say("opened");
-    let fresh = AtomicU64::new(0);
+    Ok((store, clock))
+}
+
+/// All threads' steps, or the first failure.
+pub fn work(store: &SessionStore, clock: &ManualClock, plan: Plan, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    store.recover_interrupted_turns(Duration::MAX)?;
+    prune(store, clock, say)?;
+    let fresh = &AtomicU64::new(0);
     std::thread::scope(|scope| {
-        for thread in 0..plan.threads {
-            let (store, clock, fresh) = (&store, &clock, &fresh);
-            scope.spawn(move || {
-                let dice = Dice(plan.seed * 1000 + thread);
-                Worker { store, clock, fresh, plan, thread, dice, say }.run();
-            });
-        }
-    });
-    if plan.close == 1 {
-        store.close().unwrap();
-        say("closed");
-    } else {
-        // Dead, with what is pending unwritten.
-        std::process::exit(0);
-    }
+        let worker = |thread| {
+            let dice = Dice(plan.seed * 1000 + thread);
+            scope.spawn(move || Worker { store, clock, fresh, plan, thread, dice, say }.run())
+        };
+        let threads: Vec<_> = (0..plan.threads).map(worker).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+    })
+}
+
+/// Says what may go, and prunes.
+fn prune(store: &SessionStore, clock: &ManualClock, say: &dyn Fn(&str)) -> Result<()> {
+    let policy = PrunePolicy::max_age_days(MAX_IDLE_DAYS);
+    say(&format!("pruning {}", policy.cutoff(clock.now()).unwrap().as_micros()));
+    store.prune(&policy, guard).map(drop)
+}
+
+fn guard(asked: &SessionKey) -> bool {
+    asked.as_str().contains(&format!(":{GUARDED}"))
 }
 
 struct Worker<'a> {
@@ -140,29 +174,27 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn run(mut self) {
-        for _ in 0..self.plan.steps {
-            self.step();
-        }
+    fn run(mut self) -> Result<()> {
+        (0..self.plan.steps).try_for_each(|_| self.step())
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<()> {
         // Most touches stay in their minute, some cross.
         let by = [0, 1, 7, 61][self.dice.roll(4)];
         self.clock.advance(Duration::from_secs(by));
         let name = format!("t{}-{}", self.thread, self.dice.roll(self.plan.keys as usize));
         let key = key(&name);
-        match self.dice.roll(20) {
+        match self.dice.roll(26) {
             0..8 => {
-                let found = self.store.resolve(&source(&name)).unwrap();
+                let found = self.store.resolve(&source(&name))?;
                 let time = found.entry.updated_at.as_micros();
-                self.awaited(&found.receipt, &format!("touched {name} {time}"));
+                self.awaited(&found.receipt, &format!("touched {name} {time}"))
             }
             8..11 => {
                 let turn = Usage { input_tokens: 1, output_tokens: 2, total_tokens: 3, ..Usage::ZERO };
-                let Some(receipt) = self.store.record_usage(&key, &turn).unwrap() else { return };
-                let Some(now) = self.store.get(&key).unwrap() else { return };
-                self.awaited(&receipt, &format!("used {name} {}", now.usage.total_tokens));
+                let Some(receipt) = self.store.record_usage(&key, &turn)? else { return Ok(()) };
+                let Some(now) = self.store.get(&key)? else { return Ok(()) };
+                self.awaited(&receipt, &format!("used {name} {}", now.usage.total_tokens))
             }
             11..13 => {
                 let mut n = 0;
@@ -173,58 +205,112 @@ impl Worker<'_> {
                     details.display_name = Some(format!("{n}-{padding}"));
                     details.cost_status = Some(n.to_string());
                 };
-                let Some(receipt) = self.store.update(&key, update).unwrap() else { return };
-                self.awaited(&receipt, &format!("updated {name} {n}"));
+                let Some(receipt) = self.store.update(&key, update)? else { return Ok(()) };
+                self.awaited(&receipt, &format!("updated {name} {n}"))
             }
             13..16 => {
-                let Some((_, extras)) = self.store.get_with_extras(&key).unwrap() else { return };
+                let Some((_, extras)) = self.store.get_with_extras(&key)? else { return Ok(()) };
                 let n = metadata_number(&extras) + 1;
-                let receipt = self.store.set_metadata(&key, &metadata(n, self.plan.metadata_bytes)).unwrap();
-                self.awaited(&receipt.unwrap(), &format!("noted {name} {n}"));
+                let receipt = self.store.set_metadata(&key, &metadata(n, self.plan.metadata_bytes))?;
+                self.awaited(&receipt.unwrap(), &format!("noted {name} {n}"))
             }
             16..18 => {
                 // On keys of its own, since a new session has no metadata and no counters.
                 let name = format!("w{name}");
-                let entry = self.store.resolve(&source(&name)).unwrap().entry;
+                let entry = self.store.resolve(&source(&name))?.entry;
                 let n = switch_number(&entry) + 1;
                 let id = SessionId::new(format!("run-{n}-{name}")).unwrap();
-                let (_, receipt) = self.store.switch(&entry.key, id).unwrap().unwrap();
+                let (_, receipt) = self.store.switch(&entry.key, id)?.unwrap();
                 let extras = metadata(n, self.plan.metadata_bytes);
-                let receipt = if n.is_multiple_of(2) {
-                    self.store.set_metadata(&entry.key, &extras).unwrap().unwrap()
-                } else {
-                    receipt
-                };
-                self.awaited(&receipt, &format!("switched {name} {n}"));
+                let receipt =
+                    if n.is_multiple_of(2) { self.store.set_metadata(&entry.key, &extras)?.unwrap() } else { receipt };
+                self.awaited(&receipt, &format!("switched {name} {n}"))
             }
             18 => {
-                let name = self.fresh_name();
-                self.store.resolve(&source(&name)).unwrap();
-                let receipt = self.store.suspend(&self::key(&name)).unwrap().unwrap();
-                self.awaited(&receipt, &format!("suspended {name} 1"));
+                let (name, entry) = self.fresh("f")?;
+                let receipt = self.store.suspend(&entry.key)?.unwrap();
+                self.awaited(&receipt, &format!("suspended {name} 1"))?;
+                if self.dice.roll(2) == 0 {
+                    return Ok(());
+                }
+                (self.say)(&format!("unsuspending {name} 1"));
+                let receipt = self.store.unsuspend(&entry.key)?.unwrap();
+                self.awaited(&receipt, &format!("unsuspended {name} 1"))
             }
-            _ => {
-                let name = self.fresh_name();
-                let receipt = self.store.resolve(&source(&name)).unwrap().receipt;
-                self.store.set_metadata(&self::key(&name), &metadata(1, self.plan.metadata_bytes)).unwrap();
-                self.awaited(&receipt, &format!("touched {name} 0"));
+            19 => {
+                let (name, entry) = self.fresh("f")?;
+                self.store.set_metadata(&entry.key, &metadata(1, self.plan.metadata_bytes))?;
+                let receipt = self.store.touch(&entry.key)?.unwrap();
+                self.awaited(&receipt, &format!("touched {name} 0"))?;
                 (self.say)(&format!("removing {name} 1"));
-                let receipt = self.store.remove(&self::key(&name)).unwrap().unwrap();
-                self.awaited(&receipt, &format!("removed {name} 1"));
+                let receipt = if self.dice.roll(2) == 0 {
+                    self.store.remove(&entry.key)?.unwrap()
+                } else {
+                    let seen = self.store.get(&entry.key)?.unwrap();
+                    let Removal::Removed(receipt) = self.store.remove_if(&entry.key, &seen)? else { panic!("{name}") };
+                    receipt
+                };
+                self.awaited(&receipt, &format!("removed {name} 1"))
             }
+            20 => {
+                let (name, entry) = self.fresh("f")?;
+                let mark = self.store.mark_resume_pending(&entry.key, "test")?;
+                let ResumeMark::Marked(receipt) = mark else { panic!("{name}: {mark:?}") };
+                self.awaited(&receipt, &format!("marked {name} 1"))
+            }
+            21..23 => {
+                let (name, entry) = self.fresh("f")?;
+                let (turn, receipt) = self.store.begin_turn(&entry.key)?.unwrap();
+                self.awaited(&receipt, &format!("begun {name} 1"))?;
+                if self.dice.roll(3) > 0 {
+                    (self.say)(&format!("ending {name} 1"));
+                    let end = self.store.end_turn(&entry.key, turn)?;
+                    let TurnEnd::Ended(receipt) = end else { panic!("{name}: {end:?}") };
+                    self.awaited(&receipt, &format!("ended {name} 1"))?;
+                }
+                Ok(())
+            }
+            23 => {
+                // On keys of its own, since a new session has no counters.
+                let name = format!("r{name}");
+                let key = self.store.resolve(&source(&name))?.entry.key;
+                let (entry, receipt) = self.store.reset(&key)?.unwrap();
+                self.awaited(&receipt, &format!("touched {name} {}", entry.updated_at.as_micros()))
+            }
+            24 => {
+                let (name, entry) = self.fresh(GUARDED)?;
+                let receipt = self.store.touch(&entry.key)?.unwrap();
+                self.awaited(&receipt, &format!("touched {name} 0"))
+            }
+            _ => self.prune(),
         }
     }
 
-    fn fresh_name(&self) -> String {
-        format!("f{}-{}", self.plan.round, self.fresh.fetch_add(1, Ordering::Relaxed))
+    /// Everything else is young, so only what is protected is there to be pruned. A thread that is alone now and then
+    /// makes all of it old.
+    fn prune(&mut self) -> Result<()> {
+        if self.plan.threads == 1 {
+            if self.dice.roll(8) == 0 {
+                self.clock.advance(Duration::from_secs((MAX_IDLE_DAYS as u64 + 1) * 86_400));
+            }
+            return prune(self.store, self.clock, self.say);
+        }
+        self.store.prune(&PrunePolicy::max_age_days(MAX_IDLE_DAYS), guard).map(drop)
+    }
+
+    /// An entry with a name that is used once.
+    fn fresh(&self, kind: &str) -> Result<(String, SessionEntry)> {
+        let name = format!("{kind}{}-{}", self.plan.round, self.fresh.fetch_add(1, Ordering::Relaxed));
+        Ok((name.clone(), self.store.resolve(&source(&name))?.entry))
     }
 
     /// Awaits some of the receipts, and says so.
-    fn awaited(&mut self, receipt: &Receipt, line: &str) {
+    fn awaited(&mut self, receipt: &Receipt, line: &str) -> Result<()> {
         if self.dice.roll(self.plan.await_one_in as usize) == 0 {
-            receipt.wait().unwrap();
+            receipt.wait()?;
             (self.say)(line);
         }
+        Ok(())
     }
 }
 
@@ -248,6 +334,16 @@ struct Least {
     numbers: BTreeMap<String, u64>,
 }
 
+impl Least {
+    fn number(&self, what: &str) -> u64 {
+        self.numbers.get(what).copied().unwrap_or(0)
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.number("suspended") > 0 && self.number("unsuspending") == 0
+    }
+}
+
 /// What must be there.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
@@ -269,10 +365,19 @@ impl Expected {
             ["opening"] => self.closed = false,
             ["opened"] => self.opened = true,
             ["closed"] => self.closed = true,
+            ["closing"] => {
+                // It discards the markers of turns.
+                for least in self.entries.values_mut() {
+                    least.numbers.remove("begun");
+                }
+            }
+            ["pruning", cutoff] => self.forget(cutoff.parse().unwrap()),
             ["touched", name, micros] => {
                 let least = self.entries.entry(name.into()).or_default();
                 least.updated_at = least.updated_at.max(micros.parse().unwrap());
             }
+            // Said before the change: tells nothing of an entry that was not told of.
+            ["ending" | "unsuspending", name, _] if !self.entries.contains_key(name) => {}
             [what, name, n] => {
                 let least = self.entries.entry(name.into()).or_default();
                 let known = least.numbers.entry(what.into()).or_default();
@@ -280,6 +385,12 @@ impl Expected {
             }
             _ => panic!("no line of ours: {line}"),
         }
+    }
+
+    /// What is not protected and was last used before the cutoff may go, and may come back as a fresh entry.
+    fn forget(&mut self, cutoff: i64) {
+        self.entries
+            .retain(|name, least| least.updated_at >= cutoff || name.starts_with(GUARDED) || least.is_suspended());
     }
 
     pub fn len(&self) -> usize {
@@ -296,8 +407,10 @@ impl Expected {
         if !found.violations.is_empty() || !found.count_checked || found.entries != store.len() {
             return Err(format!("verify: {found:?}, and {} entries", store.len()));
         }
+        let turns = store.turns().map_err(|error| format!("turns: {error}"))?;
+        let turns: BTreeSet<SessionKey> = turns.into_iter().map(|turn| turn.key).collect();
         for (name, least) in &self.entries {
-            check_entry(store, name, least).map_err(|error| format!("{name}: {error}; told was {least:?}"))?;
+            check_entry(store, name, least, &turns).map_err(|error| format!("{name}: {error}; told was {least:?}"))?;
         }
         let mut listed = 0;
         for row in store.iter(Filter::default()).map_err(|error| format!("list: {error}"))? {
@@ -316,8 +429,8 @@ impl Expected {
     }
 }
 
-fn check_entry(store: &SessionStore, name: &str, least: &Least) -> Result<(), String> {
-    let number = |what: &str| least.numbers.get(what).copied().unwrap_or(0);
+fn check_entry(store: &SessionStore, name: &str, least: &Least, turns: &BTreeSet<SessionKey>) -> Result<(), String> {
+    let number = |what: &str| least.number(what);
     let found = store.get_with_extras(&key(name)).map_err(|error| error.to_string())?;
     let Some((entry, extras)) = found else {
         return if number("removing") > 0 { Ok(()) } else { Err("it is gone".into()) };
@@ -325,16 +438,21 @@ fn check_entry(store: &SessionStore, name: &str, least: &Least) -> Result<(), St
     if number("removed") > 0 {
         return Err("it is back".into());
     }
+    let turn = turns.contains(&entry.key);
     let checks = [
         ("updated_at", entry.updated_at >= Timestamp::from_micros(least.updated_at)),
         ("used", entry.usage.total_tokens >= number("used")),
         ("updated", details_number(&entry.details) >= number("updated")),
         ("noted", metadata_number(&extras) >= number("noted")),
         ("switched", switch_number(&entry) >= number("switched")),
-        ("suspended", entry.suspended || number("suspended") == 0),
+        ("suspended", entry.suspended || !least.is_suspended()),
+        ("unsuspended", !entry.suspended || number("unsuspended") == 0),
+        ("marked", entry.resume_pending || number("marked") == 0),
+        ("begun", turn || entry.resume_pending || number("begun") == 0 || number("ending") > 0),
+        ("ended", !turn || number("ended") == 0),
     ];
     match checks.iter().find(|(_, holds)| !holds) {
-        Some((what, _)) => Err(format!("{what} is behind: {entry:?}")),
+        Some((what, _)) => Err(format!("{what} does not hold: {entry:?}")),
         None => Ok(()),
     }
 }

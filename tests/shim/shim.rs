@@ -10,7 +10,10 @@
 //!   the N-th matching call fails. Kinds, comma separated: `write` (also
 //!   truncate and allocate), `sync`, `rename` (also link), `open` (every open
 //!   below the root, also mkdir), `unlink` (also rmdir), `any`. Modes: `once`,
-//!   `forever`, `short` (half of the bytes are written, then ENOSPC for ever).
+//!   `forever`, `short` (half of the bytes are written, then ENOSPC for ever),
+//!   `kill` (it fails; if it is an fsync, SIGKILL comes before anybody hears).
+//! * `SHIM_SPACE=BYTES`: the files below the root may take so much, in blocks of
+//!   4 KiB by their lengths; a write beyond is cut short, then fails (ENOSPC).
 //! * `SHIM_KILL_AT=N`: SIGKILL just before the N-th changing call.
 //! * `SHIM_COUNT`: file; two u64 LE: changing calls and fail-matching calls.
 //!
@@ -83,14 +86,18 @@ struct Config {
     fail_at: u64,
     fail_errno: i32,
     fail_kind: u8,
-    fail_mode: u8, // b'o' once, b'f' forever, b's' short
+    fail_mode: u8, // b'o' once, b'f' forever, b's' short, b'k' kill
     kill_at: u64,
+    /// 0: no limit.
+    space: u64,
 }
 
 static CONFIG: OnceLock<Config> = OnceLock::new();
 static LOCKED: AtomicBool = AtomicBool::new(false);
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 static MATCHES: AtomicU64 = AtomicU64::new(0);
+/// Bytes that the files below the root take.
+static USED: AtomicU64 = AtomicU64::new(0);
 
 /// Per fd: the inode of a file below the root, or 0. The top bit marks `acks`.
 static FDS: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
@@ -145,7 +152,11 @@ extern "C" fn init() {
         fail_kind: bits.fold(0, |a, b| a | b),
         fail_mode: mode,
         kill_at: number("SHIM_KILL_AT"),
+        space: number("SHIM_SPACE"),
     };
+    if config.space > 0 {
+        USED.store(bytes_below(std::path::Path::new(&root)), SeqCst);
+    }
     // A forked child must not inherit the lock from another thread.
     unsafe { pthread_atfork(take, release, release) };
     let _ = CONFIG.set(config);
@@ -161,6 +172,42 @@ extern "C" fn init() {
             track(fd as i64, if acks { inode | ACKS } else { inode });
         }
     }
+}
+
+/// What the files below a directory take. Called before anything is watched.
+fn bytes_below(dir: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name() != "acks")
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => bytes_below(&entry.path()),
+            Ok(meta) => blocks(meta.len()),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// A length in whole blocks.
+fn blocks(bytes: u64) -> u64 {
+    bytes.div_ceil(4096) * 4096
+}
+
+/// How many of the bytes there is space for, and how much they take.
+fn fits(config: &Config, size: u64, at: u64, len: usize) -> (usize, u64) {
+    let free = config.space.saturating_sub(USED.load(SeqCst));
+    if config.space == 0 || blocks(at + len as u64) <= blocks(size) + free {
+        return (len, blocks(at + len as u64).saturating_sub(blocks(size)));
+    }
+    let end = blocks(size) + free / 4096 * 4096;
+    (end.saturating_sub(at) as usize, end - blocks(size))
+}
+
+/// What a file takes that goes when its last name does.
+unsafe fn last_name(dir: i32, path: *const c_char) -> u64 {
+    let mut buf = [0u64; 18];
+    let found = unsafe { syscall(262, dir, path, buf.as_mut_ptr(), 0x100) } == 0;
+    if found && buf[2] == 1 && buf[3] & 0o170000 == 0o100000 { blocks(buf[6]) } else { 0 }
 }
 
 fn die(text: &str) -> ! {
@@ -201,6 +248,15 @@ impl Guard {
         }
     }
 
+    fn kill(&self) -> ! {
+        unsafe {
+            syscall(62, syscall(39), 9);
+            loop {
+                syscall(34); // pause, with the lock held
+            }
+        }
+    }
+
     /// Counts the call, kills the process or tells what to do with the call.
     fn gate(&self, kind: u8, changes: bool, exempt: bool) -> Gate {
         if exempt {
@@ -208,12 +264,7 @@ impl Guard {
         }
         let config = self.0;
         if changes && CHANGES.fetch_add(1, SeqCst) + 1 == config.kill_at {
-            unsafe {
-                syscall(62, syscall(39), 9);
-                loop {
-                    syscall(34); // pause, with the lock held
-                }
-            }
+            self.kill();
         }
         let matches = config.fail_kind & kind != 0;
         let n = MATCHES.fetch_add(matches as u64, SeqCst) + 1;
@@ -225,7 +276,7 @@ impl Guard {
         match config.fail_mode {
             _ if at == 0 || !matches || n < at => Gate::Go,
             b's' if n == at => Gate::Short,
-            b'o' if n > at => Gate::Go,
+            b'o' | b'k' if n > at => Gate::Go,
             _ => Gate::Fail(config.fail_errno),
         }
     }
@@ -407,6 +458,18 @@ unsafe fn do_write(fd: i32, bufs: &[Buf], offset: Option<i64>, raw: impl Fn() ->
         Gate::Short => return fail(ENOSPC) as isize,
         Gate::Fail(errno) => return fail(errno) as isize,
     };
+    let flags = unsafe { syscall(72, fd, 3) }; // F_GETFL
+    let size = stat(fd).1;
+    let start = match offset {
+        _ if flags & O_APPEND != 0 => size,
+        Some(at) => at as u64,
+        None => unsafe { syscall(8, fd, 0i64, 1) as u64 },
+    };
+    let (len, taken) = if file.acks { (len, 0) } else { fits(file.config, size, start, len) };
+    if len == 0 && !data.is_empty() {
+        return fail(ENOSPC) as isize;
+    }
+    USED.fetch_add(taken, SeqCst);
     let n = match offset {
         None => unsafe { syscall(1, fd, data.as_ptr(), len) },
         Some(at) => unsafe { syscall(18, fd, data.as_ptr(), len, at) },
@@ -414,7 +477,6 @@ unsafe fn do_write(fd: i32, bufs: &[Buf], offset: Option<i64>, raw: impl Fn() ->
     if n <= 0 {
         return n as isize;
     }
-    let flags = unsafe { syscall(72, fd, 3) }; // F_GETFL
     let at = match offset {
         // On Linux, pwrite to an O_APPEND file appends.
         Some(_) if flags & O_APPEND != 0 => stat(fd).1 as i64 - n,
@@ -434,16 +496,23 @@ fn on_fd(fd: i32, kind: u8, record: (u8, u64), raw: impl Fn() -> i64) -> i32 {
         return raw() as i32;
     };
     let guard = Guard::new(file.config);
+    let size = stat(fd).1;
     let done = match guard.gate(kind, true, file.acks) {
         Gate::Go => raw(),
         Gate::Short => fail(ENOSPC),
         Gate::Fail(errno) => fail(errno),
     };
+    if done == 0 && record.0 == R_SETLEN {
+        USED.fetch_add(blocks(record.1).wrapping_sub(blocks(size)), SeqCst);
+    }
     if done == 0 {
         guard.record(record.0, file.inode, record.1, b"", b"");
     } else if record.0 == R_SYNC {
         let errno = unsafe { *__errno_location() };
         guard.record(R_SYNC_FAILED, file.inode, 0, b"", b"");
+        if file.config.fail_mode == b'k' {
+            guard.kill();
+        }
         fail(errno);
     }
     done as i32
@@ -461,12 +530,14 @@ unsafe fn on_path(
         return raw() as i32;
     };
     let guard = Guard::new(CONFIG.get().expect("set"));
+    let goes = if kind == UNLINK { unsafe { last_name(dir, path) } } else { 0 };
     let done = match guard.gate(kind, true, false) {
         Gate::Go => raw(),
         Gate::Short => fail(ENOSPC),
         Gate::Fail(errno) => fail(errno),
     };
     if done == 0 {
+        USED.fetch_sub(goes, SeqCst);
         guard.record(record, 0, 0, &name, b"");
     }
     done as i32
@@ -477,18 +548,20 @@ type At = (i32, *const c_char);
 /// Rename and link.
 unsafe fn on_two(from: At, to: At, record: u8, raw: impl Fn() -> i64) -> i32 {
     let names = unsafe { (below(from.0, from.1), below(to.0, to.1)) };
-    let (from, to) = match names {
-        (Some(from), Some(to)) => (from, to),
+    let (from, target, to) = match names {
+        (Some(from), Some(name)) => (from, to, name),
         (None, None) => return raw() as i32,
         _ => return fail(EXDEV) as i32,
     };
     let guard = Guard::new(CONFIG.get().expect("set"));
+    let goes = if record == R_RENAME { unsafe { last_name(target.0, target.1) } } else { 0 };
     let done = match guard.gate(RENAME, true, false) {
         Gate::Go => raw(),
         Gate::Short => fail(ENOSPC),
         Gate::Fail(errno) => fail(errno),
     };
     if done == 0 {
+        USED.fetch_sub(goes, SeqCst);
         guard.record(record, 0, 0, &from, &to);
     }
     done as i32

@@ -57,7 +57,7 @@ pub struct Rig {
 
 impl Rig {
     pub fn new() -> Rig {
-        let home = tempfile::tempdir().expect("a temporary directory");
+        let home = crate::common::fast_dir();
         let root = home.path().canonicalize().expect("its path").join("root");
         fs::create_dir(&root).expect("the root");
         Rig { home, root }

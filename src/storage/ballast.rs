@@ -1,0 +1,64 @@
+//! Space kept for bad times.
+//!
+//! On a full disk opening fails: sled writes a snapshot when it opens, and its log grows by segments of 512 KiB. A
+//! store that does not open cannot be pruned either. So a file of our own holds some space, which is given up when
+//! there is no other, and taken again at a later opening.
+//!
+//! Its content is random, for file systems that would store nothing for zeros.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::files;
+use crate::error::{Error, Result};
+
+/// What an opening and a large pass of pruning need besides the snapshot. In tests, opening a store took two segments
+/// and pruning all of it three.
+const SPARE_BYTES: u64 = 3 << 20;
+/// It grows in such steps, so that it is not made again each time the snapshot has grown a little.
+const BLOCK_BYTES: u64 = 1 << 20;
+
+/// Takes the space, if there is some. A store without it is a whole store, so a failure is only logged.
+pub(super) fn take(store: &Path) {
+    let wanted = (SPARE_BYTES + files::snapshot_bytes(&files::database(store))).next_multiple_of(BLOCK_BYTES);
+    let path = store.join(files::BALLAST);
+    if fs::metadata(&path).is_ok_and(|meta| meta.len() >= wanted) {
+        return;
+    }
+    let new = store.join(files::NEW_BALLAST);
+    let taken = fill(&new, wanted).and_then(|()| fs::rename(&new, &path));
+    if let Err(error) = taken {
+        // Half of it would take space and help nobody.
+        let _ = fs::remove_file(&new);
+        tracing::warn!(%error, bytes = wanted, "no space could be kept for a full disk");
+    }
+}
+
+fn fill(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut left = bytes;
+    while left > 0 {
+        let mut block = vec![0; usize::try_from(left.min(BLOCK_BYTES)).unwrap_or_default()];
+        getrandom::fill(&mut block).map_err(|error| io::Error::other(error.to_string()))?;
+        file.write_all(&block)?;
+        left -= block.len() as u64;
+    }
+    file.sync_all()
+}
+
+/// Gives the space up. Returns whether there was any.
+pub(super) fn give_up(store: &Path) -> Result<bool> {
+    let path = store.join(files::BALLAST);
+    match fs::remove_file(&path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::io("remove", &path, error)),
+    }
+    // Some file systems give the space back only with the next sync.
+    if let Err(error) = File::open(store).and_then(|directory| directory.sync_all()) {
+        tracing::warn!(%error, "the removal of the ballast could not be synced");
+    }
+    Ok(true)
+}

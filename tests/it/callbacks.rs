@@ -1,0 +1,448 @@
+//! Guards, clocks and wakers are the caller's code: slow, panicking, using the store, never answering, many at once.
+//!
+//! Whatever they do, other callers go on, nobody hangs who does not wait for them, nothing protected is pruned, and
+//! the store opens again with everything that was awaited.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use cloakroom::{
+    Clock, Error, ManualClock, NoActivity, Options, PrunePolicy, ResetPolicies, ResetPolicy, SessionKey, SessionStore,
+    Timestamp, Verdict, Watcher, WatcherConfig,
+};
+use crossbeam_channel::{Receiver, bounded, unbounded};
+
+use crate::common::{Home, assert_sound, key, source};
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Who has not answered after this never will.
+const HUNG: Duration = Duration::from_secs(60);
+const ENTRIES: usize = 60;
+/// Entries with a number below this are suspended, and those below twice this are active.
+const PROTECTED: usize = 10;
+
+/// What `work` answers, which must be soon.
+fn within<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = bounded(1);
+    let thread = std::thread::spawn(move || sender.send(work()).unwrap());
+    match receiver.recv_timeout(HUNG) {
+        Ok(answer) => {
+            thread.join().unwrap();
+            answer
+        }
+        Err(_) => match thread.is_finished() {
+            true => std::panic::resume_unwind(thread.join().unwrap_err()),
+            false => panic!("{what} hangs"),
+        },
+    }
+}
+
+fn policy() -> PrunePolicy {
+    PrunePolicy::max_age_days(90)
+}
+
+/// Entries of which all are old, and some protected.
+fn old_entries(home: &Home) -> SessionStore {
+    let store = SessionStore::open(home.options().max_pending(64)).unwrap();
+    for n in 0..ENTRIES {
+        store.resolve(&source(n)).unwrap();
+        if n < PROTECTED {
+            store.suspend(&key(n)).unwrap().unwrap();
+        }
+    }
+    store.flush().unwrap();
+    home.clock.advance(100 * DAY);
+    store
+}
+
+fn is_active(asked: &SessionKey) -> bool {
+    (PROTECTED..2 * PROTECTED).any(|n| key(n) == *asked)
+}
+
+/// The protected are there, and so is everything after another opening.
+fn check(what: &str, home: &Home, store: SessionStore) {
+    let there = |store: &SessionStore| (0..ENTRIES).filter(|n| store.get(&key(*n)).unwrap().is_some()).collect();
+    let before: Vec<usize> = there(&store);
+    assert!((0..2 * PROTECTED).all(|n| before.contains(&n)), "{what}: protected entries are gone: {before:?}");
+    let closed = store.close();
+    assert!(matches!(closed, Ok(()) | Err(Error::Closed { .. })), "{what}: {closed:?}");
+    drop(store);
+    let store = home.open();
+    assert!(store.open_report().clean, "{what}");
+    assert_eq!(there(&store), before, "{what}");
+    assert_sound(&store);
+}
+
+type Act = fn(&SessionStore, &SessionKey) -> Verdict;
+
+/// What a guard may take it into its head to do when it is asked of an entry that is not active.
+const ACTS: [(&str, Act); 10] = [
+    ("panics", |_, _| panic!("a guard")),
+    ("fails", |_, _| Verdict::Failed("no answer".into())),
+    ("is slow", |_, _| {
+        (0..2000).for_each(|_| std::thread::yield_now());
+        Verdict::Idle
+    }),
+    ("touches", |store, key| {
+        store.touch(key).unwrap();
+        Verdict::Idle
+    }),
+    ("waits for a touch", |store, key| {
+        store.touch(key).unwrap().unwrap().wait().unwrap();
+        Verdict::Idle
+    }),
+    ("prunes", |store, _| {
+        store.prune(&policy(), is_active).unwrap();
+        Verdict::Idle
+    }),
+    ("removes", |store, key| {
+        store.remove(key).unwrap();
+        Verdict::Idle
+    }),
+    ("resets", |store, key| {
+        store.reset(key).unwrap();
+        Verdict::Idle
+    }),
+    ("floods", |store, _| {
+        (0..500).for_each(|n| drop(store.resolve(&source(1000 + n)).unwrap()));
+        Verdict::Idle
+    }),
+    ("closes", |store, _| {
+        store.close().unwrap();
+        Verdict::Idle
+    }),
+];
+
+#[test]
+fn a_guard_may_do_what_it_likes() {
+    for (what, act) in ACTS {
+        let home = Home::new();
+        let store = old_entries(&home);
+        let inner = store.clone();
+        let guard = move |key: &SessionKey| if is_active(key) { Verdict::Active } else { act(&inner, key) };
+        let outer = store.clone();
+        let report = within(what, move || outer.prune(&policy(), guard));
+        match what {
+            "closes" => assert!(matches!(report, Err(Error::Closed { .. })), "{report:?}"),
+            "panics" | "fails" => {
+                let report = report.unwrap();
+                assert_eq!((report.removed, report.guard_failed), (0, (ENTRIES - 2 * PROTECTED) as u64));
+            }
+            "touches" | "waits for a touch" | "removes" | "resets" => assert_eq!(report.unwrap().removed, 0, "{what}"),
+            _ => assert!(report.is_ok(), "{what}: {report:?}"),
+        }
+        check(what, &home, store);
+    }
+}
+
+#[test]
+fn the_same_in_a_watcher_and_when_resolving() {
+    for (what, act) in ACTS {
+        let home = Home::new();
+        let store = old_entries(&home);
+        let inner = store.clone();
+        let guard = move |key: &SessionKey| if is_active(key) { Verdict::Active } else { act(&inner, key) };
+        let policies = ResetPolicies::new(ResetPolicy::idle(60));
+        let (outer, asked) = (store.clone(), guard.clone());
+        within(what, move || {
+            // Whatever comes of it, it comes.
+            let _ = outer.resolve_with(&source(ENTRIES - 1), &policies, asked);
+        });
+        let config = WatcherConfig { policy: policy(), interval: DAY };
+        let watcher = Watcher::spawn(&store, config, guard).unwrap();
+        within(what, move || {
+            while watcher.status().passes < 1 {
+                std::thread::yield_now();
+            }
+            watcher.prune_now();
+            while watcher.status().passes < 2 {
+                std::thread::yield_now();
+            }
+            watcher.stop();
+        });
+        check(what, &home, store);
+    }
+}
+
+#[test]
+fn a_guard_that_never_answers_holds_up_its_own_pass_only() {
+    let home = Home::new();
+    let store = old_entries(&home);
+    let (asked, is_asked) = bounded::<()>(1);
+    let (answer, waits) = bounded::<()>(0);
+    let pass = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            store.prune(&policy(), move |key: &SessionKey| {
+                let _ = asked.try_send(());
+                let _ = waits.recv();
+                is_active(key)
+            })
+        }
+    });
+    is_asked.recv_timeout(HUNG).unwrap();
+    let other = store.clone();
+    let removed = within("the store", move || {
+        for n in 0..ENTRIES {
+            // All of them, the one that is asked about too.
+            other.touch(&key(n)).unwrap().unwrap();
+        }
+        other.flush().unwrap();
+        assert_sound(&other);
+        let removed = other.prune(&policy(), NoActivity).unwrap().removed;
+        other.close().unwrap();
+        removed
+    });
+    assert_eq!(removed, 0, "all were touched");
+    drop(answer);
+    // It goes on, finds entries touched meanwhile, and removes none.
+    let report = within("the pass", move || pass.join().unwrap());
+    assert!(matches!(&report, Err(Error::Closed { .. })) || report.is_ok_and(|report| report.removed == 0));
+    check("never answers", &home, store);
+}
+
+#[test]
+fn a_guard_may_stop_its_own_watcher() {
+    let home = Home::new();
+    let store = old_entries(&home);
+    let place: Arc<Mutex<Option<Watcher>>> = Arc::default();
+    let (inside, stopped) = (Arc::clone(&place), bounded(1));
+    let guard = move |key: &SessionKey| {
+        if let Some(watcher) = inside.lock().unwrap().take() {
+            watcher.stop();
+            let _ = stopped.0.try_send(());
+        }
+        is_active(key)
+    };
+    // Held, so that the first pass finds the watcher in its place.
+    let mut held = place.lock().unwrap();
+    let config = WatcherConfig { policy: policy(), interval: DAY };
+    *held = Some(Watcher::spawn(&store, config, guard).unwrap());
+    drop(held);
+    stopped.1.recv_timeout(HUNG).unwrap();
+    check("stops", &home, store);
+}
+
+/// A clock of the caller's that does as it likes each so many times that it is asked.
+#[derive(Clone)]
+struct WildClock {
+    inner: ManualClock,
+    asked: Arc<AtomicU64>,
+    act: fn(&WildClock),
+    store: Arc<OnceLock<SessionStore>>,
+    hangs: Receiver<()>,
+    monotonic_panics: bool,
+}
+
+impl fmt::Debug for WildClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WildClock")
+    }
+}
+
+impl Clock for WildClock {
+    fn now(&self) -> Timestamp {
+        if self.asked.fetch_add(1, Ordering::Relaxed) % 5 == 4 {
+            (self.act)(self);
+        }
+        self.inner.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        assert!(!self.monotonic_panics || self.store.get().is_none(), "a clock");
+        self.inner.monotonic()
+    }
+
+    fn after(&self, delay: Duration) -> Receiver<Instant> {
+        assert!(!self.monotonic_panics, "a clock");
+        self.inner.after(delay)
+    }
+}
+
+fn wild(home: &Home, monotonic_panics: bool, act: fn(&WildClock)) -> (SessionStore, WildClock) {
+    let (store, asked, hangs) = (Arc::default(), Arc::default(), crossbeam_channel::never());
+    let clock = WildClock { inner: home.clock.clone(), asked, act, store, hangs, monotonic_panics };
+    let options = Options::new(home.path()).create(true).cache_bytes(16 << 20).clock(clock.clone());
+    let store = SessionStore::open(options).unwrap();
+    clock.store.set(store.clone()).unwrap();
+    (store, clock)
+}
+
+/// Every verb that asks the clock.
+fn verbs(store: &SessionStore, n: usize) {
+    let (source, key) = (source(n), key(n));
+    let guard = |_: &SessionKey| false;
+    store.resolve(&source).unwrap();
+    store.resolve(&source).unwrap();
+    store.touch(&key).unwrap();
+    store.reset(&key).unwrap();
+    store.resolve_with(&source, &ResetPolicies::new(ResetPolicy::idle(1)), guard).unwrap();
+    let (turn, _) = store.begin_turn(&key).unwrap().unwrap();
+    store.end_turn(&key, turn).unwrap();
+    store.mark_resume_pending(&key, "test").unwrap();
+    store.suspend(&key).unwrap();
+    store.resolve(&source).unwrap();
+    store.prune(&policy(), guard).unwrap();
+}
+
+#[test]
+fn a_clock_may_use_the_store() {
+    let home = Home::new();
+    let (store, clock) = wild(&home, false, |clock| {
+        let Some(store) = clock.store.get() else { return };
+        // Of each key, the one that is being worked on too.
+        for n in 0..5 {
+            store.get(&key(n)).unwrap();
+            store.suspend(&key(n)).unwrap();
+            store.unsuspend(&key(n)).unwrap();
+        }
+    });
+    let inside = store.clone();
+    within("a verb", move || (0..20).for_each(|n| verbs(&inside, n % 5)));
+    assert!(clock.asked.load(Ordering::Relaxed) > 100);
+    assert_sound(&store);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_clock_that_panics_hurts_its_caller_only() {
+    let home = Home::new();
+    let (store, _) = wild(&home, false, |clock| assert!(clock.store.get().is_none(), "a clock"));
+    let mut panics = 0;
+    for n in 0..40 {
+        let inside = store.clone();
+        panics += usize::from(std::thread::spawn(move || verbs(&inside, n % 5)).join().is_err());
+        let there = store.clone();
+        within("the store", move || {
+            there.flush().unwrap();
+            (0..5).for_each(|n| drop(there.get(&key(n)).unwrap()));
+        });
+    }
+    assert!(panics > 10, "{panics}");
+    let config = WatcherConfig { policy: policy(), interval: DAY };
+    let watcher = Watcher::spawn(&store, config, |_: &SessionKey| false).unwrap();
+    within("the watcher", move || {
+        // Some fail, and the next goes on.
+        while watcher.status().failures < 2 || watcher.status().last_report.is_none() {
+            watcher.prune_now();
+            std::thread::yield_now();
+        }
+    });
+    assert_sound(&store);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_clock_that_panics_in_the_committer_makes_the_store_read_only() {
+    let home = Home::new();
+    let (store, _) = wild(&home, true, |_| {});
+    // Durable before the clock is asked for the checkpoint.
+    let awaited = store.resolve(&source(1)).unwrap().receipt.wait();
+    let refused = within("the store", {
+        let store = store.clone();
+        move || loop {
+            if let Err(error) = store.touch(&key(1)).and_then(|receipt| receipt.unwrap().wait()) {
+                return error;
+            }
+        }
+    });
+    let Error::ReadOnly { failure, .. } = &refused else { panic!("{refused:?}") };
+    assert!(matches!(**failure, Error::Panicked { .. }), "{failure:?}");
+    let watcher = Watcher::spawn(&store, WatcherConfig::default(), |_: &SessionKey| false).unwrap();
+    within("the watcher", move || watcher.stop());
+    // The clock holds the store, so that it never goes: look at a copy.
+    let copy = home.path().with_file_name("copy");
+    crate::turns::copy(&home.path(), &copy);
+    let store = SessionStore::open(crate::common::options(&copy)).unwrap();
+    assert_eq!(store.get(&key(1)).unwrap().is_some(), awaited.is_ok());
+    assert_sound(&store);
+}
+
+#[test]
+fn a_clock_that_never_answers_holds_up_its_caller_only() {
+    let home = Home::new();
+    let (store, clock) = wild(&home, false, |clock| {
+        if clock.store.get().is_some() && std::thread::current().name() == Some("patient") {
+            let _ = clock.hangs.recv();
+        }
+    });
+    store.resolve(&source(1)).unwrap();
+    let (begun, begins) = unbounded();
+    // Never joined: it ends with the process.
+    let inside = store.clone();
+    let patient = std::thread::Builder::new().name("patient".into()).spawn(move || {
+        begun.send(()).unwrap();
+        (0..100).for_each(|_| verbs(&inside, 1));
+    });
+    begins.recv_timeout(HUNG).unwrap();
+    let inside = store.clone();
+    within("the store", move || {
+        (0..20).for_each(|n| verbs(&inside, n % 5));
+        inside.flush().unwrap();
+        assert_sound(&inside);
+        inside.close().unwrap();
+    });
+    drop(clock);
+    assert!(!patient.unwrap().is_finished());
+}
+
+struct Wakes(SessionStore, fn(&SessionStore), crossbeam_channel::Sender<()>);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.1(&self.0);
+        let _ = self.2.send(());
+    }
+}
+
+#[test]
+fn a_waker_may_use_the_store() {
+    // It must not wait for a commit: it runs on the thread that makes them.
+    let acts: [(&str, fn(&SessionStore)); 3] = [
+        ("reads", |store| drop(store.get(&key(1)).unwrap())),
+        ("changes", |store| (0..10).for_each(|n| drop(store.resolve(&source(n)).unwrap()))),
+        ("closes", |store| store.close().unwrap()),
+    ];
+    for (what, act) in acts {
+        let home = Home::new();
+        let store = home.open();
+        let (sender, woken) = unbounded();
+        let waker = Waker::from(Arc::new(Wakes(store.clone(), act, sender)));
+        let mut receipt = store.resolve(&source(1)).unwrap().receipt;
+        let polled = std::pin::Pin::new(&mut receipt).as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending() || receipt.is_durable().unwrap());
+        woken.recv_timeout(HUNG).unwrap_or_else(|_| panic!("a waker that {what} hangs"));
+        within(what, move || drop((waker, receipt, store.close(), store)));
+        let store = within(what, {
+            let options = home.options();
+            move || loop {
+                match SessionStore::open(options.clone()) {
+                    Err(Error::Locked { .. }) => std::thread::yield_now(),
+                    other => return other.unwrap(),
+                }
+            }
+        });
+        assert!(store.get(&key(1)).unwrap().is_some(), "{what}");
+        assert_sound(&store);
+    }
+}
+
+#[test]
+fn nobody_listens_to_a_flood_of_events_and_reports() {
+    let home = Home::new();
+    let store = home.open();
+    let events = store.events(8);
+    let inside = store.clone();
+    within("a writer", move || {
+        for n in 0..2000 {
+            inside.resolve(&source(n % 50)).unwrap();
+            inside.suspend(&key(n % 50)).unwrap();
+        }
+    });
+    assert_eq!(events.drain().count(), 8);
+    assert!(events.dropped() > 1000);
+    assert_sound(&store);
+}

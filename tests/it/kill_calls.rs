@@ -1,0 +1,113 @@
+//! A child is killed just before its N-th call that changes a file, for each N.
+//!
+//! First while it creates a store, then while it opens one, commits, prunes and closes, then in a longer run of all
+//! verbs. `CLOAKROOM_KILL_CALLS` sets how many calls are looked at in that order (by default those of the first two);
+//! any large number means all that there are.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+use cloakroom::SessionStore;
+
+use crate::battery::Battery;
+use crate::common::chain;
+use crate::powercut::look;
+use crate::rig::{CHILD_PART, CHILD_ROOT, Inject, Rig, copy_tree};
+use crate::rig_selftest::ack;
+use crate::workload::{Expected, Plan, run};
+
+const MAIN: &str = "kill_calls::child_main";
+const SIGKILL: i32 = 9;
+
+/// What makes the store that the second and third child find.
+const BEFORE: Plan = Plan { seed: 70, steps: 60, metadata_bytes: 3000, ..Plan::SMALL };
+
+const CHILDREN: [Plan; 3] = [
+    Plan { seed: 71, steps: 0, ..Plan::SMALL },
+    Plan { seed: 72, steps: 8, await_one_in: 1, metadata_bytes: 3000, round: 1, close: 1, ..Plan::SMALL },
+    Plan { seed: 73, steps: 300, metadata_bytes: 6000, round: 1, close: 1, ..Plan::SMALL },
+];
+
+#[test]
+fn child_main() {
+    let (Ok(plan), Ok(root)) = (std::env::var(CHILD_PART), std::env::var(CHILD_ROOT)) else {
+        return;
+    };
+    let root = Path::new(&root);
+    run(&root.join("sessions.db"), Plan::from_line(&plan), &|line| ack(root, line));
+}
+
+/// Runs the child up to a call, or to its end. Answers how many calls there were, if it came to its end.
+fn run_to(number: usize, base: &Path, call: Option<u64>) -> (Rig, Option<u64>) {
+    let rig = Rig::new();
+    if number > 0 {
+        fs::remove_dir(rig.root()).unwrap();
+        copy_tree(base, rig.root()).unwrap();
+    }
+    let mut child = rig.child(MAIN, &CHILDREN[number].to_line());
+    if let Some(call) = call {
+        child.kill_at(call);
+    }
+    let output = child.output().unwrap();
+    if output.status.signal() == Some(SIGKILL) {
+        return (rig, None);
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let calls = rig.counts().changes;
+    (rig, Some(calls))
+}
+
+#[test]
+fn a_kill_before_any_call_loses_nothing_awaited() {
+    let base = Rig::new();
+    assert!(base.child(MAIN, &BEFORE.to_line()).status().unwrap().success());
+    let calls: Vec<u64> = (0..3).map(|number| run_to(number, base.root(), None).1.unwrap()).collect();
+    println!("{calls:?} calls");
+    let (mut kills, all) = (0, calls.iter().sum());
+    Battery::new("kill_calls", calls[0] + calls[1]).run(|case, _| {
+        if case >= all {
+            return;
+        }
+        let number = if case < calls[0] { 0 } else { 1 + usize::from(case >= calls[0] + calls[1]) };
+        let call = case - calls[..number].iter().sum::<u64>() + 1;
+        let (rig, ended) = run_to(number, base.root(), Some(call));
+        kills += u64::from(ended.is_none());
+        let told = fs::read_to_string(rig.root().join("acks")).unwrap_or_default();
+        let told: Vec<String> = told.lines().map(str::to_owned).collect();
+        look(&rig.root().join("sessions.db"), &Expected::from_lines(&told))
+            .unwrap_or_else(|error| panic!("child {number}, killed before call {call}: {error}"));
+    });
+    println!("{kills} kills");
+}
+
+/// A sync fails, and the process is killed before it can say so: what it believed written is not on disk, and the next
+/// one must not build on it.
+#[test]
+fn a_kill_right_after_a_failed_sync_is_known_to_the_next_opening() {
+    let base = Rig::new();
+    assert!(base.child(MAIN, &BEFORE.to_line()).status().unwrap().success());
+    let (mut rewritten, mut unknown) = (0, Vec::new());
+    for at in 1..=40 {
+        let rig = Rig::new();
+        fs::remove_dir(rig.root()).unwrap();
+        copy_tree(base.root(), rig.root()).unwrap();
+        let mut child = rig.child(MAIN, &CHILDREN[1].to_line());
+        let failure = crate::rig::Failure { at, errno: 5, kinds: "sync", mode: "kill" };
+        let output = crate::rig::Inject::fail(&mut child, &failure).output().unwrap();
+        if output.status.signal() != Some(SIGKILL) {
+            // One of sled's hints to the kernel: the process heard of it.
+            continue;
+        }
+        let path = rig.root().join("sessions.db");
+        let store = SessionStore::open(crate::common::options(&path).create(false))
+            .unwrap_or_else(|error| panic!("{at}: {}", chain(&error)));
+        let repairs = &store.open_report().repairs;
+        let is_known = repairs.iter().any(|repair| repair.contains("wrote the database over"));
+        rewritten += usize::from(is_known);
+        unknown.extend((!is_known).then_some(at));
+    }
+    // Those of the checkpoint, and of sled while it closes, when all is on disk already.
+    println!("{rewritten} were written over, and not after {unknown:?}");
+    assert!(rewritten >= 14 && unknown.len() <= 8, "{rewritten} were written over, and not after {unknown:?}");
+}
