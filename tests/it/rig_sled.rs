@@ -54,8 +54,16 @@ fn child_main() {
     std::process::exit(0);
 }
 
+/// sled's lock may linger after a drop, until its threads have ended.
 fn open(path: &Path) -> sled::Result<sled::Db> {
-    sled::Config::new().path(path).flush_every_ms(None).open()
+    loop {
+        match sled::Config::new().path(path).flush_every_ms(None).open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::yield_now();
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn value(row: u32) -> Vec<u8> {
