@@ -61,6 +61,7 @@ mod import;
 mod json;
 mod key;
 mod meter;
+mod outfile;
 mod policy;
 mod prune;
 mod query;

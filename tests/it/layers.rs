@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["key", "time", "json", "meter"],
     &["entry", "source"],
     &["codec"],
-    &["error", "config", "zone"],
+    &["error", "config", "zone", "outfile"],
     &["gateway"],
     &["storage"],
     &["commit"],
