@@ -99,6 +99,14 @@ pub enum Error {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Some of the store's records break its rules, so it is left as it is.
+    #[error("the store at {path} breaks {violations} of its rules: `verify` names them")]
+    Unsound {
+        /// The store.
+        path: PathBuf,
+        /// How many violations [`verify`](crate::SessionStore::verify) found.
+        violations: u64,
+    },
     /// A write or a sync failed earlier, and the store has been read-only since. Open it again to write.
     #[error("the store at {path} is read-only since a failure: {failure}")]
     ReadOnly {
@@ -154,10 +162,10 @@ pub enum Error {
         /// What the engine said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An export would replace what is at this path.
-    #[error("{path} exists: name another file, or use --force (`ExportOptions::force`) to replace it")]
+    /// An export or a backup would replace what is at this path.
+    #[error("{path} exists: name another file, or use --force (`force` in the options) to replace it")]
     Exists {
-        /// Where the export was to go.
+        /// Where it was to go.
         path: PathBuf,
     },
     /// What was to be imported is no session file.

@@ -51,6 +51,7 @@
 mod answer;
 mod codec;
 mod commit;
+mod compact;
 mod config;
 mod entry;
 mod error;
@@ -76,6 +77,7 @@ mod zone;
 
 pub use answer::{OpenReport, Removal, ReplaceReason, Resolution, Resolved, Shortfall, Stats};
 pub use commit::Receipt;
+pub use compact::CompactReport;
 pub use config::{
     Config, DEFAULT_MAX_AGE_DAYS, DEFAULT_PRUNE_INTERVAL_MINUTES, Options, ResetConfig, ResetMode, ResetRule,
 };

@@ -3,7 +3,9 @@
 //! [`Engine`] owns the open database and answers reads. [`Writer`] is its one writer and belongs to the committer's
 //! thread. [`verify`] checks every invariant between the trees.
 
+mod build;
 mod checkpoint;
+mod compact;
 mod files;
 mod log;
 mod notes;
@@ -11,6 +13,7 @@ mod open;
 mod scan;
 mod size;
 mod structural;
+mod swap;
 mod turns;
 mod verify;
 mod waker;
@@ -27,6 +30,7 @@ use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 
+pub(crate) use compact::{Compacted, compact};
 pub(crate) use open::open;
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
@@ -73,6 +77,14 @@ struct Trees {
     extras: sled::Tree,
     turns: sled::Tree,
     meta: sled::Tree,
+}
+
+impl Trees {
+    /// Each of them, always in the same order.
+    fn all(&self) -> [&sled::Tree; 8] {
+        let Self { sessions, names, activity, by_updated_at, by_session_id, extras, turns, meta } = self;
+        [sessions, names, activity, by_updated_at, by_session_id, extras, turns, meta]
+    }
 }
 
 impl Engine {

@@ -13,6 +13,7 @@ mod caps;
 #[cfg(feature = "cli")]
 mod cli;
 mod common;
+mod compact;
 mod config;
 mod events;
 mod exact_json;
