@@ -174,6 +174,34 @@ pub enum Error {
         /// What it is instead.
         reason: &'static str,
     },
+    /// What was to be restored is no backup.
+    #[error("not a backup: {reason}")]
+    NotABackup {
+        /// What it is instead.
+        reason: &'static str,
+    },
+    /// The backup was written by a newer version of this program.
+    #[error("the backup has format {found}, and this program reads up to {supported}: use a newer cloakroom")]
+    NewerBackup {
+        /// Its format.
+        found: u32,
+        /// The newest that this program reads.
+        supported: u32,
+    },
+    /// The backup is damaged or cut off. Nothing of it was restored.
+    #[error("the backup is damaged at byte {byte}: restore another; nothing was made of this one")]
+    DamagedBackup {
+        /// Where the record begins that is not right, counted from 0.
+        byte: u64,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is a store where one was to be made.
+    #[error("there is a store at {path} already: restore to another directory")]
+    StoreExists {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// A time zone that is neither an IANA name nor an offset.
     #[error("{name:?} is no time zone: give an IANA name (Europe/Berlin) or an offset (+02:00)")]
     TimeZone {

@@ -49,6 +49,7 @@
 //! activity, not by age), no place for transcripts (they are the gateway's).
 
 mod answer;
+mod backup;
 mod codec;
 mod commit;
 mod compact;
@@ -76,6 +77,7 @@ mod watcher;
 mod zone;
 
 pub use answer::{OpenReport, Removal, ReplaceReason, Resolution, Resolved, Shortfall, Stats};
+pub use backup::{BackupOptions, BackupProgress, BackupReport};
 pub use commit::Receipt;
 pub use compact::CompactReport;
 pub use config::{

@@ -22,6 +22,7 @@
 //!
 //! Decoding refuses unknown versions, trailing bytes and lengths beyond the limit with a [`CodecError`], never a panic.
 
+mod backup;
 mod fingerprint;
 mod index;
 mod note;
@@ -31,6 +32,7 @@ mod turn;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use backup::{BackupEndV1, BackupEntryV1, BackupNoteV1, BackupRecord, BackupStoreV1, CheckedEntry};
 pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
 pub(crate) use note::NoteRow;
@@ -72,6 +74,8 @@ pub(crate) enum CodecError {
     Name(#[from] NameError),
     #[error("the extras have {found} of {expected} bytes")]
     ExtrasLength { found: usize, expected: usize },
+    #[error("a value has {0} bytes, which is more than the store keeps")]
+    TooLong(usize),
     #[error("the record points to details that are not there")]
     NoDetails,
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-const LOCK: &str = "LOCK";
+pub(super) const LOCK: &str = "LOCK";
 const DATABASE: &str = "sled";
 pub(super) const NEW_PREFIX: &str = "sled.new-";
 pub(super) const OLD_PREFIX: &str = "sled.old-";
@@ -188,7 +188,10 @@ pub(super) fn new_database(store: &Path) -> Result<PathBuf> {
 pub(super) fn install(new: &Path, store: &Path) -> Result<()> {
     sync_tree(new)?;
     fs::rename(new, database(store)).map_err(|e| Error::io("rename", new, e))?;
-    sync_directory(store)
+    sync_directory(store).inspect_err(|_| {
+        // Whoever made it is told that there is none.
+        let _ = fs::rename(database(store), new);
+    })
 }
 
 /// Half-written snapshots: sled takes the name for the newest one and refuses to open.

@@ -10,6 +10,7 @@ mod files;
 mod log;
 mod notes;
 mod open;
+mod restore;
 mod scan;
 mod size;
 mod structural;
@@ -32,6 +33,7 @@ use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
 pub(crate) use open::open;
+pub(crate) use restore::NewStore;
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
 pub(crate) use write::{Change, Content, Writer};
@@ -61,6 +63,8 @@ pub(crate) struct Engine {
     file: File,
     /// Held while the trees are written, and by whoever must see them stand still.
     gate: Mutex<()>,
+    /// Held while a note is written, and while one is read: it is many rows.
+    notes: Mutex<()>,
     /// Declared after the trees, which share the database.
     last: LastHandle,
     /// Declared after the database, so that it is freed last.
@@ -171,7 +175,7 @@ impl Engine {
     }
 
     /// The blob of an entry's extras, put together from its chunks.
-    fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
+    pub(crate) fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
         let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
         let mut blob = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
         for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(self.fingerprint(key), at.generation)).values() {

@@ -100,8 +100,17 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     let waker = FlushWaker::start(db).map_err(|e| Error::io("start a thread for", path, e))?;
     check_format(path, &trees, &database)?;
     let seed = read_seed(&trees, &database)?;
-    let engine =
-        Engine { path: path.to_path_buf(), _waker: waker, trees, seed, file, gate: Mutex::new(()), last, lock };
+    let engine = Engine {
+        path: path.to_path_buf(),
+        _waker: waker,
+        trees,
+        seed,
+        file,
+        gate: Mutex::default(),
+        notes: Mutex::default(),
+        last,
+        lock,
+    };
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),

@@ -160,10 +160,7 @@ impl Group {
                 None
             }
             Content::Whole { hot, cold, blob } => {
-                let record = match cold.encode().map_err(encode_error)? {
-                    Some(record) => record,
-                    None => cold.encode_spilled().map_err(encode_error)?,
-                };
+                let record = cold.to_bytes().map_err(encode_error)?;
                 let row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
                 if let Some(old) = before.row.filter(|old| *old != row) {
                     self.remove(|group| &mut group.by_updated_at, old.encode().into());

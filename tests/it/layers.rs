@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["storage"],
     &["commit"],
     &["answer", "store", "query", "renew", "turns", "events"],
-    &["prune", "policy", "import", "export", "compact"],
+    &["prune", "policy", "import", "export", "backup", "compact"],
     &["watcher"],
     &["main", "cli"],
 ];
