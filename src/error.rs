@@ -197,7 +197,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// There is a store where one was to be made.
-    #[error("there is a store at {path} already: restore to another directory")]
+    #[error("there is a store at {path} already")]
     StoreExists {
         /// Where it is.
         path: PathBuf,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use cloakroom::{Error, Gateway, ImportOptions, ImportProgress, ImportReport, OnConflict, Options, TimeZone};
@@ -18,7 +18,7 @@ use super::source::{Source, default_quarantine};
 use super::zone;
 use crate::cli::failure::{self, Failure};
 use crate::cli::output::{Columns, Out, clean, thousands};
-use crate::cli::{Exit, Format, with_opened};
+use crate::cli::{Exit, Format, progress, with_opened};
 
 /// An import reads hardly anything twice, so sled's cache may be small. It takes three to four times as much memory as
 /// sled counts.
@@ -144,7 +144,7 @@ impl Migrate {
             let opening = Options::new(store).create(create).cache_bytes(CACHE);
             let opening = opening.max_pending(MAX_PENDING).cached_entries(CACHED_ENTRIES);
             with_opened(opening, |store| {
-                let bar = bar(source.size);
+                let bar = progress::of_bytes(source.size);
                 let report = store.import(source, options, |progress| show(&bar, progress));
                 bar.finish_and_clear();
                 report.with_context(named)
@@ -251,22 +251,6 @@ fn free(path: &Path) -> Result<PathBuf> {
         Ok(_) => Err(Failure::Exists { path: path.to_path_buf(), advice: "name another with --quarantine" }.into()),
         Err(_) => Ok(path.to_path_buf()),
     }
-}
-
-/// A bar on a terminal, and nothing elsewhere.
-fn bar(size: Option<u64>) -> ProgressBar {
-    let (bar, template) = match size {
-        Some(size) => (
-            ProgressBar::new(size),
-            "{bar:32} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left, {msg}",
-        ),
-        None => (ProgressBar::new_spinner(), "{spinner} {binary_bytes}, {binary_bytes_per_sec}, {msg}"),
-    };
-    bar.set_draw_target(ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn show(bar: &ProgressBar, progress: &ImportProgress) {

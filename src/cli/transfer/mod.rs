@@ -1,10 +1,12 @@
-//! Moving in and out: `migrate`, `export`.
+//! Moving in and out: `migrate`, `export`, `backup`, `restore`.
 
+mod backup;
 mod export;
 mod migrate;
 mod quarantine;
 mod source;
 
+pub(super) use backup::{Backup, Restore};
 pub(super) use export::Export;
 pub(super) use migrate::Migrate;
 
