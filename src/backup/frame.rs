@@ -202,3 +202,47 @@ impl<R: Read> FrameReader<R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Put together by hand from the table of the format: a backup that exists must stay readable.
+    #[test]
+    fn golden_bytes() {
+        let mut file = Vec::new();
+        let mut out = FrameWriter::begin(&mut file).unwrap();
+        out.frame(Kind::Entry, b"abc").unwrap();
+        assert_eq!((out.bytes(), out.crc()), (28, crc32fast::hash(b"E\x03\0\0\0abc")));
+        let mut expected = b"CLOAKBAK\x01\0\0\0".to_vec();
+        expected.extend(crc32fast::hash(&expected).to_le_bytes());
+        expected.extend(b"E\x03\0\0\0abc");
+        expected.extend(crc32fast::hash(b"E\x03\0\0\0abc").to_le_bytes());
+        assert_eq!(file, expected);
+
+        let mut frames = FrameReader::begin(&*file).unwrap();
+        assert_eq!(frames.next().unwrap(), (Kind::Entry, &b"abc"[..]));
+        assert_eq!(frames.crc_before(), crc32fast::hash(b""));
+        frames.expect_end().unwrap();
+    }
+
+    #[test]
+    fn a_record_that_no_reader_would_take_is_not_written() {
+        let mut out = FrameWriter::begin(Vec::new()).unwrap();
+        out.frame(Kind::Entry, &vec![0; MAX_PAYLOAD]).unwrap();
+        assert!(out.frame(Kind::Entry, &vec![0; MAX_PAYLOAD + 1]).is_err());
+    }
+
+    #[test]
+    fn an_impossible_length_and_an_unknown_kind_are_damage() {
+        for (head, said) in [(*b"E\xff\xff\xff\xff", "length"), (*b"Q\0\0\0\0", "unknown kind")] {
+            let mut file = Vec::new();
+            FrameWriter::begin(&mut file).unwrap();
+            file.extend(head);
+            file.extend(crc32fast::hash(&head).to_le_bytes());
+            let mut frames = FrameReader::begin(&*file).unwrap();
+            let Err(Error::DamagedBackup { byte: 16, source }) = frames.next() else { panic!("{head:?}") };
+            assert!(source.to_string().contains(said), "{source}");
+        }
+    }
+}

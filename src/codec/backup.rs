@@ -115,3 +115,65 @@ fn check_blob(blob: &[u8], at: ExtrasRef) -> Result<Option<crate::entry::Details
     }
     Ok(decode_blob(blob)?.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::encode_blob;
+    use crate::entry::{Details, Extras};
+    use crate::key::SessionId;
+    use crate::time::Timestamp;
+
+    fn cold(extras: Option<ExtrasRef>) -> Cold {
+        let created_at = Timestamp::from_micros(1);
+        Cold { session_id: SessionId::new("s").unwrap(), created_at, details: Details::default(), extras }
+    }
+
+    /// Put together by hand: what is written must stay readable.
+    #[test]
+    fn golden_bytes() {
+        let store = BackupStoreV1 { zone: Some("UTC") };
+        assert_eq!(store.to_bytes().unwrap(), b"\x01\x01\x03UTC");
+        let note = BackupNoteV1 { name: "_n", part: b"\"t\"", is_last: true };
+        assert_eq!(note.to_bytes().unwrap(), b"\x01\x02_n\x03\"t\"\x01");
+        let entry = BackupEntryV1 { key: "k", hot: b"h", cold: b"co", blob: Some(b"blo"), turn: None };
+        assert_eq!(entry.to_bytes().unwrap(), b"\x01\x01k\x01h\x02co\x01\x03blo\x00");
+        let end = BackupEndV1 { entries: 2, notes: 1, commit: 250, crc: 251 };
+        assert_eq!(end.to_bytes().unwrap(), b"\x01\x02\x01\xfa\xfb\xfb\x00");
+        assert_eq!(BackupStoreV1::from_bytes(b"\x01\x01\x03UTC").unwrap(), store);
+        assert_eq!(BackupNoteV1::from_bytes(b"\x01\x02_n\x03\"t\"\x01").unwrap(), note);
+        assert_eq!(BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x03blo\x00").unwrap(), entry);
+        assert_eq!(BackupEndV1::from_bytes(b"\x01\x02\x01\xfa\xfb\xfb\x00").unwrap(), end);
+        assert!(matches!(BackupStoreV1::from_bytes(b"\x02\x00"), Err(CodecError::Version { found: 2 })));
+    }
+
+    #[test]
+    fn an_entry_that_does_not_hold_together_is_refused() {
+        let hot = Hot::fresh(Timestamp::from_micros(7)).encode().unwrap();
+        let blob = encode_blob(None, &Extras::from_parts(vec![("metadata", "{}")], None)).unwrap();
+        let at = ExtrasRef { generation: 5 << 24 | 3, bytes: u32::try_from(blob.len()).unwrap() };
+        let (with, without) = (cold(Some(at)).to_bytes().unwrap(), cold(None).to_bytes().unwrap());
+        let spilled = cold(Some(at)).encode_spilled().unwrap();
+        let turn = Turn { token: 9 << 24, started_at: Timestamp::from_micros(1), session_id: cold(None).session_id };
+        let turn = turn.encode().unwrap();
+        let good = || BackupEntryV1 { key: "k", hot: &hot, cold: &with, blob: Some(&blob), turn: Some(&turn) };
+        let checked = good().check().unwrap();
+        assert_eq!((checked.key.as_str(), checked.commit), ("k", 9));
+        assert_eq!(BackupEntryV1 { turn: None, ..good() }.check().unwrap().commit, 5);
+
+        let long = [&with[..], &[0; MAX_VALUE_BYTES]].concat();
+        for bad in [
+            BackupEntryV1 { key: "_k", ..good() },
+            BackupEntryV1 { hot: b"", ..good() },
+            BackupEntryV1 { cold: b"\x02", ..good() },
+            BackupEntryV1 { cold: &without, ..good() },
+            BackupEntryV1 { cold: &spilled, ..good() },
+            BackupEntryV1 { cold: &long, ..good() },
+            BackupEntryV1 { blob: None, ..good() },
+            BackupEntryV1 { blob: Some(&blob[1..]), ..good() },
+            BackupEntryV1 { turn: Some(b"\x01"), ..good() },
+        ] {
+            assert!(bad.check().is_err());
+        }
+    }
+}

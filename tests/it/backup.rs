@@ -17,6 +17,7 @@ use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};
 use crate::rig::{CHILD_PART, CHILD_ROOT, Failure, Inject, Rig};
 use crate::rig_selftest::{ack, assert_trace_is_complete};
+use crate::workload::{self, Plan};
 
 const MAIN: &str = "backup::child_main";
 
@@ -130,6 +131,24 @@ fn every_fixture_survives_a_backup() {
         }
     }
     assert!(seen > 100, "{seen}");
+}
+
+/// Stores that random work has made, with what it left in them.
+#[test]
+fn generated_stores_survive_a_backup_and_a_compaction() {
+    for seed in 0..8 {
+        let dir = fast_dir();
+        let (path, back) = (dir.path().join("db"), dir.path().join("back"));
+        workload::run(&path, Plan { seed, steps: 250, keys: 20, close: 1, ..Plan::SMALL }, &|_| {});
+        let expected = everything(&SessionStore::open(options(&path)).unwrap());
+        assert!(expected.0.len() > 20, "{}", expected.0.len());
+        restore(&back, &backup(&path)).unwrap();
+        look(&back, &expected);
+        for path in [&path, &back] {
+            SessionStore::compact(&options(path), |_| {}).unwrap();
+            look(path, &expected);
+        }
+    }
 }
 
 #[test]
