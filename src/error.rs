@@ -100,7 +100,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Some of the store's records break its rules, so it is left as it is.
-    #[error("the store at {path} breaks {violations} of its rules: `verify` names them")]
+    #[error("the store at {path} is not sound, with violations: {violations}; `verify` names them")]
     Unsound {
         /// The store.
         path: PathBuf,

@@ -24,6 +24,7 @@ impl Engine {
 
     /// The name of the first note after `after`.
     pub(crate) fn next_note(&self, after: Option<&str>) -> Result<Option<String>> {
+        let _whole = self.notes.lock();
         let mut start = after.map_or_else(|| NoteRow::ALL.to_vec(), NoteRow::prefix);
         if after.is_some() {
             start.extend([0xff; 4]);

@@ -1,5 +1,6 @@
 //! Backups: the same store again, and nothing made of a file that is not whole.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cloakroom::{
-    BackupOptions, Error, ExportFormat, ExportOptions, ImportOptions, ManualClock, Options, SessionStore, Usage,
+    BackupOptions, Error, ExportFormat, ExportOptions, Gateway, ImportOptions, ManualClock, Options, SessionStore,
+    Usage,
 };
 use serde_json::json;
 
@@ -241,6 +243,47 @@ fn entries_are_whole_though_they_change_meanwhile() {
             }
         }
     }
+}
+
+/// A note is many rows, and an import writes it anew while backups are taken.
+#[test]
+fn notes_are_whole_though_they_change_meanwhile() {
+    let home = Home::new();
+    let store = home.open();
+    let import = |letter: &str| {
+        let file = format!(r#"{{"_note": "{}"}}"#, letter.repeat(200_000));
+        store.import(file.as_bytes(), ImportOptions::new().gateway(Gateway::Hermes), |_| {}).unwrap();
+    };
+    import("a");
+    let done = AtomicBool::new(false);
+    let backups: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for letter in ["b", "c", "d", "e", "f"].iter().cycle() {
+                import(letter);
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let backups = (0..60).map(|_| {
+            let mut file = Vec::new();
+            store.backup(&mut file, |_| {}).unwrap();
+            file
+        });
+        let backups = backups.collect();
+        done.store(true, Ordering::Relaxed);
+        backups
+    });
+    let mut letters = BTreeSet::new();
+    for file in backups {
+        let notes: Vec<&[u8]> = frames(&file).into_iter().filter(|frame| frame[0] == b'N').collect();
+        let first = notes.first().expect("a note was there all the time");
+        let letter = first[first.len() / 2];
+        letters.insert(letter);
+        let letters = notes.concat().iter().filter(|byte| **byte == letter).count();
+        assert!((200_000..200_100).contains(&letters), "{letters} times {}", char::from(letter));
+    }
+    assert!(letters.len() > 1, "no note was replaced meanwhile");
 }
 
 /// A writer that looks how long the store could not be used: its output is as slow as can be.
