@@ -99,6 +99,14 @@ pub enum Error {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Some of the store's records break its rules, so it is left as it is.
+    #[error("the store at {path} is not sound, with violations: {violations}; `verify` names them")]
+    Unsound {
+        /// The store.
+        path: PathBuf,
+        /// How many violations [`verify`](crate::SessionStore::verify) found.
+        violations: u64,
+    },
     /// A write or a sync failed earlier, and the store has been read-only since. Open it again to write.
     #[error("the store at {path} is read-only since a failure: {failure}")]
     ReadOnly {
@@ -154,10 +162,10 @@ pub enum Error {
         /// What the engine said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An export would replace what is at this path.
-    #[error("{path} exists: name another file, or use --force (`ExportOptions::force`) to replace it")]
+    /// An export or a backup would replace what is at this path.
+    #[error("{path} exists: name another file, or use --force (`force` in the options) to replace it")]
     Exists {
-        /// Where the export was to go.
+        /// Where it was to go.
         path: PathBuf,
     },
     /// What was to be imported is no session file.
@@ -165,6 +173,34 @@ pub enum Error {
     NotASessionFile {
         /// What it is instead.
         reason: &'static str,
+    },
+    /// What was to be restored is no backup.
+    #[error("not a backup: {reason}")]
+    NotABackup {
+        /// What it is instead.
+        reason: &'static str,
+    },
+    /// The backup was written by a newer version of this program.
+    #[error("the backup has format {found}, and this program reads up to {supported}: use a newer cloakroom")]
+    NewerBackup {
+        /// Its format.
+        found: u32,
+        /// The newest that this program reads.
+        supported: u32,
+    },
+    /// The backup is damaged or cut off. Nothing of it was restored.
+    #[error("the backup is damaged at byte {byte}: restore another; nothing was made of this one")]
+    DamagedBackup {
+        /// Where the record begins that is not right, counted from 0.
+        byte: u64,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is a store where one was to be made.
+    #[error("there is a store at {path} already")]
+    StoreExists {
+        /// Where it is.
+        path: PathBuf,
     },
     /// A time zone that is neither an IANA name nor an offset.
     #[error("{name:?} is no time zone: give an IANA name (Europe/Berlin) or an offset (+02:00)")]

@@ -49,8 +49,10 @@
 //! activity, not by age), no place for transcripts (they are the gateway's).
 
 mod answer;
+mod backup;
 mod codec;
 mod commit;
+mod compact;
 mod config;
 mod entry;
 mod error;
@@ -61,6 +63,7 @@ mod import;
 mod json;
 mod key;
 mod meter;
+mod outfile;
 mod policy;
 mod prune;
 mod query;
@@ -74,7 +77,9 @@ mod watcher;
 mod zone;
 
 pub use answer::{OpenReport, Removal, ReplaceReason, Resolution, Resolved, Shortfall, Stats};
+pub use backup::{BackupOptions, BackupProgress, BackupReport};
 pub use commit::Receipt;
+pub use compact::CompactReport;
 pub use config::{
     Config, DEFAULT_MAX_AGE_DAYS, DEFAULT_PRUNE_INTERVAL_MINUTES, Options, ResetConfig, ResetMode, ResetRule,
 };

@@ -3,10 +3,12 @@
 //! Data goes to standard output, and nothing else does. Errors and the log go to standard error.
 
 mod change;
+mod compact;
 mod config;
 pub(crate) mod failure;
 mod lifecycle;
 mod output;
+mod progress;
 mod read;
 mod transfer;
 mod whole;
@@ -26,7 +28,7 @@ use output::Out;
 #[command(after_help = "\
 Exit codes: 0 done, 1 failed, 2 wrong use, 3 `verify` found something wrong.
 Errors go to standard error, and so does the log, which CLOAKROOM_LOG sets (warn, info, debug).
-A store is open in one program at a time: stop the gateway first. Only `migrate` creates a store.")]
+A store is open in one program at a time: stop the gateway first. Only `migrate` and `restore` create a store.")]
 pub(crate) struct Cli {
     /// The directory of the store.
     #[arg(long, global = true, value_name = "DIR", default_value = "./sessions.db")]
@@ -54,6 +56,9 @@ enum Command {
     Stats(whole::Stats),
     Verify(whole::Verify),
     Export(transfer::Export),
+    Backup(transfer::Backup),
+    Restore(transfer::Restore),
+    Compact(compact::Compact),
     Config(config::ConfigCommand),
 }
 
@@ -81,6 +86,10 @@ impl Cli {
                 clap::error::ErrorKind::MissingRequiredArgument,
                 "say what to prune with --max-age-days <N>, --max-entries <N> or --config <FILE>",
             )),
+            Command::Backup(backup) if backup.contradicts_itself() => Err(Self::command().error(
+                clap::error::ErrorKind::ArgumentConflict,
+                "the backup itself goes to standard output: leave --json out, or name a file",
+            )),
             _ => Ok(self),
         }
     }
@@ -105,6 +114,9 @@ impl Cli {
             Command::Stats(command) => command.run(db, &mut out),
             Command::Verify(command) => command.run(db, &mut out),
             Command::Export(command) => command.run(db, &mut out),
+            Command::Backup(command) => command.run(db, &mut out),
+            Command::Restore(command) => command.run(db, &mut out),
+            Command::Compact(command) => command.run(db, &mut out),
         };
         let written = out.finish();
         exit.and_then(|exit| written.map(|()| exit))
@@ -117,14 +129,19 @@ fn with_store<T>(db: &Path, work: impl FnOnce(&SessionStore) -> Result<T>) -> Re
 }
 
 fn with_opened<T>(options: Options, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
-    let store = SessionStore::open(options).map_err(|error| match error {
-        Error::NotFound { path } => Failure::NoStore(path).into(),
-        error => anyhow::Error::new(error),
-    })?;
+    let store = SessionStore::open(options).map_err(named)?;
     let done = work(&store);
     let closed = store.close();
     // What the work says comes first: where both failed, closing only repeats it.
     let done = done?;
     closed?;
     Ok(done)
+}
+
+/// Says of a missing store what the command line can do about it.
+fn named(error: Error) -> anyhow::Error {
+    match error {
+        Error::NotFound { path } => Failure::NoStore(path).into(),
+        error => anyhow::Error::new(error),
+    }
 }

@@ -23,6 +23,7 @@
 //!
 //! Decoding refuses unknown versions, trailing bytes and lengths beyond the limit with a [`CodecError`], never a panic.
 
+mod backup;
 mod fingerprint;
 mod index;
 mod intent;
@@ -33,6 +34,7 @@ mod turn;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use backup::{BackupEndV1, BackupEntryV1, BackupNoteV1, BackupRecord, BackupStoreV1, CheckedEntry};
 pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};
@@ -75,6 +77,8 @@ pub(crate) enum CodecError {
     Name(#[from] NameError),
     #[error("the extras have {found} of {expected} bytes")]
     ExtrasLength { found: usize, expected: usize },
+    #[error("a value has {0} bytes, which is more than the store keeps")]
+    TooLong(usize),
     #[error("the record points to details that are not there")]
     NoDetails,
 }

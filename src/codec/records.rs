@@ -168,6 +168,11 @@ impl Cold {
         encode(&self.record(None), 512)
     }
 
+    /// The record's bytes, whichever of the two fits.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, CodecError> {
+        self.encode()?.map_or_else(|| self.encode_spilled(), Ok)
+    }
+
     fn record<'a>(&'a self, details: Option<DetailsV1<'a>>) -> ColdV1<'a> {
         ColdV1 {
             session_id: self.session_id.as_str(),

@@ -33,8 +33,8 @@ use crate::time::Clock;
 
 use committer::{Committer, Order};
 pub(crate) use entry_lock::EntryLock;
-pub(crate) use pending::Peeked;
 use pending::Pending;
+pub(crate) use pending::{Peeked, Whole};
 use receipt::Progress;
 pub use receipt::Receipt;
 use turns::Turns;
@@ -164,6 +164,11 @@ impl Commits {
     /// Both records of an entry, and its extras if `with_extras`.
     pub(crate) fn peek(&self, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
         self.core.pending.peek(&self.core.engine, key, with_extras)
+    }
+
+    /// All there is of an entry.
+    pub(crate) fn whole(&self, key: &SessionKey) -> Result<Option<Whole>> {
+        self.core.pending.whole(&self.core.engine, &self.core.turns, key)
     }
 
     /// Keys that have this id, or had it when their last change was applied. Each is to be looked at.

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 
 use super::entry_lock::EntryLock;
 use super::shard::{NewCold, Shard, Slot};
-use crate::codec::{self, Bucket, Cold, Fingerprint, Hot};
+use super::turns::Turns;
+use crate::codec::{self, Bucket, Cold, Fingerprint, Hot, Turn};
 use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
@@ -194,6 +195,26 @@ impl Pending {
         }
     }
 
+    /// All there is of an entry. A turn begins and ends with the entry locked, so it is of the same moment.
+    pub(super) fn whole(&self, engine: &Engine, turns: &Turns, key: &SessionKey) -> Result<Option<Whole>> {
+        let entry = engine.fingerprint(key);
+        let mut shard = self.shard(entry).lock();
+        let place = shard.find(entry);
+        let (hot, new_cold) = match place.and_then(|place| shard.slot(place)) {
+            Some(slot) => (slot.hot, slot.cold.as_ref()),
+            None => (engine.hot(entry)?, None),
+        };
+        let Some(hot) = hot else { return Ok(None) };
+        let Some(cold) = read_cold(engine, key, new_cold)? else { return Ok(None) };
+        let blob = match (new_cold.and_then(|new| new.blob_of(&cold)), cold.extras) {
+            (Some(blob), _) => Some(Arc::clone(blob)),
+            (None, Some(at)) => Some(engine.blob(key, at)?.into()),
+            (None, None) => None,
+        };
+        let turn = turns.of(entry, &cold.session_id);
+        Ok(Some(Whole { hot, cold, blob, turn }))
+    }
+
     /// Both records of an entry as of one moment, and its extras if `with_extras`.
     pub(super) fn peek(&self, engine: &Engine, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
         let entry = engine.fingerprint(key);
@@ -209,6 +230,16 @@ impl Pending {
         let extras = with_extras.then(|| read_extras(engine, key, &cold, new_cold)).transpose()?;
         Ok(Some(Peeked { hot, cold, extras: extras.unwrap_or_default() }))
     }
+}
+
+/// All there is of an entry, as of one moment, for a copy of it.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) hot: Hot,
+    pub(crate) cold: Arc<Cold>,
+    /// What its extras are put together from.
+    pub(crate) blob: Option<Arc<[u8]>>,
+    pub(crate) turn: Option<Turn>,
 }
 
 /// An entry as of one moment.

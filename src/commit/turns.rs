@@ -67,6 +67,13 @@ impl Turns {
         self.table.lock().markers.iter().map(|(entry, marker)| (*entry, marker.clone())).collect()
     }
 
+    /// The marker of a locked entry, if it has one that belongs to the session.
+    pub(super) fn of(&self, entry: Fingerprint, session: &SessionId) -> Option<Turn> {
+        let table = self.table.lock();
+        let turn = &table.markers.get(&entry)?.turn;
+        (turn.session_id == *session).then(|| turn.clone())
+    }
+
     /// The token that the next turn gets.
     pub(super) fn next_token(&self) -> u64 {
         self.next.load(Ordering::Acquire)

@@ -48,6 +48,15 @@ fn fill(path: &Path, bytes: u64) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Removes one whose making was cut short.
+pub(super) fn sweep(store: &Path) -> Result<()> {
+    let new = store.join(files::NEW_BALLAST);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &new, error)),
+        _ => Ok(()),
+    }
+}
+
 /// Gives the space up. Returns whether there was any.
 pub(super) fn give_up(store: &Path) -> Result<bool> {
     let path = store.join(files::BALLAST);

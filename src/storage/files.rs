@@ -7,7 +7,8 @@
 //!     ballast         space kept for a full disk, see `ballast.rs`
 //!     ballast.new     the same in the making
 //!     sled/           the database
-//!     sled.new-*/     a database that is being created; swept if its creator died
+//!     sled.new-*/     a database that is being made; swept if its maker died
+//!     sled.old-*/     the database before a compaction, see `swap.rs`
 //! ```
 //!
 //! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
@@ -22,7 +23,8 @@ use crate::error::{Error, Result};
 
 pub(super) const LOCK: &str = "LOCK";
 const DATABASE: &str = "sled";
-const NEW_PREFIX: &str = "sled.new-";
+pub(super) const NEW_PREFIX: &str = "sled.new-";
+pub(super) const OLD_PREFIX: &str = "sled.old-";
 pub(super) const CHECKPOINT: &str = "checkpoint";
 pub(super) const BALLAST: &str = "ballast";
 pub(super) const NEW_BALLAST: &str = "ballast.new";
@@ -53,6 +55,8 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
         let name = entry.map_err(|e| Error::io("list", path, e))?.file_name();
         match name.to_str() {
             Some(DATABASE) => return Ok(Found::Store),
+            // Set aside by a compaction that was cut short.
+            Some(name) if name.starts_with(OLD_PREFIX) => return Ok(Found::Store),
             Some(LOCK | CHECKPOINT | BALLAST | NEW_BALLAST) => {}
             Some(name) if name.starts_with(NEW_PREFIX) => {}
             _ => foreign = Some(name),
@@ -113,22 +117,6 @@ pub(super) fn database(store: &Path) -> PathBuf {
     store.join(DATABASE)
 }
 
-/// Removes what creations that died have left behind. Returns what was removed.
-pub(super) fn sweep(store: &Path) -> Result<Vec<String>> {
-    let mut swept = Vec::new();
-    for entry in fs::read_dir(store).map_err(|e| Error::io("list", store, e))? {
-        let entry = entry.map_err(|e| Error::io("list", store, e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(NEW_PREFIX) {
-            fs::remove_dir_all(entry.path()).map_err(|e| Error::io("remove", entry.path(), e))?;
-            swept.push(format!("removed {name}, left by an interrupted creation"));
-        } else if name == NEW_BALLAST {
-            fs::remove_file(entry.path()).map_err(|e| Error::io("remove", entry.path(), e))?;
-        }
-    }
-    Ok(swept)
-}
-
 /// A name for a database in the making that nobody can guess.
 pub(super) fn new_database(store: &Path) -> Result<PathBuf> {
     let random = getrandom::u64().map_err(|e| Error::Random { message: e.to_string() })?;
@@ -139,7 +127,10 @@ pub(super) fn new_database(store: &Path) -> Result<PathBuf> {
 pub(super) fn install(new: &Path, store: &Path) -> Result<()> {
     sync_tree(new)?;
     fs::rename(new, database(store)).map_err(|e| Error::io("rename", new, e))?;
-    sync_directory(store)
+    sync_directory(store).inspect_err(|_| {
+        // Whoever made it is told that there is none.
+        let _ = fs::rename(database(store), new);
+    })
 }
 
 /// Half-written snapshots: sled takes the name for the newest one and refuses to open.
@@ -208,7 +199,7 @@ pub(super) fn sync_tree(path: &Path) -> Result<()> {
     sync_directory(path)
 }
 
-fn sync_directory(path: &Path) -> Result<()> {
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| Error::io("sync", path, e))
 }
 

@@ -4,16 +4,20 @@
 //! thread. [`verify`] checks every invariant between the trees.
 
 mod ballast;
+mod build;
 mod checkpoint;
+mod compact;
 mod files;
 mod group;
 mod lock;
 mod log;
 mod notes;
 mod open;
+mod restore;
 mod scan;
 mod size;
 mod structural;
+mod swap;
 mod turns;
 mod verify;
 mod waker;
@@ -31,7 +35,9 @@ use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 
+pub(crate) use compact::{Compacted, compact};
 pub(crate) use open::{Opened, open};
+pub(crate) use restore::NewStore;
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
 pub(crate) use write::{Change, Content, Writer};
@@ -62,6 +68,8 @@ pub(crate) struct Engine {
     /// Held while the trees are written, and by whoever must see them stand still. Counts the groups of structural
     /// changes.
     gate: Mutex<u64>,
+    /// Held while a note is written, and while one is read: it is many rows.
+    notes: Mutex<()>,
     /// Declared after the trees, which share the database.
     last: LastHandle,
     /// Declared after the database, so that it is freed last.
@@ -79,6 +87,14 @@ struct Trees {
     turns: sled::Tree,
     intent: sled::Tree,
     meta: sled::Tree,
+}
+
+impl Trees {
+    /// Each of them, always in the same order.
+    fn all(&self) -> [&sled::Tree; 9] {
+        let Self { sessions, names, activity, by_updated_at, by_session_id, extras, turns, intent, meta } = self;
+        [sessions, names, activity, by_updated_at, by_session_id, extras, turns, intent, meta]
+    }
 }
 
 impl Engine {
@@ -170,7 +186,7 @@ impl Engine {
     }
 
     /// The blob of an entry's extras, put together from its chunks.
-    fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
+    pub(crate) fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
         let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
         let mut blob = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
         for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(self.fingerprint(key), at.generation)).values() {

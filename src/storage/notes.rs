@@ -7,6 +7,7 @@ use crate::error::Result;
 impl Engine {
     /// The JSON text of a note.
     pub(crate) fn note(&self, name: &str) -> Result<Option<String>> {
+        let _whole = self.notes.lock();
         let mut bytes = Vec::new();
         for row in self.trees.meta.scan_prefix(NoteRow::prefix(name)) {
             let (row, value) = row.map_err(|e| engine_error("read notes", e))?;
@@ -23,6 +24,7 @@ impl Engine {
 
     /// The name of the first note after `after`.
     pub(crate) fn next_note(&self, after: Option<&str>) -> Result<Option<String>> {
+        let _whole = self.notes.lock();
         let mut start = after.map_or_else(|| NoteRow::ALL.to_vec(), NoteRow::prefix);
         if after.is_some() {
             start.extend([0xff; 4]);

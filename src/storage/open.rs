@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::build::NewDatabase;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
 use super::lock::{Lock, State};
 use super::waker::FlushWaker;
-use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, damaged_row, engine_error, meta};
-use crate::codec::{Seed, decode_meta, encode_meta};
+use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, damaged_row, engine_error, meta, swap};
+use crate::codec::{Seed, decode_meta};
 use crate::error::{Error, Result};
 
 /// sled counts its cache in bytes as they are on disk. In memory a page takes about three times as much.
@@ -54,7 +55,9 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     }
     let lock = Arc::new(Lock::take(path)?);
     files::make_private(path)?;
-    let mut repairs = files::sweep(path)?;
+    let mut repairs: Vec<String> = swap::put_back(path)?.into_iter().collect();
+    repairs.extend(swap::sweep(path)?);
+    ballast::sweep(path)?;
     let created = files::inspect(path)? != Found::Store;
     if created {
         create_database(path, cache_bytes)?;
@@ -132,7 +135,8 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
         trees,
         seed,
         file,
-        gate: Mutex::new(0),
+        gate: Mutex::default(),
+        notes: Mutex::default(),
         last,
         lock: Arc::clone(lock),
     };
@@ -156,37 +160,12 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
 
 /// Makes the database under a temporary name and renames it into place, so that it is there whole or not at all.
 fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
-    let new = files::new_database(store)?;
-    let made = (|| {
-        let mut last;
-        let db = open_database(store, &new, cache_bytes)?;
-        last = LastHandle::of(&db);
-        let trees = open_trees(&db)?;
-        let seed = new_seed()?;
-        for (name, value) in [
-            (meta::FORMAT, encode_meta(&FORMAT)),
-            (meta::SEED, encode_meta(&seed)),
-            (meta::COUNT, encode_meta(&0_u64)),
-            (meta::COMMIT, encode_meta(&0_u64)),
-            (meta::CLEAN, encode_meta(&true)),
-        ] {
-            let value = value.map_err(|e| damaged_row("meta", e))?;
-            trees.meta.insert(name, value).map_err(|e| engine_error("create", e))?;
-        }
-        db.flush().map_err(|e| engine_error("create", e))?;
-        // sled syncs while it is dropped. If that fails no later sync saves what it wrote.
-        drop((trees, db));
-        last.close().map_err(|said| Error::Engine { action: "create the database", source: said.into() })?;
-        files::install(&new, store)
-    })();
-    if made.is_err() {
-        // A full disk is the likely cause; do not leave half a database on it.
-        let _ = std::fs::remove_dir_all(&new);
-    }
-    made
+    let new = NewDatabase::create(store, cache_bytes)?;
+    new.put_marks(new_seed()?, 0, 0)?;
+    new.close()?.install()
 }
 
-fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) -> Result<sled::Db> {
+pub(super) fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) -> Result<sled::Db> {
     let config = sled::Config::new()
         .path(database)
         .cache_capacity(cache_bytes / CACHE_EXPANSION)
@@ -220,7 +199,7 @@ fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) -> Result<s
     }
 }
 
-fn open_trees(db: &sled::Db) -> Result<Trees> {
+pub(super) fn open_trees(db: &sled::Db) -> Result<Trees> {
     let tree = |name: &str| db.open_tree(name).map_err(|e| engine_error("open", e));
     Ok(Trees {
         sessions: tree("sessions")?,
@@ -257,7 +236,7 @@ fn read_seed(trees: &Trees, database: &Path) -> Result<Seed> {
 }
 
 #[cfg(not(test))]
-fn new_seed() -> Result<[u8; 16]> {
+pub(super) fn new_seed() -> Result<[u8; 16]> {
     let mut seed = [0; 16];
     getrandom::fill(&mut seed).map_err(|e| Error::Random { message: e.to_string() })?;
     Ok(seed)
@@ -266,6 +245,6 @@ fn new_seed() -> Result<[u8; 16]> {
 /// Unit tests plant rows, so they must know the fingerprints.
 #[cfg(test)]
 #[expect(clippy::unnecessary_wraps, reason = "it stands in for one that may fail")]
-fn new_seed() -> Result<[u8; 16]> {
+pub(super) fn new_seed() -> Result<[u8; 16]> {
     Ok(super::tests::SEED)
 }

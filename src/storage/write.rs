@@ -199,6 +199,7 @@ impl Writer {
 
     /// Keeps a note of an imported file in place of the one of that name.
     pub(crate) fn set_note(&mut self, engine: &Engine, name: &str, text: &str) -> Result<()> {
+        let _whole = engine.notes.lock();
         for row in engine.trees.meta.scan_prefix(NoteRow::prefix(name)).keys() {
             let row = row.map_err(|e| engine_error("read notes", e))?;
             self.remove(engine, &engine.trees.meta, row)?;

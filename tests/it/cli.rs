@@ -1,6 +1,7 @@
 //! Tests of the program: each runs the real binary on a store of its own.
 
 mod change;
+mod keep;
 mod lifecycle;
 mod read;
 mod refused;

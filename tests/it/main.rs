@@ -9,6 +9,7 @@
     reason = "a test that fails may panic"
 )]
 
+mod backup;
 mod battery;
 mod callbacks;
 mod caps;
@@ -16,6 +17,7 @@ mod caps;
 mod cli;
 mod clocks;
 mod common;
+mod compact;
 mod config;
 mod events;
 mod exact_json;

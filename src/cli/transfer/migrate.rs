@@ -8,18 +8,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use indicatif::ProgressDrawTarget;
 use serde::Serialize;
 
 use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, Options, TimeZone};
 
-use super::progress::{bar, show};
+use super::progress::show;
 use super::quarantine::Quarantine;
 use super::source::{Source, default_quarantine};
 use super::zone;
 use crate::cli::failure::{self, Failure};
 use crate::cli::output::{Columns, Out, clean, thousands};
-use crate::cli::{Exit, Format, with_opened};
+use crate::cli::{Exit, Format, progress, with_opened};
 
 /// An import reads hardly anything twice, so sled's cache may be small. It takes three to four times as much memory as
 /// sled counts.
@@ -146,7 +145,7 @@ impl Migrate {
             let opening = Options::new(store).create(create).cache_bytes(CACHE);
             let opening = opening.max_pending(MAX_PENDING).cached_entries(CACHED_ENTRIES);
             with_opened(opening, |store| {
-                let bar = bar(source.size, ProgressDrawTarget::stderr());
+                let bar = progress::of_bytes(source.size);
                 let report = store.import(source, options, |progress| show(&bar, progress));
                 bar.finish_and_clear();
                 report.with_context(named)

@@ -1,11 +1,13 @@
-//! Moving in and out: `migrate`, `export`.
+//! Moving in and out: `migrate`, `export`, `backup`, `restore`.
 
+mod backup;
 mod export;
 mod migrate;
 mod progress;
 mod quarantine;
 mod source;
 
+pub(super) use backup::{Backup, Restore};
 pub(super) use export::Export;
 pub(super) use migrate::Migrate;
 

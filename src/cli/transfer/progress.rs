@@ -1,26 +1,10 @@
-//! The progress bar of `migrate`.
+//! What the progress bar of `migrate` says.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use cloakroom::ImportProgress;
 
 use crate::cli::output::thousands;
-
-/// A bar on a terminal, and nothing elsewhere. Without a size, as of standard input, there is no end to tell.
-pub(super) fn bar(size: Option<u64>, target: ProgressDrawTarget) -> ProgressBar {
-    let (bar, template) = match size {
-        Some(size) => (
-            ProgressBar::new(size),
-            "{bar:32} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left, {msg}",
-        ),
-        None => (ProgressBar::new_spinner(), "{spinner} {binary_bytes}, {binary_bytes_per_sec}, {msg}"),
-    };
-    bar.set_draw_target(target);
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
-}
 
 pub(super) fn show(bar: &ProgressBar, progress: &ImportProgress) {
     if bar.is_hidden() {
@@ -36,9 +20,10 @@ pub(super) fn show(bar: &ProgressBar, progress: &ImportProgress) {
 #[cfg(test)]
 mod tests {
     use cloakroom::{ImportOptions, Options, SessionStore};
-    use indicatif::InMemoryTerm;
+    use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
     use super::*;
+    use crate::cli::progress::of_bytes_on;
 
     /// What a terminal shows at the end of a dry run over a file of 1,100 entries, the last of which is bad.
     fn shown(size: impl Fn(usize) -> Option<u64>) -> (String, InMemoryTerm, ProgressBar) {
@@ -47,7 +32,7 @@ mod tests {
         let good: Vec<_> = (0..1099).map(|n| format!(r#""k{n}": {{"session_id": "s{n}"}}"#)).collect();
         let file = format!("{{{}, \"bad\": 5}}", good.join(", "));
         let terminal = InMemoryTerm::new(5, 120);
-        let bar = bar(size(file.len()), ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        let bar = of_bytes_on(ProgressDrawTarget::term_like(Box::new(terminal.clone())), size(file.len()));
         let mut seen = Vec::new();
         store
             .import(file.as_bytes(), ImportOptions::new().dry_run(true), |progress| {
@@ -80,7 +65,7 @@ mod tests {
 
     #[test]
     fn where_there_is_no_terminal_nothing_is_drawn() {
-        let bar = bar(Some(10), ProgressDrawTarget::hidden());
+        let bar = of_bytes_on(ProgressDrawTarget::hidden(), Some(10));
         assert!(bar.is_hidden());
         let dir = tempfile::tempdir().unwrap();
         let store = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();

@@ -56,7 +56,7 @@ impl Read for Source {
 }
 
 /// Opens a regular file, by way of symlinks too. A pipe is refused before it is opened: that would wait for a writer.
-fn open_regular(path: &Path) -> Result<File> {
+pub(super) fn open_regular(path: &Path) -> Result<File> {
     if !fs::metadata(path)?.is_file() {
         bail!("it is not a regular file; give `-` to read standard input");
     }

@@ -9,8 +9,10 @@ use crate::rig::rebuild::Survival;
 use crate::rig::{Failure, Inject, Rig};
 use crate::rig_selftest::cut;
 
-/// Each command but `migrate`, with arguments that are right.
-const COMMANDS: [&[&str]; 12] = [
+/// Each command but those that make a store, with arguments that are right.
+const COMMANDS: [&[&str]; 14] = [
+    &["backup", "/nonexistent/backup"],
+    &["compact"],
     &["turns"],
     &["resume-pending", GROUP],
     &["list"],
@@ -134,7 +136,10 @@ fn wrong_use_needs_no_store() {
 #[test]
 fn help_documents_the_json() {
     let store = Prepared::new();
-    let helps: [(&str, &[&str]); 5] = [
+    let helps: [(&str, &[&str]); 8] = [
+        ("backup", &["entries", "turns", "notes", "bytes", "seconds"]),
+        ("restore", &["entries", "turns", "notes", "bytes", "seconds"]),
+        ("compact", &["entries", "bytes_before", "bytes_after", "seconds"]),
         ("list", &["session_key", "idle_seconds", "resume_pending", "display_name"]),
         ("show", &["extras", "idle_seconds"]),
         ("prune", &["removed", "kept_suspended", "guard_failed", "touched_meanwhile", "cutoff"]),

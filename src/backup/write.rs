@@ -1,0 +1,146 @@
+//! [`SessionStore::backup`].
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use super::frame::{FrameWriter, Kind};
+use super::{BackupProgress, BackupReport};
+use crate::codec::{BackupEndV1, BackupEntryV1, BackupNoteV1, BackupRecord, BackupStoreV1, CodecError, Turn};
+use crate::commit::Whole;
+use crate::error::Result;
+use crate::key::SessionKey;
+use crate::outfile::write_whole;
+use crate::store::SessionStore;
+
+/// Keys read at a time.
+const BATCH: usize = 256;
+/// Bytes of a note in one record.
+const NOTE_PART: usize = 64 * 1024;
+/// What the names of unfinished backups end with.
+const UNFINISHED: &str = ".cloakroom-backup";
+
+/// How to write a backup into a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BackupOptions {
+    force: bool,
+}
+
+impl BackupOptions {
+    /// A backup that replaces nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets the backup replace a file that is there.
+    #[must_use]
+    pub fn force(mut self, force: bool) -> Self {
+        self.force = force;
+        self
+    }
+}
+
+impl SessionStore {
+    /// Writes all of the store, as [`restore`](SessionStore::restore) reads it, while others go on using it.
+    ///
+    /// Everything that was changed before the call is in it, and on disk by then. Each entry is whole: its records, its
+    /// extras and its open turn are of one moment. That moment lies within the call and is another for each entry, so
+    /// of what is changed meanwhile some may be in it and some not; no rule of the store spans two entries. Nobody
+    /// waits for it, but for the time that it takes to read one entry.
+    ///
+    /// Memory does not grow with the store. The format is documented in `src/backup/mod.rs`; it has the names and texts
+    /// of people in it, and nothing is encrypted. `progress` is called now and then.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) and its like if `output` fails, [`Error::ReadOnly`](crate::Error::ReadOnly) if a
+    /// write or a sync failed earlier (then open the store again), and
+    /// [`Error::DamagedRecord`](crate::Error::DamagedRecord) if an entry does not read: a backup has all of them. What
+    /// was written by then is no backup, and a restoration refuses it.
+    pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
+        self.flush()?;
+        let mut report = BackupReport { entries: 0, turns: 0, notes: 0, bytes: 0 };
+        let mut out = FrameWriter::begin(BufWriter::new(output))?;
+        let zone = self.commits().engine().zone()?;
+        self.put_record(&mut out, Kind::Store, &BackupStoreV1 { zone: zone.as_deref() })?;
+        self.write_notes(&mut out, &mut report)?;
+        let mut last: Option<SessionKey> = None;
+        loop {
+            let keys = self.commits().engine().keys(last.as_ref(), "", BATCH)?;
+            for key in &keys {
+                // An entry may go while we write.
+                let Some(whole) = self.commits().whole(key)? else { continue };
+                self.write_entry(&mut out, key, &whole)?;
+                report.entries += 1;
+                report.turns += u64::from(whole.turn.is_some());
+            }
+            progress(&BackupProgress { entries: report.entries, bytes: out.bytes() });
+            match keys.into_iter().next_back() {
+                Some(key) => last = Some(key),
+                None => break,
+            }
+        }
+        let BackupReport { entries, notes, .. } = report;
+        let end = BackupEndV1 { entries, notes, commit: self.commits().open_commit(), crc: out.crc() };
+        self.put_record(&mut out, Kind::End, &end)?;
+        out.flush()?;
+        report.bytes = out.bytes();
+        Ok(report)
+    }
+
+    /// Writes a [`backup`](SessionStore::backup) into a file that only its owner may read.
+    ///
+    /// It is written beside `path` under another name, synced and renamed: at `path` there is a whole backup or what
+    /// was there before, even after a power cut. A symlink at `path` is replaced rather than followed. What backups
+    /// that were killed left beside `path` is removed.
+    ///
+    /// # Errors
+    /// [`Error::Exists`](crate::Error::Exists) if there is something at `path` and [`force`](BackupOptions::force) is
+    /// off, and those of [`backup`](SessionStore::backup).
+    pub fn backup_to_file(
+        &self,
+        path: impl AsRef<Path>,
+        options: BackupOptions,
+        progress: impl FnMut(&BackupProgress),
+    ) -> Result<BackupReport> {
+        write_whole(path.as_ref(), options.force, UNFINISHED, |file| self.backup(file, progress))
+    }
+
+    fn write_notes<W: Write>(&self, out: &mut FrameWriter<W>, report: &mut BackupReport) -> Result<()> {
+        let engine = self.commits().engine();
+        let mut name = engine.next_note(None)?;
+        while let Some(found) = name {
+            if let Some(text) = engine.note(&found)? {
+                let mut parts = text.as_bytes().chunks(NOTE_PART).peekable();
+                while let Some(part) = parts.next() {
+                    let is_last = parts.peek().is_none();
+                    self.put_record(out, Kind::Note, &BackupNoteV1 { name: &found, part, is_last })?;
+                }
+                report.notes += 1;
+            }
+            name = engine.next_note(Some(&found))?;
+        }
+        Ok(())
+    }
+
+    fn write_entry<W: Write>(&self, out: &mut FrameWriter<W>, key: &SessionKey, whole: &Whole) -> Result<()> {
+        let hot = self.encoded(whole.hot.encode())?;
+        let cold = self.encoded(whole.cold.to_bytes())?;
+        let turn = whole.turn.as_ref().map(|turn| self.encoded(Turn::encode(turn))).transpose()?;
+        let blob = whole.blob.as_deref();
+        let entry = BackupEntryV1 { key: key.as_str(), hot: &hot, cold: &cold, blob, turn: turn.as_deref() };
+        self.put_record(out, Kind::Entry, &entry)
+    }
+
+    fn put_record<'a, W: Write>(
+        &self,
+        out: &mut FrameWriter<W>,
+        kind: Kind,
+        record: &impl BackupRecord<'a>,
+    ) -> Result<()> {
+        out.frame(kind, &self.encoded(record.to_bytes())?)
+    }
+
+    fn encoded(&self, bytes: Result<Vec<u8>, CodecError>) -> Result<Vec<u8>> {
+        bytes.map_err(|e| self.commits().engine().encode_failed(e))
+    }
+}

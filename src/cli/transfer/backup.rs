@@ -1,0 +1,169 @@
+//! `backup` and `restore`.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Serialize;
+
+use cloakroom::{BackupOptions, BackupProgress, BackupReport, Error, Options, SessionStore};
+
+use super::source::open_regular;
+use crate::cli::failure::Failure;
+use crate::cli::output::{Out, clean, size, thousands};
+use crate::cli::{Exit, Format, progress, with_store};
+
+/// Write all of the store into one file, which `restore` reads.
+///
+/// It holds every entry with its times, flags, counters and extras, open turns, and the notes and the time zone of
+/// imported files. Every record has a checksum. The file is there whole or not at all, and only its owner may read it;
+/// nothing in it is encrypted. An entry that does not read stops the backup.
+///
+/// With --json, one object:
+///
+///   file      the backup
+///   entries   entries in it
+///   turns     open turns among them
+///   notes     notes of imported files in it
+///   bytes     its size
+///   seconds   how long it took
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(in crate::cli) struct Backup {
+    /// The file to write, or - for standard output.
+    file: PathBuf,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    output: Format,
+}
+
+/// Make a store from a backup, at the path that --db names. A store that is there is never replaced.
+///
+/// Every checksum is verified before the store appears. If the backup is damaged, cut off, or of a newer version, the
+/// place is told and nothing is left behind. Turns that were open count as interrupted.
+///
+/// With --json, one object:
+///
+///   file, db   the backup, and the store
+///   entries    entries restored
+///   turns      open turns among them
+///   notes      notes of imported files restored
+///   bytes      bytes read
+///   seconds    how long it took
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(in crate::cli) struct Restore {
+    /// The backup, or - for standard input.
+    file: PathBuf,
+    #[command(flatten)]
+    output: Format,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    db: Option<String>,
+    #[serde(flatten)]
+    report: BackupReport,
+    seconds: f64,
+}
+
+impl Backup {
+    /// Whether both the backup and the JSON are to go to standard output.
+    pub(in crate::cli) fn contradicts_itself(&self) -> bool {
+        is_standard(&self.file) && self.output.json
+    }
+
+    pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let started = Instant::now();
+        if is_standard(&self.file) {
+            if stdout().is_terminal() {
+                bail!("standard output is a terminal: name a file, or send it to another program");
+            }
+            with_store(db, |store| {
+                let bar = progress::of_entries(store.len());
+                let done = store.backup(out, |at| bar.set_position(at.entries));
+                bar.finish_and_clear();
+                Ok(done?)
+            })?;
+            return Ok(Exit::Done);
+        }
+        let report = with_store(db, |store| {
+            let bar = progress::of_entries(store.len());
+            let options = BackupOptions::new().force(self.force);
+            let done = store.backup_to_file(&self.file, options, |at| bar.set_position(at.entries));
+            bar.finish_and_clear();
+            done.map_err(|error| match error {
+                Error::Exists { path } => {
+                    Failure::Exists { path, advice: "name another file, or replace it with --force" }.into()
+                }
+                error => anyhow::Error::new(error),
+            })
+        })?;
+        let file = self.file.display().to_string();
+        let line = format!("backed up: {} to {file}, {}", counts(&report), size(report.bytes));
+        let summary = Summary { file, db: None, report, seconds: seconds(started.elapsed()) };
+        if self.output.json {
+            out.json(&summary)?
+        } else {
+            out.line(clean(&line))?
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Restore {
+    pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let started = Instant::now();
+        let named = || match is_standard(&self.file) {
+            true => "could not restore standard input".to_owned(),
+            false => format!("could not restore {}", self.file.display()),
+        };
+        let (input, bytes): (Box<dyn Read>, _) = if is_standard(&self.file) {
+            (Box::new(stdin()), None)
+        } else {
+            let file = open_regular(&self.file).with_context(named)?;
+            let bytes = file.metadata().as_ref().map(std::fs::Metadata::len).ok();
+            (Box::new(file), bytes)
+        };
+        let bar = progress::of_bytes(bytes);
+        let done = SessionStore::restore(&Options::new(db), input, |at: &BackupProgress| {
+            bar.set_position(at.bytes);
+            bar.set_message(format!("{} entries", thousands(at.entries)));
+        });
+        bar.finish_and_clear();
+        let report = done.map_err(|error| match error {
+            // It is not the file's fault.
+            error @ (Error::StoreExists { .. } | Error::NotAStore { .. }) => anyhow::Error::new(error),
+            error => anyhow::Error::new(error).context(named()),
+        })?;
+        let line = format!("restored: {} to {}", counts(&report), db.display());
+        let (file, db) = (self.file.display().to_string(), Some(db.display().to_string()));
+        let summary = Summary { file, db, report, seconds: seconds(started.elapsed()) };
+        if self.output.json {
+            out.json(&summary)?
+        } else {
+            out.line(clean(&line))?
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn is_standard(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+fn counts(report: &BackupReport) -> String {
+    let BackupReport { entries, turns, notes, .. } = *report;
+    format!("{} entries, {} open turns and {} notes", thousands(entries), thousands(turns), thousands(notes))
+}
+
+fn seconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e6
+}

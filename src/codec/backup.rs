@@ -1,0 +1,179 @@
+//! The records of a backup. How they are framed is `crate::backup`'s business.
+//!
+//! Texts and records are kept as the trees have them, so a backup that was restored is the store it was taken from,
+//! byte for byte. Frozen like all records.
+
+use serde::{Deserialize, Serialize};
+
+use super::records::ExtrasRef;
+use super::{CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Turn, decode, decode_blob, decode_cold, encode};
+use crate::key::SessionKey;
+
+/// One record of a backup, as it is encoded.
+pub(crate) trait BackupRecord<'a>: Serialize + Deserialize<'a> {
+    fn to_bytes(&self) -> Result<Vec<u8>, CodecError> {
+        encode(self, 1024)
+    }
+
+    fn from_bytes(bytes: &'a [u8]) -> Result<Self, CodecError> {
+        decode(bytes)
+    }
+}
+
+/// What there is once in a store.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackupStoreV1<'a> {
+    /// The time zone of the last import.
+    pub(crate) zone: Option<&'a str>,
+}
+
+/// A part of a note. The parts of one follow each other.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackupNoteV1<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) part: &'a [u8],
+    pub(crate) is_last: bool,
+}
+
+/// An entry.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackupEntryV1<'a> {
+    pub(crate) key: &'a str,
+    /// The value in `activity`.
+    pub(crate) hot: &'a [u8],
+    /// The value in `sessions`.
+    pub(crate) cold: &'a [u8],
+    /// What its extras are put together from.
+    #[serde(borrow)]
+    pub(crate) blob: Option<&'a [u8]>,
+    /// The value in `turns`, if a turn is open.
+    #[serde(borrow)]
+    pub(crate) turn: Option<&'a [u8]>,
+}
+
+/// What there must have been before the end.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackupEndV1 {
+    pub(crate) entries: u64,
+    pub(crate) notes: u64,
+    /// A commit after every number that the entries have from the store.
+    pub(crate) commit: u64,
+    /// CRC-32 of the frames before this one, without their own checksums.
+    pub(crate) crc: u32,
+}
+
+impl<'a> BackupRecord<'a> for BackupStoreV1<'a> {}
+impl<'a> BackupRecord<'a> for BackupNoteV1<'a> {}
+impl<'a> BackupRecord<'a> for BackupEntryV1<'a> {}
+impl BackupRecord<'_> for BackupEndV1 {}
+
+/// An entry of a backup that holds together.
+#[derive(Debug)]
+pub(crate) struct CheckedEntry<'a> {
+    pub(crate) record: BackupEntryV1<'a>,
+    pub(crate) key: SessionKey,
+    pub(crate) hot: Hot,
+    pub(crate) cold: Cold,
+    /// The newest commit that may have given the entry a number.
+    pub(crate) commit: u64,
+}
+
+impl<'a> BackupEntryV1<'a> {
+    /// Decodes every part, so that nothing gets into a store that could not be read there.
+    pub(crate) fn check(self) -> Result<CheckedEntry<'a>, CodecError> {
+        for value in [Some(self.hot), Some(self.cold), self.turn].into_iter().flatten() {
+            if value.len() > MAX_VALUE_BYTES {
+                return Err(CodecError::TooLong(value.len()));
+            }
+        }
+        let key = SessionKey::new(self.key)?;
+        let hot = Hot::decode(self.hot)?;
+        let (cold, spilled) = decode_cold(self.cold)?;
+        let details = match (self.blob, cold.extras) {
+            (None, None) => None,
+            (Some(blob), Some(at)) => check_blob(blob, at)?,
+            (blob, at) => {
+                let expected = at.map_or(0, |at| at.bytes as usize);
+                return Err(CodecError::ExtrasLength { found: blob.map_or(0, <[u8]>::len), expected });
+            }
+        };
+        if spilled && details.is_none() {
+            return Err(CodecError::NoDetails);
+        }
+        let turn = self.turn.map(Turn::decode).transpose()?;
+        let numbers = [turn.map(|turn| turn.token), cold.extras.map(|at| at.generation)];
+        // A number is that of the opening's commit, shifted, and a count.
+        let commit = numbers.into_iter().flatten().max().unwrap_or(0) >> 24;
+        Ok(CheckedEntry { record: self, key, hot, cold, commit })
+    }
+}
+
+fn check_blob(blob: &[u8], at: ExtrasRef) -> Result<Option<crate::entry::Details>, CodecError> {
+    let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
+    if blob.len() != expected || blob.len() > MAX_EXTRAS_BYTES {
+        return Err(CodecError::ExtrasLength { found: blob.len(), expected });
+    }
+    Ok(decode_blob(blob)?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::encode_blob;
+    use crate::entry::{Details, Extras};
+    use crate::key::SessionId;
+    use crate::time::Timestamp;
+
+    fn cold(extras: Option<ExtrasRef>) -> Cold {
+        let created_at = Timestamp::from_micros(1);
+        Cold { session_id: SessionId::new("s").unwrap(), created_at, details: Details::default(), extras }
+    }
+
+    /// Put together by hand: what is written must stay readable.
+    #[test]
+    fn golden_bytes() {
+        let store = BackupStoreV1 { zone: Some("UTC") };
+        assert_eq!(store.to_bytes().unwrap(), b"\x01\x01\x03UTC");
+        let note = BackupNoteV1 { name: "_n", part: b"\"t\"", is_last: true };
+        assert_eq!(note.to_bytes().unwrap(), b"\x01\x02_n\x03\"t\"\x01");
+        let entry = BackupEntryV1 { key: "k", hot: b"h", cold: b"co", blob: Some(b"blo"), turn: None };
+        assert_eq!(entry.to_bytes().unwrap(), b"\x01\x01k\x01h\x02co\x01\x03blo\x00");
+        let end = BackupEndV1 { entries: 2, notes: 1, commit: 250, crc: 251 };
+        assert_eq!(end.to_bytes().unwrap(), b"\x01\x02\x01\xfa\xfb\xfb\x00");
+        assert_eq!(BackupStoreV1::from_bytes(b"\x01\x01\x03UTC").unwrap(), store);
+        assert_eq!(BackupNoteV1::from_bytes(b"\x01\x02_n\x03\"t\"\x01").unwrap(), note);
+        assert_eq!(BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x03blo\x00").unwrap(), entry);
+        assert_eq!(BackupEndV1::from_bytes(b"\x01\x02\x01\xfa\xfb\xfb\x00").unwrap(), end);
+        assert!(matches!(BackupStoreV1::from_bytes(b"\x02\x00"), Err(CodecError::Version { found: 2 })));
+    }
+
+    #[test]
+    fn an_entry_that_does_not_hold_together_is_refused() {
+        let hot = Hot::fresh(Timestamp::from_micros(7)).encode().unwrap();
+        let blob = encode_blob(None, &Extras::from_parts(vec![("metadata", "{}")], None)).unwrap();
+        let at = ExtrasRef { generation: 5 << 24 | 3, bytes: u32::try_from(blob.len()).unwrap() };
+        let (with, without) = (cold(Some(at)).to_bytes().unwrap(), cold(None).to_bytes().unwrap());
+        let spilled = cold(Some(at)).encode_spilled().unwrap();
+        let turn = Turn { token: 9 << 24, started_at: Timestamp::from_micros(1), session_id: cold(None).session_id };
+        let turn = turn.encode().unwrap();
+        let good = || BackupEntryV1 { key: "k", hot: &hot, cold: &with, blob: Some(&blob), turn: Some(&turn) };
+        let checked = good().check().unwrap();
+        assert_eq!((checked.key.as_str(), checked.commit), ("k", 9));
+        assert_eq!(BackupEntryV1 { turn: None, ..good() }.check().unwrap().commit, 5);
+
+        let long = [&with[..], &[0; MAX_VALUE_BYTES]].concat();
+        for bad in [
+            BackupEntryV1 { key: "_k", ..good() },
+            BackupEntryV1 { hot: b"", ..good() },
+            BackupEntryV1 { cold: b"\x02", ..good() },
+            BackupEntryV1 { cold: &without, ..good() },
+            BackupEntryV1 { cold: &spilled, ..good() },
+            BackupEntryV1 { cold: &long, ..good() },
+            BackupEntryV1 { blob: None, ..good() },
+            BackupEntryV1 { blob: Some(&blob[1..]), ..good() },
+            BackupEntryV1 { turn: Some(b"\x01"), ..good() },
+        ] {
+            assert!(bad.check().is_err());
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! [`SessionStore::compact`].
+
+use serde::Serialize;
+
+use crate::config::Options;
+use crate::error::Result;
+use crate::storage;
+use crate::store::SessionStore;
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Entries of the store.
+    pub entries: u64,
+    /// Bytes of all files of the store before.
+    pub bytes_before: u64,
+    /// Bytes of all files of the store after.
+    pub bytes_after: u64,
+}
+
+impl SessionStore {
+    /// Copies the store at the path of `options` to a new database that takes the place of the old one, and gives the
+    /// difference back to the file system: the database's own file never shrinks.
+    ///
+    /// Nobody may have the store open. It is checked first as [`verify`](SessionStore::verify) does, and every row of
+    /// the copy is compared with the original, before the original goes. It needs space for the copy meanwhile.
+    /// Entries, turn markers, notes and commit numbers stay as they are.
+    ///
+    /// Killed, or cut off from power, at any moment, it leaves the old database or the new one, whole; the next opening
+    /// puts the directory in order. After an error the store is as it was.
+    ///
+    /// `progress` gets the number of rows that were copied and compared so far.
+    ///
+    /// # Errors
+    /// [`Error::Unsound`](crate::Error::Unsound) if the check finds anything, [`Error::Damaged`](crate::Error::Damaged)
+    /// if the store holds less than was synced, [`Error::DiskFull`](crate::Error::DiskFull) if the copy does not fit,
+    /// and those of [`open`](SessionStore::open). A store is never made, whatever `options` say.
+    pub fn compact(options: &Options, progress: impl FnMut(u64)) -> Result<CompactReport> {
+        options.check()?;
+        let done = storage::compact(&options.path, options.cache_bytes, progress)?;
+        for repair in &done.repairs {
+            tracing::warn!(repair, "repaired");
+        }
+        let storage::Compacted { entries, bytes_before, bytes_after, .. } = done;
+        tracing::info!(entries, bytes_before, bytes_after, "compacted");
+        Ok(CompactReport { entries, bytes_before, bytes_after })
+    }
+}

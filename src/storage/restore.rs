@@ -1,0 +1,110 @@
+//! A store that is made whole, from records that were checked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::build::{NewDatabase, put};
+use super::checkpoint::Checkpoint;
+use super::files::{self, Found};
+use super::lock::Lock;
+use super::open::new_seed;
+use super::{bytes, meta, swap};
+use crate::codec::{ActivityRow, Bucket, CheckedEntry, ExtrasRow, IdRow, NoteRow, Seed, encode_name};
+use crate::error::{Error, Result};
+
+/// A store in the making. Unless it is finished, nothing of it stays.
+pub(crate) struct NewStore {
+    // Goes before its place.
+    database: NewDatabase,
+    seed: [u8; 16],
+    place: Place,
+}
+
+/// Where the store is to be.
+struct Place {
+    // Goes before its lock, so that nobody else is in it by then.
+    directory: NewDirectory,
+    _lock: Lock,
+}
+
+impl NewStore {
+    /// Begins a store at `path`, where there is none.
+    pub(crate) fn create(path: &Path, cache_bytes: u64) -> Result<Self> {
+        let exists = || Error::StoreExists { path: path.to_path_buf() };
+        let found = files::inspect(path)?;
+        match found {
+            Found::Store => return Err(exists()),
+            Found::Nothing => files::make_directory(path)?,
+            Found::Empty => {}
+        }
+        let mut directory = NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing };
+        let lock = Lock::take(path).inspect_err(|error| {
+            // Somebody was faster, and it is theirs now.
+            directory.is_ours &= !matches!(error, Error::Locked { .. });
+        })?;
+        let place = Place { directory, _lock: lock };
+        // Somebody may have been faster.
+        if files::inspect(path)? == Found::Store {
+            return Err(exists());
+        }
+        files::make_private(path)?;
+        swap::sweep(path)?;
+        let database = NewDatabase::create(path, cache_bytes)?;
+        Ok(Self { database, seed: new_seed()?, place })
+    }
+
+    pub(crate) fn put_zone(&self, zone: &str) -> Result<()> {
+        self.database.put_meta(meta::ZONE, &zone)
+    }
+
+    pub(crate) fn put_note(&self, name: &str, text: &str) -> Result<()> {
+        let rows = NoteRow::encode_all(name, text);
+        rows.into_iter().try_for_each(|(row, value)| put(&self.database.trees.meta, row, &value))
+    }
+
+    pub(crate) fn put_entry(&self, entry: &CheckedEntry<'_>) -> Result<()> {
+        let CheckedEntry { record, key, hot, cold, .. } = entry;
+        let trees = &self.database.trees;
+        let place = Seed::new(&self.seed).fingerprint(key);
+        if let (Some(at), Some(blob)) = (cold.extras, record.blob) {
+            for (row, value) in ExtrasRow::encode_all(place, at.generation, blob) {
+                put(&trees.extras, row, &value)?;
+            }
+        }
+        put(&trees.sessions, bytes(key), record.cold)?;
+        put(&trees.names, place.as_bytes(), &encode_name(key))?;
+        put(&trees.activity, place.as_bytes(), record.hot)?;
+        let bucket = Bucket::of(hot.updated_at);
+        put(&trees.by_updated_at, ActivityRow { bucket, entry: place }.encode(), &[])?;
+        put(&trees.by_session_id, IdRow::encode(&cold.session_id, place), &[])?;
+        record.turn.map_or(Ok(()), |turn| put(&trees.turns, place.as_bytes(), turn))
+    }
+
+    /// Makes the store durable and lets it appear. Its commit numbers go on after `commit`.
+    pub(crate) fn finish(self, commit: u64, entries: u64) -> Result<()> {
+        let Self { mut place, seed, database } = self;
+        // An earlier store at this path may have left its checkpoint: this one is not behind it.
+        let checkpoint = place.directory.path.join(files::CHECKPOINT);
+        let earlier = if checkpoint.exists() { Checkpoint::open(checkpoint)?.last() } else { None };
+        database.put_marks(seed, earlier.map_or(commit, |mark| mark.commit.max(commit)), entries)?;
+        database.close()?.install()?;
+        place.directory.is_ours = false;
+        Ok(())
+    }
+}
+
+/// The directory of the store. Taken away again if it was made for nothing.
+struct NewDirectory {
+    path: PathBuf,
+    is_ours: bool,
+}
+
+impl Drop for NewDirectory {
+    fn drop(&mut self) {
+        if self.is_ours {
+            let _ = fs::remove_file(self.path.join(files::LOCK));
+            // What somebody else put there stays, and the directory with it.
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
