@@ -1,6 +1,5 @@
 //! `backup` and `restore`.
 
-use std::fs::File;
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -130,7 +129,7 @@ impl Restore {
         } else {
             let file = open_regular(&self.file).with_context(named)?;
             let bytes = file.metadata().as_ref().map(std::fs::Metadata::len).ok();
-            (Box::new(File::from(file)), bytes)
+            (Box::new(file), bytes)
         };
         let bar = progress::of_bytes(bytes);
         let done = SessionStore::restore(&Options::new(db), input, |at: &BackupProgress| {
