@@ -1,6 +1,5 @@
 //! `backup` and `restore`.
 
-use std::fs::File;
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
