@@ -245,7 +245,7 @@ impl fmt::Debug for WildClock {
 
 impl Clock for WildClock {
     fn now(&self) -> Timestamp {
-        if self.asked.fetch_add(1, Ordering::Relaxed) % 5 == 4 {
+        if self.asked.fetch_add(1, Ordering::Relaxed) % 7 == 6 {
             (self.act)(self);
         }
         self.inner.now()
@@ -326,7 +326,7 @@ fn a_clock_that_panics_hurts_its_caller_only() {
     let watcher = Watcher::spawn(&store, config, |_: &SessionKey| false).unwrap();
     within("the watcher", move || {
         // Some fail, and the next goes on.
-        while watcher.status().failures < 2 || watcher.status().last_report.is_none() {
+        while watcher.status().failures < 8 || watcher.status().last_report.is_none() {
             watcher.prune_now();
             std::thread::yield_now();
         }
