@@ -389,7 +389,9 @@ fn a_clock_that_never_answers_holds_up_its_caller_only() {
     assert!(!patient.unwrap().is_finished());
 }
 
-struct Wakes(SessionStore, fn(&SessionStore), crossbeam_channel::Sender<()>);
+type Woken = fn(&SessionStore);
+
+struct Wakes(SessionStore, Woken, crossbeam_channel::Sender<()>);
 
 impl Wake for Wakes {
     fn wake(self: Arc<Self>) {
@@ -401,7 +403,7 @@ impl Wake for Wakes {
 #[test]
 fn a_waker_may_use_the_store() {
     // It must not wait for a commit: it runs on the thread that makes them.
-    let acts: [(&str, fn(&SessionStore)); 3] = [
+    let acts: [(&str, Woken); 3] = [
         ("reads", |store| drop(store.get(&key(1)).unwrap())),
         ("changes", |store| (0..10).for_each(|n| drop(store.resolve(&source(n)).unwrap()))),
         ("closes", |store| store.close().unwrap()),
