@@ -61,7 +61,8 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The disk, or the quota on it, is full.
+    /// The disk, or the quota on it, is full. Opening the store again gives up the space that it keeps for this, so that
+    /// it can be pruned: the open report's `repairs` tell.
     #[error("no space left to {action} {path}: free some, then open the store again")]
     DiskFull {
         /// What was tried.

@@ -106,7 +106,8 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// What tells the time.
 ///
 /// The store asks it for every `updated_at`, the watcher for its ticks. [`SystemClock`] is the default; tests use
-/// [`ManualClock`].
+/// [`ManualClock`]. It is never asked with an entry locked, so it may use the store. One that panics hurts its caller
+/// only; if that is the committer, the store turns read-only.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// The time of day. It may jump, in both directions.
     fn now(&self) -> Timestamp;

@@ -245,7 +245,7 @@ impl fmt::Debug for WildClock {
 
 impl Clock for WildClock {
     fn now(&self) -> Timestamp {
-        if self.asked.fetch_add(1, Ordering::Relaxed) % 5 == 4 {
+        if self.asked.fetch_add(1, Ordering::Relaxed) % 7 == 6 {
             (self.act)(self);
         }
         self.inner.now()
@@ -326,7 +326,7 @@ fn a_clock_that_panics_hurts_its_caller_only() {
     let watcher = Watcher::spawn(&store, config, |_: &SessionKey| false).unwrap();
     within("the watcher", move || {
         // Some fail, and the next goes on.
-        while watcher.status().failures < 2 || watcher.status().last_report.is_none() {
+        while watcher.status().failures < 8 || watcher.status().last_report.is_none() {
             watcher.prune_now();
             std::thread::yield_now();
         }
@@ -389,7 +389,9 @@ fn a_clock_that_never_answers_holds_up_its_caller_only() {
     assert!(!patient.unwrap().is_finished());
 }
 
-struct Wakes(SessionStore, fn(&SessionStore), crossbeam_channel::Sender<()>);
+type Woken = fn(&SessionStore);
+
+struct Wakes(SessionStore, Woken, crossbeam_channel::Sender<()>);
 
 impl Wake for Wakes {
     fn wake(self: Arc<Self>) {
@@ -401,7 +403,7 @@ impl Wake for Wakes {
 #[test]
 fn a_waker_may_use_the_store() {
     // It must not wait for a commit: it runs on the thread that makes them.
-    let acts: [(&str, fn(&SessionStore)); 3] = [
+    let acts: [(&str, Woken); 3] = [
         ("reads", |store| drop(store.get(&key(1)).unwrap())),
         ("changes", |store| (0..10).for_each(|n| drop(store.resolve(&source(n)).unwrap()))),
         ("closes", |store| store.close().unwrap()),

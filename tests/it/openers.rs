@@ -79,10 +79,13 @@ fn acquire(path: &Path, me: u32) -> SessionStore {
     }
 }
 
+/// Whether it still runs. One that is ending has given its locks back before it is seen to be dead.
 fn is_alive(pid: &str) -> bool {
+    const EXITING: u64 = 4;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // One that is dead and not waited for is there as Z.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
+    let flags: u64 = rest.split(' ').nth(6).unwrap().parse().unwrap();
+    flags & EXITING == 0
 }
 
 fn start(root: &Path, me: usize, end: &str) -> Child {

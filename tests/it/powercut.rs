@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cloakroom::{Error, SessionStore};
 
@@ -19,9 +19,11 @@ use crate::rig::rebuild::{Model, Survival};
 use crate::rig::trace::Trace;
 use crate::rig::{CHILD_PART, CHILD_ROOT, Rig};
 use crate::rig_selftest::assert_trace_is_complete;
-use crate::workload::{Expected, MAX_OPEN, Plan, run};
+use crate::workload::{Expected, MAX_OPEN, Plan, open, run, source};
 
 const MAIN: &str = "powercut::child_main";
+/// The part of a child that touches everything at once.
+const ALL_WAKE: &str = "all wake";
 /// The bound on what is written between two syncs.
 const MAX_UNSYNCED: u64 = 512 * 1024;
 /// sled's file, by the name it has from its creation on.
@@ -35,14 +37,23 @@ fn child_main() {
     let root = Path::new(&root);
     let acks = OpenOptions::new().append(true).create(true).open(root.join("acks")).unwrap();
     let acks = Mutex::new(acks);
+    if plan == ALL_WAKE {
+        return wake_all(&root.join("sessions.db"), &|line| {
+            acks.lock().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+        });
+    }
     run(&root.join("sessions.db"), Plan::from_line(&plan), &|line| {
         acks.lock().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     });
 }
 
 fn traced(plan: Plan) -> Trace {
+    traced_part(&plan.to_line())
+}
+
+fn traced_part(part: &str) -> Trace {
     let rig = Rig::new();
-    let output = rig.child(MAIN, &plan.to_line()).output().unwrap();
+    let output = rig.child(MAIN, part).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let trace = rig.trace();
     assert_trace_is_complete(&rig, &trace);
@@ -178,6 +189,47 @@ fn while_many_wake() {
         assert_bounded(&trace);
         cut(&trace, states, (trace.len() / 2, trace.len()), seed + 7);
     });
+}
+
+/// Touches everything, again and again, each time in one commit and into another bucket.
+fn wake_all(path: &Path, say: &dyn Fn(&str)) {
+    let (store, clock) = open(path, Plan::SMALL, say).unwrap();
+    for _ in 0..8 {
+        let mut lines = Vec::new();
+        for n in 0..1500 {
+            let name = format!("t0-{n}");
+            let entry = store.resolve(&source(&name)).unwrap().entry;
+            lines.push(format!("touched {name} {}", entry.updated_at.as_micros()));
+        }
+        store.flush().unwrap();
+        lines.iter().for_each(|line| say(line));
+        clock.advance(Duration::from_secs(61));
+    }
+    std::process::exit(0);
+}
+
+/// The bound makes a commit sync in its middle, between the writes of one touch. Right after each sync that is what a
+/// cut leaves.
+#[test]
+fn in_the_middle_of_a_commit_of_touches() {
+    let trace = traced_part(ALL_WAKE);
+    assert_bounded(&trace);
+    let told = first_at(&trace, |acks| acks.len() > 1000);
+    let syncs = trace.syncs_of(DATABASE);
+    let mut model = Model::new(&trace);
+    let mut looked_at = 0;
+    for at in syncs.into_iter().filter(|at| *at > told) {
+        model.advance(at + 1);
+        let out = fast_dir();
+        model.write(Survival::OnlySynced, out.path()).unwrap();
+        let store = SessionStore::open(options(&out.path().join("sessions.db"))).unwrap();
+        let found = store.verify().unwrap();
+        assert_eq!(found.violations, [], "sync {at} of {}", trace.len());
+        assert_eq!(found.entries, 1500);
+        looked_at += 1;
+    }
+    println!("{looked_at} syncs");
+    assert!(looked_at > 10, "only {looked_at} syncs");
 }
 
 /// A kill leaves unsynced writes in the page cache, the next process builds on them, and then the power goes.

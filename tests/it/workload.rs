@@ -76,7 +76,7 @@ impl Plan {
     }
 }
 
-fn source(name: &str) -> SessionSource {
+pub fn source(name: &str) -> SessionSource {
     SessionSource {
         platform: "discord".into(),
         chat_type: "channel".into(),

@@ -151,6 +151,12 @@ impl Trace {
         found
     }
 
+    /// All syncs that went well of files that had a path ending so.
+    pub fn syncs_of(&self, path_suffix: &str) -> Vec<usize> {
+        let is_sync = |op: &Op| matches!(op, Op::Sync { node } if self.is_called(*node, path_suffix));
+        (0..self.ops.len()).filter(|at| is_sync(&self.ops[*at])).collect()
+    }
+
     /// The largest number of bytes written to one such file without a sync of
     /// it in between (the tail after the last sync counts too).
     pub fn unsynced_high_water(&self, path_suffix: &str) -> u64 {
