@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use shuttle::sync::{Mutex, MutexGuard};
 
 use crate::codec::{Bucket, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed};
 use crate::entry::Extras;
@@ -49,20 +49,24 @@ impl Engine {
         Self { seed, written: Mutex::new(entries.clone()), synced: Mutex::new(entries) }
     }
 
+    fn written(&self) -> MutexGuard<'_, HashMap<Fingerprint, Hot>> {
+        self.written.lock().expect("no panic")
+    }
+
     pub(crate) fn write(&self, change: &Change) {
         match &change.content {
-            Content::Hot(hot) | Content::Whole { hot, .. } => self.written.lock().insert(change.entry, *hot),
-            Content::Gone => self.written.lock().remove(&change.entry),
+            Content::Hot(hot) | Content::Whole { hot, .. } => self.written().insert(change.entry, *hot),
+            Content::Gone => self.written().remove(&change.entry),
         };
     }
 
     pub(crate) fn sync(&self) {
-        let written = self.written.lock().clone();
-        *self.synced.lock() = written;
+        let written = self.written().clone();
+        *self.synced.lock().expect("no panic") = written;
     }
 
     pub(crate) fn synced(&self, entry: Fingerprint) -> Option<Hot> {
-        self.synced.lock().get(&entry).copied()
+        self.synced.lock().expect("no panic").get(&entry).copied()
     }
 
     pub(crate) fn fingerprint(&self, key: &SessionKey) -> Fingerprint {
@@ -70,7 +74,7 @@ impl Engine {
     }
 
     pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        Ok(self.written.lock().get(&entry).copied())
+        Ok(self.written().get(&entry).copied())
     }
 
     pub(crate) fn cold(&self, _: &SessionKey) -> Result<Option<Cold>> {
