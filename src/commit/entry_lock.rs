@@ -1,12 +1,10 @@
 //! [`EntryLock`]: one entry, read and changed as one step.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use parking_lot::MutexGuard;
 
 use super::pending::{Pending, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
+use super::sync::{MutexGuard, Ordering};
 use crate::codec::{self, Cold, ExtrasRef, Hot};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};

@@ -16,6 +16,7 @@ mod entry_lock;
 mod pending;
 mod receipt;
 mod shard;
+mod sync;
 mod turns;
 
 use std::sync::Arc;

@@ -5,12 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 
 use super::entry_lock::EntryLock;
 use super::shard::{NewCold, Shard, Slot};
+use super::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use super::turns::Turns;
 use crate::codec::{self, Bucket, Cold, Fingerprint, Hot, Turn};
 use crate::entry::Extras;

@@ -4,14 +4,11 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use parking_lot::{Condvar, Mutex};
-
+use super::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Sender};
 use crate::error::{Error, Result};
 
 /// How far the committer is. Shared by the store, the committer and all receipts.

@@ -177,7 +177,8 @@ impl Bench {
 
     /// Lets the pass go on as far as it can come while the committer stands, then both to their ends.
     fn finish(&self, pass: ScopedJoinHandle<'_, PruneReport>) -> PruneReport {
-        while !(pass.is_finished() || self.gate.is_standing() && self.store.commits().is_asked()) {
+        let needs_it = || self.gate.is_standing() && self.store.commits().is_asked();
+        while !(pass.is_finished() || needs_it()) {
             thread::yield_now();
         }
         self.gate.release();

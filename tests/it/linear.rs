@@ -3,105 +3,22 @@
 //! Small histories are recorded and searched for such an order. `CLOAKROOM_HISTORIES` asks for more of them.
 
 mod spec;
+mod verbs;
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cloakroom::{
-    Clock, PrunePolicy, Resolution, SessionEntry, SessionKey, SessionStore, SystemClock, Timestamp, Usage,
-};
-use crossbeam_channel::Receiver;
+use cloakroom::SessionStore;
 
-use crate::common::{NOW, assert_sound, fast_dir, key, options, source};
+use crate::common::{assert_sound, fast_dir, key, options};
 use crate::rig::file_model::Dice;
 use spec::{Answer, Call, Entry, How, MAX_AGE, Op, has_an_order};
+use verbs::{TODAY, ThreadClock, Verbs, compared};
 
-const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 const CALLS: usize = 4;
-
-thread_local! {
-    /// What the clock says on this thread, in days. So each call has its own time, and no other call moves it.
-    static TODAY: Cell<i64> = const { Cell::new(0) };
-}
-
-#[derive(Debug)]
-struct ThreadClock(SystemClock);
-
-impl Clock for ThreadClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(NOW.as_micros() + TODAY.get() * DAY)
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.monotonic()
-    }
-
-    fn after(&self, delay: Duration) -> Receiver<Instant> {
-        self.0.after(delay)
-    }
-}
-
-/// What a history is recorded of: the store, or one with a fault.
-trait Verbs: Sync {
-    fn call(&self, n: usize, op: Op) -> Answer;
-}
-
-fn compared(entry: &SessionEntry) -> Entry {
-    Entry {
-        id: entry.session_id.to_string(),
-        updated_at: (entry.updated_at.as_micros() - NOW.as_micros()) / DAY,
-        suspended: entry.suspended,
-        name: entry.details.display_name.clone().unwrap_or_default(),
-        tokens: entry.usage.input_tokens,
-    }
-}
-
-fn name_of(entry: &SessionEntry) -> String {
-    compared(entry).name
-}
-
-impl Verbs for SessionStore {
-    fn call(&self, n: usize, op: Op) -> Answer {
-        let key = key(n);
-        match op {
-            Op::Get => Answer::Entry(self.get(&key).unwrap().as_ref().map(compared)),
-            Op::Touch => Answer::Found(self.touch(&key).unwrap().is_some()),
-            Op::Append(letter) => {
-                let changed = self.update(&key, |details| {
-                    details.display_name.get_or_insert_default().push(letter);
-                });
-                Answer::Found(changed.unwrap().is_some())
-            }
-            Op::Usage(input_tokens) => {
-                Answer::Found(self.record_usage(&key, &Usage { input_tokens, ..Usage::ZERO }).unwrap().is_some())
-            }
-            Op::Suspend => Answer::Found(self.suspend(&key).unwrap().is_some()),
-            Op::Unsuspend => Answer::Found(self.unsuspend(&key).unwrap().is_some()),
-            Op::Remove => Answer::Found(self.remove(&key).unwrap().is_some()),
-            Op::Resolve => {
-                let resolved = self.resolve(&source(n)).unwrap();
-                let how = match resolved.resolution {
-                    Resolution::Created => How::Created,
-                    Resolution::Existing => How::Existing,
-                    Resolution::Replaced { previous, .. } => How::Replaced(previous.to_string()),
-                    other => panic!("{other:?}"),
-                };
-                Answer::Resolved { how, entry: compared(&resolved.entry) }
-            }
-            Op::Reset => Answer::Entry(self.reset(&key).unwrap().map(|(entry, _)| compared(&entry))),
-            Op::Prune => {
-                // The guard keeps the other key, so the report speaks of this one.
-                let policy = PrunePolicy::max_age_days(MAX_AGE);
-                let report = self.prune(&policy, |other: &SessionKey| *other != key).unwrap();
-                Answer::Pruned { removed: report.removed > 0, meanwhile: report.touched_meanwhile > 0 }
-            }
-        }
-    }
-}
 
 /// Records one history on the keys `first` and maybe `first + 1`, which nobody has used before.
 fn record(verbs: &dyn Verbs, dice: &mut Dice, first: usize) -> Vec<Call> {
@@ -173,7 +90,7 @@ fn unexplained(calls: &[Call]) -> Option<String> {
 fn store(dir: &tempfile::TempDir) -> SessionStore {
     // Commits run all the time, and memory holds little: entries come from the trees as often as from there.
     let options = options(&dir.path().join("db")).commit_interval(Duration::from_millis(1)).cached_entries(1);
-    SessionStore::open(options.clock(ThreadClock(SystemClock::new()))).unwrap()
+    SessionStore::open(options.clock(ThreadClock::new())).unwrap()
 }
 
 #[test]
@@ -219,7 +136,7 @@ impl Verbs for ReadsThenWrites {
         let Op::Append(letter) = op else { return self.0.call(n, op) };
         let Some(entry) = self.0.get(&key(n)).unwrap() else { return Answer::Found(false) };
         pause();
-        let name = format!("{}{letter}", name_of(&entry));
+        let name = format!("{}{letter}", compared(&entry).name);
         Answer::Found(self.0.update(&key(n), |details| details.display_name = Some(name.clone())).unwrap().is_some())
     }
 }

@@ -79,7 +79,7 @@ impl Call {
     ///
     /// A pass that removes nothing is right where there is nothing to remove. If the entry is `disturbed`, changed while
     /// the pass runs, it is always right: a pass may leave what it could have removed, and never the other way round.
-    fn step(&self, state: Option<&Entry>, disturbed: bool) -> Option<Option<Entry>> {
+    pub fn step(&self, state: Option<&Entry>, disturbed: bool) -> Option<Option<Entry>> {
         let changed = |change: &dyn Fn(&mut Entry)| {
             let mut after = state.cloned();
             after.iter_mut().for_each(change);

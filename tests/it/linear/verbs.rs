@@ -1,0 +1,96 @@
+//! The verbs, as calls with an answer that the specification knows.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use cloakroom::{
+    Clock, PrunePolicy, Resolution, SessionEntry, SessionKey, SessionStore, SystemClock, Timestamp, Usage,
+};
+use crossbeam_channel::Receiver;
+
+use super::spec::{Answer, Entry, How, MAX_AGE, Op};
+use crate::common::{NOW, key, source};
+
+const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+
+thread_local! {
+    /// What the clock says on this thread, in days. So each call has its own time, and no other call moves it.
+    pub static TODAY: Cell<i64> = const { Cell::new(0) };
+}
+
+#[derive(Debug)]
+pub struct ThreadClock(SystemClock);
+
+impl ThreadClock {
+    pub fn new() -> Self {
+        Self(SystemClock::new())
+    }
+}
+
+impl Clock for ThreadClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(NOW.as_micros() + TODAY.get() * DAY)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn after(&self, delay: Duration) -> Receiver<Instant> {
+        self.0.after(delay)
+    }
+}
+
+/// What a history is recorded of: the store, or one with a fault.
+pub trait Verbs: Sync {
+    fn call(&self, n: usize, op: Op) -> Answer;
+}
+
+pub fn compared(entry: &SessionEntry) -> Entry {
+    Entry {
+        id: entry.session_id.to_string(),
+        updated_at: (entry.updated_at.as_micros() - NOW.as_micros()) / DAY,
+        suspended: entry.suspended,
+        name: entry.details.display_name.clone().unwrap_or_default(),
+        tokens: entry.usage.input_tokens,
+    }
+}
+
+impl Verbs for SessionStore {
+    fn call(&self, n: usize, op: Op) -> Answer {
+        let key = key(n);
+        match op {
+            Op::Get => Answer::Entry(self.get(&key).unwrap().as_ref().map(compared)),
+            Op::Touch => Answer::Found(self.touch(&key).unwrap().is_some()),
+            Op::Append(letter) => {
+                let changed = self.update(&key, |details| {
+                    details.display_name.get_or_insert_default().push(letter);
+                });
+                Answer::Found(changed.unwrap().is_some())
+            }
+            Op::Usage(input_tokens) => {
+                Answer::Found(self.record_usage(&key, &Usage { input_tokens, ..Usage::ZERO }).unwrap().is_some())
+            }
+            Op::Suspend => Answer::Found(self.suspend(&key).unwrap().is_some()),
+            Op::Unsuspend => Answer::Found(self.unsuspend(&key).unwrap().is_some()),
+            Op::Remove => Answer::Found(self.remove(&key).unwrap().is_some()),
+            Op::Resolve => {
+                let resolved = self.resolve(&source(n)).unwrap();
+                let how = match resolved.resolution {
+                    Resolution::Created => How::Created,
+                    Resolution::Existing => How::Existing,
+                    Resolution::Replaced { previous, .. } => How::Replaced(previous.to_string()),
+                    other => panic!("{other:?}"),
+                };
+                Answer::Resolved { how, entry: compared(&resolved.entry) }
+            }
+            Op::Reset => Answer::Entry(self.reset(&key).unwrap().map(|(entry, _)| compared(&entry))),
+            Op::Prune => {
+                // The guard keeps the other key, so the report speaks of this one.
+                let policy = PrunePolicy::max_age_days(MAX_AGE);
+                let report = self.prune(&policy, |other: &SessionKey| *other != key).unwrap();
+                Answer::Pruned { removed: report.removed > 0, meanwhile: report.touched_meanwhile > 0 }
+            }
+        }
+    }
+}

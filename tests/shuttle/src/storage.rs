@@ -1,0 +1,95 @@
+//! In the place of the database: maps, of what was written and of what was synced.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use shuttle::sync::{Mutex, MutexGuard};
+
+use crate::codec::{Bucket, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed};
+use crate::entry::Extras;
+use crate::error::{Error, Result};
+use crate::key::SessionKey;
+
+/// As in the library.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) key: SessionKey,
+    pub(crate) entry: Fingerprint,
+    pub(crate) stored: Option<Bucket>,
+    pub(crate) content: Content,
+}
+
+impl Change {
+    pub(crate) fn place(&self, other: &Self) -> Ordering {
+        self.entry.cmp(&other.entry)
+    }
+}
+
+/// As in the library.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Hot(Hot),
+    Whole { hot: Hot, cold: Arc<Cold>, blob: Option<Arc<[u8]>> },
+    Gone,
+}
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    seed: Seed,
+    written: Mutex<HashMap<Fingerprint, Hot>>,
+    synced: Mutex<HashMap<Fingerprint, Hot>>,
+}
+
+impl Engine {
+    /// With an entry for each of the keys.
+    pub(crate) fn new(keys: &[SessionKey], hot: Hot) -> Self {
+        let seed = Seed::new(&[7; 16]);
+        let entries: HashMap<_, _> = keys.iter().map(|key| (seed.fingerprint(key), hot)).collect();
+        Self { seed, written: Mutex::new(entries.clone()), synced: Mutex::new(entries) }
+    }
+
+    fn written(&self) -> MutexGuard<'_, HashMap<Fingerprint, Hot>> {
+        self.written.lock().expect("no panic")
+    }
+
+    pub(crate) fn write(&self, change: &Change) {
+        match &change.content {
+            Content::Hot(hot) | Content::Whole { hot, .. } => self.written().insert(change.entry, *hot),
+            Content::Gone => self.written().remove(&change.entry),
+        };
+    }
+
+    pub(crate) fn sync(&self) {
+        let written = self.written().clone();
+        *self.synced.lock().expect("no panic") = written;
+    }
+
+    pub(crate) fn synced(&self, entry: Fingerprint) -> Option<Hot> {
+        self.synced.lock().expect("no panic").get(&entry).copied()
+    }
+
+    pub(crate) fn fingerprint(&self, key: &SessionKey) -> Fingerprint {
+        self.seed.fingerprint(key)
+    }
+
+    pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+        Ok(self.written().get(&entry).copied())
+    }
+
+    pub(crate) fn cold(&self, _: &SessionKey) -> Result<Option<Cold>> {
+        Ok(None)
+    }
+
+    pub(crate) fn extras(&self, _: &SessionKey, _: ExtrasRef) -> Result<Extras> {
+        Ok(Extras::default())
+    }
+
+    pub(crate) fn damaged_extras(&self, key: &SessionKey, error: CodecError) -> Error {
+        Error::DamagedRecord { record: "extras", key: key.to_string(), source: Box::new(error) }
+    }
+
+    pub(crate) fn encode_failed(&self, error: CodecError) -> Error {
+        Error::Engine { action: "encode a record", source: Box::new(error) }
+    }
+}
