@@ -9,6 +9,7 @@
     reason = "a test that fails may panic"
 )]
 
+mod battery;
 mod caps;
 #[cfg(feature = "cli")]
 mod cli;
