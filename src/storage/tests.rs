@@ -224,7 +224,35 @@ fn planted(plant: impl FnOnce(&Trees)) -> Vec<Violation> {
         let text = format!("{violation} {violation:?} {}", serde_json::to_string(violation).unwrap());
         assert!(!text.contains("00000"), "a raw id: {text}");
     }
+    if !found.is_empty() {
+        heals(dir.path(), opened);
+    }
     found
+}
+
+fn quarantine(dir: &Path) -> PathBuf {
+    dir.join("quarantine.jsonl")
+}
+
+/// A repair makes `verify` silent, and a second one finds nothing to do, after a reopening too.
+fn heals(dir: &Path, mut opened: Opened) -> Repairs {
+    let repairs = repair(&opened.engine, &mut opened.writer, &quarantine(dir)).unwrap();
+    assert!(!repairs.is_empty(), "{repairs:?}");
+    assert_healed(&mut opened, &quarantine(dir));
+    opened.writer.end_use(&opened.engine).unwrap();
+    drop(opened);
+    assert_healed(&mut open_at(dir), &quarantine(dir));
+    repairs
+}
+
+fn assert_healed(opened: &mut Opened, quarantine: &Path) {
+    let found = verify(&opened.engine).unwrap();
+    let expected = Verification { entries: found.entries, count_checked: true, ..Verification::default() };
+    assert_eq!(found, expected);
+    let written = fs::read(quarantine).ok();
+    let again = repair(&opened.engine, &mut opened.writer, quarantine).unwrap();
+    assert!(again.is_empty() && again.entries == found.entries, "{again:?}");
+    assert_eq!(fs::read(quarantine).ok(), written);
 }
 
 fn name(n: usize) -> String {
@@ -693,3 +721,5 @@ fn costs_of_writes() {
         }
     }
 }
+
+mod repair;

@@ -239,7 +239,12 @@ impl Writer {
         self.unsynced.bytes() > 0
     }
 
-    fn put_meta<T: serde::Serialize>(&mut self, engine: &Engine, name: &'static str, value: &T) -> Result<()> {
+    pub(super) fn put_meta<T: serde::Serialize>(
+        &mut self,
+        engine: &Engine,
+        name: &'static str,
+        value: &T,
+    ) -> Result<()> {
         let value = encode_meta(value).map_err(encode_error)?;
         self.insert(engine, &engine.trees.meta, name, &value)
     }
