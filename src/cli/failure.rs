@@ -107,7 +107,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         Error::NotAStore { .. } => Some("name the directory of a store with --db"),
         Error::Locked { .. } => Some("stop that program first"),
         Error::PermissionDenied { .. } => Some("run this as the user who owns it"),
-        Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged"),
+        Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged, and `verify --repair` mends it"),
         _ => None,
     }
 }

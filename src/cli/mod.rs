@@ -9,6 +9,7 @@ mod lifecycle;
 mod output;
 mod read;
 mod transfer;
+mod verify;
 mod whole;
 
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ enum Command {
     ResumePending(lifecycle::ResumePending),
     Turns(lifecycle::Turns),
     Stats(whole::Stats),
-    Verify(whole::Verify),
+    Verify(verify::Verify),
     Export(transfer::Export),
     Config(config::ConfigCommand),
 }
@@ -116,11 +117,16 @@ fn with_store<T>(db: &Path, work: impl FnOnce(&SessionStore) -> Result<T>) -> Re
     with_opened(Options::new(db), work)
 }
 
-fn with_opened<T>(options: Options, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
-    let store = SessionStore::open(options).map_err(|error| match error {
+/// Says it as the command line does.
+fn no_store(error: Error) -> anyhow::Error {
+    match error {
         Error::NotFound { path } => Failure::NoStore(path).into(),
         error => anyhow::Error::new(error),
-    })?;
+    }
+}
+
+fn with_opened<T>(options: Options, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
+    let store = SessionStore::open(options).map_err(no_store)?;
     let done = work(&store);
     let closed = store.close();
     // What the work says comes first: where both failed, closing only repeats it.
