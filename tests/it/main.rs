@@ -15,6 +15,7 @@ mod caps;
 mod cli;
 mod common;
 mod config;
+mod damage;
 mod events;
 mod exact_json;
 mod export;
