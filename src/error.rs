@@ -51,6 +51,14 @@ pub enum Error {
         /// The newest that this program reads.
         supported: u32,
     },
+    /// Others than this user own the directory or can write to it, so what is in it cannot be trusted.
+    #[error("{path} is not safe for a store: {reason}")]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The operating system denies access.
     #[error("no permission to {action} {path}")]
     PermissionDenied {

@@ -42,12 +42,15 @@ struct Inner {
 impl SessionStore {
     /// Opens a store, and makes it if `options` say so.
     ///
+    /// The directory is closed to all but its owner. One that others own, or can write to, is refused, unless it is
+    /// empty; and none is made where all can write and there is no sticky bit.
+    ///
     /// What a crash left is repaired first. The call ends with a store or an error, and after an error nothing on
     /// disk has been lost.
     ///
     /// # Errors
     /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Locked`](crate::Error::Locked), [`Error::NewerFormat`](crate::Error::NewerFormat), [`Error::Damaged`](crate::Error::Damaged),
-    /// [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting).
+    /// [`Error::Exposed`](crate::Error::Exposed), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
         let mut opened = storage::open(&options.path, options.create, options.cache_bytes)?;

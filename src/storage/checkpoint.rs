@@ -9,11 +9,12 @@
 //! A slot is 40 bytes at offset 0 or 512: `CLOAKRM1`, then sequence, commit and count as `u64` little endian, the CRC-32
 //! of those 32 bytes, and four zero bytes. Sectors are written whole or not at all, so at most one slot is ever torn.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::access;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"CLOAKRM1";
@@ -42,14 +43,7 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// Opens or creates the file; a file with no valid slot reads as no mark.
     pub(super) fn open(path: PathBuf) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, e))?;
+        let file = access::private_file(&path)?;
         let mut newest = None;
         for index in 0..2 {
             let slot = read_slot(&file, index).map_err(|e| Error::io("read", &path, e))?;

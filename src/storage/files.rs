@@ -1,4 +1,4 @@
-//! The store's directory: what is in it, who may use it, and how it comes into being.
+//! The store's directory: what is in it, and how it comes into being.
 //!
 //! ```text
 //! sessions.db/        0700
@@ -11,11 +11,12 @@
 //! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
 //! created under another name, synced file by file, and renamed into place.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::access;
 use crate::error::{Error, Result};
 
 const LOCK: &str = "LOCK";
@@ -60,21 +61,6 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
     }
 }
 
-/// Makes the directory of a new store, readable by its owner alone, and the entry in its parent durable.
-pub(super) fn make_directory(path: &Path) -> Result<()> {
-    DirBuilder::new().mode(0o700).create(path).map_err(|e| Error::io("create", path, e))?;
-    sync_directory(parent(path))
-}
-
-/// Takes away what others may do with the directory; what is in it needs no more protection.
-pub(super) fn make_private(path: &Path) -> Result<()> {
-    let meta = fs::metadata(path).map_err(|e| Error::io("look at", path, e))?;
-    if meta.permissions().mode() & 0o077 == 0 {
-        return Ok(());
-    }
-    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|e| Error::io("make private", path, e))
-}
-
 /// Our own lock, taken before anything in the directory is read or repaired. Freed when dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
@@ -100,14 +86,7 @@ impl Drop for Lock {
 impl Lock {
     pub(super) fn take(store: &Path) -> Result<Self> {
         let path = store.join(LOCK);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, e))?;
+        let mut file = access::private_file(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -3,6 +3,7 @@
 //! [`Engine`] owns the open database and answers reads. [`Writer`] is its one writer and belongs to the committer's
 //! thread. [`verify`] checks every invariant between the trees.
 
+mod access;
 mod checkpoint;
 mod files;
 mod log;

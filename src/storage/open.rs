@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::access;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found, Lock};
 use super::waker::FlushWaker;
@@ -41,17 +42,19 @@ pub(crate) struct Opened {
 ///
 /// Nothing is changed on disk unless a store is there or is to be made.
 pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened> {
-    match files::inspect(path)? {
+    let found = files::inspect(path)?;
+    match &found {
         Found::Nothing if !create => return Err(Error::NotFound { path: path.to_path_buf() }),
         Found::Empty if !create => {
             let reason = "it is empty".into();
             return Err(Error::NotAStore { path: path.to_path_buf(), reason });
         }
-        Found::Nothing => files::make_directory(path)?,
-        Found::Empty | Found::Store => {}
+        Found::Nothing => access::make_directory(path)?,
+        Found::Empty | Found::Store => access::check(path, &found)?,
     }
+    // Before anything is made in it.
+    access::make_private(path)?;
     let lock = Lock::take(path)?;
-    files::make_private(path)?;
     let mut repairs = files::sweep(path)?;
     let created = files::inspect(path)? != Found::Store;
     if created {
@@ -118,6 +121,9 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
 /// Makes the database under a temporary name and renames it into place, so that it is there whole or not at all.
 fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
     let new = files::new_database(store)?;
+    access::private_directory(&new)?;
+    // sled would make it under the umask.
+    access::private_directory(&new.join("blobs"))?;
     let made = (|| {
         let mut last;
         let db = open_database(store, &new, cache_bytes)?;

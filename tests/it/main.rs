@@ -9,6 +9,7 @@
     reason = "a test that fails may panic"
 )]
 
+mod access;
 mod battery;
 mod caps;
 #[cfg(feature = "cli")]
