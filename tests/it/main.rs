@@ -11,6 +11,7 @@
 
 mod access;
 mod battery;
+mod canary;
 mod caps;
 #[cfg(feature = "cli")]
 mod cli;
