@@ -415,3 +415,52 @@ fn damage_is_never_silent() {
     });
     println!("{counts:?}");
 }
+
+/// What came after the last sync of the checkpoint file counts too: the commits before a kill, and what closing did.
+#[test]
+fn a_lost_tail_is_not_silent() {
+    let dir = fast_dir();
+    // The clock stands still, so the checkpoint is never due.
+    let (path, clock) = (dir.path().join("db"), ManualClock::new(NOW));
+    let store = SessionStore::open(options(&path, &clock).create(true)).unwrap();
+    let create = |from: usize| {
+        for n in from..from + 10 {
+            store.resolve(&source(n)).unwrap().receipt.wait().unwrap();
+        }
+    };
+    create(0);
+    store.begin_turn(&key(1)).unwrap().unwrap().1.wait().unwrap();
+    let mut states = vec![("at first", read(&path))];
+    create(10);
+    states.push(("killed", read(&path)));
+    store.close().unwrap();
+    drop(store);
+    states.push(("closed", read(&path)));
+
+    let mut looker = Looker::start();
+    let database = Path::new("sled/db");
+    for pair in states.windows(2) {
+        let [(_, before), (name, after)] = pair else { unreachable!() };
+        let expected = undamaged(after, entries_of_files(after, &clock), &clock);
+        let (old, new) = (&before[database], &after[database]);
+        let written: Vec<usize> =
+            (0..new.len()).filter(|at| new[*at] != 0 && old.get(*at) != Some(&new[*at])).collect();
+        let mut told = 0;
+        for at in written.iter().step_by(written.len().div_ceil(16)) {
+            let mut files = after.clone();
+            files.get_mut(database).unwrap()[*at] ^= 1;
+            let dir = fast_dir();
+            write(&files, dir.path());
+            let verdict = looker.look(dir.path(), expected);
+            assert!(!verdict.starts_with("silent") && !verdict.starts_with("bad"), "{name}, byte {at}: {verdict}");
+            told += u32::from(verdict != "exact");
+        }
+        assert!(told > 3, "{name}: {told} of {} bytes", written.len());
+    }
+}
+
+fn entries_of_files(files: &Files, clock: &ManualClock) -> u64 {
+    let dir = fast_dir();
+    write(files, dir.path());
+    entries_of(&SessionStore::open(options(dir.path(), clock)).unwrap()).unwrap()
+}
