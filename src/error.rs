@@ -89,7 +89,8 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The database's own files do not read. Nothing was changed but `snap.*` files set aside.
+    /// The database's own files do not read. Of them only `snap.*` files were set aside; but sled may have written to
+    /// `sled/db`, from the damage on, before it gave up. Copy the directory before you try anything with it.
     #[error("the database at {path} is damaged: restore a backup, or import again")]
     Damaged {
         /// The database.
