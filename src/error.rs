@@ -51,6 +51,14 @@ pub enum Error {
         /// The newest that this program reads.
         supported: u32,
     },
+    /// Others than this user own the directory or can write to it, so what is in it cannot be trusted.
+    #[error("{path} is not safe for a store: {reason}")]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The operating system denies access.
     #[error("no permission to {action} {path}")]
     PermissionDenied {
@@ -82,7 +90,8 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The database's own files do not read. Nothing was changed but `snap.*` files set aside.
+    /// The database's own files do not read. Of them only `snap.*` files were set aside; but sled may have written to
+    /// `sled/db`, from the damage on, before it gave up. Copy the directory before you try anything with it.
     #[error("the database at {path} is damaged: restore a backup, or import again")]
     Damaged {
         /// The database.

@@ -94,7 +94,7 @@ pub use policy::{ResetPolicies, ResetPolicy};
 pub use prune::{ActivityGuard, NoActivity, Protected, ProtectedBy, PrunePolicy, PruneReport, Verdict};
 pub use query::{Cursor, Filter, Iter, Page, Summary};
 pub use source::{KeyPolicy, SessionSource};
-pub use storage::{Verification, Violation};
+pub use storage::{Repairs, Verification, Violation};
 pub use store::SessionStore;
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use turns::{OpenTurn, ResumeMark, TurnEnd, TurnRecovery, TurnToken};

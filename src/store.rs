@@ -15,7 +15,7 @@ use crate::events::{EventKind, Listeners};
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::source::KeyPolicy;
-use crate::storage::{self, Opened, Verification};
+use crate::storage::{self, Opened, Repairs, Verification};
 use crate::time::{Clock, Timestamp};
 
 /// An open store. Clones are the same store; it may be used from many threads.
@@ -42,12 +42,15 @@ struct Inner {
 impl SessionStore {
     /// Opens a store, and makes it if `options` say so.
     ///
+    /// The directory is closed to all but its owner. One that others own, or can write to, is refused, unless it is
+    /// empty; and none is made where all can write and there is no sticky bit.
+    ///
     /// What a crash left is repaired first. The call ends with a store or an error, and after an error nothing on
     /// disk has been lost.
     ///
     /// # Errors
     /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Locked`](crate::Error::Locked), [`Error::NewerFormat`](crate::Error::NewerFormat), [`Error::Damaged`](crate::Error::Damaged),
-    /// [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting).
+    /// [`Error::Exposed`](crate::Error::Exposed), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
         let opened = storage::open(&options.path, options.create, options.cache_bytes)?;
@@ -55,23 +58,8 @@ impl SessionStore {
     }
 
     /// Starts the committer of an opened store, and tells what was wrong with it.
-    pub(crate) fn start(opened: Opened, options: Options) -> Result<Self> {
-        let shortfall = opened.expected.map(|expected| Shortfall {
-            expected_commit: expected.commit,
-            found_commit: opened.mark.commit,
-            expected_entries: expected.count,
-            found_entries: opened.mark.count,
-        });
-        if let Some(shortfall) = &shortfall {
-            tracing::error!(
-                ?shortfall,
-                "the store holds less than had been synced; restore a backup or check the disk"
-            );
-        }
-        for repair in &opened.repairs {
-            tracing::warn!(repair, "repaired");
-        }
-        let report = OpenReport { created: opened.created, clean: opened.clean, repairs: opened.repairs, shortfall };
+    pub(crate) fn start(mut opened: Opened, options: Options) -> Result<Self> {
+        let report = open_report(&mut opened);
         let settings = Settings {
             interval: options.commit_interval,
             max_pending: options.max_pending,
@@ -86,6 +74,27 @@ impl SessionStore {
             listeners: Listeners::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Makes a store sound that [`verify`](SessionStore::verify) finds faults in, and closes it.
+    ///
+    /// Every index is built anew from the entries, and what belongs to none is removed. An entry stays if its cold
+    /// record reads. What is removed and held something goes to the file `quarantine` before, as JSON lines, readable
+    /// by its owner alone; lines are added to a file that is there. Afterwards `verify` finds nothing. Cut short, it
+    /// has lost nothing: run it again. It is for a store that is closed; nobody else can open it meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`open`](SessionStore::open), for a database that does not open cannot be repaired: restore a backup.
+    /// Those of writing the quarantine; then the store is as it was.
+    pub fn repair(options: Options, quarantine: impl AsRef<Path>) -> Result<(Repairs, OpenReport)> {
+        options.check()?;
+        let mut opened = storage::open(&options.path, false, options.cache_bytes)?;
+        let report = open_report(&mut opened);
+        let repairs = storage::repair(&opened.engine, &mut opened.writer, quarantine.as_ref())
+            .and_then(|repairs| opened.writer.end_use(&opened.engine).map(|()| repairs))
+            .inspect_err(|error| opened.engine.mark_suspect(error))?;
+        tracing::info!(?repairs, "repaired");
+        Ok((repairs, report))
     }
 
     /// The directory of the store.
@@ -322,6 +331,24 @@ impl SessionStore {
         drop(locked);
         Ok(Some(self.commits().receipt(commit)))
     }
+}
+
+/// What opening found, which is logged too.
+fn open_report(opened: &mut storage::Opened) -> OpenReport {
+    let shortfall = opened.expected.map(|expected| Shortfall {
+        expected_commit: expected.commit,
+        found_commit: opened.mark.commit,
+        expected_entries: expected.count,
+        found_entries: opened.mark.count,
+    });
+    if let Some(shortfall) = &shortfall {
+        tracing::error!(?shortfall, "the store holds less than had been synced; restore a backup or check the disk");
+    }
+    let repairs = std::mem::take(&mut opened.repairs);
+    for repair in &repairs {
+        tracing::warn!(repair, "repaired");
+    }
+    OpenReport { created: opened.created, clean: opened.clean, repairs, shortfall }
 }
 
 /// Both records of a locked entry.

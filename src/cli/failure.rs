@@ -108,7 +108,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         Error::Locked { .. } => Some("stop that program first"),
         Error::PermissionDenied { .. } => Some("run this as the user who owns it"),
         Error::StoreExists { .. } => Some("name one that is free with --db"),
-        Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged"),
+        Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged, and `verify --repair` mends it"),
         _ => None,
     }
 }

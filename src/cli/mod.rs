@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod read;
 mod transfer;
+mod verify;
 mod whole;
 
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ enum Command {
     ResumePending(lifecycle::ResumePending),
     Turns(lifecycle::Turns),
     Stats(whole::Stats),
-    Verify(whole::Verify),
+    Verify(verify::Verify),
     Export(transfer::Export),
     Backup(transfer::Backup),
     Restore(transfer::Restore),

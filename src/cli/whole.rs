@@ -1,4 +1,4 @@
-//! Looking at the store as a whole: `stats`, `verify`.
+//! Figures of the store as a whole: `stats`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,10 +7,10 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{Error, Filter, SessionStore, Shortfall, Verification};
+use cloakroom::{Error, Filter, SessionStore};
 
-use super::failure::{self, Failure};
-use super::output::{Columns, Out, clean, local, size, thousands};
+use super::failure::Failure;
+use super::output::{Columns, Out, local, size, thousands};
 use super::{Exit, Format, with_store};
 
 /// What stands for a platform or a chat type that is not known.
@@ -119,103 +119,4 @@ fn print(Figures { store, counts }: &Figures, out: &mut Out) -> Result<()> {
         }
     }
     table.print(out)
-}
-
-/// Check every invariant of the store, reading all of it.
-///
-/// The exit code is 0 if the store is sound, 3 if anything is wrong with it, and 1 if that could not be found out.
-///
-/// With --json, one object:
-///
-///   entries           entries that were checked
-///   violations        list of objects: what is broken. `violation` says which rule, and the other fields where; keys
-///                     are redacted. Empty if the store is sound
-///   shortfall         null, or an object: the store holds less than had been synced (expected_commit, found_commit,
-///                     expected_entries, found_entries)
-///   repairs           list of texts: what was put right when the store was opened. That is not a fault
-///   stale_rows        index rows out of date, as a crash may leave them; harmless
-///   orphaned_turns    markers of turns whose session is gone, as a crash may leave them; harmless
-///   orphaned_chunks   pieces of extras that no entry names, as a crash may leave them; harmless
-///   count_checked     whether the counter of entries was compared
-///
-/// Nothing is printed for a database that does not open.
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(super) struct Verify {
-    #[command(flatten)]
-    format: Format,
-}
-
-#[derive(Serialize)]
-struct Verdict {
-    #[serde(flatten)]
-    found: Verification,
-    shortfall: Option<Shortfall>,
-    repairs: Vec<String>,
-}
-
-impl Verify {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let checked = with_store(db, |store| {
-            let opened = store.open_report();
-            let (shortfall, repairs) = (opened.shortfall, opened.repairs.clone());
-            Ok(Verdict { found: store.verify()?, shortfall, repairs })
-        });
-        let verdict = match checked {
-            Ok(verdict) => verdict,
-            Err(error) if is_damage(&error) => {
-                failure::report(&error);
-                return Ok(Exit::Unsound);
-            }
-            Err(error) => return Err(error),
-        };
-        let sound = verdict.found.violations.is_empty() && verdict.shortfall.is_none();
-        if self.format.json {
-            out.json(&verdict)?
-        } else {
-            verdict.print(out)?
-        }
-        Ok(if sound { Exit::Done } else { Exit::Unsound })
-    }
-}
-
-/// Whether the store itself is the reason.
-fn is_damage(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| matches!(cause.downcast_ref::<Error>(), Some(Error::Damaged { .. } | Error::DamagedRecord { .. })))
-}
-
-impl Verdict {
-    fn print(&self, out: &mut Out) -> Result<()> {
-        for repair in &self.repairs {
-            out.line(format_args!("repaired: {}", clean(repair)))?;
-        }
-        for violation in &self.found.violations {
-            out.line(format_args!("violation: {}", clean(&violation.to_string())))?;
-        }
-        if let Some(lost) = &self.shortfall {
-            out.line(format_args!(
-                "shortfall: commit {} was synced and {} is here; there were {} entries then and there are {}",
-                lost.expected_commit,
-                lost.found_commit,
-                thousands(lost.expected_entries),
-                thousands(lost.found_entries),
-            ))?;
-        }
-        let mut table = Columns::pairs();
-        let mut row = |name: &str, count: u64| table.row([name, &thousands(count)]);
-        row("entries", self.found.entries);
-        row("violations", self.found.violations.len() as u64);
-        if self.found.stale_rows > 0 {
-            row("stale index rows (harmless)", self.found.stale_rows);
-        }
-        if self.found.orphaned_chunks > 0 {
-            row("orphaned chunks (harmless)", self.found.orphaned_chunks);
-        }
-        if self.found.orphaned_turns > 0 {
-            row("orphaned turns (harmless)", self.found.orphaned_turns);
-        }
-        table.print(out)
-    }
 }

@@ -16,6 +16,11 @@ impl Bucket {
         Self(u32::try_from(time.as_micros() / MICROS_PER_BUCKET).unwrap_or(u32::MAX))
     }
 
+    /// Its first moment.
+    pub(crate) fn start(self) -> Timestamp {
+        Timestamp::from_micros(i64::from(self.0) * MICROS_PER_BUCKET)
+    }
+
     /// What the rows of this bucket begin with.
     pub(crate) fn prefix(self) -> [u8; 4] {
         self.0.to_be_bytes()

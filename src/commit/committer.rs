@@ -116,6 +116,7 @@ impl Committer {
                 self.writer.sync(&core.engine)?;
             }
             self.last_sync = Instant::now();
+            self.writer.note()?;
             core.progress.set_durable(commit);
             self.checkpoint_if_due()?;
         }

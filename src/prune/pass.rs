@@ -191,7 +191,9 @@ impl<'a> Pass<'a> {
                     (!despite_guard).then_some(ProtectedBy::Active)
                 }
                 Verdict::Failed(error) => {
-                    tracing::debug!(%key, %error, "the activity guard failed; the entry is kept");
+                    tracing::debug!(%key, "the activity guard failed; the entry is kept");
+                    // The guard was told the key, so its own words may hold it.
+                    tracing::trace!(%error, "what the guard said");
                     Some(ProtectedBy::GuardFailed)
                 }
             }

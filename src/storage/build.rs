@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::access;
 use super::open::{open_database, open_trees};
 use super::waker::FlushWaker;
 use super::{FORMAT, LastHandle, Trees, engine_error, files, meta, swap};
@@ -28,7 +29,11 @@ pub(super) struct NewFiles {
 impl NewDatabase {
     /// An empty database under a temporary name in the directory of `store`.
     pub(super) fn create(store: &Path, cache_bytes: u64) -> Result<Self> {
-        Self::open(NewFiles { path: files::new_database(store)?, store: store.to_path_buf() }, cache_bytes)
+        let files = NewFiles { path: files::new_database(store)?, store: store.to_path_buf() };
+        access::private_directory(&files.path)?;
+        // sled would make it under the umask.
+        access::private_directory(&files.path.join("blobs"))?;
+        Self::open(files, cache_bytes)
     }
 
     /// Opens one that was closed.

@@ -2,17 +2,19 @@
 //!
 //! A damaged sled database may open without an error and without its last writes. So the newest synced commit number
 //! and entry count are also kept here, in two slots that are written in turn; an open that finds less in the database
-//! than in the newer valid slot reports the shortfall. The file is synced about once a second and at close, never on
-//! the way of a receipt, so it may lag behind the database. It never runs ahead of it.
+//! than in the newer valid slot reports the shortfall. The file is written after each synced commit, which a kill cannot
+//! undo, but synced only about once a second and at close, never on the way of a receipt: after a power cut it may lag
+//! behind the database. It never runs ahead of it.
 //!
 //! A slot is 40 bytes at offset 0 or 512: `CLOAKRM1`, then sequence, commit and count as `u64` little endian, the CRC-32
 //! of those 32 bytes, and four zero bytes. Sectors are written whole or not at all, so at most one slot is ever torn.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::access;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"CLOAKRM1";
@@ -35,19 +37,13 @@ pub(crate) struct Checkpoint {
     path: PathBuf,
     sequence: u64,
     last: Option<Mark>,
+    is_synced: bool,
 }
 
 impl Checkpoint {
     /// Opens or creates the file; a file with no valid slot reads as no mark.
     pub(super) fn open(path: PathBuf) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, e))?;
+        let file = access::private_file(&path)?;
         let mut newest = None;
         for index in 0..2 {
             let slot = read_slot(&file, index).map_err(|e| Error::io("read", &path, e))?;
@@ -57,7 +53,7 @@ impl Checkpoint {
             Some((sequence, commit, count)) => (sequence, Some(Mark { commit, count })),
             None => (0, None),
         };
-        Ok(Self { file, path, sequence, last })
+        Ok(Self { file, path, sequence, last, is_synced: false })
     }
 
     /// The newest mark.
@@ -65,8 +61,18 @@ impl Checkpoint {
         self.last
     }
 
-    /// Writes and syncs `mark`, unless it is what the file says already.
+    /// Writes and syncs `mark`.
     pub(crate) fn record(&mut self, mark: Mark) -> Result<()> {
+        self.note(mark)?;
+        if !self.is_synced {
+            self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))?;
+            self.is_synced = true;
+        }
+        Ok(())
+    }
+
+    /// Writes `mark`, unless it is what the file says already.
+    pub(super) fn note(&mut self, mark: Mark) -> Result<()> {
         if self.last == Some(mark) {
             return Ok(());
         }
@@ -78,10 +84,8 @@ impl Checkpoint {
         }
         slot.extend_from_slice(&crc32fast::hash(&slot).to_le_bytes());
         slot.resize(SLOT_BYTES, 0);
-        self.file
-            .write_all_at(&slot, (sequence % 2) * SLOT_DISTANCE)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|e| Error::io("write", &self.path, e))?;
+        self.is_synced = false;
+        self.file.write_all_at(&slot, (sequence % 2) * SLOT_DISTANCE).map_err(|e| Error::io("write", &self.path, e))?;
         self.sequence = sequence;
         self.last = Some(mark);
         Ok(())

@@ -1,4 +1,4 @@
-//! The store's directory: what is in it, who may use it, and how it comes into being.
+//! The store's directory: what is in it, and how it comes into being.
 //!
 //! ```text
 //! sessions.db/        0700
@@ -14,9 +14,9 @@
 //! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
 //! created under another name, synced file by file, and renamed into place.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -66,25 +66,6 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
         None => Ok(Found::Empty),
         Some(name) => not_a_store(format!("it holds {} and no database", name.display())),
     }
-}
-
-/// Makes the directory of a new store, readable by its owner alone, and the entry in its parent durable.
-pub(super) fn make_directory(path: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        // Somebody else makes it at the same time. The lock tells us apart.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        made => made.map_err(|e| Error::io("create", path, e))?,
-    }
-    sync_directory(parent(path))
-}
-
-/// Takes away what others may do with the directory; what is in it needs no more protection.
-pub(super) fn make_private(path: &Path) -> Result<()> {
-    let meta = fs::metadata(path).map_err(|e| Error::io("look at", path, e))?;
-    if meta.permissions().mode() & 0o077 == 0 {
-        return Ok(());
-    }
-    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|e| Error::io("make private", path, e))
 }
 
 /// Writes every file below `path` over with what it holds, so that the next sync covers all of it.
@@ -203,7 +184,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| Error::io("sync", path, e))
 }
 
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

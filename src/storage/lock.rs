@@ -3,13 +3,14 @@
 //! It is 64 bytes: a line that says by whom, a line that says how things stand, and spaces. It is only ever written
 //! over in place, in one write. So there is no moment at which a mark is gone, and a full disk does not stand in the way.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::Read;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+use super::access;
 use super::files::LOCK;
 
 const BYTES: usize = 64;
@@ -68,14 +69,7 @@ impl Drop for Lock {
 impl Lock {
     pub(super) fn take(store: &Path) -> Result<Self> {
         let path = store.join(LOCK);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, e))?;
+        let mut file = access::private_file(&path)?;
         let locked = file.try_lock();
         let mut text = String::new();
         let read = Read::by_ref(&mut file).take(BYTES as u64).read_to_string(&mut text);

@@ -3,6 +3,7 @@
 //! [`Engine`] owns the open database and answers reads. [`Writer`] is its one writer and belongs to the committer's
 //! thread. [`verify`] checks every invariant between the trees.
 
+mod access;
 mod ballast;
 mod build;
 mod checkpoint;
@@ -13,7 +14,10 @@ mod lock;
 mod log;
 mod notes;
 mod open;
+mod quarantine;
+mod repair;
 mod restore;
+mod salvage;
 mod scan;
 mod size;
 mod structural;
@@ -37,6 +41,8 @@ use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
 pub(crate) use open::{Opened, open};
+pub use repair::Repairs;
+pub(crate) use repair::repair;
 pub(crate) use restore::NewStore;
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};

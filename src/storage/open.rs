@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::access;
 use super::build::NewDatabase;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
@@ -44,17 +45,19 @@ pub(crate) struct Opened {
 ///
 /// Nothing is changed on disk unless a store is there or is to be made.
 pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened> {
-    match files::inspect(path)? {
+    let found = files::inspect(path)?;
+    match &found {
         Found::Nothing if !create => return Err(Error::NotFound { path: path.to_path_buf() }),
         Found::Empty if !create => {
             let reason = "it is empty".into();
             return Err(Error::NotAStore { path: path.to_path_buf(), reason });
         }
-        Found::Nothing => files::make_directory(path)?,
-        Found::Empty | Found::Store => {}
+        Found::Nothing => access::make_directory(path)?,
+        Found::Empty | Found::Store => access::check(path, &found)?,
     }
+    // Before anything is made in it.
+    access::make_private(path)?;
     let lock = Arc::new(Lock::take(path)?);
-    files::make_private(path)?;
     let mut repairs: Vec<String> = swap::put_back(path)?.into_iter().collect();
     repairs.extend(swap::sweep(path)?);
     ballast::sweep(path)?;

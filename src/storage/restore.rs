@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::access;
 use super::build::{NewDatabase, put};
 use super::checkpoint::Checkpoint;
 use super::files::{self, Found};
@@ -34,7 +35,7 @@ impl NewStore {
         let found = files::inspect(path)?;
         match found {
             Found::Store => return Err(exists()),
-            Found::Nothing => files::make_directory(path)?,
+            Found::Nothing => access::make_directory(path)?,
             Found::Empty => {}
         }
         let mut directory = NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing };
@@ -47,7 +48,7 @@ impl NewStore {
         if files::inspect(path)? == Found::Store {
             return Err(exists());
         }
-        files::make_private(path)?;
+        access::make_private(path)?;
         swap::sweep(path)?;
         let database = NewDatabase::create(path, cache_bytes)?;
         Ok(Self { database, seed: new_seed()?, place })

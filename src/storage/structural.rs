@@ -12,11 +12,11 @@ use super::{Engine, damaged_row, engine_error, meta};
 use crate::codec::{
     ActivityRow, Bucket, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Step, decode_cold, encode_meta,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::SessionId;
 
 /// The one row of `intent`.
-const INTENT: &[u8] = b"group";
+pub(super) const INTENT: &[u8] = b"group";
 
 impl Writer {
     /// Applies the structural ones among `changes`.
@@ -104,30 +104,48 @@ impl Writer {
 
     /// Finishes, or takes back, the group that a crash cut short. Returns whether there was one.
     ///
-    /// Each step may be done twice, so a crash in here does no harm.
+    /// Each step may be done twice, so a crash in here does no harm. What does not read is left to `verify`.
     pub(super) fn settle(&mut self, engine: &Engine) -> Result<bool> {
         let value = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(false) };
-        let intent = Intent::decode(&value).map_err(|e| damaged_row("intent", e))?;
+        match Intent::decode(&value) {
+            Ok(intent) => self.settle_steps(engine, intent)?,
+            Err(error) => {
+                let error = damaged_row("intent", error);
+                tracing::error!(error = &error as &dyn std::error::Error, "changes cut short are left as they are");
+            }
+        }
+        self.remove(engine, &engine.trees.intent, INTENT)?;
+        Ok(true)
+    }
+
+    fn settle_steps(&mut self, engine: &Engine, intent: Intent) -> Result<()> {
         let mut count = intent.count;
-        for step in intent.steps {
-            match step {
-                // Its hot record was written last.
-                Step::Create(entry) if engine.has_hot(entry)? => count += 1,
-                Step::Create(entry) => self.erase(engine, entry)?,
-                Step::Remove(entry) => {
-                    self.erase(engine, entry)?;
-                    count = count.saturating_sub(1);
+        for step in &intent.steps {
+            match self.settle_step(engine, step) {
+                Ok(added) => count = count.saturating_add_signed(added),
+                Err(error @ Error::DamagedRecord { .. }) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "a change cut short is left as it is");
                 }
-                Step::Replace { entry, checksum, hot, old_id } => {
-                    self.replace_again(engine, entry, checksum, &hot, old_id)?;
-                }
+                Err(error) => return Err(error),
             }
         }
         self.mark.count = count;
-        self.put_meta(engine, meta::COUNT, &count)?;
-        self.remove(engine, &engine.trees.intent, INTENT)?;
-        Ok(true)
+        self.put_meta(engine, meta::COUNT, &count)
+    }
+
+    /// Answers what it adds to the number of entries.
+    fn settle_step(&mut self, engine: &Engine, step: &Step) -> Result<i64> {
+        match step {
+            // Its hot record was written last.
+            Step::Create(entry) if engine.has_hot(*entry)? => Ok(1),
+            Step::Create(entry) => self.erase(engine, *entry).map(|()| 0),
+            Step::Remove(entry) => self.erase(engine, *entry).map(|()| -1),
+            Step::Replace { entry, checksum, hot, old_id } => {
+                self.replace_again(engine, *entry, *checksum, hot, old_id.as_ref()).map(|()| 0)
+            }
+        }
     }
 
     /// Removes what there is of an entry, and last what leads to the rest.
@@ -162,7 +180,7 @@ impl Writer {
         entry: Fingerprint,
         checksum: u32,
         hot: &Hot,
-        old_id: Option<SessionId>,
+        old_id: Option<&SessionId>,
     ) -> Result<()> {
         let trees = &engine.trees;
         let Some(key) = engine.key_of(entry)? else { return Ok(()) };
@@ -175,7 +193,7 @@ impl Writer {
         self.insert(engine, &trees.activity, entry.as_bytes(), &hot.encode().map_err(encode_error)?)?;
         // Its old row by age is stale now, which does no harm.
         match old_id {
-            Some(old) => self.remove(engine, &trees.by_session_id, IdRow::encode(&old, entry)),
+            Some(old) => self.remove(engine, &trees.by_session_id, IdRow::encode(old, entry)),
             None => Ok(()),
         }
     }

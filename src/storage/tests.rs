@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::checkpoint::{Checkpoint, Mark};
 use super::open::Opened;
 use super::*;
-use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, SUSPENDED, encode_blob, encode_meta, encode_name};
+use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, Intent, SUSPENDED, Step, encode_blob, encode_meta, encode_name};
 use crate::entry::Details;
 use crate::time::Timestamp;
 
@@ -256,7 +256,35 @@ fn planted(plant: impl FnOnce(&Trees)) -> Vec<Violation> {
         let text = format!("{violation} {violation:?} {}", serde_json::to_string(violation).unwrap());
         assert!(!text.contains("00000"), "a raw id: {text}");
     }
+    if !found.is_empty() {
+        heals(dir.path(), opened);
+    }
     found
+}
+
+fn quarantine(dir: &Path) -> PathBuf {
+    dir.join("quarantine.jsonl")
+}
+
+/// A repair makes `verify` silent, and a second one finds nothing to do, after a reopening too.
+fn heals(dir: &Path, mut opened: Opened) -> Repairs {
+    let repairs = repair(&opened.engine, &mut opened.writer, &quarantine(dir)).unwrap();
+    assert!(!repairs.is_empty(), "{repairs:?}");
+    assert_healed(&mut opened, &quarantine(dir));
+    opened.writer.end_use(&opened.engine).unwrap();
+    drop(opened);
+    assert_healed(&mut open_at(dir), &quarantine(dir));
+    repairs
+}
+
+fn assert_healed(opened: &mut Opened, quarantine: &Path) {
+    let found = verify(&opened.engine).unwrap();
+    let expected = Verification { entries: found.entries, count_checked: true, ..Verification::default() };
+    assert_eq!(found, expected);
+    let written = fs::read(quarantine).ok();
+    let again = repair(&opened.engine, &mut opened.writer, quarantine).unwrap();
+    assert!(again.is_empty() && again.entries == found.entries, "{again:?}");
+    assert_eq!(fs::read(quarantine).ok(), written);
 }
 
 fn name(n: usize) -> String {
@@ -724,4 +752,25 @@ fn costs_of_writes() {
             );
         }
     }
+}
+
+mod repair;
+
+#[test]
+fn an_intent_that_does_not_read_is_found_and_stops_nobody() {
+    let found = planted(|trees| drop(trees.intent.insert("group", &[9, 9]).unwrap()));
+    assert!(matches!(&found[..], [Violation::Unreadable { tree: "intent", .. }]), "{found:?}");
+
+    // Nor does one about an entry that does not read.
+    let dir = tempfile::tempdir().unwrap();
+    let opened = with_entries(dir.path());
+    let trees = &opened.engine.trees;
+    trees.sessions.insert(bytes(&key(1)), &[9, 9]).unwrap();
+    let steps = vec![Step::Remove(entry(1)), Step::Remove(entry(3))];
+    trees.intent.insert("group", Intent { count: 3, steps }.encode().unwrap()).unwrap();
+    drop(opened);
+    let opened = open_at(dir.path());
+    assert!(!opened.engine.contains(&key(3)).unwrap());
+    assert_eq!(opened.mark.count, 2);
+    assert!(matches!(&violations(&opened.engine)[..], [Violation::Unreadable { tree: "sessions", .. }]));
 }

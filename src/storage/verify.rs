@@ -7,9 +7,10 @@ use std::ops::Bound;
 
 use serde::Serialize;
 
+use super::structural::INTENT;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Turn, decode_cold, decode_name,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Turn, decode_cold, decode_name,
     whole_fingerprint,
 };
 use crate::error::Result;
@@ -187,6 +188,10 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         Ok(())
     })?;
     let groups = engine.gate.lock();
+    let intent = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
+    if let Some(Err(error)) = intent.map(|value| Intent::decode(&value)) {
+        found.violations.push(unreadable("intent", INTENT, &error));
+    }
     let counted = engine.meta_value(meta::COUNT)?.unwrap_or(0);
     found.count_checked = *groups == groups_before;
     if found.count_checked && counted != found.entries {
@@ -234,17 +239,12 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
     }
     match decode_cold(value) {
         Err(error) => violations.push(unreadable_of("sessions", &key, &error)),
-        Ok((cold, spilled)) => {
+        Ok((cold, _)) => {
             if !has(&engine.trees.by_session_id, IdRow::encode(&cold.session_id, entry))? {
                 violations.push(Violation::NoIdRow { key: key.to_string() });
             }
-            let whole = match cold.extras {
-                Some(at) => engine.extras(&key, at).map(|_| ()),
-                None => Ok(()),
-            };
-            let whole = if spilled { whole.and_then(|()| engine.decode_cold(&key, value).map(|_| ())) } else { whole };
-            if let Err(error) = whole {
-                violations.push(Violation::BrokenExtras { key: key.to_string(), reason: chain(&error) });
+            if let Err(reason) = engine.check_extras(&key, value)? {
+                violations.push(Violation::BrokenExtras { key: key.to_string(), reason });
             }
         }
     }
@@ -275,14 +275,14 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
 }
 
 /// What a fingerprint leads to.
-enum Led {
+pub(super) enum Led {
     To(Box<Cold>),
     Nowhere,
     /// A row on the way does not read, which is reported on its own.
     Astray,
 }
 
-fn led(engine: &Engine, entry: Fingerprint) -> Result<Led> {
+pub(super) fn led(engine: &Engine, entry: Fingerprint) -> Result<Led> {
     let key = match engine.key_of(entry) {
         Ok(Some(key)) => key,
         Ok(None) => return Ok(Led::Nowhere),
@@ -296,11 +296,11 @@ fn led(engine: &Engine, entry: Fingerprint) -> Result<Led> {
     })
 }
 
-fn has(tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<bool> {
+pub(super) fn has(tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<bool> {
     tree.contains_key(row).map_err(|e| engine_error("read", e))
 }
 
-fn key(row: &[u8]) -> Result<SessionKey, CodecError> {
+pub(super) fn key(row: &[u8]) -> Result<SessionKey, CodecError> {
     Ok(SessionKey::new(std::str::from_utf8(row)?)?)
 }
 
@@ -322,7 +322,7 @@ fn unreadable_of(tree: &'static str, key: &SessionKey, error: &CodecError) -> Vi
 }
 
 /// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -226,13 +226,20 @@ impl Writer {
         engine.lock.write(State::Well)
     }
 
-    /// Writes down what is durable. Call it after [`Writer::sync`].
+    /// Writes down what is durable, so that a kill leaves it. Call it after [`Writer::sync`].
+    pub(crate) fn note(&mut self) -> Result<()> {
+        self.checkpoint.note(self.mark)
+    }
+
+    /// Writes down what is durable, so that a power cut leaves it. Call it after [`Writer::sync`].
     pub(crate) fn checkpoint(&mut self) -> Result<()> {
         self.checkpoint.record(self.mark)
     }
 
-    /// Leaves the mark of a clean close, synced.
+    /// Leaves the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after
+    /// the last one is seen.
     pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
+        self.finish(engine, self.mark.commit.saturating_add(1))?;
         self.put_meta(engine, meta::CLEAN, &true)?;
         self.sync(engine)?;
         self.checkpoint()

@@ -30,7 +30,6 @@ pub struct Battery {
     until: Option<Instant>,
 }
 
-#[allow(dead_code, reason = "the batteries come with their tests")]
 impl Battery {
     /// `default_count` cases, unless the environment says how many there are in all.
     pub fn new(name: &str, default_count: u64) -> Self {

@@ -204,39 +204,6 @@ fn a_directory_without_permission_is_refused() {
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
 }
 
-#[test]
-fn others_may_not_read_a_store() {
-    let rig = Rig::new();
-    let mut shell = rig.command("/bin/sh");
-    shell
-        .args(["-c", "umask 0; exec \"$0\" \"$@\""])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", MAIN, "--nocapture", "--test-threads=1"])
-        .env(CHILD_PART, "open");
-    for _ in 0..2 {
-        assert!(shell.output().unwrap().status.success());
-    }
-    let path = rig.root().join("sessions.db");
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(&path), 0o700);
-    fn each(dir: &Path, look: &mut impl FnMut(&Path)) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { each(&path, look) } else { look(&path) }
-        }
-    }
-    let mut files = 0;
-    each(&path, &mut |file| {
-        files += 1;
-        assert_eq!(mode(file) & 0o077, 0, "{} has mode {:o}", file.display(), mode(file));
-    });
-    assert!(files >= 4);
-    // A directory that was opened up is closed again.
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    drop(SessionStore::open(options(&path)).unwrap());
-    assert_eq!(mode(&path), 0o700);
-}
-
 // Failing disks.
 
 /// A leaf of sled's holds no more.

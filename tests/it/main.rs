@@ -9,9 +9,11 @@
     reason = "a test that fails may panic"
 )]
 
+mod access;
 mod backup;
 mod battery;
 mod callbacks;
+mod canary;
 mod caps;
 #[cfg(feature = "cli")]
 mod cli;
@@ -19,6 +21,7 @@ mod clocks;
 mod common;
 mod compact;
 mod config;
+mod damage;
 mod events;
 mod exact_json;
 mod export;

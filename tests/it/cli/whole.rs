@@ -67,9 +67,47 @@ fn a_sound_store_verifies() {
     let found = store.ok(&["verify", "--json"]).json();
     let expected = json!({
         "entries": 4, "violations": [], "stale_rows": found["stale_rows"], "orphaned_chunks": 0, "orphaned_turns": 0, "count_checked": true,
-        "shortfall": null, "repairs": [],
+        "shortfall": null, "repairs": [], "repaired": null, "quarantine": null,
     });
     assert_eq!(found, expected);
+    let ran = store.run(&["verify", "--quarantine", "x"]);
+    assert!(ran.code == 2 && ran.err.contains("--repair"), "{}", ran.err);
+}
+
+#[test]
+fn verify_repairs_what_is_broken() {
+    let store = Prepared::new();
+    let sound = store.ok(&["verify", "--repair", "--json"]).json();
+    assert_eq!((&sound["repaired"]["entries"], &sound["quarantine"]), (&json!(4), &json!(null)));
+    store.vandalize("names", |tree| tree.clear().unwrap());
+    store.vandalize("by_session_id", |tree| tree.clear().unwrap());
+    assert_eq!(store.run(&["verify"]).code, 3);
+    let ran = store.ok(&["verify", "--repair"]);
+    assert_eq!(
+        (ran.row("names written"), ran.row("rows by session id written"), ran.row("violations")),
+        ("4", "4", "0")
+    );
+
+    // An entry that does not read: it goes, raw, beside the store.
+    store.vandalize("sessions", |tree| drop(tree.insert(DM, vec![9, 1, 2]).unwrap()));
+    let ran = store.run(&["verify", "--repair", "--json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (3, ""));
+    let found = ran.json();
+    let quarantine = store.db.with_file_name("store.quarantine.jsonl");
+    assert_eq!(found["quarantine"], json!(quarantine.canonicalize().unwrap()));
+    assert_eq!((&found["violations"], &found["repaired"]["entries_lost"]), (&json!([]), &json!(1)));
+    let lines = fs::read_to_string(&quarantine).unwrap();
+    assert!(lines.contains(&format!("\"key\":\"{DM}\",\"value_hex\":\"090102\"")), "{lines}");
+    let ran = store.ok(&["verify", "--repair"]);
+    assert_eq!((ran.row("entries"), ran.row("violations")), ("3", "0"));
+    assert_eq!(fs::read_to_string(&quarantine).unwrap(), lines, "there was nothing more to do");
+    store.ok(&["verify"]);
+    assert_eq!(store.open().len(), 3);
+
+    // Nothing is made where there is no store.
+    let nowhere = store.db.with_file_name("nowhere");
+    super::run(&nowhere, &["verify", "--repair"]).failed(1, &["there is no store"]);
+    assert!(!nowhere.exists());
 }
 
 #[test]

@@ -1,0 +1,179 @@
+//! `verify`, and its repair.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use cloakroom::{Error, OpenReport, Options, Repairs, SessionStore, Shortfall, Verification};
+
+use super::failure;
+use super::output::{Columns, Out, clean, thousands};
+use super::{Exit, Format, named, with_store};
+
+/// Check every invariant of the store, reading all of it.
+///
+/// The exit code is 0 if the store is sound, 3 if anything is wrong with it, and 1 if that could not be found out.
+///
+/// With --repair every index is first built anew from the entries, and what belongs to none is removed. What cannot
+/// stay and held something goes to the quarantine before: one JSON object a line (tree, key or key_hex, value_hex,
+/// reason). The exit code is then 3 if something was lost, so a second run, which finds nothing to do, answers 0.
+///
+/// With --json, one object:
+///
+///   entries           entries that were checked
+///   violations        list of objects: what is broken. `violation` says which rule, and the other fields where; keys
+///                     are redacted. Empty if the store is sound
+///   shortfall         null, or an object: the store holds less than had been synced (expected_commit, found_commit,
+///                     expected_entries, found_entries)
+///   repairs           list of texts: what was put right when the store was opened. That is not a fault
+///   stale_rows        index rows out of date, as a crash may leave them; harmless
+///   orphaned_turns    markers of turns whose session is gone, as a crash may leave them; harmless
+///   orphaned_chunks   pieces of extras that no entry names, as a crash may leave them; harmless
+///   count_checked     whether the counter of entries was compared
+///   repaired          null without --repair, or an object: what was changed, counted by kind; see the documentation
+///                     of the library's `Repairs`
+///   quarantine        the file that took what was removed, or null
+///
+/// Nothing is printed for a database that does not open.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Verify {
+    /// Make the store sound first.
+    #[arg(long)]
+    repair: bool,
+    /// Where --repair puts what it removes; lines are added to a file that is there [default: <DB>.quarantine.jsonl].
+    #[arg(long, value_name = "FILE", requires = "repair")]
+    quarantine: Option<PathBuf>,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    #[serde(flatten)]
+    found: Verification,
+    shortfall: Option<Shortfall>,
+    repairs: Vec<String>,
+    repaired: Option<Repairs>,
+    quarantine: Option<String>,
+}
+
+impl Verify {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let checked = self.checked(db);
+        let verdict = match checked {
+            Ok(verdict) => verdict,
+            Err(error) if is_damage(&error) => {
+                failure::report(&error);
+                return Ok(Exit::Unsound);
+            }
+            Err(error) => return Err(error),
+        };
+        let sound = verdict.found.violations.is_empty()
+            && verdict.shortfall.is_none()
+            && !verdict.repaired.is_some_and(|repaired| repaired.has_losses());
+        if self.format.json {
+            out.json(&verdict)?
+        } else {
+            verdict.print(out)?
+        }
+        Ok(if sound { Exit::Done } else { Exit::Unsound })
+    }
+
+    fn checked(&self, db: &Path) -> Result<Verdict> {
+        let quarantine = self.quarantine.clone().unwrap_or_else(|| default_quarantine(db));
+        // What the first opening finds it tells once.
+        let first =
+            if self.repair { Some(SessionStore::repair(Options::new(db), &quarantine).map_err(named)?) } else { None };
+        let (repaired, first) = first.map_or((None, None), |(repaired, opened)| (Some(repaired), Some(opened)));
+        with_store(db, |store| {
+            let OpenReport { shortfall, repairs, .. } = first.as_ref().unwrap_or_else(|| store.open_report()).clone();
+            let quarantine =
+                repaired.filter(|repaired| repaired.quarantined > 0).map(|_| quarantine.display().to_string());
+            Ok(Verdict { found: store.verify()?, shortfall, repairs, repaired, quarantine })
+        })
+    }
+}
+
+/// Beside the store.
+fn default_quarantine(db: &Path) -> PathBuf {
+    // A path that ends in a slash names the same store, and one like `.` needs a name.
+    let db = db.canonicalize().unwrap_or_else(|_| db.to_path_buf());
+    let mut name = db.into_os_string();
+    name.push(".quarantine.jsonl");
+    name.into()
+}
+
+/// Whether the store itself is the reason.
+fn is_damage(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref::<Error>(), Some(Error::Damaged { .. } | Error::DamagedRecord { .. })))
+}
+
+impl Verdict {
+    fn print(&self, out: &mut Out) -> Result<()> {
+        for repair in &self.repairs {
+            out.line(format_args!("repaired: {}", clean(repair)))?;
+        }
+        for violation in &self.found.violations {
+            out.line(format_args!("violation: {}", clean(&violation.to_string())))?;
+        }
+        if let Some(lost) = &self.shortfall {
+            out.line(format_args!(
+                "shortfall: commit {} was synced and {} is here; there were {} entries then and there are {}",
+                lost.expected_commit,
+                lost.found_commit,
+                thousands(lost.expected_entries),
+                thousands(lost.found_entries),
+            ))?;
+        }
+        let mut table = Columns::pairs();
+        let mut row = |name: &str, count: u64| table.row([name, &thousands(count)]);
+        row("entries", self.found.entries);
+        row("violations", self.found.violations.len() as u64);
+        if self.found.stale_rows > 0 {
+            row("stale index rows (harmless)", self.found.stale_rows);
+        }
+        if self.found.orphaned_chunks > 0 {
+            row("orphaned chunks (harmless)", self.found.orphaned_chunks);
+        }
+        if self.found.orphaned_turns > 0 {
+            row("orphaned turns (harmless)", self.found.orphaned_turns);
+        }
+        if let Some(repaired) = &self.repaired {
+            for (what, count) in changes(repaired) {
+                row(what, count);
+            }
+        }
+        if let Some(quarantine) = &self.quarantine {
+            table.row(["quarantine", quarantine]);
+        }
+        table.print(out)
+    }
+}
+
+/// What a repair changed, in words, without the zeros.
+fn changes(repaired: &Repairs) -> impl Iterator<Item = (&'static str, u64)> {
+    let changes = [
+        ("lost entries", repaired.entries_lost),
+        ("lost extras", repaired.extras_lost),
+        ("lost details", repaired.details_lost),
+        ("activity made anew from the index", repaired.activity_from_index),
+        ("activity made anew from the creation", repaired.activity_from_creation),
+        ("names written", repaired.names_written),
+        ("rows by time written", repaired.age_rows_written),
+        ("rows by session id written", repaired.id_rows_written),
+        ("names removed", repaired.names_removed),
+        ("activity records removed", repaired.activity_removed),
+        ("rows by time removed", repaired.age_rows_removed),
+        ("rows by session id removed", repaired.id_rows_removed),
+        ("chunks removed", repaired.chunks_removed),
+        ("turns removed", repaired.turns_removed),
+        ("counter corrected", u64::from(repaired.count_corrected)),
+        ("rows put into quarantine", repaired.quarantined),
+    ];
+    changes.into_iter().filter(|(_, count)| *count > 0)
+}

@@ -1,0 +1,75 @@
+//! The file that takes the raw bytes of what a repair removes.
+//!
+//! One JSON object a line: `tree`, `key` (or `key_hex` where it is no text), `value_hex`, `reason`. Nobody but its
+//! owner may read it, for it holds what is in the store.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::files;
+use crate::error::{Error, Result};
+use crate::json;
+
+/// The file; it is made when the first line comes. A file that is there already is added to.
+#[derive(Debug)]
+pub(super) struct Quarantine {
+    path: PathBuf,
+    file: Option<BufWriter<File>>,
+    lines: u64,
+}
+
+impl Quarantine {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), file: None, lines: 0 }
+    }
+
+    /// How many rows it took.
+    pub(super) fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    pub(super) fn add(&mut self, tree: &str, key: &[u8], value: &[u8], reason: &str) -> Result<()> {
+        let key = match std::str::from_utf8(key) {
+            Ok(key) if !key.contains(char::is_control) => format!("\"key\":{}", json::quote(key)),
+            _ => format!("\"key_hex\":\"{}\"", hex(key)),
+        };
+        let line = format!(
+            "{{\"tree\":\"{tree}\",{key},\"value_hex\":\"{}\",\"reason\":{}}}\n",
+            hex(value),
+            json::quote(reason)
+        );
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => open(&self.path)?,
+        };
+        file.write_all(line.as_bytes()).map_err(|e| Error::io("write", &self.path, e))?;
+        self.file = Some(file);
+        self.lines += 1;
+        Ok(())
+    }
+
+    /// Makes all lines durable. Only then may anything be removed.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|e| Error::io("sync", &self.path, e))?;
+        files::sync_directory(files::parent(&self.path))
+    }
+}
+
+fn open(path: &Path) -> Result<BufWriter<File>> {
+    let file =
+        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|e| Error::io("open", path, e))?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(|e| Error::io("make private", path, e))?;
+    Ok(BufWriter::new(file))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

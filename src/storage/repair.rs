@@ -1,0 +1,292 @@
+//! The second half of a repair: rebuilds every index from the entries, and removes what belongs to none.
+//!
+//! It is for a store that nobody else writes: it takes the [`Writer`] before the committer has it. Each step is a
+//! plain write that brings the trees nearer to the end, in whatever state they are, so a repair that is cut short is
+//! run again and ends the same.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::quarantine::Quarantine;
+use super::salvage::{Salvaged, salvage};
+use super::verify::{Led, has, key, led};
+use super::write::encode_error;
+use super::{Engine, Writer, bytes, engine_error, meta};
+use crate::codec::{
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Turn, decode_cold, decode_name,
+    encode_name, whole_fingerprint,
+};
+use crate::entry::Details;
+use crate::error::Result;
+use crate::key::SessionKey;
+
+/// Rows read before any of them is changed.
+const BATCH: usize = 512;
+
+/// What [`SessionStore::repair`](crate::SessionStore::repair) changed. Each field counts rows, or entries where it
+/// says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Repairs {
+    /// Entries there are now.
+    pub entries: u64,
+    /// Entries whose own record did not read: they are gone, and their bytes in the quarantine.
+    pub entries_lost: u64,
+    /// Entries whose extras were not whole: the entry stays, without them.
+    pub extras_lost: u64,
+    /// Entries among those whose platform, names and origin had been kept in the extras, and are lost too.
+    pub details_lost: u64,
+    /// Hot records made anew, at the minute at which the index had the entry. Counters and flags begin at zero.
+    pub activity_from_index: u64,
+    /// Hot records made anew at the entry's time of creation, since the index had none. Counters and flags likewise.
+    pub activity_from_creation: u64,
+    /// Missing or wrong rows of `names`, written.
+    pub names_written: u64,
+    /// Missing rows of `by_updated_at`, written.
+    pub age_rows_written: u64,
+    /// Missing rows of `by_session_id`, written.
+    pub id_rows_written: u64,
+    /// Rows of `names` that led to no entry, removed.
+    pub names_removed: u64,
+    /// Hot records without an entry, removed.
+    pub activity_removed: u64,
+    /// Rows of `by_updated_at` that were out of date or did not read, removed.
+    pub age_rows_removed: u64,
+    /// Rows of `by_session_id` that were wrong or did not read, removed.
+    pub id_rows_removed: u64,
+    /// Pieces of extras that no entry names, removed.
+    pub chunks_removed: u64,
+    /// Turn markers whose session is gone, removed.
+    pub turns_removed: u64,
+    /// Whether the counter of entries was wrong.
+    pub count_corrected: bool,
+    /// Rows whose bytes went into the quarantine.
+    pub quarantined: u64,
+}
+
+impl Repairs {
+    /// Whether there was nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self { entries: self.entries, ..Self::default() }
+    }
+
+    /// Whether something is gone from the store that cannot be made anew: see the quarantine.
+    #[must_use]
+    pub fn has_losses(&self) -> bool {
+        self.quarantined > 0 || self.activity_from_index + self.activity_from_creation > 0
+    }
+}
+
+/// Makes the trees sound. What is removed and held something goes to `quarantine` first.
+pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) -> Result<Repairs> {
+    let mut quarantine = Quarantine::new(quarantine);
+    let salvaged = salvage(engine, &mut quarantine)?;
+    let done = Repairs { quarantined: quarantine.lines(), ..Repairs::default() };
+    let mut repair = Repair { engine, writer, salvaged, done };
+    repair.entries()?;
+    repair.names()?;
+    repair.activity()?;
+    repair.age_rows()?;
+    repair.id_rows()?;
+    repair.extras()?;
+    repair.turns()?;
+    repair.count()?;
+    repair.writer.sync(engine)?;
+    Ok(repair.done)
+}
+
+struct Repair<'a> {
+    engine: &'a Engine,
+    writer: &'a mut Writer,
+    salvaged: Salvaged,
+    done: Repairs,
+}
+
+impl Repair<'_> {
+    /// Gives each entry that reads all that belongs to it.
+    fn entries(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.sessions;
+        self.each(tree, |this, row, value| match key(row).and_then(|key| Ok((key, decode_cold(value)?))) {
+            Ok((key, (cold, spilled))) => {
+                this.done.entries += 1;
+                this.entry(&key, cold, spilled)
+            }
+            Err(_) => {
+                this.done.entries_lost += 1;
+                this.writer.remove(this.engine, tree, row)
+            }
+        })
+    }
+
+    fn entry(&mut self, key: &SessionKey, cold: Cold, spilled: bool) -> Result<()> {
+        let (engine, trees) = (self.engine, &self.engine.trees);
+        let entry = engine.fingerprint(key);
+        if !matches!(engine.key_of(entry), Ok(Some(named)) if named == *key) {
+            self.writer.insert(engine, &trees.names, entry.as_bytes(), &encode_name(key))?;
+            self.done.names_written += 1;
+        }
+        let id_row = IdRow::encode(&cold.session_id, entry);
+        if !has(&trees.by_session_id, &id_row)? {
+            self.writer.insert(engine, &trees.by_session_id, id_row, &[])?;
+            self.done.id_rows_written += 1;
+        }
+        let bucket = self.hot(entry, &cold)?;
+        let age_row = ActivityRow { bucket, entry }.encode();
+        if !has(&trees.by_updated_at, age_row)? {
+            self.writer.insert(engine, &trees.by_updated_at, age_row, &[])?;
+            self.done.age_rows_written += 1;
+        }
+        if self.salvaged.broken_extras.contains(&entry) {
+            self.without_extras(key, cold, spilled)?;
+        }
+        Ok(())
+    }
+
+    /// The bucket of the hot record, which is made anew if it is missing.
+    fn hot(&mut self, entry: Fingerprint, cold: &Cold) -> Result<Bucket> {
+        let Some(newest) = self.salvaged.without_hot.get(&entry) else {
+            let hot = self.engine.hot(entry)?;
+            return Ok(Bucket::of(hot.map_or(cold.created_at, |hot| hot.updated_at)));
+        };
+        let updated_at = newest.map_or(cold.created_at, |bucket| bucket.start().max(cold.created_at));
+        match newest {
+            Some(_) => self.done.activity_from_index += 1,
+            None => self.done.activity_from_creation += 1,
+        }
+        let value = Hot::fresh(updated_at).encode().map_err(encode_error)?;
+        // The row of the index first, as for a touch: an entry is never without one.
+        let bucket = Bucket::of(updated_at);
+        self.writer.insert(
+            self.engine,
+            &self.engine.trees.by_updated_at,
+            ActivityRow { bucket, entry }.encode(),
+            &[],
+        )?;
+        self.writer.insert(self.engine, &self.engine.trees.activity, entry.as_bytes(), &value)?;
+        Ok(bucket)
+    }
+
+    /// Writes the cold record without its extras, whose chunks are then nobody's.
+    fn without_extras(&mut self, key: &SessionKey, cold: Cold, spilled: bool) -> Result<()> {
+        let details = if spilled { Details::default() } else { cold.details };
+        let record = Cold { details, extras: None, ..cold }.encode().map_err(encode_error)?;
+        // It fitted with the extras, or holds no details at all.
+        let record = record.ok_or_else(|| encode_error(CodecError::NoDetails))?;
+        self.writer.insert(self.engine, &self.engine.trees.sessions, bytes(key), &record)?;
+        self.done.extras_lost += 1;
+        self.done.details_lost += u64::from(spilled);
+        Ok(())
+    }
+
+    fn names(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.names;
+        self.each(tree, |this, row, value| {
+            if let Ok((entry, key)) = whole_fingerprint(row).and_then(|entry| Ok((entry, decode_name(value)?)))
+                && this.engine.fingerprint(&key) == entry
+                && this.engine.contains(&key)?
+            {
+                return Ok(());
+            }
+            this.done.names_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    fn activity(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.activity;
+        self.each(tree, |this, row, _| {
+            if let Ok(entry) = whole_fingerprint(row)
+                && !matches!(led(this.engine, entry)?, Led::Nowhere)
+            {
+                return Ok(());
+            }
+            this.done.activity_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    fn age_rows(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.by_updated_at;
+        self.each(tree, |this, row, _| {
+            if let Ok(row) = ActivityRow::decode(row)
+                && this.engine.hot(row.entry)?.is_some_and(|hot| Bucket::of(hot.updated_at) == row.bucket)
+            {
+                return Ok(());
+            }
+            this.done.age_rows_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    fn id_rows(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.by_session_id;
+        self.each(tree, |this, row, _| {
+            if let Ok(row) = IdRow::decode(row)
+                && matches!(led(this.engine, row.entry)?, Led::To(cold) if cold.session_id == row.id)
+            {
+                return Ok(());
+            }
+            this.done.id_rows_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    fn extras(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.extras;
+        self.each(tree, |this, row, _| {
+            if let Ok(row) = ExtrasRow::decode(row)
+                && let Led::To(cold) = led(this.engine, row.entry)?
+                && cold.extras.is_some_and(|at| at.generation == row.generation)
+            {
+                return Ok(());
+            }
+            this.done.chunks_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    fn turns(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.turns;
+        self.each(tree, |this, row, value| {
+            if let Ok((entry, turn)) = whole_fingerprint(row).and_then(|entry| Ok((entry, Turn::decode(value)?)))
+                && matches!(led(this.engine, entry)?, Led::To(cold) if cold.session_id == turn.session_id)
+            {
+                return Ok(());
+            }
+            this.done.turns_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    fn count(&mut self) -> Result<()> {
+        let counted: Option<u64> = self.engine.meta_value(meta::COUNT)?;
+        if counted != Some(self.done.entries) {
+            self.done.count_corrected = true;
+            self.writer.put_meta(self.engine, meta::COUNT, &self.done.entries.clone())?;
+        }
+        self.writer.mark.count = self.done.entries;
+        Ok(())
+    }
+
+    /// Visits every row of `tree` as it was when its batch was read.
+    fn each(&mut self, tree: &sled::Tree, mut visit: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let mut after: Option<sled::IVec> = None;
+        loop {
+            let rows = match &after {
+                None => tree.iter(),
+                Some(row) => tree.range::<&sled::IVec, _>((Bound::Excluded(row), Bound::Unbounded)),
+            };
+            let rows = rows.take(BATCH).collect::<Result<Vec<_>, _>>().map_err(|e| engine_error("read", e))?;
+            for (row, value) in &rows {
+                visit(self, row, value)?;
+            }
+            match rows.into_iter().next_back() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The first half of a repair: looks at every row, and puts the bytes of what cannot stay into the quarantine.
+//!
+//! It changes nothing in the trees, and all of it is synced before the second half begins. So a repair that is cut
+//! short has lost nothing, and is run again.
+//!
+//! An entry is what has a cold record that reads, under a key that is one. Rows that belong to no entry go into the
+//! quarantine if they hold something: they may be all that is left of one.
+
+use std::collections::{HashMap, HashSet};
+
+use super::quarantine::Quarantine;
+use super::verify::{chain, key};
+use super::{Engine, bytes, engine_error};
+use crate::codec::{
+    ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, Turn, decode_cold, decode_name,
+    whole_fingerprint,
+};
+use crate::error::Result;
+use crate::key::SessionKey;
+
+/// What the second half has to know.
+#[derive(Debug, Default)]
+pub(super) struct Salvaged {
+    /// Entries without a hot record that reads, and the newest bucket in which the index has them.
+    pub(super) without_hot: HashMap<Fingerprint, Option<Bucket>>,
+    /// Entries whose extras are not whole.
+    pub(super) broken_extras: HashSet<Fingerprint>,
+}
+
+#[derive(Debug)]
+struct Survey<'a> {
+    engine: &'a Engine,
+    quarantine: &'a mut Quarantine,
+    live: HashSet<Fingerprint>,
+    /// Entries of which there are remains, but no cold record.
+    lost: HashSet<Fingerprint>,
+    salvaged: Salvaged,
+}
+
+/// Fills the quarantine and syncs it.
+pub(super) fn salvage(engine: &Engine, quarantine: &mut Quarantine) -> Result<Salvaged> {
+    let mut survey =
+        Survey { engine, quarantine, live: HashSet::new(), lost: HashSet::new(), salvaged: Salvaged::default() };
+    survey.entries()?;
+    survey.names()?;
+    survey.activity()?;
+    survey.index_rows()?;
+    survey.extras()?;
+    survey.turns()?;
+    survey.quarantine.sync()?;
+    Ok(survey.salvaged)
+}
+
+impl Survey<'_> {
+    fn entries(&mut self) -> Result<()> {
+        for row in self.engine.trees.sessions.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let key = match key(&row) {
+                Ok(key) => key,
+                Err(error) => {
+                    self.quarantine.add("sessions", &row, &value, &chain(&error))?;
+                    continue;
+                }
+            };
+            let entry = self.engine.fingerprint(&key);
+            match decode_cold(&value) {
+                Ok(_) => {
+                    self.live.insert(entry);
+                    self.extras_of(&key, entry, &value)?;
+                }
+                Err(error) => {
+                    self.lost.insert(entry);
+                    self.quarantine.add("sessions", &row, &value, &chain(&error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes an entry whose extras, or the details that were spilled into them, are not whole.
+    fn extras_of(&mut self, key: &SessionKey, entry: Fingerprint, value: &[u8]) -> Result<()> {
+        if let Err(error) = self.engine.check_extras(key, value)? {
+            self.salvaged.broken_extras.insert(entry);
+            self.quarantine.add("sessions", bytes(key), value, &format!("its extras are not whole: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn names(&mut self) -> Result<()> {
+        for row in self.engine.trees.names.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let (entry, name) = (whole_fingerprint(&row), decode_name(&value));
+            let reason = match (&entry, &name) {
+                (Err(error), _) => chain(error),
+                // It is written anew from the entry's own key.
+                (Ok(entry), _) if self.live.contains(entry) => continue,
+                (Ok(_), Err(error)) => chain(error),
+                (Ok(_), Ok(_)) => "it has no entry".into(),
+            };
+            self.lost.extend(entry.ok());
+            self.quarantine.add("names", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn activity(&mut self) -> Result<()> {
+        let mut with_hot = HashSet::new();
+        for row in self.engine.trees.activity.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let (entry, hot) = (whole_fingerprint(&row), Hot::decode(&value));
+            let reason = match (&entry, &hot) {
+                (Err(error), _) | (Ok(_), Err(error)) => chain(error),
+                (Ok(entry), Ok(_)) if self.live.contains(entry) => {
+                    with_hot.insert(*entry);
+                    continue;
+                }
+                (Ok(_), Ok(_)) => "it has no entry".into(),
+            };
+            self.lost.extend(entry.ok().filter(|entry| !self.live.contains(entry)));
+            self.quarantine.add("activity", &row, &value, &reason)?;
+        }
+        self.salvaged.without_hot = self.live.difference(&with_hot).map(|entry| (*entry, None)).collect();
+        Ok(())
+    }
+
+    fn index_rows(&mut self) -> Result<()> {
+        for row in self.engine.trees.by_updated_at.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match ActivityRow::decode(&row) {
+                Err(error) => chain(&error),
+                Ok(row) => {
+                    if let Some(newest) = self.salvaged.without_hot.get_mut(&row.entry) {
+                        *newest = (*newest).max(Some(row.bucket));
+                    }
+                    if !self.lost.contains(&row.entry) {
+                        continue;
+                    }
+                    "its entry is lost".into()
+                }
+            };
+            self.quarantine.add("by_updated_at", &row, &value, &reason)?;
+        }
+        for row in self.engine.trees.by_session_id.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match IdRow::decode(&row) {
+                Err(error) => chain(&error),
+                Ok(row) if self.live.contains(&row.entry) => continue,
+                Ok(_) => "it has no entry".into(),
+            };
+            self.quarantine.add("by_session_id", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+
+    /// Chunks that nobody names are the ordinary remains of a crash, but not where their entry is lost.
+    fn extras(&mut self) -> Result<()> {
+        for row in self.engine.trees.extras.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match ExtrasRow::decode(&row) {
+                Err(error) => chain(&error),
+                Ok(row) if self.lost.contains(&row.entry) => "its entry is lost".into(),
+                Ok(row) if self.salvaged.broken_extras.contains(&row.entry) => {
+                    "a part of extras that are not whole".into()
+                }
+                Ok(_) => continue,
+            };
+            self.quarantine.add("extras", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn turns(&mut self) -> Result<()> {
+        for row in self.engine.trees.turns.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match whole_fingerprint(&row).and_then(|entry| Ok((entry, Turn::decode(&value)?))) {
+                Err(error) => chain(&error),
+                Ok((entry, _)) if self.lost.contains(&entry) => "its entry is lost".into(),
+                Ok(_) => continue,
+            };
+            self.quarantine.add("turns", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Whether an entry's extras, and details that were spilled into them, are whole. The inner error says what is
+    /// wrong, as `verify` does.
+    pub(super) fn check_extras(&self, key: &SessionKey, value: &[u8]) -> Result<Result<(), String>> {
+        let (cold, spilled) = match decode_cold(value) {
+            Ok(decoded) => decoded,
+            Err(error) => return Ok(Err(chain(&error))),
+        };
+        let whole = match (cold.extras, spilled) {
+            (Some(at), _) => self.blob(key, at).and_then(|blob| {
+                let (details, _) =
+                    crate::codec::decode_blob(&blob).map_err(|error| super::damaged("extras", key, error))?;
+                match details {
+                    None if spilled => Err(super::damaged("sessions", key, CodecError::NoDetails)),
+                    _ => Ok(()),
+                }
+            }),
+            (None, true) => Err(super::damaged("sessions", key, CodecError::NoDetails)),
+            (None, false) => Ok(()),
+        };
+        match whole {
+            Ok(()) => Ok(Ok(())),
+            Err(error @ crate::error::Error::DamagedRecord { .. }) => Ok(Err(chain(&error))),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What a repair keeps, what it makes anew, and where the rest goes.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// Faults of every kind in one store of eight entries. Those of 1 and 2 do not read any more.
+fn ruined(dir: &Path) -> Opened {
+    let mut opened = with_entries(dir);
+    let new: Vec<_> = (4..9).map(|n| whole(n, n, NOW, Some((n as u64, 6000)))).collect();
+    commit(&mut opened, &new).unwrap();
+    let turn = |session| crate::codec::Turn { token: 1, started_at: NOW, session_id: id(session) };
+    let turns = [(entry(1), Some(turn(1))), (entry(3), Some(turn(3))), (entry(4), Some(turn(77)))];
+    opened.writer.apply_turns(&opened.engine, &turns).unwrap();
+    let trees = &opened.engine.trees;
+    let age_row = |n: usize, time: Timestamp| ActivityRow { bucket: Bucket::of(time), entry: entry(n) }.encode();
+
+    trees.sessions.insert(bytes(&key(1)), &[9, 9]).unwrap();
+    trees.sessions.remove(bytes(&key(2))).unwrap();
+    trees.sessions.insert(b"_note", b"mine").unwrap();
+    // Its hot record is lost; the index knows when it was active.
+    trees.activity.insert(entry(3).as_bytes(), &[9]).unwrap();
+    trees.by_updated_at.insert(age_row(3, later(40)), vec![]).unwrap();
+    trees.names.remove(entry(3).as_bytes()).unwrap();
+    // And this one's too, with its row.
+    trees.activity.remove(entry(4).as_bytes()).unwrap();
+    trees.by_updated_at.remove(age_row(4, NOW)).unwrap();
+    // Extras in pieces, once with the details in them.
+    let chunk = |n: usize| ExtrasRow::encode_all(entry(n), n as u64, &[0; 6000]).nth(1).unwrap().0;
+    trees.extras.remove(chunk(5)).unwrap();
+    let at = Some(ExtrasRef { generation: 6, bytes: u32::try_from(blob(6000).len()).unwrap() });
+    trees.sessions.insert(bytes(&key(6)), cold(6, at).encode_spilled().unwrap()).unwrap();
+    trees.by_session_id.remove(IdRow::encode(&id(7), entry(7))).unwrap();
+    trees.by_session_id.insert(IdRow::encode(&id(70), entry(7)), vec![]).unwrap();
+    for (row, value) in ExtrasRow::encode_all(entry(8), 99, &[1; 5000]) {
+        trees.extras.insert(row, value).unwrap();
+    }
+    for tree in [&trees.names, &trees.activity, &trees.by_updated_at, &trees.by_session_id, &trees.extras, &trees.turns]
+    {
+        tree.insert(b"short", b"x").unwrap();
+    }
+    opened.writer.put_meta(&opened.engine, meta::COUNT, &77_u64).unwrap();
+    opened.writer.sync(&opened.engine).unwrap();
+    opened
+}
+
+/// Every row of every tree but the two that say how often the store was opened.
+fn rows(engine: &Engine) -> Vec<(String, Vec<u8>, Vec<u8>)> {
+    let trees = &engine.trees;
+    let all = [
+        &trees.sessions,
+        &trees.names,
+        &trees.activity,
+        &trees.by_updated_at,
+        &trees.by_session_id,
+        &trees.extras,
+        &trees.turns,
+        &trees.meta,
+    ];
+    let rows = all.into_iter().flat_map(|tree| {
+        tree.iter().map(|row| {
+            let (row, value) = row.unwrap();
+            (String::from_utf8(tree.name().to_vec()).unwrap(), row.to_vec(), value.to_vec())
+        })
+    });
+    rows.filter(|(_, row, _)| ![meta::COMMIT, meta::CLEAN].map(str::as_bytes).contains(&row.as_slice())).collect()
+}
+
+fn lines(dir: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(quarantine(dir)).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = ruined(dir.path());
+    let before = rows(&opened.engine);
+    let repairs = heals(dir.path(), opened);
+    assert_eq!((repairs.entries, repairs.entries_lost, repairs.extras_lost, repairs.details_lost), (6, 2, 2, 1));
+    assert_eq!((repairs.activity_from_index, repairs.activity_from_creation), (1, 1));
+    assert_eq!((repairs.names_written, repairs.id_rows_written, repairs.age_rows_written), (1, 1, 0));
+    // Of 1 and 2, and one that does not read; of the ids, also the wrong one of 7.
+    assert_eq!((repairs.names_removed, repairs.activity_removed, repairs.id_rows_removed), (3, 3, 4));
+    // 2's five, what is left of 5's and 6's, the two of 8 that nobody names, and one that does not read.
+    assert_eq!((repairs.turns_removed, repairs.chunks_removed), (3, 5 + 2 + 3 + 3 + 1));
+    assert!(repairs.count_corrected && repairs.has_losses());
+
+    let opened = open_at(dir.path());
+    let engine = &opened.engine;
+    let minute = |time: Timestamp| Bucket::of(time).start();
+    assert_eq!(engine.hot(entry(3)).unwrap().unwrap().updated_at, minute(later(40)));
+    assert_eq!(engine.hot(entry(4)).unwrap().unwrap().updated_at, NOW);
+    let kept = engine.cold(&key(5)).unwrap().unwrap();
+    assert_eq!((kept.extras, kept.details.platform.as_deref()), (None, Some("discord")));
+    let kept = engine.cold(&key(6)).unwrap().unwrap();
+    assert_eq!((kept.session_id, kept.extras, kept.details.platform), (id(6), None, None));
+    assert!(engine.extras(&key(8), engine.cold(&key(8)).unwrap().unwrap().extras.unwrap()).is_ok());
+    assert_eq!(engine.turns().unwrap().len(), 1);
+
+    // Nothing that held something is gone: it is in the store, or in the quarantine as it was.
+    let lines = lines(dir.path());
+    assert_eq!(lines.len() as u64, repairs.quarantined);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let after = rows(engine);
+    for (tree, row, value) in before.iter().filter(|row| !after.contains(row)) {
+        let of_8_or_stale = tree == "by_updated_at"
+            || tree == "meta"
+            || tree == "turns" && row == entry(4).as_bytes()
+            || tree == "extras" && row.starts_with(entry(8).as_bytes())
+            || tree == "by_session_id" && row.starts_with(id(70).as_str().as_bytes());
+        let quarantined = lines.iter().any(|line| {
+            let key = line["key"].as_str().is_some_and(|key| key.as_bytes() == &row[..]);
+            let key = key || line["key_hex"].as_str() == Some(&hex(row));
+            line["tree"] == tree.as_str() && key && line["value_hex"] == hex(value).as_str()
+        });
+        assert!(of_8_or_stale || quarantined, "{tree:?} {row:?}");
+    }
+    assert!(lines.iter().any(|line| line["tree"] == "sessions" && line["key"] == key(1).as_str()));
+    let mode = fs::metadata(quarantine(dir.path())).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_repair_may_stop_anywhere() {
+    let clean = tempfile::tempdir().unwrap();
+    heals(clean.path(), ruined(clean.path()));
+    let expected = rows(&open_at(clean.path()).engine);
+    let expected_lines = lines(clean.path());
+    let mut stops = 0;
+    for stop in 1.. {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = ruined(dir.path());
+        let mut calls = 0;
+        opened.writer.hook = Hook(Some(Box::new(move |_, _| {
+            calls += 1;
+            if calls == stop { Err(Error::Panicked { message: "stopped".into() }) } else { Ok(()) }
+        })));
+        let stopped = repair(&opened.engine, &mut opened.writer, &quarantine(dir.path())).is_err();
+        // All that is to go is in the quarantine before the first change.
+        assert_eq!(lines(dir.path()), expected_lines, "{stop}");
+        drop(opened);
+        let mut opened = open_at(dir.path());
+        repair(&opened.engine, &mut opened.writer, &quarantine(dir.path())).unwrap();
+        assert_healed(&mut opened, &quarantine(dir.path()));
+        assert_eq!(rows(&opened.engine), expected, "stopped at {stop}");
+        assert!(lines(dir.path()).starts_with(&expected_lines));
+        if !stopped {
+            break;
+        }
+        stops = stop;
+    }
+    assert!(stops > 30, "only {stops}");
+}
+
+#[test]
+fn without_a_quarantine_nothing_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = ruined(dir.path());
+    let before = rows(&opened.engine);
+    let nowhere = dir.path().join("no/such/directory/file");
+    let error = repair(&opened.engine, &mut opened.writer, &nowhere).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == nowhere), "{error:?}");
+    assert_eq!(rows(&opened.engine), before);
+}
+
+#[test]
+fn a_sound_store_has_no_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let before = rows(&opened.engine);
+    assert_healed(&mut opened, &quarantine(dir.path()));
+    assert_eq!(rows(&opened.engine), before);
+    assert!(!quarantine(dir.path()).exists());
+}
