@@ -68,6 +68,7 @@ mod policy;
 mod prune;
 mod query;
 mod renew;
+mod repair;
 mod source;
 mod storage;
 mod store;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::answer::{OpenReport, Put, Removal, Shortfall, Stats};
+use crate::answer::{OpenReport, Put, Removal, Stats};
 use crate::codec::{Cold, Hot, RESUME_PENDING, SUSPENDED};
 use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
 use crate::config::Options;
@@ -14,8 +14,9 @@ use crate::error::Result;
 use crate::events::{EventKind, Listeners};
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
+use crate::repair::open_report;
 use crate::source::KeyPolicy;
-use crate::storage::{self, Opened, Repairs, Verification};
+use crate::storage::{self, Opened, Verification};
 use crate::time::{Clock, Timestamp};
 
 /// An open store. Clones are the same store; it may be used from many threads.
@@ -74,27 +75,6 @@ impl SessionStore {
             listeners: Listeners::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// Makes a store sound that [`verify`](SessionStore::verify) finds faults in, and closes it.
-    ///
-    /// Every index is built anew from the entries, and what belongs to none is removed. An entry stays if its cold
-    /// record reads. What is removed and held something goes to the file `quarantine` before, as JSON lines, readable
-    /// by its owner alone; lines are added to a file that is there. Afterwards `verify` finds nothing. Cut short, it
-    /// has lost nothing: run it again. It is for a store that is closed; nobody else can open it meanwhile.
-    ///
-    /// # Errors
-    /// Those of [`open`](SessionStore::open), for a database that does not open cannot be repaired: restore a backup.
-    /// Those of writing the quarantine; then the store is as it was.
-    pub fn repair(options: Options, quarantine: impl AsRef<Path>) -> Result<(Repairs, OpenReport)> {
-        options.check()?;
-        let mut opened = storage::open(&options.path, false, options.cache_bytes)?;
-        let report = open_report(&mut opened);
-        let repairs = storage::repair(&opened.engine, &mut opened.writer, quarantine.as_ref())
-            .and_then(|repairs| opened.writer.end_use(&opened.engine).map(|()| repairs))
-            .inspect_err(|error| opened.engine.mark_suspect(error))?;
-        tracing::info!(?repairs, "repaired");
-        Ok((repairs, report))
     }
 
     /// The directory of the store.
@@ -331,24 +311,6 @@ impl SessionStore {
         drop(locked);
         Ok(Some(self.commits().receipt(commit)))
     }
-}
-
-/// What opening found, which is logged too.
-fn open_report(opened: &mut storage::Opened) -> OpenReport {
-    let shortfall = opened.expected.map(|expected| Shortfall {
-        expected_commit: expected.commit,
-        found_commit: opened.mark.commit,
-        expected_entries: expected.count,
-        found_entries: opened.mark.count,
-    });
-    if let Some(shortfall) = &shortfall {
-        tracing::error!(?shortfall, "the store holds less than had been synced; restore a backup or check the disk");
-    }
-    let repairs = std::mem::take(&mut opened.repairs);
-    for repair in &repairs {
-        tracing::warn!(repair, "repaired");
-    }
-    OpenReport { created: opened.created, clean: opened.clean, repairs, shortfall }
 }
 
 /// Both records of a locked entry.

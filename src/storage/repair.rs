@@ -60,6 +60,8 @@ pub struct Repairs {
     pub chunks_removed: u64,
     /// Turn markers whose session is gone, removed.
     pub turns_removed: u64,
+    /// Whether the note of the changes under way did not read, and was removed.
+    pub intent_removed: bool,
     /// Whether the counter of entries was wrong.
     pub count_corrected: bool,
     /// Rows whose bytes went into the quarantine.
@@ -93,6 +95,7 @@ pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) ->
     repair.id_rows()?;
     repair.extras()?;
     repair.turns()?;
+    repair.intent()?;
     repair.count()?;
     repair.writer.sync(engine)?;
     Ok(repair.done)
@@ -257,6 +260,15 @@ impl Repair<'_> {
                 return Ok(());
             }
             this.done.turns_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    /// Opening has settled what it could.
+    fn intent(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.intent;
+        self.each(tree, |this, row, _| {
+            this.done.intent_removed = true;
             this.writer.remove(this.engine, tree, row)
         })
     }

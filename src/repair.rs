@@ -1,0 +1,50 @@
+//! What opening a store found, and the repair of one that is closed.
+
+use std::path::Path;
+
+use crate::answer::{OpenReport, Shortfall};
+use crate::config::Options;
+use crate::error::Result;
+use crate::storage::{self, Repairs};
+use crate::store::SessionStore;
+
+impl SessionStore {
+    /// Makes a store sound that [`verify`](SessionStore::verify) finds faults in, and closes it.
+    ///
+    /// Every index is built anew from the entries, and what belongs to none is removed. An entry stays if its cold
+    /// record reads. What is removed and held something goes to the file `quarantine` before, as JSON lines, readable
+    /// by its owner alone; lines are added to a file that is there. Afterwards `verify` finds nothing. Cut short, it
+    /// has lost nothing: run it again. It is for a store that is closed; nobody else can open it meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`open`](SessionStore::open), for a database that does not open cannot be repaired: restore a backup.
+    /// Those of writing the quarantine; then the store is as it was.
+    pub fn repair(options: Options, quarantine: impl AsRef<Path>) -> Result<(Repairs, OpenReport)> {
+        options.check()?;
+        let mut opened = storage::open(&options.path, false, options.cache_bytes)?;
+        let report = open_report(&mut opened);
+        let repairs = storage::repair(&opened.engine, &mut opened.writer, quarantine.as_ref())
+            .and_then(|repairs| opened.writer.end_use(&opened.engine).map(|()| repairs))
+            .inspect_err(|error| opened.engine.mark_suspect(error))?;
+        tracing::info!(?repairs, "repaired");
+        Ok((repairs, report))
+    }
+}
+
+/// What opening found, which is logged too.
+pub(crate) fn open_report(opened: &mut storage::Opened) -> OpenReport {
+    let shortfall = opened.expected.map(|expected| Shortfall {
+        expected_commit: expected.commit,
+        found_commit: opened.mark.commit,
+        expected_entries: expected.count,
+        found_entries: opened.mark.count,
+    });
+    if let Some(shortfall) = &shortfall {
+        tracing::error!(?shortfall, "the store holds less than had been synced; restore a backup or check the disk");
+    }
+    let repairs = std::mem::take(&mut opened.repairs);
+    for repair in &repairs {
+        tracing::warn!(repair, "repaired");
+    }
+    OpenReport { created: opened.created, clean: opened.clean, repairs, shortfall }
+}
