@@ -55,6 +55,15 @@ fn child_main() {
 }
 
 fn open(path: &Path) -> sled::Result<sled::Db> {
+    // The lock of the handle before lingers while sled's threads end.
+    for _ in 0..100_000 {
+        match sled::Config::new().path(path).flush_every_ms(None).open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::yield_now();
+            }
+            other => return other,
+        }
+    }
     sled::Config::new().path(path).flush_every_ms(None).open()
 }
 
