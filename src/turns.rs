@@ -153,6 +153,7 @@ impl SessionStore {
     /// may be run again.
     pub fn recover_interrupted_turns(&self, max_age: Duration) -> Result<TurnRecovery> {
         let mut recovery = TurnRecovery::default();
+        let mut done = Vec::new();
         let interrupted: Vec<_> = self.commits().turns().all();
         for (entry, marker) in interrupted.into_iter().filter(|(_, marker)| marker.interrupted) {
             let Some(key) = self.key_of(entry)? else {
@@ -163,9 +164,10 @@ impl SessionStore {
             let mut locked = self.commits().lock(&key)?;
             let found = both(&locked)?;
             // A turn that has begun meanwhile has taken its place.
-            if !self.commits().turns().end(entry, marker.turn.token) {
+            if !self.commits().turns().is_current(entry, marker.turn.token) {
                 continue;
             }
+            done.push((entry, marker.turn.token));
             match found {
                 Some((_, cold)) if cold.session_id != marker.turn.session_id => recovery.orphaned += 1,
                 None => recovery.orphaned += 1,
@@ -180,6 +182,11 @@ impl SessionStore {
             }
         }
         recovery.resumable.sort_unstable();
+        // The markers go when what was made of them is durable: a crash in between must not lose both.
+        self.flush()?;
+        for (entry, token) in done {
+            self.commits().turns().end(entry, token);
+        }
         self.flush()?;
         Ok(recovery)
     }

@@ -98,6 +98,11 @@ impl Turns {
         }
     }
 
+    /// Whether the entry's marker is of this turn.
+    pub(crate) fn is_current(&self, entry: Fingerprint, token: u64) -> bool {
+        self.table.lock().markers.get(&entry).is_some_and(|marker| marker.turn.token == token)
+    }
+
     /// What the tree does not have yet: markers to set and to remove.
     pub(super) fn take_changed(&self) -> Vec<(Fingerprint, Option<Turn>)> {
         let mut table = self.table.lock();
