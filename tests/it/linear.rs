@@ -153,7 +153,7 @@ impl Verbs for PrunesBlindly {
         let found = self.0.get(&key(n)).unwrap().as_ref().map(compared);
         pause();
         let removed = found.as_ref().is_some_and(due) && self.0.remove(&key(n)).unwrap().is_some();
-        Answer::Pruned { removed, meanwhile: false }
+        Answer::Pruned { removed: u64::from(removed), meanwhile: false }
     }
 }
 
@@ -207,4 +207,19 @@ fn calls_may_change_places_only_while_they_overlap() {
     assert!(has_an_order(&[touch(0, false, 0, 1), created(2, 3)]));
     assert!(!has_an_order(&[touch(0, true, 0, 1), created(2, 3)]));
     assert!(!has_an_order(&[touch(0, false, 2, 3), created(0, 1)]));
+}
+
+#[test]
+fn a_pass_may_remove_what_was_created_behind_it() {
+    let entry =
+        |id: &str, updated_at| Entry { id: id.into(), updated_at, suspended: false, name: String::new(), tokens: 0 };
+    let call = |op, at, answer, began, ended| Call { thread: 0, key: 0, op, at, answer, began, ended };
+    let created = |id: &str, at, began, ended| {
+        call(Op::Resolve, at, Answer::Resolved { how: How::Created, entry: entry(id, at) }, began, ended)
+    };
+    let passed = |removed| call(Op::Prune, 140, Answer::Pruned { removed, meanwhile: false }, 2, 5);
+    let history = |removed| [created("a", 0, 0, 1), passed(removed), created("b", 40, 3, 4), created("c", 40, 6, 7)];
+    assert!(has_an_order(&history(2)));
+    assert!(!has_an_order(&history(1)), "then one of them went by itself");
+    assert!(!has_an_order(&history(3)));
 }

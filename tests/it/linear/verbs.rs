@@ -89,7 +89,7 @@ impl Verbs for SessionStore {
                 // The guard keeps the other key, so the report speaks of this one.
                 let policy = PrunePolicy::max_age_days(MAX_AGE);
                 let report = self.prune(&policy, |other: &SessionKey| *other != key).unwrap();
-                Answer::Pruned { removed: report.removed > 0, meanwhile: report.touched_meanwhile > 0 }
+                Answer::Pruned { removed: report.removed, meanwhile: report.touched_meanwhile > 0 }
             }
         }
     }
