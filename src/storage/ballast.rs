@@ -6,12 +6,11 @@
 //!
 //! Its content is random, for file systems that would store nothing for zeros.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::files;
+use super::{access, files};
 use crate::error::{Error, Result};
 
 /// What an opening and a large pass of pruning need besides the snapshot. With it, and no other space, a pass removed
@@ -28,7 +27,8 @@ pub(super) fn take(store: &Path) {
         return;
     }
     let new = store.join(files::NEW_BALLAST);
-    let taken = fill(&new, wanted).and_then(|()| fs::rename(&new, &path));
+    let filled = access::private_file(&new).map(|file| fill(file, wanted).and_then(|()| fs::rename(&new, &path)));
+    let taken = filled.and_then(|taken| taken.map_err(|e| Error::io("write", &new, e)));
     if let Err(error) = taken {
         // Half of it would take space and help nobody.
         let _ = fs::remove_file(&new);
@@ -36,8 +36,7 @@ pub(super) fn take(store: &Path) {
     }
 }
 
-fn fill(path: &Path, bytes: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+fn fill(mut file: File, bytes: u64) -> io::Result<()> {
     let mut left = bytes;
     while left > 0 {
         let mut block = vec![0; usize::try_from(left.min(BLOCK_BYTES)).unwrap_or_default()];

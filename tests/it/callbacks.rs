@@ -13,7 +13,7 @@ use cloakroom::{
     Clock, Error, ManualClock, NoActivity, Options, PrunePolicy, ResetPolicies, ResetPolicy, SessionKey, SessionStore,
     Timestamp, Verdict, Watcher, WatcherConfig,
 };
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 
 use crate::common::{Home, assert_sound, key, source};
 
@@ -223,6 +223,8 @@ fn a_guard_may_stop_its_own_watcher() {
     *held = Some(Watcher::spawn(&store, config, guard).unwrap());
     drop(held);
     stopped.1.recv_timeout(HUNG).unwrap();
+    // The guard goes with the watcher's thread, when that has ended its pass.
+    assert_eq!(stopped.1.recv_timeout(HUNG), Err(RecvTimeoutError::Disconnected));
     check("stops", &home, store);
 }
 

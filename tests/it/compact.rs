@@ -81,9 +81,13 @@ pub fn fill(path: &Path, entries: usize) -> Everything {
     all
 }
 
+/// What a small store keeps for a full disk, in bytes.
+const BALLAST: u64 = 4 << 20;
+
 fn names(path: &Path) -> Vec<String> {
     let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.collect();
+    // The ballast comes with an opening.
+    let mut names: Vec<_> = names.filter(|name| name != "ballast").collect();
     names.sort();
     names
 }
@@ -119,7 +123,7 @@ fn a_store_that_was_pruned_shrinks_and_stays_the_same() {
     let report = SessionStore::compact(&home.options(), |rows| told.push(rows)).unwrap();
     println!("{report:?}");
     assert_eq!(report.entries, 300);
-    assert!(report.bytes_after * 4 < report.bytes_before, "{report:?}");
+    assert!((report.bytes_after - BALLAST) * 4 < report.bytes_before - BALLAST, "{report:?}");
     assert!(told.is_sorted() && *told.last().unwrap() > 2 * 5 * 300, "{told:?}");
     assert_eq!(look(&home.path(), &expected), [""; 0]);
     // Numbers go on, so that nothing is taken for older than it is.
