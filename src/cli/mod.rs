@@ -7,9 +7,10 @@ mod compact;
 mod config;
 pub(crate) mod failure;
 mod lifecycle;
+mod list;
 mod output;
 mod progress;
-mod read;
+mod show;
 mod transfer;
 mod verify;
 mod whole;
@@ -44,9 +45,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Migrate(transfer::Migrate),
-    List(read::List),
-    Show(read::Show),
-    Find(read::Find),
+    List(list::List),
+    Show(show::Show),
+    Find(list::Find),
     Prune(change::Prune),
     Suspend(change::Suspend),
     Unsuspend(change::Unsuspend),
