@@ -12,3 +12,5 @@ pub(crate) mod scenarios;
 mod shard;
 #[path = "sync.rs"]
 mod sync;
+#[path = "turns.rs"]
+mod turns;

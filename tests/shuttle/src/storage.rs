@@ -85,6 +85,10 @@ impl Engine {
         Ok(Extras::default())
     }
 
+    pub(crate) fn blob(&self, _: &SessionKey, _: ExtrasRef) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
     pub(crate) fn damaged_extras(&self, key: &SessionKey, error: CodecError) -> Error {
         Error::DamagedRecord { record: "extras", key: key.to_string(), source: Box::new(error) }
     }
