@@ -99,7 +99,8 @@ fn prefix(target: &Path) -> Result<String> {
     Ok(format!(".{}.", name.to_string_lossy()))
 }
 
-fn parent(path: &Path) -> &Path {
+/// The directory that `path` is in.
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -20,7 +20,7 @@ const STICKY: u32 = 0o1000;
 ///
 /// In a parent that all can write to, and that has no sticky bit, anyone could put another in its place.
 pub(super) fn make_directory(path: &Path) -> Result<()> {
-    let parent = files::parent(path);
+    let parent = crate::outfile::parent(path);
     // Where there is none, making the directory says so.
     if let Ok(meta) = fs::metadata(parent)
         && meta.mode() & WRITABLE_BY_ALL != 0

@@ -55,7 +55,7 @@ impl Quarantine {
     pub(super) fn sync(&mut self) -> Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|e| Error::io("sync", &self.path, e))?;
-        files::sync_directory(files::parent(&self.path))
+        files::sync_directory(crate::outfile::parent(&self.path))
     }
 }
 

@@ -1,0 +1,106 @@
+//! What a crash between any two writes leaves.
+
+use super::*;
+
+/// Stops the writer before each of its writes in turn, and then what settles it likewise. Outside of a group the
+/// invariants hold at every one of them, and so they do after a reopening; then each change is there as a whole or not
+/// at all.
+fn stop_everywhere(name: &str, changes: impl Fn() -> Vec<Change>, done: impl Fn(&Engine) -> bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    assert!(!done(&opened.engine), "{name}");
+    let before = contents(&opened.engine);
+    commit(&mut opened, &changes()).unwrap();
+    assert!(done(&opened.engine), "{name}");
+    let after = contents(&opened.engine);
+    let found = verify(&opened.engine).unwrap();
+    assert_eq!((found.stale_rows, found.orphaned_chunks), (0, 0), "{name}");
+    drop(opened);
+
+    let (mut stops, mut settling_stopped) = (0, 0);
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = with_entries(dir.path());
+        opened.writer.hook = stop_before(stops + 1);
+        if commit(&mut opened, &changes()).is_ok() {
+            break;
+        }
+        stops += 1;
+        opened.writer.hook = stop_before(stops % 7 + 1);
+        settling_stopped += usize::from(opened.writer.settle(&opened.engine).is_err());
+        drop(opened);
+
+        let opened = open_at(dir.path());
+        assert_eq!(violations(&opened.engine), [], "{name}, stopped at {stops}");
+        assert!(opened.expected.is_none(), "{name}, stopped at {stops}: {opened:?}");
+        let left = contents(&opened.engine);
+        for n in before.keys().chain(after.keys()) {
+            let is = left.get(n);
+            assert!(is == before.get(n) || is == after.get(n), "{name}, stopped at {stops}: half of entry {n}");
+        }
+    }
+    assert!(stops >= 3, "{name}: only {stops} writes were seen");
+    let is_structural = changes().iter().any(|change| !matches!(change.content, Content::Hot(_)));
+    assert_eq!(settling_stopped > 0, is_structural, "{name}: {settling_stopped} of {stops}");
+}
+
+/// A hook that stops the writer before its `stop`-th write, and checks the store until then.
+fn stop_before(stop: usize) -> Hook {
+    let mut calls = 0;
+    Hook::new(move |engine, _| {
+        // Within a group only an opening can tell; it settles the group first.
+        let in_group = engine.gate.try_lock().is_none() || engine.trees.intent.contains_key("group").unwrap();
+        if !in_group {
+            assert_eq!(violations(engine), []);
+        }
+        calls += 1;
+        if calls == stop { Err(Error::Panicked { message: "stopped".into() }) } else { Ok(()) }
+    })
+}
+
+/// Both records of each entry.
+fn contents(engine: &Engine) -> BTreeMap<usize, (Option<Hot>, Option<Cold>)> {
+    let read = |n: usize| (engine.hot(entry(n)).unwrap(), engine.cold(&key(n)).unwrap());
+    (0..10).map(|n| (n, read(n))).filter(|(_, (hot, cold))| hot.is_some() || cold.is_some()).collect()
+}
+
+#[test]
+fn a_touch_that_crosses_may_stop_anywhere() {
+    let done = |engine: &Engine| engine.hot(entry(1)).unwrap().unwrap().updated_at == later(5);
+    stop_everywhere("touch", || vec![touch(1, NOW, later(5)), touch(2, NOW, later(6))], done);
+}
+
+#[test]
+fn a_creation_may_stop_anywhere() {
+    let done = |engine: &Engine| engine.contains(&key(9)).unwrap();
+    stop_everywhere("create", || vec![whole(9, 9, later(1), None)], done);
+    stop_everywhere("create with extras", || vec![whole(9, 9, later(1), Some((7, 9000)))], done);
+}
+
+#[test]
+fn a_reset_may_stop_anywhere() {
+    let done = |engine: &Engine| engine.cold(&key(2)).unwrap().unwrap().session_id == id(77);
+    stop_everywhere("reset", || vec![whole(2, 77, later(1), None)], done);
+}
+
+#[test]
+fn new_extras_may_stop_anywhere() {
+    let done = |engine: &Engine| {
+        engine.cold(&key(2)).unwrap().unwrap().extras.is_some_and(|at| at.generation == 8 && at.bytes > 5000)
+    };
+    stop_everywhere("extras", || vec![whole(2, 2, NOW, Some((8, 6000)))], done);
+}
+
+#[test]
+fn a_removal_may_stop_anywhere() {
+    let done = |engine: &Engine| !engine.contains(&key(2)).unwrap();
+    stop_everywhere("remove", || vec![gone(2)], done);
+}
+
+#[test]
+fn a_mixed_commit_may_stop_anywhere() {
+    let changes =
+        || vec![touch(1, NOW, later(5)), gone(2), touch(3, NOW, later(1)), whole(4, 4, later(5), Some((9, 5000)))];
+    let done = |engine: &Engine| !engine.contains(&key(2)).unwrap() && engine.contains(&key(4)).unwrap();
+    stop_everywhere("mixed", changes, done);
+}
