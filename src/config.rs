@@ -17,6 +17,9 @@ use crate::time::{Clock, SystemClock};
 pub(crate) use reset::{DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES};
 pub use reset::{ResetConfig, ResetMode, ResetRule};
 
+/// Bytes that each half of the journal may hold, unless the options say otherwise.
+pub(crate) const DEFAULT_JOURNAL_BYTES: u64 = 64 << 20;
+
 /// How to open a store.
 ///
 /// ```no_run
@@ -35,6 +38,7 @@ pub struct Options {
     pub(crate) max_pending: usize,
     pub(crate) cache_bytes: u64,
     pub(crate) cached_entries: usize,
+    pub(crate) journal_bytes: u64,
     pub(crate) key_policy: KeyPolicy,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -49,6 +53,7 @@ impl Options {
             max_pending: 1 << 17,
             cache_bytes: 256 << 20,
             cached_entries: 1 << 17,
+            journal_bytes: DEFAULT_JOURNAL_BYTES,
             key_policy: KeyPolicy::default(),
             clock: Arc::new(SystemClock::new()),
         }
@@ -90,6 +95,15 @@ impl Options {
     #[must_use]
     pub fn cached_entries(mut self, entries: usize) -> Self {
         self.cached_entries = entries;
+        self
+    }
+
+    /// How many bytes of activity each half of the journal may hold, about 28 for a touched entry, before they are
+    /// carried to the indexes (default 64 MiB). An opening reads both halves, and they take about twice as much memory
+    /// where each touch is of another entry.
+    #[must_use]
+    pub fn journal_bytes(mut self, bytes: u64) -> Self {
+        self.journal_bytes = bytes;
         self
     }
 

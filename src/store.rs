@@ -61,6 +61,7 @@ impl SessionStore {
     /// Starts the committer of an opened store, and tells what was wrong with it.
     pub(crate) fn start(mut opened: Opened, options: Options) -> Result<Self> {
         let report = open_report(&mut opened);
+        opened.writer.set_journal_bytes(options.journal_bytes);
         let settings = Settings {
             interval: options.commit_interval,
             max_pending: options.max_pending,

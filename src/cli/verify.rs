@@ -172,6 +172,7 @@ fn changes(repaired: &Repairs) -> impl Iterator<Item = (&'static str, u64)> {
         ("rows by session id removed", repaired.id_rows_removed),
         ("chunks removed", repaired.chunks_removed),
         ("turns removed", repaired.turns_removed),
+        ("rows of late activity lost", repaired.journal_rows_lost),
         ("note of changes under way removed", u64::from(repaired.intent_removed)),
         ("counter corrected", u64::from(repaired.count_corrected)),
         ("rows put into quarantine", repaired.quarantined),

@@ -30,6 +30,12 @@ impl Fingerprint {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
+
+    /// Its first byte, by which trees and tables are divided in the same order, and eight others for such a table.
+    pub(crate) fn part_and_hash(&self) -> (u8, u64) {
+        let [part, .., a, b, c, d, e, f, g, h] = self.0;
+        (part, u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+    }
 }
 
 impl fmt::Display for Fingerprint {

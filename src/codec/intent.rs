@@ -90,6 +90,14 @@ impl Step {
         })
     }
 
+    /// The entry that there was before, whatever is known of it elsewhere.
+    pub(crate) fn replaces(&self) -> Option<Fingerprint> {
+        match self {
+            Self::Create(_) => None,
+            Self::Remove(entry) | Self::Replace { entry, .. } => Some(*entry),
+        }
+    }
+
     /// The most bytes that it takes in an intent.
     pub(crate) fn max_bytes(&self) -> usize {
         match self {

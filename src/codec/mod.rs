@@ -5,6 +5,7 @@
 //! | `sessions` | session key | version 1, `ColdV1` |
 //! | `names` | fingerprint | version 1, the session key |
 //! | `activity` | fingerprint | version 1, `HotV1` |
+//! | `journal` | number of the row `u64` big-endian | version 1, then `JournalRecordV1` one after the other: hot records newer than those in `activity` |
 //! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, fingerprint | empty |
 //! | `by_session_id` | session id, `00`, fingerprint | empty |
 //! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 2,047 bytes of a blob |
@@ -27,6 +28,7 @@ mod backup;
 mod fingerprint;
 mod index;
 mod intent;
+mod journal;
 mod note;
 mod records;
 mod turn;
@@ -38,6 +40,7 @@ pub(crate) use backup::{BackupEndV1, BackupEntryV1, BackupNoteV1, BackupRecord, 
 pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};
+pub(crate) use journal::{JournalRecord, JournalRow, MAX_JOURNAL_ROW};
 pub(crate) use note::NoteRow;
 pub(crate) use records::{Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob};
 pub(crate) use turn::Turn;

@@ -22,7 +22,7 @@ pub(crate) struct Hot {
 }
 
 #[derive(Serialize, Deserialize)]
-struct HotV1 {
+pub(super) struct HotV1 {
     updated_at: u64,
     flags: u8,
     /// Absent while all are zero, so that most records fit in sled's 22 inline bytes.
@@ -55,7 +55,17 @@ impl Hot {
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        let u = &self.usage;
+        encode(&HotV1::of(self), 64)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        decode::<HotV1>(bytes).map(Self::from)
+    }
+}
+
+impl HotV1 {
+    pub(super) fn of(hot: &Hot) -> Self {
+        let u = &hot.usage;
         // Compared by bits: -0.0 and 0.0 are different costs to a round trip.
         let unused = Usage { estimated_cost_usd: 0.0, ..*u } == Usage::ZERO && u.estimated_cost_usd.to_bits() == 0;
         let usage = (!unused).then_some(UsageV1 {
@@ -67,12 +77,12 @@ impl Hot {
             last_prompt_tokens: u.last_prompt_tokens,
             estimated_cost_usd: u.estimated_cost_usd,
         });
-        let updated_at = self.updated_at.as_micros().unsigned_abs();
-        encode(&HotV1 { updated_at, flags: self.flags, usage }, 64)
+        Self { updated_at: micros(hot.updated_at), flags: hot.flags, usage }
     }
+}
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let record: HotV1 = decode(bytes)?;
+impl From<HotV1> for Hot {
+    fn from(record: HotV1) -> Self {
         let usage = record.usage.map_or(Usage::ZERO, |u| Usage {
             input_tokens: u.input_tokens,
             output_tokens: u.output_tokens,
@@ -82,7 +92,7 @@ impl Hot {
             last_prompt_tokens: u.last_prompt_tokens,
             estimated_cost_usd: u.estimated_cost_usd,
         });
-        Ok(Self { updated_at: timestamp(record.updated_at), flags: record.flags, usage })
+        Self { updated_at: timestamp(record.updated_at), flags: record.flags, usage }
     }
 }
 

@@ -180,6 +180,44 @@ fn golden_intent() {
 }
 
 #[test]
+fn golden_journal() {
+    assert_eq!(hex(&JournalRow::key(258)), "0000000000000102");
+    assert_eq!(JournalRow::number(&JournalRow::key(258)).unwrap(), 258);
+    assert!(matches!(JournalRow::number(&[0; 7]), Err(CodecError::Short)));
+    assert!(matches!(JournalRow::number(&[0; 9]), Err(CodecError::Trailing(1))));
+
+    let records = [JournalRecord::Set(entry(), Hot::fresh(NOW)), JournalRecord::Forget(entry())];
+    let mut row = JournalRow::new();
+    assert!(row.is_empty());
+    records.iter().for_each(|record| row.push(record).unwrap());
+    assert_eq!(hex(row.value()), format!("0100{ENTRY}fd80c30a4103540600000001{ENTRY}"));
+    assert_eq!(JournalRow::decode(row.value()).unwrap(), records);
+    let cut = &row.value()[..row.value().len() - 1];
+    assert!(matches!(JournalRow::decode(cut), Err(CodecError::Decode(_))));
+    assert!(matches!(JournalRow::decode(&[9]), Err(CodecError::Version { found: 9 })));
+}
+
+/// However long its records are, a row ends before its limit.
+#[test]
+fn a_full_row_of_the_journal_keeps_its_limit() {
+    let most = u64::MAX;
+    let usage = Usage {
+        input_tokens: most,
+        output_tokens: most,
+        cache_read_tokens: most,
+        cache_write_tokens: most,
+        total_tokens: most,
+        last_prompt_tokens: most,
+        estimated_cost_usd: f64::MAX,
+    };
+    let mut row = JournalRow::new();
+    while !row.is_full() {
+        row.push(&JournalRecord::Set(entry(), Hot { updated_at: Timestamp::MAX, flags: 255, usage })).unwrap();
+    }
+    assert!(row.value().len() <= MAX_JOURNAL_ROW && row.value().len() > MAX_JOURNAL_ROW / 2);
+}
+
+#[test]
 fn golden_blob() {
     let fields = extras(&[("model", "\"x\""), ("metadata", "{\"a\":1}")], None);
     let bytes = encode_blob(None, &fields).unwrap();
@@ -435,6 +473,18 @@ prop_compose! {
 
 proptest! {
     #![proptest_config(settings())]
+
+    #[test]
+    fn any_bytes_are_no_journal_or_a_journal(bytes in vec(any::<u8>(), 0..200)) {
+        if let Ok(records) = JournalRow::decode(&bytes) {
+            let mut row = JournalRow::new();
+            for record in &records {
+                row.push(record).unwrap();
+            }
+            prop_assert_eq!(JournalRow::decode(row.value()).unwrap().len(), records.len());
+        }
+        let _ = JournalRow::number(&bytes);
+    }
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..200), version in any::<bool>()) {

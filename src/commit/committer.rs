@@ -120,6 +120,7 @@ impl Committer {
             core.progress.set_durable(commit);
             self.checkpoint_if_due()?;
         }
+        self.writer.tend_journal(&core.engine, core.clock.monotonic(), changes.len())?;
         if !changes.is_empty() {
             meter::committed(started.elapsed(), core.pending.count(), core.pending.weight());
             tracing::trace!(commit, changes = changes.len(), sync, micros = started.elapsed().as_micros(), "committed");

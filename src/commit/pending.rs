@@ -10,7 +10,7 @@ use super::entry_lock::EntryLock;
 use super::shard::{NewCold, Shard, Slot};
 use super::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use super::turns::Turns;
-use crate::codec::{self, Bucket, Cold, Fingerprint, Hot, Turn};
+use crate::codec::{self, Cold, Fingerprint, Hot, Turn};
 use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
@@ -160,7 +160,6 @@ fn take_slot(slot: &mut Slot, commit: u64) -> Option<Change> {
     slot.commit = commit;
     slot.weight = 0;
     let structural = std::mem::take(&mut slot.structural);
-    let stored = std::mem::replace(&mut slot.stored, slot.hot.map(|hot| Bucket::of(hot.updated_at)));
     let content = match (slot.hot, &slot.cold) {
         (None, _) => Content::Gone,
         (Some(hot), Some(new)) if structural => {
@@ -168,7 +167,7 @@ fn take_slot(slot: &mut Slot, commit: u64) -> Option<Change> {
         }
         (Some(hot), _) => Content::Hot(hot),
     };
-    Some(Change { key: slot.key.clone(), entry: slot.entry, stored, content })
+    Some(Change { key: slot.key.clone(), entry: slot.entry, content })
 }
 
 /// What a change counts against the bound on pending ones.

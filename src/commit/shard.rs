@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::codec::{Bucket, Cold, Fingerprint, Hot};
+use crate::codec::{Cold, Fingerprint, Hot};
 use crate::key::SessionKey;
 
 /// What is known of one key.
@@ -20,8 +20,6 @@ pub(super) struct Slot {
     pub(super) hot: Option<Hot>,
     /// The cold record, from its change until that is applied. Otherwise the one on disk holds.
     pub(super) cold: Option<NewCold>,
-    /// The bucket of the row on disk, as of the last commit that took this slot.
-    pub(super) stored: Option<Bucket>,
     /// In the shard's queue for the next commit.
     pub(super) queued: bool,
     /// What is queued is more than a new hot record.
@@ -92,19 +90,8 @@ impl Shard {
         capacity: usize,
         applied: u64,
     ) -> usize {
-        let stored = hot.map(|hot| Bucket::of(hot.updated_at));
-        let slot = Slot {
-            key,
-            entry,
-            hot,
-            cold: None,
-            stored,
-            queued: false,
-            structural: false,
-            weight: 0,
-            commit: 0,
-            recent: true,
-        };
+        let slot =
+            Slot { key, entry, hot, cold: None, queued: false, structural: false, weight: 0, commit: 0, recent: true };
         let place = match self.evict(capacity, applied) {
             Some(place) => {
                 if let Some(old) = self.slots.get_mut(place) {

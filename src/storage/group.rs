@@ -173,7 +173,7 @@ impl Before {
         let (cold, _) = decode_cold(&value).map_err(|e| damaged("sessions", key, e))?;
         let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
         Ok(Some(Self {
-            age_row: engine.hot(change.entry)?.map(row),
+            age_row: engine.stored_hot(change.entry)?.map(row),
             extras: cold.extras.map(|at| at.generation),
             session_id: cold.session_id,
         }))

@@ -1,6 +1,7 @@
 //! The engine room, and the only place that names `sled`.
 //!
-//! [`Engine`] owns the open database and answers reads. [`Writer`] is its one writer and belongs to the committer's
+//! [`Engine`] owns the open database and answers reads, from its trees and from the journal of late hot records
+//! (`journal.rs`). [`Writer`] is its one writer and belongs to the committer's
 //! thread. [`verify`] checks every invariant between the trees.
 
 mod access;
@@ -10,8 +11,10 @@ mod checkpoint;
 mod compact;
 mod files;
 mod group;
+mod journal;
 mod lock;
 mod log;
+mod memtable;
 mod notes;
 mod open;
 mod quarantine;
@@ -48,8 +51,8 @@ pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
 pub(crate) use write::{Change, Content, Writer};
 
-/// The format this program writes, and the newest it reads.
-const FORMAT: u32 = 1;
+/// The format this program writes, and the newest it reads. 1 had no journal; it is read, and becomes 2.
+const FORMAT: u32 = 2;
 
 /// Names in the `meta` tree.
 mod meta {
@@ -68,6 +71,8 @@ pub(crate) struct Engine {
     /// Declared before all else that shares the database, so that it is gone first.
     _waker: waker::FlushWaker,
     trees: Trees,
+    /// What the journal says.
+    memtable: memtable::Memtable,
     seed: Seed,
     /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.
     file: File,
@@ -90,6 +95,7 @@ struct Trees {
     by_updated_at: sled::Tree,
     by_session_id: sled::Tree,
     extras: sled::Tree,
+    journal: sled::Tree,
     turns: sled::Tree,
     intent: sled::Tree,
     meta: sled::Tree,
@@ -97,9 +103,10 @@ struct Trees {
 
 impl Trees {
     /// Each of them, always in the same order.
-    fn all(&self) -> [&sled::Tree; 9] {
-        let Self { sessions, names, activity, by_updated_at, by_session_id, extras, turns, intent, meta } = self;
-        [sessions, names, activity, by_updated_at, by_session_id, extras, turns, intent, meta]
+    fn all(&self) -> [&sled::Tree; 10] {
+        let Self { sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, intent, meta } =
+            self;
+        [sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, intent, meta]
     }
 }
 
@@ -147,11 +154,19 @@ impl Engine {
         value.map(|value| codec::decode_name(&value)).transpose().map_err(|e| damaged("names", &entry, e))
     }
 
-    /// The hot record on disk of an entry.
-    ///
-    /// An entry's records come and go together, so a touch reads the small tree only. Where nothing is found, `names`
-    /// says whether that is an entry that is damaged or none.
+    /// The hot record of an entry: the journal's, or else the one in its tree.
     pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+        match self.memtable.get(entry) {
+            Some(hot) => Ok(Some(hot)),
+            None => self.stored_hot(entry),
+        }
+    }
+
+    /// The hot record in `activity`.
+    ///
+    /// An entry's records come and go together, so this reads the small tree only. Where nothing is found, `names`
+    /// says whether that is an entry that is damaged or none.
+    fn stored_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
         let value = self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
         match value {
             Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", &entry, e)),

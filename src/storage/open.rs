@@ -12,6 +12,7 @@ use super::build::NewDatabase;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
 use super::lock::{Lock, State};
+use super::memtable::Memtable;
 use super::waker::FlushWaker;
 use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, damaged_row, engine_error, meta, swap};
 use crate::codec::{Seed, decode_meta};
@@ -136,6 +137,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
         path: path.to_path_buf(),
         _waker: waker,
         trees,
+        memtable: Memtable::new(),
         seed,
         file,
         gate: Mutex::default(),
@@ -153,6 +155,8 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
     let expected = checkpoint.last().filter(|last| last.commit > mark.commit);
     let mut writer = Writer::new(mark, checkpoint);
     let newest = mark.commit.max(expected.map_or(0, |mark| mark.commit));
+    // Before what the journal is to forget is settled.
+    writer.replay(&engine)?;
     let settled = writer.settle(&engine).and_then(|settled| writer.begin_use(&engine, newest).map(|()| settled));
     if settled.inspect_err(|error| engine.mark_suspect(error))? {
         tracing::debug!("settled the changes that were under way");
@@ -211,6 +215,7 @@ pub(super) fn open_trees(db: &sled::Db) -> Result<Trees> {
         by_updated_at: tree("by_updated_at")?,
         by_session_id: tree("by_session_id")?,
         extras: tree("extras")?,
+        journal: tree("journal")?,
         turns: tree("turns")?,
         intent: tree("intent")?,
         meta: tree("meta")?,

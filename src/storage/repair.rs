@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::quarantine::Quarantine;
-use super::salvage::{Salvaged, salvage};
+use super::salvage::{Salvaged, salvage, salvage_journal};
 use super::verify::{Led, has, key, led};
 use super::write::encode_error;
 use super::{Engine, Writer, bytes, engine_error, meta};
@@ -64,6 +64,9 @@ pub struct Repairs {
     pub intent_removed: bool,
     /// Whether the counter of entries was wrong.
     pub count_corrected: bool,
+    /// Rows of the journal of late activity that did not read: what they said is lost, and their bytes are in the
+    /// quarantine.
+    pub journal_rows_lost: u64,
     /// Rows whose bytes went into the quarantine.
     pub quarantined: u64,
 }
@@ -85,9 +88,12 @@ impl Repairs {
 /// Makes the trees sound. What is removed and held something goes to `quarantine` first.
 pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) -> Result<Repairs> {
     let mut quarantine = Quarantine::new(quarantine);
+    let journal_rows_lost = salvage_journal(engine, &mut quarantine)?;
+    writer.carry_all(engine)?;
     let salvaged = salvage(engine, &mut quarantine)?;
-    let done = Repairs { quarantined: quarantine.lines(), ..Repairs::default() };
+    let done = Repairs { quarantined: quarantine.lines(), journal_rows_lost, ..Repairs::default() };
     let mut repair = Repair { engine, writer, salvaged, done };
+    repair.journal()?;
     repair.entries()?;
     repair.names()?;
     repair.activity()?;
@@ -182,6 +188,12 @@ impl Repair<'_> {
         self.done.extras_lost += 1;
         self.done.details_lost += u64::from(spilled);
         Ok(())
+    }
+
+    /// What is left of it did not read.
+    fn journal(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.journal;
+        self.each(tree, |this, row, _| this.writer.remove(this.engine, tree, row))
     }
 
     fn names(&mut self) -> Result<()> {

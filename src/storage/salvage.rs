@@ -12,7 +12,7 @@ use super::quarantine::Quarantine;
 use super::verify::{chain, key};
 use super::{Engine, bytes, engine_error};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, Turn, decode_cold, decode_name,
+    ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, Turn, decode_cold, decode_name,
     whole_fingerprint,
 };
 use crate::error::Result;
@@ -35,6 +35,19 @@ struct Survey<'a> {
     /// Entries of which there are remains, but no cold record.
     lost: HashSet<Fingerprint>,
     salvaged: Salvaged,
+}
+
+/// Takes what does not read out of the journal's rows, and syncs it. The rest is carried, and then it is in the trees.
+pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> Result<u64> {
+    let before = quarantine.lines();
+    for row in &engine.trees.journal {
+        let (row, value) = row.map_err(|e| engine_error("read", e))?;
+        if let Err(error) = JournalRow::number(&row).and_then(|_| JournalRow::decode(&value)) {
+            quarantine.add("journal", &row, &value, &chain(&error))?;
+        }
+    }
+    quarantine.sync()?;
+    Ok(quarantine.lines() - before)
 }
 
 /// Fills the quarantine and syncs it.

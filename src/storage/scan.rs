@@ -17,58 +17,81 @@ impl Engine {
         last: Bucket,
         limit: usize,
     ) -> Result<Vec<ActivityRow>> {
+        // The journal first: what leaves it meanwhile is in the tree by then.
+        let mut rows = self.memtable.rows(after, last, limit);
+        rows.extend(self.stored_rows(after, last, limit, |row| !self.memtable.contains(row.entry))?);
+        rows.sort_unstable();
+        rows.dedup();
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    /// The same of the tree alone, of those rows that are `wanted`.
+    pub(super) fn stored_rows(
+        &self,
+        after: Option<&ActivityRow>,
+        last: Bucket,
+        limit: usize,
+        wanted: impl Fn(&ActivityRow) -> bool,
+    ) -> Result<Vec<ActivityRow>> {
         let from = match after {
             Some(row) => Bound::Excluded(row.encode()),
             None => Bound::Unbounded,
         };
         let mut rows = Vec::new();
         for row in self.trees.by_updated_at.range::<[u8; 20], _>((from, Bound::Unbounded)).keys() {
-            let row = row.map_err(|e| engine_error("read", e))?;
-            let row = ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))?;
-            if row.bucket > last || rows.len() >= limit {
+            let row = age_row(row)?;
+            if row.bucket > last || rows.len() == limit {
                 break;
             }
-            rows.push(row);
+            if wanted(&row) {
+                rows.push(row);
+            }
         }
         Ok(rows)
     }
 
-    /// How many rows of the activity index are not later than `last`, counted up to `limit`.
+    /// How many entries the index has in buckets not later than `last`, counted up to `limit`.
     pub(crate) fn count_rows(&self, last: Bucket, limit: u64) -> Result<u64> {
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut rows = self.memtable.rows(None, last, most).len() as u64;
         let end = match last.next() {
             Some(next) => Bound::Excluded(next.prefix()),
             None => Bound::Unbounded,
         };
-        let mut rows = 0;
         for row in self.trees.by_updated_at.range::<[u8; 4], _>((Bound::Unbounded, end)).keys() {
-            row.map_err(|e| engine_error("read", e))?;
-            rows += 1;
             if rows >= limit {
                 break;
             }
+            rows += u64::from(!self.memtable.contains(age_row(row)?.entry));
         }
-        Ok(rows)
+        Ok(rows.min(limit))
     }
 
     /// The newest bucket that has rows and is not later than `last`.
     pub(crate) fn newest_bucket(&self, last: Option<Bucket>) -> Result<Option<Bucket>> {
+        let journaled = self.memtable.newest_bucket(last);
         let row = match last.and_then(Bucket::next) {
             Some(end) => self.trees.by_updated_at.get_lt(end.prefix()),
             None => self.trees.by_updated_at.last(),
         };
         let row = row.map_err(|e| engine_error("read", e))?;
-        let row = row.map(|(row, _)| ActivityRow::decode(&row)).transpose();
-        Ok(row.map_err(|e| damaged_row("by_updated_at", e))?.map(|row| row.bucket))
+        let stored = row.map(|(row, _)| ActivityRow::decode(&row)).transpose();
+        Ok(journaled.max(stored.map_err(|e| damaged_row("by_updated_at", e))?.map(|row| row.bucket)))
     }
 
     /// The entries that have a row in `bucket`.
     pub(crate) fn bucket_entries(&self, bucket: Bucket) -> Result<Vec<Fingerprint>> {
-        let rows = self.trees.by_updated_at.scan_prefix(bucket.prefix()).keys();
-        rows.map(|row| {
-            let row = row.map_err(|e| engine_error("read", e))?;
-            Ok(ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))?.entry)
-        })
-        .collect()
+        let mut entries = self.memtable.entries_in(bucket);
+        for row in self.trees.by_updated_at.scan_prefix(bucket.prefix()).keys() {
+            let row = age_row(row)?;
+            if !self.memtable.contains(row.entry) {
+                entries.push(row.entry);
+            }
+        }
+        entries.sort_unstable();
+        entries.dedup();
+        Ok(entries)
     }
 
     /// Up to `limit` keys after `after` that begin with `prefix`, in key order.
@@ -88,4 +111,9 @@ impl Engine {
         }
         Ok(keys)
     }
+}
+
+fn age_row(row: sled::Result<sled::IVec>) -> Result<ActivityRow> {
+    let row = row.map_err(|e| engine_error("read", e))?;
+    ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))
 }

@@ -81,6 +81,7 @@ impl Writer {
                 meta::COUNT.as_bytes(),
                 &encode_meta(&count).map_err(encode_error)?,
             )?;
+            self.forget_held(engine, intent.steps.iter().filter_map(Step::replaces))?;
             *groups += 1;
         }
         self.mark.count = count;
@@ -141,7 +142,10 @@ impl Writer {
             // Its hot record was written last.
             Step::Create(entry) if engine.has_hot(*entry)? => Ok(1),
             Step::Create(entry) => self.erase(engine, *entry).map(|()| 0),
-            Step::Remove(entry) => self.erase(engine, *entry).map(|()| -1),
+            Step::Remove(entry) => {
+                self.erase(engine, *entry)?;
+                self.forget(engine, *entry).map(|()| -1)
+            }
             Step::Replace { entry, checksum, hot, old_id } => {
                 self.replace_again(engine, *entry, *checksum, hot, old_id.as_ref()).map(|()| 0)
             }
@@ -160,7 +164,7 @@ impl Writer {
             self.remove(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry))?;
         }
         if engine.has_hot(entry)?
-            && let Some(hot) = engine.hot(entry)?
+            && let Some(hot) = engine.stored_hot(entry)?
         {
             let row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
             self.remove(engine, &trees.by_updated_at, row.encode())?;
@@ -192,9 +196,9 @@ impl Writer {
         self.insert(engine, &trees.by_updated_at, row.encode(), &[])?;
         self.insert(engine, &trees.activity, entry.as_bytes(), &hot.encode().map_err(encode_error)?)?;
         // Its old row by age is stale now, which does no harm.
-        match old_id {
-            Some(old) => self.remove(engine, &trees.by_session_id, IdRow::encode(old, entry)),
-            None => Ok(()),
+        if let Some(old) = old_id {
+            self.remove(engine, &trees.by_session_id, IdRow::encode(old, entry))?;
         }
+        self.forget(engine, entry)
     }
 }

@@ -81,15 +81,15 @@ fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) 
         .zip(blob.as_ref())
         .map(|((generation, _), blob)| ExtrasRef { generation, bytes: u32::try_from(blob.len()).unwrap() });
     let cold = Arc::new(cold(session, at_extras));
-    Change { key: key(n), entry: entry(n), stored: None, content: Content::Whole { hot: Hot::fresh(at), cold, blob } }
+    Change { key: key(n), entry: entry(n), content: Content::Whole { hot: Hot::fresh(at), cold, blob } }
 }
 
-fn touch(n: usize, from: Timestamp, to: Timestamp) -> Change {
-    Change { key: key(n), entry: entry(n), stored: Some(Bucket::of(from)), content: Content::Hot(Hot::fresh(to)) }
+fn touch(n: usize, to: Timestamp) -> Change {
+    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)) }
 }
 
 fn gone(n: usize) -> Change {
-    Change { key: key(n), entry: entry(n), stored: None, content: Content::Gone }
+    Change { key: key(n), entry: entry(n), content: Content::Gone }
 }
 
 fn commit(opened: &mut Opened, changes: &[Change]) -> Result<()> {
@@ -107,7 +107,6 @@ fn with_entries(dir: &Path) -> Opened {
     let suspended = Change {
         key: key(3),
         entry: entry(3),
-        stored: None,
         content: Content::Whole { hot, cold: Arc::new(cold(3, None)), blob: None },
     };
     let changes = [whole(1, 1, NOW, None), whole(2, 2, NOW, Some((1, 9000))), suspended];
@@ -166,6 +165,7 @@ fn name(n: usize) -> String {
 }
 
 mod costs;
+mod journal;
 mod open;
 mod repair;
 mod verify;

@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::structural::INTENT;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Turn, decode_cold, decode_name,
-    whole_fingerprint,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, JournalRow, Turn, decode_cold,
+    decode_name, whole_fingerprint,
 };
 use crate::error::Result;
 use crate::key::SessionKey;
@@ -146,7 +146,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         match ActivityRow::decode(row) {
             Err(error) => found.violations.push(unreadable("by_updated_at", row, &error)),
             // An entry whose hot record does not read is reported above.
-            Ok(row) => match engine.hot(row.entry) {
+            Ok(row) => match engine.stored_hot(row.entry) {
                 Ok(Some(hot)) if Bucket::of(hot.updated_at) == row.bucket => {}
                 Ok(_) => found.stale_rows += 1,
                 Err(_) => {}
@@ -176,6 +176,20 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         }
         Ok(())
     })?;
+    in_batches(engine, &trees.journal, |row, value| {
+        if let Err(error) = JournalRow::number(row).and_then(|_| JournalRow::decode(value)) {
+            found.violations.push(unreadable("journal", row, &error));
+        }
+        Ok(())
+    })?;
+    for part in 0..=u8::MAX {
+        let _gate = engine.gate.lock();
+        for entry in engine.memtable.entries_of_part(part) {
+            if let Led::Nowhere = led(engine, entry)? {
+                found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
+            }
+        }
+    }
     in_batches(engine, &trees.turns, |row, value| {
         match whole_fingerprint(row).and_then(|entry| Ok((entry, Turn::decode(value)?))) {
             Err(error) => found.violations.push(unreadable_row("turns", row, &error)),
@@ -259,16 +273,8 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
         return Ok(());
     }
     // Rare enough for a search: only a row that is earlier would do.
-    let mut after = None;
-    loop {
-        let rows = engine.oldest_rows(after.as_ref(), bucket, 4 * BATCH)?;
-        if rows.iter().any(|row| row.entry == entry) {
-            return Ok(());
-        }
-        match rows.into_iter().next_back() {
-            Some(last) => after = Some(last),
-            None => break,
-        }
+    if !engine.stored_rows(None, bucket, 1, |row| row.entry == entry)?.is_empty() {
+        return Ok(());
     }
     violations.push(Violation::NoAgeRow { key: key.to_string() });
     Ok(())

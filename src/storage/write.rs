@@ -2,9 +2,10 @@
 //!
 //! What a crash can leave, write by write:
 //!
-//! - A touch is the new index row, then the hot record, then the removal of the old row, each a plain write in that
-//!   order. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
-//!   leave an extra row, which is harmless and cleared when met.
+//! - A touch is a record in the journal, one plain write for many touches. Carrying it to its trees later is the new
+//!   index row, then the hot record, then the removal of the old row: see `journal.rs`. So every entry always has a row
+//!   that is not later than its hot record, and pruning finds it. A crash may leave an extra row, which is harmless and
+//!   cleared when met.
 //! - A group of structural changes (create, new id, new details, remove) is announced by an intent; opening finishes it
 //!   or takes it back, see `structural.rs`.
 //! - Extras of a whole piece are written and synced first, under new generations; the groups that name them follow; the
@@ -17,10 +18,13 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, Mark};
+use super::journal::Journal;
 use super::lock::State;
 use super::log::Position;
 use super::{Engine, engine_error, meta};
-use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, CodecError, Cold, Fingerprint, Hot, NoteRow, encode_meta};
+use crate::codec::{
+    ActivityRow, Bucket, CHUNK_BYTES, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, encode_meta,
+};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 
@@ -28,7 +32,7 @@ use crate::key::SessionKey;
 pub(super) const MAX_UNSYNCED_BYTES: u64 = 512 * 1024;
 
 /// Where a sync is due. The rest is for the end of a segment that a record did not fit into.
-const SYNC_AT_BYTES: u64 = MAX_UNSYNCED_BYTES - 96 * 1024;
+const SYNC_AT_BYTES: u64 = MAX_UNSYNCED_BYTES - 112 * 1024;
 
 /// A full row of extras, in bytes of key and value.
 const MAX_CHUNK_ROW: u64 = 28 + 1 + CHUNK_BYTES as u64;
@@ -38,8 +42,6 @@ const MAX_CHUNK_ROW: u64 = 28 + 1 + CHUNK_BYTES as u64;
 pub(crate) struct Change {
     pub(crate) key: SessionKey,
     pub(crate) entry: Fingerprint,
-    /// The bucket of its row on disk; `None` if there is no entry on disk.
-    pub(crate) stored: Option<Bucket>,
     pub(crate) content: Content,
 }
 
@@ -71,6 +73,7 @@ pub(crate) enum Content {
 pub(crate) struct Writer {
     /// What has been applied to the trees.
     pub(super) mark: Mark,
+    pub(super) journal: Journal,
     checkpoint: Checkpoint,
     unsynced: Unsynced,
     /// Whether extras are among them.
@@ -109,6 +112,7 @@ impl Writer {
     pub(super) fn new(mark: Mark, checkpoint: Checkpoint) -> Self {
         Self {
             mark,
+            journal: Journal::new(),
             checkpoint,
             unsynced: Unsynced::default(),
             has_unsynced_extras: false,
@@ -125,6 +129,7 @@ impl Writer {
         if engine.trees.extras.is_empty() {
             self.largest_chunk = 0;
         }
+        self.put_meta(engine, meta::FORMAT, &super::FORMAT)?;
         self.put_meta(engine, meta::CLEAN, &false)?;
         self.put_meta(engine, meta::COMMIT, &self.mark.commit.clone())?;
         self.sync(engine)
@@ -139,7 +144,11 @@ impl Writer {
     ///
     /// When it returns, readers of the trees see them; they are durable after [`Writer::sync`].
     pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
-        self.apply_touches(engine, changes)?;
+        let touches = changes.iter().filter_map(|change| match &change.content {
+            Content::Hot(hot) => Some((change.entry, *hot)),
+            Content::Whole { .. } | Content::Gone => None,
+        });
+        self.journal_hot(engine, touches)?;
         self.apply_structural(engine, changes)
     }
 
@@ -149,40 +158,10 @@ impl Writer {
         self.put_meta(engine, meta::COMMIT, &commit)
     }
 
-    /// The plain writes, in three phases that keep the order for each entry and sled's favourite order among entries.
-    fn apply_touches(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
-        let touches = || {
-            changes.iter().filter_map(|change| match &change.content {
-                Content::Hot(hot) => Some((change.entry, hot, change.stored, Bucket::of(hot.updated_at))),
-                _ => None,
-            })
-        };
-        let (mut new, mut old) = (Vec::new(), Vec::new());
-        for (entry, _, stored, bucket) in touches().filter(|(_, _, stored, bucket)| *stored != Some(*bucket)) {
-            new.push(ActivityRow { bucket, entry });
-            old.extend(stored.map(|bucket| ActivityRow { bucket, entry }));
-        }
-        new.sort_unstable();
-        old.sort_unstable();
-
-        for row in new {
-            self.insert(engine, &engine.trees.by_updated_at, row.encode(), &[])?;
-        }
-        for (entry, hot, _, _) in touches() {
-            let value = hot.encode().map_err(encode_error)?;
-            self.insert(engine, &engine.trees.activity, entry.as_bytes(), &value)?;
-        }
-        for row in old {
-            self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
-        }
-        Ok(())
-    }
-
-    /// Clears an index row that a crash or a race has left: its entry is gone, or the row is earlier than the hot
-    /// record on disk. A row that is later stays, for a touch may be about to write that record. Returns whether it
-    /// was cleared.
+    /// Clears an index row that a crash has left: its entry is gone, or the row is earlier than the hot record in its
+    /// tree. A row that is later stays, for that record may be about to be written. Returns whether it was cleared.
     pub(crate) fn recheck(&mut self, engine: &Engine, row: &ActivityRow) -> Result<bool> {
-        let stale = match engine.hot(row.entry)? {
+        let stale = match engine.stored_hot(row.entry)? {
             None => true,
             Some(hot) => row.bucket < Bucket::of(hot.updated_at),
         };
@@ -317,6 +296,9 @@ impl Writer {
             // A leaf holds up to sixteen chunks, and any of them may be as large as the largest. The worst write merges
             // two leaves, splits what came of it, and moves two more out of segments that are cleaned.
             3 * bytes + 5 * 16 * self.largest_chunk + 192
+        } else if name == engine.trees.journal.name() {
+            // The same of rows that are as large as they may be.
+            3 * bytes + 5 * 16 * (MAX_JOURNAL_ROW as u64 + 8) + 192
         } else if name == engine.trees.by_updated_at.name() || name == engine.trees.turns.name() {
             // Rows come and go, so leaves split and merge.
             12 * bytes + 192

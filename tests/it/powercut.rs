@@ -191,10 +191,11 @@ fn while_many_wake() {
     });
 }
 
-/// Touches everything, again and again, each time in one commit and into another bucket.
+/// Touches everything, again and again, each time in one commit and into another bucket. The journal holds less than a
+/// commit, so after each of them all of it is carried.
 fn wake_all(path: &Path, say: &dyn Fn(&str)) {
     let (store, clock) = open(path, Plan::SMALL, say).unwrap();
-    for _ in 0..8 {
+    for _ in 0..20 {
         let mut lines = Vec::new();
         for n in 0..1500 {
             let name = format!("t0-{n}");
@@ -208,8 +209,8 @@ fn wake_all(path: &Path, say: &dyn Fn(&str)) {
     std::process::exit(0);
 }
 
-/// The bound makes a commit sync in its middle, between the writes of one touch. Right after each sync that is what a
-/// cut leaves.
+/// The bound makes the committer sync in the middle of what it carries, between the writes of one entry. Right after
+/// each sync that is what a cut leaves.
 #[test]
 fn in_the_middle_of_a_commit_of_touches() {
     let trace = traced_part(ALL_WAKE);

@@ -128,6 +128,8 @@ pub fn open(path: &Path, plan: Plan, say: &dyn Fn(&str)) -> Result<(SessionStore
     let options = Options::new(path)
         .create(true)
         .cache_bytes(16 << 20)
+        // Carried at once, all the time, or never.
+        .journal_bytes(*[1, 4096, 64 << 20].get((plan.seed % 3) as usize).unwrap())
         .commit_interval(Duration::from_millis(plan.interval_ms))
         .clock(clock.clone());
     let store = SessionStore::open(options)?;

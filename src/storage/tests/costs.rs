@@ -29,16 +29,12 @@ fn costs_of_writes() {
         let cold = Arc::new(Cold { details, ..cold(n + round, None) });
         let content = Content::Whole { hot: Hot::fresh(later(40)), cold, blob: None };
         let n = n * 7 % 500;
-        Change { key: key(n), entry: entry(n), stored: None, content }
+        Change { key: key(n), entry: entry(n), content }
     };
     let kinds: [(&str, usize, Make); 8] = [
-        ("touches in their bucket, uniform", 60_000, |n, _| touch(n * 7919 % ENTRIES, NOW, NOW)),
-        ("touches that cross, uniform", 60_000, |n, round| {
-            touch(n * 7919 % ENTRIES, later(round as i64), later(round as i64 + 1))
-        }),
-        ("touches that cross, 100 entries", 60_000, |n, round| {
-            touch(n % 100, later(round as i64), later(round as i64 + 1))
-        }),
+        ("touches in their bucket, uniform", 60_000, |n, _| touch(n * 7919 % ENTRIES, NOW)),
+        ("touches that cross, uniform", 60_000, |n, round| touch(n * 7919 % ENTRIES, later(round as i64 + 1))),
+        ("touches that cross, 100 entries", 60_000, |n, round| touch(n % 100, later(round as i64 + 1))),
         ("new ids", 20_000, |n, round| whole(n * 7919 % ENTRIES, n + round, later(40), None)),
         ("extras of 1 KB, 200 entries", 6_000, |n, _| whole(n * 7 % 200, n, later(40), Some((n as u64 + 100, 1000)))),
         ("extras of 20 KB, 200 entries", 3_000, |n, _| {

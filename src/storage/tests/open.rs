@@ -200,6 +200,6 @@ fn a_newer_format_is_refused() {
     drop(opened);
     let path = dir.path().join("db");
     let error = open(&path, false, CACHE).unwrap_err();
-    assert!(matches!(error, Error::NewerFormat { found: 2, supported: FORMAT, .. }), "{error:?}");
+    assert!(matches!(error, Error::NewerFormat { found: 3, supported: FORMAT, .. }), "{error:?}");
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
 }

@@ -45,7 +45,7 @@ fn stop_everywhere(name: &str, changes: impl Fn() -> Vec<Change>, done: impl Fn(
 }
 
 /// A hook that stops the writer before its `stop`-th write, and checks the store until then.
-fn stop_before(stop: usize) -> Hook {
+pub(super) fn stop_before(stop: usize) -> Hook {
     let mut calls = 0;
     Hook::new(move |engine, _| {
         // Within a group only an opening can tell; it settles the group first.
@@ -59,7 +59,7 @@ fn stop_before(stop: usize) -> Hook {
 }
 
 /// Both records of each entry.
-fn contents(engine: &Engine) -> BTreeMap<usize, (Option<Hot>, Option<Cold>)> {
+pub(super) fn contents(engine: &Engine) -> BTreeMap<usize, (Option<Hot>, Option<Cold>)> {
     let read = |n: usize| (engine.hot(entry(n)).unwrap(), engine.cold(&key(n)).unwrap());
     (0..10).map(|n| (n, read(n))).filter(|(_, (hot, cold))| hot.is_some() || cold.is_some()).collect()
 }
@@ -67,7 +67,7 @@ fn contents(engine: &Engine) -> BTreeMap<usize, (Option<Hot>, Option<Cold>)> {
 #[test]
 fn a_touch_that_crosses_may_stop_anywhere() {
     let done = |engine: &Engine| engine.hot(entry(1)).unwrap().unwrap().updated_at == later(5);
-    stop_everywhere("touch", || vec![touch(1, NOW, later(5)), touch(2, NOW, later(6))], done);
+    stop_everywhere("touch", || vec![touch(1, later(5)), touch(2, later(6))], done);
 }
 
 #[test]
@@ -99,8 +99,7 @@ fn a_removal_may_stop_anywhere() {
 
 #[test]
 fn a_mixed_commit_may_stop_anywhere() {
-    let changes =
-        || vec![touch(1, NOW, later(5)), gone(2), touch(3, NOW, later(1)), whole(4, 4, later(5), Some((9, 5000)))];
+    let changes = || vec![touch(1, later(5)), gone(2), touch(3, later(1)), whole(4, 4, later(5), Some((9, 5000)))];
     let done = |engine: &Engine| !engine.contains(&key(2)).unwrap() && engine.contains(&key(4)).unwrap();
     stop_everywhere("mixed", changes, done);
 }

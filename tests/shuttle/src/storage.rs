@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use shuttle::sync::{Mutex, MutexGuard};
 
-use crate::codec::{Bucket, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed};
+use crate::codec::{CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -16,7 +16,6 @@ use crate::key::SessionKey;
 pub(crate) struct Change {
     pub(crate) key: SessionKey,
     pub(crate) entry: Fingerprint,
-    pub(crate) stored: Option<Bucket>,
     pub(crate) content: Content,
 }
 

@@ -1,0 +1,368 @@
+//! The journal: what it says, what carrying leaves of it, and what a crash in between does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::writes::{contents, stop_before};
+use super::*;
+use crate::codec::{JournalRecord, JournalRow};
+
+/// Long enough for the journal to be carried.
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn minutes(n: u32) -> Duration {
+    MINUTE * n
+}
+
+/// Commits, and tends the journal as the committer does.
+fn tend(opened: &mut Opened, now: Duration, changes: &[Change]) -> Result<()> {
+    commit(opened, changes)?;
+    opened.writer.tend_journal(&opened.engine, now, changes.len())?;
+    opened.writer.sync(&opened.engine)
+}
+
+/// Tends the journal until it is empty.
+fn carry(opened: &mut Opened) {
+    for n in 1..100 {
+        opened.writer.tend_journal(&opened.engine, minutes(n), 0).unwrap();
+        if opened.engine.trees.journal.is_empty() {
+            return;
+        }
+    }
+    panic!("the journal does not end");
+}
+
+fn stored(engine: &Engine, n: usize) -> Timestamp {
+    engine.stored_hot(entry(n)).unwrap().unwrap().updated_at
+}
+
+fn seen(engine: &Engine, n: usize) -> Timestamp {
+    engine.hot(entry(n)).unwrap().unwrap().updated_at
+}
+
+fn many(n: usize) -> Vec<Change> {
+    (0..n).map(|n| whole(n, n, NOW, None)).collect()
+}
+
+#[test]
+fn many_touches_are_few_writes_and_wait_in_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_at(dir.path());
+    commit(&mut opened, &many(100)).unwrap();
+    let writes = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&writes);
+    opened.writer.hook = Hook::new(move |_, cost| {
+        *counted.lock() += usize::from(cost > 0);
+        Ok(())
+    });
+    let touches: Vec<_> = (0..100).map(|n| touch(n, later(5))).collect();
+    commit(&mut opened, &touches).unwrap();
+    assert!(*writes.lock() <= 5, "{} writes", writes.lock());
+    for n in 0..100 {
+        assert_eq!((seen(&opened.engine, n), stored(&opened.engine, n)), (later(5), NOW));
+    }
+    assert_eq!(opened.engine.newest_bucket(None).unwrap(), Some(Bucket::of(later(5))));
+    assert_eq!(opened.engine.bucket_entries(Bucket::of(later(5))).unwrap().len(), 100);
+    assert_eq!(opened.engine.bucket_entries(Bucket::of(NOW)).unwrap(), []);
+    assert_eq!(opened.engine.count_rows(Bucket::of(later(4)), 1000).unwrap(), 0);
+}
+
+#[test]
+fn an_opening_reads_the_journal_and_carries_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    commit(&mut opened, &[touch(1, later(5)), touch(2, later(6))]).unwrap();
+    commit(&mut opened, &[touch(1, later(7))]).unwrap();
+    drop(opened);
+    let mut opened = open_at(dir.path());
+    assert_eq!((seen(&opened.engine, 1), stored(&opened.engine, 1)), (later(7), NOW));
+    assert_eq!(seen(&opened.engine, 2), later(6));
+    carry(&mut opened);
+    assert_eq!((stored(&opened.engine, 1), stored(&opened.engine, 2)), (later(7), later(6)));
+    assert_eq!(opened.engine.memtable.len(), 0);
+    let found = verify(&opened.engine).unwrap();
+    assert_eq!((found.violations, found.stale_rows), (vec![], 0));
+}
+
+#[test]
+fn counters_and_flags_go_through_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let mut hot = Hot::fresh(later(3));
+    hot.usage.input_tokens = 7;
+    hot.set(SUSPENDED, true);
+    commit(&mut opened, &[Change { key: key(1), entry: entry(1), content: Content::Hot(hot) }]).unwrap();
+    assert_eq!(opened.engine.hot(entry(1)).unwrap(), Some(hot));
+    drop(opened);
+    let mut opened = open_at(dir.path());
+    assert_eq!(opened.engine.hot(entry(1)).unwrap(), Some(hot));
+    carry(&mut opened);
+    assert_eq!(opened.engine.stored_hot(entry(1)).unwrap(), Some(hot));
+}
+
+/// What was carried and is touched again meanwhile stays in the journal.
+#[test]
+fn the_journal_keeps_its_bound_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_at(dir.path());
+    opened.writer.set_journal_bytes(20_000);
+    commit(&mut opened, &many(500)).unwrap();
+    let (mut largest, mut turns) = (0, 0);
+    for round in 0..200_usize {
+        let last = round as i64;
+        let mut touches: Vec<_> = (0..50).map(|n| touch((round * 37 + n * 7) % 500, later(last))).collect();
+        touches.sort_by(Change::place);
+        touches.dedup_by_key(|change| change.entry);
+        // No time passes, so only the bound makes it carry.
+        tend(&mut opened, Duration::ZERO, &touches).unwrap();
+        let bytes: usize = opened.engine.trees.journal.iter().values().map(|value| value.unwrap().len()).sum();
+        turns += usize::from(bytes < largest / 2);
+        largest = largest.max(bytes);
+    }
+    assert!(largest < 45_000, "{largest} bytes in the journal");
+    assert!(turns > 5, "{turns} turns");
+    let before: Vec<_> = (0..500).map(|n| seen(&opened.engine, n)).collect();
+    drop(opened);
+    let mut opened = open_at(dir.path());
+    assert_eq!((0..500).map(|n| seen(&opened.engine, n)).collect::<Vec<_>>(), before);
+    carry(&mut opened);
+    assert_eq!((0..500).map(|n| stored(&opened.engine, n)).collect::<Vec<_>>(), before);
+    assert_eq!(violations(&opened.engine), []);
+}
+
+/// Stops the writer before each of its writes in turn while it does `work`, and the opening that settles it likewise.
+/// Each entry must be as it was before some write or after it, and awaited changes must be there.
+fn stop_anywhere(name: &str, prepare: &dyn Fn(&mut Opened), work: &dyn Fn(&mut Opened) -> Result<()>) {
+    let mut wanted: Vec<BTreeMap<_, _>> = Vec::new();
+    for whole in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = with_entries(dir.path());
+        prepare(&mut opened);
+        if whole {
+            work(&mut opened).unwrap();
+        }
+        wanted.push(contents(&opened.engine));
+    }
+    let mut stops = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = with_entries(dir.path());
+        prepare(&mut opened);
+        opened.writer.hook = stop_before(stops + 1);
+        if work(&mut opened).is_ok() {
+            break;
+        }
+        stops += 1;
+        drop(opened);
+        let mut opened = open_at(dir.path());
+        assert_eq!(violations(&opened.engine), [], "{name}, stopped at {stops}");
+        for carried in [false, true] {
+            if carried {
+                carry(&mut opened);
+                assert_eq!(violations(&opened.engine), [], "{name}, stopped at {stops} and carried");
+            }
+            let left = contents(&opened.engine);
+            for n in 0..10 {
+                let is = left.get(&n);
+                let ok = wanted.iter().any(|wanted| wanted.get(&n) == is);
+                assert!(ok, "{name}, stopped at {stops}, carried {carried}: entry {n} is {is:?}");
+            }
+        }
+    }
+    assert!(stops >= 4, "{name}: only {stops} writes were seen");
+}
+
+fn touched(opened: &mut Opened) {
+    commit(opened, &[touch(1, later(5)), touch(2, later(6)), touch(3, later(7))]).unwrap();
+}
+
+/// Carried, but the rows of the journal are still there.
+fn half_carried(opened: &mut Opened) {
+    touched(opened);
+    carry_a_slice(opened, 0).unwrap();
+    carry_a_slice(opened, 2).unwrap();
+    assert!((1..=3).all(|n| stored(&opened.engine, n) == seen(&opened.engine, n)));
+    assert!(!opened.engine.trees.journal.is_empty());
+}
+
+fn carry_a_slice(opened: &mut Opened, at: u32) -> Result<()> {
+    opened.writer.tend_journal(&opened.engine, minutes(at), 0)
+}
+
+#[test]
+fn carrying_may_stop_anywhere() {
+    stop_anywhere("carry", &touched, &|opened| (0..5).try_for_each(|minute| carry_a_slice(opened, minute)));
+}
+
+#[test]
+fn structural_changes_of_what_the_journal_knows_may_stop_anywhere() {
+    for (state, prepare) in [("touched", &touched as &dyn Fn(&mut Opened)), ("carried", &half_carried)] {
+        let name = |what: &str| format!("{what} of what is {state}");
+        stop_anywhere(&name("removal"), prepare, &|opened| commit(opened, &[gone(2)]));
+        stop_anywhere(&name("reset"), prepare, &|opened| commit(opened, &[whole(2, 77, later(6), None)]));
+        stop_anywhere(&name("all"), prepare, &|opened| {
+            commit(opened, &[touch(1, later(8)), gone(2), whole(3, 33, later(9), None), whole(4, 4, later(9), None)])
+        });
+    }
+}
+
+/// The journal must not bring back what was there before a removal or a reset, with a clock that stands still.
+#[test]
+fn what_is_made_anew_is_not_what_the_journal_said() {
+    for prepare in [&touched as &dyn Fn(&mut Opened), &half_carried] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = with_entries(dir.path());
+        prepare(&mut opened);
+        commit(&mut opened, &[gone(1), whole(2, 77, later(1), None)]).unwrap();
+        commit(&mut opened, &[whole(1, 78, later(1), None)]).unwrap();
+        for _ in 0..2 {
+            assert_eq!((seen(&opened.engine, 1), seen(&opened.engine, 2)), (later(1), later(1)));
+            drop(opened);
+            opened = open_at(dir.path());
+        }
+        carry(&mut opened);
+        assert_eq!((stored(&opened.engine, 1), stored(&opened.engine, 2)), (later(1), later(1)));
+        assert_eq!(violations(&opened.engine), []);
+    }
+}
+
+#[test]
+fn rows_that_do_not_read_are_found_kept_and_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    for minute in 1..=3 {
+        commit(&mut opened, &[touch(1, later(minute))]).unwrap();
+    }
+    opened.engine.trees.journal.insert(JournalRow::key(1), vec![9, 9]).unwrap();
+    opened.engine.trees.journal.insert("short", vec![1]).unwrap();
+    drop(opened);
+    let mut opened = open_at(dir.path());
+    assert_eq!(seen(&opened.engine, 1), later(3));
+    for n in 1..9 {
+        opened.writer.tend_journal(&opened.engine, minutes(n), 0).unwrap();
+    }
+    assert_eq!(stored(&opened.engine, 1), later(3));
+    let found = violations(&opened.engine);
+    assert!(
+        found.len() == 2 && found.iter().all(|v| matches!(v, Violation::Unreadable { tree: "journal", .. })),
+        "{found:?}"
+    );
+    let repairs = heals(dir.path(), opened);
+    assert_eq!((repairs.journal_rows_lost, repairs.quarantined), (2, 2));
+}
+
+#[test]
+fn a_record_without_an_entry_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    commit(&mut opened, &[touch(8, NOW)]).unwrap();
+    assert_eq!(violations(&opened.engine), [Violation::OrphanedActivity { key: entry(8).to_string() }]);
+    heals(dir.path(), opened);
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Touch(usize, i64),
+    Remove(usize),
+    Create(usize, i64),
+    Carry(u32),
+    Reopen,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        6 => (0..12_usize, 0..6_i64).prop_map(|(n, minute)| Move::Touch(n, minute)),
+        1 => (0..12_usize).prop_map(Move::Remove),
+        2 => (0..12_usize, 0..6_i64).prop_map(|(n, minute)| Move::Create(n, minute)),
+        1 => (0..3_u32).prop_map(Move::Carry),
+        1 => Just(Move::Reopen),
+    ];
+    proptest::collection::vec(one, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// Whatever is in the journal and whatever in the trees, a reader sees one index.
+    #[test]
+    fn the_index_is_read_as_one(moves in moves()) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open_at(dir.path());
+        let mut model: BTreeMap<usize, i64> = BTreeMap::new();
+        let mut now = 0;
+        for step in moves {
+            match step {
+                Move::Touch(n, minute) if model.contains_key(&n) => {
+                    let minute = minute.max(model[&n]);
+                    commit(&mut opened, &[touch(n, later(minute))]).unwrap();
+                    model.insert(n, minute);
+                }
+                Move::Touch(..) => {}
+                Move::Remove(n) => {
+                    commit(&mut opened, &[gone(n)]).unwrap();
+                    model.remove(&n);
+                }
+                Move::Create(n, minute) => {
+                    commit(&mut opened, &[whole(n, n, later(minute), None)]).unwrap();
+                    model.insert(n, minute);
+                }
+                Move::Carry(more) => {
+                    now += more;
+                    opened.writer.tend_journal(&opened.engine, minutes(now), 0).unwrap();
+                }
+                Move::Reopen => {
+                    drop(opened);
+                    opened = open_at(dir.path());
+                }
+            }
+            assert_one_index(&opened.engine, &model);
+        }
+    }
+}
+
+fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
+    let row = |(n, minute): (&usize, &i64)| ActivityRow { bucket: Bucket::of(later(*minute)), entry: entry(*n) };
+    let wanted: BTreeSet<ActivityRow> = model.iter().map(row).collect();
+    assert_eq!(violations(engine), []);
+    for (n, minute) in model {
+        assert_eq!(seen(engine, *n), later(*minute));
+    }
+    for minute in -1..7 {
+        let bucket = Bucket::of(later(minute));
+        let until: Vec<_> = wanted.iter().copied().filter(|row| row.bucket <= bucket).collect();
+        for limit in [1, 3, 100] {
+            let (mut read, mut after) = (Vec::new(), None);
+            loop {
+                let rows = engine.oldest_rows(after.as_ref(), bucket, limit).unwrap();
+                let Some(last) = rows.last().copied() else { break };
+                assert!(rows.len() <= limit);
+                read.extend(rows);
+                after = Some(last);
+            }
+            assert_eq!(read, until);
+            assert_eq!(engine.count_rows(bucket, limit as u64).unwrap(), until.len().min(limit) as u64);
+        }
+        let entries: Vec<_> = until.iter().filter(|row| row.bucket == bucket).map(|row| row.entry).collect();
+        assert_eq!(engine.bucket_entries(bucket).unwrap(), entries);
+        // It may name a bucket that all have left, but passes over none that has entries.
+        let newest = engine.newest_bucket(Some(bucket)).unwrap();
+        assert!(newest >= until.last().map(|row| row.bucket) && newest.is_none_or(|newest| newest <= bucket));
+    }
+}
+
+#[test]
+fn numbers_of_rows_go_on_after_an_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    for minute in 1..4 {
+        commit(&mut opened, &[touch(1, later(minute))]).unwrap();
+        drop(opened);
+        opened = open_at(dir.path());
+    }
+    let rows: Vec<_> = opened.engine.trees.journal.iter().map(Result::unwrap).collect();
+    let read: Vec<_> = rows.iter().map(|(_, value)| JournalRow::decode(value).unwrap()).collect();
+    let set = |minute| vec![JournalRecord::Set(entry(1), Hot::fresh(later(minute)))];
+    assert_eq!(read, [set(1), set(2), set(3)]);
+}
