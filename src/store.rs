@@ -92,10 +92,8 @@ impl SessionStore {
 
     /// The entry of a key, without its extras.
     pub fn get(&self, key: &SessionKey) -> Result<Option<SessionEntry>> {
-        Ok(self
-            .commits()
-            .peek(key, false)?
-            .map(|Peeked { hot, cold, .. }| entry(key, &hot, Arc::unwrap_or_clone(cold))))
+        let locked = self.commits().look(key)?;
+        Ok(both(&locked)?.map(|(hot, cold)| entry(key, &hot, Arc::unwrap_or_clone(cold))))
     }
 
     /// The entry of a key and its extras, as of one moment. Costs the size of the extras.

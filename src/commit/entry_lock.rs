@@ -1,5 +1,6 @@
 //! [`EntryLock`]: one entry, read and changed as one step.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::pending::{Pending, read_cold, read_extras, structural_weight};
@@ -29,7 +30,7 @@ impl EntryLock<'_> {
     /// The cold record.
     pub(crate) fn cold(&self) -> Result<Option<Arc<Cold>>> {
         match self.slot() {
-            Some(slot) if slot.hot.is_some() => read_cold(self.engine, &slot.key, slot.cold.as_ref()),
+            Some(slot) if slot.hot.is_some() => read_cold(self.engine, &slot.key, Some(slot)),
             _ => Ok(None),
         }
     }
@@ -42,7 +43,7 @@ impl EntryLock<'_> {
     /// The extras that belong to `cold`, the entry's cold record.
     pub(crate) fn extras(&self, cold: &Cold) -> Result<Extras> {
         match self.slot() {
-            Some(slot) => read_extras(self.engine, &slot.key, cold, slot.cold.as_ref()),
+            Some(slot) => read_extras(self.engine, &slot.key, cold, Some(slot)),
             None => Ok(Extras::default()),
         }
     }
@@ -84,6 +85,7 @@ impl EntryLock<'_> {
         Ok(self.change(|slot| {
             slot.hot = Some(hot);
             slot.cold = Some(NewCold { cold: Arc::new(cold), blob });
+            slot.stored = OnceCell::new();
             slot.structural = true;
         }))
     }
@@ -97,6 +99,7 @@ impl EntryLock<'_> {
         self.change(|slot| {
             slot.hot = None;
             slot.cold = None;
+            slot.stored = OnceCell::new();
             slot.structural = true;
         })
     }

@@ -144,6 +144,11 @@ impl Commits {
         Ok(entry)
     }
 
+    /// Locks an entry to look at it. It stays in memory, to be found sooner next time.
+    pub(crate) fn look(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
+        self.core.pending.lock(&self.core.engine, key)
+    }
+
     /// The receipt of a change that `commit` takes. Call it with no entry locked.
     pub(crate) fn receipt(&self, commit: u64) -> Receipt {
         if self.core.pending.weight() >= self.max_pending / 2 {

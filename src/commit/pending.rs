@@ -3,11 +3,12 @@
 //! Every read and every change of an entry goes through its key's shard lock, so what one thread sees and changes is
 //! one step to all others. The committer takes the queues shard by shard and never holds a lock while it writes.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::entry_lock::EntryLock;
-use super::shard::{NewCold, Shard, Slot};
+use super::shard::{Shard, Slot};
 use super::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use super::turns::Turns;
 use crate::codec::{self, Cold, Fingerprint, Hot, Turn};
@@ -196,14 +197,11 @@ impl Pending {
     pub(super) fn whole(&self, engine: &Engine, turns: &Turns, key: &SessionKey) -> Result<Option<Whole>> {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
-        let place = shard.find(entry);
-        let (hot, new_cold) = match place.and_then(|place| shard.slot(place)) {
-            Some(slot) => (slot.hot, slot.cold.as_ref()),
-            None => (engine.hot(entry)?, None),
-        };
-        let Some(hot) = hot else { return Ok(None) };
-        let Some(cold) = read_cold(engine, key, new_cold)? else { return Ok(None) };
-        let blob = match (new_cold.and_then(|new| new.blob_of(&cold)), cold.extras) {
+        let slot = shard.find(entry).and_then(|place| shard.slot(place));
+        let Some(hot) = slot.map_or_else(|| engine.hot(entry), |slot| Ok(slot.hot))? else { return Ok(None) };
+        let Some(cold) = read_cold(engine, key, slot)? else { return Ok(None) };
+        let new = slot.and_then(|slot| slot.cold.as_ref());
+        let blob = match (new.and_then(|new| new.blob_of(&cold)), cold.extras) {
             (Some(blob), _) => Some(Arc::clone(blob)),
             (None, Some(at)) => Some(engine.blob(key, at)?.into()),
             (None, None) => None,
@@ -212,19 +210,15 @@ impl Pending {
         Ok(Some(Whole { hot, cold, blob, turn }))
     }
 
-    /// Both records of an entry as of one moment, and its extras if `with_extras`.
+    /// Both records of an entry as of one moment, and its extras if `with_extras`. What was not in memory is not kept there:
+    /// this is for who reads many.
     pub(super) fn peek(&self, engine: &Engine, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
-        let place = shard.find(entry);
-        let slot = place.and_then(|place| shard.slot(place));
-        let (hot, new_cold) = match slot {
-            Some(slot) => (slot.hot, slot.cold.as_ref()),
-            None => (engine.hot(entry)?, None),
-        };
-        let Some(hot) = hot else { return Ok(None) };
-        let Some(cold) = read_cold(engine, key, new_cold)? else { return Ok(None) };
-        let extras = with_extras.then(|| read_extras(engine, key, &cold, new_cold)).transpose()?;
+        let slot = shard.find(entry).and_then(|place| shard.slot(place));
+        let Some(hot) = slot.map_or_else(|| engine.hot(entry), |slot| Ok(slot.hot))? else { return Ok(None) };
+        let Some(cold) = read_cold(engine, key, slot)? else { return Ok(None) };
+        let extras = with_extras.then(|| read_extras(engine, key, &cold, slot)).transpose()?;
         Ok(Some(Peeked { hot, cold, extras: extras.unwrap_or_default() }))
     }
 }
@@ -247,16 +241,24 @@ pub(crate) struct Peeked {
     pub(crate) extras: Extras,
 }
 
-/// The cold record in memory, or the one on disk.
-pub(super) fn read_cold(engine: &Engine, key: &SessionKey, new: Option<&NewCold>) -> Result<Option<Arc<Cold>>> {
-    match new {
-        Some(new) => Ok(Some(Arc::clone(&new.cold))),
-        None => Ok(engine.cold(key)?.map(Arc::new)),
+/// The cold record in memory, or the one on disk, whose bytes its slot keeps.
+pub(super) fn read_cold(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Option<Arc<Cold>>> {
+    if let Some(new) = slot.and_then(|slot| slot.cold.as_ref()) {
+        return Ok(Some(Arc::clone(&new.cold)));
     }
+    let stored = match slot.and_then(|slot| slot.stored.get()) {
+        Some(stored) => stored.clone(),
+        None => match engine.stored_cold(key)? {
+            Some(stored) => slot.map_or(&OnceCell::new(), |slot| &slot.stored).get_or_init(|| stored).clone(),
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Arc::new(engine.decode_cold(key, &stored)?)))
 }
 
 /// The extras in memory, or those on disk.
-pub(super) fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, new: Option<&NewCold>) -> Result<Extras> {
+pub(super) fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, slot: Option<&Slot>) -> Result<Extras> {
+    let new = slot.and_then(|slot| slot.cold.as_ref());
     match (new.and_then(|new| new.blob_of(cold)), cold.extras) {
         (Some(blob), _) => {
             codec::decode_blob(blob).map(|(_, extras)| extras).map_err(|e| engine.damaged_extras(key, e))

@@ -4,12 +4,14 @@
 //! is *queued*; one whose changes are all applied is *clean* and stays as a cache until its place is needed. So a
 //! change is readable from the moment it is made, through its commit, and after.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
 use crate::codec::{Cold, Fingerprint, Hot};
 use crate::key::SessionKey;
+use crate::storage::StoredCold;
 
 /// What is known of one key.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(super) struct Slot {
     pub(super) hot: Option<Hot>,
     /// The cold record, from its change until that is applied. Otherwise the one on disk holds.
     pub(super) cold: Option<NewCold>,
+    /// The cold record on disk, once it was read.
+    pub(super) stored: OnceCell<StoredCold>,
     /// In the shard's queue for the next commit.
     pub(super) queued: bool,
     /// What is queued is more than a new hot record.
@@ -90,8 +94,18 @@ impl Shard {
         capacity: usize,
         applied: u64,
     ) -> usize {
-        let slot =
-            Slot { key, entry, hot, cold: None, queued: false, structural: false, weight: 0, commit: 0, recent: true };
+        let slot = Slot {
+            key,
+            entry,
+            hot,
+            cold: None,
+            stored: OnceCell::new(),
+            queued: false,
+            structural: false,
+            weight: 0,
+            commit: 0,
+            recent: true,
+        };
         let place = match self.evict(capacity, applied) {
             Some(place) => {
                 if let Some(old) = self.slots.get_mut(place) {

@@ -87,6 +87,10 @@ pub(crate) struct Engine {
     lock: Arc<lock::Lock>,
 }
 
+/// The bytes of a cold record, as they are on disk. While sled has their page in memory too, they are shared with it.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredCold(sled::IVec);
+
 #[derive(Debug, Clone)]
 struct Trees {
     sessions: sled::Tree,
@@ -180,14 +184,15 @@ impl Engine {
         self.trees.activity.contains_key(entry.as_bytes()).map_err(|e| engine_error("read", e))
     }
 
-    /// The cold record on disk. Spilled details are read from the extras.
-    pub(crate) fn cold(&self, key: &SessionKey) -> Result<Option<Cold>> {
+    /// The cold record on disk, as its bytes.
+    pub(crate) fn stored_cold(&self, key: &SessionKey) -> Result<Option<StoredCold>> {
         let value = self.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
-        value.map(|value| self.decode_cold(key, &value)).transpose()
+        Ok(value.map(StoredCold))
     }
 
-    fn decode_cold(&self, key: &SessionKey, value: &[u8]) -> Result<Cold> {
-        let (mut cold, spilled) = codec::decode_cold(value).map_err(|e| damaged("sessions", key, e))?;
+    /// What the bytes of a cold record say. Spilled details are read from the extras.
+    pub(crate) fn decode_cold(&self, key: &SessionKey, stored: &StoredCold) -> Result<Cold> {
+        let (mut cold, spilled) = codec::decode_cold(&stored.0).map_err(|e| damaged("sessions", key, e))?;
         if spilled {
             let details = match cold.extras {
                 Some(at) => {

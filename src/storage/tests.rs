@@ -114,6 +114,11 @@ fn with_entries(dir: &Path) -> Opened {
     opened
 }
 
+/// The cold record of an entry on disk.
+fn cold_of(engine: &Engine, n: usize) -> Option<Cold> {
+    engine.stored_cold(&key(n)).unwrap().map(|stored| engine.decode_cold(&key(n), &stored).unwrap())
+}
+
 fn violations(engine: &Engine) -> Vec<Violation> {
     verify(engine).unwrap().violations
 }

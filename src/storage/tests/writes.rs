@@ -60,7 +60,7 @@ pub(super) fn stop_before(stop: usize) -> Hook {
 
 /// Both records of each entry.
 pub(super) fn contents(engine: &Engine) -> BTreeMap<usize, (Option<Hot>, Option<Cold>)> {
-    let read = |n: usize| (engine.hot(entry(n)).unwrap(), engine.cold(&key(n)).unwrap());
+    let read = |n: usize| (engine.hot(entry(n)).unwrap(), cold_of(engine, n));
     (0..10).map(|n| (n, read(n))).filter(|(_, (hot, cold))| hot.is_some() || cold.is_some()).collect()
 }
 
@@ -79,15 +79,14 @@ fn a_creation_may_stop_anywhere() {
 
 #[test]
 fn a_reset_may_stop_anywhere() {
-    let done = |engine: &Engine| engine.cold(&key(2)).unwrap().unwrap().session_id == id(77);
+    let done = |engine: &Engine| cold_of(engine, 2).unwrap().session_id == id(77);
     stop_everywhere("reset", || vec![whole(2, 77, later(1), None)], done);
 }
 
 #[test]
 fn new_extras_may_stop_anywhere() {
-    let done = |engine: &Engine| {
-        engine.cold(&key(2)).unwrap().unwrap().extras.is_some_and(|at| at.generation == 8 && at.bytes > 5000)
-    };
+    let done =
+        |engine: &Engine| cold_of(engine, 2).unwrap().extras.is_some_and(|at| at.generation == 8 && at.bytes > 5000);
     stop_everywhere("extras", || vec![whole(2, 2, NOW, Some((8, 6000)))], done);
 }
 

@@ -33,6 +33,10 @@ pub(crate) enum Content {
     Gone,
 }
 
+/// Nobody has one here.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredCold;
+
 #[derive(Debug)]
 pub(crate) struct Engine {
     seed: Seed,
@@ -76,8 +80,12 @@ impl Engine {
         Ok(self.written().get(&entry).copied())
     }
 
-    pub(crate) fn cold(&self, _: &SessionKey) -> Result<Option<Cold>> {
+    pub(crate) fn stored_cold(&self, _: &SessionKey) -> Result<Option<StoredCold>> {
         Ok(None)
+    }
+
+    pub(crate) fn decode_cold(&self, key: &SessionKey, _: &StoredCold) -> Result<Cold> {
+        Err(self.damaged_extras(key, CodecError::NoDetails))
     }
 
     pub(crate) fn extras(&self, _: &SessionKey, _: ExtrasRef) -> Result<Extras> {
