@@ -91,11 +91,11 @@ fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
     let minute = |time: Timestamp| Bucket::of(time).start();
     assert_eq!(engine.hot(entry(3)).unwrap().unwrap().updated_at, minute(later(40)));
     assert_eq!(engine.hot(entry(4)).unwrap().unwrap().updated_at, NOW);
-    let kept = cold_of(&engine, 5).unwrap();
+    let kept = cold_of(engine, 5).unwrap();
     assert_eq!((kept.extras, kept.details.platform.as_deref()), (None, Some("discord")));
-    let kept = cold_of(&engine, 6).unwrap();
+    let kept = cold_of(engine, 6).unwrap();
     assert_eq!((kept.session_id, kept.extras, kept.details.platform), (id(6), None, None));
-    assert!(engine.extras(&key(8), cold_of(&engine, 8).unwrap().extras.unwrap()).is_ok());
+    assert!(engine.extras(&key(8), cold_of(engine, 8).unwrap().extras.unwrap()).is_ok());
     assert_eq!(engine.turns().unwrap().len(), 1);
 
     // Nothing that held something is gone: it is in the store, or in the quarantine as it was.
