@@ -9,6 +9,8 @@
 //! round, each round has its own seed, and a figure is the median of the rounds. Durability is the same for all: a
 //! relaxed touch is synced within 100 ms, a durable one before it returns. `sqlite_json` promises less: see `sqlite.rs`.
 
+mod adapters;
+mod curves;
 mod fjall_store;
 mod floor;
 mod group;
@@ -19,6 +21,8 @@ mod measure;
 mod plots;
 mod redb_store;
 mod report;
+#[cfg(feature = "rocksdb")]
+mod rocksdb_store;
 mod sled_store;
 mod sqlite;
 #[allow(dead_code, unreachable_pub, reason = "shared with the criterion benches")]
@@ -39,8 +43,9 @@ const USAGE: &str = "options, with their defaults:
   --rounds 3           turns of each contender in the main table
   --seconds 2          time of each measurement
   --out <dir>          where JSON, CSV and pictures go; nothing is written without it
-  --contenders a,b     cloakroom,json,sqlite_json,sqlite,redb,fjall,heed,sled,floor
+  --contenders a,b     cloakroom,json,sqlite_json,sqlite,redb,fjall,heed,sled,floor; with feature rocksdb also rocksdb
   --only table,curve,timeline,disk,large
+  --touches <n>        of the disk curve; without it 200 for each entry, or what ten times --seconds allow
   --dir <dir>          where the stores are made: a real disk, or the figures mean nothing";
 
 struct Args {
@@ -50,6 +55,7 @@ struct Args {
     out: Option<PathBuf>,
     contenders: Vec<String>,
     only: Vec<String>,
+    touches: Option<usize>,
     dir: PathBuf,
     /// Set in a child process: what to measure, of whom, and the seed.
     child: Option<String>,
@@ -62,8 +68,9 @@ fn args() -> Result<Args, String> {
         rounds: 3,
         seconds: 2.0,
         out: None,
-        contenders: CONTENDERS.map(String::from).to_vec(),
+        contenders: CONTENDERS.iter().copied().map(String::from).collect(),
         only: ["table", "curve", "timeline", "disk", "large"].map(String::from).to_vec(),
+        touches: None,
         dir: std::env::temp_dir(),
         child: None,
         seed: 1,
@@ -80,6 +87,7 @@ fn args() -> Result<Args, String> {
             "--out" => args.out = Some(value.into()),
             "--contenders" => args.contenders = list(),
             "--only" => args.only = list(),
+            "--touches" => args.touches = Some(value.replace('_', "").parse().map_err(bad)?),
             "--dir" => args.dir = value.into(),
             "--child" => args.child = Some(value),
             "--seed" => args.seed = value.parse().map_err(bad)?,
@@ -99,13 +107,13 @@ fn args() -> Result<Args, String> {
 fn child(args: &Args, what: &str) {
     let dir = tempfile::Builder::new().prefix("cloakroom-peers-").tempdir_in(&args.dir).unwrap();
     let time = Duration::from_secs_f64(args.seconds);
-    let job = Job { contender: &args.contenders[0], size: args.size, time, seed: args.seed };
+    let job = Job { contender: &args.contenders[0], size: args.size, time, seed: args.seed, touches: args.touches };
     let figures = match what {
         "table" => measure::all(&job, dir.path()),
-        "curve" => measure::curve(&job, dir.path()),
-        "timeline" => measure::timeline(&job, dir.path()),
-        "disk" => measure::disk(&job, dir.path()),
-        "large" => measure::large(&job, dir.path()),
+        "curve" => curves::curve(&job, dir.path()),
+        "timeline" => curves::timeline(&job, dir.path()),
+        "disk" => curves::disk(&job, dir.path()),
+        "large" => curves::large(&job, dir.path()),
         _ => panic!("nothing called {what} is measured"),
     };
     println!("{figures}");
@@ -114,7 +122,11 @@ fn child(args: &Args, what: &str) {
 /// Has a child measure. A contender that fails is told of, and has no figures.
 fn measure(args: &Args, what: &str, contender: &str, size: usize, seed: u64) -> Option<Value> {
     eprintln!("{what} {contender} {size} (seed {seed})");
-    let output = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if let Some(touches) = args.touches {
+        command.args(["--touches", &touches.to_string()]);
+    }
+    let output = command
         .args(["--child", what, "--contenders", contender, "--size", &size.to_string(), "--seed", &seed.to_string()])
         .args(["--seconds", &args.seconds.to_string(), "--dir"])
         .arg(&args.dir)

@@ -1,4 +1,4 @@
-//! What one child process measures of one contender.
+//! What one child process measures of one contender: all that fits into one table.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use crate::adapters::{Clocked, Until};
+#[cfg(feature = "rocksdb")]
+use crate::rocksdb_store;
 use crate::support::cloakroom_store::CloakroomStore;
 use crate::support::contender::{Contender, bytes_on_disk};
 use crate::support::json_store::JsonStore;
@@ -18,30 +21,43 @@ use crate::support::people::{created_at, keys};
 use crate::support::stream::{MINUTE, Shape, Stream, Time, Touches};
 use crate::{fjall_store, floor, heed_store, kv, redb_store, sled_store, sqlite};
 
-pub const CONTENDERS: [&str; 9] =
-    ["cloakroom", "json", "sqlite_json", "sqlite", "redb", "fjall", "heed", "sled", "floor"];
+pub const CONTENDERS: &[&str] = &[
+    "cloakroom",
+    "json",
+    "sqlite_json",
+    "sqlite",
+    "redb",
+    "fjall",
+    "heed",
+    #[cfg(feature = "rocksdb")]
+    "rocksdb",
+    "sled",
+    "floor",
+];
 
 pub struct Job<'a> {
     pub contender: &'a str,
     pub size: usize,
     pub time: Duration,
     pub seed: u64,
+    /// Of the disk curve.
+    pub touches: Option<usize>,
 }
 
-type Figures = BTreeMap<String, f64>;
+pub type Figures = BTreeMap<String, f64>;
 
 fn texts(size: usize) -> Arc<Vec<String>> {
     Arc::new(keys(size).iter().map(|key| key.as_str().to_owned()).collect())
 }
 
 /// Keys, made before anything is measured.
-enum Keys {
+pub enum Keys {
     Shared(Arc<Vec<String>>),
     Cloakroom(Vec<cloakroom::SessionKey>),
 }
 
 impl Keys {
-    fn of(contender: &str, size: usize) -> Self {
+    pub fn of(contender: &str, size: usize) -> Self {
         if contender == "cloakroom" { Self::Cloakroom(keys(size)) } else { Self::Shared(texts(size)) }
     }
 }
@@ -58,6 +74,8 @@ fn open(contender: &str, dir: &Path, keys: &Keys) -> Box<dyn Contender> {
         "redb" => Box::new(kv::Kv::new(redb_store::Redb::open(dir), texts)),
         "fjall" => Box::new(kv::Kv::new(fjall_store::Fjall::open(dir), texts)),
         "heed" => Box::new(kv::Kv::new(heed_store::Heed::open(dir), texts)),
+        #[cfg(feature = "rocksdb")]
+        "rocksdb" => Box::new(kv::Kv::new(rocksdb_store::Rocksdb::open(dir), texts)),
         "sled" => Box::new(kv::Kv::new(sled_store::Sled::open(dir), texts)),
         "floor" => Box::new(floor::Floor::open(dir, texts)),
         _ => panic!("no contender {contender}"),
@@ -71,80 +89,21 @@ fn proc_figure(file: &str, name: &str) -> f64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn percentile(sorted: &[u32], share: f64) -> f64 {
+pub fn percentile(sorted: &[u32], share: f64) -> f64 {
     let at = (sorted.len() as f64 * share) as usize;
     f64::from(sorted[at.min(sorted.len() - 1)])
 }
 
-/// Ends a stream at a deadline, and counts. Looks at the time every 64 touches, or each time where a touch is slow.
-struct Until<I> {
-    stream: I,
-    end: Instant,
-    every: u64,
-    count: u64,
-    last: Option<(usize, i64)>,
-}
-
-impl<I: Iterator<Item = (usize, i64)>> Iterator for Until<I> {
-    type Item = (usize, i64);
-    fn next(&mut self) -> Option<(usize, i64)> {
-        if self.count % self.every == 0 && Instant::now() >= self.end {
-            return None;
-        }
-        self.count += 1;
-        self.last = self.stream.next();
-        self.last
-    }
-}
-
-/// Notes how long the contender takes between two touches it asks for; waits for the pace, if there is one.
-struct Clocked<'a, I> {
-    stream: I,
-    given: Option<Instant>,
-    due: Instant,
-    pace: Duration,
-    note: &'a mut dyn FnMut(Instant, Duration),
-}
-
-impl<'a, I> Clocked<'a, I> {
-    fn new(stream: I, pace: Duration, note: &'a mut dyn FnMut(Instant, Duration)) -> Self {
-        Self { stream, given: None, due: Instant::now(), pace, note }
-    }
-}
-
-impl<I: Iterator<Item = (usize, i64)>> Iterator for Clocked<'_, I> {
-    type Item = (usize, i64);
-    fn next(&mut self) -> Option<(usize, i64)> {
-        let now = Instant::now();
-        if let Some(given) = self.given {
-            (self.note)(now, now - given);
-        }
-        let next = self.stream.next()?;
-        if !self.pace.is_zero() {
-            self.due += self.pace;
-            // Sleeps, so that the other threads have a core, and spins for the rest. A stall is not made up for.
-            self.due = self.due.max(now);
-            while let Some(wait) = self.due.checked_duration_since(Instant::now()) {
-                if wait > Duration::from_micros(200) {
-                    thread::sleep(wait - Duration::from_micros(150));
-                }
-            }
-        }
-        self.given = Some(Instant::now());
-        Some(next)
-    }
-}
-
-struct Rig<'a> {
-    job: &'a Job<'a>,
-    store: Box<dyn Contender>,
+pub struct Rig<'a> {
+    pub job: &'a Job<'a>,
+    pub store: Box<dyn Contender>,
     /// The latest time that an entry was touched at.
-    latest: i64,
-    figures: Figures,
+    pub latest: i64,
+    pub figures: Figures,
 }
 
 impl Rig<'_> {
-    fn note(&mut self, name: impl Into<String>, value: f64) {
+    pub fn note(&mut self, name: impl Into<String>, value: f64) {
         self.figures.insert(name.into(), value);
     }
 
@@ -153,7 +112,7 @@ impl Rig<'_> {
     }
 
     /// Entries to touch, drawn before the clock runs, and their times.
-    fn stream(&mut self, shape: Shape, time: Time) -> Box<dyn Iterator<Item = (usize, i64)>> {
+    pub fn stream(&mut self, shape: Shape, time: Time) -> Box<dyn Iterator<Item = (usize, i64)>> {
         let (size, seed) = (self.job.size, self.job.seed);
         if time == Time::Cross && shape == Shape::Uniform {
             return Box::new(Touches::new(shape, time, size, seed, self.latest));
@@ -178,7 +137,7 @@ impl Rig<'_> {
     }
 
     /// Touches until the time is over, and notes the rate with the final commit, and the bytes per touch.
-    fn touches(&mut self, shape: Shape, time: Time) -> f64 {
+    pub fn touches(&mut self, shape: Shape, time: Time) -> f64 {
         if time == Time::Stay {
             self.gather();
         }
@@ -292,7 +251,7 @@ fn median_micros(mut work: impl FnMut()) -> f64 {
     times[5]
 }
 
-fn loaded<'a>(job: &'a Job<'a>, dir: &Path, keys: &Keys) -> Rig<'a> {
+pub fn loaded<'a>(job: &'a Job<'a>, dir: &Path, keys: &Keys) -> Rig<'a> {
     let rss = proc_figure("status", "VmRSS");
     let store = open(job.contender, dir, keys);
     assert_eq!(store.name(), job.contender);
@@ -335,119 +294,4 @@ pub fn all(job: &Job<'_>, dir: &Path) -> Value {
         assert_eq!(store.count(), job.size as u64);
     }
     json!(figures)
-}
-
-/// Only the touch, for the curve over sizes.
-pub fn curve(job: &Job<'_>, dir: &Path) -> Value {
-    let keys = Keys::of(job.contender, job.size);
-    let mut rig = loaded(job, dir, &keys);
-    rig.touches(Shape::Uniform, Time::Stay);
-    rig.touches(Shape::Uniform, Time::Cross);
-    json!(rig.figures)
-}
-
-/// Latency over time, 20,000 touches a second, with a prune of a tenth in the middle.
-pub fn timeline(job: &Job<'_>, dir: &Path) -> Value {
-    const WINDOW: u128 = 250;
-    let keys = Keys::of(job.contender, job.size);
-    let mut rig = loaded(job, dir, &keys);
-    let tenth = job.size / 10;
-    let latest = rig.latest;
-    // The tenth that is to go is not touched.
-    let stream = Stream::new(Shape::Uniform, job.size - tenth, job.seed).enumerate();
-    let stream = stream.map(|(i, entry)| (tenth + entry, latest + i as i64));
-    let started = Instant::now();
-    let end = started + 4 * job.time;
-    let mut windows: BTreeMap<u128, Vec<u32>> = BTreeMap::new();
-    let mut samples: Vec<(u128, u32)> = Vec::with_capacity(1 << 20);
-
-    let pruned = {
-        let store = &*rig.store;
-        let mut note = |now: Instant, took: Duration| {
-            samples.push(((now - started).as_micros(), u32::try_from(took.as_nanos()).unwrap_or(u32::MAX)));
-        };
-        thread::scope(|scope| {
-            let pruner = scope.spawn(|| {
-                thread::sleep(2 * job.time);
-                let begun = started.elapsed();
-                assert_eq!(store.prune(created_at(tenth)), tenth as u64);
-                (begun, started.elapsed())
-            });
-            let until = Until { stream, end, every: 1, count: 0, last: None };
-            store.touches(&mut Clocked::new(until, Duration::from_micros(50), &mut note));
-
-            pruner.join().unwrap()
-        })
-    };
-    for (at, nanos) in &samples {
-        windows.entry(at / 1000 / WINDOW).or_default().push(*nanos);
-    }
-    let rows: Vec<Value> = windows
-        .into_iter()
-        .map(|(window, mut nanos)| {
-            nanos.sort_unstable();
-            let of = |share| percentile(&nanos, share);
-            json!([(window * WINDOW) as f64 / 1e3, of(0.5), of(0.99), of(0.999), of(1.0)])
-        })
-        .collect();
-    let p99 = |mut nanos: Vec<u32>| {
-        nanos.sort_unstable();
-        if nanos.is_empty() { 0.0 } else { percentile(&nanos, 0.99) }
-    };
-    let (begun, done) = (pruned.0.as_micros(), pruned.1.as_micros());
-    let within = samples.iter().filter(|(at, _)| (begun..done).contains(at)).map(|(_, nanos)| *nanos).collect();
-    let before = samples.iter().filter(|(at, _)| *at < begun).map(|(_, nanos)| *nanos).collect();
-    rig.note("p99_before_prune_ns", p99(before));
-    rig.note("p99_while_pruning_ns", p99(within));
-    rig.note("pruned_from_s", pruned.0.as_secs_f64());
-    rig.note("pruned_until_s", pruned.1.as_secs_f64());
-    json!({ "figures": rig.figures, "windows": rows })
-}
-
-/// Disk size over touches: two hundred for each entry, or what fits into ten times `--seconds`.
-pub fn disk(job: &Job<'_>, dir: &Path) -> Value {
-    let keys = Keys::of(job.contender, job.size);
-    let mut rig = loaded(job, dir, &keys);
-    let mut stream = rig.stream(Shape::Uniform, Time::Stay);
-    let started = Instant::now();
-    let mut rows = vec![json!([0, bytes_on_disk(dir)])];
-    let mut done = 0;
-    while done < 200 * job.size && started.elapsed() < 10 * job.time {
-        // A minute passes with each lap, as in life: rows of the index move too.
-        let lap = done as i64 / job.size as i64 * MINUTE;
-        let step = (job.size / 2).max(1);
-        rig.store.touches(&mut stream.by_ref().take(step).map(|(entry, now)| (entry, now + lap)));
-        done += step;
-        rows.push(json!([done, bytes_on_disk(dir)]));
-    }
-    json!({ "rows": rows })
-}
-
-/// Entries of 100 KB against small ones. Only Cloakroom keeps what is large apart.
-pub fn large(job: &Job<'_>, dir: &Path) -> Value {
-    let size = job.size.min(2_000);
-    let job = Job { size, ..*job };
-    let cloakroom_keys = keys(size);
-    let store = CloakroomStore::open(dir, cloakroom_keys.clone());
-    let handle = store.store.clone();
-    store.create(0..size, &created_at);
-    let latest = created_at(size);
-    let mut rig = Rig { job: &job, store: Box::new(store), latest, figures: Figures::new() };
-    let mut result = Figures::new();
-    // The first is not to pay for what is warm to the second.
-    rig.touches(Shape::Uniform, Time::Cross);
-    for bytes in [350, 100_000] {
-        if bytes == 100_000 {
-            let mut metadata = Map::new();
-            metadata.insert("notes".into(), "x".repeat(bytes).into());
-            for key in &cloakroom_keys {
-                handle.set_metadata(key, &metadata).unwrap().unwrap();
-            }
-            handle.flush().unwrap();
-        }
-        for time in [Time::Stay, Time::Cross] {
-            result.insert(format!("{}_{bytes}_per_s", time.name()), rig.touches(Shape::Uniform, time));
-        }
-    }
-    json!(result)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde_json::Value;
 
 use crate::measure::CONTENDERS;
@@ -13,19 +14,20 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const SIZE: (u32, u32) = (900, 540);
 
+/// By name, so that a contender more or less recolours nobody.
 fn color(contender: &str) -> RGBColor {
-    const COLORS: [RGBColor; 9] = [
-        RGBColor(200, 30, 30),
-        RGBColor(110, 110, 110),
-        RGBColor(150, 180, 220),
-        RGBColor(40, 100, 180),
-        RGBColor(230, 140, 20),
-        RGBColor(40, 150, 70),
-        RGBColor(130, 70, 170),
-        RGBColor(120, 90, 60),
-        RGBColor(20, 20, 20),
-    ];
-    CONTENDERS.iter().position(|name| *name == contender).map_or(BLACK, |at| COLORS[at])
+    match contender {
+        "cloakroom" => RGBColor(200, 30, 30),
+        "json" => RGBColor(110, 110, 110),
+        "sqlite_json" => RGBColor(130, 170, 220),
+        "sqlite" => RGBColor(40, 100, 180),
+        "redb" => RGBColor(230, 140, 20),
+        "fjall" => RGBColor(40, 150, 70),
+        "heed" => RGBColor(130, 70, 170),
+        "rocksdb" => RGBColor(20, 160, 170),
+        "sled" => RGBColor(120, 90, 60),
+        _ => RGBColor(20, 20, 20),
+    }
 }
 
 fn width(contender: &str) -> u32 {
@@ -59,26 +61,46 @@ pub fn write(out: &Path, results: &Results) {
     }
 }
 
-/// Lines by name, log–log or linear as the axes say.
+/// Lines, and their names beside them in the order in which the lines end, topmost first.
 macro_rules! lines {
-    ($chart:expr, $lines:expr) => {{
-        for (name, color, width, points) in $lines {
+    ($chart:expr, $names:expr, $lines:expr) => {{
+        let mut lines = $lines;
+        lines.sort_by(|a, b| f64::total_cmp(&last(b), &last(a)));
+        names(&$names, &lines);
+        // Circles tell few points apart; many of them hide the line.
+        let many = lines.iter().any(|line| line.3.len() > 40);
+        for (_, color, width, points) in lines {
             let style = color.stroke_width(width);
-            let series = LineSeries::new(points, style).point_size(width + 1);
-            $chart
-                .draw_series(series)
-                .unwrap()
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            let circle = if many { 0 } else { width + 1 };
+            $chart.draw_series(LineSeries::new(points, style).point_size(circle)).unwrap();
         }
-        $chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .label_font(("sans-serif", 13))
-            .draw()
-            .unwrap();
     }};
+}
+
+fn last(line: &Line) -> f64 {
+    line.3.last().map_or(0.0, |point| point.1)
+}
+
+fn names(area: &Area<'_>, lines: &[Line]) {
+    for (at, (name, color, width, _)) in (0..).zip(lines) {
+        let y = 18 + 20 * at;
+        area.draw(&PathElement::new([(8, y), (28, y)], color.stroke_width(*width))).unwrap();
+        let style = ("sans-serif", 13).into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(name.clone(), (34, y), style)).unwrap();
+    }
+}
+
+/// The picture, and a column for names at its right: over the lines they would hide some.
+fn columns<'a>(area: &Area<'a>) -> (Area<'a>, Area<'a>) {
+    area.split_horizontally(SIZE.0 - 160)
+}
+
+/// Three digits at most, without zeros that say nothing.
+fn tick(value: &f64) -> String {
+    let text = short(*value);
+    let (number, unit) = text.split_once(' ').map_or((text.as_str(), ""), |(number, unit)| (number, unit));
+    let number = if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number };
+    format!("{number} {unit}").trim_end().to_owned()
 }
 
 type Line = (String, RGBColor, u32, Vec<(f64, f64)>);
@@ -101,28 +123,30 @@ fn by_size(area: &Area<'_>, results: &Results) {
         })
         .collect();
     let ((left, right), (low, high)) = bounds(&lines);
-    let mut chart = ChartBuilder::on(area)
+    let (area, names_area) = columns(area);
+    let mut chart = ChartBuilder::on(&area)
         .margin(10)
         .x_label_area_size(40)
         .y_label_area_size(70)
-        .build_cartesian_2d((left * 0.8..right * 1.3).log_scale(), (low / 2.0..high * 3.0).log_scale())
+        .build_cartesian_2d((left * 0.8..right * 1.3).log_scale(), (low / 2.0..high * 2.0).log_scale())
         .unwrap();
     chart
         .configure_mesh()
+        .x_labels(5)
         .x_desc("entries")
         .y_desc("µs per touch, its share of the commits included")
-        .x_label_formatter(&|value| short(*value))
-        .y_label_formatter(&|value| short(*value))
+        .x_label_formatter(&tick)
+        .y_label_formatter(&tick)
         .light_line_style(TRANSPARENT)
         .draw()
         .unwrap();
-    lines!(chart, lines);
+    lines!(chart, names_area, lines);
 }
 
 fn throughput(area: &Area<'_>, results: &Results) {
     let row = |name: &str| results.table.get(name).cloned().unwrap_or_default();
     let (stay, cross) = (row("touch_uniform_stay_per_s"), row("touch_uniform_cross_per_s"));
-    let names: Vec<&str> = CONTENDERS.into_iter().filter(|name| stay.contains_key(*name)).collect();
+    let names: Vec<&str> = CONTENDERS.iter().copied().filter(|name| stay.contains_key(*name)).collect();
     let high = stay.values().chain(cross.values()).map(|figure| figure.max).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(area)
         .margin(10)
@@ -136,27 +160,27 @@ fn throughput(area: &Area<'_>, results: &Results) {
         .x_labels(0)
         .x_desc("left: keys stay in their minute; right: every touch moves its key to another")
         .y_desc("touches/s")
-        .y_label_formatter(&|value| short(*value))
+        .y_label_formatter(&tick)
         .light_line_style(TRANSPARENT)
         .draw()
         .unwrap();
+    let centered = ("sans-serif", 12).into_font().color(&BLACK).pos(Pos::new(HPos::Center, VPos::Bottom));
     for (at, name) in names.iter().enumerate() {
         let at = at as f64;
-        let mut label = (*name).to_owned();
-        for (offset, shade, figures) in [(0.12, 1.0, &stay), (0.5, 0.55, &cross)] {
+        for (offset, shade, figures) in [(0.08, 1.0, &stay), (0.5, 0.55, &cross)] {
             let Some(figure) = figures.get(*name) else { continue };
-            let corners = [(at + offset, 1.0), (at + offset + 0.36, figure.median)];
-            let spread = vec![(at + offset + 0.18, figure.min), (at + offset + 0.18, figure.max)];
+            let middle = at + offset + 0.2;
+            let corners = [(at + offset, 1.0), (at + offset + 0.4, figure.median)];
+            let spread = vec![(middle, figure.min), (middle, figure.max)];
             chart.draw_series([Rectangle::new(corners, color(name).mix(shade).filled())]).unwrap();
             chart.draw_series([PathElement::new(spread, BLACK.stroke_width(1))]).unwrap();
-            label = format!("{label}  {}", short(figure.median));
+            let label = Text::new(short(figure.median), (middle, figure.max * 1.15), centered.clone());
+            chart.draw_series([label]).unwrap();
         }
-        let top = stay.get(*name).map_or(1.0, |figure| figure.max).max(cross.get(*name).map_or(1.0, |f| f.max));
-        for (line, text) in label.split("  ").enumerate() {
-            let style = ("sans-serif", 12).into_font().color(&BLACK);
-            let lift = 1.25_f64.powi(1 + 2 * (2 - i32::try_from(line).unwrap()));
-            chart.draw_series([Text::new(text.to_owned(), (at + 0.14, top * lift), style)]).unwrap();
-        }
+        // Below the axis, where a chart of numbers has them.
+        let ((x, y), base) = (chart.backend_coord(&(at + 0.5, 1.0)), area.get_base_pixel());
+        let below = ("sans-serif", 13).into_font().color(&BLACK).pos(Pos::new(HPos::Center, VPos::Top));
+        area.draw(&Text::new((*name).to_owned(), (x - base.0, y - base.1 + 6), below)).unwrap();
     }
 }
 
@@ -181,36 +205,44 @@ fn latency(area: &Area<'_>, results: &Results) {
         }
     }
     let ((left, right), (low, high)) = bounds(&lines);
-    let mut chart = ChartBuilder::on(area)
+    let (area, names_area) = columns(area);
+    let mut chart = ChartBuilder::on(&area)
         .margin(10)
         .x_label_area_size(40)
         .y_label_area_size(70)
-        .build_cartesian_2d(left..right, (low / 2.0..high * 30.0).log_scale())
+        .build_cartesian_2d(left..right, (low / 2.0..high * 2.0).log_scale())
         .unwrap();
     chart
         .configure_mesh()
         .x_desc("seconds, at 20,000 touches a second; the shade is Cloakroom's prune")
         .y_desc("µs")
-        .y_label_formatter(&|value| short(*value))
+        .y_label_formatter(&tick)
         .light_line_style(TRANSPARENT)
         .draw()
         .unwrap();
     if let Some(timeline) = results.timeline.get("cloakroom") {
         let of = |name: &str| timeline["figures"][name].as_f64().unwrap();
-        let corners = [(of("pruned_from_s"), low / 2.0), (of("pruned_until_s"), high * 30.0)];
+        let corners = [(of("pruned_from_s"), low / 2.0), (of("pruned_until_s"), high * 2.0)];
         chart.draw_series([Rectangle::new(corners, BLACK.mix(0.12).filled())]).unwrap();
     }
-    lines!(chart, lines);
+    lines!(chart, names_area, lines);
 }
 
 fn disk(area: &Area<'_>, results: &Results) {
-    let lines: Vec<Line> = results
+    let mut lines: Vec<Line> = results
         .disk
         .iter()
         .map(|(name, rows)| (name.clone(), color(name), width(name), points(rows, 1, 1e-6)))
         .collect();
+    // The floor touches so often in the same time that the stores would end at the left edge.
+    if let Some(right) =
+        lines.iter().filter(|line| line.0 != "floor").map(|line| line.3[line.3.len() - 1].0).reduce(f64::max)
+    {
+        lines.iter_mut().for_each(|line| line.3.retain(|point| point.0 <= right));
+    }
     let ((left, right), (_, high)) = bounds(&lines);
-    let mut chart = ChartBuilder::on(area)
+    let (area, names_area) = columns(area);
+    let mut chart = ChartBuilder::on(&area)
         .margin(10)
         .x_label_area_size(40)
         .y_label_area_size(70)
@@ -220,9 +252,10 @@ fn disk(area: &Area<'_>, results: &Results) {
         .configure_mesh()
         .x_desc("touches, uniform keys")
         .y_desc("MB on disk")
-        .x_label_formatter(&|value| short(*value))
+        .y_label_formatter(&tick)
+        .x_label_formatter(&tick)
         .light_line_style(TRANSPARENT)
         .draw()
         .unwrap();
-    lines!(chart, lines);
+    lines!(chart, names_area, lines);
 }

@@ -88,7 +88,7 @@ impl Results {
     /// Medians, a row a measure, with the spread of Cloakroom and its ratio to each other contender's.
     pub fn table(&self) -> String {
         let present: Vec<&str> =
-            CONTENDERS.into_iter().filter(|name| self.table.values().any(|row| row.contains_key(*name))).collect();
+            CONTENDERS.iter().copied().filter(|name| self.table.values().any(|row| row.contains_key(*name))).collect();
         let mut text = format!(
             "{}; {}; {} entries; medians of {} rounds of {} s; (ratio of cloakroom's figure to this one's)\n\n",
             self.machine, self.date, self.size, self.rounds, self.seconds
@@ -134,13 +134,14 @@ impl Results {
             }
         }
         if !self.disk.is_empty() {
-            text += "\nBytes on disk, after the load / at the end:\n\n";
+            text += "\nBytes on disk, after the load / at most / at the end:\n\n";
             for (name, rows) in &self.disk {
                 let rows = rows.as_array().unwrap();
                 let (first, last) = (&rows[0], &rows[rows.len() - 1]);
                 let of = |value: &Value| short(value.as_f64().unwrap());
-                writeln!(text, "- {name}: {} / {} after {} touches", of(&first[1]), of(&last[1]), of(&last[0]))
-                    .unwrap();
+                let most = short(rows.iter().filter_map(|row| row[1].as_f64()).fold(0.0, f64::max));
+                let (loaded, ended, touches) = (of(&first[1]), of(&last[1]), of(&last[0]));
+                writeln!(text, "- {name}: {loaded} / {most} / {ended} after {touches} touches").unwrap();
             }
         }
         if self.large.is_object() {
@@ -179,6 +180,7 @@ pub fn short(value: f64) -> String {
         v if v >= 1e4 => format!("{:.0} k", value / 1e3),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 1.0 => format!("{value:.1}"),
+        0.0 => "0".into(),
         _ => format!("{value:.3}"),
     }
 }

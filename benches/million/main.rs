@@ -1,0 +1,143 @@
+//! A store of `ENTRIES` entries, loaded, read, touched, pruned and opened again in one process, with its memory at each
+//! step; and what a touch costs by the number of entries.
+//!
+//! `ENTRIES=1000000 cargo bench --bench million`. Does nothing without `ENTRIES`: a million take minutes.
+#![allow(missing_docs, unreachable_pub, dead_code, reason = "a bench")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a bench")]
+
+mod rig;
+mod sizes;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use cloakroom::{NoActivity, PrunePolicy};
+
+use rig::Rig;
+use support::cloakroom_store::CloakroomStore;
+use support::people::{created_at, key, source};
+use support::stream::MINUTE;
+
+const DAYS: i64 = 90;
+
+/// MiB that the process holds now, and the most it has held.
+fn memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let figure = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok()).unwrap_or(0)
+    };
+    (figure("VmRSS:") / 1024, figure("VmHWM:") / 1024)
+}
+
+/// A row: so many of a thing took so long.
+fn told(what: &str, count: usize, took: Duration) {
+    println!("{}", row(what, count, took));
+}
+
+fn row(what: &str, count: usize, took: Duration) -> String {
+    let each = took.as_secs_f64() * 1e6 / count.max(1) as f64;
+    let (now, peak) = memory();
+    format!("{what:<46} {count:>9} {took:>10.2?} {each:>11.2} {now:>8} {peak:>8}")
+}
+
+/// A row: the median of eleven, with the least and the most.
+fn told_median(what: &str, mut work: impl FnMut()) {
+    let mut times: Vec<Duration> = (0..11)
+        .map(|_| {
+            let started = Instant::now();
+            work();
+            started.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!("{}  median of 11 [{:.2?} – {:.2?}]", row(what, 1, times[5]), times[0], times[10]);
+}
+
+/// The fifty touched last, with nothing pending. The newest of them is of the time `newest`.
+fn recent(rig: &Rig, what: &str, newest: i64) {
+    rig.cloakroom.store.flush().unwrap();
+    told_median(what, || {
+        let page = rig.cloakroom.store.recent(50, None).unwrap();
+        assert_eq!(page.entries.len(), 50);
+        assert_eq!(page.entries[0].updated_at.as_micros(), newest);
+        assert!(page.entries.is_sorted_by(|newer, older| newer.updated_at >= older.updated_at));
+    });
+}
+
+fn prune_nothing(rig: &Rig, what: &str) {
+    let policy = PrunePolicy::max_age_days(DAYS);
+    told_median(what, || assert_eq!(rig.cloakroom.store.prune(&policy, NoActivity).unwrap().removed, 0));
+}
+
+/// Prunes the oldest tenth, which nobody has touched, and makes it again.
+fn prune_tenth(rig: &mut Rig) {
+    let tenth = rig.tenth();
+    rig.now = created_at(tenth) + DAYS * 24 * 60 * MINUTE;
+    rig.cloakroom.set_now(rig.now);
+    let started = Instant::now();
+    let removed = rig.cloakroom.store.prune(&PrunePolicy::max_age_days(DAYS), NoActivity).unwrap().removed;
+    told("pruned, the oldest tenth", tenth, started.elapsed());
+    assert_eq!(removed, tenth as u64);
+    assert_eq!(rig.cloakroom.store.len(), (rig.entries - tenth) as u64);
+    prune_nothing(rig, "pruned, nothing to do, right after");
+    let now = rig.now;
+    told("created, that tenth again", tenth, rig.create(0..tenth, &|entry| now + entry as i64));
+    rig.now += tenth as i64;
+}
+
+/// Closes the store and opens it, twice: sled writes its snapshot when it opens, so the first opening pays for all that
+/// was written since the one before.
+fn reopen(mut rig: Rig) -> Rig {
+    for what in ["after all of this", "with nothing since"] {
+        let started = Instant::now();
+        rig.cloakroom.store.close().unwrap();
+        // The directory is free for the next opener when the last clone is gone.
+        drop(rig.cloakroom);
+        told(&format!("closed, {what}"), 1, started.elapsed());
+        let started = Instant::now();
+        let cloakroom = CloakroomStore::open(rig.dir.path(), Vec::new());
+        told(&format!("opened, {what}"), 1, started.elapsed());
+        assert!(cloakroom.store.open_report().clean);
+        assert_eq!(cloakroom.store.len(), rig.entries as u64);
+        assert!(cloakroom.store.contains(&key(&source(rig.entries / 2, rig.entries))).unwrap());
+        cloakroom.set_now(rig.now);
+        rig = Rig { cloakroom, ..rig };
+    }
+    rig
+}
+
+fn main() {
+    let text = std::env::var("ENTRIES").unwrap_or_default();
+    let Ok(entries) = text.replace('_', "").parse::<usize>() else {
+        println!("set ENTRIES to the number of entries");
+        return;
+    };
+    assert!(entries >= 1_000, "at least 1000 entries are needed");
+    println!("{:<46} {:>9} {:>10} {:>11} {:>8} {:>8}", "", "count", "time", "us each", "RSS MiB", "peak MiB");
+
+    let (mut rig, took) = Rig::load(entries);
+    told("created, a hundred a minute", entries, took);
+    recent(&rig, "recent(50), a hundred a minute", rig.now);
+    prune_nothing(&rig, "pruned, nothing to do, after the load");
+
+    let touched = rig.tenth()..entries;
+    rig.next_minute();
+    told("touched, each once, into one minute", touched.len(), rig.touch_each(touched.clone(), 1));
+    told("touched, each once, within that minute", touched.len(), rig.touch_each(touched.clone(), 1));
+    recent(&rig, "recent(50), nine tenths in the last minute", rig.now);
+    rig.next_minute();
+    let some = touched.start..touched.start + 500;
+    rig.touch_each(some, MINUTE / 100);
+    recent(&rig, "recent(50), a hundred touches a minute lately", rig.now);
+    prune_tenth(&mut rig);
+    let mut rig = reopen(rig);
+
+    let smaller = [1_000, 10_000, 100_000].into_iter().filter(|size| *size < entries);
+    let mut rigs: Vec<Rig> = smaller.map(|size| Rig::load(size).0).collect();
+    rig.next_minute();
+    rigs.push(rig);
+    sizes::compare(&mut rigs);
+    rigs.into_iter().for_each(|rig| rig.cloakroom.store.close().unwrap());
+}
