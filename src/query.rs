@@ -180,7 +180,7 @@ impl Iter {
     pub fn entries(self) -> impl Iterator<Item = Result<SessionEntry>> {
         let store = self.store.clone();
         self.filter_map(move |summary| match summary {
-            Ok(summary) => store.get(&summary.key).transpose(),
+            Ok(summary) => store.peek(&summary.key).transpose(),
             Err(error) => Some(Err(error)),
         })
     }
@@ -217,7 +217,7 @@ impl Iter {
                 let key = self.store.commits().engine().key_of(entry)?;
                 let Some(key) = key.filter(|key| self.filter.accepts_key(key)) else { continue };
                 if self.filter.needs_entry() {
-                    let entry = self.store.get(&key)?;
+                    let entry = self.store.peek(&key)?;
                     if !entry.is_some_and(|entry| self.filter.accepts_entry(&entry)) {
                         continue;
                     }

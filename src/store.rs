@@ -92,8 +92,14 @@ impl SessionStore {
 
     /// The entry of a key, without its extras.
     pub fn get(&self, key: &SessionKey) -> Result<Option<SessionEntry>> {
-        let locked = self.commits().look(key)?;
+        let Some(locked) = self.commits().look(key)? else { return Ok(None) };
         Ok(both(&locked)?.map(|(hot, cold)| entry(key, &hot, Arc::unwrap_or_clone(cold))))
+    }
+
+    /// Like [`SessionStore::get`], for who reads many: they would drive all else out of memory.
+    pub(crate) fn peek(&self, key: &SessionKey) -> Result<Option<SessionEntry>> {
+        let peeked = self.commits().peek(key, false)?;
+        Ok(peeked.map(|Peeked { hot, cold, .. }| entry(key, &hot, Arc::unwrap_or_clone(cold))))
     }
 
     /// The entry of a key and its extras, as of one moment. Costs the size of the extras.
@@ -217,7 +223,8 @@ impl SessionStore {
     /// Removes an entry.
     pub fn remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let mut locked = self.commits().lock(key)?;
-        if locked.hot().is_none() {
+        // One whose record does not read is an error here, and not the committer's.
+        if both(&locked)?.is_none() {
             return Ok(None);
         }
         let commit = locked.remove();

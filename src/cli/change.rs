@@ -30,6 +30,7 @@ use super::{Exit, Format, with_store};
 ///   kept_suspended             expired entries kept because they are suspended
 ///   kept_active                … because work is in progress
 ///   guard_failed               … because nobody could say whether it is
+///   kept_unreadable            … because its record does not read
 ///   touched_meanwhile          … because they were used during the pass
 ///   stale_rows_cleared         out-of-date index rows cleared on the way
 ///   oldest_protected_seconds   how long the oldest of those kept has been idle, or null
@@ -114,6 +115,7 @@ fn print(report: &PruneReport, disabled: bool, left: u64, out: &mut Out) -> Resu
         ("of them, active for too long", report.removed_active),
         ("kept, active", report.kept_active),
         ("kept, guard failed", report.guard_failed),
+        ("kept, unreadable", report.kept_unreadable),
         ("kept, used meanwhile", report.touched_meanwhile),
     ];
     for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {

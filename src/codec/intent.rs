@@ -90,11 +90,10 @@ impl Step {
         })
     }
 
-    /// The entry that there was before, whatever is known of it elsewhere.
-    pub(crate) fn replaces(&self) -> Option<Fingerprint> {
+    /// The entry that it is about.
+    pub(crate) fn entry(&self) -> Fingerprint {
         match self {
-            Self::Create(_) => None,
-            Self::Remove(entry) | Self::Replace { entry, .. } => Some(*entry),
+            Self::Create(entry) | Self::Remove(entry) | Self::Replace { entry, .. } => *entry,
         }
     }
 

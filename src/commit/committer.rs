@@ -38,6 +38,8 @@ pub(super) struct Committer {
     pub(super) interval: Duration,
     pub(super) last_sync: Instant,
     pub(super) last_checkpoint: Duration,
+    /// Changes of the last commit.
+    pub(super) committed: usize,
 }
 
 impl Committer {
@@ -75,10 +77,10 @@ impl Committer {
                     }
                 },
                 recv(self.kicks) -> _ => {
-                    let _ = self.guarded(|this| this.commit(false));
+                    let _ = self.guarded(|this| this.commit_and_tend(false));
                 }
                 default(wait) => {
-                    let _ = self.guarded(|this| this.commit(true));
+                    let _ = self.guarded(|this| this.commit_and_tend(true));
                     self.last_sync = Instant::now();
                 }
             }
@@ -97,6 +99,12 @@ impl Committer {
             self.core.progress.set_failed(error);
             self.core.progress.check_writable().map(|()| 0)
         })
+    }
+
+    fn commit_and_tend(&mut self, sync: bool) -> Result<u64> {
+        let commit = self.commit(sync)?;
+        self.writer.tend_journal(&self.core.engine, self.core.clock.monotonic(), self.committed)?;
+        Ok(commit)
     }
 
     /// One commit: take, write, and sync if `sync` says so, someone waits for it, or it is time.
@@ -120,7 +128,7 @@ impl Committer {
             core.progress.set_durable(commit);
             self.checkpoint_if_due()?;
         }
-        self.writer.tend_journal(&core.engine, core.clock.monotonic(), changes.len())?;
+        self.committed = changes.len();
         if !changes.is_empty() {
             meter::committed(started.elapsed(), core.pending.count(), core.pending.weight());
             tracing::trace!(commit, changes = changes.len(), sync, micros = started.elapsed().as_micros(), "committed");

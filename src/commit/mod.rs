@@ -57,7 +57,7 @@ pub(crate) struct Settings {
     pub(crate) interval: Duration,
     /// How many changes may wait; more make their callers wait.
     pub(crate) max_pending: usize,
-    /// Hot records kept in memory after their commit.
+    /// Entries kept in memory after their commit, or after they were read.
     pub(crate) cached_entries: usize,
 }
 
@@ -90,6 +90,7 @@ impl Commits {
             interval: settings.interval,
             last_sync: Instant::now(),
             last_checkpoint,
+            committed: 0,
         };
         let thread = std::thread::Builder::new()
             .name("cloakroom-commit".into())
@@ -144,9 +145,9 @@ impl Commits {
         Ok(entry)
     }
 
-    /// Locks an entry to look at it. It stays in memory, to be found sooner next time.
-    pub(crate) fn look(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
-        self.core.pending.lock(&self.core.engine, key)
+    /// Locks an entry to look at it, if there is one. It stays in memory, to be found sooner next time.
+    pub(crate) fn look(&self, key: &SessionKey) -> Result<Option<EntryLock<'_>>> {
+        self.core.pending.look(&self.core.engine, key)
     }
 
     /// The receipt of a change that `commit` takes. Call it with no entry locked.

@@ -3,7 +3,6 @@
 //! Every read and every change of an entry goes through its key's shard lock, so what one thread sees and changes is
 //! one step to all others. The committer takes the queues shard by shard and never holds a lock while it writes.
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,6 +20,8 @@ use crate::storage::{Change, Content, Engine};
 const SHARDS: usize = 64;
 /// Bytes of extras that count as one more pending entry.
 const BYTES_PER_WEIGHT: usize = 256;
+/// Cold records up to this size are kept in memory once they were read, in bytes.
+const MAX_KEPT_BYTES: usize = 1024;
 /// What a cold record counts that waits: it is in memory up to three times, with the names and texts in it.
 const STRUCTURAL_WEIGHT: usize = 8;
 
@@ -80,13 +81,28 @@ impl Pending {
         let mut shard = self.shard(entry).lock();
         let place = match shard.find(entry) {
             Some(place) => place,
-            None => {
-                let hot = engine.hot(entry)?;
-                let applied = self.applied.load(Ordering::Acquire);
-                shard.insert(entry, key.clone(), hot, self.slots_per_shard, applied)
-            }
+            None => self.load(&mut shard, entry, key, engine.hot(entry)?),
         };
         Ok(EntryLock { pending: self, engine, shard, place })
+    }
+
+    /// Likewise for reading alone. Of an entry that is not there nothing is kept in memory.
+    pub(super) fn look<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<Option<EntryLock<'a>>> {
+        let entry = engine.fingerprint(key);
+        let mut shard = self.shard(entry).lock();
+        let place = match shard.find(entry) {
+            Some(place) => place,
+            None => match engine.hot(entry)? {
+                None => return Ok(None),
+                hot => self.load(&mut shard, entry, key, hot),
+            },
+        };
+        Ok(Some(EntryLock { pending: self, engine, shard, place }))
+    }
+
+    fn load(&self, shard: &mut Shard, entry: Fingerprint, key: &SessionKey, hot: Option<Hot>) -> usize {
+        let applied = self.applied.load(Ordering::Acquire);
+        shard.insert(entry, key.clone(), hot, self.slots_per_shard, applied)
     }
 
     fn shard(&self, entry: Fingerprint) -> &Mutex<Shard> {
@@ -246,14 +262,16 @@ pub(super) fn read_cold(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) 
     if let Some(new) = slot.and_then(|slot| slot.cold.as_ref()) {
         return Ok(Some(Arc::clone(&new.cold)));
     }
-    let stored = match slot.and_then(|slot| slot.stored.get()) {
-        Some(stored) => stored.clone(),
-        None => match engine.stored_cold(key)? {
-            Some(stored) => slot.map_or(&OnceCell::new(), |slot| &slot.stored).get_or_init(|| stored).clone(),
-            None => return Ok(None),
-        },
-    };
-    Ok(Some(Arc::new(engine.decode_cold(key, &stored)?)))
+    if let Some(stored) = slot.and_then(|slot| slot.stored.get()) {
+        return Ok(Some(Arc::new(engine.decode_cold(key, stored)?)));
+    }
+    let Some(stored) = engine.stored_cold(key)? else { return Ok(None) };
+    let cold = engine.decode_cold(key, &stored)?;
+    if let Some(slot) = slot.filter(|_| stored.len() <= MAX_KEPT_BYTES) {
+        // There is none yet, or it would have been taken.
+        let _ = slot.stored.set(stored);
+    }
+    Ok(Some(Arc::new(cold)))
 }
 
 /// The extras in memory, or those on disk.

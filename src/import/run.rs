@@ -194,7 +194,7 @@ impl Run<'_, '_> {
         };
         let (is_new, is_in) = if self.report.dry_run {
             // In a dry run the store does not have what the file had before.
-            let mut old = self.store.get(&new.key)?;
+            let mut old = self.store.peek(&new.key)?;
             if let (Some(mark), None) = (first, &old) {
                 old = Some(SessionEntry { updated_at: mark.updated_at, ..new.clone() });
             } else if let (Some(mark), Some(old)) = (first, &mut old) {

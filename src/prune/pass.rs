@@ -1,7 +1,7 @@
 //! One pass: first what is too old, then what a cap wants gone.
 
 use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, SUSPENDED};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::{EventKind, PruneReason};
 use crate::key::SessionKey;
 use crate::meter;
@@ -197,6 +197,12 @@ impl<'a> Pass<'a> {
                     Some(ProtectedBy::GuardFailed)
                 }
             }
+        };
+        let protected = match (protected, self.store.peek(&key)) {
+            // To remove it would lose what a repair may save.
+            (None, Err(Error::DamagedRecord { .. })) => Some(ProtectedBy::Unreadable),
+            (None, Err(error)) => return Err(error),
+            (protected, _) => protected,
         };
         if let Some(reason) = protected {
             self.report.keep(&key, reason, idle);

@@ -35,6 +35,8 @@ pub struct PruneReport {
     pub kept_active: u64,
     /// Kept because the guard failed or panicked.
     pub guard_failed: u64,
+    /// Kept because their record does not read: `verify` tells more.
+    pub kept_unreadable: u64,
     /// Kept because they were used between the look and the removal.
     pub touched_meanwhile: u64,
     /// Out-of-date index rows that were cleared on the way.
@@ -80,6 +82,8 @@ pub enum ProtectedBy {
     Active,
     /// The guard failed or panicked.
     GuardFailed,
+    /// Its record does not read.
+    Unreadable,
 }
 
 impl PruneReport {
@@ -89,6 +93,7 @@ impl PruneReport {
             ProtectedBy::Suspended => &mut self.kept_suspended,
             ProtectedBy::Active => &mut self.kept_active,
             ProtectedBy::GuardFailed => &mut self.guard_failed,
+            ProtectedBy::Unreadable => &mut self.kept_unreadable,
         } += 1;
         self.oldest_protected = self.oldest_protected.max(Some(idle));
         let place = self.protected.partition_point(|other| other.idle >= idle);

@@ -5,7 +5,7 @@ use super::{Engine, Trees, bytes, damaged, engine_error};
 use crate::codec::{
     ActivityRow, Bucket, Cold, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::SessionId;
 
 /// How much goes into one group, in bytes of keys and values.
@@ -173,7 +173,11 @@ impl Before {
         let (cold, _) = decode_cold(&value).map_err(|e| damaged("sessions", key, e))?;
         let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
         Ok(Some(Self {
-            age_row: engine.stored_hot(change.entry)?.map(row),
+            age_row: match engine.stored_hot(change.entry) {
+                // It is about to be written over, or to go. An old row by age is stale then, which does no harm.
+                Err(Error::DamagedRecord { .. }) => None,
+                hot => hot?.map(row),
+            },
             extras: cold.extras.map(|at| at.generation),
             session_id: cold.session_id,
         }))

@@ -15,12 +15,13 @@
 //! - A structural change writes the trees, and then, before its intent goes, a `Forget` for each entry of which the
 //!   journal speaks. Opening reads the journal first and then settles the intent, so it ends likewise.
 //!
-//! A row costs about as much as one touch did, and holds about thirty-six of them.
+//! A row costs about as much as one touch did, and holds about thirty-four of them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::memtable::{Epoch, PARTS};
+use super::verify::{Led, led};
 use super::write::{Writer, encode_error};
 use super::{Engine, engine_error};
 use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, JournalRecord, JournalRow};
@@ -32,9 +33,14 @@ const MAX_ENTRIES: usize = 1 << 20;
 /// How long a half may grow. Openings read less, and pruning finds its rows in the tree.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// While there is room, so many records are carried, and so often, that nobody notices.
+/// While there is room, so many records are carried, and so often, that nobody notices; and the most at once, for who
+/// waits for the next commit.
 const SLICE: usize = 1024;
 const SLICE_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_SLICES: usize = 16;
+
+/// Records that are in their trees already cost a look. So many of them count as one that is written.
+const LOOKS_PER_WRITE: usize = 8;
 
 /// Where the journal has come to. It belongs to the [`Writer`].
 #[derive(Debug)]
@@ -49,6 +55,8 @@ pub(super) struct Journal {
     carry: Option<Carry>,
     last_slice: Duration,
     limit: u64,
+    /// Carry nothing that can wait: there is hardly any space.
+    is_held: bool,
     /// Rows that do not read. They stay, for `verify` to tell and a repair to keep.
     unreadable: BTreeSet<u64>,
 }
@@ -60,6 +68,8 @@ struct Carry {
     part: usize,
     /// The number of the first row that is not of this half.
     end: u64,
+    /// How large it is.
+    bytes: u64,
 }
 
 impl Journal {
@@ -72,6 +82,7 @@ impl Journal {
             carry: None,
             last_slice: Duration::ZERO,
             limit: DEFAULT_JOURNAL_BYTES,
+            is_held: false,
             unreadable: BTreeSet::new(),
         }
     }
@@ -81,9 +92,15 @@ impl Journal {
         self.bytes > 0 && (is_old || self.bytes >= self.limit || entries >= MAX_ENTRIES)
     }
 
+    /// Whether it is time to carry more than nobody notices. After an opening both halves of the last one are carried.
+    fn is_pressed(&self, entries: usize) -> bool {
+        let both = self.bytes + self.carry.map_or(0, |carry| carry.bytes);
+        2 * self.bytes >= self.limit || 2 * both >= 3 * self.limit || entries >= MAX_ENTRIES * 3 / 2
+    }
+
     /// Begins to carry the half that has grown.
-    fn turn(&mut self) {
-        self.carry = Some(Carry { part: 0, end: self.next });
+    fn swap_halves(&mut self) {
+        self.carry = Some(Carry { part: 0, end: self.next, bytes: self.bytes });
         self.epoch = self.epoch.wrapping_add(1);
         (self.bytes, self.began) = (0, None);
     }
@@ -93,6 +110,11 @@ impl Writer {
     /// How large one half of the journal may grow, in bytes.
     pub(crate) fn set_journal_bytes(&mut self, bytes: u64) {
         self.journal.limit = bytes;
+    }
+
+    /// Lets the journal wait for as long as it has room: it does not take the last space of a full disk.
+    pub(super) fn hold_journal(&mut self) {
+        self.journal.is_held = true;
     }
 
     /// Writes hot records to the journal.
@@ -171,24 +193,26 @@ impl Writer {
             journal.began = Some(now);
         }
         if journal.carry.is_none() && journal.is_due(now, engine.memtable.len()) {
-            journal.turn();
+            journal.swap_halves();
         }
-        let is_pressed = 2 * journal.bytes >= journal.limit || engine.memtable.len() >= MAX_ENTRIES * 3 / 2;
-        if is_pressed {
-            // Done before the other half is full: it holds at most one record for each change that filled it.
-            self.carry(engine, (2 * changes).max(64))
-        } else if now.saturating_sub(journal.last_slice) >= SLICE_INTERVAL {
+        let mut count = 0;
+        if journal.is_pressed(engine.memtable.len()) {
+            // Done about when the other half is full: this one holds at most one record for each change that filled it.
+            count = (2 * changes).min(MAX_SLICES * SLICE);
+        }
+        let since = now.saturating_sub(journal.last_slice);
+        if since >= SLICE_INTERVAL && (count > 0 || !journal.is_held) {
             journal.last_slice = now;
-            self.carry(engine, SLICE)
-        } else {
-            Ok(())
+            let slices = since.as_millis() / SLICE_INTERVAL.as_millis();
+            count = count.max(SLICE * usize::try_from(slices).unwrap_or(MAX_SLICES).min(MAX_SLICES));
         }
+        self.carry(engine, count)
     }
 
     /// Carries everything, and leaves the journal empty but for what does not read.
     pub(super) fn carry_all(&mut self, engine: &Engine) -> Result<()> {
         self.finish_carrying(engine)?;
-        self.journal.turn();
+        self.journal.swap_halves();
         self.finish_carrying(engine)
     }
 
@@ -202,18 +226,18 @@ impl Writer {
     /// Carries about `count` records of the half that is carried, or removes as many of its rows.
     fn carry(&mut self, engine: &Engine, count: usize) -> Result<()> {
         let mut left = count;
-        while let Some(Carry { part, end }) = self.journal.carry.filter(|_| left > 0) {
-            let done = match u8::try_from(part) {
-                Ok(number) => {
-                    let records = engine.memtable.to_carry(number, self.journal.epoch);
-                    self.carry_records(engine, &records)?;
+        while let Some(carry) = self.journal.carry.filter(|_| left > 0) {
+            let done = match u8::try_from(carry.part) {
+                Ok(part) => {
+                    let (records, is_all) = engine.memtable.to_carry(part, self.journal.epoch, left);
+                    let written = self.carry_records(engine, &records)?;
                     engine.memtable.set_carried(&records);
-                    self.journal.carry = Some(Carry { part: part + 1, end });
-                    // So that an empty table is not walked at once, for each commit of a few changes.
-                    records.len().max(count / PARTS)
+                    self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
+                    // A part is walked for a few records as for many.
+                    (written + (records.len() - written) / LOOKS_PER_WRITE).max(count.div_ceil(PARTS))
                 }
                 Err(_) => {
-                    let removed = self.remove_rows(engine, end, left)?;
+                    let removed = self.remove_rows(engine, carry.end, left)?;
                     if removed < left {
                         engine.memtable.drop_carried();
                         self.journal.carry = None;
@@ -226,15 +250,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes hot records to their trees. For each entry the new row of the index goes first, then the record, then the
-    /// old row: so at every moment it has a row that is not later than its record, and pruning finds it. Among entries the
-    /// order is the one that sled takes best.
-    fn carry_records(&mut self, engine: &Engine, records: &[(Fingerprint, Hot)]) -> Result<()> {
-        let (mut new, mut old) = (Vec::new(), Vec::new());
+    /// Writes hot records to their trees, and answers how many were not there. For each entry the new row of the index goes
+    /// first, then the record, then the old row: so at every moment it has a row that is not later than its record, and
+    /// pruning finds it. Among entries the order is the one that sled takes best.
+    fn carry_records(&mut self, engine: &Engine, records: &[(Fingerprint, Hot)]) -> Result<usize> {
+        let (mut new, mut hot_records, mut old) = (Vec::new(), Vec::new(), Vec::new());
         for (entry, hot) in records {
             let row = |time| ActivityRow { bucket: Bucket::of(time), entry: *entry };
             let stored = match engine.stored_hot(*entry) {
-                Ok(stored) => stored.map(|stored| row(stored.updated_at)),
+                Ok(Some(stored)) if stored == *hot => continue,
+                Ok(Some(stored)) => Some(row(stored.updated_at)),
+                Ok(None) => {
+                    // Only damage leaves it: see `forget_doubtful`.
+                    tracing::warn!(%entry, "activity of an entry that is not there is dropped");
+                    continue;
+                }
                 // It is about to be written over.
                 Err(Error::DamagedRecord { .. }) => None,
                 Err(error) => return Err(error),
@@ -244,20 +274,20 @@ impl Writer {
                 new.push(now);
                 old.extend(stored);
             }
+            hot_records.push((entry, hot.encode().map_err(encode_error)?));
         }
         new.sort_unstable();
         old.sort_unstable();
         for row in new {
             self.insert(engine, &engine.trees.by_updated_at, row.encode(), &[])?;
         }
-        for (entry, hot) in records {
-            let value = hot.encode().map_err(encode_error)?;
-            self.insert(engine, &engine.trees.activity, entry.as_bytes(), &value)?;
+        for (entry, value) in &hot_records {
+            self.insert(engine, &engine.trees.activity, entry.as_bytes(), value)?;
         }
         for row in old {
             self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
         }
-        Ok(())
+        Ok(hot_records.len())
     }
 
     /// Removes up to `count` rows before `end`, from the front. Answers how many.
@@ -282,6 +312,7 @@ impl Writer {
             let (key, value) = row.map_err(|e| engine_error("read", e))?;
             let Ok(number) = JournalRow::number(&key) else { continue };
             self.journal.next = number.saturating_add(1);
+            self.journal.bytes += value.len() as u64;
             let records = JournalRow::decode(&value).unwrap_or_else(|error| {
                 let error = super::damaged_row("journal", error);
                 tracing::error!(error = &error as &dyn std::error::Error, "touches that do not read are passed over");
@@ -291,13 +322,33 @@ impl Writer {
             for record in records {
                 match record {
                     JournalRecord::Set(entry, hot) => engine.memtable.set(entry, &hot, self.journal.epoch),
-                    JournalRecord::Forget(entry) => drop(engine.memtable.forget(entry)),
+                    JournalRecord::Forget(entry) => engine.memtable.forget(entry),
                 }
             }
         }
+        if !self.journal.unreadable.is_empty() {
+            forget_doubtful(engine)?;
+        }
         if self.journal.next > 0 {
-            self.journal.turn();
+            self.journal.swap_halves();
         }
         Ok(())
     }
+}
+
+/// A row that does not read may have said that the trees know better. So what is not newer than they are goes, and what
+/// they do not know.
+fn forget_doubtful(engine: &Engine) -> Result<()> {
+    for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
+        let is_newer = match (engine.memtable.get(entry), engine.stored_hot(entry)) {
+            (Some(hot), Ok(Some(stored))) => hot.updated_at > stored.updated_at,
+            (_, Ok(_)) => matches!(led(engine, entry)?, Led::Astray),
+            (_, Err(Error::DamagedRecord { .. })) => true,
+            (_, Err(error)) => return Err(error),
+        };
+        if !is_newer {
+            engine.memtable.forget(entry);
+        }
+    }
+    Ok(())
 }

@@ -67,7 +67,8 @@ impl List {
     /// Without repetitions, in the order of the trees.
     fn sorted(&mut self) -> &[Fingerprint] {
         if !std::mem::replace(&mut self.is_sorted, true) {
-            self.entries.sort_unstable();
+            // Commits append their entries in order, so this is a merge of runs.
+            self.entries.sort();
             self.entries.dedup();
         }
         &self.entries
@@ -130,14 +131,14 @@ impl Memtable {
         }
     }
 
-    /// Drops a record. Answers whether there was one.
-    pub(super) fn forget(&self, entry: Fingerprint) -> bool {
+    /// Drops a record, if there is one.
+    pub(super) fn forget(&self, entry: Fingerprint) {
         let (part, hash) = entry.part_and_hash();
         let mut part = self.part(part).lock();
-        let Ok(found) = part.find_entry(hash, |record| record.entry == entry) else { return false };
-        found.remove();
-        self.len.fetch_sub(1, Ordering::AcqRel);
-        true
+        if let Ok(found) = part.find_entry(hash, |record| record.entry == entry) {
+            found.remove();
+            self.len.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     fn list(&self, bucket: Bucket, entry: Fingerprint) {
@@ -161,30 +162,49 @@ impl Memtable {
         }
     }
 
-    fn is_in(&self, bucket: Bucket, entry: Fingerprint) -> bool {
-        self.find(entry, |record| Bucket::of(record.updated_at) == bucket).unwrap_or(false)
+    fn is_in(&self, row: &ActivityRow) -> bool {
+        self.find(row.entry, |record| Bucket::of(record.updated_at) == row.bucket).unwrap_or(false)
+    }
+
+    /// Whether a row of the tree is of an entry that has another bucket by now.
+    pub(super) fn has_moved(&self, row: &ActivityRow) -> bool {
+        self.find(row.entry, |record| Bucket::of(record.updated_at) != row.bucket).unwrap_or(false)
     }
 
     /// Up to `limit` rows after `after`, in the order of the index, not later than `last`.
     pub(super) fn rows(&self, after: Option<&ActivityRow>, last: Bucket, limit: usize) -> Vec<ActivityRow> {
         let mut rows = Vec::new();
-        let from = after.map_or(Bound::Unbounded, |row| Bound::Included(row.bucket));
-        if after.is_some_and(|row| row.bucket > last) {
-            return rows;
+        let mut after = after.copied();
+        while rows.len() < limit {
+            let items = self.items(after.as_ref(), last, limit);
+            let Some(end) = items.last().copied() else { break };
+            // Looked up with no lock on the lists, for which the writer would wait.
+            rows.extend(items.into_iter().filter(|row| self.is_in(row)).take(limit - rows.len()));
+            after = Some(end);
         }
+        rows
+    }
+
+    /// Up to `limit` items of the lists after `after`, whether they are out of date or not.
+    fn items(&self, after: Option<&ActivityRow>, last: Bucket, limit: usize) -> Vec<ActivityRow> {
+        let mut items = Vec::new();
+        if after.is_some_and(|row| row.bucket > last) {
+            return items;
+        }
+        let from = after.map_or(Bound::Unbounded, |row| Bound::Included(row.bucket));
         for (&bucket, list) in self.buckets.lock().lists.range_mut((from, Bound::Included(last))) {
             let entries = list.sorted();
             let start = match after {
                 Some(row) if row.bucket == bucket => entries.partition_point(|entry| *entry <= row.entry),
                 _ => 0,
             };
-            let live = entries.iter().skip(start).filter(|entry| self.is_in(bucket, **entry));
-            rows.extend(live.take(limit - rows.len()).map(|&entry| ActivityRow { bucket, entry }));
-            if rows.len() >= limit {
+            let more = entries.iter().skip(start).take(limit - items.len());
+            items.extend(more.map(|&entry| ActivityRow { bucket, entry }));
+            if items.len() >= limit {
                 break;
             }
         }
-        rows
+        items
     }
 
     /// The newest bucket, not later than `last`, that may have entries.
@@ -196,9 +216,10 @@ impl Memtable {
 
     /// The entries in `bucket`, in the order of the trees.
     pub(super) fn entries_in(&self, bucket: Bucket) -> Vec<Fingerprint> {
-        let mut buckets = self.buckets.lock();
-        let Some(list) = buckets.lists.get_mut(&bucket) else { return Vec::new() };
-        list.sorted().iter().copied().filter(|entry| self.is_in(bucket, *entry)).collect()
+        let listed = self.buckets.lock().lists.get_mut(&bucket).map(|list| list.sorted().to_vec());
+        let mut entries = listed.unwrap_or_default();
+        entries.retain(|&entry| self.is_in(&ActivityRow { bucket, entry }));
+        entries
     }
 
     /// The entries of one part.
@@ -206,13 +227,17 @@ impl Memtable {
         self.part(part).lock().iter().map(|record| record.entry).collect()
     }
 
-    /// Records of one part that were written before `epoch` and not carried yet, in the order of the trees.
-    pub(super) fn to_carry(&self, part: u8, epoch: Epoch) -> Vec<(Fingerprint, Hot)> {
+    /// Up to `limit` records of one part that were written before `epoch` and not carried yet, in the order of the trees;
+    /// and whether that is all of them.
+    pub(super) fn to_carry(&self, part: u8, epoch: Epoch, limit: usize) -> (Vec<(Fingerprint, Hot)>, bool) {
         let part = self.part(part).lock();
         let due = part.iter().filter(|record| record.epoch != epoch && !record.carried);
         let mut records: Vec<_> = due.map(|record| (record.entry, record.hot())).collect();
+        drop(part);
         records.sort_unstable_by_key(|(entry, _)| *entry);
-        records
+        let is_all = records.len() <= limit;
+        records.truncate(limit);
+        (records, is_all)
     }
 
     /// Notes that these records, as they are, are in their trees.

@@ -91,6 +91,12 @@ pub(crate) struct Engine {
 #[derive(Debug, Clone)]
 pub(crate) struct StoredCold(sled::IVec);
 
+impl StoredCold {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Trees {
     sessions: sled::Tree,

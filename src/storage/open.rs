@@ -81,6 +81,9 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
         Err(Error::DiskFull { .. }) if give_up()? => open_locked(path, &lock, cache_bytes)?,
         other => other?,
     };
+    if gave_up || lock.found() == State::Full {
+        opened.writer.hold_journal();
+    }
     if !gave_up {
         ballast::take(path);
     }

@@ -1,7 +1,7 @@
 //! The first half of a repair: looks at every row, and puts the bytes of what cannot stay into the quarantine.
 //!
-//! It changes nothing in the trees, and all of it is synced before the second half begins. So a repair that is cut
-//! short has lost nothing, and is run again.
+//! The journal comes first, and is carried to its trees. After that this half changes nothing in them, and all of it is
+//! synced before the second half begins. So a repair that is cut short has lost nothing, and is run again.
 //!
 //! An entry is what has a cold record that reads, under a key that is one. Rows that belong to no entry go into the
 //! quarantine if they hold something: they may be all that is left of one.
@@ -9,7 +9,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::quarantine::Quarantine;
-use super::verify::{chain, key};
+use super::verify::{Led, chain, key, led};
+use super::write::encode_error;
 use super::{Engine, bytes, engine_error};
 use crate::codec::{
     ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, Turn, decode_cold, decode_name,
@@ -37,17 +38,30 @@ struct Survey<'a> {
     salvaged: Salvaged,
 }
 
-/// Takes what does not read out of the journal's rows, and syncs it. The rest is carried, and then it is in the trees.
+/// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that do not read, records of no
+/// entry, and unreadable ones in `activity` that a record of the journal is about to replace. Answers how many rows of the
+/// journal did not read.
 pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> Result<u64> {
-    let before = quarantine.lines();
     for row in &engine.trees.journal {
         let (row, value) = row.map_err(|e| engine_error("read", e))?;
         if let Err(error) = JournalRow::number(&row).and_then(|_| JournalRow::decode(&value)) {
             quarantine.add("journal", &row, &value, &chain(&error))?;
         }
     }
+    let unreadable = quarantine.lines();
+    for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
+        let Some(hot) = engine.memtable.get(entry) else { continue };
+        if let Led::Nowhere = led(engine, entry)? {
+            let value = hot.encode().map_err(encode_error)?;
+            quarantine.add("journal", entry.as_bytes(), &value, "it has no entry")?;
+        }
+        let stored = engine.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
+        if let Some((value, error)) = stored.and_then(|value| Hot::decode(&value).err().map(|error| (value, error))) {
+            quarantine.add("activity", entry.as_bytes(), &value, &chain(&error))?;
+        }
+    }
     quarantine.sync()?;
-    Ok(quarantine.lines() - before)
+    Ok(unreadable)
 }
 
 /// Fills the quarantine and syncs it.

@@ -19,7 +19,7 @@ impl Engine {
     ) -> Result<Vec<ActivityRow>> {
         // The journal first: what leaves it meanwhile is in the tree by then.
         let mut rows = self.memtable.rows(after, last, limit);
-        rows.extend(self.stored_rows(after, last, limit, |row| !self.memtable.contains(row.entry))?);
+        rows.extend(self.stored_rows(after, last, limit, |row| !self.memtable.has_moved(row))?);
         rows.sort_unstable();
         rows.dedup();
         rows.truncate(limit);
@@ -85,7 +85,7 @@ impl Engine {
         let mut entries = self.memtable.entries_in(bucket);
         for row in self.trees.by_updated_at.scan_prefix(bucket.prefix()).keys() {
             let row = age_row(row)?;
-            if !self.memtable.contains(row.entry) {
+            if !self.memtable.has_moved(&row) {
                 entries.push(row.entry);
             }
         }

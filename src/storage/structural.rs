@@ -81,7 +81,7 @@ impl Writer {
                 meta::COUNT.as_bytes(),
                 &encode_meta(&count).map_err(encode_error)?,
             )?;
-            self.forget_held(engine, intent.steps.iter().filter_map(Step::replaces))?;
+            self.forget_held(engine, intent.steps.iter().map(Step::entry))?;
             *groups += 1;
         }
         self.mark.count = count;
@@ -140,7 +140,7 @@ impl Writer {
     fn settle_step(&mut self, engine: &Engine, step: &Step) -> Result<i64> {
         match step {
             // Its hot record was written last.
-            Step::Create(entry) if engine.has_hot(*entry)? => Ok(1),
+            Step::Create(entry) if engine.has_hot(*entry)? => self.forget(engine, *entry).map(|()| 1),
             Step::Create(entry) => self.erase(engine, *entry).map(|()| 0),
             Step::Remove(entry) => {
                 self.erase(engine, *entry)?;

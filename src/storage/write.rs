@@ -21,6 +21,7 @@ use super::checkpoint::{Checkpoint, Mark};
 use super::journal::Journal;
 use super::lock::State;
 use super::log::Position;
+use super::verify::has;
 use super::{Engine, engine_error, meta};
 use crate::codec::{
     ActivityRow, Bucket, CHUNK_BYTES, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, encode_meta,
@@ -161,14 +162,19 @@ impl Writer {
     /// Clears an index row that a crash has left: its entry is gone, or the row is earlier than the hot record in its
     /// tree. A row that is later stays, for that record may be about to be written. Returns whether it was cleared.
     pub(crate) fn recheck(&mut self, engine: &Engine, row: &ActivityRow) -> Result<bool> {
-        let stale = match engine.stored_hot(row.entry)? {
-            None => true,
-            Some(hot) => row.bucket < Bucket::of(hot.updated_at),
+        let is_stale = match engine.stored_hot(row.entry) {
+            Ok(None) => true,
+            Ok(Some(hot)) => row.bucket < Bucket::of(hot.updated_at),
+            // Damage to one entry is no reason to stop all others. `verify` tells it.
+            Err(Error::DamagedRecord { .. }) => false,
+            Err(error) => return Err(error),
         };
-        if stale {
-            self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
+        // It may be gone since it was met.
+        if !is_stale || !has(&engine.trees.by_updated_at, row.encode())? {
+            return Ok(false);
         }
-        Ok(stale)
+        self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
+        Ok(true)
     }
 
     /// Remembers the time zone of an import.

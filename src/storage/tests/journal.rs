@@ -102,6 +102,94 @@ fn counters_and_flags_go_through_the_journal() {
     assert_eq!(opened.engine.stored_hot(entry(1)).unwrap(), Some(hot));
 }
 
+/// However short the openings are, the journal keeps its bound, and what was carried is not carried again.
+#[test]
+fn short_openings_carry_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_at(dir.path());
+    commit(&mut opened, &many(2000)).unwrap();
+    let mut last = 0;
+    for round in 1..60 {
+        drop(opened);
+        opened = open_at(dir.path());
+        opened.writer.set_journal_bytes(30_000);
+        // Fewer than there are entries: no opening could carry all of them.
+        let touches: Vec<_> = (0..300).map(|n| touch((round * 300 + n) % 2000, later(round as i64))).collect();
+        for touches in touches.chunks(100) {
+            tend(&mut opened, Duration::ZERO, touches).unwrap();
+        }
+        last = opened.engine.trees.journal.iter().values().map(|value| value.unwrap().len()).sum();
+        assert!(last < 120_000, "{last} bytes in the journal after {round} openings");
+    }
+    assert!(last > 0);
+    assert_eq!(violations(&opened.engine), []);
+}
+
+/// On a disk with hardly any space nothing is carried that can wait: the space is for pruning.
+#[test]
+fn a_journal_that_is_held_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    opened.writer.hold_journal();
+    touched(&mut opened);
+    let size = |opened: &Opened| opened.engine.log_position().unwrap();
+    let before = size(&opened);
+    for n in 1..100 {
+        opened.writer.tend_journal(&opened.engine, minutes(n), 0).unwrap();
+    }
+    assert!(size(&opened) - before < 100, "something was written");
+    assert_eq!(stored(&opened.engine, 1), NOW);
+    // With no room left each commit carries its share.
+    opened.writer.set_journal_bytes(1);
+    opened.writer.tend_journal(&opened.engine, minutes(100), 100).unwrap();
+    assert_eq!(stored(&opened.engine, 1), later(5));
+}
+
+/// A row that does not read may have said that an entry was made anew.
+#[test]
+fn what_may_have_been_forgotten_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let mut old = Hot::fresh(later(1));
+    old.set(SUSPENDED, true);
+    let suspend = |n| Change { key: key(n), entry: entry(n), content: Content::Hot(old) };
+    commit(&mut opened, &[suspend(1), suspend(2), suspend(3)]).unwrap();
+    commit(&mut opened, &[whole(1, 77, later(1), None), gone(2)]).unwrap();
+    let forgot = opened.engine.trees.journal.last().unwrap().unwrap().0;
+    opened.engine.trees.journal.insert(forgot, vec![9, 9]).unwrap();
+    drop(opened);
+    let mut opened = open_at(dir.path());
+    for _ in 0..2 {
+        assert_eq!(opened.engine.hot(entry(1)).unwrap(), Some(Hot::fresh(later(1))));
+        assert_eq!(opened.engine.hot(entry(2)).unwrap(), None);
+        assert_eq!(opened.engine.hot(entry(3)).unwrap(), Some(old));
+        for n in 1..9 {
+            opened.writer.tend_journal(&opened.engine, minutes(n), 0).unwrap();
+        }
+    }
+    let found = verify(&opened.engine).unwrap();
+    assert!(matches!(&found.violations[..], [Violation::Unreadable { tree: "journal", .. }]), "{found:?}");
+}
+
+/// The bytes of an activity record that does not read are kept, though the journal has a newer one.
+#[test]
+fn a_repair_keeps_what_carrying_writes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    touched(&mut opened);
+    opened.engine.trees.activity.insert(entry(1).as_bytes(), vec![9, 7]).unwrap();
+    // Neither a change nor a pass that meets it stops the store.
+    commit(&mut opened, &[whole(1, 1, later(5), None)]).unwrap();
+    opened.engine.trees.activity.insert(entry(2).as_bytes(), vec![9, 7]).unwrap();
+    let row = ActivityRow { bucket: Bucket::of(NOW), entry: entry(2) };
+    assert!(!opened.writer.recheck(&opened.engine, &row).unwrap());
+    let repairs = heals(dir.path(), opened);
+    assert_eq!((repairs.quarantined, repairs.activity_from_index), (1, 0));
+    let kept = fs::read_to_string(quarantine(dir.path())).unwrap();
+    assert!(kept.contains("\"value_hex\":\"0907\"") && kept.contains("\"tree\":\"activity\""), "{kept}");
+    assert_eq!(stored(&open_at(dir.path()).engine, 2), later(6));
+}
+
 /// What was carried and is touched again meanwhile stays in the journal.
 #[test]
 fn the_journal_keeps_its_bound_and_loses_nothing() {
@@ -132,8 +220,8 @@ fn the_journal_keeps_its_bound_and_loses_nothing() {
     assert_eq!(violations(&opened.engine), []);
 }
 
-/// Stops the writer before each of its writes in turn while it does `work`, and the opening that settles it likewise.
-/// Each entry must be as it was before some write or after it, and awaited changes must be there.
+/// Stops the writer before each of its writes in turn while it does `work`. After an opening each entry must be as it was
+/// before the work or after it, also when the journal was carried.
 fn stop_anywhere(name: &str, prepare: &dyn Fn(&mut Opened), work: &dyn Fn(&mut Opened) -> Result<()>) {
     let mut wanted: Vec<BTreeMap<_, _>> = Vec::new();
     for whole in [false, true] {
@@ -181,19 +269,21 @@ fn touched(opened: &mut Opened) {
 /// Carried, but the rows of the journal are still there.
 fn half_carried(opened: &mut Opened) {
     touched(opened);
-    carry_a_slice(opened, 0).unwrap();
-    carry_a_slice(opened, 2).unwrap();
+    carry_slices(opened, 1).unwrap();
     assert!((1..=3).all(|n| stored(&opened.engine, n) == seen(&opened.engine, n)));
     assert!(!opened.engine.trees.journal.is_empty());
 }
 
-fn carry_a_slice(opened: &mut Opened, at: u32) -> Result<()> {
-    opened.writer.tend_journal(&opened.engine, minutes(at), 0)
+/// Waits until the journal is old enough, and then for so many slices.
+fn carry_slices(opened: &mut Opened, count: u64) -> Result<()> {
+    let slices = (0..count).map(|n| 60_000 + 100 * n);
+    let mut times = [0, 59_900].into_iter().chain(slices);
+    times.try_for_each(|time| opened.writer.tend_journal(&opened.engine, Duration::from_millis(time), 0))
 }
 
 #[test]
 fn carrying_may_stop_anywhere() {
-    stop_anywhere("carry", &touched, &|opened| (0..5).try_for_each(|minute| carry_a_slice(opened, minute)));
+    stop_anywhere("carry", &touched, &|opened| carry_slices(opened, 3));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn prune_removes_the_idle_and_keeps_the_suspended() {
     assert_eq!(protected / 86_400, 100);
     let expected = json!({
         "dry_run": false, "cutoff": report["cutoff"], "removed": 1, "kept_suspended": 1, "kept_active": 0,
-        "guard_failed": 0, "touched_meanwhile": 0, "stale_rows_cleared": report["stale_rows_cleared"],
+        "guard_failed": 0, "kept_unreadable": 0, "touched_meanwhile": 0, "stale_rows_cleared": report["stale_rows_cleared"],
         "oldest_protected_seconds": protected, "stopped": false, "removed_over_entries": 0, "removed_over_bytes": 0,
         "removed_active": 0, "entries_over_cap": 0, "live_bytes": null, "bytes_over_cap": 0,
         "protected": [{"key": report["protected"][0]["key"], "reason": "suspended", "idle_seconds": protected}],

@@ -37,6 +37,12 @@ pub(crate) enum Content {
 #[derive(Debug, Clone)]
 pub(crate) struct StoredCold;
 
+impl StoredCold {
+    pub(crate) fn len(&self) -> usize {
+        0
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Engine {
     seed: Seed,
