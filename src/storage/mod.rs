@@ -10,6 +10,7 @@ mod checkpoint;
 mod compact;
 mod files;
 mod group;
+mod load;
 mod lock;
 mod log;
 mod notes;
@@ -40,6 +41,7 @@ use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
+pub(crate) use load::{Batch, Loaded, nothing_at};
 pub(crate) use open::{Opened, open};
 pub use repair::Repairs;
 pub(crate) use repair::repair;
