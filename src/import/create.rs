@@ -23,8 +23,10 @@ use crate::storage::{Batch, Loaded, NewStore, nothing_at};
 use crate::store::{SessionStore, records};
 use crate::time::Timestamp;
 
-/// How large a batch grows, in bytes. The larger, the more rows of it share a leaf.
-const BATCH_BYTES: usize = 8 << 20;
+/// The sizes of the first batch and of the largest, in bytes; each is twice the one before. So the writer has something
+/// to do early, and later many rows of a batch share a leaf.
+const FIRST_BATCH_BYTES: usize = 1 << 10;
+const MAX_BATCH_BYTES: usize = 8 << 20;
 /// Batches there are: one is filled, one waits, one is written.
 const BATCHES: usize = 3;
 /// The number of the first extras: what an opening gives out begins with its commit, shifted so far.
@@ -79,10 +81,11 @@ impl SessionStore {
         let store = NewStore::create(&options.path, options.cache_bytes)?;
         let (orders, writer_orders) = bounded(1);
         let (writer_emptied, emptied) = bounded(BATCHES);
-        let mut run =
-            Run::new(Load::new(&options.path, store.seed(), import.on_conflict, orders, emptied), import, now);
         let building = &store;
-        let loaded = thread::scope(|scope| {
+        let (mut run, loaded) = thread::scope(|scope| {
+            // Its end of the channel goes with it, if `progress` panics: the writer would be waited for for ever.
+            let load = Load::new(&options.path, building.seed(), import.on_conflict, orders, emptied);
+            let mut run = Run::new(load, import, now);
             let writer = thread::Builder::new()
                 .name("cloakroom-load".into())
                 .spawn_scoped(scope, move || write(building, writer_orders, writer_emptied))
@@ -93,7 +96,7 @@ impl SessionStore {
                 .join()
                 .unwrap_or_else(|panic| Err(Error::Engine { action: "write", source: panic_message(&*panic).into() }));
             // Where the writer failed, the reader found nobody there, and has nothing to say.
-            written.and_then(|loaded| read.map(|()| loaded))
+            written.and_then(|loaded| read.map(|()| (run, loaded)))
         })?;
         run.report.imported += loaded.created;
         run.report.duplicates += loaded.duplicates;
@@ -124,6 +127,8 @@ struct Load {
     generation: u64,
     on_conflict: OnConflict,
     batch: Batch,
+    /// How large it may grow.
+    batch_bytes: usize,
     /// `None` at the end; the writer ends then.
     orders: Option<Sender<Order>>,
     emptied: Receiver<Batch>,
@@ -137,6 +142,7 @@ impl Load {
             generation: FIRST_GENERATION,
             on_conflict,
             batch: Batch::default(),
+            batch_bytes: FIRST_BATCH_BYTES,
             orders: Some(orders),
             emptied,
         }
@@ -182,7 +188,11 @@ impl Target for Load {
             }
             pushed => pushed?,
         }
-        if self.batch.size() >= BATCH_BYTES { self.send_batch() } else { Ok(()) }
+        if self.batch.size() < self.batch_bytes {
+            return Ok(());
+        }
+        self.batch_bytes = MAX_BATCH_BYTES.min(2 * self.batch_bytes);
+        self.send_batch()
     }
 
     fn put_note(&mut self, name: String, text: String) -> Result<()> {
