@@ -29,6 +29,8 @@ impl SessionStore {
     /// or cut off, everything before that place is imported and the report says where it is. Limits: nesting 64, a key
     /// 1 KiB, an entry 1 MiB, a number 4 KiB.
     ///
+    /// Where there is no store yet, [`create_from`](SessionStore::create_from) is the faster way.
+    ///
     /// When it returns, what was imported survives a power cut. Killed half-way and run again, it ends in the same
     /// state as one clean run.
     ///

@@ -166,6 +166,7 @@ fn name(n: usize) -> String {
 }
 
 mod costs;
+mod load;
 mod open;
 mod repair;
 mod verify;

@@ -20,7 +20,7 @@ use crate::cli::{Exit, Format, progress, with_opened};
 /// An import reads hardly anything twice, so sled's cache may be small. It takes three to four times as much memory as
 /// sled counts.
 const CACHE: u64 = 24 << 20;
-/// Changes that wait for the committer: two for each entry, and one for each KiB of its extras.
+/// In a store that is there, changes that wait for the committer: two for each entry, and one for each KiB of its extras.
 const MAX_PENDING: usize = 1 << 14;
 /// Small records kept in memory. An import comes back to hardly any.
 const CACHED_ENTRIES: usize = 1 << 10;
@@ -29,7 +29,7 @@ const CACHED_ENTRIES: usize = 1 << 10;
 ///
 /// The file is only read. An entry that is bad goes to the quarantine, and the rest goes on; where the file is damaged
 /// or cut off, what comes before that place is imported. In both cases the exit code is 1. Killed half-way and started
-/// again, it ends as one clean run.
+/// again, it ends as one clean run. A store that it creates is there when it is whole, and not before.
 ///
 /// With --json, one object:
 ///
