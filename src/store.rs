@@ -204,15 +204,7 @@ impl SessionStore {
         if old.as_ref().is_some_and(|old| !replaces(old)) {
             return Ok(Put::Kept);
         }
-        let mut hot = Hot { updated_at: new.updated_at, flags: 0, usage: new.usage };
-        hot.set(SUSPENDED, new.suspended);
-        hot.set(RESUME_PENDING, new.resume_pending);
-        let cold = Cold {
-            session_id: new.session_id.clone(),
-            created_at: new.created_at,
-            details: new.details.clone(),
-            extras: None,
-        };
+        let (hot, cold) = records(new.clone());
         let commit = locked.put(hot, cold, Some(extras))?;
         drop(locked);
         self.commits().receipt(commit);
@@ -322,6 +314,15 @@ impl SessionStore {
 /// Both records of a locked entry.
 pub(crate) fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
     Ok(locked.hot().zip(locked.cold()?))
+}
+
+/// The two records of an entry. Where its extras are is not known yet.
+pub(crate) fn records(entry: SessionEntry) -> (Hot, Cold) {
+    let mut hot = Hot { updated_at: entry.updated_at, flags: 0, usage: entry.usage };
+    hot.set(SUSPENDED, entry.suspended);
+    hot.set(RESUME_PENDING, entry.resume_pending);
+    let SessionEntry { session_id, created_at, details, .. } = entry;
+    (hot, Cold { session_id, created_at, details, extras: None })
 }
 
 /// What a caller sees of two records.

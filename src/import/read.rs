@@ -21,7 +21,7 @@ pub(super) struct Bounds {
 }
 
 /// What of one entry does not come back as it was: its times, and fields that it has twice. They count only if the entry is good.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Repairs {
     clamped: u64,
     skipped: u64,

@@ -12,6 +12,7 @@ mod compact;
 mod files;
 mod group;
 mod journal;
+mod load;
 mod lock;
 mod log;
 mod memtable;
@@ -43,6 +44,7 @@ use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
+pub(crate) use load::{Batch, Loaded, nothing_at};
 pub(crate) use open::{Opened, open};
 pub use repair::Repairs;
 pub(crate) use repair::repair;

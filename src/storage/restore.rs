@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// A store in the making. Unless it is finished, nothing of it stays.
 pub(crate) struct NewStore {
     // Goes before its place.
-    database: NewDatabase,
+    pub(super) database: NewDatabase,
     seed: [u8; 16],
     place: Place,
 }
@@ -36,7 +36,7 @@ impl NewStore {
         match found {
             Found::Store => return Err(exists()),
             Found::Nothing => access::make_directory(path)?,
-            Found::Empty => {}
+            Found::Empty => access::check(path, &found)?,
         }
         let mut directory = NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing };
         let lock = Lock::take(path).inspect_err(|error| {
@@ -52,6 +52,11 @@ impl NewStore {
         swap::sweep(path)?;
         let database = NewDatabase::create(path, cache_bytes)?;
         Ok(Self { database, seed: new_seed()?, place })
+    }
+
+    /// What fingerprints are made with.
+    pub(crate) fn seed(&self) -> Seed {
+        Seed::new(&self.seed)
     }
 
     pub(crate) fn put_zone(&self, zone: &str) -> Result<()> {

@@ -171,6 +171,7 @@ fn name(n: usize) -> String {
 
 mod costs;
 mod journal;
+mod load;
 mod open;
 mod repair;
 mod verify;

@@ -29,6 +29,7 @@ mod failures;
 mod full_disk;
 mod hot_switch;
 mod import;
+mod import_create;
 mod import_kill;
 mod io_failures;
 mod kill;

@@ -82,7 +82,7 @@ const TIMES: &[&str] = &[
     "activeTurnStartedAt",
 ];
 
-fn quoted(text: String) -> String {
+pub(crate) fn quoted(text: String) -> String {
     Value::from(text).to_string()
 }
 
@@ -156,7 +156,7 @@ fn entry(gateway: Gateway) -> impl Strategy<Value = String> {
 }
 
 /// Keys and raw values in the order of a file.
-fn members(gateway: Gateway) -> impl Strategy<Value = Vec<(String, String)>> {
+pub(crate) fn members(gateway: Gateway) -> impl Strategy<Value = Vec<(String, String)>> {
     let key = prop_oneof![
         6 => "[a-c]",
         3 => "agent:main:discord:group:[0-9]{1,3}",
@@ -243,7 +243,7 @@ fn moved_times(got: &Exact, original: &Exact) -> Option<u64> {
 }
 
 /// `CLOAKROOM_CASES` asks for more.
-fn settings(cases: u32) -> ProptestConfig {
+pub(crate) fn settings(cases: u32) -> ProptestConfig {
     let cases = std::env::var("CLOAKROOM_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 1000, ..ProptestConfig::default() }
 }

@@ -1,8 +1,5 @@
 //! `migrate`.
 
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, Options, TimeZone};
+use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, Options, SessionStore, TimeZone};
 
 use super::progress::show;
 use super::quarantine::Quarantine;
@@ -23,7 +20,7 @@ use crate::cli::{Exit, Format, progress, with_opened};
 /// An import reads hardly anything twice, so sled's cache may be small. It takes three to four times as much memory as
 /// sled counts.
 const CACHE: u64 = 24 << 20;
-/// Changes that wait for the committer: two for each entry, and one for each KiB of its extras.
+/// In a store that is there, changes that wait for the committer: two for each entry, and one for each KiB of its extras.
 const MAX_PENDING: usize = 1 << 14;
 /// Small records kept in memory. An import comes back to hardly any.
 const CACHED_ENTRIES: usize = 1 << 10;
@@ -32,7 +29,7 @@ const CACHED_ENTRIES: usize = 1 << 10;
 ///
 /// The file is only read. An entry that is bad goes to the quarantine, and the rest goes on; where the file is damaged
 /// or cut off, what comes before that place is imported. In both cases the exit code is 1. Killed half-way and started
-/// again, it ends as one clean run.
+/// again, it ends as one clean run. A store that it creates is there when it is whole, and not before.
 ///
 /// With --json, one object:
 ///
@@ -113,44 +110,31 @@ impl Migrate {
     pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         let name = name(&self.file);
         let named = || format!("could not import {name}");
-        let source = Source::open(&self.file).with_context(named)?;
+        let mut source = Source::open(&self.file).with_context(named)?;
         let (mut quarantine, is_wanted) = match &self.quarantine {
             Some(path) => (Quarantine::exactly(free(path)?), true),
             None => (Quarantine::near(default_quarantine(&self.file)), !self.dry_run),
         };
         let started = Instant::now();
-        let report = {
-            let mut options = ImportOptions::new()
-                .gateway(match self.format {
-                    FileFormat::Auto => None,
-                    FileFormat::Hermes => Some(Gateway::Hermes),
-                    FileFormat::Openclaw => Some(Gateway::OpenClaw),
+        let bar = progress::of_bytes(source.size);
+        let opening = Options::new(db).cache_bytes(CACHE);
+        let options = self.options(&source, is_wanted.then_some(&mut quarantine));
+        let made = SessionStore::create_from(&opening, &mut source, options, |progress| show(&bar, progress));
+        let report = match made {
+            // Nothing of the file has been read yet.
+            Err(Error::StoreExists { .. }) => {
+                let opening = opening.max_pending(MAX_PENDING).cached_entries(CACHED_ENTRIES);
+                with_opened(opening, |store| {
+                    let options = self.options(&source, is_wanted.then_some(&mut quarantine));
+                    store.import(&mut source, options, |progress| show(&bar, progress)).with_context(named)
                 })
-                .zone(self.timezone)
-                .on_conflict(match self.on_conflict {
-                    Conflict::Newer => OnConflict::Newer,
-                    Conflict::Keep => OnConflict::Keep,
-                    Conflict::Replace => OnConflict::Replace,
-                })
-                .dry_run(self.dry_run);
-            if let Some(time) = source.time {
-                options = options.file_time(time);
             }
-            if is_wanted {
-                options = options.quarantine(&mut quarantine);
-            }
-            let scratch = if self.dry_run { Scratch::instead_of(db)? } else { None };
-            let store = scratch.as_ref().map_or(db, |scratch| scratch.0.as_path());
-            let create = !self.dry_run || scratch.is_some();
-            let opening = Options::new(store).create(create).cache_bytes(CACHE);
-            let opening = opening.max_pending(MAX_PENDING).cached_entries(CACHED_ENTRIES);
-            with_opened(opening, |store| {
-                let bar = progress::of_bytes(source.size);
-                let report = store.import(source, options, |progress| show(&bar, progress));
-                bar.finish_and_clear();
-                report.with_context(named)
-            })?
+            // It is not the file's fault.
+            Err(error @ (Error::NotAStore { .. } | Error::Locked { .. } | Error::Exposed { .. })) => Err(error.into()),
+            made => made.with_context(named),
         };
+        bar.finish_and_clear();
+        let report = report?;
         quarantine.finish().context("could not write the quarantine")?;
 
         let summary = self.summary(db, &report, quarantine.path(), started.elapsed());
@@ -169,6 +153,29 @@ impl Migrate {
             advice: if self.dry_run { "everything else can be imported" } else { "everything else is in the store" },
         };
         Ok(failure::report(&anyhow::Error::new(left_out).context(format!("{name} is not whole"))))
+    }
+
+    fn options<'a>(&self, source: &Source, quarantine: Option<&'a mut Quarantine>) -> ImportOptions<'a> {
+        let mut options = ImportOptions::new()
+            .gateway(match self.format {
+                FileFormat::Auto => None,
+                FileFormat::Hermes => Some(Gateway::Hermes),
+                FileFormat::Openclaw => Some(Gateway::OpenClaw),
+            })
+            .zone(self.timezone)
+            .on_conflict(match self.on_conflict {
+                Conflict::Newer => OnConflict::Newer,
+                Conflict::Keep => OnConflict::Keep,
+                Conflict::Replace => OnConflict::Replace,
+            })
+            .dry_run(self.dry_run);
+        if let Some(time) = source.time {
+            options = options.file_time(time);
+        }
+        match quarantine {
+            Some(quarantine) => options.quarantine(quarantine),
+            None => options,
+        }
     }
 
     fn summary<'a>(
@@ -252,34 +259,5 @@ fn free(path: &Path) -> Result<PathBuf> {
     match path.symlink_metadata() {
         Ok(_) => Err(Failure::Exists { path: path.to_path_buf(), advice: "name another with --quarantine" }.into()),
         Err(_) => Ok(path.to_path_buf()),
-    }
-}
-
-/// An empty store for a dry run where there is none. It goes when it is dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    /// A scratch store, unless there is something at `db`.
-    fn instead_of(db: &Path) -> Result<Option<Self>> {
-        let is_free = match fs::read_dir(db) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if !is_free {
-            return Ok(None);
-        }
-        let random = getrandom::u64().map_err(|e| Error::Random { message: e.to_string() })?;
-        let path = std::env::temp_dir().join(format!("cloakroom-dry-run-{random:016x}"));
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("could not create {} for the dry run", path.display()))?;
-        Ok(Some(Self(path)))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "the empty store of the dry run is still there");
-        }
     }
 }

@@ -1,0 +1,258 @@
+//! Entries of an imported file on their way into a store in the making.
+//!
+//! They are encoded in the thread that reads the file and written in another. What one thread allocates and another
+//! frees costs the allocator dearly, so the bytes of many entries are in one buffer, a [`Batch`], which goes to and fro.
+//!
+//! Each tree gets its rows of a batch in key order: its leaves are then found, and read back into sled's cache, once
+//! for many rows.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::build::put;
+use super::files::{self, Found};
+use super::restore::NewStore;
+use super::{damaged, engine_error, write::encode_error};
+use crate::codec::{
+    ActivityRow, Bucket, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, MAX_EXTRAS_BYTES, NoteRow, decode_cold,
+    decode_name, encode_blob, encode_name,
+};
+use crate::entry::Extras;
+use crate::error::{Error, Result};
+use crate::key::SessionKey;
+use crate::time::Timestamp;
+
+/// Entries that are written together. One key may be there several times.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    /// In the order in which they came.
+    entries: Vec<Encoded>,
+}
+
+/// Where the rows of an entry are in the buffer of its batch.
+#[derive(Debug)]
+struct Encoded {
+    place: Fingerprint,
+    updated_at: Timestamp,
+    /// The value in `names`. The session key is its end.
+    name: Range<usize>,
+    key: Range<usize>,
+    /// The key in `by_session_id`.
+    id_row: Range<usize>,
+    hot: Range<usize>,
+    cold: Range<usize>,
+    /// Generation and blob of its extras.
+    extras: Option<(u64, Range<usize>)>,
+}
+
+/// What became of the entries of a batch.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    /// Entries that the store did not have.
+    pub(crate) created: u64,
+    /// Entries whose key came before. Of these the newest stays; the later one, if they are equal.
+    pub(crate) duplicates: u64,
+}
+
+impl Loaded {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.created += other.created;
+        self.duplicates += other.duplicates;
+    }
+}
+
+impl Batch {
+    /// Adds an entry; its extras, if it has any, under the number `generation`, which is used up then.
+    pub(crate) fn push(
+        &mut self,
+        place: Fingerprint,
+        key: &SessionKey,
+        hot: &Hot,
+        mut cold: Cold,
+        extras: &Extras,
+        generation: &mut u64,
+    ) -> Result<()> {
+        let (record, blob) = encode_whole(key, &mut cold, extras, *generation)?;
+        let name = self.add(&encode_name(key));
+        let entry = Encoded {
+            place,
+            updated_at: hot.updated_at,
+            key: name.end - key.as_str().len()..name.end,
+            name,
+            id_row: self.add(&IdRow::encode(&cold.session_id, place)),
+            hot: self.add(&hot.encode().map_err(encode_error)?),
+            cold: self.add(&record),
+            extras: blob.map(|blob| (*generation, self.add(&blob))),
+        };
+        *generation += u64::from(entry.extras.is_some());
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    fn get(&self, range: &Range<usize>) -> &[u8] {
+        self.bytes.get(range.clone()).unwrap_or_default()
+    }
+
+    /// How much memory it takes, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len() + self.entries.len() * size_of::<Encoded>()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Empties it and keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+    }
+}
+
+/// The record in `sessions` and the blob of the extras, with the details in whichever has room for them.
+fn encode_whole(
+    key: &SessionKey,
+    cold: &mut Cold,
+    extras: &Extras,
+    generation: u64,
+) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+    let alone = cold.encode().map_err(encode_error)?;
+    let fits = alone.is_some();
+    if let Some(record) = alone.filter(|_| extras.is_empty()) {
+        return Ok((record, None));
+    }
+    let mut spill = !fits;
+    loop {
+        let blob = encode_blob(spill.then_some(&cold.details), extras).map_err(encode_error)?;
+        let too_large = || Error::TooLarge { key: key.clone(), bytes: blob.len(), limit: MAX_EXTRAS_BYTES };
+        let bytes = u32::try_from(blob.len()).ok().filter(|_| blob.len() <= MAX_EXTRAS_BYTES).ok_or_else(too_large)?;
+        cold.extras = Some(ExtrasRef { generation, bytes });
+        let record = if spill { cold.encode_spilled().map(Some) } else { cold.encode() };
+        match record.map_err(encode_error)? {
+            Some(record) => return Ok((record, Some(blob))),
+            // What points to the extras was too much for it.
+            None => spill = true,
+        }
+    }
+}
+
+impl NewStore {
+    /// Writes the entries of a batch.
+    pub(crate) fn put_batch(&self, batch: &Batch) -> Result<Loaded> {
+        let trees = &self.database.trees;
+        let mut entries: Vec<&Encoded> = batch.entries.iter().collect();
+        // Stable, so of one key they stay in the order in which they came.
+        entries.sort_by_key(|entry| entry.place);
+        entries.dedup_by(|later, earlier| {
+            let is_one = later.place == earlier.place;
+            if is_one && later.updated_at >= earlier.updated_at {
+                *earlier = *later;
+            }
+            is_one
+        });
+
+        let mut loaded = Loaded::default();
+        let mut new = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let row = entry.place.as_bytes();
+            // Whether the key came in an earlier batch costs nothing to know here, and the memory for it does not
+            // grow with the file.
+            let old = trees.activity.insert(row, batch.get(&entry.hot)).map_err(|e| engine_error("write", e))?;
+            match old {
+                None => {
+                    loaded.created += 1;
+                    new.push(entry);
+                }
+                Some(old) => {
+                    let hot = Hot::decode(&old).map_err(|e| damaged("activity", &entry.place, e))?;
+                    if hot.updated_at > entry.updated_at {
+                        put(&trees.activity, row, &old)?;
+                    } else {
+                        self.forget(entry.place, &hot)?;
+                        new.push(entry);
+                    }
+                }
+            }
+        }
+        loaded.duplicates = batch.entries.len() as u64 - loaded.created;
+
+        for entry in &new {
+            put(&trees.names, entry.place.as_bytes(), batch.get(&entry.name))?;
+        }
+        for entry in &new {
+            let Some((generation, blob)) = &entry.extras else { continue };
+            for (row, value) in ExtrasRow::encode_all(entry.place, *generation, batch.get(blob)) {
+                put(&trees.extras, row, &value)?;
+            }
+        }
+        let mut rows: Vec<_> = new.iter().map(|entry| activity_row(entry.place, entry.updated_at)).collect();
+        rows.sort_unstable();
+        for row in rows {
+            put(&trees.by_updated_at, row.encode(), &[])?;
+        }
+        new.sort_unstable_by_key(|entry| batch.get(&entry.id_row));
+        for entry in &new {
+            put(&trees.by_session_id, batch.get(&entry.id_row), &[])?;
+        }
+        new.sort_unstable_by_key(|entry| batch.get(&entry.key));
+        for entry in &new {
+            put(&trees.sessions, batch.get(&entry.key), batch.get(&entry.cold))?;
+        }
+        Ok(loaded)
+    }
+
+    /// Removes the rows of an entry that the next one of its key does not write over.
+    fn forget(&self, place: Fingerprint, hot: &Hot) -> Result<()> {
+        let trees = &self.database.trees;
+        let remove = |tree: &sled::Tree, row: &[u8]| tree.remove(row).map(drop).map_err(|e| engine_error("write", e));
+        let read = |e| engine_error("read", e);
+        let Some(name) = trees.names.get(place.as_bytes()).map_err(read)? else { return Ok(()) };
+        let key = decode_name(&name).map_err(|e| damaged("names", &place, e))?;
+        let Some(cold) = trees.sessions.get(key.as_str()).map_err(read)? else { return Ok(()) };
+        let (cold, _) = decode_cold(&cold).map_err(|e| damaged("sessions", &key, e))?;
+        remove(&trees.by_session_id, &IdRow::encode(&cold.session_id, place))?;
+        remove(&trees.by_updated_at, &activity_row(place, hot.updated_at).encode())?;
+        for row in trees.extras.scan_prefix(place.as_bytes()).keys() {
+            remove(&trees.extras, &row.map_err(read)?)?;
+        }
+        Ok(())
+    }
+
+    /// When the entry of a key that came already was active.
+    pub(crate) fn activity(&self, place: Fingerprint) -> Result<Option<Timestamp>> {
+        let value = self.database.trees.activity.get(place.as_bytes()).map_err(|e| engine_error("read", e))?;
+        let hot = value.map(|value| Hot::decode(&value)).transpose().map_err(|e| damaged("activity", &place, e))?;
+        Ok(hot.map(|hot| hot.updated_at))
+    }
+
+    /// Keeps a note in place of the one of that name, unless that one is to stay.
+    pub(crate) fn replace_note(&self, name: &str, text: &str, first_stays: bool) -> Result<()> {
+        let meta = &self.database.trees.meta;
+        for row in meta.scan_prefix(NoteRow::prefix(name)).keys() {
+            if first_stays {
+                return Ok(());
+            }
+            meta.remove(row.map_err(|e| engine_error("read notes", e))?).map_err(|e| engine_error("write", e))?;
+        }
+        self.put_note(name, text)
+    }
+}
+
+fn activity_row(entry: Fingerprint, updated_at: Timestamp) -> ActivityRow {
+    ActivityRow { bucket: Bucket::of(updated_at), entry }
+}
+
+/// Whether a store can be made at `path`: nothing is there, or an empty directory. Changes nothing.
+pub(crate) fn nothing_at(path: &Path) -> Result<()> {
+    match files::inspect(path)? {
+        Found::Store => Err(Error::StoreExists { path: path.to_path_buf() }),
+        Found::Nothing | Found::Empty => Ok(()),
+    }
+}
