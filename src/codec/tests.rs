@@ -244,6 +244,23 @@ fn golden_index_keys() {
 }
 
 #[test]
+fn golden_notes() {
+    let text = "ä".repeat(CHUNK_BYTES) + "!";
+    let rows = NoteRow::encode_all("_README", &text);
+    let [(first, part), (second, rest), (_, last)] = &rows[..] else { panic!("{} rows", rows.len()) };
+    assert_eq!(hex(first), "6e6f7465005f524541444d450000000000");
+    assert_eq!(hex(second), "6e6f7465005f524541444d450000000001");
+    assert_eq!((part[0], part.len(), last.len()), (VERSION, CHUNK_BYTES + 1, 1 + 1));
+    assert_eq!([part, rest, last].map(|part| NoteRow::part(part).unwrap()).concat(), text.as_bytes());
+    assert_eq!(NoteRow::decode(second).unwrap(), ("_README", 1));
+    assert!(first.starts_with(&NoteRow::prefix("_README")) && first.starts_with(NoteRow::ALL));
+    assert!(!first.starts_with(&NoteRow::prefix("_READ")));
+    for bad in [&b"note\0x"[..], b"note\0x0000", b"zone\0x\0\0\0\0\0", b"note\0\xff\0\0\0\0\0"] {
+        assert!(NoteRow::decode(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
 fn golden_meta() {
     assert_eq!(hex(&encode_meta(&1_u32).unwrap()), "0101");
     assert_eq!(hex(&encode_meta(&(1_u64 << 40)).unwrap()), "01fd0000000000010000");
