@@ -56,8 +56,8 @@ impl Hot {
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, CodecError> {
         let u = &self.usage;
-        // Compared by bits: -0.0 and 0.0 are different costs to a round trip.
-        let unused = Usage { estimated_cost_usd: 0.0, ..*u } == Usage::ZERO && u.estimated_cost_usd.to_bits() == 0;
+        // Compared by bits too: -0.0 and 0.0 are different costs to a round trip.
+        let unused = *u == Usage::ZERO && u.estimated_cost_usd.to_bits() == 0;
         let usage = (!unused).then_some(UsageV1 {
             input_tokens: u.input_tokens,
             output_tokens: u.output_tokens,

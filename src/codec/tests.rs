@@ -123,6 +123,24 @@ fn golden_hot() {
 }
 
 #[test]
+fn a_flag_leaves_the_others_alone() {
+    let mut hot = Hot::fresh(NOW);
+    let flags = |hot: &Hot| (hot.is(SUSPENDED), hot.is(RESUME_PENDING));
+    assert_eq!(flags(&hot), (false, false));
+    for (flag, on, expected) in [
+        (SUSPENDED, true, (true, false)),
+        (SUSPENDED, true, (true, false)),
+        (RESUME_PENDING, true, (true, true)),
+        (SUSPENDED, false, (false, true)),
+        (SUSPENDED, false, (false, true)),
+        (RESUME_PENDING, false, (false, false)),
+    ] {
+        hot.set(flag, on);
+        assert_eq!(flags(&hot), expected);
+    }
+}
+
+#[test]
 fn golden_cold() {
     let full = Cold {
         session_id: id("20260612_000653_p67x61eb"),

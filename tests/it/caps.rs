@@ -165,6 +165,17 @@ fn bytes_go_down_to_the_low_water_mark_once_they_are_above_the_cap() {
 }
 
 #[test]
+fn a_store_that_is_just_at_its_cap_loses_nothing() {
+    let home = Home::new();
+    let store = filled(&home, 20);
+    let policy = |high| PrunePolicy::max_age_days(0).max_disk_bytes(high, 0);
+    let live = store.prune_dry_run(&policy(u64::MAX), NoActivity).unwrap().live_bytes.unwrap();
+    assert_eq!(store.prune(&policy(live), NoActivity).unwrap().removed, 0);
+    let report = store.prune(&policy(live - 1), NoActivity).unwrap();
+    assert_eq!((report.removed, report.live_bytes, report.bytes_over_cap), (20, Some(0), 0));
+}
+
+#[test]
 fn the_estimate_of_many_is_near() {
     let home = Home::new();
     let store = filled(&home, 3000);
