@@ -24,6 +24,19 @@ fn left(store: &SessionStore, n: usize) -> Vec<usize> {
     (0..n).filter(|n| store.contains(&key(*n)).unwrap()).collect()
 }
 
+#[test]
+fn zero_is_no_cap() {
+    let home = Home::new();
+    let store = filled(&home, 3);
+    for policy in [PrunePolicy::max_age_days(0), cap(0), PrunePolicy::max_age_days(0).max_disk_bytes(0, 0)] {
+        assert!(policy.is_disabled(), "{policy:?}");
+        assert_eq!(store.prune(&policy, NoActivity).unwrap().removed, 0);
+    }
+    for policy in [PrunePolicy::max_age_days(1), cap(1), PrunePolicy::max_age_days(0).max_disk_bytes(1, 1)] {
+        assert!(!policy.is_disabled(), "{policy:?}");
+    }
+}
+
 /// No age, only a cap.
 fn cap(entries: u64) -> PrunePolicy {
     PrunePolicy::max_age_days(0).max_entries(entries)

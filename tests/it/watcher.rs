@@ -199,6 +199,29 @@ fn an_operator_is_not_held() {
 }
 
 #[test]
+fn holds_by_the_age_of_its_own_policy_and_not_for_its_caps() {
+    let bench = old_entries(150);
+    bench.clock.set_wall(bench.clock.now().saturating_sub(40 * DAY));
+    let policy = PrunePolicy::max_age_days(30);
+    let watcher = Watcher::spawn(&bench.store, WatcherConfig { policy, interval: HOUR }, NoActivity).unwrap();
+    wait_for_passes(&watcher, 1);
+    assert_eq!((watcher.status().held, bench.store.len()), (1, 150));
+    watcher.stop();
+
+    for policy in [config().policy.max_entries(1), config().policy.max_disk_bytes(1, 0)] {
+        let bench = old_entries(250);
+        for n in 250..400 {
+            bench.add(&format!("{n:05}"));
+        }
+        // By age 150 of the 400 go, by the cap all but what is active.
+        let active = |key: &SessionKey| key.as_str().contains(":000");
+        let watcher = Watcher::spawn(&bench.store, WatcherConfig { policy, interval: HOUR }, active).unwrap();
+        let report = next(&watcher.reports());
+        assert_eq!((report.removed, report.kept_active, watcher.status().held), (300, 100, 0));
+    }
+}
+
+#[test]
 fn few_entries_or_protected_ones_are_not_held() {
     let bench = Bench::new();
     for n in 0..100 {
