@@ -175,5 +175,45 @@ mod tests {
         ] {
             assert!(bad.check().is_err());
         }
+        let at = ExtrasRef { bytes: at.bytes + 1, ..at };
+        let more = cold(Some(at)).to_bytes().unwrap();
+        let found = BackupEntryV1 { cold: &more, ..good() }.check().unwrap_err();
+        assert!(
+            matches!(found, CodecError::ExtrasLength { found, expected } if found == blob.len() && expected == found + 1)
+        );
+    }
+
+    /// It would be read, but a store never holds so much in one place.
+    #[test]
+    fn what_is_larger_than_a_store_keeps_is_refused() {
+        let hot = Hot::fresh(Timestamp::from_micros(7)).encode().unwrap();
+        let named = |n: usize| {
+            let details = Details { display_name: Some("x".repeat(n)), ..Details::default() };
+            Cold { details, ..cold(None) }.encode().unwrap()
+        };
+        let room = (0..MAX_VALUE_BYTES).rev().find(|n| named(*n).is_some()).unwrap();
+        let most = named(room).unwrap();
+        let entry = |cold| BackupEntryV1 { key: "k", hot: &hot, cold, blob: None, turn: None };
+        assert_eq!((entry(&most).check().is_ok(), most.len()), (true, MAX_VALUE_BYTES));
+        let mut more = most.clone();
+        let length = more.windows(2).position(|bytes| bytes == (room as u16).to_le_bytes()).unwrap();
+        more[length..length + 2].copy_from_slice(&(room as u16 + 1).to_le_bytes());
+        more.insert(length + 2, b'x');
+        assert!(decode_cold(&more).is_ok());
+        assert!(matches!(entry(&more).check(), Err(CodecError::TooLong(_))));
+
+        let blob = |bytes: usize| {
+            let text = format!("\"{}\"", "x".repeat(bytes));
+            encode_blob(None, &Extras::from_parts(vec![("metadata", text.as_str())], None)).unwrap()
+        };
+        let room = MAX_EXTRAS_BYTES - (blob(MAX_EXTRAS_BYTES / 2).len() - MAX_EXTRAS_BYTES / 2);
+        for (bytes, fits) in [(room, true), (room + 1, false)] {
+            let blob = blob(bytes);
+            let bytes = u32::try_from(blob.len()).unwrap();
+            assert_eq!(blob.len() > MAX_EXTRAS_BYTES, !fits);
+            let cold = cold(Some(ExtrasRef { generation: 1, bytes })).to_bytes().unwrap();
+            let entry = BackupEntryV1 { key: "k", hot: &hot, cold: &cold, blob: Some(&blob), turn: None };
+            assert_eq!(entry.check().is_ok(), fits);
+        }
     }
 }

@@ -86,9 +86,10 @@ pub(crate) enum CodecError {
     NoDetails,
 }
 
-/// bincode's settings; the limit bounds what a damaged length can make it allocate.
+/// bincode's settings; the limit bounds what a damaged length can make it allocate. bincode counts what it decodes to,
+/// and a length that takes one byte as eight.
 fn configuration() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<{ 2 * MAX_EXTRAS_BYTES }>()
+    bincode::config::standard().with_limit::<{ 8 * MAX_EXTRAS_BYTES }>()
 }
 
 /// `[version byte][bincode of value]`.

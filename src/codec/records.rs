@@ -66,9 +66,7 @@ impl Hot {
 impl HotV1 {
     pub(super) fn of(hot: &Hot) -> Self {
         let u = &hot.usage;
-        // Compared by bits: -0.0 and 0.0 are different costs to a round trip.
-        let unused = Usage { estimated_cost_usd: 0.0, ..*u } == Usage::ZERO && u.estimated_cost_usd.to_bits() == 0;
-        let usage = (!unused).then_some(UsageV1 {
+        let usage = (*u != Usage::ZERO).then_some(UsageV1 {
             input_tokens: u.input_tokens,
             output_tokens: u.output_tokens,
             cache_read_tokens: u.cache_read_tokens,

@@ -254,3 +254,6 @@ impl Future for Receipt {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests;

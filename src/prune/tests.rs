@@ -329,3 +329,6 @@ fn an_entry_comes_back_before_every_write_of_its_removal() {
         stood
     });
 }
+
+mod stale;
+mod stop;

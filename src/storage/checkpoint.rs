@@ -107,3 +107,31 @@ fn read_slot(file: &File, index: u64) -> io::Result<Option<(u64, u64, u64)>> {
     let valid = body.starts_with(MAGIC) && rest.starts_with(&crc32fast::hash(body).to_le_bytes());
     Ok(valid.then(|| (number(8), number(16), number(24))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_slot_is_no_mark_and_what_cannot_be_read_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint");
+        Checkpoint::open(path.clone()).unwrap().record(Mark { commit: 3, count: 2 }).unwrap();
+        let written = std::fs::read(&path).unwrap();
+        let slot = |bytes: &[u8]| {
+            let other = dir.path().join("other");
+            std::fs::write(&other, bytes).unwrap();
+            read_slot(&File::open(other).unwrap(), 0).unwrap()
+        };
+        // The first one goes to the second slot.
+        let good = &written[SLOT_DISTANCE as usize..];
+        assert_eq!(slot(good), Some((1, 3, 2)));
+        assert_eq!(slot(&good[..SLOT_BYTES - 1]), None);
+        let sealed = |body: &[u8]| [body, &crc32fast::hash(body).to_le_bytes(), &[0; 4]].concat();
+        assert_eq!(slot(&sealed(&good[..32])), Some((1, 3, 2)));
+        assert_eq!(slot(&sealed(&[b"CLOAKRM2", &good[8..32]].concat())), None, "not ours, though whole");
+        assert_eq!(slot(&[&good[..32], &[0; 8]].concat()), None, "ours, but torn");
+        let unreadable = File::options().write(true).open(&path).unwrap();
+        assert!(read_slot(&unreadable, 0).is_err());
+    }
+}

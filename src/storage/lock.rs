@@ -119,6 +119,20 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_too_late_is_told_the_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let holder = || match Lock::take(dir.path()) {
+            Err(Error::Locked { path, holder }) if path == dir.path() => holder,
+            other => panic!("{other:?}"),
+        };
+        let lock = Lock::take(dir.path()).unwrap();
+        assert_eq!(holder(), Some(format!("process {}", std::process::id())));
+        // As it is between the making of the file and the first line.
+        lock.file.set_len(0).unwrap();
+        assert_eq!(holder(), None);
+    }
+
+    #[test]
     fn a_mark_stays_until_it_is_written_over() {
         let dir = tempfile::tempdir().unwrap();
         for state in State::ALL {

@@ -73,3 +73,27 @@ fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_no_plain_text_is_written_in_hex() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("quarantine");
+        let mut quarantine = Quarantine::new(&path);
+        for key in [&b"\"plain\""[..], b"a\nb", b"\xff"] {
+            quarantine.add("names", key, b"\x00\x0f", "no \"reason\"").unwrap();
+        }
+        quarantine.sync().unwrap();
+        assert_eq!(quarantine.lines(), 3);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["key"], "\"plain\"");
+        assert_eq!((&lines[1]["key_hex"], &lines[2]["key_hex"]), (&"610a62".into(), &"ff".into()));
+        for line in lines {
+            assert_eq!((&line["value_hex"], &line["reason"]), (&"000f".into(), &"no \"reason\"".into()));
+        }
+    }
+}

@@ -58,6 +58,11 @@ impl Battery {
         Self { name: name.into(), seed, first, next: first, end: count, file, saved: Instant::now(), until }
     }
 
+    /// Where the state is kept, if it is.
+    pub fn directory(&self) -> Option<&Path> {
+        self.file.as_deref().and_then(Path::parent)
+    }
+
     fn save(&mut self) {
         let Some(file) = &self.file else { return };
         let new = file.with_extension("new");

@@ -24,6 +24,19 @@ fn left(store: &SessionStore, n: usize) -> Vec<usize> {
     (0..n).filter(|n| store.contains(&key(*n)).unwrap()).collect()
 }
 
+#[test]
+fn zero_is_no_cap() {
+    let home = Home::new();
+    let store = filled(&home, 3);
+    for policy in [PrunePolicy::max_age_days(0), cap(0), PrunePolicy::max_age_days(0).max_disk_bytes(0, 0)] {
+        assert!(policy.is_disabled(), "{policy:?}");
+        assert_eq!(store.prune(&policy, NoActivity).unwrap().removed, 0);
+    }
+    for policy in [PrunePolicy::max_age_days(1), cap(1), PrunePolicy::max_age_days(0).max_disk_bytes(1, 1)] {
+        assert!(!policy.is_disabled(), "{policy:?}");
+    }
+}
+
 /// No age, only a cap.
 fn cap(entries: u64) -> PrunePolicy {
     PrunePolicy::max_age_days(0).max_entries(entries)
@@ -162,6 +175,17 @@ fn bytes_go_down_to_the_low_water_mark_once_they_are_above_the_cap() {
     let report = store.prune(&PrunePolicy::max_age_days(0).max_disk_bytes(1000, 500), NoActivity).unwrap();
     assert_eq!((report.removed, report.kept_suspended), (0, 99));
     assert_eq!(report.bytes_over_cap, report.live_bytes.unwrap() - 500);
+}
+
+#[test]
+fn a_store_that_is_just_at_its_cap_loses_nothing() {
+    let home = Home::new();
+    let store = filled(&home, 20);
+    let policy = |high| PrunePolicy::max_age_days(0).max_disk_bytes(high, 0);
+    let live = store.prune_dry_run(&policy(u64::MAX), NoActivity).unwrap().live_bytes.unwrap();
+    assert_eq!(store.prune(&policy(live), NoActivity).unwrap().removed, 0);
+    let report = store.prune(&policy(live - 1), NoActivity).unwrap();
+    assert_eq!((report.removed, report.live_bytes, report.bytes_over_cap), (20, Some(0), 0));
 }
 
 #[test]

@@ -79,3 +79,34 @@ fn the_interval_is_at_least_a_minute() {
         assert_eq!(serde_json::from_str::<Config>(&text).unwrap().prune_interval(), Duration::from_secs(60), "{json}");
     }
 }
+
+#[test]
+fn each_setting_finds_its_way_into_the_policy() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    assert_eq!(PrunePolicy::default(), PrunePolicy::max_age_days(90));
+    let config = Config {
+        session_store_max_age_days: 30,
+        session_store_max_active_days: 60,
+        session_store_max_entries: 7,
+        session_store_max_disk_bytes: 1000,
+        session_store_low_water_bytes: 500,
+        ..Config::default()
+    };
+    let policy = PrunePolicy::from(&config);
+    assert_eq!((policy.max_age, policy.max_active_age), (Some(30 * day), Some(60 * day)));
+    assert_eq!(policy, PrunePolicy::max_age_days(30).max_active_age(60 * day).max_entries(7).max_disk_bytes(1000, 500));
+    // The mark is four fifths of the cap unless it is set, and never above it.
+    for (low, expected) in [(0, 800), (-3, 800), (1000, 1000), (2000, 1000)] {
+        let config = Config { session_store_low_water_bytes: low, ..config.clone() };
+        assert_eq!(PrunePolicy::from(&config).low_water_bytes, Some(expected), "{low}");
+    }
+    let negative = Config {
+        session_store_max_age_days: -1,
+        session_store_max_active_days: -1,
+        session_store_max_entries: -1,
+        session_store_max_disk_bytes: -1,
+        ..config
+    };
+    let policy = PrunePolicy::from(&negative);
+    assert!(policy.is_disabled() && policy.max_active_age.is_none(), "{policy:?}");
+}

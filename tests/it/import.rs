@@ -210,6 +210,18 @@ fn a_bad_entry_goes_to_the_quarantine_and_the_rest_goes_on() {
 }
 
 #[test]
+fn an_entry_of_very_many_fields_is_kept_whole() {
+    let fields: String = (0..100_000).map(|n| format!(r#","{n:05}":1"#)).collect();
+    let fresh = Fresh::new();
+    let report = fresh.import(file(&[hermes("2026-06-03T00:41:19", &fields)]));
+    assert_eq!(report.imported, 1, "{report:?}");
+    let fresh = fresh.reopen();
+    assert_eq!(fresh.store.verify().unwrap().violations, []);
+    let (_, extras) = fresh.store.get_with_extras(&"k1".parse().unwrap()).unwrap().unwrap();
+    assert_eq!(extras.iter().filter(|(name, value)| name.len() == 5 && *value == "1").count(), 100_000);
+}
+
+#[test]
 fn a_bad_key_goes_to_the_quarantine() {
     let good = hermes("2026-06-03T00:41:19", "");
     let long = "k".repeat(1025);

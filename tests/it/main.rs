@@ -49,6 +49,7 @@ mod rig;
 mod rig_selftest;
 mod rig_sled;
 mod round_trip;
+mod soak;
 mod turns;
 mod watcher;
 mod workload;

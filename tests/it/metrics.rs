@@ -82,3 +82,26 @@ fn what_a_store_does_is_counted() {
         assert!(seen.get(name).is_some_and(|value| value >= at_least), "{name}: {:?}", seen.get(name));
     }
 }
+
+#[test]
+fn what_is_pruned_is_counted_by_its_reason() {
+    let seen = Seen::default();
+    let home = Home::new();
+    let store = home.open();
+    for n in 0..10 {
+        store.resolve(&source(n)).unwrap();
+        if n == 2 {
+            home.clock.advance(Duration::from_secs(100 * 24 * 60 * 60));
+        }
+    }
+    // A pass counts on its own thread. Others may prune meanwhile.
+    metrics::with_local_recorder(&seen, || {
+        store.prune(&PrunePolicy::max_age_days(90).max_entries(5), NoActivity).unwrap();
+        assert_eq!(store.len(), 5);
+        store.prune(&PrunePolicy::max_age_days(90).max_disk_bytes(1, 1), NoActivity).unwrap();
+        assert_eq!(store.len(), 0);
+    });
+    for (reason, expected) in [("age", 3), ("entries", 2), ("bytes", 5)] {
+        assert_eq!(seen.get(&format!("cloakroom_pruned_total reason={reason}")), Some(expected), "{reason}");
+    }
+}

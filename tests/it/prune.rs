@@ -254,6 +254,15 @@ fn commits_if_and_only_if_something_was_removed() {
 }
 
 #[test]
+fn a_pass_that_removes_nothing_syncs_nothing() {
+    let home = crate::common::Home::new();
+    let store = home.open();
+    let receipt = store.resolve(&source("one")).unwrap().receipt;
+    assert_eq!(store.prune(&ninety_days(), NoActivity).unwrap().removed, 0);
+    assert!(!receipt.is_durable().unwrap());
+}
+
+#[test]
 fn a_dry_run_reports_what_a_run_would_do() {
     let bench = Bench::new();
     let (active, suspended) = (bench.add("active"), bench.add("suspended"));

@@ -1,7 +1,7 @@
 //! The watcher: when it prunes, when it holds back, and how it ends.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloakroom::{Clock, NoActivity, PrunePolicy, PruneReport, SessionKey, Watcher, WatcherConfig};
@@ -99,35 +99,57 @@ fn a_closed_store_is_a_counted_failure() {
 }
 
 #[test]
-fn stops_between_batches_and_joins() {
-    let bench = Bench::new();
-    for n in 0..5_000 {
-        bench.add(&format!("{n:05}"));
-    }
-    bench.clock.advance(100 * DAY);
+fn stops_between_batches() {
+    let bench = old_entries(5_000);
     let asked = Arc::new(AtomicU64::new(0));
-    let (entered, entries) = crossbeam_channel::bounded(0);
-    let (leave, leaving) = crossbeam_channel::bounded::<()>(0);
+    let itself: Arc<Mutex<Option<Watcher>>> = Arc::default();
+    let guard = {
+        let (asked, itself) = (Arc::clone(&asked), Arc::clone(&itself));
+        move |_: &SessionKey| {
+            if asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                drop(itself.lock().unwrap().take());
+            }
+            true
+        }
+    };
+    let mut place = itself.lock().unwrap();
+    let watcher = Watcher::spawn(&bench.store, config(), guard).unwrap();
+    let reports = watcher.reports().clone();
+    *place = Some(watcher);
+    drop(place);
+    // They end with the thread.
+    assert!(reports.iter().all(|report| report.stopped));
+    assert_eq!(asked.load(Ordering::SeqCst), 512);
+    assert_eq!(bench.store.len(), 5_000);
+}
+
+#[test]
+fn stopping_waits_for_the_end_of_the_thread() {
+    let bench = old_entries(5_000);
+    let asked = Arc::new(AtomicU64::new(0));
+    let (entered, entries) = crossbeam_channel::bounded(1);
     let guard = {
         let asked = Arc::clone(&asked);
         move |_: &SessionKey| {
-            if asked.fetch_add(1, Ordering::SeqCst) == 0 {
-                let _ = entered.send(());
-                let _ = leaving.recv();
-            }
+            asked.fetch_add(1, Ordering::SeqCst);
+            let _ = entered.try_send(());
             true
         }
     };
     let watcher = Watcher::spawn(&bench.store, config(), guard).unwrap();
     entries.recv_timeout(PATIENCE).unwrap();
-    // The pass stands in the guard. Stop, then let the guard go.
-    let stopper = std::thread::spawn(move || watcher.stop());
-    while !stopper.is_finished() {
-        let _ = leave.send_timeout((), Duration::from_millis(1));
+    watcher.stop();
+    assert_eq!(Arc::strong_count(&asked), 1, "the guard went with the thread");
+}
+
+/// Entries that have expired.
+fn old_entries(n: usize) -> Bench {
+    let bench = Bench::new();
+    for n in 0..n {
+        bench.add(&format!("{n:05}"));
     }
-    stopper.join().unwrap();
-    assert!(asked.load(Ordering::SeqCst) <= 2 * 512, "it went on for {} entries", asked.load(Ordering::SeqCst));
-    assert_eq!(bench.store.len(), 5_000);
+    bench.clock.advance(100 * DAY);
+    bench
 }
 
 /// The store is small: 150 entries, all of which look expired to a clock that jumped ahead.
@@ -174,6 +196,29 @@ fn an_operator_is_not_held() {
     assert_eq!(watcher.status().held, 1);
     watcher.prune_now();
     assert_eq!(next(&watcher.reports()).removed, 150);
+}
+
+#[test]
+fn holds_by_the_age_of_its_own_policy_and_not_for_its_caps() {
+    let bench = old_entries(150);
+    bench.clock.set_wall(bench.clock.now().saturating_sub(40 * DAY));
+    let policy = PrunePolicy::max_age_days(30);
+    let watcher = Watcher::spawn(&bench.store, WatcherConfig { policy, interval: HOUR }, NoActivity).unwrap();
+    wait_for_passes(&watcher, 1);
+    assert_eq!((watcher.status().held, bench.store.len()), (1, 150));
+    watcher.stop();
+
+    for policy in [config().policy.max_entries(1), config().policy.max_disk_bytes(1, 0)] {
+        let bench = old_entries(250);
+        for n in 250..400 {
+            bench.add(&format!("{n:05}"));
+        }
+        // By age 150 of the 400 go, by the cap all but what is active.
+        let active = |key: &SessionKey| key.as_str().contains(":000");
+        let watcher = Watcher::spawn(&bench.store, WatcherConfig { policy, interval: HOUR }, active).unwrap();
+        let report = next(&watcher.reports());
+        assert_eq!((report.removed, report.kept_active, watcher.status().held), (300, 100, 0));
+    }
 }
 
 #[test]

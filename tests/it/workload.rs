@@ -45,8 +45,12 @@ pub struct Plan {
     pub interval_ms: u64,
     /// Tells the children on one store apart. Time begins later in later rounds.
     pub round: u64,
+    /// From the beginning of a round to that of the next.
+    pub days: u64,
     /// Close the store at the end, instead of falling dead.
     pub close: u64,
+    /// What a thread waits after each step.
+    pub pause_ms: u64,
 }
 
 impl Plan {
@@ -59,20 +63,30 @@ impl Plan {
         await_one_in: 4,
         interval_ms: 3_600_000,
         round: 0,
+        days: 30,
         close: 0,
+        pause_ms: 0,
     };
 
     pub fn to_line(self) -> String {
-        let Self { seed, threads, steps, keys, metadata_bytes, await_one_in, interval_ms, round, close } = self;
-        format!("{seed} {threads} {steps} {keys} {metadata_bytes} {await_one_in} {interval_ms} {round} {close}")
+        let Self { seed, threads, steps, keys, metadata_bytes, await_one_in, interval_ms, .. } = self;
+        let Self { round, days, close, pause_ms, .. } = self;
+        let all = [seed, threads, steps, keys, metadata_bytes, await_one_in, interval_ms, round, days, close, pause_ms];
+        all.map(|number| number.to_string()).join(" ")
     }
 
     pub fn from_line(line: &str) -> Self {
         let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
-        let [seed, threads, steps, keys, metadata_bytes, await_one_in, interval_ms, round, close] = numbers[..] else {
+        let [seed, threads, steps, keys, metadata_bytes, await_one_in, interval_ms, ref rest @ ..] = numbers[..] else {
             panic!("no plan: {line}");
         };
-        Self { seed, threads, steps, keys, metadata_bytes, await_one_in, interval_ms, round, close }
+        let [round, days, close, pause_ms] = *rest else { panic!("no plan: {line}") };
+        Self { seed, threads, steps, keys, metadata_bytes, await_one_in, interval_ms, round, days, close, pause_ms }
+    }
+
+    /// When its round begins.
+    pub fn start(self) -> Timestamp {
+        NOW.saturating_add(Duration::from_secs(self.round * self.days * 86_400))
     }
 }
 
@@ -87,10 +101,6 @@ pub fn source(name: &str) -> SessionSource {
 
 fn key(name: &str) -> SessionKey {
     SessionKey::for_source(&source(name), &KeyPolicy::default()).unwrap()
-}
-
-fn clock(round: u64) -> ManualClock {
-    ManualClock::new(NOW.saturating_add(Duration::from_secs(round * 86_400 * 30)))
 }
 
 /// The metadata that is number `n` of its entry: what is in it follows from the number.
@@ -124,7 +134,7 @@ pub fn run(path: &Path, plan: Plan, say: &(dyn Fn(&str) + Sync)) {
 /// Opens the store for the plan, on a clock of its own.
 pub fn open(path: &Path, plan: Plan, say: &dyn Fn(&str)) -> Result<(SessionStore, ManualClock)> {
     say("opening");
-    let clock = clock(plan.round);
+    let clock = ManualClock::new(plan.start());
     let options = Options::new(path)
         .create(true)
         .cache_bytes(16 << 20)
@@ -177,7 +187,14 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn run(mut self) -> Result<()> {
-        (0..self.plan.steps).try_for_each(|_| self.step())
+        let pause = Duration::from_millis(self.plan.pause_ms);
+        (0..self.plan.steps).try_for_each(|_| {
+            self.step()?;
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
+            Ok(())
+        })
     }
 
     fn step(&mut self) -> Result<()> {
@@ -397,6 +414,16 @@ impl Expected {
 
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Removes what was last used before `time`, and expects it no more: what is protected would pile up for ever.
+    pub fn clear(&mut self, store: &SessionStore, time: Timestamp) -> Result<()> {
+        let old = store.idle_since(time)?.map(|row| Ok(row?.key)).collect::<Result<BTreeSet<_>>>()?;
+        for key in &old {
+            store.remove(key)?;
+        }
+        self.entries.retain(|name, _| !old.contains(&key(name)));
+        Ok(())
     }
 
     /// What is wrong with the store, if something is.

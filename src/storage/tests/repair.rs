@@ -84,6 +84,8 @@ fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
     assert_eq!((repairs.names_removed, repairs.activity_removed, repairs.id_rows_removed), (3, 3, 4));
     // 2's five, what is left of 5's and 6's, the two of 8 that nobody names, and one that does not read.
     assert_eq!((repairs.turns_removed, repairs.chunks_removed), (3, 5 + 2 + 3 + 3 + 1));
+    // Of 1 and 2, the older one of 3, and one that does not read.
+    assert_eq!(repairs.age_rows_removed, 4);
     assert!(repairs.count_corrected && repairs.has_losses());
 
     let opened = open_at(dir.path());
@@ -132,13 +134,14 @@ fn a_repair_may_stop_anywhere() {
         let dir = tempfile::tempdir().unwrap();
         let mut opened = ruined(dir.path());
         let mut calls = 0;
+        let (at, all) = (dir.path().to_path_buf(), expected_lines.clone());
         opened.writer.hook = Hook(Some(Box::new(move |_, _| {
             calls += 1;
+            // All that is to go is in the quarantine before the first change.
+            assert_eq!(lines(&at), all, "{stop}");
             if calls == stop { Err(Error::Panicked { message: "stopped".into() }) } else { Ok(()) }
         })));
         let stopped = repair(&opened.engine, &mut opened.writer, &quarantine(dir.path())).is_err();
-        // All that is to go is in the quarantine before the first change.
-        assert_eq!(lines(dir.path()), expected_lines, "{stop}");
         drop(opened);
         let mut opened = open_at(dir.path());
         repair(&opened.engine, &mut opened.writer, &quarantine(dir.path())).unwrap();
@@ -172,4 +175,18 @@ fn a_sound_store_has_no_quarantine() {
     assert_healed(&mut opened, &quarantine(dir.path()));
     assert_eq!(rows(&opened.engine), before);
     assert!(!quarantine(dir.path()).exists());
+}
+
+#[test]
+fn what_cannot_be_made_anew_is_a_loss() {
+    let none = Repairs { entries: 3, names_written: 1, chunks_removed: 2, count_corrected: true, ..Repairs::default() };
+    assert!(!none.has_losses());
+    for lost in [
+        Repairs { quarantined: 1, ..none },
+        Repairs { activity_from_index: 1, ..none },
+        Repairs { activity_from_creation: 1, ..none },
+        Repairs { activity_from_index: 1, activity_from_creation: 1, ..none },
+    ] {
+        assert!(lost.has_losses(), "{lost:?}");
+    }
 }

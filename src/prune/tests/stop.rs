@@ -1,0 +1,44 @@
+//! Where a pass can be stopped, and what it has looked at by then.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+/// How many of 35 entries the guard is asked for, if a pass may go on so often.
+fn asked(policy: &PrunePolicy, apart: Duration, allowed: usize) -> (usize, bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(START);
+    let store = SessionStore::open(options(&dir, &clock).create(true)).unwrap();
+    for n in 0..35 {
+        store.resolve(&source(&n.to_string())).unwrap();
+        clock.advance(apart);
+    }
+    clock.advance(100 * DAY);
+    let asked = AtomicUsize::new(0);
+    let guard = |_: &SessionKey| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        true
+    };
+    let left = Cell::new(allowed);
+    let go_on = || left.replace(left.get().saturating_sub(1)) > 0;
+    let report = store.prune_pass(policy, &guard, false, go_on).unwrap();
+    (asked.into_inner(), report.stopped)
+}
+
+#[test]
+fn a_pass_stops_between_two_batches() {
+    for apart in [Duration::ZERO, MINUTE] {
+        let found = [0, 1, 3, 4, 9].map(|allowed| asked(&ninety_days(), apart, allowed));
+        assert_eq!(found, [(0, true), (10, true), (30, true), (35, false), (35, false)]);
+    }
+}
+
+#[test]
+fn a_pass_over_a_cap_stops_between_two_buckets_and_within_one() {
+    let cap = PrunePolicy::max_age_days(0).max_entries(1);
+    let found = [0, 1, 3, 34, 35].map(|allowed| asked(&cap, MINUTE, allowed));
+    assert_eq!(found, [(0, true), (1, true), (3, true), (34, true), (35, false)]);
+    let found = [0, 1, 2, 3, 4].map(|allowed| asked(&cap, Duration::ZERO, allowed));
+    assert_eq!(found, [(0, true), (9, true), (19, true), (29, true), (35, false)]);
+}
