@@ -233,6 +233,12 @@ impl Commits {
         closed
     }
 
+    /// Whether a failure has ended all changes.
+    #[cfg(test)]
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.core.progress.is_failed()
+    }
+
     /// Whether somebody waits for the committer while it is at work.
     #[cfg(test)]
     pub(crate) fn is_asked(&self) -> bool {

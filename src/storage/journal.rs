@@ -20,7 +20,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::memtable::{Epoch, PARTS};
+use super::memtable::{Epoch, Portion};
 use super::verify::{Led, led};
 use super::write::{Writer, encode_error};
 use super::{Engine, engine_error};
@@ -41,6 +41,8 @@ const MAX_SLICES: usize = 16;
 
 /// Records that are in their trees already cost a look. So many of them count as one that is written.
 const LOOKS_PER_WRITE: usize = 8;
+/// Likewise of those that are only passed on the walk through the memtable.
+const STEPS_PER_WRITE: usize = 64;
 
 /// Where the journal has come to. It belongs to the [`Writer`].
 #[derive(Debug)]
@@ -198,7 +200,7 @@ impl Writer {
         let mut count = 0;
         if journal.is_pressed(engine.memtable.len()) {
             // Done about when the other half is full: this one holds at most one record for each change that filled it.
-            count = (2 * changes).min(MAX_SLICES * SLICE);
+            count = if changes > 0 { (2 * changes).clamp(64, MAX_SLICES * SLICE) } else { 0 };
         }
         let since = now.saturating_sub(journal.last_slice);
         if since >= SLICE_INTERVAL && (count > 0 || !journal.is_held) {
@@ -229,12 +231,11 @@ impl Writer {
         while let Some(carry) = self.journal.carry.filter(|_| left > 0) {
             let done = match u8::try_from(carry.part) {
                 Ok(part) => {
-                    let (records, is_all) = engine.memtable.to_carry(part, self.journal.epoch, left);
+                    let Portion { records, is_all, walked } = engine.memtable.to_carry(part, self.journal.epoch, left);
                     let written = self.carry_records(engine, &records)?;
                     engine.memtable.set_carried(&records);
                     self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
-                    // A part is walked for a few records as for many.
-                    (written + (records.len() - written) / LOOKS_PER_WRITE).max(count.div_ceil(PARTS))
+                    written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
                 }
                 Err(_) => {
                     let removed = self.remove_rows(engine, carry.end, left)?;

@@ -16,7 +16,7 @@ use crate::entry::Usage;
 use crate::time::Timestamp;
 
 /// One for each value of a fingerprint's first byte, so that the parts lie in the order of the trees.
-pub(super) const PARTS: usize = 256;
+const PARTS: usize = 256;
 
 /// Which half of the journal a record was written in last. There are never more than two.
 pub(super) type Epoch = u8;
@@ -46,6 +46,17 @@ impl Record {
         let usage = self.usage.as_deref().copied().unwrap_or(Usage::ZERO);
         Hot { updated_at: self.updated_at, flags: self.flags, usage }
     }
+}
+
+/// A portion of what is to be carried.
+#[derive(Debug)]
+pub(super) struct Portion {
+    /// In the order of the trees.
+    pub(super) records: Vec<(Fingerprint, Hot)>,
+    /// Whether nothing of its part is left.
+    pub(super) is_all: bool,
+    /// Records that were looked at.
+    pub(super) walked: usize,
 }
 
 /// The entries of each bucket. Those that have moved on stay in their list until it is made anew: what the record says
@@ -227,17 +238,17 @@ impl Memtable {
         self.part(part).lock().iter().map(|record| record.entry).collect()
     }
 
-    /// Up to `limit` records of one part that were written before `epoch` and not carried yet, in the order of the trees;
-    /// and whether that is all of them.
-    pub(super) fn to_carry(&self, part: u8, epoch: Epoch, limit: usize) -> (Vec<(Fingerprint, Hot)>, bool) {
+    /// Up to `limit` records of one part that were written before `epoch` and not carried yet.
+    pub(super) fn to_carry(&self, part: u8, epoch: Epoch, limit: usize) -> Portion {
         let part = self.part(part).lock();
         let due = part.iter().filter(|record| record.epoch != epoch && !record.carried);
         let mut records: Vec<_> = due.map(|record| (record.entry, record.hot())).collect();
+        let walked = part.len();
         drop(part);
         records.sort_unstable_by_key(|(entry, _)| *entry);
         let is_all = records.len() <= limit;
         records.truncate(limit);
-        (records, is_all)
+        Portion { records, is_all, walked }
     }
 
     /// Notes that these records, as they are, are in their trees.
