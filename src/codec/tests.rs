@@ -110,6 +110,10 @@ fn golden_hot() {
             Hot { updated_at: NOW, flags: SUSPENDED | RESUME_PENDING, usage: used() },
             "01fd80c30a4103540600030101fafbfb00fc00000100fd000000000100000007000000000000d03f",
         ),
+        (
+            Hot { usage: Usage { total_tokens: 3, ..Usage::ZERO }, ..Hot::fresh(NOW) },
+            "01fd80c30a410354060000010000000003000000000000000000",
+        ),
         (Hot { updated_at: Timestamp::MIN, flags: 0, usage: Usage::ZERO }, "01000000"),
         (Hot { updated_at: Timestamp::MAX, flags: 0, usage: Usage::ZERO }, "01fdff5f73cc0c4484030000"),
     ];
