@@ -110,6 +110,11 @@ pub(crate) struct ExtrasRef {
     pub(crate) bytes: u32,
 }
 
+impl ExtrasRef {
+    /// The one that takes the most bytes in a record.
+    pub(crate) const LONGEST: Self = Self { generation: u64::MAX, bytes: u32::MAX };
+}
+
 #[derive(Serialize, Deserialize)]
 struct ColdV1<'a> {
     session_id: &'a str,

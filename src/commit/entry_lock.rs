@@ -56,7 +56,10 @@ impl EntryLock<'_> {
     /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
     /// those that `cold` points to. Returns the commit that takes it.
     pub(crate) fn put(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+        // What points to the extras takes some room too.
+        let kept = cold.extras.replace(ExtrasRef::LONGEST);
         let fits = cold.encode().map_err(|e| self.engine.encode_failed(e))?.is_some();
+        cold.extras = kept;
         let blob = if extras.is_some() || !fits {
             let kept;
             let extras = match extras {

@@ -153,14 +153,23 @@ fn an_entry_too_large_for_the_store_counts_the_same() {
 
 #[test]
 fn details_that_just_fit_without_their_extras_are_not_lost() {
+    let kept = fast_dir();
+    let open_store = SessionStore::open(options(&kept.path().join("db"))).unwrap();
+    let read = |store: &SessionStore, length: usize| {
+        let entry = store.get(&"k1".parse().unwrap()).unwrap_or_else(|error| panic!("{length}: {}", chain(&error)));
+        assert_eq!(entry.unwrap().details.display_name.unwrap().len(), length);
+    };
     for length in 3900..4096 {
         let dir = fast_dir();
         let path = dir.path().join("db");
         let more = format!(r#", "display_name": "{}", "metadata": {{}}"#, "d".repeat(length));
-        create(&path, file(&[hermes("2026-06-03T00:41:19", &more)])).unwrap();
-        let store = SessionStore::open(options(&path)).unwrap();
-        let entry = store.get(&"k1".parse().unwrap()).unwrap_or_else(|error| panic!("{length}: {}", chain(&error)));
-        assert_eq!(entry.unwrap().details.display_name.unwrap().len(), length);
+        let text = file(&[hermes("2026-06-03T00:41:19", &more)]);
+        create(&path, &text).unwrap();
+        read(&SessionStore::open(options(&path)).unwrap(), length);
+        // Into a store that is there, whose committer writes it.
+        open_store.import(text.as_bytes(), ImportOptions::new(), |_| {}).unwrap();
+        open_store.flush().unwrap();
+        read(&open_store, length);
     }
 }
 
