@@ -154,7 +154,7 @@ fn an_entry_too_large_for_the_store_counts_the_same() {
 #[test]
 fn details_that_just_fit_without_their_extras_are_not_lost() {
     let kept = fast_dir();
-    let open_store = SessionStore::open(options(&kept.path().join("db"))).unwrap();
+    let open_store = SessionStore::open(options(&kept.path().join("db")).create(true)).unwrap();
     let read = |store: &SessionStore, length: usize| {
         let entry = store.get(&"k1".parse().unwrap()).unwrap_or_else(|error| panic!("{length}: {}", chain(&error)));
         assert_eq!(entry.unwrap().details.display_name.unwrap().len(), length);
