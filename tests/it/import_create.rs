@@ -167,7 +167,8 @@ fn details_that_just_fit_without_their_extras_are_not_lost() {
         create(&path, &text).unwrap();
         read(&SessionStore::open(options(&path)).unwrap(), length);
         // Into a store that is there, whose committer writes it.
-        open_store.import(text.as_bytes(), ImportOptions::new(), |_| {}).unwrap();
+        let replace = ImportOptions::new().on_conflict(OnConflict::Replace);
+        open_store.import(text.as_bytes(), replace, |_| {}).unwrap();
         open_store.flush().unwrap();
         read(&open_store, length);
     }
