@@ -17,7 +17,7 @@ mod source;
 #[path = "../../../src/time.rs"]
 mod time;
 
-use codec::{ActivityRow, ExtrasRow, Hot, IdRow, NoteRow, Turn, decode_blob, decode_cold, encode_blob};
+use codec::{ActivityRow, ExtrasRow, Hot, IdRow, JournalRow, NoteRow, Turn, decode_blob, decode_cold, encode_blob};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -52,6 +52,16 @@ fuzz_target!(|input: &[u8]| {
         let bytes = turn.encode().expect("what was decoded");
         assert_eq!(Turn::decode(&bytes).expect("what was encoded").encode().expect("the same"), bytes);
     }
+    if let Ok(records) = JournalRow::decode(input) {
+        let mut row = JournalRow::new();
+        records.iter().for_each(|record| row.push(record).expect("what was decoded"));
+        let again = JournalRow::decode(row.value()).expect("what was encoded");
+        // Compared as bytes: a cost that is no number equals nothing.
+        let mut same = JournalRow::new();
+        again.iter().for_each(|record| same.push(record).expect("the same"));
+        assert_eq!(same.value(), row.value());
+    }
+    let _ = JournalRow::number(input);
     let _ = ExtrasRow::decode(input);
     let _ = ExtrasRow::part(input);
     let _ = NoteRow::decode(input);
