@@ -7,6 +7,7 @@
 mod access;
 mod ballast;
 mod build;
+mod carry;
 mod checkpoint;
 mod compact;
 mod files;

@@ -1,0 +1,163 @@
+//! Carrying: how what the journal says gets into `activity` and `by_updated_at`, a little after each commit.
+//!
+//! `journal.rs` says why, and what holds at every moment.
+
+use std::time::Duration;
+
+use super::journal::{Carry, Journal};
+use super::memtable::Portion;
+use super::write::{Writer, encode_error};
+use super::{Engine, engine_error};
+use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, JournalRow};
+use crate::error::{Error, Result};
+
+/// How many entries the memtable may hold before it is time to carry them: with the two halves, twice as many.
+const MAX_ENTRIES: usize = 1 << 20;
+/// How long a half may grow. Openings read less, and pruning finds its rows in the tree.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// While there is room, so many records are carried, and so often, that nobody notices; and the most at once, for who
+/// waits for the next commit.
+const SLICE: usize = 1024;
+const SLICE_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_SLICES: usize = 16;
+
+/// Records that are in their trees already cost a look. So many of them count as one that is written.
+const LOOKS_PER_WRITE: usize = 8;
+/// Likewise of those that are only passed on the walk through the memtable.
+const STEPS_PER_WRITE: usize = 64;
+
+impl Journal {
+    fn is_due(&self, now: Duration, entries: usize) -> bool {
+        let is_old = self.began.is_some_and(|began| now.saturating_sub(began) >= MAX_AGE);
+        self.bytes > 0 && (is_old || self.bytes >= self.limit || entries >= MAX_ENTRIES)
+    }
+
+    /// Whether it is time to carry more than nobody notices. After an opening both halves of the last one are carried.
+    fn is_pressed(&self, entries: usize) -> bool {
+        let both = self.bytes + self.carry.map_or(0, |carry| carry.bytes);
+        2 * self.bytes >= self.limit || 2 * both >= 3 * self.limit || entries >= MAX_ENTRIES * 3 / 2
+    }
+}
+
+impl Writer {
+    /// Carries a little, or as much as it takes for the journal to keep its bound. Call it after each commit, of
+    /// `changes`, with the monotonic time.
+    pub(crate) fn tend_journal(&mut self, engine: &Engine, now: Duration, changes: usize) -> Result<()> {
+        let journal = &mut self.journal;
+        if journal.bytes > 0 && journal.began.is_none() {
+            journal.began = Some(now);
+        }
+        if journal.carry.is_none() && journal.is_due(now, engine.memtable.len()) {
+            journal.swap_halves();
+        }
+        let mut count = 0;
+        if journal.is_pressed(engine.memtable.len()) {
+            // Done about when the other half is full: this one holds at most one record for each change that filled it.
+            count = if changes > 0 { (2 * changes).clamp(64, MAX_SLICES * SLICE) } else { 0 };
+        }
+        let since = now.saturating_sub(journal.last_slice);
+        if since >= SLICE_INTERVAL && (count > 0 || !journal.is_held) {
+            journal.last_slice = now;
+            let slices = since.as_millis() / SLICE_INTERVAL.as_millis();
+            count = count.max(SLICE * usize::try_from(slices).unwrap_or(MAX_SLICES).min(MAX_SLICES));
+        }
+        self.carry(engine, count)
+    }
+
+    /// Carries everything, and leaves the journal empty but for what does not read.
+    pub(super) fn carry_all(&mut self, engine: &Engine) -> Result<()> {
+        self.finish_carrying(engine)?;
+        self.journal.swap_halves();
+        self.finish_carrying(engine)
+    }
+
+    fn finish_carrying(&mut self, engine: &Engine) -> Result<()> {
+        while self.journal.carry.is_some() {
+            self.carry(engine, SLICE)?;
+        }
+        Ok(())
+    }
+
+    /// Carries about `count` records of the half that is carried, or removes as many of its rows.
+    fn carry(&mut self, engine: &Engine, count: usize) -> Result<()> {
+        let mut left = count;
+        while let Some(carry) = self.journal.carry.filter(|_| left > 0) {
+            let done = match u8::try_from(carry.part) {
+                Ok(part) => {
+                    let Portion { records, is_all, walked } = engine.memtable.to_carry(part, self.journal.epoch, left);
+                    let written = self.carry_records(engine, &records)?;
+                    engine.memtable.set_carried(&records);
+                    self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
+                    written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
+                }
+                Err(_) => {
+                    let removed = self.remove_rows(engine, carry.end, left)?;
+                    if removed < left {
+                        engine.memtable.drop_carried();
+                        self.journal.carry = None;
+                    }
+                    removed
+                }
+            };
+            left = left.saturating_sub(done);
+        }
+        Ok(())
+    }
+
+    /// Writes hot records to their trees, and answers how many were not there. For each entry the new row of the index goes
+    /// first, then the record, then the old row: so at every moment it has a row that is not later than its record, and
+    /// pruning finds it. Among entries the order is the one that sled takes best.
+    fn carry_records(&mut self, engine: &Engine, records: &[(Fingerprint, Hot)]) -> Result<usize> {
+        let (mut new, mut hot_records, mut old) = (Vec::new(), Vec::new(), Vec::new());
+        for (entry, hot) in records {
+            let row = |time| ActivityRow { bucket: Bucket::of(time), entry: *entry };
+            let stored = match engine.stored_hot(*entry) {
+                Ok(Some(stored)) if stored == *hot => continue,
+                Ok(Some(stored)) => Some(row(stored.updated_at)),
+                Ok(None) => {
+                    // Only damage leaves it: see `forget_doubtful`.
+                    tracing::warn!(%entry, "activity of an entry that is not there is dropped");
+                    continue;
+                }
+                // It is about to be written over.
+                Err(Error::DamagedRecord { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            let now = row(hot.updated_at);
+            if stored != Some(now) {
+                new.push(now);
+                old.extend(stored);
+            }
+            hot_records.push((entry, hot.encode().map_err(encode_error)?));
+        }
+        new.sort_unstable();
+        old.sort_unstable();
+        for row in new {
+            self.insert(engine, &engine.trees.by_updated_at, row.encode(), &[])?;
+        }
+        for (entry, value) in &hot_records {
+            self.insert(engine, &engine.trees.activity, entry.as_bytes(), value)?;
+        }
+        for row in old {
+            self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
+        }
+        Ok(hot_records.len())
+    }
+
+    /// Removes up to `count` rows before `end`, from the front. Answers how many.
+    fn remove_rows(&mut self, engine: &Engine, end: u64, count: usize) -> Result<usize> {
+        let mut removed = 0;
+        for row in engine.trees.journal.range(..JournalRow::key(end)).keys() {
+            let row = row.map_err(|e| engine_error("read", e))?;
+            if JournalRow::number(&row).is_ok_and(|number| !self.journal.unreadable.contains(&number)) {
+                self.remove(engine, &engine.trees.journal, row)?;
+                removed += 1;
+            }
+            if removed == count {
+                break;
+            }
+        }
+        Ok(removed)
+    }
+}
