@@ -32,8 +32,13 @@ use crate::key::SessionKey;
 /// The most that may be written to the log between two syncs, in bytes. Losses begin somewhere between 1.7 and 6.8 MB.
 pub(super) const MAX_UNSYNCED_BYTES: u64 = 512 * 1024;
 
-/// Where a sync is due. The rest is for the end of a segment that a record did not fit into.
-const SYNC_AT_BYTES: u64 = MAX_UNSYNCED_BYTES - 112 * 1024;
+/// Where a sync is due. The rest is for the end of a segment that a record did not fit into, and for a write that costs
+/// more than its estimate: 148 KiB were seen.
+const SYNC_AT_BYTES: u64 = MAX_UNSYNCED_BYTES - 176 * 1024;
+
+/// What may be estimated before it is looked up. Small writes now and then move large pages out of segments that are
+/// being cleaned.
+const MAX_ESTIMATED_BYTES: u64 = 32 * 1024;
 
 /// A full row of extras, in bytes of key and value.
 const MAX_CHUNK_ROW: u64 = 28 + 1 + CHUNK_BYTES as u64;
@@ -280,7 +285,7 @@ impl Writer {
     /// Counts a write of so much to the log, and syncs first if that would grow past the bound.
     fn before_write(&mut self, engine: &Engine, cost: u64) -> Result<()> {
         let full = |unsynced: &Unsynced| unsynced.bytes() + cost > SYNC_AT_BYTES;
-        if full(&self.unsynced) {
+        if full(&self.unsynced) || self.unsynced.estimated > MAX_ESTIMATED_BYTES {
             self.unsynced.look(engine)?;
             if self.unsynced.looked_up > 0 && full(&self.unsynced) {
                 self.sync(engine)?;
