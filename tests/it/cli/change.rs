@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{DM, GROUP, OLD, Prepared, THREAD, key, timestamp};
-use cloakroom::{Clock, SystemClock};
+use cloakroom::{Clock, Error, NoActivity, PrunePolicy, SystemClock};
 
 fn keys(store: &Prepared) -> Vec<String> {
     store.ok(&["list", "--limit", "all", "--json"]).keys()
@@ -21,13 +21,34 @@ fn prune_removes_the_idle_and_keeps_the_suspended() {
     assert_eq!(protected / 86_400, 100);
     let expected = json!({
         "dry_run": false, "cutoff": report["cutoff"], "removed": 1, "kept_suspended": 1, "kept_active": 0,
-        "guard_failed": 0, "kept_unreadable": 0, "touched_meanwhile": 0, "stale_rows_cleared": report["stale_rows_cleared"],
+        "guard_failed": 0, "kept_unreadable": 0, "touched_meanwhile": 0,
+        "stale_rows_cleared": report["stale_rows_cleared"],
         "oldest_protected_seconds": protected, "stopped": false, "removed_over_entries": 0, "removed_over_bytes": 0,
         "removed_active": 0, "entries_over_cap": 0, "live_bytes": null, "bytes_over_cap": 0,
         "protected": [{"key": report["protected"][0]["key"], "reason": "suspended", "idle_seconds": protected}],
     });
     assert_eq!(report, expected);
     assert_eq!(keys(&store), [GROUP, DM, THREAD]);
+}
+
+/// Damage to one entry is told to who asks for it, and stops nobody else.
+#[test]
+fn an_entry_that_does_not_read_is_kept_and_stops_nobody() {
+    let store = Prepared::new();
+    store.vandalize("sessions", |tree| assert!(tree.insert(OLD, vec![9, 9]).unwrap().is_some()));
+    for dry_run in [true, false] {
+        let args = ["prune", "--max-age-days", "90", "--json", "--dry-run"];
+        let report = store.ok(&args[..args.len() - usize::from(!dry_run)]).json();
+        let counts = ["removed", "kept_unreadable", "kept_suspended"].map(|name| report[name].as_u64().unwrap());
+        assert_eq!(counts, [0, 1, 1], "{report}");
+    }
+    let open = store.open();
+    let policy = PrunePolicy::max_age_days(90);
+    assert_eq!(open.prune(&policy, NoActivity).unwrap().kept_unreadable, 1);
+    assert!(matches!(open.remove(&key(OLD)), Err(Error::DamagedRecord { .. })));
+    open.touch(&key(DM)).unwrap().unwrap().wait().unwrap();
+    open.remove(&key(DM)).unwrap().unwrap().wait().unwrap();
+    assert_eq!(open.len(), 3);
 }
 
 #[test]
