@@ -13,7 +13,7 @@ use cloakroom::{
 };
 use serde_json::json;
 
-use crate::common::{Home, NOW, assert_sound, chain, fast_dir, key, options, source};
+use crate::common::{Home, NOW, assert_sound, chain, fast_dir, key, open_sled, options, source};
 use crate::compact::{Everything, everything, fill};
 use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};
@@ -526,7 +526,7 @@ fn a_damaged_entry_is_no_part_of_a_backup() {
     store.close().unwrap();
     drop(store);
     {
-        let db = sled::Config::new().path(home.path().join("sled")).open().unwrap();
+        let db = open_sled(&sled::Config::new().path(home.path().join("sled"))).unwrap();
         db.open_tree("sessions").unwrap().insert(key(1).as_str(), b"nonsense").unwrap();
         db.flush().unwrap();
     }

@@ -19,7 +19,7 @@ use cloakroom::{
 };
 use serde_json::{Map, json};
 
-use crate::common::{NEVER, NOW, fast_dir};
+use crate::common::{NEVER, NOW, fast_dir, open_sled};
 use crate::rig::CHILD_PART;
 
 const MAIN: &str = "canary::child_main";
@@ -246,7 +246,7 @@ fn imports(marker: &str, said: &Said, options: &Options) {
 fn damaged(marker: &str, said: &Said, options: &Options, dir: &Path) {
     let database = dir.join("db/sled");
     {
-        let db = std::iter::repeat_with(|| sled::open(&database).ok()).take(1000).flatten().next().unwrap();
+        let db = open_sled(&sled::Config::new().path(&database)).unwrap();
         let tree = |name: &str| db.open_tree(name).unwrap();
         let bad = [&[9], marker.as_bytes()].concat();
         let text = [&[1], b"_", marker.as_bytes()].concat();

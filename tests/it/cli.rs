@@ -16,6 +16,8 @@ use cloakroom::{Clock, ManualClock, Options, SessionKey, SessionSource, SessionS
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::common::open_sled;
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 const GROUP: &str = "agent:main:discord:group:1234:5678";
@@ -82,10 +84,7 @@ impl Prepared {
 
     /// Changes a tree behind the store's back.
     fn vandalize(&self, tree: &str, change: impl FnOnce(&sled::Tree)) {
-        let config = sled::Config::new().path(self.db.join("sled"));
-        // A process that is being forked off by another test may hold a copy of sled's lock for a moment.
-        let open = || config.open().inspect_err(|_| std::thread::sleep(Duration::from_millis(10))).ok();
-        let db = std::iter::repeat_with(open).take(500).flatten().next().expect("the database opens");
+        let db = open_sled(&sled::Config::new().path(self.db.join("sled"))).unwrap();
         change(&db.open_tree(tree).unwrap());
         db.flush().unwrap();
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cloakroom::{Error, Filter, ManualClock, OpenTurn, SessionEntry, SessionKey, SessionStore, Usage};
 use serde_json::json;
 
-use crate::common::{Home, NOW, assert_sound, chain, fast_dir, key, options, source};
+use crate::common::{Home, NOW, assert_sound, chain, fast_dir, key, open_sled, options, source};
 use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};
 use crate::rig::{CHILD_PART, CHILD_ROOT, Failure, Inject, Rig, copy_tree};
@@ -166,7 +166,7 @@ fn what_is_no_sound_store_is_left_as_it_is() {
     store.close().unwrap();
     drop(store);
     {
-        let db = sled::Config::new().path(home.path().join("sled")).open().unwrap();
+        let db = open_sled(&sled::Config::new().path(home.path().join("sled"))).unwrap();
         db.open_tree("names").unwrap().clear().unwrap();
         db.flush().unwrap();
     }

@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::common::open_sled;
 use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};
 use crate::rig::trace::{Op, Trace};
@@ -54,16 +55,8 @@ fn child_main() {
     std::process::exit(0);
 }
 
-/// sled's lock may linger after a drop, until its threads have ended.
 fn open(path: &Path) -> sled::Result<sled::Db> {
-    loop {
-        match sled::Config::new().path(path).flush_every_ms(None).open() {
-            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
-                std::thread::yield_now();
-            }
-            opened => return opened,
-        }
-    }
+    open_sled(&sled::Config::new().path(path).flush_every_ms(None))
 }
 
 fn value(row: u32) -> Vec<u8> {
