@@ -233,6 +233,22 @@ fn in_the_middle_of_a_commit_of_touches() {
     assert!(looked_at > 10, "only {looked_at} syncs");
 }
 
+/// Without its last slot a database that lost its tail would open unseen.
+#[test]
+fn the_checkpoint_is_on_disk_after_a_close() {
+    let trace = traced(Plan { seed: 16, steps: 50, close: 1, ..Plan::SMALL });
+    let mut model = Model::new(&trace);
+    model.advance(trace.len());
+    let left = |survival| {
+        let out = fast_dir();
+        model.write(survival, out.path()).unwrap();
+        std::fs::read(out.path().join("sessions.db/checkpoint")).unwrap()
+    };
+    let synced = left(Survival::OnlySynced);
+    assert!(synced.starts_with(b"CLOAKRM1"));
+    assert_eq!(synced, left(Survival::All));
+}
+
 /// A kill leaves unsynced writes in the page cache, the next process builds on them, and then the power goes.
 #[test]
 fn after_a_kill() {
