@@ -29,6 +29,7 @@ mod sqlite;
 #[path = "../../support/mod.rs"]
 mod support;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -140,13 +141,20 @@ fn measure(args: &Args, what: &str, contender: &str, size: usize, seed: u64) -> 
     Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-fn run(args: &Args) {
+/// Returns how many measurements failed.
+fn run(args: &Args) -> usize {
+    let failures = Cell::new(0);
+    let measure = |what: &str, contender: &str, size: usize, seed: u64| {
+        let figures = measure(args, what, contender, size, seed);
+        failures.set(failures.get() + usize::from(figures.is_none()));
+        figures
+    };
     let mut results = Results::new(args.size, args.rounds, args.seconds);
     let wants = |what: &str| args.only.iter().any(|only| only == what);
     if wants("table") {
         for round in 1..=args.rounds {
             for contender in &args.contenders {
-                if let Some(figures) = measure(args, "table", contender, args.size, round) {
+                if let Some(figures) = measure("table", contender, args.size, round) {
                     results.add_table(contender, &figures);
                 }
             }
@@ -160,7 +168,7 @@ fn run(args: &Args) {
                 if contender == "json" && size > 100_000 {
                     continue;
                 }
-                if let Some(figures) = measure(args, "curve", contender, size, 1) {
+                if let Some(figures) = measure("curve", contender, size, 1) {
                     results.add_curve(contender, size, &figures);
                 }
             }
@@ -170,19 +178,19 @@ fn run(args: &Args) {
         // The file cannot take 20,000 touches a second; the floor is no store.
         if wants("timeline")
             && !matches!(contender.as_str(), "json" | "sqlite_json" | "floor")
-            && let Some(figures) = measure(args, "timeline", contender, args.size, 1)
+            && let Some(figures) = measure("timeline", contender, args.size, 1)
         {
             results.add_timeline(contender, &figures);
         }
         if wants("disk")
             && !matches!(contender.as_str(), "json" | "sqlite_json")
-            && let Some(figures) = measure(args, "disk", contender, args.size, 1)
+            && let Some(figures) = measure("disk", contender, args.size, 1)
         {
             results.add_disk(contender, &figures);
         }
     }
     if wants("large") && args.contenders.iter().any(|name| name == "cloakroom") {
-        results.large = measure(args, "large", "cloakroom", args.size, 1).unwrap_or_default();
+        results.large = measure("large", "cloakroom", args.size, 1).unwrap_or_default();
     }
     println!("{}", results.table());
     if let Some(out) = &args.out {
@@ -191,13 +199,20 @@ fn run(args: &Args) {
         std::fs::write(out.join("peers.csv"), results.csv()).unwrap();
         plots::write(out, &results);
     }
+    failures.get()
 }
 
 fn main() {
     match args() {
         Ok(args) => match &args.child {
             Some(what) => child(&args, what),
-            None => run(&args),
+            None => {
+                let failures = run(&args);
+                if failures > 0 {
+                    eprintln!("{failures} measurements failed");
+                    std::process::exit(1);
+                }
+            }
         },
         Err(message) => {
             eprintln!("{message}");
