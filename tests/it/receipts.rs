@@ -245,6 +245,20 @@ fn closing_while_others_write_loses_nothing_that_was_taken() {
     assert_sound(&store);
 }
 
+#[test]
+fn what_is_pending_is_told() {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let pending = || store.stats().unwrap().pending;
+    assert_eq!(pending(), 0);
+    home.clock.advance(Duration::from_secs(1));
+    store.touch(&key(1)).unwrap().unwrap();
+    assert_eq!(pending(), 1);
+    store.flush().unwrap();
+    assert_eq!(pending(), 0);
+}
+
 /// Writers beyond the bound wait for the committer, and all of their changes arrive.
 #[test]
 fn what_is_pending_is_bounded() {
