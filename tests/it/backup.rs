@@ -13,7 +13,8 @@ use cloakroom::{
 };
 use serde_json::json;
 
-use crate::common::{Home, NOW, assert_sound, chain, fast_dir, key, open_sled, options, source};
+use crate::behind::open_sled;
+use crate::common::{Home, NOW, assert_sound, chain, fast_dir, key, options, source};
 use crate::compact::{Everything, everything, fill};
 use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};

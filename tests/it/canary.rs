@@ -19,7 +19,8 @@ use cloakroom::{
 };
 use serde_json::{Map, json};
 
-use crate::common::{NEVER, NOW, fast_dir, open_sled};
+use crate::behind::open_sled;
+use crate::common::{NEVER, NOW, fast_dir};
 use crate::rig::CHILD_PART;
 
 const MAIN: &str = "canary::child_main";

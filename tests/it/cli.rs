@@ -16,7 +16,7 @@ use cloakroom::{Clock, ManualClock, Options, SessionKey, SessionSource, SessionS
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::open_sled;
+use crate::behind::open_sled;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

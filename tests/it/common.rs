@@ -1,7 +1,7 @@
 //! What several tests need.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cloakroom::{KeyPolicy, ManualClock, Options, SessionKey, SessionSource, SessionStore, Timestamp};
 use tempfile::TempDir;
@@ -10,9 +10,6 @@ use tempfile::TempDir;
 pub const NOW: Timestamp = Timestamp::from_micros(1_781_222_813_123_456);
 /// Longer than any test: the committer runs only when asked.
 pub const NEVER: Duration = Duration::from_secs(3600);
-
-/// After so long a lock does not linger, it is held.
-const LINGER: Duration = Duration::from_secs(60);
 
 /// A directory for a store, and its clock.
 pub struct Home {
@@ -46,23 +43,6 @@ impl Home {
 
 pub fn options(path: &Path) -> Options {
     Options::new(path).create(true).commit_interval(NEVER).cache_bytes(16 << 20)
-}
-
-/// Opens a database of sled's behind the store's back.
-///
-/// sled's lock outlives the database for a moment: its threads have to end first, and a process that another test is
-/// forking off holds a copy of it until it runs its own program.
-pub fn open_sled(config: &sled::Config) -> sled::Result<sled::Db> {
-    let begun = Instant::now();
-    loop {
-        match config.open() {
-            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
-                assert!(begun.elapsed() < LINGER, "somebody holds it: {error}");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            opened => return opened,
-        }
-    }
 }
 
 /// A user in a group chat.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use cloakroom::{Error, Filter, ManualClock, OpenTurn, SessionEntry, SessionKey, SessionStore, Usage};
 use serde_json::json;
 
-use crate::common::{Home, NOW, assert_sound, chain, fast_dir, key, open_sled, options, source};
+use crate::behind::open_sled;
+use crate::common::{Home, NOW, assert_sound, chain, fast_dir, key, options, source};
 use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};
 use crate::rig::{CHILD_PART, CHILD_ROOT, Failure, Inject, Rig, copy_tree};

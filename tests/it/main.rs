@@ -12,6 +12,7 @@
 mod access;
 mod backup;
 mod battery;
+mod behind;
 mod callbacks;
 mod canary;
 mod caps;
