@@ -330,5 +330,6 @@ fn an_entry_comes_back_before_every_write_of_its_removal() {
     });
 }
 
+mod failed;
 mod stale;
 mod stop;

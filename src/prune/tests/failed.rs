@@ -1,0 +1,29 @@
+//! A store that is read-only is still looked over: what cannot be written any more is not waited for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::error::Error;
+
+#[test]
+fn lists_and_dry_runs_of_a_store_that_failed_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(START);
+    let is_failing = Arc::new(AtomicBool::new(false));
+    let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20).unwrap();
+    let fails = Arc::clone(&is_failing);
+    opened.writer.hook = Hook::new(move |_, _| match fails.load(Ordering::Relaxed) {
+        true => Err(Error::Panicked { message: "planted".into() }),
+        false => Ok(()),
+    });
+    let store = SessionStore::start(opened, options(&dir, &clock)).unwrap();
+    let key = store.resolve(&source("a")).unwrap().entry.key;
+    store.flush().unwrap();
+    clock.advance(100 * DAY);
+    is_failing.store(true, Ordering::Relaxed);
+    store.suspend(&key).unwrap().unwrap();
+    assert!(matches!(store.flush(), Err(Error::ReadOnly { .. })));
+    assert!(store.stats().unwrap().pending > 0, "the change that failed is still there");
+    assert_eq!(store.recent(9, None).unwrap().entries.len(), 1);
+    assert_eq!(store.prune_dry_run(&ninety_days(), NoActivity).unwrap().kept_suspended, 1);
+}
