@@ -27,7 +27,7 @@ const ALL_WAKE: &str = "all wake";
 /// The bound on what is written between two syncs.
 const MAX_UNSYNCED: u64 = 512 * 1024;
 /// sled's file, by the name it has from its creation on.
-const DATABASE: &str = "sled/db";
+pub const DATABASE: &str = "sled/db";
 
 #[test]
 fn child_main() {

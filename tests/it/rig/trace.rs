@@ -160,6 +160,17 @@ impl Trace {
     /// The largest number of bytes written to one such file without a sync of
     /// it in between (the tail after the last sync counts too).
     pub fn unsynced_high_water(&self, path_suffix: &str) -> u64 {
+        self.unsynced(path_suffix).0
+    }
+
+    /// The bytes written to such files since the last sync of each.
+    pub fn unsynced_at_end(&self, path_suffix: &str) -> u64 {
+        self.unsynced(path_suffix).1
+    }
+
+    /// Unsynced bytes: the most in one such file at any time, and the sum of
+    /// them at the end.
+    fn unsynced(&self, path_suffix: &str) -> (u64, u64) {
         let mut open: BTreeMap<NodeId, u64> = BTreeMap::new();
         let mut most = 0;
         for op in &self.ops {
@@ -175,7 +186,7 @@ impl Trace {
                 _ => {}
             }
         }
-        most
+        (most, open.values().sum())
     }
 
     /// The whole lines that the child wrote to `acks` in the first `at`
