@@ -12,8 +12,8 @@ use crate::key::SessionKey;
 use crate::outfile::write_whole;
 use crate::store::SessionStore;
 
-/// Keys read at a time.
-const BATCH: usize = 256;
+/// Entries between two calls of `progress`.
+const TELL_EACH: u64 = 256;
 /// Bytes of a note in one record.
 const NOTE_PART: usize = 64 * 1024;
 /// What the names of unfinished backups end with.
@@ -43,12 +43,12 @@ impl BackupOptions {
 impl SessionStore {
     /// Writes all of the store, as [`restore`](SessionStore::restore) reads it, while others go on using it.
     ///
-    /// Everything that was changed before the call is in it, and on disk by then. Each entry is whole: its records, its
-    /// extras and its open turn are of one moment. That moment lies within the call and is another for each entry, so
-    /// of what is changed meanwhile some may be in it and some not; no rule of the store spans two entries. Nobody
-    /// waits for it, but for the time that it takes to read one entry.
+    /// It is the store of one moment, soon after the call begins: all entries with their records, extras and open turns.
+    /// Nothing that is changed after that moment is in it, and everything before is, and on disk by then. The notes of
+    /// imported files are the newest. Nobody waits for it, but for the time that it takes to read one entry.
     ///
-    /// Memory does not grow with the store. The format is documented in `src/backup/mod.rs`; it has the names and texts
+    /// Memory does not grow with the store, but with what is changed meanwhile and not written yet: about 200 bytes for
+    /// an entry that is touched, all of one that is replaced or removed. The format is documented in `src/backup/mod.rs`; it has the names and texts
     /// of people in it, and nothing is encrypted. `progress` is called now and then.
     ///
     /// # Errors
@@ -57,28 +57,22 @@ impl SessionStore {
     /// [`Error::DamagedRecord`](crate::Error::DamagedRecord) if an entry does not read: a backup has all of them. What
     /// was written by then is no backup, and a restoration refuses it.
     pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
-        self.flush()?;
+        let snapshot = self.commits().snapshot()?;
         let mut report = BackupReport { entries: 0, turns: 0, notes: 0, bytes: 0 };
         let mut out = FrameWriter::begin(BufWriter::new(output))?;
         let zone = self.commits().engine().zone()?;
         self.put_record(&mut out, Kind::Store, &BackupStoreV1 { zone: zone.as_deref() })?;
         self.write_notes(&mut out, &mut report)?;
-        let mut last: Option<SessionKey> = None;
-        loop {
-            let keys = self.commits().engine().keys(last.as_ref(), "", BATCH)?;
-            for key in &keys {
-                // An entry may go while we write.
-                let Some(whole) = self.commits().whole(key)? else { continue };
-                self.write_entry(&mut out, key, &whole)?;
-                report.entries += 1;
-                report.turns += u64::from(whole.turn.is_some());
-            }
-            progress(&BackupProgress { entries: report.entries, bytes: out.bytes() });
-            match keys.into_iter().next_back() {
-                Some(key) => last = Some(key),
-                None => break,
+        for entry in snapshot {
+            let (key, whole) = entry?;
+            self.write_entry(&mut out, &key, &whole)?;
+            report.entries += 1;
+            report.turns += u64::from(whole.turn.is_some());
+            if report.entries.is_multiple_of(TELL_EACH) {
+                progress(&BackupProgress { entries: report.entries, bytes: out.bytes() });
             }
         }
+        progress(&BackupProgress { entries: report.entries, bytes: out.bytes() });
         let BackupReport { entries, notes, .. } = report;
         let end = BackupEndV1 { entries, notes, commit: self.commits().open_commit(), crc: out.crc() };
         self.put_record(&mut out, Kind::End, &end)?;

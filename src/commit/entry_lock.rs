@@ -50,12 +50,14 @@ impl EntryLock<'_> {
 
     /// Replaces the hot record of an existing entry. Returns the commit that takes it.
     pub(crate) fn set_hot(&mut self, hot: Hot) -> u64 {
+        self.keep_before(false);
         self.change(|slot| slot.hot = Some(hot))
     }
 
     /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
     /// those that `cold` points to. Returns the commit that takes it.
     pub(crate) fn put(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+        self.keep_before(true);
         // What points to the extras takes some room too.
         let kept = cold.extras.replace(ExtrasRef::LONGEST);
         let fits = cold.encode().map_err(|e| self.engine.encode_failed(e))?.is_some();
@@ -95,6 +97,7 @@ impl EntryLock<'_> {
 
     /// Removes the entry. Returns the commit that takes it.
     pub(crate) fn remove(&mut self) -> u64 {
+        self.keep_before(true);
         self.forget_queued_id();
         if self.hot().is_some() {
             self.pending.count.fetch_sub(1, Ordering::Relaxed);
@@ -132,6 +135,13 @@ impl EntryLock<'_> {
             && let Some(new) = &slot.cold
         {
             self.pending.forget_new_id(&new.cold.session_id, &slot.key);
+        }
+    }
+
+    /// Keeps what is about to change for the snapshots that are being read: the hot record, or all of the entry.
+    fn keep_before(&self, is_all: bool) {
+        if let Some(slot) = self.slot() {
+            self.pending.snapshots.keep(self.engine, slot, is_all);
         }
     }
 

@@ -16,6 +16,7 @@ mod entry_lock;
 mod pending;
 mod receipt;
 mod shard;
+mod snapshot;
 mod sync;
 mod turns;
 
@@ -34,10 +35,11 @@ use crate::time::Clock;
 
 use committer::{Committer, Order};
 pub(crate) use entry_lock::EntryLock;
+pub(crate) use pending::Peeked;
 use pending::Pending;
-pub(crate) use pending::{Peeked, Whole};
 use receipt::Progress;
 pub use receipt::Receipt;
+pub(crate) use snapshot::{Snapshot, Whole};
 use turns::Turns;
 
 /// What the callers and the committer share.
@@ -173,9 +175,13 @@ impl Commits {
         self.core.pending.peek(&self.core.engine, key, with_extras)
     }
 
-    /// All there is of an entry.
-    pub(crate) fn whole(&self, key: &SessionKey) -> Result<Option<Whole>> {
-        self.core.pending.whole(&self.core.engine, &self.core.turns, key)
+    /// All entries as they are now, to be read while others change them. What they were is on disk when this returns.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
+        let Core { engine, pending, turns, .. } = &*self.core;
+        let snapshot = Snapshot::new(pending, engine, pending.begin_snapshot(turns));
+        // Every key of that moment is in the tree by then, or kept.
+        self.receipt_of_all().wait()?;
+        Ok(snapshot)
     }
 
     /// Keys that have this id, or had it when their last change was applied. Each is to be looked at.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::entry_lock::EntryLock;
 use super::shard::{Shard, Slot};
+use super::snapshot::{Kept, Snapshots};
 use super::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use super::turns::Turns;
-use crate::codec::{self, Cold, Fingerprint, Hot, Turn};
+use crate::codec::{self, Cold, Fingerprint, Hot};
 use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
@@ -41,6 +42,7 @@ pub(crate) struct Pending {
     pub(super) new_ids: Mutex<HashMap<SessionId, Vec<SessionKey>>>,
     /// The next generation of extras. Never used twice, so what a crash left of one is never taken for another.
     pub(super) generation: AtomicU64,
+    pub(super) snapshots: Snapshots,
     slots_per_shard: usize,
 }
 
@@ -56,6 +58,7 @@ impl Pending {
             new_ids: Mutex::default(),
             // A commit takes far fewer than 2^24 changes, so the ranges of two openings never meet.
             generation: AtomicU64::new(commit << 24),
+            snapshots: Snapshots::default(),
             slots_per_shard: cached_entries.div_ceil(SHARDS),
         }
     }
@@ -105,7 +108,7 @@ impl Pending {
         shard.insert(entry, key.clone(), hot, self.slots_per_shard, applied)
     }
 
-    fn shard(&self, entry: Fingerprint) -> &Mutex<Shard> {
+    pub(super) fn shard(&self, entry: Fingerprint) -> &Mutex<Shard> {
         // The table uses the low bits and the top seven; these lie between.
         let index = (entry.table_hash() >> 40) as usize % SHARDS;
         #[expect(clippy::indexing_slicing, reason = "the index is below the number of shards")]
@@ -209,21 +212,13 @@ impl Pending {
         }
     }
 
-    /// All there is of an entry. A turn begins and ends with the entry locked, so it is of the same moment.
-    pub(super) fn whole(&self, engine: &Engine, turns: &Turns, key: &SessionKey) -> Result<Option<Whole>> {
-        let entry = engine.fingerprint(key);
-        let mut shard = self.shard(entry).lock();
-        let slot = shard.find(entry).and_then(|place| shard.slot(place));
-        let Some(hot) = slot.map_or_else(|| engine.hot(entry), |slot| Ok(slot.hot))? else { return Ok(None) };
-        let Some(cold) = read_cold(engine, key, slot)? else { return Ok(None) };
-        let new = slot.and_then(|slot| slot.cold.as_ref());
-        let blob = match (new.and_then(|new| new.blob_of(&cold)), cold.extras) {
-            (Some(blob), _) => Some(Arc::clone(blob)),
-            (None, Some(at)) => Some(engine.blob(key, at)?.into()),
-            (None, None) => None,
-        };
-        let turn = turns.of(entry, &cold.session_id);
-        Ok(Some(Whole { hot, cold, blob, turn }))
+    /// Begins a snapshot of all entries as they are now.
+    pub(super) fn begin_snapshot(&self, turns: &Turns) -> Arc<Kept> {
+        // Nobody else locks more than one. A turn begins and ends with its entry's locked, so turns are of this moment too.
+        let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+        let kept = self.snapshots.begin(turns.copy());
+        drop(shards);
+        kept
     }
 
     /// Both records of an entry as of one moment, and its extras if `with_extras`. What was not in memory is not kept there:
@@ -237,16 +232,6 @@ impl Pending {
         let extras = with_extras.then(|| read_extras(engine, key, &cold, slot)).transpose()?;
         Ok(Some(Peeked { hot, cold, extras: extras.unwrap_or_default() }))
     }
-}
-
-/// All there is of an entry, as of one moment, for a copy of it.
-#[derive(Debug)]
-pub(crate) struct Whole {
-    pub(crate) hot: Hot,
-    pub(crate) cold: Arc<Cold>,
-    /// What its extras are put together from.
-    pub(crate) blob: Option<Arc<[u8]>>,
-    pub(crate) turn: Option<Turn>,
 }
 
 /// An entry as of one moment.
@@ -272,6 +257,21 @@ pub(super) fn read_cold(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) 
         let _ = slot.stored.set(stored);
     }
     Ok(Some(Arc::new(cold)))
+}
+
+/// A cold record, and the JSON of its extras.
+pub(super) type Rest = Option<(Arc<Cold>, Option<Arc<[u8]>>)>;
+
+/// What there is of an entry beside its hot record, in memory or on disk.
+pub(super) fn read_rest(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Rest> {
+    let Some(cold) = read_cold(engine, key, slot)? else { return Ok(None) };
+    let new = slot.and_then(|slot| slot.cold.as_ref());
+    let blob = match (new.and_then(|new| new.blob_of(&cold)), cold.extras) {
+        (Some(blob), _) => Some(Arc::clone(blob)),
+        (None, Some(at)) => Some(engine.blob(key, at)?.into()),
+        (None, None) => None,
+    };
+    Ok(Some((cold, blob)))
 }
 
 /// The extras in memory, or those on disk.

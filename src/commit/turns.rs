@@ -8,10 +8,8 @@
 //! entry's change, and is told to the caller, takes the turn too.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
+use super::sync::{AtomicU64, Mutex, Ordering};
 use crate::codec::{Fingerprint, Turn};
 use crate::key::SessionId;
 use crate::storage::{Change, Content};
@@ -67,11 +65,9 @@ impl Turns {
         self.table.lock().markers.iter().map(|(entry, marker)| (*entry, marker.clone())).collect()
     }
 
-    /// The marker of a locked entry, if it has one that belongs to the session.
-    pub(super) fn of(&self, entry: Fingerprint, session: &SessionId) -> Option<Turn> {
-        let table = self.table.lock();
-        let turn = &table.markers.get(&entry)?.turn;
-        (turn.session_id == *session).then(|| turn.clone())
+    /// Every turn, for a snapshot.
+    pub(super) fn copy(&self) -> HashMap<Fingerprint, Turn> {
+        self.table.lock().markers.iter().map(|(entry, marker)| (*entry, marker.turn.clone())).collect()
     }
 
     /// The token that the next turn gets.

@@ -50,6 +50,7 @@ mod rig;
 mod rig_selftest;
 mod rig_sled;
 mod round_trip;
+mod snapshot;
 mod soak;
 mod turns;
 mod watcher;

@@ -119,6 +119,11 @@ fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
         assert!(of_8_or_stale || quarantined, "{tree:?} {row:?}");
     }
     assert!(lines.iter().any(|line| line["tree"] == "sessions" && line["key"] == key(1).as_str()));
+    // And what is sound is not in the quarantine too.
+    for (tree, row, _) in after.iter().filter(|(tree, ..)| tree.starts_with("by_")) {
+        let is_row = |line: &&serde_json::Value| line["tree"] == tree.as_str() && line["key_hex"] == hex(row).as_str();
+        assert_eq!(lines.iter().find(is_row), None);
+    }
     let mode = fs::metadata(quarantine(dir.path())).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -175,6 +180,30 @@ fn a_sound_store_has_no_quarantine() {
     assert_healed(&mut opened, &quarantine(dir.path()));
     assert_eq!(rows(&opened.engine), before);
     assert!(!quarantine(dir.path()).exists());
+}
+
+#[test]
+fn each_repair_is_counted_once() {
+    let repaired = |plant: fn(&Trees)| {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = with_entries(dir.path());
+        plant(&opened.engine.trees);
+        heals(dir.path(), opened)
+    };
+    let nothing = Repairs { entries: 3, ..Repairs::default() };
+    let age_row = |trees: &Trees| {
+        let row = ActivityRow { bucket: Bucket::of(NOW), entry: entry(1) }.encode();
+        trees.by_updated_at.remove(row).unwrap().unwrap();
+    };
+    assert_eq!(repaired(age_row), Repairs { age_rows_written: 1, ..nothing });
+    let id_row = |trees: &Trees| drop(trees.by_session_id.remove(IdRow::encode(&id(1), entry(1))).unwrap().unwrap());
+    assert_eq!(repaired(id_row), Repairs { id_rows_written: 1, ..nothing });
+    let name = |trees: &Trees| drop(trees.names.remove(entry(1).as_bytes()).unwrap().unwrap());
+    assert_eq!(repaired(name), Repairs { names_written: 1, ..nothing });
+    let intent = |trees: &Trees| drop(trees.intent.insert("group", &[9, 9]).unwrap());
+    assert_eq!(repaired(intent), Repairs { intent_removed: true, ..nothing });
+    let journal = |trees: &Trees| drop(trees.journal.insert([0; 8], &[9, 9]).unwrap());
+    assert_eq!(repaired(journal), Repairs { journal_rows_lost: 1, quarantined: 1, ..nothing });
 }
 
 #[test]

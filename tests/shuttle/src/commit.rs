@@ -10,7 +10,9 @@ mod receipt;
 pub(crate) mod scenarios;
 #[path = "../../../src/commit/shard.rs"]
 mod shard;
+#[path = "../../../src/commit/snapshot.rs"]
+mod snapshot;
 #[path = "sync.rs"]
 mod sync;
-#[path = "turns.rs"]
+#[path = "../../../src/commit/turns.rs"]
 mod turns;

@@ -10,25 +10,30 @@ use shuttle::thread;
 use super::entry_lock::EntryLock;
 use super::pending::Pending;
 use super::receipt::{Progress, Receipt};
+use super::snapshot::Snapshot;
 use super::sync::{AtomicBool, AtomicU64, Ordering, Receiver, channel};
+use super::turns::Turns;
 use crate::codec::Hot;
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
-use crate::storage::Engine;
+use crate::storage::{Engine, session_id};
 use crate::time::Timestamp;
 
-pub(crate) const ALL: [(&str, fn()); 6] = [
+pub(crate) const ALL: [(&str, fn()); 8] = [
     ("waiters find their change synced", waiters_find_their_change_synced),
     ("a dropped or panicking waker hurts nobody", a_bad_waker_hurts_nobody),
     ("changes add up while slots are evicted", changes_add_up_while_slots_are_evicted),
     ("writers wait for room", writers_wait_for_room),
     ("a change is refused or committed by a close", a_change_is_refused_or_committed_by_a_close),
     ("a failure is told to all who wait", a_failure_is_told_to_all_who_wait),
+    ("a snapshot is of one moment", a_snapshot_is_of_one_moment),
+    ("a snapshot has the turns of its moment", a_snapshot_has_the_turns_of_its_moment),
 ];
 
 struct Core {
     engine: Engine,
     pending: Pending,
+    turns: Turns,
     progress: Arc<Progress>,
     max_pending: usize,
     /// The commit that fails.
@@ -50,12 +55,17 @@ fn keys() -> &'static [SessionKey] {
 }
 
 fn start(max_pending: usize, fails_at: u64) -> (Arc<Core>, thread::JoinHandle<()>) {
+    start_with(keys(), max_pending, fails_at)
+}
+
+fn start_with(keys: &[SessionKey], max_pending: usize, fails_at: u64) -> (Arc<Core>, thread::JoinHandle<()>) {
     let (kick, kicks) = channel();
-    let engine = Engine::new(keys(), Hot::fresh(Timestamp::MIN));
+    let engine = Engine::new(keys, Hot::fresh(Timestamp::MIN));
     let core = Arc::new(Core {
         engine,
         // Nothing is kept that is not needed.
-        pending: Pending::new(0, keys().len() as u64, 0),
+        pending: Pending::new(0, keys.len() as u64, 0),
+        turns: Turns::new(Vec::new(), 0),
         progress: Arc::new(Progress::new("store".into(), 0, kick)),
         max_pending,
         fails_at,
@@ -77,7 +87,10 @@ fn commit_until_told(core: &Core, kicks: &Receiver) {
             continue;
         }
         let sync = core.progress.take_sync_wanted() || ends;
+        let begun = core.turns.next_token();
         let (commit, changes) = core.pending.take();
+        core.turns.follow(&changes, begun);
+        core.turns.take_changed();
         if commit == core.fails_at {
             core.progress.set_failed(Error::Panicked { message: "planned".into() });
             continue;
@@ -121,6 +134,23 @@ impl Core {
         let commit = locked.set_hot(hot);
         drop(locked);
         Ok(self.receipt(commit))
+    }
+
+    /// Begins a turn and counts it.
+    fn begin_turn(&self, key: &SessionKey, at: Timestamp) -> Result<()> {
+        let mut locked = self.lock(key)?;
+        let hot = locked.hot().expect("the entry is there");
+        self.turns.begin(self.engine.fingerprint(key), session_id(), at);
+        locked.set_hot(Hot { updated_at: at, ..hot });
+        Ok(())
+    }
+
+    /// As `Commits::snapshot` does.
+    fn snapshot(&self) -> Snapshot<'_> {
+        let kept = self.pending.begin_snapshot(&self.turns);
+        let snapshot = Snapshot::new(&self.pending, &self.engine, kept);
+        self.receipt(self.pending.open_commit()).wait().expect("a commit");
+        snapshot
     }
 
     /// As `Commits::receipt` does.
@@ -310,4 +340,65 @@ fn a_failure_is_told_to_all_who_wait() {
     core.ends.store(true, Ordering::Release);
     core.progress.kick();
     committer.join().expect("the committer");
+}
+
+/// One thread counts up one key after the other, round by round, and removes the last one in the end. So at any moment the
+/// keys before some place are one ahead of those behind it.
+fn a_snapshot_is_of_one_moment() {
+    static KEYS: OnceLock<Vec<SessionKey>> = OnceLock::new();
+    // Of many shards, most likely.
+    let key = |n| SessionKey::new(format!("agent:main:discord:dm:{n}")).expect("a key");
+    let keys = KEYS.get_or_init(|| (0..3).map(key).collect());
+    let (core, committer) = start_with(keys, 100, u64::MAX);
+    let writer = spawn(&core, move |core| {
+        for _ in 0..2 {
+            for key in keys {
+                core.add(key, 1).expect("a change");
+            }
+            core.progress.kick();
+        }
+        core.lock(&keys[2]).expect("a lock").remove();
+        core.progress.kick();
+    });
+    let reader = move |core: &Core| {
+        let counts: Vec<_> = core
+            .snapshot()
+            .map(|entry| entry.expect("a read"))
+            .map(|(key, whole)| (key, whole.hot.usage.input_tokens))
+            .collect();
+        assert!(counts.iter().map(|(key, _)| key).eq(&keys[..counts.len()]), "{counts:?}");
+        let counts: Vec<_> = counts.into_iter().map(|(_, count)| count).collect();
+        match counts[..] {
+            [a, b, c] => assert!(a >= b && b >= c && a - c <= 1, "{counts:?}"),
+            _ => assert_eq!(counts, [2, 2], "the last one was removed too early"),
+        }
+    };
+    for thread in [spawn(&core, reader), spawn(&core, reader), writer] {
+        thread.join().expect("a thread");
+    }
+    core.close(committer);
+}
+
+/// Each turn begins with a touch of its time.
+fn a_snapshot_has_the_turns_of_its_moment() {
+    let (core, committer) = start(100, u64::MAX);
+    let writer = spawn(&core, |core| {
+        for n in 1..4 {
+            for key in keys() {
+                core.begin_turn(key, Timestamp::from_micros(n)).expect("a turn");
+            }
+            core.progress.kick();
+        }
+    });
+    let reader = spawn(&core, |core| {
+        for entry in core.snapshot() {
+            let (_, whole) = entry.expect("a read");
+            let began = whole.turn.map(|turn| turn.started_at);
+            assert_eq!(began.unwrap_or(Timestamp::MIN), whole.hot.updated_at, "turn and touch are of two moments");
+        }
+    });
+    for thread in [writer, reader] {
+        thread.join().expect("a thread");
+    }
+    core.close(committer);
 }

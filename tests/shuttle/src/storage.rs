@@ -7,9 +7,10 @@ use std::sync::Arc;
 use shuttle::sync::{Mutex, MutexGuard};
 
 use crate::codec::{CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed};
-use crate::entry::Extras;
+use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
-use crate::key::SessionKey;
+use crate::key::{SessionId, SessionKey};
+use crate::time::Timestamp;
 
 /// As in the library.
 #[derive(Debug)]
@@ -33,7 +34,12 @@ pub(crate) enum Content {
     Gone,
 }
 
-/// Nobody has one here.
+/// That of all entries.
+pub(crate) fn session_id() -> SessionId {
+    SessionId::new("a-session").expect("an id")
+}
+
+/// The same of all entries.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredCold;
 
@@ -46,6 +52,7 @@ impl StoredCold {
 #[derive(Debug)]
 pub(crate) struct Engine {
     seed: Seed,
+    keys: Vec<SessionKey>,
     written: Mutex<HashMap<Fingerprint, Hot>>,
     synced: Mutex<HashMap<Fingerprint, Hot>>,
 }
@@ -55,7 +62,7 @@ impl Engine {
     pub(crate) fn new(keys: &[SessionKey], hot: Hot) -> Self {
         let seed = Seed::new(&[7; 16]);
         let entries: HashMap<_, _> = keys.iter().map(|key| (seed.fingerprint(key), hot)).collect();
-        Self { seed, written: Mutex::new(entries.clone()), synced: Mutex::new(entries) }
+        Self { seed, keys: keys.to_vec(), written: Mutex::new(entries.clone()), synced: Mutex::new(entries) }
     }
 
     fn written(&self) -> MutexGuard<'_, HashMap<Fingerprint, Hot>> {
@@ -86,12 +93,21 @@ impl Engine {
         Ok(self.written().get(&entry).copied())
     }
 
-    pub(crate) fn stored_cold(&self, _: &SessionKey) -> Result<Option<StoredCold>> {
-        Ok(None)
+    /// Those of the first keys that are there still, in the order of the keys.
+    pub(crate) fn keys(&self, after: Option<&SessionKey>, _: &str, limit: usize) -> Result<Vec<SessionKey>> {
+        let written = self.written();
+        let is_there = |key: &&SessionKey| written.contains_key(&self.fingerprint(key));
+        let mut keys: Vec<_> = self.keys.iter().filter(is_there).cloned().collect();
+        keys.sort_unstable();
+        Ok(keys.into_iter().filter(|key| after.is_none_or(|after| key > after)).take(limit).collect())
     }
 
-    pub(crate) fn decode_cold(&self, key: &SessionKey, _: &StoredCold) -> Result<Cold> {
-        Err(self.damaged_extras(key, CodecError::NoDetails))
+    pub(crate) fn stored_cold(&self, key: &SessionKey) -> Result<Option<StoredCold>> {
+        Ok(self.written().contains_key(&self.fingerprint(key)).then_some(StoredCold))
+    }
+
+    pub(crate) fn decode_cold(&self, _: &SessionKey, _: &StoredCold) -> Result<Cold> {
+        Ok(Cold { session_id: session_id(), created_at: Timestamp::MIN, details: Details::default(), extras: None })
     }
 
     pub(crate) fn extras(&self, _: &SessionKey, _: ExtrasRef) -> Result<Extras> {
