@@ -72,6 +72,7 @@ mod repair;
 mod source;
 mod storage;
 mod store;
+mod sync;
 mod time;
 mod turns;
 mod watcher;

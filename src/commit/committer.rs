@@ -4,13 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select};
-
 use super::Core;
 use crate::codec::ActivityRow;
 use crate::error::{Error, Result, panic_message};
 use crate::meter;
 use crate::storage::{Change, Writer};
+use crate::sync::{Inbox, Sender, Wake};
 
 /// Changes after which their memory is freed, so that writers who wait for room go on soon.
 const PIECE: usize = 2048;
@@ -33,8 +32,7 @@ pub(super) enum Order {
 pub(super) struct Committer {
     pub(super) core: Arc<Core>,
     pub(super) writer: Writer,
-    pub(super) kicks: Receiver<()>,
-    pub(super) orders: Receiver<Order>,
+    pub(super) inbox: Inbox<Order>,
     pub(super) interval: Duration,
     pub(super) last_sync: Instant,
     pub(super) last_checkpoint: Duration,
@@ -47,41 +45,37 @@ impl Committer {
     pub(super) fn run(mut self) {
         loop {
             let wait = self.interval.saturating_sub(self.last_sync.elapsed());
-            select! {
-                recv(self.orders) -> order => match order {
-                    Ok(Order::Recheck(rows, answer)) => {
-                        let cleared = self.guarded(|this| this.recheck(&rows));
-                        // Who asked may have given up.
-                        let _ = answer.send(cleared);
-                    }
-                    Ok(Order::SetZone(zone, answer)) => {
-                        let set = self.guarded(|this| this.writer.set_zone(&this.core.engine, &zone).map(|()| 0));
-                        let _ = answer.send(set);
-                    }
-                    Ok(Order::SetNote(name, text, answer)) => {
-                        let set =
-                            self.guarded(|this| this.writer.set_note(&this.core.engine, &name, &text).map(|()| 0));
-                        let _ = answer.send(set);
-                    }
-                    Ok(Order::Close(answer)) => {
-                        let closed = self.guarded(Self::close);
-                        // The files are to be free when the caller goes on.
-                        drop(self);
-                        let _ = answer.send(closed);
-                        return;
-                    }
-                    Err(_) => {
-                        // The store was dropped on this very thread, by a waker: nobody waits for the answer.
-                        let _ = self.guarded(Self::close);
-                        return;
-                    }
-                },
-                recv(self.kicks) -> _ => {
+            match self.inbox.next(wait) {
+                Wake::Kick => {
                     let _ = self.guarded(|this| this.commit_and_tend(false));
                 }
-                default(wait) => {
+                Wake::Due => {
                     let _ = self.guarded(|this| this.commit_and_tend(true));
                     self.last_sync = Instant::now();
+                }
+                // Whoever asked may have given up.
+                Wake::Order(Order::Recheck(rows, answer)) => {
+                    let _ = answer.send(self.guarded(|this| this.recheck(&rows)));
+                }
+                Wake::Order(Order::SetZone(zone, answer)) => {
+                    let set = self.guarded(|this| this.writer.set_zone(&this.core.engine, &zone).map(|()| 0));
+                    let _ = answer.send(set);
+                }
+                Wake::Order(Order::SetNote(name, text, answer)) => {
+                    let set = self.guarded(|this| this.writer.set_note(&this.core.engine, &name, &text).map(|()| 0));
+                    let _ = answer.send(set);
+                }
+                Wake::Order(Order::Close(answer)) => {
+                    let closed = self.guarded(Self::close);
+                    // The files are to be free when the caller goes on.
+                    drop(self);
+                    let _ = answer.send(closed);
+                    return;
+                }
+                Wake::Gone => {
+                    // The store was dropped on this very thread, by a waker: nobody waits for the answer.
+                    let _ = self.guarded(Self::close);
+                    return;
                 }
             }
         }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::pending::{Pending, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
-use super::sync::{MutexGuard, Ordering};
 use crate::codec::{self, Cold, ExtrasRef, Hot};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
 use crate::storage::Engine;
+use crate::sync::{MutexGuard, Ordering};
 
 /// One entry, with its shard locked: nobody else sees or changes it meanwhile.
 #[derive(Debug)]

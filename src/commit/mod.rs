@@ -17,20 +17,16 @@ mod pending;
 mod receipt;
 mod shard;
 mod snapshot;
-mod sync;
 mod turns;
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::Sender;
-use parking_lot::Mutex;
 
 use crate::codec::{ActivityRow, Fingerprint, Hot};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Engine, Writer};
+use crate::sync::{Inbox, JoinHandle, Mutex, Sender, answer, current, spawn};
 use crate::time::Clock;
 
 use committer::{Committer, Order};
@@ -76,8 +72,7 @@ impl Commits {
     /// Starts the committer.
     pub(crate) fn start(engine: Engine, writer: Writer, clock: Arc<dyn Clock>, settings: Settings) -> Result<Self> {
         let mark = writer.mark();
-        let (kick, kicks) = crossbeam_channel::bounded(1);
-        let (orders, order_queue) = crossbeam_channel::bounded(16);
+        let (kick, orders, inbox) = Inbox::new();
         let progress = Arc::new(Progress::new(engine.path().to_path_buf(), mark.commit, kick));
         let pending = Pending::new(mark.commit, mark.count, settings.cached_entries);
         let turns = Turns::new(engine.turns()?, mark.commit);
@@ -87,16 +82,13 @@ impl Commits {
         let committer = Committer {
             core: Arc::clone(&core),
             writer,
-            kicks,
-            orders: order_queue,
+            inbox,
             interval: settings.interval,
             last_sync: Instant::now(),
             last_checkpoint,
             committed: 0,
         };
-        let thread = std::thread::Builder::new()
-            .name("cloakroom-commit".into())
-            .spawn(move || committer.run())
+        let thread = spawn("cloakroom-commit", move || committer.run())
             .map_err(|e| Error::io("start the committer of", path, e))?;
         Ok(Self { core, orders, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })
     }
@@ -229,7 +221,7 @@ impl Commits {
             return Ok(());
         }
         let Some(thread) = self.thread.lock().take() else { return Ok(()) };
-        if thread.thread().id() == std::thread::current().id() {
+        if thread.thread().id() == current().id() {
             // A waker dropped the store, on the committer's own thread. It closes when it finds nobody left.
             return Ok(());
         }
@@ -252,7 +244,7 @@ impl Commits {
     }
 
     fn order(&self, order: impl FnOnce(Sender<Result<u64>>) -> Order) -> Result<u64> {
-        let (answer, result) = crossbeam_channel::bounded(1);
+        let (answer, result) = answer();
         let gone = || Error::Closed { path: self.core.engine.path().to_path_buf() };
         self.orders.send(order(answer)).map_err(|_| gone())?;
         result.recv().map_err(|_| gone())?

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use super::entry_lock::EntryLock;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
-use super::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use super::turns::Turns;
 use crate::codec::{self, Cold, Fingerprint, Hot};
 use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Change, Content, Engine};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// More shards than threads that will ever meet.
 const SHARDS: usize = 64;

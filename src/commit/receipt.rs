@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Sender};
 use crate::error::{Error, Result};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Sender};
 
 /// How far the committer is. Shared by the store, the committer and all receipts.
 #[derive(Debug)]

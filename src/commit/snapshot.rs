@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use super::pending::{Pending, Rest, read_rest};
 use super::shard::Slot;
-use super::sync::{AtomicUsize, Mutex, Ordering};
 use crate::codec::{Cold, Fingerprint, Hot, Turn};
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::storage::Engine;
+use crate::sync::{AtomicUsize, Mutex, Ordering};
 
 /// Keys read at a time.
 const BATCH: usize = 256;

@@ -9,10 +9,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::sync::{AtomicU64, Mutex, Ordering};
 use crate::codec::{Fingerprint, Turn};
 use crate::key::SessionId;
 use crate::storage::{Change, Content};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::time::Timestamp;
 
 /// A marker as it is known in memory.

@@ -2,7 +2,7 @@
 //!
 //! [`Engine`] owns the open database and answers reads, from its trees and from the journal of late hot records
 //! (`journal.rs`). [`Writer`] is its one writer and belongs to the committer's
-//! thread. [`verify`] checks every invariant between the trees.
+//! thread. [`verify`](fn@verify) checks every invariant between the trees.
 
 mod access;
 mod ballast;

@@ -2,14 +2,15 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use shuttle::sync::{Mutex, MutexGuard};
-
-use crate::codec::{CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed};
+use crate::codec::{ActivityRow, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed, Turn};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
+use crate::sync::{Condvar, Mutex};
 use crate::time::Timestamp;
 
 /// As in the library.
@@ -49,61 +50,75 @@ impl StoredCold {
     }
 }
 
+/// What is on disk, for those who look at it from outside.
 #[derive(Debug)]
-pub(crate) struct Engine {
+pub(crate) struct Disk {
     seed: Seed,
     keys: Vec<SessionKey>,
     written: Mutex<HashMap<Fingerprint, Hot>>,
     synced: Mutex<HashMap<Fingerprint, Hot>>,
+    /// The store was closed cleanly.
+    pub(crate) closed: Mutex<bool>,
+    pub(crate) closes: Condvar,
 }
 
-impl Engine {
+impl Disk {
     /// With an entry for each of the keys.
-    pub(crate) fn new(keys: &[SessionKey], hot: Hot) -> Self {
+    pub(crate) fn new(keys: &[SessionKey], hot: Hot) -> Arc<Self> {
         let seed = Seed::new(&[7; 16]);
         let entries: HashMap<_, _> = keys.iter().map(|key| (seed.fingerprint(key), hot)).collect();
-        Self { seed, keys: keys.to_vec(), written: Mutex::new(entries.clone()), synced: Mutex::new(entries) }
+        Arc::new(Self {
+            seed,
+            keys: keys.to_vec(),
+            written: Mutex::new(entries.clone()),
+            synced: Mutex::new(entries),
+            closed: Mutex::new(false),
+            closes: Condvar::new(),
+        })
     }
 
-    fn written(&self) -> MutexGuard<'_, HashMap<Fingerprint, Hot>> {
-        self.written.lock().expect("no panic")
+    pub(crate) fn synced(&self, key: &SessionKey) -> Option<Hot> {
+        self.synced.lock().get(&self.seed.fingerprint(key)).copied()
     }
+}
 
-    pub(crate) fn write(&self, change: &Change) {
-        match &change.content {
-            Content::Hot(hot) | Content::Whole { hot, .. } => self.written().insert(change.entry, *hot),
-            Content::Gone => self.written().remove(&change.entry),
-        };
-    }
+#[derive(Debug)]
+pub(crate) struct Engine(pub(crate) Arc<Disk>);
 
-    pub(crate) fn sync(&self) {
-        let written = self.written().clone();
-        *self.synced.lock().expect("no panic") = written;
-    }
-
-    pub(crate) fn synced(&self, entry: Fingerprint) -> Option<Hot> {
-        self.synced.lock().expect("no panic").get(&entry).copied()
+impl Engine {
+    pub(crate) fn path(&self) -> &Path {
+        Path::new("store")
     }
 
     pub(crate) fn fingerprint(&self, key: &SessionKey) -> Fingerprint {
-        self.seed.fingerprint(key)
+        self.0.seed.fingerprint(key)
     }
 
+    pub(crate) fn turns(&self) -> Result<Vec<(Fingerprint, Turn)>> {
+        Ok(Vec::new())
+    }
+
+    pub(crate) fn mark_suspect(&self, _: &Error) {}
+
     pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        Ok(self.written().get(&entry).copied())
+        Ok(self.0.written.lock().get(&entry).copied())
     }
 
     /// Those of the first keys that are there still, in the order of the keys.
     pub(crate) fn keys(&self, after: Option<&SessionKey>, _: &str, limit: usize) -> Result<Vec<SessionKey>> {
-        let written = self.written();
+        let written = self.0.written.lock();
         let is_there = |key: &&SessionKey| written.contains_key(&self.fingerprint(key));
-        let mut keys: Vec<_> = self.keys.iter().filter(is_there).cloned().collect();
+        let mut keys: Vec<_> = self.0.keys.iter().filter(is_there).cloned().collect();
         keys.sort_unstable();
         Ok(keys.into_iter().filter(|key| after.is_none_or(|after| key > after)).take(limit).collect())
     }
 
+    pub(crate) fn keys_of_id(&self, _: &SessionId) -> Result<Vec<SessionKey>> {
+        Ok(Vec::new())
+    }
+
     pub(crate) fn stored_cold(&self, key: &SessionKey) -> Result<Option<StoredCold>> {
-        Ok(self.written().contains_key(&self.fingerprint(key)).then_some(StoredCold))
+        Ok(self.0.written.lock().contains_key(&self.fingerprint(key)).then_some(StoredCold))
     }
 
     pub(crate) fn decode_cold(&self, _: &SessionKey, _: &StoredCold) -> Result<Cold> {
@@ -124,5 +139,94 @@ impl Engine {
 
     pub(crate) fn encode_failed(&self, error: CodecError) -> Error {
         Error::Engine { action: "encode a record", source: Box::new(error) }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    pub(crate) commit: u64,
+    pub(crate) count: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) mark: Mark,
+    /// The sync that fails, counted from 1; 0 for none.
+    pub(crate) fails_at: u64,
+    pub(crate) syncs: u64,
+    pub(crate) is_dirty: bool,
+}
+
+impl Writer {
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
+        for change in changes {
+            let mut written = engine.0.written.lock();
+            match &change.content {
+                Content::Hot(hot) | Content::Whole { hot, .. } => written.insert(change.entry, *hot),
+                Content::Gone => written.remove(&change.entry),
+            };
+            self.is_dirty = true;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn apply_turns(&mut self, _: &Engine, turns: &[(Fingerprint, Option<Turn>)]) -> Result<()> {
+        self.is_dirty |= !turns.is_empty();
+        Ok(())
+    }
+
+    pub(crate) fn tend_journal(&mut self, _: &Engine, _: Duration, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn finish(&mut self, _: &Engine, commit: u64) -> Result<()> {
+        self.mark.commit = commit;
+        Ok(())
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.is_dirty
+    }
+
+    pub(crate) fn sync(&mut self, engine: &Engine) -> Result<()> {
+        self.syncs += 1;
+        if self.syncs == self.fails_at {
+            return Err(Error::Panicked { message: "planned".into() });
+        }
+        let written = engine.0.written.lock().clone();
+        *engine.0.synced.lock() = written;
+        self.is_dirty = false;
+        Ok(())
+    }
+
+    pub(crate) fn note(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn recheck(&mut self, _: &Engine, _: &ActivityRow) -> Result<bool> {
+        Ok(true)
+    }
+
+    pub(crate) fn set_zone(&mut self, _: &Engine, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn set_note(&mut self, _: &Engine, _: &str, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
+        self.sync(engine)?;
+        *engine.0.closed.lock() = true;
+        engine.0.closes.notify_all();
+        Ok(())
     }
 }

@@ -1,0 +1,58 @@
+//! What the threads of the group commit share and wait for. `tests/shuttle` compiles `src/commit` with another file in the
+//! place of this one, whose locks, channels and threads run by a schedule.
+
+use std::io;
+use std::time::Duration;
+
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::thread::{JoinHandle, current};
+
+pub(crate) use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, bounded, select};
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+
+/// Orders that may wait.
+const ORDERS: usize = 16;
+
+/// What wakes the owner of an [`Inbox`].
+pub(crate) enum Wake<T> {
+    Order(T),
+    Kick,
+    /// Nothing came for as long as it was ready to wait.
+    Due,
+    /// Nobody is left to order anything.
+    Gone,
+}
+
+/// Where a thread waits for orders, and for kicks, of which many are as good as one.
+#[derive(Debug)]
+pub(crate) struct Inbox<T> {
+    kicks: Receiver<()>,
+    orders: Receiver<T>,
+}
+
+impl<T> Inbox<T> {
+    /// With the senders of kicks and of orders.
+    pub(crate) fn new() -> (Sender<()>, Sender<T>, Self) {
+        let (kick, kicks) = bounded(1);
+        let (order, orders) = bounded(ORDERS);
+        (kick, order, Self { kicks, orders })
+    }
+
+    pub(crate) fn next(&self, wait: Duration) -> Wake<T> {
+        select! {
+            recv(self.orders) -> order => order.map_or(Wake::Gone, Wake::Order),
+            recv(self.kicks) -> _ => Wake::Kick,
+            default(wait) => Wake::Due,
+        }
+    }
+}
+
+/// A way for one answer.
+pub(crate) fn answer<T>() -> (Sender<T>, Receiver<T>) {
+    bounded(1)
+}
+
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(run)
+}
