@@ -58,6 +58,7 @@ impl SessionStore {
     /// was written by then is no backup, and a restoration refuses it.
     pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
         let snapshot = self.commits().snapshot()?;
+        self.flush()?;
         let mut report = BackupReport { entries: 0, turns: 0, notes: 0, bytes: 0 };
         let mut out = FrameWriter::begin(BufWriter::new(output))?;
         let zone = self.commits().engine().zone()?;

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use super::pending::{Pending, Rest, read_rest};
 use super::shard::Slot;
-use crate::codec::{Cold, Fingerprint, Hot, Turn};
+use crate::codec::{CodecError, Cold, Fingerprint, Hot, Turn, decode_blob};
+use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::storage::Engine;
@@ -30,6 +31,12 @@ pub(crate) struct Whole {
     /// What its extras are put together from.
     pub(crate) blob: Option<Arc<[u8]>>,
     pub(crate) turn: Option<Turn>,
+}
+
+impl Whole {
+    pub(crate) fn extras(&self) -> Result<Extras, CodecError> {
+        self.blob.as_deref().map_or_else(|| Ok(Extras::default()), |blob| Ok(decode_blob(blob)?.1))
+    }
 }
 
 /// Reads the entries of one moment, in key order.

@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::options::{ExportFormat, ExportOptions};
+use crate::commit::Snapshot;
 use crate::entry::{Extras, SessionEntry};
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Times, write_entry};
 use crate::json;
-use crate::store::SessionStore;
+use crate::store::{SessionStore, entry};
 use crate::zone::TimeZone;
-
-/// Keys read at a time.
-const BATCH: usize = 256;
 
 /// What an export wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,7 +36,8 @@ impl SessionStore {
     /// differs. An entry of the other gateway is written with the names of this one; fields that only the other knows
     /// keep theirs.
     ///
-    /// Memory does not grow with the store. It is no snapshot: changes made meanwhile may or may not be in it.
+    /// It is the store of one moment, the one at which the call begins. Memory grows with what is changed meanwhile, as
+    /// that of a [`backup`](SessionStore::backup) does, and not with the store.
     ///
     /// # Errors
     /// [`Error::Io`] if `output` fails, [`Error::TimeZone`] if the zone that the store remembers is not known here, and
@@ -48,13 +48,13 @@ impl SessionStore {
             (None, Some(name)) => name.parse()?,
             (None, None) => TimeZone::local(),
         };
-        self.commits().apply_pending()?;
+        let entries = self.commits().snapshot()?;
         let report = ExportReport { entries: 0, notes: 0, zone };
         let mut run = Run { store: self, out: BufWriter::new(output), report };
         match options.format {
-            ExportFormat::Hermes => run.object(Times { gateway: Gateway::Hermes, zone })?,
-            ExportFormat::OpenClaw => run.object(Times { gateway: Gateway::OpenClaw, zone })?,
-            ExportFormat::Jsonl => run.lines()?,
+            ExportFormat::Hermes => run.object(entries, Times { gateway: Gateway::Hermes, zone })?,
+            ExportFormat::OpenClaw => run.object(entries, Times { gateway: Gateway::OpenClaw, zone })?,
+            ExportFormat::Jsonl => run.lines(entries)?,
         }
         run.out.flush().map_err(write_failed)?;
         Ok(run.report)
@@ -80,7 +80,7 @@ struct Line<'a> {
 }
 
 impl<W: Write> Run<'_, W> {
-    fn object(&mut self, times: Times) -> Result<()> {
+    fn object(&mut self, entries: Snapshot<'_>, times: Times) -> Result<()> {
         self.put("{")?;
         let engine = self.store.commits().engine();
         let mut name = engine.next_note(None)?;
@@ -91,7 +91,7 @@ impl<W: Write> Run<'_, W> {
             }
             name = engine.next_note(Some(&found))?;
         }
-        self.for_each(|run, entry, extras| {
+        self.for_each(entries, |run, entry, extras| {
             let fields = write_entry(entry, extras, times);
             let fields: Vec<String> =
                 fields.iter().map(|(name, text)| format!("{}:{text}", json::quote(name))).collect();
@@ -100,8 +100,8 @@ impl<W: Write> Run<'_, W> {
         self.put(if self.report.notes + self.report.entries > 0 { "\n}" } else { "}" })
     }
 
-    fn lines(&mut self) -> Result<()> {
-        self.for_each(|run, entry, extras| {
+    fn lines(&mut self, entries: Snapshot<'_>) -> Result<()> {
+        self.for_each(entries, |run, entry, extras| {
             let extras = extras.iter().map(|(name, text)| (name, RawValue::from_string(text.into()).ok())).collect();
             let line = serde_json::to_string(&Line { entry, extras });
             let line = line.map_err(|e| write_failed(e.into()))?;
@@ -121,21 +121,18 @@ impl<W: Write> Run<'_, W> {
         self.put(&out)
     }
 
-    fn for_each(&mut self, mut each: impl FnMut(&mut Self, &mut SessionEntry, &Extras) -> Result<()>) -> Result<()> {
-        let mut last = None;
-        loop {
-            let keys = self.store.commits().engine().keys(last.as_ref(), "", BATCH)?;
-            for key in &keys {
-                // An entry may go while we write.
-                let Some((mut entry, extras)) = self.store.get_with_extras(key)? else { continue };
-                each(self, &mut entry, &extras)?;
-                self.report.entries += 1;
-            }
-            match keys.into_iter().next_back() {
-                Some(key) => last = Some(key),
-                None => return Ok(()),
-            }
+    fn for_each(
+        &mut self,
+        entries: Snapshot<'_>,
+        mut each: impl FnMut(&mut Self, &mut SessionEntry, &Extras) -> Result<()>,
+    ) -> Result<()> {
+        for read in entries {
+            let (key, whole) = read?;
+            let extras = whole.extras().map_err(|e| self.store.commits().engine().damaged_extras(&key, e))?;
+            each(self, &mut entry(&key, &whole.hot, Arc::unwrap_or_clone(whole.cold)), &extras)?;
+            self.report.entries += 1;
         }
+        Ok(())
     }
 
     fn put(&mut self, text: &str) -> Result<()> {

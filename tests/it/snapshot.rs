@@ -1,10 +1,10 @@
-//! A backup is the store of one moment, whatever happens to it meanwhile.
+//! A backup is the store of one moment, whatever happens to it meanwhile, and so is an export.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cloakroom::{Error, NoActivity, PrunePolicy, SessionId, SessionStore, Usage};
+use cloakroom::{Error, ExportFormat, ExportOptions, NoActivity, PrunePolicy, SessionId, SessionStore, Usage};
 use serde_json::json;
 
 use crate::behind::open_sled;
@@ -90,6 +90,27 @@ fn nothing_that_comes_later_is_in_it() {
         restored(&file, |back| assert!(everything(back) == expected, "seed {seed}"));
         assert!(everything(&store) != expected);
         assert_sound(&store);
+    }
+}
+
+#[test]
+fn an_export_too_has_nothing_that_comes_later() {
+    for format in [ExportFormat::Hermes, ExportFormat::OpenClaw, ExportFormat::Jsonl] {
+        let home = Home::new();
+        drop(fill(&home.path(), 300));
+        let store = home.open();
+        let mut expected = Vec::new();
+        store.export(&mut expected, &ExportOptions::new(format)).unwrap();
+        home.clock.advance(Duration::from_secs(86_400));
+        let (mut dice, mut changes) = (Dice(4), 0);
+        let mut file = Meddler(Vec::new(), |_| {
+            (0..30).for_each(|_| change(&store, &mut dice, 300));
+            store.flush().unwrap();
+            changes += 30;
+        });
+        store.export(&mut file, &ExportOptions::new(format)).unwrap();
+        let file = file.0;
+        assert!(changes > 300 && file == expected, "{format:?}, {changes} changes");
     }
 }
 
