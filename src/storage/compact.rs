@@ -73,7 +73,7 @@ impl Engine {
 }
 
 /// Copies every row. Rows that do not decode would be copied too: they are not for the copy to judge.
-fn copy(from: &Trees, to: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
+pub(super) fn copy(from: &Trees, to: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
     for (from, to) in from.all().into_iter().zip(to.all()) {
         let mut rows = 0;
         for row in from.iter() {
@@ -90,7 +90,7 @@ fn copy(from: &Trees, to: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
 }
 
 /// Holds every row of the copy against the original.
-fn compare(original: &Trees, copy: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
+pub(super) fn compare(original: &Trees, copy: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
     for (original, copy) in original.all().into_iter().zip(copy.all()) {
         let mut rows = 0;
         let mut copied = copy.iter();

@@ -169,6 +169,7 @@ fn name(n: usize) -> String {
     key(n).to_string()
 }
 
+mod compact;
 mod costs;
 mod journal;
 mod load;

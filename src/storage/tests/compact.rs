@@ -1,0 +1,44 @@
+//! A copy that differs is not taken for the store.
+
+use super::*;
+use crate::storage::compact::{compare, copy};
+
+#[test]
+fn a_copy_that_differs_in_any_tree_is_found() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut original = with_entries(dir.path());
+    let turn = crate::codec::Turn { token: 1, started_at: NOW, session_id: id(1) };
+    original.writer.apply_turns(&original.engine, &[(entry(1), Some(turn))]).unwrap();
+    commit(&mut original, &[touch(1, later(5))]).unwrap();
+    let original = &original.engine.trees;
+    // There is none in a sound store.
+    original.intent.insert("group", vec![1]).unwrap();
+    let new = open_at(other.path());
+    let new = &new.engine.trees;
+    new.meta.clear().unwrap();
+    let mut rows = 0;
+    copy(original, new, &mut |more| rows += more).unwrap();
+    let compared = || compare(original, new, &mut |_| {});
+    compared().unwrap();
+    let expected: u64 = original.all().iter().map(|tree| tree.len() as u64).sum();
+    assert_eq!(rows, expected);
+
+    for tree in new.all() {
+        let name = String::from_utf8(tree.name().to_vec()).unwrap();
+        let differs = |what: &str| {
+            let error = compared().unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert_eq!(source, format!("the copy of {name} differs"), "{what}");
+        };
+        let (first, value) = tree.first().unwrap().unwrap();
+        tree.remove(&first).unwrap();
+        differs("a row is missing");
+        tree.insert(&first, b"other").unwrap();
+        differs("a value is another");
+        tree.insert(&first, value).unwrap();
+        tree.insert([0xff; 40], b"").unwrap();
+        differs("a row too many, behind all others");
+        tree.remove([0xff; 40]).unwrap();
+        compared().unwrap();
+    }
+}
