@@ -207,3 +207,47 @@ impl Kept {
         state.before.remove(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Options, SessionSource, SessionStore};
+
+    #[test]
+    fn what_is_kept_goes_with_its_reader_or_when_that_has_passed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
+        let create = |user: &str| {
+            let source = SessionSource { user_id: Some(user.into()), platform: "discord".into(), ..Default::default() };
+            store.resolve(&source).unwrap().entry.key
+        };
+        let (a, b) = (create("a"), create("b"));
+        let mut first = store.commits().snapshot().unwrap();
+        let second = store.commits().snapshot().unwrap();
+        let kept = |of: &Snapshot<'_>, key: &SessionKey| {
+            of.kept.state.lock().before.get(key).map(|before| (before.hot.is_some(), before.rest.is_some()))
+        };
+
+        // Of a touched entry nothing is read, and of one that was not there nothing is to be read.
+        store.touch(&a).unwrap().unwrap();
+        store.touch(&b).unwrap().unwrap();
+        let c = create("c");
+        assert_eq!(
+            [&a, &b, &c].map(|key| kept(&first, key)),
+            [Some((true, false)), Some((true, false)), Some((false, false))]
+        );
+        store.remove(&b).unwrap();
+        assert_eq!(kept(&first, &b), Some((true, true)));
+
+        assert_eq!(first.next().unwrap().unwrap().0, a);
+        store.touch(&a).unwrap().unwrap();
+        assert_eq!((kept(&first, &a), kept(&second, &a)), (None, Some((true, false))));
+
+        let snapshots = &second.pending.snapshots;
+        let ended = Arc::downgrade(&first.kept);
+        drop(first);
+        assert!(ended.upgrade().is_none());
+        assert_eq!((snapshots.count.load(Ordering::Relaxed), snapshots.open.lock().len()), (1, 1));
+        assert!(Arc::ptr_eq(&snapshots.open.lock()[0], &second.kept));
+    }
+}
