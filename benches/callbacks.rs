@@ -1,4 +1,4 @@
-//! What callbacks that misbehave cost those who have nothing to do with them.
+//! What callbacks that misbehave, and a backup, cost those who have nothing to do with them.
 //!
 //! ```text
 //! cargo bench --bench callbacks
@@ -31,7 +31,7 @@ const ROUNDS: usize = 5;
 /// What the other thread does, again and again. Each counts the calls of its callback: a round has one at least.
 type Deed = fn(&Stage);
 
-const ROWS: [(&str, Deed); 8] = [
+const ROWS: [(&str, Deed); 9] = [
     ("nothing else", |stage| {
         stage.calls.fetch_add(1, Ordering::Relaxed);
         stage.pause();
@@ -66,6 +66,11 @@ const ROWS: [(&str, Deed); 8] = [
             stage.calls.fetch_add(1, Ordering::Relaxed);
         }
         drop(events);
+    }),
+    ("a backup", |stage| {
+        let report = stage.store.backup(std::io::sink(), |_| {}).unwrap();
+        assert_eq!(report.entries, stage.keys.len() as u64);
+        stage.calls.fetch_add(1, Ordering::Relaxed);
     }),
     ("a waker that takes 1 ms", |stage| {
         let waker = Waker::from(Arc::new(Slow));

@@ -132,6 +132,14 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+    /// Too much was changed while a backup or an export read the store as of one moment. What it wrote is no backup.
+    #[error(
+        "more than {limit} bytes of old entries had to be kept while all were read; try again when less is changed"
+    )]
+    SnapshotTooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// An entry would be larger than the store keeps.
     #[error("the extras of {key} are {bytes} bytes of JSON, and {limit} is the limit")]
     TooLarge {

@@ -43,21 +43,26 @@ impl BackupOptions {
 impl SessionStore {
     /// Writes all of the store, as [`restore`](SessionStore::restore) reads it, while others go on using it.
     ///
-    /// It is the store of one moment, soon after the call begins: all entries with their records, extras and open turns.
-    /// Nothing that is changed after that moment is in it, and everything before is, and on disk by then. The notes of
-    /// imported files are the newest. Nobody waits for it, but for the time that it takes to read one entry.
+    /// All entries are of one moment, the one at which the call begins, with their records, extras and open turns:
+    /// nothing that is changed later is in it, and everything before is, and on disk when the first entry is written.
+    /// Notes of imported files and the time zone are those of a moment soon after.
     ///
-    /// Memory does not grow with the store, but with what is changed meanwhile and not written yet: about 200 bytes for
-    /// an entry that is touched, all of one that is replaced or removed. The format is documented in `src/backup/mod.rs`; it has the names and texts
-    /// of people in it, and nothing is encrypted. `progress` is called now and then.
+    /// Others wait until that moment is there, and while an entry is read that they want too. Who replaces or removes an
+    /// entry before it is written reads it first, and its old content stays in memory so long: of a touched or new entry
+    /// about 400 bytes, of a replaced or removed one all of it, extras included. With more than 256 MiB of that the
+    /// backup fails. Beside that memory grows with the open turns, and not with the store.
+    ///
+    /// The format is documented in `src/backup/mod.rs`; it has the names and texts of people in it, and nothing is
+    /// encrypted. `progress` is called now and then.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) and its like if `output` fails, [`Error::ReadOnly`](crate::Error::ReadOnly) if a
-    /// write or a sync failed earlier (then open the store again), and
+    /// write or a sync failed earlier (then open the store again),
+    /// [`Error::SnapshotTooLarge`](crate::Error::SnapshotTooLarge) if too much was changed meanwhile, and
     /// [`Error::DamagedRecord`](crate::Error::DamagedRecord) if an entry does not read: a backup has all of them. What
     /// was written by then is no backup, and a restoration refuses it.
     pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
-        let snapshot = self.commits().snapshot()?;
+        let snapshot = self.commits().snapshot();
         self.flush()?;
         let mut report = BackupReport { entries: 0, turns: 0, notes: 0, bytes: 0 };
         let mut out = FrameWriter::begin(BufWriter::new(output))?;

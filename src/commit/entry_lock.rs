@@ -139,8 +139,8 @@ impl EntryLock<'_> {
     }
 
     /// Keeps what is about to change for the snapshots that are being read: the hot record, or all of the entry.
-    fn keep_before(&self, is_all: bool) {
-        if let Some(slot) = self.slot() {
+    fn keep_before(&mut self, is_all: bool) {
+        if let Some(slot) = self.shard.slot_mut(self.place) {
             self.pending.snapshots.keep(self.engine, slot, is_all);
         }
     }

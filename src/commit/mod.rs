@@ -168,12 +168,9 @@ impl Commits {
     }
 
     /// All entries as they are now, to be read while others change them.
-    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
+    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
         let Core { engine, pending, turns, .. } = &*self.core;
-        let snapshot = Snapshot::new(pending, engine, pending.begin_snapshot(turns));
-        // Every key of that moment is in the tree then, or kept.
-        self.apply_pending()?;
-        Ok(snapshot)
+        Snapshot::new(pending, engine, pending.begin_snapshot(turns))
     }
 
     /// Keys that have this id, or had it when their last change was applied. Each is to be looked at.

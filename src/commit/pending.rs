@@ -214,9 +214,10 @@ impl Pending {
 
     /// Begins a snapshot of all entries as they are now.
     pub(super) fn begin_snapshot(&self, turns: &Turns) -> Arc<Kept> {
-        // Nobody else locks more than one. A turn begins and ends with its entry's locked, so turns are of this moment too.
+        // Nobody else locks more than one. A turn begins with its entry locked, so turns are of this moment too.
         let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
-        let kept = self.snapshots.begin(turns.copy());
+        let pending = self.new_ids.lock().values().flatten().cloned().collect();
+        let kept = self.snapshots.begin(pending, turns.copy());
         drop(shards);
         kept
     }

@@ -32,6 +32,8 @@ pub(super) struct Slot {
     pub(super) weight: usize,
     /// The last commit that takes a change of this slot. Until it is applied the slot must stay.
     pub(super) commit: u64,
+    /// The newest snapshot when the slot was last kept for those that are read, and whether that was all of the entry.
+    pub(super) kept: (u64, bool),
     /// Used since the clock hand last passed.
     recent: bool,
 }
@@ -104,6 +106,7 @@ impl Shard {
             structural: false,
             weight: 0,
             commit: 0,
+            kept: (0, false),
             recent: true,
         };
         let place = match self.evict(capacity, applied) {

@@ -1,27 +1,33 @@
 //! All entries as they were at one moment, read while others go on changing them.
 //!
 //! The moment is one at which every shard is locked. After it the first change of an entry keeps what was there, until
-//! the reader has come by: copy on first write, as volume snapshots do it (LVM, VSS). The reader walks the keys of the
-//! tree in order, and those that were kept, for they may have left the tree. Whoever changes an entry holds its shard's
-//! lock, and so does the reader while it reads one: an entry is read as it is, or as it was kept.
+//! the reader has come by: copy on first write, as volume snapshots do it (LVM, VSS). The reader walks the keys in order:
+//! those of the tree, those that were pending at the moment, and those that were kept, for they may have left the tree.
+//! Whoever changes an entry holds its shard's lock, and so does the reader while it reads one: an entry is read as it is,
+//! or as it was kept.
 //!
-//! What is kept of a touched entry is its hot record, about 200 bytes with its key; of one that is replaced or removed
-//! all of it. It is kept in memory, and only of entries that the reader has not passed.
+//! Of a touched entry its hot record is kept, of one that is replaced or removed all, and of a new one that it was not
+//! there. What is kept is in memory, until the reader has passed it, and bounded by [`MAX_KEPT_BYTES`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::pending::{Pending, Rest, read_rest};
 use super::shard::Slot;
 use crate::codec::{CodecError, Cold, Fingerprint, Hot, Turn, decode_blob};
 use crate::entry::Extras;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::SessionKey;
-use crate::storage::Engine;
-use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::storage::{Engine, KEYS_AT_A_TIME};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 
-/// Keys read at a time.
-const BATCH: usize = 256;
+/// What one snapshot may keep. Beyond that it fails, rather than take the memory of a gateway that goes on working.
+const MAX_KEPT_BYTES: usize = if cfg!(test) { 64 << 10 } else { 256 << 20 };
+/// What is kept of an entry takes so much beside its key and its extras, in bytes: measured in a map of half a million.
+const KEPT_BYTES: usize = 350;
+/// A cold record in memory, likewise.
+const COLD_BYTES: usize = 1024;
 
 /// All there is of an entry, as of one moment.
 #[derive(Debug)]
@@ -56,13 +62,13 @@ impl<'a> Snapshot<'a> {
         Self { pending, engine, kept, keys: Vec::new().into_iter(), last: None, is_end: false }
     }
 
-    /// The keys that come next, in the tree or kept. Some may be of entries that were not there at the moment.
+    /// The keys that come next. Some may be of entries that were not there at the moment.
     fn read_keys(&mut self) -> Result<()> {
         // The tree first: a key that has left it by then was kept before it did.
-        let mut keys = self.engine.keys(self.last.as_ref(), "", BATCH)?;
-        self.is_end = keys.len() < BATCH;
-        let kept = self.kept.keys_after(self.last.as_ref(), keys.last().filter(|_| !self.is_end));
-        keys.extend(kept);
+        let mut keys = self.engine.keys(self.last.as_ref(), "", KEYS_AT_A_TIME)?;
+        self.is_end = keys.len() < KEYS_AT_A_TIME;
+        let others = self.kept.keys_after(self.last.as_ref(), keys.last().filter(|_| !self.is_end))?;
+        keys.extend(others);
         keys.sort_unstable();
         keys.dedup();
         self.last = keys.last().cloned();
@@ -74,12 +80,12 @@ impl<'a> Snapshot<'a> {
         let entry = self.engine.fingerprint(key);
         let mut shard = self.pending.shard(entry).lock();
         let slot = shard.find(entry).and_then(|place| shard.slot(place));
-        let (hot, rest) = match self.kept.pass(key) {
+        let (hot, rest) = match self.kept.pass(key)? {
             Some(Before { hot, rest }) => (hot, rest),
             None => (slot.map_or_else(|| self.engine.hot(entry), |slot| Ok(slot.hot))?, None),
         };
         let Some(hot) = hot else { return Ok(None) };
-        let rest = rest.unwrap_or_else(|| read_rest(self.engine, key, slot))?;
+        let rest = rest.map_or_else(|| read_rest(self.engine, key, slot), |rest| *rest)?;
         let Some((cold, blob)) = rest else { return Ok(None) };
         let turn = self.kept.turns.get(&entry).filter(|turn| turn.session_id == cold.session_id).cloned();
         Ok(Some(Whole { hot, cold, blob, turn }))
@@ -97,7 +103,10 @@ impl Iterator for Snapshot<'_> {
                 }
                 match self.read_keys() {
                     Ok(()) => continue,
-                    Err(error) => return Some(Err(error)),
+                    Err(error) => {
+                        self.is_end = true;
+                        return Some(Err(error));
+                    }
                 }
             };
             if let Some(read) = self.read(&key).transpose() {
@@ -120,14 +129,17 @@ pub(super) struct Snapshots {
     /// How many there are. Changed with all shards locked, or when it no longer matters, so a locked one is enough to
     /// read it.
     count: AtomicUsize,
+    /// The number of the newest one, counted from 1. Changed with all shards locked.
+    newest: AtomicU64,
 }
 
 impl Snapshots {
-    /// Begins one. All shards are to be locked.
-    pub(super) fn begin(&self, turns: HashMap<Fingerprint, Turn>) -> Arc<Kept> {
-        let kept = Arc::new(Kept { turns, state: Mutex::default() });
+    /// Begins one, of the entries in the tree and those of the `pending` keys. All shards are to be locked.
+    pub(super) fn begin(&self, pending: BTreeSet<SessionKey>, turns: HashMap<Fingerprint, Turn>) -> Arc<Kept> {
+        let kept = Arc::new(Kept { pending, turns, state: Mutex::default() });
         self.open.lock().push(Arc::clone(&kept));
         self.count.fetch_add(1, Ordering::Relaxed);
+        self.newest.fetch_add(1, Ordering::Relaxed);
         kept
     }
 
@@ -137,10 +149,16 @@ impl Snapshots {
     }
 
     /// Keeps what a change is about to replace: the hot record alone, or all of the entry. Its shard is locked.
-    pub(super) fn keep(&self, engine: &Engine, slot: &Slot, is_all: bool) {
+    pub(super) fn keep(&self, engine: &Engine, slot: &mut Slot, is_all: bool) {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
+        let newest = self.newest.load(Ordering::Relaxed);
+        let (kept_for, kept_all) = slot.kept;
+        if kept_for == newest && (kept_all || !is_all) {
+            return;
+        }
+        slot.kept = (newest, is_all);
         let open = self.open.lock().clone();
         for kept in open.iter().filter(|kept| kept.lacks(&slot.key, is_all)) {
             // An entry that does not read is the reader's error, not that of who changes it.
@@ -150,9 +168,11 @@ impl Snapshots {
     }
 }
 
-/// What one snapshot has kept.
+/// What one snapshot has of its moment.
 #[derive(Debug)]
 pub(super) struct Kept {
+    /// Keys that may not have been in the tree yet.
+    pending: BTreeSet<SessionKey>,
     turns: HashMap<Fingerprint, Turn>,
     state: Mutex<State>,
 }
@@ -162,6 +182,10 @@ struct State {
     /// The last key that was read.
     passed: Option<SessionKey>,
     before: BTreeMap<SessionKey, Before>,
+    /// About what `before` takes.
+    bytes: usize,
+    /// That was too much: nothing is kept any more.
+    is_full: bool,
 }
 
 /// An entry as it was.
@@ -170,13 +194,23 @@ struct Before {
     /// `None` if there was no such entry.
     hot: Option<Hot>,
     /// What else there was, where that has changed too.
-    rest: Option<Result<Rest>>,
+    rest: Option<Box<Result<Rest>>>,
+}
+
+impl Before {
+    fn bytes(&self, key: &SessionKey) -> usize {
+        let rest = match self.rest.as_deref() {
+            Some(Ok(Some((_, blob)))) => COLD_BYTES + blob.as_deref().map_or(0, <[u8]>::len),
+            _ => 0,
+        };
+        KEPT_BYTES + key.as_str().len() + rest
+    }
 }
 
 impl Kept {
     fn lacks(&self, key: &SessionKey, is_all: bool) -> bool {
         let state = self.state.lock();
-        if state.passed.as_ref().is_some_and(|passed| key <= passed) {
+        if state.is_full || state.passed.as_ref().is_some_and(|passed| key <= passed) {
             return false;
         }
         state.before.get(key).is_none_or(|before| is_all && before.hot.is_some() && before.rest.is_none())
@@ -184,27 +218,54 @@ impl Kept {
 
     fn keep(&self, slot: &Slot, rest: Option<Result<Rest>>) {
         let mut state = self.state.lock();
-        let before = state.before.entry(slot.key.clone()).or_insert(Before { hot: slot.hot, rest: None });
-        if before.hot.is_some() {
-            before.rest = rest;
+        let hot = match state.take(&slot.key) {
+            Some(before) => before.hot,
+            None => slot.hot,
+        };
+        let before = Before { hot, rest: rest.filter(|_| hot.is_some()).map(Box::new) };
+        state.bytes += before.bytes(&slot.key);
+        state.before.insert(slot.key.clone(), before);
+        if state.bytes > MAX_KEPT_BYTES {
+            *state = State { is_full: true, ..State::default() };
         }
     }
 
-    fn keys_after(&self, after: Option<&SessionKey>, end: Option<&SessionKey>) -> Vec<SessionKey> {
+    /// Keys that may be missing in the tree, after `after` and up to `end`.
+    fn keys_after(&self, after: Option<&SessionKey>, end: Option<&SessionKey>) -> Result<Vec<SessionKey>> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), end.map_or(Bound::Unbounded, Bound::Included));
+        let mut keys: Vec<_> = self.pending.range::<SessionKey, _>(range).cloned().collect();
         let mut state = self.state.lock();
-        if let Some(after) = after {
-            // Entries that were made behind the reader's back, between two keys that it had read already.
-            state.before = state.before.split_off(after);
+        state.check()?;
+        // Of entries that were made behind the reader's back, between two keys that it had read already.
+        while let Some((key, _)) = state.before.first_key_value()
+            && after.is_some_and(|after| key <= after)
+        {
+            let key = key.clone();
+            state.take(&key);
         }
-        let keys = state.before.keys().filter(|key| after.is_none_or(|after| *key > after));
-        keys.take_while(|key| end.is_none_or(|end| *key <= end)).cloned().collect()
+        let there = state.before.range::<SessionKey, _>(range).filter(|(_, before)| before.hot.is_some());
+        keys.extend(there.map(|(key, _)| key.clone()));
+        Ok(keys)
     }
 
     /// What was kept of the entry that is read now. It is kept no more.
-    fn pass(&self, key: &SessionKey) -> Option<Before> {
+    fn pass(&self, key: &SessionKey) -> Result<Option<Before>> {
         let mut state = self.state.lock();
+        state.check()?;
         state.passed = Some(key.clone());
-        state.before.remove(key)
+        Ok(state.take(key))
+    }
+}
+
+impl State {
+    fn check(&self) -> Result<()> {
+        if self.is_full { Err(Error::SnapshotTooLarge { limit: MAX_KEPT_BYTES }) } else { Ok(()) }
+    }
+
+    fn take(&mut self, key: &SessionKey) -> Option<Before> {
+        let before = self.before.remove(key)?;
+        self.bytes -= before.bytes(key);
+        Some(before)
     }
 }
 
@@ -215,15 +276,10 @@ mod tests {
 
     #[test]
     fn what_is_kept_goes_with_its_reader_or_when_that_has_passed() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
-        let create = |user: &str| {
-            let source = SessionSource { user_id: Some(user.into()), platform: "discord".into(), ..Default::default() };
-            store.resolve(&source).unwrap().entry.key
-        };
-        let (a, b) = (create("a"), create("b"));
-        let mut first = store.commits().snapshot().unwrap();
-        let second = store.commits().snapshot().unwrap();
+        let (_dir, store) = store();
+        let (a, b) = (create(&store, "a"), create(&store, "b"));
+        let mut first = store.commits().snapshot();
+        let second = store.commits().snapshot();
         let kept = |of: &Snapshot<'_>, key: &SessionKey| {
             of.kept.state.lock().before.get(key).map(|before| (before.hot.is_some(), before.rest.is_some()))
         };
@@ -231,7 +287,7 @@ mod tests {
         // Of a touched entry nothing is read, and of one that was not there nothing is to be read.
         store.touch(&a).unwrap().unwrap();
         store.touch(&b).unwrap().unwrap();
-        let c = create("c");
+        let c = create(&store, "c");
         assert_eq!(
             [&a, &b, &c].map(|key| kept(&first, key)),
             [Some((true, false)), Some((true, false)), Some((false, false))]
@@ -249,5 +305,35 @@ mod tests {
         assert!(ended.upgrade().is_none());
         assert_eq!((snapshots.count.load(Ordering::Relaxed), snapshots.open.lock().len()), (1, 1));
         assert!(Arc::ptr_eq(&snapshots.open.lock()[0], &second.kept));
+    }
+
+    fn store() -> (tempfile::TempDir, SessionStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
+        (dir, store)
+    }
+
+    fn create(store: &SessionStore, user: &str) -> SessionKey {
+        let source = SessionSource { user_id: Some(user.into()), platform: "discord".into(), ..Default::default() };
+        store.resolve(&source).unwrap().entry.key
+    }
+
+    #[test]
+    fn too_much_is_an_error_and_not_a_part() {
+        let (_dir, store) = store();
+        let users: Vec<String> = (0..400).map(|n| format!("{n:03}")).collect();
+        let keys: Vec<_> = users.iter().map(|user| create(&store, user)).collect();
+        store.flush().unwrap();
+        let mut snapshot = store.commits().snapshot();
+        assert!(snapshot.next().unwrap().is_ok());
+        for key in &keys {
+            store.remove(key).unwrap();
+        }
+        // The tree has no more of them, so only what was kept would tell.
+        store.flush().unwrap();
+        let read: Vec<_> = snapshot.collect();
+        assert!(read.iter().any(|read| matches!(read, Err(Error::SnapshotTooLarge { .. }))), "{}", read.len());
+        // It is over, and the next begins anew.
+        assert_eq!(store.commits().snapshot().count(), 0);
     }
 }

@@ -36,19 +36,19 @@ impl SessionStore {
     /// differs. An entry of the other gateway is written with the names of this one; fields that only the other knows
     /// keep theirs.
     ///
-    /// It is the store of one moment, the one at which the call begins. Memory grows with what is changed meanwhile, as
-    /// that of a [`backup`](SessionStore::backup) does, and not with the store.
+    /// All entries are of one moment, the one at which the call begins, and the notes of a moment soon after. Memory
+    /// grows with what is changed meanwhile, as that of a [`backup`](SessionStore::backup) does, and not with the store.
     ///
     /// # Errors
-    /// [`Error::Io`] if `output` fails, [`Error::TimeZone`] if the zone that the store remembers is not known here, and
-    /// the errors of the store.
+    /// [`Error::Io`] if `output` fails, [`Error::TimeZone`] if the zone that the store remembers is not known here,
+    /// [`Error::SnapshotTooLarge`] if too much was changed meanwhile, and the errors of the store.
     pub fn export(&self, output: impl Write, options: &ExportOptions) -> Result<ExportReport> {
         let zone = match (options.zone, self.commits().engine().zone()?) {
             (Some(zone), _) => zone,
             (None, Some(name)) => name.parse()?,
             (None, None) => TimeZone::local(),
         };
-        let entries = self.commits().snapshot()?;
+        let entries = self.commits().snapshot();
         let report = ExportReport { entries: 0, notes: 0, zone };
         let mut run = Run { store: self, out: BufWriter::new(output), report };
         match options.format {

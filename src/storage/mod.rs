@@ -50,6 +50,7 @@ pub(crate) use open::{Opened, open};
 pub use repair::Repairs;
 pub(crate) use repair::repair;
 pub(crate) use restore::NewStore;
+pub(crate) use scan::KEYS_AT_A_TIME;
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
 pub(crate) use write::{Change, Content, Writer};

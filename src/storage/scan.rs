@@ -7,6 +7,9 @@ use crate::codec::{ActivityRow, Bucket, Fingerprint};
 use crate::error::Result;
 use crate::key::SessionKey;
 
+/// Keys that are read in one go by those who read all.
+pub(crate) const KEYS_AT_A_TIME: usize = 256;
+
 impl Engine {
     /// Up to `limit` rows of the activity index after `after`, oldest bucket first, not later than `last`.
     ///

@@ -70,7 +70,8 @@ fn nothing_that_comes_later_is_in_it() {
     for seed in 0..3 {
         let home = Home::new();
         let expected = fill(&home.path(), entries);
-        let store = home.open();
+        // Nothing stays in memory that is on disk.
+        let store = SessionStore::open(home.options().cached_entries(0)).unwrap();
         assert_eq!(everything(&store), expected);
         home.clock.advance(Duration::from_secs(86_400));
         let (mut dice, mut changes) = (Dice(seed), 0);
@@ -79,7 +80,6 @@ fn nothing_that_comes_later_is_in_it() {
                 change(&store, &mut dice, entries);
                 changes += 1;
             }
-            // Into the trees, and what was cached may go.
             store.flush().unwrap();
             home.clock.advance(Duration::from_secs(40));
         });
@@ -172,7 +172,7 @@ fn all_entries_are_of_one_moment() {
         store.begin_turn(&key(n)).unwrap().unwrap();
     }
     let done = AtomicBool::new(false);
-    let backups: Vec<Vec<u8>> = std::thread::scope(|scope| {
+    let backups: Vec<Result<Vec<u8>, Error>> = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 for n in 0..entries {
@@ -183,8 +183,7 @@ fn all_entries_are_of_one_moment() {
         });
         let backups = (0..60).map(|_| {
             let mut file = Vec::new();
-            store.backup(&mut file, |_| {}).unwrap();
-            file
+            store.backup(&mut file, |_| {}).map(|_| file)
         });
         let backups = backups.collect();
         done.store(true, Ordering::Relaxed);
@@ -192,7 +191,7 @@ fn all_entries_are_of_one_moment() {
     });
     let mut steps = 0;
     for file in backups {
-        restored(&file, |back| {
+        restored(&file.unwrap(), |back| {
             let times: Vec<i64> =
                 (0..entries).map(|n| back.get(&key(n)).unwrap().unwrap().updated_at.as_micros()).collect();
             let newest = times.iter().max().unwrap();
@@ -218,18 +217,85 @@ fn all_entries_are_of_one_moment() {
 #[test]
 fn an_entry_that_does_not_read_may_be_removed_meanwhile() {
     let home = Home::new();
-    drop(fill(&home.path(), 10));
+    let store = home.open();
+    (0..200).for_each(|n| drop(store.resolve(&source(n)).unwrap()));
+    // Behind enough others that something is written before it is read.
+    let last = (0..200).map(key).max().unwrap();
+    store.set_metadata(&last, json!({"text": "x".repeat(3000)}).as_object().unwrap()).unwrap().unwrap();
+    store.close().unwrap();
+    drop(store);
     {
         let db = open_sled(&sled::Config::new().path(home.path().join("sled"))).unwrap();
         let extras = db.open_tree("extras").unwrap();
-        for row in extras.iter().keys() {
-            extras.insert(row.unwrap(), b"nonsense").unwrap();
-        }
+        extras.iter().keys().for_each(|row| drop(extras.insert(row.unwrap(), b"nonsense").unwrap()));
         db.flush().unwrap();
     }
     let store = home.open();
-    let mut file = Meddler(Vec::new(), |_| drop(store.remove(&key(1)).unwrap()));
+    let mut removals = Vec::new();
+    let mut file = Meddler(Vec::new(), |_| removals.push(store.remove(&last).unwrap()));
     let error = store.backup(&mut file, |_| {}).unwrap_err();
     assert!(matches!(error, Error::DamagedRecord { .. }), "{error:?}");
-    assert_eq!(store.get(&key(1)).unwrap(), None);
+    assert!(removals[0].is_some());
+    assert_eq!(store.get(&last).unwrap(), None);
+}
+
+/// A thread writes one number into the counters, the details and the metadata of one entry after the other. A backup has
+/// the same number in all three of each, though it reads beside commits that replace them.
+#[test]
+fn each_entry_is_whole_beside_commits() {
+    let home = Home::new();
+    let options = home.options().commit_interval(Duration::from_millis(1)).cached_entries(0);
+    let store = SessionStore::open(options).unwrap();
+    let entries = 40;
+    let write = |n: usize, round: u64| {
+        let key = key(n);
+        store.remove(&key).unwrap();
+        store.resolve(&source(n)).unwrap();
+        // Three changes, so a backup may have some of them. The number of the first is never behind that of the last.
+        store.record_usage(&key, &Usage { input_tokens: round, ..Usage::ZERO }).unwrap().unwrap();
+        store.update(&key, |at| at.display_name = Some(round.to_string().repeat(700))).unwrap().unwrap();
+        let metadata = json!({"n": round, "text": round.to_string().repeat(1500)});
+        store.set_metadata(&key, metadata.as_object().unwrap()).unwrap().unwrap();
+    };
+    (0..entries).for_each(|n| write(n, 0));
+    let done = AtomicBool::new(false);
+    let (backups, rounds) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut round = 0;
+            while !done.load(Ordering::Relaxed) {
+                round += 1;
+                (0..entries).for_each(|n| write(n, round));
+            }
+            round
+        });
+        let backups: Vec<_> = (0..15)
+            .map(|_| {
+                let mut file = Vec::new();
+                store.backup(&mut file, |_| {}).map(|_| file)
+            })
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        (backups, writer.join().unwrap())
+    });
+    assert!(rounds > 0);
+    for file in backups {
+        restored(&file.unwrap(), |back| {
+            // At most one is being written.
+            let mut odd = 0;
+            for n in 0..entries {
+                let Some((entry, extras)) = back.get_with_extras(&key(n)).unwrap() else {
+                    odd += 1;
+                    continue;
+                };
+                let round = entry.usage.input_tokens;
+                let name =
+                    entry.details.display_name.as_deref().is_some_and(|name| name == round.to_string().repeat(700));
+                let metadata = extras.value("metadata").is_some_and(|metadata| {
+                    metadata["n"] == round && metadata["text"] == round.to_string().repeat(1500)
+                });
+                odd += usize::from(!name || !metadata);
+            }
+            assert!(odd <= 1, "{odd} entries are of two moments");
+        });
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::error::Error;
+use crate::{ExportFormat, ExportOptions};
 
 #[test]
 fn lists_and_dry_runs_of_a_store_that_failed_go_on() {
@@ -22,8 +23,15 @@ fn lists_and_dry_runs_of_a_store_that_failed_go_on() {
     clock.advance(100 * DAY);
     is_failing.store(true, Ordering::Relaxed);
     store.suspend(&key).unwrap().unwrap();
+    let new = store.resolve(&source("b")).unwrap().entry.key;
     assert!(matches!(store.flush(), Err(Error::ReadOnly { .. })));
     assert!(store.stats().unwrap().pending > 0, "the change that failed is still there");
+    // An export has what `get` shows, though the trees do not.
+    let mut lines = Vec::new();
+    store.export(&mut lines, &ExportOptions::new(ExportFormat::Jsonl)).unwrap();
+    let lines = String::from_utf8(lines).unwrap();
+    assert!(lines.lines().count() == 2 && lines.contains(new.as_str()) && store.get(&new).unwrap().is_some());
+    assert!(lines.contains(r#""suspended":true"#), "{lines}");
     assert_eq!(store.recent(9, None).unwrap().entries.len(), 1);
     assert_eq!(store.prune_dry_run(&ninety_days(), NoActivity).unwrap().kept_suspended, 1);
 }

@@ -13,7 +13,7 @@ use crate::codec::{ActivityRow, Bucket, Hot};
 use crate::commit::{Commits, Receipt, Settings};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
-use crate::storage::{Disk, Engine, Mark, Writer, session_id};
+use crate::storage::{Disk, Engine, Mark, Writer, cold, session_id};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
 
@@ -299,31 +299,60 @@ fn a_failure_is_told_to_all_who_wait() {
     }
 }
 
-/// One thread counts up one key after the other, round by round, and removes the last one in the end. So at any moment the
-/// keys before some place are one ahead of those behind it.
+/// What a thread does, one after the other: the key, and the number that it then has in both records, in the hot one
+/// alone, or none if it is removed.
+const STEPS: [(usize, Option<u64>, bool); 9] = [
+    (0, Some(1), false),
+    (1, Some(1), true),
+    (2, Some(1), false),
+    (1, None, true),
+    (0, Some(2), true),
+    (1, Some(2), true),
+    (2, Some(2), false),
+    (2, None, true),
+    (0, Some(3), false),
+];
+
+/// A snapshot is the store as it was after some step.
 fn a_snapshot_is_of_one_moment() {
     static KEYS: OnceLock<Vec<SessionKey>> = OnceLock::new();
     // Of many shards, most likely.
     let key = |n| SessionKey::new(format!("agent:main:discord:dm:{n}")).expect("a key");
     let keys = KEYS.get_or_init(|| (0..3).map(key).collect());
-    let store = start_with(keys, 4, 0);
+    let store = start_with(keys, 16, 0);
     let writer = spawn(&store, move |store| {
-        for _ in 0..2 {
-            for key in keys {
-                store.add(key, 1).expect("a change");
-            }
+        for (n, number, is_whole) in STEPS {
+            let mut locked = store.commits.lock(&keys[n]).expect("a lock");
+            let mut hot = locked.hot().unwrap_or(Hot::fresh(Timestamp::MIN));
+            let commit = match number {
+                None => locked.remove(),
+                Some(number) => {
+                    hot.usage.input_tokens = number;
+                    match is_whole {
+                        true => locked.put(hot, cold(number as i64), None).expect("a change"),
+                        false => locked.set_hot(hot),
+                    }
+                }
+            };
+            drop(locked);
+            store.commits.receipt(commit);
         }
-        let commit = store.commits.lock(&keys[2]).expect("a lock").remove();
-        store.commits.receipt(commit);
     });
     let reader = move |store: &Store| {
-        let counts: Vec<_> = store.commits.snapshot().expect("a snapshot").map(|entry| entry.expect("a read")).collect();
-        assert!(counts.iter().map(|(key, _)| key).eq(&keys[..counts.len()]), "{counts:?}");
-        let counts: Vec<_> = counts.into_iter().map(|(_, whole)| whole.hot.usage.input_tokens).collect();
-        match counts[..] {
-            [a, b, c] => assert!(a >= b && b >= c && a - c <= 1, "{counts:?}"),
-            _ => assert_eq!(counts, [2, 2], "the last one was removed too early"),
-        }
+        let read = store.commits.snapshot().map(|entry| entry.expect("a read"));
+        let read: Vec<_> = read
+            .map(|(key, whole)| (key, whole.hot.usage.input_tokens, whole.cold.created_at.as_micros() as u64))
+            .collect();
+        let mut state = [Some((0, 0)); 3];
+        let mut is_state = |step: Option<(usize, Option<u64>, bool)>| {
+            if let Some((n, number, is_whole)) = step {
+                let old = state[n].map_or(0, |(_, cold)| cold);
+                state[n] = number.map(|number| (number, if is_whole { number } else { old }));
+            }
+            let there = keys.iter().zip(state).filter_map(|(key, at)| at.map(|(hot, cold)| (key.clone(), hot, cold)));
+            there.eq(read.iter().cloned())
+        };
+        assert!(std::iter::once(None).chain(STEPS.map(Some)).any(&mut is_state), "of no moment: {read:?}");
     };
     join([spawn(&store, reader), spawn(&store, reader), writer]);
     store.close();
@@ -340,7 +369,7 @@ fn a_snapshot_has_the_turns_of_its_moment() {
         }
     });
     let reader = spawn(&store, |store| {
-        for entry in store.commits.snapshot().expect("a snapshot") {
+        for entry in store.commits.snapshot() {
             let (_, whole) = entry.expect("a read");
             let began = whole.turn.map(|turn| turn.started_at);
             assert_eq!(began.unwrap_or(Timestamp::MIN), whole.hot.updated_at, "turn and touch are of two moments");

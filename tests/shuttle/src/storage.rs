@@ -35,14 +35,23 @@ pub(crate) enum Content {
     Gone,
 }
 
+/// As few as can be: each key is looked for by itself.
+pub(crate) const KEYS_AT_A_TIME: usize = 1;
+
 /// That of all entries.
 pub(crate) fn session_id() -> SessionId {
     SessionId::new("a-session").expect("an id")
 }
 
-/// The same of all entries.
+/// With the number in the place of the time of creation.
+pub(crate) fn cold(number: i64) -> Cold {
+    let created_at = Timestamp::from_micros(number);
+    Cold { session_id: session_id(), created_at, details: Details::default(), extras: None }
+}
+
+/// Not encoded.
 #[derive(Debug, Clone)]
-pub(crate) struct StoredCold;
+pub(crate) struct StoredCold(Arc<Cold>);
 
 impl StoredCold {
     pub(crate) fn len(&self) -> usize {
@@ -50,23 +59,26 @@ impl StoredCold {
     }
 }
 
+type Entries = HashMap<Fingerprint, (Hot, Arc<Cold>)>;
+
 /// What is on disk, for those who look at it from outside.
 #[derive(Debug)]
 pub(crate) struct Disk {
     seed: Seed,
     keys: Vec<SessionKey>,
-    written: Mutex<HashMap<Fingerprint, Hot>>,
-    synced: Mutex<HashMap<Fingerprint, Hot>>,
+    written: Mutex<Entries>,
+    synced: Mutex<Entries>,
     /// The store was closed cleanly.
     pub(crate) closed: Mutex<bool>,
     pub(crate) closes: Condvar,
 }
 
 impl Disk {
-    /// With an entry for each of the keys.
+    /// With an entry for each of the keys. There will be no others.
     pub(crate) fn new(keys: &[SessionKey], hot: Hot) -> Arc<Self> {
         let seed = Seed::new(&[7; 16]);
-        let entries: HashMap<_, _> = keys.iter().map(|key| (seed.fingerprint(key), hot)).collect();
+        let cold = Arc::new(cold(0));
+        let entries: Entries = keys.iter().map(|key| (seed.fingerprint(key), (hot, Arc::clone(&cold)))).collect();
         Arc::new(Self {
             seed,
             keys: keys.to_vec(),
@@ -78,7 +90,7 @@ impl Disk {
     }
 
     pub(crate) fn synced(&self, key: &SessionKey) -> Option<Hot> {
-        self.synced.lock().get(&self.seed.fingerprint(key)).copied()
+        self.synced.lock().get(&self.seed.fingerprint(key)).map(|(hot, _)| *hot)
     }
 }
 
@@ -101,7 +113,7 @@ impl Engine {
     pub(crate) fn mark_suspect(&self, _: &Error) {}
 
     pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        Ok(self.0.written.lock().get(&entry).copied())
+        Ok(self.0.written.lock().get(&entry).map(|(hot, _)| *hot))
     }
 
     /// Those of the first keys that are there still, in the order of the keys.
@@ -118,11 +130,11 @@ impl Engine {
     }
 
     pub(crate) fn stored_cold(&self, key: &SessionKey) -> Result<Option<StoredCold>> {
-        Ok(self.0.written.lock().contains_key(&self.fingerprint(key)).then_some(StoredCold))
+        Ok(self.0.written.lock().get(&self.fingerprint(key)).map(|(_, cold)| StoredCold(Arc::clone(cold))))
     }
 
-    pub(crate) fn decode_cold(&self, _: &SessionKey, _: &StoredCold) -> Result<Cold> {
-        Ok(Cold { session_id: session_id(), created_at: Timestamp::MIN, details: Details::default(), extras: None })
+    pub(crate) fn decode_cold(&self, _: &SessionKey, stored: &StoredCold) -> Result<Cold> {
+        Ok(Cold::clone(&stored.0))
     }
 
     pub(crate) fn extras(&self, _: &SessionKey, _: ExtrasRef) -> Result<Extras> {
@@ -166,9 +178,14 @@ impl Writer {
         for change in changes {
             let mut written = engine.0.written.lock();
             match &change.content {
-                Content::Hot(hot) | Content::Whole { hot, .. } => written.insert(change.entry, *hot),
-                Content::Gone => written.remove(&change.entry),
-            };
+                Content::Hot(new) => {
+                    if let Some((hot, _)) = written.get_mut(&change.entry) {
+                        *hot = *new;
+                    }
+                }
+                Content::Whole { hot, cold, .. } => drop(written.insert(change.entry, (*hot, Arc::clone(cold)))),
+                Content::Gone => drop(written.remove(&change.entry)),
+            }
             self.is_dirty = true;
         }
         Ok(())
