@@ -1,11 +1,11 @@
 //! What callbacks that misbehave, and a backup, cost those who have nothing to do with them.
 //!
 //! ```text
-//! cargo bench --bench callbacks
+//! cargo bench --bench callbacks -- run
 //! ```
 //!
-//! One thread touches half of the entries as fast as it can; the other half is old and active, so a pass asks the guard of
-//! each. Meanwhile another thread does what the row says, again and again. The rows come in turns, round by round, and
+//! One thread touches half of the entries as fast as it can; the other half is old and active, so a pass asks the guard
+//! of each. Meanwhile another thread does what the row says, again and again. The rows come in turns, round by round, and
 //! each figure is the median of the rounds; `ratio` is the p99 against that of the first row. A callback that works takes
 //! a core, of which there should be two.
 
@@ -145,7 +145,12 @@ impl Stage {
 
 fn main() {
     // `cargo test --benches` runs each row once.
-    let is_test = !std::env::args().any(|arg| arg == "--bench");
+    let is_asked = |for_it: &str| std::env::args().any(|arg| arg == for_it);
+    let is_test = !is_asked("--bench");
+    if !is_test && !is_asked("run") {
+        println!("give `run`: it takes a minute");
+        return;
+    }
     let (entries, rounds, time) =
         if is_test { (2000, 1, Duration::from_millis(20)) } else { (100_000, ROUNDS, Duration::from_secs(1)) };
     let dir = tempfile::tempdir_in(".").unwrap();

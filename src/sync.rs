@@ -1,5 +1,5 @@
-//! What the threads of the group commit share and wait for. `tests/shuttle` compiles `src/commit` with another file in the
-//! place of this one, whose locks, channels and threads run by a schedule.
+//! What the threads of the group commit share and wait for. `tests/shuttle` compiles `src/commit` with another file in
+//! the place of this one, whose locks, channels and threads run by a schedule.
 
 use std::io;
 use std::time::Duration;
@@ -39,6 +39,7 @@ impl<T> Inbox<T> {
         (kick, order, Self { kicks, orders })
     }
 
+    /// What comes next, in no order where there is both. Waits for so long at most.
     pub(crate) fn next(&self, wait: Duration) -> Wake<T> {
         select! {
             recv(self.orders) -> order => order.map_or(Wake::Gone, Wake::Order),
@@ -53,6 +54,7 @@ pub(crate) fn answer<T>() -> (Sender<T>, Receiver<T>) {
     bounded(1)
 }
 
+/// Starts a thread of that name.
 pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(run)
 }

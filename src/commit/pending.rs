@@ -286,3 +286,34 @@ pub(super) fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, slot: 
         (None, None) => Ok(Extras::default()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Options, SessionId, SessionSource, SessionStore};
+
+    #[test]
+    fn ids_are_remembered_until_they_are_in_the_trees() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(dir.path().join("db")).create(true).commit_interval(std::time::Duration::MAX);
+        let store = SessionStore::open(options).unwrap();
+        let create = |user: &str| {
+            let source = SessionSource { user_id: Some(user.into()), platform: "discord".into(), ..Default::default() };
+            store.resolve(&source).unwrap().entry.key
+        };
+        let known = || store.commits().core.pending.new_ids.lock().values().map(Vec::len).sum::<usize>();
+        let [a, b, c] = ["a", "b", "c"].map(create);
+        assert_eq!(known(), 3);
+        // Before any commit: another id instead of the first one, one that two share, and one that goes.
+        let shared = SessionId::new("shared").unwrap();
+        store.switch(&a, shared.clone()).unwrap().unwrap();
+        store.switch(&b, shared.clone()).unwrap().unwrap();
+        assert_eq!((known(), store.find_by_session_id(&shared).unwrap().len()), (3, 2));
+        store.remove(&b).unwrap();
+        assert_eq!(known(), 2);
+        store.flush().unwrap();
+        assert_eq!((known(), store.find_by_session_id(&shared).unwrap().len()), (0, 1));
+        store.reset(&c).unwrap();
+        store.flush().unwrap();
+        assert_eq!(known(), 0);
+    }
+}

@@ -101,13 +101,11 @@ impl Iterator for Snapshot<'_> {
                 if self.is_end {
                     return None;
                 }
-                match self.read_keys() {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        self.is_end = true;
-                        return Some(Err(error));
-                    }
+                if let Err(error) = self.read_keys() {
+                    self.is_end = true;
+                    return Some(Err(error));
                 }
+                continue;
             };
             if let Some(read) = self.read(&key).transpose() {
                 return Some(read.map(|whole| (key, whole)));

@@ -67,7 +67,7 @@ impl Turns {
 
     /// Every turn, for a snapshot.
     pub(super) fn copy(&self) -> HashMap<Fingerprint, Turn> {
-        self.table.lock().markers.iter().map(|(entry, marker)| (*entry, marker.turn.clone())).collect()
+        self.all().into_iter().map(|(entry, marker)| (entry, marker.turn)).collect()
     }
 
     /// The token that the next turn gets.

@@ -1,8 +1,8 @@
 //! The two gateways' files: which field of theirs is which of ours. Import and export both work from these tables, so
 //! what goes in one way comes out the same way.
 //!
-//! A field of a file that has a place in [`SessionEntry`](crate::SessionEntry) is put there; all others are kept as text in
-//! [`Extras`](crate::Extras). How the typed ones were written is kept only where it is not what an export would write
+//! A field of a file that has a place in [`SessionEntry`](crate::SessionEntry) is put there; all others are kept as text
+//! in [`Extras`](crate::Extras). How the typed ones were written is kept only where it is not what an export would write
 //! anyway: see [`form`].
 
 mod form;

@@ -251,7 +251,7 @@ fn each_entry_is_whole_beside_commits() {
         let key = key(n);
         store.remove(&key).unwrap();
         store.resolve(&source(n)).unwrap();
-        // Three changes, so a backup may have some of them. The number of the first is never behind that of the last.
+        // Each a change of its own, so a backup may have some of them, of the entry that is being written.
         store.record_usage(&key, &Usage { input_tokens: round, ..Usage::ZERO }).unwrap().unwrap();
         store.update(&key, |at| at.display_name = Some(round.to_string().repeat(700))).unwrap().unwrap();
         let metadata = json!({"n": round, "text": round.to_string().repeat(1500)});
