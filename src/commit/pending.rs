@@ -294,7 +294,8 @@ mod tests {
     #[test]
     fn ids_are_remembered_until_they_are_in_the_trees() {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options::new(dir.path().join("db")).create(true).commit_interval(std::time::Duration::MAX);
+        let options =
+            Options::new(dir.path().join("db")).create(true).commit_interval(std::time::Duration::from_secs(3600));
         let store = SessionStore::open(options).unwrap();
         let create = |user: &str| {
             let source = SessionSource { user_id: Some(user.into()), platform: "discord".into(), ..Default::default() };

@@ -152,3 +152,55 @@ impl Shard {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    const CAPACITY: usize = 4;
+    const APPLIED: u64 = 10;
+
+    fn entry(n: u8) -> Fingerprint {
+        Fingerprint::from_bytes([n; 16])
+    }
+
+    fn insert(shard: &mut Shard, n: u8) -> usize {
+        let key = SessionKey::new(format!("agent:main:discord:dm:{n}")).unwrap();
+        shard.insert(entry(n), key, Some(Hot::fresh(Timestamp::MIN)), CAPACITY, APPLIED)
+    }
+
+    fn there(shard: &Shard) -> Vec<u8> {
+        (0..20).filter(|n| shard.slots.iter().any(|slot| slot.entry == entry(*n))).collect()
+    }
+
+    #[test]
+    fn a_full_shard_takes_the_place_of_what_was_not_used_lately() {
+        let mut shard = Shard::default();
+        assert_eq!([0, 1, 2, 3].map(|n| insert(&mut shard, n)), [0, 1, 2, 3]);
+        // All are new: the hand goes round once, and takes the first.
+        assert_eq!(insert(&mut shard, 4), 0);
+        assert_eq!((shard.find(entry(0)), shard.find(entry(4)), shard.slots.len()), (None, Some(0), CAPACITY));
+        // The next in its way was used.
+        assert_eq!(shard.find(entry(1)), Some(1));
+        assert_eq!(insert(&mut shard, 5), 2);
+        assert_eq!(there(&shard), [1, 3, 4, 5]);
+        // What is queued stays. The one behind it is in use, and the one after that no more.
+        shard.slots[3].queued = true;
+        assert_eq!(insert(&mut shard, 6), 1);
+        assert_eq!(there(&shard), [3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn what_is_not_in_the_trees_yet_stays_and_the_shard_grows() {
+        let mut shard = Shard::default();
+        for n in 0..4 {
+            insert(&mut shard, n);
+            shard.slots[usize::from(n)].commit = APPLIED + 1;
+        }
+        assert_eq!(insert(&mut shard, 4), 4);
+        shard.slots[2].commit = APPLIED;
+        assert_eq!(insert(&mut shard, 5), 2);
+        assert_eq!(there(&shard), [0, 1, 3, 4, 5]);
+    }
+}

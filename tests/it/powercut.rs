@@ -249,6 +249,15 @@ fn the_checkpoint_is_on_disk_after_a_close() {
     assert_eq!(synced, left(Survival::All));
 }
 
+/// While a store is open, too: seconds of its clock pass between most of the steps.
+#[test]
+fn the_checkpoint_is_synced_from_time_to_time() {
+    let trace = traced(Plan { seed: 17, steps: 50, await_one_in: 1, ..Plan::SMALL });
+    let synced = trace.syncs_of("sessions.db/checkpoint").len();
+    println!("{synced} syncs of the checkpoint, {} of the database", trace.syncs_of(DATABASE).len());
+    assert!(synced > 15, "only {synced}");
+}
+
 /// A kill leaves unsynced writes in the page cache, the next process builds on them, and then the power goes.
 #[test]
 fn after_a_kill() {
