@@ -196,6 +196,38 @@ impl std::fmt::Debug for Extras {
     }
 }
 
+/// Which [`Extras`] a fresh session keeps of the one before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeepExtras {
+    /// None.
+    #[default]
+    None,
+    /// All of them.
+    All,
+    /// Those with these names.
+    Named(Vec<String>),
+}
+
+impl KeepExtras {
+    /// Those with these names.
+    pub fn named(names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self::Named(names.into_iter().map(Into::into).collect())
+    }
+
+    /// What is kept of `old`. Reads nothing if nothing is to be kept.
+    pub(crate) fn of<E>(&self, old: impl FnOnce() -> Result<Extras, E>) -> Result<Extras, E> {
+        let names = match self {
+            Self::None => return Ok(Extras::default()),
+            Self::All => None,
+            Self::Named(names) => Some(names),
+        };
+        let mut fields = old()?.fields;
+        fields.retain(|name, _| names.is_none_or(|names| names.contains(name)));
+        Ok(Extras { fields, form: None })
+    }
+}
+
 impl Extras {
     /// The name under which a gateway's own notes are kept.
     pub const METADATA: &str = "metadata";

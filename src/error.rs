@@ -232,6 +232,41 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// The variant's name in snake case, for programs that read JSON: `not_found`, `locked`, `disk_full`, …
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidKey(_) => "invalid_key",
+            Self::InvalidId(_) => "invalid_id",
+            Self::NotFound { .. } => "not_found",
+            Self::NotAStore { .. } => "not_a_store",
+            Self::Locked { .. } => "locked",
+            Self::NewerFormat { .. } => "newer_format",
+            Self::Exposed { .. } => "exposed",
+            Self::PermissionDenied { .. } => "permission_denied",
+            Self::DiskFull { .. } => "disk_full",
+            Self::Io { .. } => "io",
+            Self::Damaged { .. } => "damaged",
+            Self::DamagedRecord { .. } => "damaged_record",
+            Self::Unsound { .. } => "unsound",
+            Self::ReadOnly { .. } => "read_only",
+            Self::Panicked { .. } => "panicked",
+            Self::SnapshotTooLarge { .. } => "snapshot_too_large",
+            Self::TooLarge { .. } => "too_large",
+            Self::Closed { .. } => "closed",
+            Self::Random { .. } => "random",
+            Self::Setting { .. } => "setting",
+            Self::Engine { .. } => "engine",
+            Self::Exists { .. } => "exists",
+            Self::NotASessionFile { .. } => "not_a_session_file",
+            Self::NotABackup { .. } => "not_a_backup",
+            Self::NewerBackup { .. } => "newer_backup",
+            Self::DamagedBackup { .. } => "damaged_backup",
+            Self::StoreExists { .. } => "store_exists",
+            Self::TimeZone { .. } => "time_zone",
+        }
+    }
+
     /// Sorts an I/O error by what the user can do about it.
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
         let path = path.as_ref().to_path_buf();

@@ -85,7 +85,7 @@ pub use compact::CompactReport;
 pub use config::{
     Config, DEFAULT_MAX_AGE_DAYS, DEFAULT_PRUNE_INTERVAL_MINUTES, Options, ResetConfig, ResetMode, ResetRule,
 };
-pub use entry::{Details, Extras, SessionEntry, Usage};
+pub use entry::{Details, Extras, KeepExtras, SessionEntry, Usage};
 pub use error::{Error, Result};
 pub use events::{Event, EventKind, Events, PruneReason};
 pub use export::{ExportFormat, ExportOptions, ExportReport};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::answer::{ReplaceReason, Resolution, Resolved};
 use crate::codec::{Cold, Hot, SUSPENDED};
 use crate::commit::{EntryLock, Receipt};
-use crate::entry::{Details, SessionEntry, Usage};
+use crate::entry::{Details, KeepExtras, SessionEntry, Usage};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::key::{SessionId, SessionKey};
@@ -86,16 +86,28 @@ impl SessionStore {
 
     /// Starts a fresh session, as the user asked: new id, zero counters, not suspended, no extras. Answers the entry.
     pub fn reset(&self, key: &SessionKey) -> Result<Option<(SessionEntry, Receipt)>> {
+        self.reset_keeping(key, &KeepExtras::None)
+    }
+
+    /// Like [`reset`](SessionStore::reset), but some extras stay: a model or a label that the user chose, say. Costs the
+    /// size of the extras.
+    pub fn reset_keeping(&self, key: &SessionKey, keep: &KeepExtras) -> Result<Option<(SessionEntry, Receipt)>> {
         let id = new_session_id(self.now())?;
-        self.renew(key, id, true)
+        self.renew(key, id, true, keep)
     }
 
     /// Points the key at another session, for instance one to be resumed: counters start at zero. Answers the entry.
     pub fn switch(&self, key: &SessionKey, id: SessionId) -> Result<Option<(SessionEntry, Receipt)>> {
-        self.renew(key, id, false)
+        self.renew(key, id, false, &KeepExtras::None)
     }
 
-    fn renew(&self, key: &SessionKey, id: SessionId, by_user: bool) -> Result<Option<(SessionEntry, Receipt)>> {
+    fn renew(
+        &self,
+        key: &SessionKey,
+        id: SessionId,
+        by_user: bool,
+        keep: &KeepExtras,
+    ) -> Result<Option<(SessionEntry, Receipt)>> {
         let now = self.now();
         let mut locked = self.commits().lock(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
@@ -110,10 +122,12 @@ impl SessionStore {
             prev_session_id: Some(cold.session_id.clone()),
             ..Details::default()
         };
+        let extras = keep.of(|| locked.extras(&cold))?;
         let (hot, new) = renewed(&hot, id, details, now);
-        let entry = entry(key, &hot, new.clone());
-        let commit = locked.put(hot, new, None)?;
+        let commit = locked.put(hot, new, Some(&extras))?;
+        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
         drop(locked);
+        let entry = entry(key, &hot, Arc::unwrap_or_clone(cold));
         self.listeners().tell(key, if by_user { EventKind::Reset { reason: None } } else { EventKind::Switched });
         Ok(Some((entry, self.commits().receipt(commit))))
     }

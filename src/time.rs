@@ -79,9 +79,9 @@ impl From<Timestamp> for DateTime<Utc> {
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 in UTC, with as many digits of a second as it needs.
+    /// RFC 3339 in UTC with six digits of a second, `2026-06-03T00:41:19.752658Z`: sorted as text, times are in order.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&DateTime::<Utc>::from(*self).to_rfc3339_opts(SecondsFormat::AutoSi, true))
+        f.write_str(&DateTime::<Utc>::from(*self).to_rfc3339_opts(SecondsFormat::Micros, true))
     }
 }
 

@@ -7,9 +7,10 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{NoActivity, PrunePolicy, PruneReport, SessionId, SessionKey};
+use cloakroom::{Extras, KeepExtras, NoActivity, PrunePolicy, PruneReport, SessionId, SessionKey, SessionStore};
 
 use super::failure::Failure;
+use super::key::KeyArg;
 use super::output::{Columns, Out, clean, local, thousands, words};
 use super::{Exit, Format, with_store};
 
@@ -157,12 +158,20 @@ pub(super) struct Unsuspend {
 
 /// Start a fresh session for a key: new id, counters at zero, not suspended.
 ///
-/// With --json, one object: session_key, session_id (the new one), prev_session_id.
+/// What the gateway keeps with the entry (its extras: a label, the model that the user chose, metadata) goes, but for
+/// what --keep names; `show` lists the names. OpenClaw's own /reset keeps the user's choices:
+///
+///   --keep label,modelOverride,providerOverride,thinkingLevel,verboseLevel,reasoningLevel,sendPolicy,deliveryContext,lastChannel,lastTo,lastAccountId
+///
+/// With --json, one object: session_key, session_id (the new one), prev_session_id, kept and dropped (lists of names).
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Reset {
     #[command(flatten)]
     target: Target,
+    /// Extras that stay, with commas between them. A name that the entry does not have is passed over.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    keep: Vec<String>,
 }
 
 /// Remove an entry. Transcripts are not the store's, and stay.
@@ -178,7 +187,7 @@ pub(super) struct Remove {
 #[derive(Debug, Args)]
 struct Target {
     /// The session key, as `list` shows it.
-    key: SessionKey,
+    key: KeyArg,
     #[command(flatten)]
     format: Format,
 }
@@ -194,6 +203,8 @@ struct Fresh<'a> {
     session_key: &'a SessionKey,
     session_id: &'a SessionId,
     prev_session_id: Option<&'a SessionId>,
+    kept: Vec<String>,
+    dropped: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -203,16 +214,24 @@ struct Removed<'a> {
 }
 
 impl Target {
-    /// An answer of the store, which has none for a key without an entry.
-    fn found<T>(&self, answer: Option<T>) -> Result<T> {
-        Ok(answer.ok_or_else(|| Failure::NoEntry(self.key.clone()))?)
+    /// Changes the entry, and answers its key. The verb answers `None` for a key without an entry.
+    fn change<T>(
+        &self,
+        db: &Path,
+        verb: impl FnOnce(&SessionStore, &SessionKey) -> cloakroom::Result<Option<T>>,
+    ) -> Result<(SessionKey, T)> {
+        with_store(db, |store| {
+            let key = self.key.find(store)?;
+            let done = verb(store, &key)?.ok_or_else(|| Failure::NoEntry(key.clone()))?;
+            Ok((key, done))
+        })
     }
 
-    fn say(&self, words: &str, json: &impl Serialize, out: &mut Out) -> Result<Exit> {
+    fn say(&self, words: &str, key: &SessionKey, json: &impl Serialize, out: &mut Out) -> Result<Exit> {
         if self.format.json {
             out.json(json)?;
         } else {
-            out.line(clean(&format!("{words}: {}", self.key.as_str())))?;
+            out.line(clean(&format!("{words}: {}", key.as_str())))?;
         }
         Ok(Exit::Done)
     }
@@ -220,34 +239,49 @@ impl Target {
 
 impl Suspend {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let key = &self.target.key;
-        with_store(db, |store| self.target.found(store.suspend(key)?))?;
-        self.target.say("suspended", &Suspended { session_key: key, suspended: true }, out)
+        let (key, _) = self.target.change(db, SessionStore::suspend)?;
+        self.target.say("suspended", &key, &Suspended { session_key: &key, suspended: true }, out)
     }
 }
 
 impl Unsuspend {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let key = &self.target.key;
-        with_store(db, |store| self.target.found(store.unsuspend(key)?))?;
-        self.target.say("no longer suspended", &Suspended { session_key: key, suspended: false }, out)
+        let (key, _) = self.target.change(db, SessionStore::unsuspend)?;
+        self.target.say("no longer suspended", &key, &Suspended { session_key: &key, suspended: false }, out)
     }
 }
 
 impl Reset {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let key = &self.target.key;
-        let (entry, _) = with_store(db, |store| self.target.found(store.reset(key)?))?;
-        let previous = entry.details.prev_session_id.as_ref();
-        let fresh = Fresh { session_key: key, session_id: &entry.session_id, prev_session_id: previous };
-        self.target.say(&format!("reset to session {}", entry.session_id), &fresh, out)
+        let keep = KeepExtras::named(self.keep);
+        let (key, (entry, before, after)) = self.target.change(db, |store, key| {
+            let Some((_, before)) = store.get_with_extras(key)? else { return Ok(None) };
+            let Some((entry, _)) = store.reset_keeping(key, &keep)? else { return Ok(None) };
+            let after = store.get_with_extras(key)?.map(|(_, extras)| extras).unwrap_or_default();
+            Ok(Some((entry, before, after)))
+        })?;
+        let names = |extras: &Extras| extras.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+        let kept = names(&after);
+        let mut dropped = names(&before);
+        dropped.retain(|name| !kept.contains(name));
+        let mut words = format!("reset to session {}", entry.session_id);
+        if !dropped.is_empty() {
+            words.push_str(&format!(", without {}", dropped.join(", ")));
+        }
+        let fresh = Fresh {
+            session_key: &key,
+            session_id: &entry.session_id,
+            prev_session_id: entry.details.prev_session_id.as_ref(),
+            kept,
+            dropped,
+        };
+        self.target.say(&words, &key, &fresh, out)
     }
 }
 
 impl Remove {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let key = &self.target.key;
-        with_store(db, |store| self.target.found(store.remove(key)?))?;
-        self.target.say("removed", &Removed { session_key: key, removed: true }, out)
+        let (key, _) = self.target.change(db, SessionStore::remove)?;
+        self.target.say("removed", &key, &Removed { session_key: &key, removed: true }, out)
     }
 }

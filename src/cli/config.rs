@@ -45,8 +45,9 @@ enum Verb {
 ///   [session_reset.chat_types.dm]
 ///   mode = "idle"
 ///
-/// Settings that begin with `session_` and do not exist are refused; others are somebody else's. With --json, one
-/// object: the settings by the names above, and `policies`, an object: whom a reset policy is for → its words.
+/// Settings that begin with `session_` and do not exist are refused, and so are ours in another table, where nothing
+/// reads them. Other settings are somebody else's. With --json, one object: the settings by the names above, and
+/// `policies`, an object: whom a reset policy is for → its words.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Check {
@@ -111,10 +112,35 @@ pub(super) fn read(file: Option<&Path>) -> Result<Config> {
     };
     let table: toml::Table = text.parse().map_err(told).with_context(|| named(file))?;
     let config: Config = toml::from_str(&text).map_err(told).with_context(|| named(file))?;
-    if let Some(unknown) = unknown(&serde_json::to_value(&table)?)? {
+    let found = serde_json::to_value(&table)?;
+    if let Some(unknown) = unknown(&found)? {
         bail!("{}: there is no setting {unknown:?}; see `cloakroom config check --help`", path.display());
     }
+    if let Some((place, name)) = misplaced(&found) {
+        bail!(
+            "{}: {name} stands in [{place}], where it is not read; move it to the head of the file, before any [table]",
+            path.display()
+        );
+    }
+    if !table.keys().any(|name| is_ours(name)) {
+        tracing::warn!("{} has no setting that begins with `session_`; the defaults apply", path.display());
+    }
     Ok(config)
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("session_store_") || name == "session_reset"
+}
+
+/// The first of our settings that stands in a table of somebody else's: the table's name, and the setting's.
+fn misplaced(found: &Value) -> Option<(String, String)> {
+    let tables = found.as_object()?.iter().filter(|(name, _)| *name != "session_reset");
+    tables.into_iter().find_map(|(place, table)| {
+        if let Some(name) = table.as_object()?.keys().find(|name| is_ours(name)) {
+            return Some((place.clone(), name.clone()));
+        }
+        misplaced(table).map(|(below, name)| (format!("{place}.{below}"), name))
+    })
 }
 
 fn named(file: Option<&Path>) -> String {

@@ -1,9 +1,10 @@
 //! Errors as a person reads them: one line that names the cause and what to do.
 
 use std::fmt::{self, Write as _};
-use std::io::{Write as _, stderr};
+use std::io::{Write as _, stderr, stdout};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use cloakroom::{Error, SessionId, SessionKey};
@@ -56,6 +57,20 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+impl Failure {
+    /// Like [`Error::kind`], for programs that read JSON.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::NoStore(_) => "not_found",
+            Self::NoEntry(_) => "no_entry",
+            Self::NoSession(_) => "no_session",
+            Self::Unreadable(_) => "unreadable",
+            Self::Exists { .. } => "exists",
+            Self::Incomplete { .. } => "incomplete",
+        }
+    }
+}
+
 /// Logs panics, for who debugs them, and prints none: the engine panics on some damaged files, and the library catches
 /// that and says more than the panic does.
 pub(crate) fn log_panics() {
@@ -71,20 +86,49 @@ pub(crate) fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// Writes `error: <what>: <cause>; <what to do>` to standard error.
-pub(crate) fn report(error: &anyhow::Error) -> Exit {
+/// Writes `error: <what>: <cause>; <what to do>` to standard error, and as JSON to standard output too if a script asked
+/// for that.
+pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
+    let message = message(error);
     // Where standard error is gone, the exit code has to do.
-    let _ = writeln!(stderr(), "{}", line(error));
+    let _ = writeln!(stderr(), "error: {message}");
+    if json {
+        print_json(kind(error), &message);
+    }
     Exit::Failed
 }
 
-fn line(error: &anyhow::Error) -> String {
-    let mut line = String::from("error");
+/// Prints what the parser says: its complaint, or the help that was asked for.
+pub(crate) fn report_wrong_use(wrong_use: &clap::Error, json: bool) -> ExitCode {
+    // Nobody is left to tell if even this cannot be written.
+    let _ = wrong_use.print();
+    if json && wrong_use.use_stderr() {
+        let text = wrong_use.render().to_string();
+        let said = text.lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        print_json("usage", said.trim_start_matches("error: "));
+    }
+    u8::try_from(wrong_use.exit_code()).unwrap_or(2).into()
+}
+
+fn print_json(kind: &str, message: &str) {
+    let error = serde_json::json!({"error": {"kind": kind, "message": message}});
+    let _ = writeln!(stdout(), "{error}");
+}
+
+fn kind(error: &anyhow::Error) -> &'static str {
+    let known = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<Failure>().map(Failure::kind).or_else(|| cause.downcast_ref::<Error>().map(Error::kind))
+    };
+    error.chain().find_map(known).unwrap_or("failed")
+}
+
+fn message(error: &anyhow::Error) -> String {
+    let mut line = String::new();
     let mut said = String::new();
     for cause in error.chain().map(ToString::to_string) {
         // Some messages end with their cause already.
-        if !said.ends_with(&cause) {
-            let _ = write!(line, ": {cause}");
+        if !said.ends_with(&cause) || said.is_empty() {
+            let _ = write!(line, "{}{cause}", if line.is_empty() { "" } else { ": " });
         }
         said = cause;
     }
@@ -123,16 +167,16 @@ mod tests {
     fn causes_stand_on_one_line_and_none_twice() {
         let denied = io::Error::new(io::ErrorKind::PermissionDenied, "denied\nby the system");
         let error = Error::PermissionDenied { action: "open", path: "a/b".into(), source: denied };
-        let expected = "error: no permission to open a/b: denied\\u{a}by the system; run this as the user who owns it";
-        assert_eq!(line(&error.into()), expected);
+        let expected = "no permission to open a/b: denied\\u{a}by the system; run this as the user who owns it";
+        assert_eq!(message(&error.into()), expected);
         let bad = "a..b".parse::<SessionKey>().unwrap_err();
-        assert_eq!(line(&Error::InvalidKey(bad).into()), "error: not a session key: it holds \"..\"");
+        assert_eq!(message(&Error::InvalidKey(bad).into()), "not a session key: it holds \"..\"");
     }
 
     #[test]
     fn a_panic_is_an_error() {
         let caught = catch::<()>(|| panic!("no {}", "luck")).unwrap_err();
-        assert_eq!(line(&caught), "error: this is a bug in cloakroom: no luck");
+        assert_eq!(message(&caught), "this is a bug in cloakroom: no luck");
         assert_eq!(catch(|| Ok(7)).unwrap(), 7);
     }
 }

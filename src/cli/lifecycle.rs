@@ -9,6 +9,7 @@ use cloakroom::{Clock, Filter, ResumeMark, SessionKey, SystemClock};
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::key::KeyArg;
 use super::output::{Columns, Out, clean, local, thousands, words};
 use super::{Exit, Format, with_store};
 
@@ -83,7 +84,7 @@ impl Turns {
 #[command(verbatim_doc_comment)]
 pub(super) struct ResumePending {
     /// The session key to mark, as `list` shows it.
-    key: Option<SessionKey>,
+    key: Option<KeyArg>,
     /// Why it is marked.
     #[arg(long, value_name = "TEXT", default_value = "operator", requires = "key")]
     reason: String,
@@ -97,16 +98,16 @@ pub(super) struct ResumePending {
 impl ResumePending {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         let Some(key) = &self.key else { return self.list(db, out) };
-        with_store(db, |store| {
+        let key = with_store(db, |store| {
+            let key = key.find(store)?;
+            let missing = || Failure::NoEntry(key.clone());
             if self.clear {
-                return Ok(store
-                    .clear_resume_pending(key)?
-                    .map(|_| ())
-                    .ok_or_else(|| Failure::NoEntry(key.clone()))?);
+                store.clear_resume_pending(&key)?.ok_or_else(missing)?;
+                return Ok(key);
             }
-            match store.mark_resume_pending(key, &self.reason)? {
-                ResumeMark::Marked(_) => Ok(()),
-                ResumeMark::Missing => Err(Failure::NoEntry(key.clone()).into()),
+            match store.mark_resume_pending(&key, &self.reason)? {
+                ResumeMark::Marked(_) => Ok(key),
+                ResumeMark::Missing => Err(missing().into()),
                 ResumeMark::Suspended => bail!("it is suspended, so its next message starts a fresh session"),
             }
         })?;

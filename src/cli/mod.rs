@@ -6,6 +6,7 @@ mod change;
 mod compact;
 mod config;
 pub(crate) mod failure;
+mod key;
 mod lifecycle;
 mod list;
 mod output;
@@ -22,7 +23,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use cloakroom::{Error, Options, SessionStore};
 
 use failure::Failure;
-use output::Out;
+pub(crate) use output::Out;
 
 /// Keeps, lists and prunes the sessions of a chat gateway.
 #[derive(Debug, Parser)]
@@ -30,12 +31,14 @@ use output::Out;
 #[command(after_help = "\
 Exit codes: 0 done, 1 failed, 2 wrong use, 3 `verify` found something wrong.
 Errors go to standard error, and so does the log, which CLOAKROOM_LOG sets (warn, info, debug).
+With --json, times are in UTC with six digits, and beside each stands NAME_epoch, seconds since 1970. A command
+that fails before it has printed anything prints {\"error\": {\"kind\": …, \"message\": …}}.
 A store is open in one program at a time: stop the gateway first. Only `migrate` and `restore` create a store.")]
 pub(crate) struct Cli {
     /// The directory of the store.
     #[arg(long, global = true, value_name = "DIR", default_value = "./sessions.db")]
     db: PathBuf,
-    /// A config file (TOML): what to prune, and when sessions end. See `config check --help`.
+    /// A config file (TOML) for `prune` and `config check`: what to prune, and when sessions end.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -92,33 +95,37 @@ impl Cli {
                 clap::error::ErrorKind::ArgumentConflict,
                 "the backup itself goes to standard output: leave --json out, or name a file",
             )),
+            Command::Prune(_) | Command::Config(_) => Ok(self),
+            _ if self.config.is_some() => Err(Self::command().error(
+                clap::error::ErrorKind::ArgumentConflict,
+                "only `prune` and `config check` read --config; leave it out here",
+            )),
             _ => Ok(self),
         }
     }
 
     /// Runs the command. What it has printed is written out, whether it succeeds or not.
-    pub(crate) fn run(self) -> Result<Exit> {
+    pub(crate) fn run(self, out: &mut Out) -> Result<Exit> {
         let db = self.db.as_path();
-        let mut out = Out::to_stdout();
         let exit = match self.command {
-            Command::Migrate(command) => command.run(db, &mut out),
-            Command::List(command) => command.run(db, &mut out),
-            Command::Show(command) => command.run(db, &mut out),
-            Command::Find(command) => command.run(db, &mut out),
-            Command::Prune(command) => command.run(db, self.config.as_deref(), &mut out),
-            Command::Suspend(command) => command.run(db, &mut out),
-            Command::Unsuspend(command) => command.run(db, &mut out),
-            Command::Reset(command) => command.run(db, &mut out),
-            Command::Remove(command) => command.run(db, &mut out),
-            Command::ResumePending(command) => command.run(db, &mut out),
-            Command::Turns(command) => command.run(db, &mut out),
-            Command::Config(command) => command.run(self.config.as_deref(), &mut out),
-            Command::Stats(command) => command.run(db, &mut out),
-            Command::Verify(command) => command.run(db, &mut out),
-            Command::Export(command) => command.run(db, &mut out),
-            Command::Backup(command) => command.run(db, &mut out),
-            Command::Restore(command) => command.run(db, &mut out),
-            Command::Compact(command) => command.run(db, &mut out),
+            Command::Migrate(command) => command.run(db, out),
+            Command::List(command) => command.run(db, out),
+            Command::Show(command) => command.run(db, out),
+            Command::Find(command) => command.run(db, out),
+            Command::Prune(command) => command.run(db, self.config.as_deref(), out),
+            Command::Suspend(command) => command.run(db, out),
+            Command::Unsuspend(command) => command.run(db, out),
+            Command::Reset(command) => command.run(db, out),
+            Command::Remove(command) => command.run(db, out),
+            Command::ResumePending(command) => command.run(db, out),
+            Command::Turns(command) => command.run(db, out),
+            Command::Config(command) => command.run(self.config.as_deref(), out),
+            Command::Stats(command) => command.run(db, out),
+            Command::Verify(command) => command.run(db, out),
+            Command::Export(command) => command.run(db, out),
+            Command::Backup(command) => command.run(db, out),
+            Command::Restore(command) => command.run(db, out),
+            Command::Compact(command) => command.run(db, out),
         };
         let written = out.finish();
         exit.and_then(|exit| written.map(|()| exit))

@@ -1,5 +1,7 @@
 //! Standard output: lines, JSON, tables, and times and sizes in words.
 
+mod epochs;
+
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, Stdout, Write, stdout};
@@ -13,14 +15,20 @@ use serde::Serialize;
 use cloakroom::Timestamp;
 
 /// Standard output. Once its reader has gone (`| head`), what is written is dropped without a word.
-pub(super) struct Out {
+pub(crate) struct Out {
     writer: BufWriter<Stdout>,
+    printed: bool,
     closed: bool,
 }
 
 impl Out {
-    pub(super) fn to_stdout() -> Self {
-        Self { writer: BufWriter::new(stdout()), closed: false }
+    pub(crate) fn to_stdout() -> Self {
+        Self { writer: BufWriter::new(stdout()), printed: false, closed: false }
+    }
+
+    /// Whether anything was written.
+    pub(crate) fn has_printed(&self) -> bool {
+        self.printed
     }
 
     /// Whether nobody reads any more.
@@ -30,13 +38,14 @@ impl Out {
 
     /// Writes a line.
     pub(super) fn line(&mut self, text: impl Display) -> Result<()> {
+        self.printed = true;
         let written = writeln!(self.writer, "{text}");
         self.settle(written)
     }
 
-    /// Writes one JSON value on a line of its own.
+    /// Writes one JSON value on a line of its own. Beside each time stands a number: see `epochs.rs`.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string(value).context("could not write the result as JSON")?;
+        let text = epochs::to_json(value).context("could not write the result as JSON")?;
         self.line(escape(&text, write_json_escape))
     }
 
@@ -62,6 +71,7 @@ impl Out {
 /// For whoever writes bytes. Here the reader's going is an error, so that nobody writes on.
 impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.printed = true;
         let written = self.writer.write(bytes);
         self.note(written)
     }

@@ -9,9 +9,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use cloakroom::{Clock, Extras, SessionEntry, SessionKey, SystemClock};
+use cloakroom::{Clock, Extras, SessionEntry, SystemClock};
 
 use super::failure::Failure;
+use super::key::KeyArg;
 use super::output::{Columns, Out, local, shorten, thousands, words};
 use super::{Exit, Format, with_store};
 
@@ -29,7 +30,7 @@ use super::{Exit, Format, with_store};
 #[command(verbatim_doc_comment)]
 pub(super) struct Show {
     /// The session key, as `list` shows it.
-    key: SessionKey,
+    key: KeyArg,
     #[command(flatten)]
     format: Format,
 }
@@ -44,8 +45,8 @@ struct Shown<'a> {
 
 impl Show {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let key = self.key;
         with_store(db, |store| {
+            let key = self.key.find(store)?;
             let (entry, extras) = store.get_with_extras(&key)?.ok_or_else(|| Failure::NoEntry(key.clone()))?;
             let idle = SystemClock::new().now().since(entry.updated_at);
             if self.format.json {

@@ -66,7 +66,7 @@ impl Verify {
         let verdict = match checked {
             Ok(verdict) => verdict,
             Err(error) if is_damage(&error) => {
-                failure::report(&error);
+                failure::report(&error, self.format.json && !out.has_printed());
                 return Ok(Exit::Unsound);
             }
             Err(error) => return Err(error),

@@ -5,6 +5,7 @@ mod keep;
 mod lifecycle;
 mod read;
 mod refused;
+mod scripts;
 mod transfer;
 mod whole;
 
@@ -128,6 +129,15 @@ impl Ran {
     /// Standard output as one JSON value.
     fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+
+    /// Likewise, without the numbers that stand beside times: `scripts.rs` looks at those.
+    fn json_without_epochs(&self) -> Value {
+        let mut value = self.json();
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|name, _| !name.ends_with("_epoch"));
+        }
+        value
     }
 
     /// Standard output as one JSON value a line.

@@ -13,7 +13,7 @@ use super::progress::show;
 use super::quarantine::Quarantine;
 use super::source::{Source, default_quarantine};
 use super::zone;
-use crate::cli::failure::{self, Failure};
+use crate::cli::failure::Failure;
 use crate::cli::output::{Columns, Out, clean, thousands};
 use crate::cli::{Exit, Format, progress, with_opened};
 
@@ -152,7 +152,7 @@ impl Migrate {
             damage: report.damage.as_ref().map(|at| format!("line {}, column {}", at.line, at.column)),
             advice: if self.dry_run { "everything else can be imported" } else { "everything else is in the store" },
         };
-        Ok(failure::report(&anyhow::Error::new(left_out).context(format!("{name} is not whole"))))
+        Err(anyhow::Error::new(left_out).context(format!("{name} is not whole")))
     }
 
     fn options<'a>(&self, source: &Source, quarantine: Option<&'a mut Quarantine>) -> ImportOptions<'a> {

@@ -388,7 +388,7 @@ fn export_as_lines() {
     assert_eq!(moving.migrate(&["--timezone", "UTC"]).code, 0);
     let ran = run(&moving.db, &["export", "--format", "jsonl"]);
     assert_eq!((ran.code, ran.keys().len()), (0, 2));
-    assert_eq!(ran.json_lines()[1]["updated_at"], "2026-06-02T00:00:00Z");
+    assert_eq!(ran.json_lines()[1]["updated_at"], "2026-06-02T00:00:00.000000Z");
 }
 
 #[test]
@@ -417,7 +417,7 @@ fn an_entry_without_a_time_is_as_old_as_the_file() {
     let report = moving.migrate(&["--json"]).json();
     assert_eq!((&report["without_time"], &report["format"]), (&json!(1), &json!("openclaw")));
     let list = run(&moving.db, &["list", "--json"]).json_lines();
-    assert_eq!(list[0]["updated_at"], "2023-11-14T22:13:20Z");
+    assert_eq!(list[0]["updated_at"], "2023-11-14T22:13:20.000000Z");
 }
 
 #[test]
