@@ -90,12 +90,14 @@ impl SessionStore {
     /// Writes a [`backup`](SessionStore::backup) into a file that only its owner may read.
     ///
     /// It is written beside `path` under another name, synced and renamed: at `path` there is a whole backup or what
-    /// was there before, even after a power cut. A symlink at `path` is replaced rather than followed. What backups
-    /// that were killed left beside `path` is removed.
+    /// was there before, even after a power cut. A symlink is followed, and its target replaced. What backups that were
+    /// killed left there is removed. A pipe or a character device is written to, whatever [`force`](BackupOptions::force)
+    /// says.
     ///
     /// # Errors
-    /// [`Error::Exists`](crate::Error::Exists) if there is something at `path` and [`force`](BackupOptions::force) is
-    /// off, and those of [`backup`](SessionStore::backup).
+    /// [`Error::Exists`](crate::Error::Exists) if there is a file at `path` and `force` is off,
+    /// [`Error::Io`](crate::Error::Io) if there is a directory or if the file is a mount of its own, and those of
+    /// [`backup`](SessionStore::backup).
     pub fn backup_to_file(
         &self,
         path: impl AsRef<Path>,

@@ -65,8 +65,8 @@ pub(super) fn give_up(store: &Path) -> Result<bool> {
         Err(error) => return Err(Error::io("remove", &path, error)),
     }
     // Some file systems give the space back only with the next sync.
-    if let Err(error) = File::open(store).and_then(|directory| directory.sync_all()) {
-        tracing::warn!(%error, "the removal of the ballast could not be synced");
+    if let Err(error) = files::sync_directory(store) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the removal of the ballast could not be synced");
     }
     Ok(true)
 }

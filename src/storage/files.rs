@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+pub(super) use crate::outfile::sync_directory;
+
 pub(super) const LOCK: &str = "LOCK";
 const DATABASE: &str = "sled";
 pub(super) const NEW_PREFIX: &str = "sled.new-";
@@ -178,10 +180,6 @@ pub(super) fn sync_tree(path: &Path) -> Result<()> {
         }
     }
     sync_directory(path)
-}
-
-pub(super) fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| Error::io("sync", path, e))
 }
 
 /// The size of all files below `path`, in bytes.

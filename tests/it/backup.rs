@@ -504,18 +504,19 @@ fn a_file_is_replaced_only_when_asked_and_is_private() {
     let store = home.open();
     store.resolve(&source(1)).unwrap();
     let dir = fast_dir();
-    let (path, link, victim) = (dir.path().join("backup"), dir.path().join("link"), dir.path().join("victim"));
+    let (path, link, target) = (dir.path().join("backup"), dir.path().join("link"), dir.path().join("target"));
     let report = store.backup_to_file(&path, BackupOptions::new(), |_| {}).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().len(), report.bytes);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let error = store.backup_to_file(&path, BackupOptions::new(), |_| {}).unwrap_err();
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
-    fs::write(&victim, "mine").unwrap();
-    symlink(&victim, &link).unwrap();
+    fs::write(&target, "mine").unwrap();
+    symlink(&target, &link).unwrap();
     assert!(matches!(store.backup_to_file(&link, BackupOptions::new(), |_| {}), Err(Error::Exists { .. })));
     store.backup_to_file(&link, BackupOptions::new().force(true), |_| {}).unwrap();
-    assert_eq!(fs::read(&victim).unwrap(), b"mine");
-    assert!(fs::symlink_metadata(&link).unwrap().is_file());
+    assert_eq!(fs::read(&target).unwrap(), fs::read(&path).unwrap());
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 

@@ -410,21 +410,31 @@ mod to_file {
     }
 
     #[test]
-    fn a_planted_symlink_is_not_followed() {
+    fn through_a_symlink_its_target_is_replaced() {
         let fresh = Fresh::new();
-        let dir = tempfile::tempdir().unwrap();
-        let (path, victim) = (dir.path().join("out.json"), dir.path().join("victim"));
-        std::fs::write(&victim, "precious").unwrap();
-        symlink(&victim, &path).unwrap();
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = other.path().join("target");
+        symlink(&target, other.path().join("link")).unwrap();
+        // Relative, through a directory that is a link too.
+        symlink(other.path(), dir.path().join("away")).unwrap();
+        let path = dir.path().join("out.json");
+        symlink("away/link", &path).unwrap();
         let options = ExportOptions::new(ExportFormat::Hermes);
-        assert!(matches!(fresh.store.export_to_file(&path, &options), Err(Error::Exists { .. })));
-        fresh.store.export_to_file(&path, &options.force(true)).unwrap();
-        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
-        assert!(path.symlink_metadata().unwrap().is_file());
         // A link to nowhere is something too.
-        let dangling = dir.path().join("dangling.json");
-        symlink(dir.path().join("nowhere"), &dangling).unwrap();
-        assert!(matches!(fresh.store.export_to_file(&dangling, &options), Err(Error::Exists { .. })));
+        for there in [false, true] {
+            if there {
+                std::fs::write(&target, "precious").unwrap();
+            }
+            assert!(matches!(fresh.store.export_to_file(&path, &options), Err(Error::Exists { .. })));
+            assert_eq!(std::fs::read(&target).ok(), there.then(|| b"precious".to_vec()));
+            fresh.store.export_to_file(&path, &options.force(true)).unwrap();
+            assert_eq!(std::fs::read_to_string(&target).unwrap(), "{}");
+        }
+        assert_eq!(
+            (names(dir.path()), names(other.path())),
+            (vec!["away".into(), "out.json".into()], vec!["link".into(), "target".into()])
+        );
+        assert!(path.symlink_metadata().unwrap().is_symlink());
     }
 
     #[test]

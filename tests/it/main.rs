@@ -42,6 +42,7 @@ mod metrics;
 mod model;
 mod names;
 mod openers;
+mod outputs;
 mod policy;
 mod powercut;
 mod prune;

@@ -8,13 +8,17 @@
 //! * `SHIM_TRACE`: file outside the root; each effective change is appended.
 //! * `SHIM_FAIL_AT=N`, `SHIM_FAIL_ERRNO`, `SHIM_FAIL_KIND`, `SHIM_FAIL_MODE`:
 //!   the N-th matching call fails. Kinds, comma separated: `write` (also
-//!   truncate and allocate), `sync`, `rename` (also link), `open` (every open
-//!   below the root, also mkdir), `unlink` (also rmdir), `any`. Modes: `once`,
+//!   truncate and allocate), `sync`, `syncdir` (of directories only), `rename`
+//!   (also link), `link`, `open` (every open below the root, also mkdir),
+//!   `unlink` (also rmdir), `any`. Modes: `once`,
 //!   `forever`, `short` (half of the bytes are written, then ENOSPC for ever),
 //!   `kill` (it fails; if it is an fsync, SIGKILL comes before anybody hears).
 //! * `SHIM_SPACE=BYTES`: the files below the root may take so much, in blocks of
 //!   4 KiB by their lengths; a write beyond is cut short, then fails (ENOSPC).
 //! * `SHIM_KILL_AT=N`: SIGKILL just before the N-th changing call.
+//! * `SHIM_MODES=OCTAL`: a mount that keeps no modes: what is made below the root
+//!   has this mode (files without the execute bits), and chmod changes nothing.
+//!   It fails with `SHIM_CHMOD_ERRNO`, if that is set.
 //! * `SHIM_COUNT`: file; two u64 LE: changing calls and fail-matching calls.
 //!
 //! The file `acks` directly below the root is the test's own channel: it is
@@ -63,6 +67,8 @@ const SYNC: u8 = 2;
 const RENAME: u8 = 4;
 const OPEN: u8 = 8;
 const UNLINK: u8 = 16;
+const LINK: u8 = 32;
+const SYNC_DIR: u8 = 64;
 
 // Kinds of record. Each record is: kind u8, inode u64, number u64, the lengths
 // of two byte strings u32 and u32, then the strings. Little endian.
@@ -90,6 +96,9 @@ struct Config {
     kill_at: u64,
     /// 0: no limit.
     space: u64,
+    /// 0: modes are kept.
+    modes: u32,
+    chmod_errno: i32,
 }
 
 static CONFIG: OnceLock<Config> = OnceLock::new();
@@ -135,6 +144,8 @@ extern "C" fn init() {
         "rename" => RENAME,
         "open" => OPEN,
         "unlink" => UNLINK,
+        "link" => LINK,
+        "syncdir" => SYNC_DIR,
         "any" => 0xff,
         _ => die("shim: unknown SHIM_FAIL_KIND\n"),
     });
@@ -153,6 +164,8 @@ extern "C" fn init() {
         fail_mode: mode,
         kill_at: number("SHIM_KILL_AT"),
         space: number("SHIM_SPACE"),
+        modes: var("SHIM_MODES").map_or(0, |v| u32::from_str_radix(&v, 8).expect("an octal number")),
+        chmod_errno: number("SHIM_CHMOD_ERRNO") as i32,
     };
     if config.space > 0 {
         USED.store(bytes_below(std::path::Path::new(&root)), SeqCst);
@@ -376,6 +389,20 @@ fn stat(fd: i32) -> (u64, u64) {
     }
 }
 
+fn is_directory(fd: i32) -> bool {
+    let mut buf = [0u64; 18];
+    unsafe { syscall(5, fd, buf.as_mut_ptr()) == 0 && buf[3] & 0o170000 == 0o040000 }
+}
+
+/// chmod, where the file is below the root.
+fn change_mode(config: &Config, raw: impl Fn() -> i64) -> i32 {
+    match (config.modes, config.chmod_errno) {
+        (0, _) => raw() as i32,
+        (_, 0) => 0,
+        (_, errno) => fail(errno) as i32,
+    }
+}
+
 /// What is known of an fd. libc may have closed it behind our back (closedir),
 /// so the inode is compared.
 fn known(fd: i32) -> Option<File> {
@@ -424,6 +451,9 @@ unsafe fn do_open(dir: i32, path: *const c_char, flags: i32, mode: u32) -> i32 {
     if fd as usize >= FDS.len() {
         unsafe { syscall(3, fd) };
         return fail(EMFILE) as i32;
+    }
+    if creates && config.modes != 0 {
+        unsafe { syscall(91, fd, config.modes & 0o666) };
     }
     let inode = stat(fd as i32).0;
     guard.record(
@@ -497,6 +527,7 @@ fn on_fd(fd: i32, kind: u8, record: (u8, u64), raw: impl Fn() -> i64) -> i32 {
     };
     let guard = Guard::new(file.config);
     let size = stat(fd).1;
+    let kind = if kind == SYNC && is_directory(fd) { SYNC | SYNC_DIR } else { kind };
     let done = match guard.gate(kind, true, file.acks) {
         Gate::Go => raw(),
         Gate::Short => fail(ENOSPC),
@@ -555,7 +586,8 @@ unsafe fn on_two(from: At, to: At, record: u8, raw: impl Fn() -> i64) -> i32 {
     };
     let guard = Guard::new(CONFIG.get().expect("set"));
     let goes = if record == R_RENAME { unsafe { last_name(target.0, target.1) } } else { 0 };
-    let done = match guard.gate(RENAME, true, false) {
+    let kind = if record == R_LINK { RENAME | LINK } else { RENAME };
+    let done = match guard.gate(kind, true, false) {
         Gate::Go => raw(),
         Gate::Short => fail(ENOSPC),
         Gate::Fail(errno) => fail(errno),
@@ -667,7 +699,29 @@ exports! {
     }
     mkdir(path: P, mode: u32) -> i32 { mkdirat(AT_FDCWD, path, mode) }
     mkdirat(dir: i32, path: P, mode: u32) -> i32 {
-        on_path(dir, path, OPEN, R_MKDIR, || syscall(258, dir, path, mode))
+        on_path(dir, path, OPEN, R_MKDIR, || {
+            let done = syscall(258, dir, path, mode);
+            let modes = CONFIG.get().map_or(0, |config| config.modes);
+            if done == 0 && modes != 0 && below(dir, path).is_some() {
+                syscall(268, dir, path, modes);
+            }
+            done
+        })
+    }
+    chmod(path: P, mode: u32) -> i32 { fchmodat(AT_FDCWD, path, mode, 0) }
+    fchmodat(dir: i32, path: P, mode: u32, _flags: i32) -> i32 {
+        let raw = || syscall(268, dir, path, mode);
+        match CONFIG.get().filter(|_| below(dir, path).is_some()) {
+            Some(config) => change_mode(config, raw),
+            None => raw() as i32,
+        }
+    }
+    fchmod(fd: i32, mode: u32) -> i32 {
+        let raw = || syscall(91, fd, mode);
+        match known(fd) {
+            Some(file) => change_mode(file.config, raw),
+            None => raw() as i32,
+        }
     }
     copy_file_range(a: i32, x: *mut i64, b: i32, y: *mut i64, len: usize, flags: u32) -> isize {
         if known(b).is_some() { return fail(ENOSYS) as isize }

@@ -34,7 +34,7 @@ pub struct Failure<'a> {
     /// Counted from 1, among the calls of the kinds.
     pub at: u64,
     pub errno: i32,
-    /// `write`, `sync`, `rename`, `open`, `unlink`, `any`; comma separated.
+    /// `write`, `sync`, `syncdir`, `rename`, `link`, `open`, `unlink`, `any`; comma separated.
     pub kinds: &'a str,
     /// `once`, `forever` or `short`.
     pub mode: &'a str,
