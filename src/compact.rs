@@ -38,7 +38,7 @@ impl SessionStore {
     /// and those of [`open`](SessionStore::open). A store is never made, whatever `options` say.
     pub fn compact(options: &Options, progress: impl FnMut(u64)) -> Result<CompactReport> {
         options.check()?;
-        let done = storage::compact(&options.path, options.cache_bytes, progress)?;
+        let done = storage::compact(&options.path, options.cache_bytes, options.trust_group, progress)?;
         for repair in &done.repairs {
             tracing::warn!(repair, "repaired");
         }

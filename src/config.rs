@@ -34,6 +34,7 @@ pub(crate) const DEFAULT_JOURNAL_BYTES: u64 = 64 << 20;
 pub struct Options {
     pub(crate) path: PathBuf,
     pub(crate) create: bool,
+    pub(crate) trust_group: bool,
     pub(crate) commit_interval: Duration,
     pub(crate) max_pending: usize,
     pub(crate) cache_bytes: u64,
@@ -49,6 +50,7 @@ impl Options {
         Self {
             path: path.as_ref().to_path_buf(),
             create: false,
+            trust_group: false,
             commit_interval: Duration::from_millis(100),
             max_pending: 1 << 17,
             cache_bytes: 256 << 20,
@@ -63,6 +65,16 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Whether the directory may be writable by its group, or be another user's, if that group is one of this process's
+    /// own. Off by default: whoever can write to the directory can make the store anything. It is for volumes that a
+    /// group owns, as `fsGroup` has it in Kubernetes, which opens what is in the volume to the group at each start. A
+    /// directory that everyone can write to is refused all the same.
+    #[must_use]
+    pub fn trust_group(mut self, trust: bool) -> Self {
+        self.trust_group = trust;
         self
     }
 

@@ -58,6 +58,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, and what to do.
         reason: String,
+        /// The group that may be trusted, where that would do: see [`Options::trust_group`](crate::Options::trust_group).
+        group: Option<u32>,
     },
     /// The operating system denies access.
     #[error("no permission to {action} {path}")]
@@ -65,6 +67,15 @@ pub enum Error {
         /// What was tried.
         action: &'static str,
         /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The store is this user's and cannot be written: its mount is read-only, or its modes are. Opening writes, so open
+    /// a copy of the directory. Nobody has it open.
+    #[error("the store at {path} cannot be written, and opening one writes: open a copy of it")]
+    Unwritable {
+        /// The store.
         path: PathBuf,
         /// What the operating system said.
         source: io::Error,

@@ -21,7 +21,7 @@ impl SessionStore {
     /// Those of writing the quarantine; then the store is as it was.
     pub fn repair(options: Options, quarantine: impl AsRef<Path>) -> Result<(Repairs, OpenReport)> {
         options.check()?;
-        let mut opened = storage::open(&options.path, false, options.cache_bytes)?;
+        let mut opened = storage::open(&options.path, false, options.cache_bytes, options.trust_group)?;
         let report = open_report(&mut opened);
         let repairs = storage::repair(&opened.engine, &mut opened.writer, quarantine.as_ref())
             .and_then(|repairs| opened.writer.end_use(&opened.engine).map(|()| repairs))

@@ -44,17 +44,19 @@ impl SessionStore {
     /// Opens a store, and makes it if `options` say so.
     ///
     /// The directory is closed to all but its owner. One that others own, or can write to, is refused, unless it is
-    /// empty; and none is made where all can write and there is no sticky bit.
+    /// empty; and none is made where all can write and there is no sticky bit, or where a mount keeps no modes.
+    /// [`Options::trust_group`](crate::Options::trust_group) lets a group in. Opening writes: of a store that cannot be
+    /// written open a copy.
     ///
     /// What a crash left is repaired first. The call ends with a store or an error, and after an error nothing on
     /// disk has been lost.
     ///
     /// # Errors
     /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Locked`](crate::Error::Locked), [`Error::NewerFormat`](crate::Error::NewerFormat), [`Error::Damaged`](crate::Error::Damaged),
-    /// [`Error::Exposed`](crate::Error::Exposed), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting).
+    /// [`Error::Exposed`](crate::Error::Exposed), [`Error::Unwritable`](crate::Error::Unwritable), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
-        let opened = storage::open(&options.path, options.create, options.cache_bytes)?;
+        let opened = storage::open(&options.path, options.create, options.cache_bytes, options.trust_group)?;
         Self::start(opened, options)
     }
 

@@ -44,9 +44,9 @@ impl SessionStore {
     /// removes. After an error nothing is left behind, but for a lock file in a directory that was there. A bad entry
     /// is no error, nor is a file that is damaged or cut off: see `import`.
     ///
-    /// Of `options` the path, the size of the cache and the clock count. With a cache of 24 MiB it took 80 MB of
-    /// memory for a file of 100 MB, and 200 MB for one of 1 GiB: sled keeps something of each page in memory. A [dry
-    /// run](ImportOptions::dry_run) makes nothing, and remembers about 40 bytes for each entry of the file.
+    /// Of `options` the path, the trust in a group, the size of the cache and the clock count. With a cache of 24 MiB it
+    /// took 80 MB of memory for a file of 100 MB, and 200 MB for one of 1 GiB: sled keeps something of each page in
+    /// memory. A [dry run](ImportOptions::dry_run) makes nothing, and remembers about 40 bytes for each entry of the file.
     ///
     /// ```
     /// use cloakroom::{ImportOptions, Options, SessionStore};
@@ -80,7 +80,7 @@ impl SessionStore {
             run.read(input, &mut progress)?;
             return run.end(&mut progress);
         }
-        let store = NewStore::create(&options.path, options.cache_bytes)?;
+        let store = NewStore::create(&options.path, options.cache_bytes, options.trust_group)?;
         let (orders, writer_orders) = bounded(1);
         let (writer_emptied, emptied) = bounded(BATCHES);
         let building = &store;

@@ -145,7 +145,7 @@ impl Bench {
         let clock = ManualClock::new(START);
         let gate = Arc::new(Gate::default());
         let options = options(&dir, &clock);
-        let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20).unwrap();
+        let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20, false).unwrap();
         let hook = Arc::clone(&gate);
         opened.writer.hook = Hook::new(move |_, _| {
             hook.pass();

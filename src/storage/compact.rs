@@ -23,8 +23,13 @@ pub(crate) struct Compacted {
 }
 
 /// Compacts the store at `path`, which nobody may have open. `progress` gets the number of rows copied and compared.
-pub(crate) fn compact(path: &Path, cache_bytes: u64, mut progress: impl FnMut(u64)) -> Result<Compacted> {
-    let Opened { engine, mut writer, mark, expected, repairs, .. } = open(path, false, cache_bytes)?;
+pub(crate) fn compact(
+    path: &Path,
+    cache_bytes: u64,
+    trust_group: bool,
+    mut progress: impl FnMut(u64),
+) -> Result<Compacted> {
+    let Opened { engine, mut writer, mark, expected, repairs, .. } = open(path, false, cache_bytes, trust_group)?;
     writer.end_use(&engine).inspect_err(|error| engine.mark_suspect(error))?;
     if let Some(expected) = expected {
         // The old files may be all that is left to recover something from.

@@ -14,11 +14,12 @@
 //! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
 //! created under another name, synced file by file, and renamed into place.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::access;
 use crate::error::{Error, Result};
 
 pub(super) use crate::outfile::sync_directory;
@@ -44,7 +45,13 @@ pub(super) enum Found {
 pub(super) fn inspect(path: &Path) -> Result<Found> {
     let not_a_store = |reason: String| Err(Error::NotAStore { path: path.to_path_buf(), reason });
     match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Ok(target) = fs::read_link(path) else { return Ok(Found::Nothing) };
+            return not_a_store(format!(
+                "it is a link to {}, where there is nothing: make that directory, or mount what it is on",
+                target.display()
+            ));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return not_a_store("a part of the path is a file".into());
         }
@@ -52,7 +59,7 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
         Ok(meta) if !meta.is_dir() => return not_a_store("it is a file, not a directory".into()),
         Ok(_) => {}
     }
-    let mut foreign = None;
+    let (mut foreign, mut is_root) = (None, false);
     for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
         let name = entry.map_err(|e| Error::io("list", path, e))?.file_name();
         match name.to_str() {
@@ -61,10 +68,15 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
             Some(name) if name.starts_with(OLD_PREFIX) => return Ok(Found::Store),
             Some(LOCK | CHECKPOINT | BALLAST | NEW_BALLAST) => {}
             Some(name) if name.starts_with(NEW_PREFIX) => {}
+            Some("lost+found") => is_root = true,
             _ => foreign = Some(name),
         }
     }
     match foreign {
+        None if is_root => not_a_store(format!(
+            "it is the root of a file system, with lost+found in it: name a directory in it, such as {}",
+            path.join("sessions.db").display()
+        )),
         None => Ok(Found::Empty),
         Some(name) => not_a_store(format!("it holds {} and no database", name.display())),
     }
@@ -173,10 +185,8 @@ pub(super) fn sync_tree(path: &Path) -> Result<()> {
             sync_tree(&entry.path())?;
         } else if kind.is_file() {
             let path = entry.path();
-            fs::set_permissions(&path, Permissions::from_mode(0o600))
-                .and_then(|()| File::open(&path))
-                .and_then(|file| file.sync_all())
-                .map_err(|e| Error::io("sync", &path, e))?;
+            access::hide(&path)?;
+            File::open(&path).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", &path, e))?;
         }
     }
     sync_directory(path)

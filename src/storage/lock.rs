@@ -69,7 +69,15 @@ impl Drop for Lock {
 impl Lock {
     pub(super) fn take(store: &Path) -> Result<Self> {
         let path = store.join(LOCK);
-        let mut file = access::private_file(&path)?;
+        let (mut file, denied) = match access::private_file(&path) {
+            // One that cannot be written can be locked all the same. Who has it open elsewhere is told first: a copy
+            // would not be whole.
+            Err(denied @ Error::PermissionDenied { .. }) => match File::open(&path) {
+                Ok(file) => (file, Some(denied)),
+                Err(_) => return Err(denied),
+            },
+            file => (file?, None),
+        };
         let locked = file.try_lock();
         let mut text = String::new();
         let read = Read::by_ref(&mut file).take(BYTES as u64).read_to_string(&mut text);
@@ -81,6 +89,9 @@ impl Lock {
                 return Err(Error::Locked { path: store.to_path_buf(), holder: holder.map(str::to_owned) });
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
+        }
+        if let Some(denied) = denied {
+            return Err(denied);
         }
         let mark = lines.next().unwrap_or_default();
         let known = State::ALL.into_iter().find(|state| state.text() == mark).filter(|_| read.is_ok());

@@ -45,7 +45,7 @@ pub(crate) struct Opened {
 /// Opens the store at `path`; makes it if there is none and `create` is set.
 ///
 /// Nothing is changed on disk unless a store is there or is to be made.
-pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened> {
+pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
     let found = files::inspect(path)?;
     match &found {
         Found::Nothing if !create => return Err(Error::NotFound { path: path.to_path_buf() }),
@@ -54,11 +54,17 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
             return Err(Error::NotAStore { path: path.to_path_buf(), reason });
         }
         Found::Nothing => access::make_directory(path)?,
-        Found::Empty | Found::Store => access::check(path, &found)?,
+        Found::Empty | Found::Store => access::check(path, &found, trust_group)?,
     }
-    // Before anything is made in it.
-    access::make_private(path)?;
-    let lock = Arc::new(Lock::take(path)?);
+    if found == Found::Empty {
+        // Before anything is made in it.
+        access::make_private(path, trust_group)?;
+    }
+    let lock = Arc::new(Lock::take(path).map_err(|error| unwritable(path, &found, error))?);
+    if found == Found::Store {
+        // Not sooner: one that is refused stays as it is.
+        access::make_private(path, trust_group)?;
+    }
     let mut repairs: Vec<String> = swap::put_back(path)?.into_iter().collect();
     repairs.extend(swap::sweep(path)?);
     ballast::sweep(path)?;
@@ -90,6 +96,16 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64) -> Result<Opened
     opened.created = created;
     opened.repairs.splice(..0, repairs);
     Ok(opened)
+}
+
+/// The lock is the first file that is written. Where that is denied to the owner of a store, none of it can be.
+fn unwritable(path: &Path, found: &Found, error: Error) -> Error {
+    match error {
+        Error::PermissionDenied { source, .. } if *found == Found::Store => {
+            Error::Unwritable { path: path.to_path_buf(), source }
+        }
+        error => error,
+    }
 }
 
 /// Opens the database of a store that is there and locked, and makes what is found durable.

@@ -4,12 +4,12 @@
 //! owner may read it, for it holds what is in the store.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::files;
+use super::{access, files};
 use crate::error::{Error, Result};
 use crate::json;
 
@@ -62,7 +62,7 @@ impl Quarantine {
 fn open(path: &Path) -> Result<BufWriter<File>> {
     let file =
         OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|e| Error::io("open", path, e))?;
-    file.set_permissions(Permissions::from_mode(0o600)).map_err(|e| Error::io("make private", path, e))?;
+    access::hide(path)?;
     Ok(BufWriter::new(file))
 }
 

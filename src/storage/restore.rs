@@ -30,13 +30,16 @@ struct Place {
 
 impl NewStore {
     /// Begins a store at `path`, where there is none.
-    pub(crate) fn create(path: &Path, cache_bytes: u64) -> Result<Self> {
+    pub(crate) fn create(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Self> {
         let exists = || Error::StoreExists { path: path.to_path_buf() };
         let found = files::inspect(path)?;
         match found {
             Found::Store => return Err(exists()),
             Found::Nothing => access::make_directory(path)?,
-            Found::Empty => access::check(path, &found)?,
+            Found::Empty => {
+                access::check(path, &found, trust_group)?;
+                access::make_private(path, trust_group)?;
+            }
         }
         let mut directory = NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing };
         let lock = Lock::take(path).inspect_err(|error| {
@@ -48,7 +51,6 @@ impl NewStore {
         if files::inspect(path)? == Found::Store {
             return Err(exists());
         }
-        access::make_private(path)?;
         swap::sweep(path)?;
         let database = NewDatabase::create(path, cache_bytes)?;
         Ok(Self { database, seed: new_seed()?, place })

@@ -61,7 +61,7 @@ fn later(minutes: i64) -> Timestamp {
 }
 
 fn open_at(dir: &Path) -> Opened {
-    open(&dir.join("db"), true, CACHE).unwrap()
+    open(&dir.join("db"), true, CACHE, false).unwrap()
 }
 
 fn cold(n: usize, extras: Option<ExtrasRef>) -> Cold {

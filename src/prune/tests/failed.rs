@@ -11,7 +11,7 @@ fn lists_and_dry_runs_of_a_store_that_failed_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(START);
     let is_failing = Arc::new(AtomicBool::new(false));
-    let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20).unwrap();
+    let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20, false).unwrap();
     let fails = Arc::clone(&is_failing);
     opened.writer.hook = Hook::new(move |_, _| match fails.load(Ordering::Relaxed) {
         true => Err(Error::Panicked { message: "planted".into() }),

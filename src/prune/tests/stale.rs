@@ -10,7 +10,7 @@ fn cleared_after(stop: usize) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(START);
     let writes_left = Arc::new(AtomicUsize::new(usize::MAX));
-    let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20).unwrap();
+    let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20, false).unwrap();
     let left = Arc::clone(&writes_left);
     opened.writer.hook = Hook::new(move |_, _| match left.fetch_sub(1, Ordering::SeqCst) {
         1 => Err(Error::Panicked { message: "stopped".into() }),

@@ -172,7 +172,7 @@ fn a_database_without_its_files_is_damaged() {
         fault(&database);
         let before = files_below(&database);
         for _ in 0..2 {
-            let error = open(&dir.path().join("db"), true, CACHE).unwrap_err();
+            let error = open(&dir.path().join("db"), true, CACHE, false).unwrap_err();
             assert!(matches!(&error, Error::Damaged { path, .. } if *path == database), "{error:?}");
             let cause = std::error::Error::source(&error).unwrap().to_string();
             assert!(cause.contains(name) || before.is_empty(), "{cause}");
@@ -188,7 +188,7 @@ fn a_database_of_zeros_is_damaged() {
     let file = dir.path().join("db/sled/db");
     let zeros = vec![0; fs::metadata(&file).unwrap().len() as usize];
     fs::write(&file, &zeros).unwrap();
-    let error = open(&dir.path().join("db"), true, CACHE).unwrap_err();
+    let error = open(&dir.path().join("db"), true, CACHE, false).unwrap_err();
     assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
 }
 
@@ -199,7 +199,7 @@ fn a_newer_format_is_refused() {
     opened.engine.trees.meta.insert(meta::FORMAT, encode_meta(&(FORMAT + 1)).unwrap()).unwrap();
     drop(opened);
     let path = dir.path().join("db");
-    let error = open(&path, false, CACHE).unwrap_err();
+    let error = open(&path, false, CACHE, false).unwrap_err();
     assert!(matches!(error, Error::NewerFormat { found: 3, supported: FORMAT, .. }), "{error:?}");
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
 }
