@@ -256,6 +256,7 @@ impl Error {
             Self::Exposed { .. } => "exposed",
             Self::PermissionDenied { .. } => "permission_denied",
             Self::DiskFull { .. } => "disk_full",
+            Self::Unwritable { .. } => "unwritable",
             Self::Io { .. } => "io",
             Self::Damaged { .. } => "damaged",
             Self::DamagedRecord { .. } => "damaged_record",

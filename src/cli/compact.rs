@@ -7,10 +7,10 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{CompactReport, Options, SessionStore};
+use cloakroom::{CompactReport, SessionStore};
 
 use super::output::{Out, clean, size, thousands};
-use super::{Exit, Format, named, progress};
+use super::{Exit, Format, named, options, progress};
 
 /// Two databases are open at a time, and both are read and written in order.
 const CACHE: u64 = 64 << 20;
@@ -47,7 +47,7 @@ impl Compact {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         let started = Instant::now();
         let bar = progress::of_rows();
-        let done = SessionStore::compact(&Options::new(db).cache_bytes(CACHE), |rows| bar.set_position(rows));
+        let done = SessionStore::compact(&options(db).cache_bytes(CACHE), |rows| bar.set_position(rows));
         bar.finish_and_clear();
         let report = done.map_err(named)?;
         let seconds = (started.elapsed().as_secs_f64() * 1e6).round() / 1e6;

@@ -1,9 +1,10 @@
 //! Errors as a person reads them: one line that names the cause and what to do.
 
 use std::fmt::{self, Write as _};
-use std::io::{Write as _, stderr, stdout};
+use std::io::{self, Write as _, stderr, stdout};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
@@ -25,6 +26,8 @@ pub(crate) enum Failure {
     Unreadable(u64),
     /// A file is in the way.
     Exists { path: PathBuf, advice: &'static str },
+    /// What is to go to a quarantine cannot be written there.
+    Quarantine { path: PathBuf, source: Error },
     /// Something of an imported file was left out.
     Incomplete { quarantined: u64, quarantine: Option<PathBuf>, damage: Option<String>, advice: &'static str },
 }
@@ -38,6 +41,7 @@ impl fmt::Display for Failure {
             Self::NoSession(id) => write!(f, "no entry has this session id: {id}"),
             Self::Unreadable(entries) => write!(f, "entries left out because they do not read: {entries}"),
             Self::Exists { path, .. } => write!(f, "{} exists", path.display()),
+            Self::Quarantine { path, .. } => write!(f, "the quarantine {} cannot be written", path.display()),
             Self::Incomplete { quarantined, quarantine, damage, .. } => {
                 if let Some(place) = damage {
                     write!(
@@ -55,7 +59,14 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Quarantine { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
 
 impl Failure {
     /// Like [`Error::kind`], for programs that read JSON.
@@ -66,6 +77,7 @@ impl Failure {
             Self::NoSession(_) => "no_session",
             Self::Unreadable(_) => "unreadable",
             Self::Exists { .. } => "exists",
+            Self::Quarantine { .. } => "quarantine",
             Self::Incomplete { .. } => "incomplete",
         }
     }
@@ -144,23 +156,39 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             Failure::NoStore(_) => "name another with --db, or make one with `cloakroom migrate`",
             Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
             Failure::Unreadable(_) => "`cloakroom verify` names them",
+            Failure::Quarantine { .. } => "name a place that can be written with --quarantine",
             Failure::Exists { advice, .. } | Failure::Incomplete { advice, .. } => advice,
         });
     }
     match error.downcast_ref::<Error>()? {
         Error::NotAStore { .. } => Some("name the directory of a store with --db"),
         Error::Locked { .. } => Some("stop that program first"),
-        Error::PermissionDenied { .. } => Some("run this as the user who owns it"),
+        Error::PermissionDenied { path, source, .. } => Some(denied(path, source)),
+        Error::Unwritable { .. } => {
+            Some("copy it (`cp -R`), make the copy writable (`chmod -R u+rwX`), and name the copy with --db")
+        }
+        Error::Exposed { group: Some(_), .. } => Some("CLOAKROOM_TRUST_GROUP=1 in the environment trusts its group"),
         Error::StoreExists { .. } => Some("name one that is free with --db"),
         Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged, and `verify --repair` mends it"),
         _ => None,
     }
 }
 
+/// What to do where the operating system denies access to `path`, or to making it.
+fn denied(path: &Path, source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
+        return "its mount is read-only: name a place that can be written";
+    }
+    let meta = path.ancestors().find_map(|path| path.symlink_metadata().ok());
+    if meta.is_some_and(|meta| meta.uid() == rustix::process::geteuid().as_raw()) {
+        "it is yours, and its mode denies that: change it with `chmod`"
+    } else {
+        "run this as the user who owns it"
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     #[test]

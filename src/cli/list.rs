@@ -116,9 +116,6 @@ impl List {
                     }
                     Err(error) => return Err(error.into()),
                 }
-                if out.is_closed() {
-                    return Ok(Exit::Done);
-                }
             }
             let hint = if more { " (--limit shows more)" } else { "" };
             rows.end(&format!("{} of {} entries{hint}", thousands(rows.shown as u64), thousands(store.len())), out)?;

@@ -25,6 +25,9 @@ use cloakroom::{Error, Options, SessionStore};
 use failure::Failure;
 pub(crate) use output::Out;
 
+/// In the environment of a container, so that every command in it finds the same.
+const TRUST_GROUP: &str = "CLOAKROOM_TRUST_GROUP";
+
 /// Keeps, lists and prunes the sessions of a chat gateway.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
@@ -33,6 +36,8 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 `verify` found something wrong.
 Errors go to standard error, and so does the log, which CLOAKROOM_LOG sets (warn, info, debug).
 With --json, times are in UTC with six digits, and beside each stands NAME_epoch, seconds since 1970. A command
 that fails before it has printed anything prints {\"error\": {\"kind\": …, \"message\": …}}.
+With CLOAKROOM_TRUST_GROUP=1 the store's directory may be writable by a group that this user is in, as in a volume of
+Kubernetes. What is printed waits until the store is closed, beyond 1 MiB in TMPDIR.
 A store is open in one program at a time: stop the gateway first. Only `migrate` and `restore` create a store.")]
 pub(crate) struct Cli {
     /// The directory of the store.
@@ -91,6 +96,14 @@ impl Cli {
                 clap::error::ErrorKind::MissingRequiredArgument,
                 "say what to prune with --max-age-days <N>, --max-entries <N> or --config <FILE>",
             )),
+            Command::Migrate(migrate) if migrate.contradicts_itself() => Err(Self::command().error(
+                clap::error::ErrorKind::ArgumentConflict,
+                "the quarantine goes to standard output: leave --json out, or name a file",
+            )),
+            Command::Verify(verify) if verify.contradicts_itself() => Err(Self::command().error(
+                clap::error::ErrorKind::InvalidValue,
+                "what is removed must be on disk before: name a file with --quarantine",
+            )),
             Command::Backup(backup) if backup.contradicts_itself() => Err(Self::command().error(
                 clap::error::ErrorKind::ArgumentConflict,
                 "the backup itself goes to standard output: leave --json out, or name a file",
@@ -134,7 +147,12 @@ impl Cli {
 
 /// Opens the store that is there, hands it to `work`, and closes it. The error of the last commit counts.
 fn with_store<T>(db: &Path, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {
-    with_opened(Options::new(db), work)
+    with_opened(options(db), work)
+}
+
+/// Where the store is, and whether the surroundings let it trust a group.
+fn options(db: &Path) -> Options {
+    Options::new(db).trust_group(std::env::var_os(TRUST_GROUP).is_some_and(|set| set == "1"))
 }
 
 fn with_opened<T>(options: Options, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {

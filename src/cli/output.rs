@@ -4,26 +4,47 @@ mod epochs;
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
-use std::io::{self, BufWriter, Stdout, Write, stdout};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, Write, stdout};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Local, Utc};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableStyle, Width};
 use serde::Serialize;
+use tempfile::{SpooledTempFile, spooled_tempfile};
 
 use cloakroom::Timestamp;
 
-/// Standard output. Once its reader has gone (`| head`), what is written is dropped without a word.
+/// Bytes that wait in memory. What is more goes to a temporary file without a name.
+const IN_MEMORY: usize = 1 << 20;
+
+/// What is printed.
+///
+/// It waits until the command is done with the store: a pager that waits for its reader would keep the store locked.
+/// What goes to a regular file never waits for anybody, and is written at once.
 pub(crate) struct Out {
-    writer: BufWriter<Stdout>,
+    to: Box<dyn Write>,
+    /// `None` where nothing waits.
+    waiting: Option<BufWriter<SpooledTempFile>>,
     printed: bool,
-    closed: bool,
 }
 
 impl Out {
     pub(crate) fn to_stdout() -> Self {
-        Self { writer: BufWriter::new(stdout()), printed: false, closed: false }
+        let stdout = stdout();
+        let meta = stdout.as_fd().try_clone_to_owned().and_then(|copy| File::from(copy).metadata());
+        if meta.is_ok_and(|meta| meta.is_file()) {
+            Self { to: Box::new(BufWriter::new(stdout)), waiting: None, printed: false }
+        } else {
+            Self::to(stdout)
+        }
+    }
+
+    /// Prints to a pipe, or to whatever else may keep its writer waiting.
+    pub(super) fn to(stream: impl Write + 'static) -> Self {
+        Self { to: Box::new(stream), waiting: Some(nothing_waits()), printed: false }
     }
 
     /// Whether anything was written.
@@ -31,16 +52,28 @@ impl Out {
         self.printed
     }
 
-    /// Whether nobody reads any more.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed
+    /// Writes all out that waits. That the reader has gone is an error.
+    pub(super) fn deliver(&mut self) -> io::Result<()> {
+        if let Some(waiting) = &mut self.waiting {
+            let waiting = std::mem::replace(waiting, nothing_waits());
+            let mut all = waiting.into_inner().map_err(|error| no_room(error.into_error()))?;
+            all.rewind()?;
+            io::copy(&mut all, &mut self.to)?;
+        }
+        self.to.flush()
+    }
+
+    /// Writes all out that waits. Once the reader has gone (`| head`), it is dropped without a word.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        match self.deliver() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            delivered => delivered.context(NOT_WRITTEN),
+        }
     }
 
     /// Writes a line.
     pub(super) fn line(&mut self, text: impl Display) -> Result<()> {
-        self.printed = true;
-        let written = writeln!(self.writer, "{text}");
-        self.settle(written)
+        writeln!(self, "{text}").context(NOT_WRITTEN)
     }
 
     /// Writes one JSON value on a line of its own. Beside each time stands a number: see `epochs.rs`.
@@ -48,38 +81,33 @@ impl Out {
         let text = epochs::to_json(value).context("could not write the result as JSON")?;
         self.line(escape(&text, write_json_escape))
     }
-
-    /// Writes out what is buffered.
-    pub(super) fn finish(&mut self) -> Result<()> {
-        let written = self.writer.flush();
-        self.settle(written)
-    }
-
-    fn note<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
-        self.closed |= done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
-        done
-    }
-
-    fn settle(&mut self, written: io::Result<()>) -> Result<()> {
-        match self.note(written) {
-            Err(_) if self.closed => Ok(()),
-            written => written.context("could not write to standard output"),
-        }
-    }
 }
 
-/// For whoever writes bytes. Here the reader's going is an error, so that nobody writes on.
 impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.printed = true;
-        let written = self.writer.write(bytes);
-        self.note(written)
+        match &mut self.waiting {
+            Some(waiting) => waiting.write(bytes).map_err(no_room),
+            None => self.to.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let flushed = self.writer.flush();
-        self.note(flushed)
+        // What waits goes out with `deliver`.
+        if self.waiting.is_some() { Ok(()) } else { self.to.flush() }
     }
+}
+
+const NOT_WRITTEN: &str = "could not write to standard output";
+
+fn nothing_waits() -> BufWriter<SpooledTempFile> {
+    BufWriter::new(spooled_tempfile(IN_MEMORY))
+}
+
+fn no_room(error: io::Error) -> io::Error {
+    let directory = std::env::temp_dir();
+    let text = format!("what is printed waits in {}, or where TMPDIR says: {error}", directory.display());
+    io::Error::new(error.kind(), text)
 }
 
 /// Spaces between two columns.

@@ -6,11 +6,12 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{Error, OpenReport, Options, Repairs, SessionStore, Shortfall, Verification};
+use cloakroom::{Error, OpenReport, Repairs, SessionStore, Shortfall, Verification};
 
-use super::failure;
+use super::failure::{self, Failure};
 use super::output::{Columns, Out, clean, thousands};
-use super::{Exit, Format, named, with_store};
+use super::transfer::is_standard;
+use super::{Exit, Format, named, options, with_store};
 
 /// Check every invariant of the store, reading all of it.
 ///
@@ -82,11 +83,26 @@ impl Verify {
         Ok(if sound { Exit::Done } else { Exit::Unsound })
     }
 
+    /// Whether a quarantine is to be where nothing can be kept.
+    pub(super) fn contradicts_itself(&self) -> bool {
+        self.quarantine.as_deref().is_some_and(is_standard)
+    }
+
     fn checked(&self, db: &Path) -> Result<Verdict> {
         let quarantine = self.quarantine.clone().unwrap_or_else(|| default_quarantine(db));
+        let told = |error| match error {
+            Error::PermissionDenied { ref path, .. }
+            | Error::DiskFull { ref path, .. }
+            | Error::Io { ref path, .. }
+                if *path == quarantine =>
+            {
+                Failure::Quarantine { path: quarantine.clone(), source: error }.into()
+            }
+            error => named(error),
+        };
         // What the first opening finds it tells once.
         let first =
-            if self.repair { Some(SessionStore::repair(Options::new(db), &quarantine).map_err(named)?) } else { None };
+            if self.repair { Some(SessionStore::repair(options(db), &quarantine).map_err(told)?) } else { None };
         let (repaired, first) = first.map_or((None, None), |(repaired, opened)| (Some(repaired), Some(opened)));
         with_store(db, |store| {
             let OpenReport { shortfall, repairs, .. } = first.as_ref().unwrap_or_else(|| store.open_report()).clone();

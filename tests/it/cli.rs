@@ -3,6 +3,7 @@
 mod change;
 mod keep;
 mod lifecycle;
+mod mounts;
 mod read;
 mod refused;
 mod scripts;
@@ -65,6 +66,18 @@ impl Prepared {
 
     fn open(&self) -> SessionStore {
         SessionStore::open(Options::new(&self.db)).unwrap()
+    }
+
+    /// Adds entries to the four, each with a kilobyte.
+    fn fill(&self, entries: usize) {
+        let store = self.open();
+        let metadata = json!({"text": "x".repeat(1000)});
+        for chat in 0..entries {
+            let source = source("discord", "group", &format!("more{chat}"), None, "1");
+            let found = store.resolve(&source).unwrap();
+            store.set_metadata(&found.entry.key, metadata.as_object().unwrap()).unwrap().unwrap();
+        }
+        store.close().unwrap();
     }
 
     fn id(&self, text: &str) -> String {

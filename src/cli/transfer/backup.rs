@@ -8,18 +8,19 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{BackupOptions, BackupProgress, BackupReport, Error, Options, SessionStore};
+use cloakroom::{BackupOptions, BackupProgress, BackupReport, Error, SessionStore};
 
 use super::source::open_regular;
+use super::{is_standard, open_stream};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Out, clean, size, thousands};
-use crate::cli::{Exit, Format, progress, with_store};
+use crate::cli::{Exit, Format, options, progress, with_store};
 
 /// Write all of the store into one file, which `restore` reads.
 ///
 /// It holds every entry with its times, flags, counters and extras, open turns, and the notes and the time zone of
 /// imported files. Every record has a checksum. The file is there whole or not at all, and only its owner may read it;
-/// nothing in it is encrypted. An entry that does not read stops the backup.
+/// a pipe or a device is written to. Nothing in it is encrypted. An entry that does not read stops the backup.
 ///
 /// With --json, one object:
 ///
@@ -85,26 +86,30 @@ impl Backup {
             if stdout().is_terminal() {
                 bail!("standard output is a terminal: name a file, or send it to another program");
             }
-            with_store(db, |store| {
-                let bar = progress::of_entries(store.len());
-                let done = store.backup(out, |at| bar.set_position(at.entries));
-                bar.finish_and_clear();
-                Ok(done?)
-            })?;
+            written(db, out)?;
+            // In contrast to a list, one whose reader has gone is no backup.
+            out.deliver().context("could not write the backup")?;
             return Ok(Exit::Done);
         }
-        let report = with_store(db, |store| {
-            let bar = progress::of_entries(store.len());
-            let options = BackupOptions::new().force(self.force);
-            let done = store.backup_to_file(&self.file, options, |at| bar.set_position(at.entries));
-            bar.finish_and_clear();
-            done.map_err(|error| match error {
-                Error::Exists { path } => {
-                    Failure::Exists { path, advice: "name another file, or replace it with --force" }.into()
-                }
-                error => anyhow::Error::new(error),
-            })
-        })?;
+        let report = if let Some(stream) = open_stream(&self.file)? {
+            let mut stream = Out::to(stream);
+            let report = written(db, &mut stream)?;
+            stream.deliver().with_context(|| format!("could not write the backup to {}", self.file.display()))?;
+            report
+        } else {
+            with_store(db, |store| {
+                let bar = progress::of_entries(store.len());
+                let options = BackupOptions::new().force(self.force);
+                let done = store.backup_to_file(&self.file, options, |at| bar.set_position(at.entries));
+                bar.finish_and_clear();
+                done.map_err(|error| match error {
+                    Error::Exists { path } => {
+                        Failure::Exists { path, advice: "name another file, or replace it with --force" }.into()
+                    }
+                    error => anyhow::Error::new(error),
+                })
+            })?
+        };
         let file = self.file.display().to_string();
         let line = format!("backed up: {} to {file}, {}", counts(&report), size(report.bytes));
         let summary = Summary { file, db: None, report, seconds: seconds(started.elapsed()) };
@@ -132,7 +137,7 @@ impl Restore {
             (Box::new(file), bytes)
         };
         let bar = progress::of_bytes(bytes);
-        let done = SessionStore::restore(&Options::new(db), input, |at: &BackupProgress| {
+        let done = SessionStore::restore(&options(db), input, |at: &BackupProgress| {
             bar.set_position(at.bytes);
             bar.set_message(format!("{} entries", thousands(at.entries)));
         });
@@ -154,8 +159,13 @@ impl Restore {
     }
 }
 
-fn is_standard(file: &Path) -> bool {
-    file.as_os_str() == "-"
+fn written(db: &Path, out: &mut Out) -> Result<BackupReport> {
+    with_store(db, |store| {
+        let bar = progress::of_entries(store.len());
+        let done = store.backup(out, |at| bar.set_position(at.entries));
+        bar.finish_and_clear();
+        Ok(done?)
+    })
 }
 
 fn counts(report: &BackupReport) -> String {

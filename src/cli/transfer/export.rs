@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use cloakroom::{Error, ExportFormat, ExportOptions, TimeZone};
 
-use super::zone;
+use super::{is_standard, open_stream, zone};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Out, clean, thousands};
 use crate::cli::{Exit, with_store};
@@ -15,7 +15,8 @@ use crate::cli::{Exit, with_store};
 /// Write all entries in a gateway's format, or as lines of JSON.
 ///
 /// What `migrate` read comes out equal as JSON values, as far as the store still holds it. Entries are in key order,
-/// notes first. With --output, the file is there whole or not at all, and only its owner may read it.
+/// notes first. With --output, the file is there whole or not at all, and only its owner may read it; a pipe or a
+/// device is written to.
 ///
 /// As jsonl, one object a line: the fields that `show --json` has, but for idle_seconds, and under `extras` what the
 /// gateway kept besides (null where that is no JSON). Notes are left out.
@@ -25,7 +26,7 @@ pub(in crate::cli) struct Export {
     /// What to write.
     #[arg(long, value_enum)]
     format: Layout,
-    /// The file to write; standard output if it is not said.
+    /// The file to write, or - for standard output [default: standard output].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Replace the file if it is there.
@@ -54,29 +55,33 @@ impl Export {
         if let Some(zone) = self.timezone {
             options = options.zone(zone);
         }
-        with_store(db, |store| {
-            let Some(path) = &self.output else {
-                return match store.export(&mut *out, &options) {
-                    // Nobody reads any more.
-                    Err(_) if out.is_closed() => Ok(Exit::Done),
-                    exported => Ok(exported.map(|_| Exit::Done)?),
-                };
-            };
-            let report = store.export_to_file(path, &options).map_err(|error| match error {
-                Error::Exists { path } => {
-                    let advice = "name another with --output, or replace it with --force";
-                    Failure::Exists { path, advice }.into()
-                }
-                error => anyhow::Error::new(error),
-            })?;
-            out.line(clean(&format!(
-                "exported: {} entries and {} notes to {}, naive times in {}",
-                thousands(report.entries),
-                thousands(report.notes),
-                path.display(),
-                report.zone,
-            )))?;
-            Ok(Exit::Done)
-        })
+        let Some(path) = self.output.filter(|path| !is_standard(path)) else {
+            with_store(db, |store| Ok(store.export(&mut *out, &options)?))?;
+            return Ok(Exit::Done);
+        };
+        let report = if let Some(stream) = open_stream(&path)? {
+            let mut stream = Out::to(stream);
+            let report = with_store(db, |store| Ok(store.export(&mut stream, &options)?))?;
+            stream.deliver().with_context(|| format!("could not write to {}", path.display()))?;
+            report
+        } else {
+            with_store(db, |store| {
+                store.export_to_file(&path, &options).map_err(|error| match error {
+                    Error::Exists { path } => {
+                        let advice = "name another with --output, or replace it with --force";
+                        Failure::Exists { path, advice }.into()
+                    }
+                    error => anyhow::Error::new(error),
+                })
+            })?
+        };
+        out.line(clean(&format!(
+            "exported: {} entries and {} notes to {}, naive times in {}",
+            thousands(report.entries),
+            thousands(report.notes),
+            path.display(),
+            report.zone,
+        )))?;
+        Ok(Exit::Done)
     }
 }

@@ -1,5 +1,6 @@
 //! `migrate`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -7,15 +8,15 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, Options, SessionStore, TimeZone};
+use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, SessionStore, TimeZone};
 
 use super::progress::show;
 use super::quarantine::Quarantine;
 use super::source::{Source, default_quarantine};
-use super::zone;
+use super::{is_standard, zone};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Columns, Out, clean, thousands};
-use crate::cli::{Exit, Format, progress, with_opened};
+use crate::cli::{Exit, Format, options, progress, with_opened};
 
 /// An import reads hardly anything twice, so sled's cache may be small. It takes three to four times as much memory as
 /// sled counts.
@@ -73,7 +74,8 @@ pub(in crate::cli) struct Migrate {
     /// Only say what would be done. No quarantine is written unless --quarantine names one.
     #[arg(long)]
     dry_run: bool,
-    /// Where bad entries go; it must not exist yet [default: FILE.quarantine.jsonl, or the next free .2, .3, …].
+    /// Where bad entries go; it must not exist yet. With - they go to standard output, and the table is left out
+    /// [default: FILE.quarantine.jsonl, or the next free .2, .3, …].
     #[arg(long, value_name = "FILE")]
     quarantine: Option<PathBuf>,
     #[command(flatten)]
@@ -111,21 +113,24 @@ impl Migrate {
         let name = name(&self.file);
         let named = || format!("could not import {name}");
         let mut source = Source::open(&self.file).with_context(named)?;
+        let to_stdout = self.quarantine.as_deref().is_some_and(is_standard);
         let (mut quarantine, is_wanted) = match &self.quarantine {
+            Some(path) if to_stdout => (Quarantine::exactly(path.clone()), true),
             Some(path) => (Quarantine::exactly(free(path)?), true),
             None => (Quarantine::near(default_quarantine(&self.file)), !self.dry_run),
         };
         let started = Instant::now();
         let bar = progress::of_bytes(source.size);
-        let opening = Options::new(db).cache_bytes(CACHE);
-        let options = self.options(&source, is_wanted.then_some(&mut quarantine));
+        let opening = options(db).cache_bytes(CACHE);
+        let sink: &mut dyn Write = if to_stdout { out } else { &mut quarantine };
+        let options = self.options(&source, is_wanted.then_some(&mut *sink));
         let made = SessionStore::create_from(&opening, &mut source, options, |progress| show(&bar, progress));
         let report = match made {
             // Nothing of the file has been read yet.
             Err(Error::StoreExists { .. }) => {
                 let opening = opening.max_pending(MAX_PENDING).cached_entries(CACHED_ENTRIES);
                 with_opened(opening, |store| {
-                    let options = self.options(&source, is_wanted.then_some(&mut quarantine));
+                    let options = self.options(&source, is_wanted.then_some(sink));
                     store.import(&mut source, options, |progress| show(&bar, progress)).with_context(named)
                 })
             }
@@ -134,13 +139,19 @@ impl Migrate {
             made => made.with_context(named),
         };
         bar.finish_and_clear();
-        let report = report?;
+        let report = report.map_err(|error| {
+            let Some(path) = quarantine.failed().map(Path::to_path_buf) else { return error };
+            match error.downcast::<Error>() {
+                Ok(source) => anyhow::Error::new(Failure::Quarantine { path, source }).context(named()),
+                Err(error) => error,
+            }
+        })?;
         quarantine.finish().context("could not write the quarantine")?;
 
         let summary = self.summary(db, &report, quarantine.path(), started.elapsed());
         if self.output.json {
             out.json(&summary)?
-        } else {
+        } else if !to_stdout {
             self.print(&summary, out)?
         }
         if report.is_complete() {
@@ -155,7 +166,12 @@ impl Migrate {
         Err(anyhow::Error::new(left_out).context(format!("{name} is not whole")))
     }
 
-    fn options<'a>(&self, source: &Source, quarantine: Option<&'a mut Quarantine>) -> ImportOptions<'a> {
+    /// Whether both the quarantine and the JSON are to go to standard output.
+    pub(in crate::cli) fn contradicts_itself(&self) -> bool {
+        self.quarantine.as_deref().is_some_and(is_standard) && self.output.json
+    }
+
+    fn options<'a>(&self, source: &Source, quarantine: Option<&'a mut dyn Write>) -> ImportOptions<'a> {
         let mut options = ImportOptions::new()
             .gateway(match self.format {
                 FileFormat::Auto => None,

@@ -11,7 +11,28 @@ pub(super) use backup::{Backup, Restore};
 pub(super) use export::Export;
 pub(super) use migrate::Migrate;
 
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use cloakroom::{Error, TimeZone};
+
+/// Whether a path means standard input or output.
+pub(super) fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// What is at the path of an output, if it is a pipe or a device. It is opened before the store is, and written when the
+/// store is closed: both may wait for a reader.
+fn open_stream(path: &Path) -> Result<Option<File>> {
+    let kind = fs::metadata(path).map(|meta| meta.file_type());
+    if !kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device()) {
+        return Ok(None);
+    }
+    let stream = OpenOptions::new().write(true).open(path);
+    stream.map(Some).with_context(|| format!("could not open {}", path.display()))
+}
 
 /// A zone as it is typed: `local` for the machine's own.
 fn zone(text: &str) -> Result<TimeZone, Error> {

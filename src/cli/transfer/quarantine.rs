@@ -13,22 +13,28 @@ pub(super) struct Quarantine {
     /// Whether another name will do if this one is taken.
     may_rename: bool,
     file: Option<BufWriter<File>>,
+    failed: bool,
 }
 
 impl Quarantine {
     /// A quarantine in exactly this file.
     pub(super) fn exactly(path: PathBuf) -> Self {
-        Self { path, may_rename: false, file: None }
+        Self { path, may_rename: false, file: None, failed: false }
     }
 
     /// A quarantine in this file, or, if earlier runs left theirs, in `….2`, `….3`.
     pub(super) fn near(path: PathBuf) -> Self {
-        Self { path, may_rename: true, file: None }
+        Self { path, may_rename: true, file: None, failed: false }
     }
 
     /// The file, if there is one.
     pub(super) fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|_| self.path.as_path())
+    }
+
+    /// Where it was to be, if it could not be written.
+    pub(super) fn failed(&self) -> Option<&Path> {
+        self.failed.then_some(&self.path)
     }
 
     /// Makes what was written durable.
@@ -63,15 +69,18 @@ impl Quarantine {
 
 impl Write for Quarantine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.file.is_none() {
-            self.file = Some(self.create()?);
-        }
-        let written = self.file.as_mut().map_or(Ok(0), |file| file.write(bytes));
-        written.map_err(|error| self.named(error))
+        let created = if self.file.is_none() { self.create().map(Some) } else { Ok(None) };
+        let written = created.and_then(|created| {
+            self.file = created.or_else(|| self.file.take());
+            self.file.as_mut().map_or(Ok(0), |file| file.write(bytes)).map_err(|error| self.named(error))
+        });
+        self.failed |= written.is_err();
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let flushed = self.file.as_mut().map_or(Ok(()), BufWriter::flush);
+        self.failed |= flushed.is_err();
         flushed.map_err(|error| self.named(error))
     }
 }
