@@ -224,6 +224,8 @@ mod tests {
             fs::write(&draft, "new").unwrap();
             put(&draft, &path, &WAYS[way..]).unwrap();
             assert_eq!(fs::read(&path).unwrap(), b"new", "{way}");
+            // After a link it is the same file.
+            let _ = fs::remove_file(&draft);
             fs::write(&path, "mine").unwrap();
             fs::write(&draft, "new").unwrap();
             let error = put(&draft, &path, &WAYS[way..]).unwrap_err();
