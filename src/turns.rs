@@ -103,9 +103,7 @@ impl SessionStore {
         let now = self.now();
         let mut locked = self.commits().lock(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
-        let entry = self.commits().engine().fingerprint(key);
-        let token = self.commits().turns().begin(entry, cold.session_id.clone(), now);
-        let commit = locked.set_hot(touched(hot, now));
+        let (token, commit) = locked.begin_turn(touched(hot, now), cold.session_id.clone(), now);
         drop(locked);
         meter::touched();
         Ok(Some((TurnToken(token), self.commits().receipt(commit))))
@@ -116,13 +114,10 @@ impl SessionStore {
     /// After a crash before the receipt is durable the turn may be taken for interrupted.
     pub fn end_turn(&self, key: &SessionKey, token: TurnToken) -> Result<TurnEnd> {
         let mut locked = self.commits().lock(key)?;
-        let ended = self.commits().turns().end(self.commits().engine().fingerprint(key), token.0);
-        let Some(hot) = locked.hot() else { return Ok(TurnEnd::Missing) };
-        if !ended {
-            return Ok(TurnEnd::NotCurrent);
+        if locked.hot().is_none() {
+            return Ok(TurnEnd::Missing);
         }
-        // Queued again, so that there is a commit to wait for.
-        let commit = locked.set_hot(hot);
+        let Some(commit) = locked.end_turn(token.0) else { return Ok(TurnEnd::NotCurrent) };
         drop(locked);
         Ok(TurnEnd::Ended(self.commits().receipt(commit)))
     }
@@ -157,7 +152,7 @@ impl SessionStore {
         let interrupted: Vec<_> = self.commits().turns().all();
         for (entry, marker) in interrupted.into_iter().filter(|(_, marker)| marker.interrupted) {
             let Some(key) = self.key_of(entry)? else {
-                recovery.orphaned += u64::from(self.commits().turns().end(entry, marker.turn.token));
+                recovery.orphaned += u64::from(self.commits().turns().drop_marker(entry, marker.turn.token));
                 continue;
             };
             let now = self.now();
@@ -185,7 +180,7 @@ impl SessionStore {
         // The markers go when what was made of them is durable: a crash in between must not lose both.
         self.flush()?;
         for (entry, token) in done {
-            self.commits().turns().end(entry, token);
+            self.commits().turns().drop_marker(entry, token);
         }
         self.flush()?;
         Ok(recovery)
@@ -246,3 +241,6 @@ impl SessionStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

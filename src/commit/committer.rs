@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
+use super::pending::MarkerChange;
 use crate::codec::ActivityRow;
 use crate::error::{Error, Result, panic_message};
 use crate::meter;
@@ -12,7 +13,7 @@ use crate::storage::{Change, Writer};
 use crate::sync::{Inbox, Sender, Wake};
 
 /// Changes after which their memory is freed, so that writers who wait for room go on soon.
-const PIECE: usize = 2048;
+const PIECE: usize = if cfg!(test) { 4 } else { 2048 };
 /// How often the checkpoint file is written.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -106,13 +107,8 @@ impl Committer {
         let core = Arc::clone(&self.core);
         let started = Instant::now();
         let sync = core.progress.take_sync_wanted() || sync || self.last_sync.elapsed() >= self.interval;
-        let begun = core.turns.next_token();
-        let (commit, changes) = core.pending.take();
-        core.turns.follow(&changes, begun);
-        // Taken after the entries: a turn's commit is the one of its entry.
-        let turns = core.turns.take_changed();
-        self.writer.apply_turns(&core.engine, &turns)?;
-        self.apply(commit, &changes)?;
+        let (commit, changes, markers) = core.pending.take();
+        self.apply(commit, &changes, &markers)?;
         if sync {
             if self.writer.is_dirty() {
                 self.writer.sync(&core.engine)?;
@@ -130,13 +126,15 @@ impl Committer {
         Ok(commit)
     }
 
-    fn apply(&mut self, commit: u64, changes: &[Change]) -> Result<()> {
+    fn apply(&mut self, commit: u64, changes: &[Change], markers: &[MarkerChange]) -> Result<()> {
         let core = &self.core;
         for piece in changes.chunks(PIECE) {
             self.writer.apply(&core.engine, piece)?;
             core.pending.settle(piece);
             core.progress.notify();
         }
+        // After all changes: what ended a turn is to be there before its marker goes, and a session before its turn.
+        self.writer.apply_turns(&core.engine, markers)?;
         if !changes.is_empty() {
             self.writer.finish(&core.engine, commit)?;
             core.progress.set_changed(commit);
@@ -165,8 +163,9 @@ impl Committer {
 
     fn close(&mut self) -> Result<u64> {
         let commit = self.commit(true)?;
-        self.core.turns.discard_live();
-        self.writer.apply_turns(&self.core.engine, &self.core.turns.take_changed())?;
+        // Whoever closes the store gives its open turns up, so there is nothing that their markers would have to wait for.
+        self.core.pending.turns.drop_live();
+        self.writer.apply_turns(&self.core.engine, &self.core.pending.take_dropped_markers())?;
         self.writer.end_use(&self.core.engine)?;
         // Nothing can be changed any more, so every receipt is kept, whatever its number.
         self.core.progress.set_durable(u64::MAX);

@@ -8,8 +8,10 @@ use super::shard::{NewCold, Shard, Slot};
 use crate::codec::{self, Cold, ExtrasRef, Hot};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
+use crate::key::SessionId;
 use crate::storage::Engine;
 use crate::sync::{MutexGuard, Ordering};
+use crate::time::Timestamp;
 
 /// One entry, with its shard locked: nobody else sees or changes it meanwhile.
 #[derive(Debug)]
@@ -54,6 +56,24 @@ impl EntryLock<'_> {
         self.change(|slot| slot.hot = Some(hot))
     }
 
+    /// Begins a turn of the entry, whose hot record becomes `hot`, in the place of the turn there may be. Returns its
+    /// token, and the commit that takes it.
+    pub(crate) fn begin_turn(&mut self, hot: Hot, session_id: SessionId, at: Timestamp) -> (u64, u64) {
+        self.keep_before(false);
+        let token = self.slot().map_or(0, |slot| self.pending.turns.begin(slot.entry, session_id, at));
+        let commit = self.change(|slot| {
+            slot.hot = Some(hot);
+            slot.turned = true;
+        });
+        (token, commit)
+    }
+
+    /// Ends the turn of `token`. Returns the commit that takes it; `None` if it is not the entry's.
+    pub(crate) fn end_turn(&mut self, token: u64) -> Option<u64> {
+        let ended = self.slot().is_some_and(|slot| self.pending.turns.end(slot.entry, token));
+        ended.then(|| self.change(|slot| slot.turned = true))
+    }
+
     /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
     /// those that `cold` points to. Returns the commit that takes it.
     pub(crate) fn put(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
@@ -87,7 +107,9 @@ impl EntryLock<'_> {
         if self.hot().is_none() {
             self.pending.count.fetch_add(1, Ordering::Relaxed);
         }
+        let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
         Ok(self.change(|slot| {
+            slot.turned |= turned;
             slot.hot = Some(hot);
             slot.cold = Some(NewCold { cold: Arc::new(cold), blob });
             slot.stored = OnceCell::new();
@@ -102,7 +124,9 @@ impl EntryLock<'_> {
         if self.hot().is_some() {
             self.pending.count.fetch_sub(1, Ordering::Relaxed);
         }
+        let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, None));
         self.change(|slot| {
+            slot.turned |= turned;
             slot.hot = None;
             slot.cold = None;
             slot.stored = OnceCell::new();

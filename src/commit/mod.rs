@@ -43,7 +43,6 @@ use turns::Turns;
 struct Core {
     engine: Engine,
     pending: Pending,
-    turns: Turns,
     progress: Arc<Progress>,
     clock: Arc<dyn Clock>,
 }
@@ -74,11 +73,11 @@ impl Commits {
         let mark = writer.mark();
         let (kick, orders, inbox) = Inbox::new();
         let progress = Arc::new(Progress::new(engine.path().to_path_buf(), mark.commit, kick));
-        let pending = Pending::new(mark.commit, mark.count, settings.cached_entries);
         let turns = Turns::new(engine.turns()?, mark.commit);
+        let pending = Pending::new(mark.commit, mark.count, turns, settings.cached_entries);
         let path = engine.path().to_path_buf();
         let last_checkpoint = clock.monotonic();
-        let core = Arc::new(Core { engine, pending, turns, progress, clock });
+        let core = Arc::new(Core { engine, pending, progress, clock });
         let committer = Committer {
             core: Arc::clone(&core),
             writer,
@@ -120,7 +119,7 @@ impl Commits {
 
     /// The turns that have begun and not ended.
     pub(crate) fn turns(&self) -> &Turns {
-        &self.core.turns
+        &self.core.pending.turns
     }
 
     /// Locks an entry to change it; waits while too many changes are pending.
@@ -169,8 +168,8 @@ impl Commits {
 
     /// All entries as they are now, to be read while others change them.
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {
-        let Core { engine, pending, turns, .. } = &*self.core;
-        Snapshot::new(pending, engine, pending.begin_snapshot(turns))
+        let Core { engine, pending, .. } = &*self.core;
+        Snapshot::new(pending, engine, pending.begin_snapshot())
     }
 
     /// Keys that have this id, or had it when their last change was applied. Each is to be looked at.

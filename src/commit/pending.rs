@@ -10,7 +10,7 @@ use super::entry_lock::EntryLock;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
 use super::turns::Turns;
-use crate::codec::{self, Cold, Fingerprint, Hot};
+use crate::codec::{self, Cold, Fingerprint, Hot, Turn};
 use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
@@ -25,6 +25,9 @@ const BYTES_PER_WEIGHT: usize = 256;
 const MAX_KEPT_BYTES: usize = 1024;
 /// What a cold record counts that waits: it is in memory up to three times, with the names and texts in it.
 const STRUCTURAL_WEIGHT: usize = 8;
+
+/// The marker of an entry: to be set, or to be removed.
+pub(super) type MarkerChange = (Fingerprint, Option<Turn>);
 
 /// All shards.
 #[derive(Debug)]
@@ -43,12 +46,13 @@ pub(crate) struct Pending {
     /// The next generation of extras. Never used twice, so what a crash left of one is never taken for another.
     pub(super) generation: AtomicU64,
     pub(super) snapshots: Snapshots,
+    pub(super) turns: Turns,
     slots_per_shard: usize,
 }
 
 impl Pending {
     /// Nothing pending; commit numbers go on after `commit`, which no earlier opening has had.
-    pub(super) fn new(commit: u64, count: u64, cached_entries: usize) -> Self {
+    pub(super) fn new(commit: u64, count: u64, turns: Turns, cached_entries: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             open_commit: AtomicU64::new(commit + 1),
@@ -59,6 +63,7 @@ impl Pending {
             // A commit takes far fewer than 2^24 changes, so the ranges of two openings never meet.
             generation: AtomicU64::new(commit << 24),
             snapshots: Snapshots::default(),
+            turns,
             slots_per_shard: cached_entries.div_ceil(SHARDS),
         }
     }
@@ -120,23 +125,35 @@ impl Pending {
         self.new_ids.lock().get(id).cloned().unwrap_or_default()
     }
 
-    /// Closes the open commit and takes its changes, in the order of their place. Returns its number.
+    /// Closes the open commit and takes its changes, in the order of their place, and the markers of turns that go with
+    /// them, in the order to write them in. Returns its number.
     ///
     /// A change that reads the old number holds its shard's lock while it does, so its queue is taken after it; one
     /// that comes later may be taken too, ahead of the number it was told.
-    pub(super) fn take(&self) -> (u64, Vec<Change>) {
+    pub(super) fn take(&self) -> (u64, Vec<Change>, Vec<MarkerChange>) {
         let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
-        let mut changes = Vec::new();
+        let (mut changes, mut markers) = (Vec::new(), self.take_dropped_markers());
         for shard in &self.shards {
             let mut shard = shard.lock();
             let mut queue = std::mem::take(&mut shard.queue);
             changes.reserve(queue.len());
-            changes.extend(queue.drain(..).filter_map(|place| take_slot(shard.slot_mut(place)?, commit)));
+            for place in queue.drain(..) {
+                let Some(slot) = shard.slot_mut(place) else { continue };
+                if std::mem::take(&mut slot.turned) {
+                    markers.push((slot.entry, self.turns.get(slot.entry)));
+                }
+                changes.push(take_slot(slot, commit));
+            }
             // Keep the room for the next round.
             shard.queue = queue;
         }
         changes.sort_unstable_by(Change::place);
-        (commit, changes)
+        (commit, changes, markers)
+    }
+
+    /// The markers that are to go though nothing else of their entries changes.
+    pub(super) fn take_dropped_markers(&self) -> Vec<MarkerChange> {
+        self.turns.take_dropped().into_iter().map(|entry| (entry, None)).collect()
     }
 
     /// Lets go of what `changes`, now in the trees, needed in memory.
@@ -175,7 +192,7 @@ impl Pending {
 }
 
 /// Takes the change out of a queued slot.
-fn take_slot(slot: &mut Slot, commit: u64) -> Option<Change> {
+fn take_slot(slot: &mut Slot, commit: u64) -> Change {
     slot.queued = false;
     slot.commit = commit;
     slot.weight = 0;
@@ -187,7 +204,7 @@ fn take_slot(slot: &mut Slot, commit: u64) -> Option<Change> {
         }
         (Some(hot), _) => Content::Hot(hot),
     };
-    Some(Change { key: slot.key.clone(), entry: slot.entry, content })
+    Change { key: slot.key.clone(), entry: slot.entry, content }
 }
 
 /// What a change counts against the bound on pending ones.
@@ -213,11 +230,11 @@ impl Pending {
     }
 
     /// Begins a snapshot of all entries as they are now.
-    pub(super) fn begin_snapshot(&self, turns: &Turns) -> Arc<Kept> {
+    pub(super) fn begin_snapshot(&self) -> Arc<Kept> {
         // Nobody else locks more than one. A turn begins with its entry locked, so turns are of this moment too.
         let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
         let pending = self.new_ids.lock().values().flatten().cloned().collect();
-        let kept = self.snapshots.begin(pending, turns.copy());
+        let kept = self.snapshots.begin(pending, self.turns.copy());
         drop(shards);
         kept
     }

@@ -28,6 +28,8 @@ pub(super) struct Slot {
     pub(super) queued: bool,
     /// What is queued is more than a new hot record.
     pub(super) structural: bool,
+    /// The marker of its turn has changed with it.
+    pub(super) turned: bool,
     /// What the queued change counts against the bound.
     pub(super) weight: usize,
     /// The last commit that takes a change of this slot. Until it is applied the slot must stay.
@@ -104,6 +106,7 @@ impl Shard {
             stored: OnceCell::new(),
             queued: false,
             structural: false,
+            turned: false,
             weight: 0,
             commit: 0,
             kept: (0, false),

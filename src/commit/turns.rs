@@ -4,14 +4,15 @@
 //! of its live ones, so what is there was left by a crash. They stay until they are recovered, or their entry moves
 //! on, whoever opens and closes the store in between.
 //!
-//! A turn is begun and ended with its entry locked, and its entry is queued meanwhile. So the commit that takes the
-//! entry's change, and is told to the caller, takes the turn too.
+//! A turn begins, ends and is followed up with its entry locked, and its entry is queued with it: see
+//! [`EntryLock`](super::EntryLock). The commit that takes the entry's change takes the marker as it is at that moment,
+//! and writes it after the change. So a marker is never gone before what ended its turn is there, and never there before
+//! the session that it names: a crash in between leaves a marker of a session that was replaced, which means nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::codec::{Fingerprint, Turn};
 use crate::key::SessionId;
-use crate::storage::{Change, Content};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::time::Timestamp;
 
@@ -33,8 +34,8 @@ pub(crate) struct Turns {
 #[derive(Debug, Default)]
 struct Table {
     markers: HashMap<Fingerprint, Marker>,
-    /// Those that differ from the tree.
-    changed: HashSet<Fingerprint>,
+    /// Those that were cleared with no change of their entry, and are still in the tree.
+    dropped: BTreeSet<Fingerprint>,
 }
 
 impl Turns {
@@ -46,18 +47,39 @@ impl Turns {
     }
 
     /// Begins a turn of a locked entry, in the place of the one there may be. Returns its token.
-    pub(crate) fn begin(&self, entry: Fingerprint, session_id: SessionId, started_at: Timestamp) -> u64 {
+    pub(super) fn begin(&self, entry: Fingerprint, session_id: SessionId, started_at: Timestamp) -> u64 {
         let mut table = self.table.lock();
         let token = self.next.fetch_add(1, Ordering::AcqRel);
         let turn = Turn { token, started_at, session_id };
         table.markers.insert(entry, Marker { turn, interrupted: false });
-        table.changed.insert(entry);
         token
     }
 
     /// Clears the marker of a locked entry if it is that of `token`. Returns whether it was.
-    pub(crate) fn end(&self, entry: Fingerprint, token: u64) -> bool {
-        self.table.lock().clear_if(entry, |marker| marker.turn.token == token)
+    pub(super) fn end(&self, entry: Fingerprint, token: u64) -> bool {
+        self.table.lock().clear_if(entry, |turn| turn.token == token)
+    }
+
+    /// Clears the marker of a locked entry that has this session from now on, or is gone. Returns whether there was one
+    /// of another session.
+    pub(super) fn follow(&self, entry: Fingerprint, session_id: Option<&SessionId>) -> bool {
+        self.table.lock().clear_if(entry, |turn| session_id != Some(&turn.session_id))
+    }
+
+    /// The turn of a locked entry.
+    pub(super) fn get(&self, entry: Fingerprint) -> Option<Turn> {
+        self.table.lock().markers.get(&entry).map(|marker| marker.turn.clone())
+    }
+
+    /// Drops the marker of `token`, whose turn is dealt with for good: what was made of it is durable, or its entry is
+    /// not there. Returns whether there was one.
+    pub(crate) fn drop_marker(&self, entry: Fingerprint, token: u64) -> bool {
+        let mut table = self.table.lock();
+        let found = table.clear_if(entry, |turn| turn.token == token);
+        if found {
+            table.dropped.insert(entry);
+        }
+        found
     }
 
     /// Every marker. Whether its entry is still there and has that session is for the caller to look at.
@@ -70,60 +92,34 @@ impl Turns {
         self.all().into_iter().map(|(entry, marker)| (entry, marker.turn)).collect()
     }
 
-    /// The token that the next turn gets.
-    pub(super) fn next_token(&self) -> u64 {
-        self.next.load(Ordering::Acquire)
-    }
-
-    /// Clears the markers of entries that are gone or have another session, as `changes` show. `begun` is
-    /// [`next_token`](Turns::next_token) from before they were taken: a later turn is one of a later session.
-    pub(super) fn follow(&self, changes: &[Change], begun: u64) {
-        let mut table = self.table.lock();
-        if table.markers.is_empty() {
-            return;
-        }
-        for change in changes {
-            let session = match &change.content {
-                Content::Hot(_) => continue,
-                Content::Whole { cold, .. } => Some(&cold.session_id),
-                Content::Gone => None,
-            };
-            table.clear_if(change.entry, |Marker { turn, .. }| {
-                turn.token < begun && session.is_none_or(|session| *session != turn.session_id)
-            });
-        }
-    }
-
     /// Whether the entry's marker is of this turn.
     pub(crate) fn is_current(&self, entry: Fingerprint, token: u64) -> bool {
         self.table.lock().markers.get(&entry).is_some_and(|marker| marker.turn.token == token)
     }
 
-    /// What the tree does not have yet: markers to set and to remove.
-    pub(super) fn take_changed(&self) -> Vec<(Fingerprint, Option<Turn>)> {
+    /// The entries whose marker is to go though nothing else of them changes. A turn that has begun since then comes, and
+    /// goes, with its entry.
+    pub(super) fn take_dropped(&self) -> Vec<Fingerprint> {
         let mut table = self.table.lock();
-        let changed = std::mem::take(&mut table.changed);
-        let turn = |entry| table.markers.get(&entry).map(|marker| marker.turn.clone());
-        let mut changed: Vec<_> = changed.into_iter().map(|entry| (entry, turn(entry))).collect();
-        changed.sort_unstable_by_key(|(entry, _)| *entry);
-        changed
+        let mut dropped = std::mem::take(&mut table.dropped);
+        dropped.retain(|entry| !table.markers.contains_key(entry));
+        dropped.into_iter().collect()
     }
 
-    /// Discards the turns of this opening: it ends cleanly.
-    pub(super) fn discard_live(&self) {
+    /// Drops the turns of this opening: it ends cleanly.
+    pub(super) fn drop_live(&self) {
         let mut table = self.table.lock();
-        let Table { markers, changed } = &mut *table;
-        changed.extend(markers.iter().filter(|(_, marker)| !marker.interrupted).map(|(entry, _)| *entry));
+        let Table { markers, dropped } = &mut *table;
+        dropped.extend(markers.iter().filter(|(_, marker)| !marker.interrupted).map(|(entry, _)| *entry));
         markers.retain(|_, marker| marker.interrupted);
     }
 }
 
 impl Table {
-    fn clear_if(&mut self, entry: Fingerprint, wanted: impl FnOnce(&Marker) -> bool) -> bool {
-        let found = self.markers.get(&entry).is_some_and(wanted);
+    fn clear_if(&mut self, entry: Fingerprint, wanted: impl FnOnce(&Turn) -> bool) -> bool {
+        let found = self.markers.get(&entry).is_some_and(|marker| wanted(&marker.turn));
         if found {
             self.markers.remove(&entry);
-            self.changed.insert(entry);
         }
         found
     }

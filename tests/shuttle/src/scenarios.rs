@@ -12,12 +12,12 @@ use shuttle::thread::{self, JoinHandle};
 use crate::codec::{ActivityRow, Bucket, Hot};
 use crate::commit::{Commits, Receipt, Settings};
 use crate::error::{Error, Result};
-use crate::key::SessionKey;
-use crate::storage::{Disk, Engine, Mark, Writer, cold, session_id};
+use crate::key::{SessionId, SessionKey};
+use crate::storage::{Disk, Engine, Mark, Writer, cold, cold_of};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
 
-pub(crate) const ALL: [(&str, fn()); 10] = [
+pub(crate) const ALL: [(&str, fn()); 11] = [
     ("waiters find their change synced", waiters_find_their_change_synced),
     ("a dropped or panicking waker hurts nobody", a_bad_waker_hurts_nobody),
     ("changes add up while slots are evicted", changes_add_up_while_slots_are_evicted),
@@ -28,6 +28,7 @@ pub(crate) const ALL: [(&str, fn()); 10] = [
     ("a failure is told to all who wait", a_failure_is_told_to_all_who_wait),
     ("a snapshot is of one moment", a_snapshot_is_of_one_moment),
     ("a snapshot has the turns of its moment", a_snapshot_has_the_turns_of_its_moment),
+    ("a turn ends after its session", a_turn_ends_after_its_session),
 ];
 
 struct Store {
@@ -81,8 +82,16 @@ impl Store {
     fn begin_turn(&self, key: &SessionKey, at: Timestamp) -> Result<Receipt> {
         let mut locked = self.commits.lock(key)?;
         let hot = locked.hot().expect("the entry is there");
-        self.commits.turns().begin(self.commits.engine().fingerprint(key), session_id(), at);
-        let commit = locked.set_hot(Hot { updated_at: at, ..hot });
+        let id = locked.cold().expect("a read").expect("the entry is there").session_id.clone();
+        let (_, commit) = locked.begin_turn(Hot { updated_at: at, ..hot }, id, at);
+        drop(locked);
+        Ok(self.commits.receipt(commit))
+    }
+
+    /// Gives the entry this session.
+    fn put(&self, key: &SessionKey, id: &SessionId, number: i64) -> Result<Receipt> {
+        let mut locked = self.commits.lock(key)?;
+        let commit = locked.put(Hot::fresh(Timestamp::MIN), cold_of(id.clone(), number), None)?;
         drop(locked);
         Ok(self.commits.receipt(commit))
     }
@@ -377,4 +386,35 @@ fn a_snapshot_has_the_turns_of_its_moment() {
     });
     join([writer, reader]);
     store.close();
+}
+
+fn id(text: &str) -> SessionId {
+    SessionId::new(text).expect("an id")
+}
+
+/// Turns begin, and end with their session or their entry, while commits take both. The writer looks at each marker.
+fn a_turn_ends_after_its_session() {
+    let store = start(PLENTY);
+    store.disk.judges_markers.store(true, Ordering::SeqCst);
+    let writers = [0, 1].map(|n| {
+        spawn(&store, move |store| {
+            let key = &keys()[n];
+            for session in ["second", "third"] {
+                store.begin_turn(key, Timestamp::MIN).expect("a turn").wait().expect("a commit");
+                // Another in its place, and nobody waits.
+                store.begin_turn(key, Timestamp::MIN).expect("a turn");
+                store.put(key, &id(session), 1).expect("a change");
+            }
+            let mut locked = store.commits.lock(key).expect("a lock");
+            locked.remove();
+        })
+    });
+    let committing = spawn(&store, |store| {
+        for _ in 0..3 {
+            store.add(&keys()[2], 1).expect("a change").wait().expect("a commit");
+        }
+    });
+    join(writers.into_iter().chain([committing]));
+    store.close();
+    assert!(store.commits.turns().all().is_empty(), "no entry is left");
 }

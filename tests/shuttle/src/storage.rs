@@ -10,7 +10,7 @@ use crate::codec::{ActivityRow, CodecError, Cold, ExtrasRef, Fingerprint, Hot, S
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering::SeqCst};
 use crate::time::Timestamp;
 
 /// As in the library.
@@ -45,8 +45,13 @@ pub(crate) fn session_id() -> SessionId {
 
 /// With the number in the place of the time of creation.
 pub(crate) fn cold(number: i64) -> Cold {
+    cold_of(session_id(), number)
+}
+
+/// Likewise, of another session.
+pub(crate) fn cold_of(session_id: SessionId, number: i64) -> Cold {
     let created_at = Timestamp::from_micros(number);
-    Cold { session_id: session_id(), created_at, details: Details::default(), extras: None }
+    Cold { session_id, created_at, details: Details::default(), extras: None }
 }
 
 /// Not encoded.
@@ -68,6 +73,10 @@ pub(crate) struct Disk {
     keys: Vec<SessionKey>,
     written: Mutex<Entries>,
     synced: Mutex<Entries>,
+    /// The session that each marker names.
+    markers: Mutex<HashMap<Fingerprint, SessionId>>,
+    /// No turn ends but with its session or its entry.
+    pub(crate) judges_markers: AtomicBool,
     /// The store was closed cleanly.
     pub(crate) closed: Mutex<bool>,
     pub(crate) closes: Condvar,
@@ -84,6 +93,8 @@ impl Disk {
             keys: keys.to_vec(),
             written: Mutex::new(entries.clone()),
             synced: Mutex::new(entries),
+            markers: Mutex::default(),
+            judges_markers: AtomicBool::new(false),
             closed: Mutex::new(false),
             closes: Condvar::new(),
         })
@@ -125,8 +136,12 @@ impl Engine {
         Ok(keys.into_iter().filter(|key| after.is_none_or(|after| key > after)).take(limit).collect())
     }
 
-    pub(crate) fn keys_of_id(&self, _: &SessionId) -> Result<Vec<SessionKey>> {
-        Ok(Vec::new())
+    pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
+        let written = self.0.written.lock();
+        let has_id = |key: &&SessionKey| {
+            written.get(&self.fingerprint(key)).is_some_and(|(_, cold)| cold.session_id == *id)
+        };
+        Ok(self.0.keys.iter().filter(has_id).cloned().collect())
     }
 
     pub(crate) fn stored_cold(&self, key: &SessionKey) -> Result<Option<StoredCold>> {
@@ -191,7 +206,19 @@ impl Writer {
         Ok(())
     }
 
-    pub(crate) fn apply_turns(&mut self, _: &Engine, turns: &[(Fingerprint, Option<Turn>)]) -> Result<()> {
+    /// A kill may come before and after each marker: what is there then must not have lost a turn.
+    pub(crate) fn apply_turns(&mut self, engine: &Engine, turns: &[(Fingerprint, Option<Turn>)]) -> Result<()> {
+        for (entry, turn) in turns {
+            let session = engine.0.written.lock().get(entry).map(|(_, cold)| cold.session_id.clone());
+            let mut markers = engine.0.markers.lock();
+            if let Some(before) = markers.remove(entry)
+                && turn.as_ref().is_none_or(|turn| turn.session_id != before)
+                && engine.0.judges_markers.load(SeqCst)
+            {
+                assert_ne!(session, Some(before), "its marker goes before what ended the turn is written");
+            }
+            markers.extend(turn.as_ref().map(|turn| (*entry, turn.session_id.clone())));
+        }
         self.is_dirty |= !turns.is_empty();
         Ok(())
     }
