@@ -100,10 +100,11 @@ impl EntryLock<'_> {
         };
         let id = cold.session_id.clone();
         let key = self.slot().map(|slot| slot.key.clone());
-        self.forget_queued_id();
+        // The new id comes before the old one goes: they may be the same, and it must be found at every moment.
         if let Some(key) = key {
             self.pending.new_ids.lock().entry(id).or_default().push(key);
         }
+        self.forget_queued_id();
         if self.hot().is_none() {
             self.pending.count.fetch_add(1, Ordering::Relaxed);
         }

@@ -17,7 +17,7 @@ use crate::storage::{Disk, Engine, Mark, Writer, cold, cold_of};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
 
-pub(crate) const ALL: [(&str, fn()); 11] = [
+pub(crate) const ALL: [(&str, fn()); 12] = [
     ("waiters find their change synced", waiters_find_their_change_synced),
     ("a dropped or panicking waker hurts nobody", a_bad_waker_hurts_nobody),
     ("changes add up while slots are evicted", changes_add_up_while_slots_are_evicted),
@@ -28,6 +28,7 @@ pub(crate) const ALL: [(&str, fn()); 11] = [
     ("a failure is told to all who wait", a_failure_is_told_to_all_who_wait),
     ("a snapshot is of one moment", a_snapshot_is_of_one_moment),
     ("a snapshot has the turns of its moment", a_snapshot_has_the_turns_of_its_moment),
+    ("an id is found at every moment", an_id_is_found_at_every_moment),
     ("a turn ends after its session", a_turn_ends_after_its_session),
 ];
 
@@ -390,6 +391,30 @@ fn a_snapshot_has_the_turns_of_its_moment() {
 
 fn id(text: &str) -> SessionId {
     SessionId::new(text).expect("an id")
+}
+
+/// An entry keeps its id while it is changed, committed, and changed again. Another has it in between.
+fn an_id_is_found_at_every_moment() {
+    let store = start(PLENTY);
+    store.put(&keys()[0], &id("kept"), 0).expect("a change");
+    let writer = spawn(&store, |store| {
+        for n in 1..4 {
+            store.put(&keys()[0], &id("kept"), n).expect("a change");
+            store.put(&keys()[1], &id(if n == 2 { "kept" } else { "other" }), n).expect("a change");
+        }
+    });
+    let committing = spawn(&store, |store| {
+        store.add(&keys()[2], 1).expect("a change").wait().expect("a commit");
+    });
+    let reader = spawn(&store, |store| {
+        for _ in 0..4 {
+            let found = store.commits.candidates_of_id(&id("kept")).expect("a read");
+            assert!(found.contains(&keys()[0]), "the entry is there, and is not found by its id");
+        }
+    });
+    join([writer, committing, reader]);
+    store.close();
+    assert_eq!(store.commits.candidates_of_id(&id("kept")).expect("a read"), keys()[..1]);
 }
 
 /// Turns begin, and end with their session or their entry, while commits take both. The writer looks at each marker.
