@@ -264,6 +264,14 @@ impl SessionStore {
     }
 
     /// Commits what is pending and closes the store, clones included: they answer [`Error::Closed`](crate::Error::Closed) to changes.
+    ///
+    /// It may be called more than once, and by many threads at once: each call returns when the store is closed, with
+    /// the same outcome.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly) if a write or a sync failed, now or before: what is not durable by then may be lost.
+    /// [`Error::Closed`](crate::Error::Closed) to a callback that runs on the committer's thread (the clock, a recorder of metrics), which cannot
+    /// wait for it: changes are refused from then on, and the next call, or the drop of the last clone, commits them.
     pub fn close(&self) -> Result<()> {
         self.commits().close()
     }

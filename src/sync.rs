@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::thread::{JoinHandle, current};
+pub(crate) use std::thread::{JoinHandle, ThreadId, current};
 
 pub(crate) use crossbeam_channel::Sender;
 use crossbeam_channel::{Receiver, bounded, select};

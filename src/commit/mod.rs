@@ -23,10 +23,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::codec::{ActivityRow, Fingerprint, Hot};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_message};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Engine, Writer};
-use crate::sync::{Inbox, JoinHandle, Mutex, Sender, answer, current, spawn};
+use crate::sync::{Inbox, JoinHandle, Mutex, Sender, ThreadId, answer, current, spawn};
 use crate::time::Clock;
 
 use committer::{Committer, Order};
@@ -63,6 +63,8 @@ pub(crate) struct Settings {
 pub(crate) struct Commits {
     core: Arc<Core>,
     orders: Sender<Order>,
+    committer: ThreadId,
+    /// `None` once it has ended.
     thread: Mutex<Option<JoinHandle<()>>>,
     max_pending: usize,
 }
@@ -89,7 +91,8 @@ impl Commits {
         };
         let thread = spawn("cloakroom-commit", move || committer.run())
             .map_err(|e| Error::io("start the committer of", path, e))?;
-        Ok(Self { core, orders, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })
+        let committer = thread.thread().id();
+        Ok(Self { core, orders, committer, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })
     }
 
     /// The trees, for scans. What is pending is not in them: see [`Commits::apply_pending`].
@@ -211,20 +214,24 @@ impl Commits {
         self.order(|answer| Order::SetNote(name, text, answer)).map(|_| ())
     }
 
-    /// Commits what is pending and ends the thread. Changes fail from now on. The second call does nothing.
+    /// Commits what is pending and ends the thread. Changes fail from now on. Whoever calls it waits for the end, and
+    /// gets the outcome.
     pub(crate) fn close(&self) -> Result<()> {
-        if !self.core.progress.set_closed() {
-            return Ok(());
+        self.core.progress.set_closed();
+        if self.committer == current().id() {
+            // A callback of the committer's own, which cannot wait for itself. The next to close it does.
+            return self.core.progress.check_writable();
         }
-        let Some(thread) = self.thread.lock().take() else { return Ok(()) };
-        if thread.thread().id() == current().id() {
-            // A waker dropped the store, on the committer's own thread. It closes when it finds nobody left.
-            return Ok(());
+        // Held until the thread has ended, for whoever comes meanwhile.
+        let mut thread = self.thread.lock();
+        if let Some(thread) = thread.take() {
+            // After a failure the store is read-only, and every call tells why.
+            let _ = self.order(Order::Close);
+            if let Err(panic) = thread.join() {
+                self.core.progress.set_failed(Error::Panicked { message: panic_message(&*panic) });
+            }
         }
-        let closed = self.order(Order::Close).map(|_| ());
-        // Its panics were caught and are in `closed`.
-        let _ = thread.join();
-        closed
+        self.core.progress.check_failure()
     }
 
     /// Whether a failure has ended all changes.
@@ -249,6 +256,14 @@ impl Commits {
 
 impl Drop for Commits {
     fn drop(&mut self) {
+        if self.thread.get_mut().is_none() {
+            // Closed before, and its outcome was told.
+            return;
+        }
+        if self.committer == current().id() {
+            // A callback dropped the store on the committer's own thread. It closes when it finds nobody left.
+            return;
+        }
         if let Err(error) = self.close() {
             tracing::error!(error = &error as &dyn std::error::Error, "the last commit failed");
         }

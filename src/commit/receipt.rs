@@ -48,11 +48,17 @@ impl Progress {
         }
     }
 
+    /// The failure that has ended all changes, if there was one.
+    pub(super) fn check_failure(&self) -> Result<()> {
+        match self.failure.get() {
+            Some(failure) => Err(Error::ReadOnly { path: self.path.clone(), failure: Arc::clone(failure) }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether changes are accepted.
     pub(super) fn check_writable(&self) -> Result<()> {
-        if let Some(failure) = self.failure.get() {
-            return Err(Error::ReadOnly { path: self.path.clone(), failure: Arc::clone(failure) });
-        }
+        self.check_failure()?;
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed { path: self.path.clone() });
         }
@@ -108,10 +114,9 @@ impl Progress {
         self.notify();
     }
 
-    pub(super) fn set_closed(&self) -> bool {
-        let was_open = !self.closed.swap(true, Ordering::AcqRel);
+    pub(super) fn set_closed(&self) {
+        self.closed.store(true, Ordering::Release);
         self.notify();
-        was_open
     }
 
     /// Wakes whoever waits: threads look again themselves, tasks are woken when they are done.

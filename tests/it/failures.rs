@@ -258,6 +258,7 @@ fn work_until_failure(root: &Path) {
         store.remove(&key(0)).map(drop),
         store.flush(),
         store.close(),
+        store.clone().close(),
     ];
     for (n, result) in refused.into_iter().enumerate() {
         // An entry that was never there may be answered as such.

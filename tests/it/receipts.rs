@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use cloakroom::{Error, Receipt, Resolution, SessionStore, Usage};
+use cloakroom::{Clock, Error, ManualClock, Receipt, Resolution, SessionStore, Timestamp, Usage};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::common::{Home, assert_sound, key, source};
 
@@ -243,6 +245,76 @@ fn closing_while_others_write_loses_nothing_that_was_taken() {
     let store = home.open();
     assert_eq!(store.len(), taken.load(Ordering::SeqCst));
     assert_sound(&store);
+}
+
+/// All of them wait for it, and what was pending is durable for each.
+#[test]
+fn every_close_answers_when_the_store_is_closed() {
+    let home = Home::new();
+    let store = home.open();
+    for _ in 0..30 {
+        let receipts: Vec<_> = (0..50).map(|n| store.resolve(&source(n)).unwrap().receipt).collect();
+        drop(receipts);
+    }
+    let last = store.touch(&key(1)).unwrap().unwrap();
+    let start = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                start.wait();
+                store.close().unwrap();
+                assert!(last.is_durable().unwrap(), "it answered while the first was at work");
+            });
+        }
+    });
+    drop(store);
+    assert!(home.open().open_report().clean);
+}
+
+/// The commit that a close makes waits for the clock here. Another close must not answer meanwhile, the clock's own
+/// must not wait for itself.
+#[test]
+fn a_close_waits_for_the_one_before_it_and_never_for_itself() {
+    #[derive(Debug, Clone)]
+    struct Closes {
+        inner: ManualClock,
+        store: Arc<OnceLock<SessionStore>>,
+        asked: Sender<cloakroom::Result<()>>,
+        go_on: Receiver<()>,
+    }
+    impl Clock for Closes {
+        fn now(&self) -> Timestamp {
+            self.inner.now()
+        }
+        fn monotonic(&self) -> Duration {
+            // On the committer's thread, in its last commit.
+            if let Some(store) = self.store.get() {
+                let _ = self.asked.send(store.close());
+                let _ = self.go_on.recv();
+            }
+            self.inner.monotonic()
+        }
+        fn after(&self, delay: Duration) -> Receiver<std::time::Instant> {
+            self.inner.after(delay)
+        }
+    }
+    let home = Home::new();
+    let ((asked, is_asked), (go, go_on)) = (unbounded(), unbounded());
+    let clock = Closes { inner: home.clock.clone(), store: Arc::default(), asked, go_on };
+    let store = SessionStore::open(home.options().clock(clock.clone())).unwrap();
+    store.resolve(&source(1)).unwrap();
+    clock.store.set(store.clone()).unwrap();
+    std::thread::scope(|scope| {
+        let closing = [0, 1].map(|_| scope.spawn(|| store.close()));
+        let own = is_asked.recv().unwrap();
+        assert!(matches!(own, Err(Error::Closed { .. })), "{own:?}");
+        for _ in 0..1000 {
+            assert!(!closing.iter().any(ScopedJoinHandle::is_finished), "it answered while the first was at work");
+            std::thread::yield_now();
+        }
+        drop(go);
+        closing.into_iter().for_each(|closing| closing.join().unwrap().unwrap());
+    });
 }
 
 #[test]

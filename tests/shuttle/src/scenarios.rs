@@ -14,7 +14,7 @@ use crate::commit::{Commits, Receipt, Settings};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Disk, Engine, Mark, Writer, cold, cold_of};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
 
 pub(crate) const ALL: [(&str, fn()); 12] = [
@@ -244,10 +244,10 @@ fn an_order_is_carried_out_or_refused_by_a_close() {
             }
         })
     });
-    let closing = spawn(&store, |store| store.commits.close().expect("a close"));
-    store.commits.close().expect("a close");
+    // Each of them finds it closed.
+    let closing = spawn(&store, Store::close);
+    store.close();
     join(ordering.into_iter().chain([closing]));
-    assert!(*store.disk.closed.lock());
 }
 
 /// Holds the last clone of a store until it is woken.
@@ -303,10 +303,21 @@ fn a_failure_is_told_to_all_who_wait() {
             }
         }),
     ]);
-    // The second sync is that of the close, if all went on in one commit.
-    if let Err(error) = store.commits.close() {
-        assert!(matches!(error, Error::ReadOnly { .. }), "{error}");
-    }
+    // The second sync is that of the close, if all went on in one commit. Two are told the same.
+    let other = Arc::new(AtomicBool::new(false));
+    let closing = spawn(&store, {
+        let other = Arc::clone(&other);
+        move |store| other.store(close_fails(store), Ordering::Release)
+    });
+    let failed = close_fails(&store);
+    join([closing]);
+    assert_eq!(failed, other.load(Ordering::Acquire));
+}
+
+fn close_fails(store: &Store) -> bool {
+    let closed = store.commits.close();
+    assert!(matches!(closed, Ok(()) | Err(Error::ReadOnly { .. })), "{closed:?}");
+    closed.is_err()
 }
 
 /// What a thread does, one after the other: the key, and the number that it then has in both records, in the hot one

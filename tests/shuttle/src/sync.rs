@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use shuttle::thread::{JoinHandle, current};
+pub(crate) use shuttle::thread::{JoinHandle, ThreadId, current};
 
 /// shuttle's, with the signatures of `parking_lot`. No thread panics while it holds one.
 #[derive(Debug, Default)]
@@ -20,6 +20,10 @@ pub(crate) struct MutexGuard<'a, T>(Option<shuttle::sync::MutexGuard<'a, T>>);
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(shuttle::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().expect("no panic")
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
