@@ -121,7 +121,7 @@ pub(crate) enum Put {
 /// | `cloakroom_touches_total` | counter | touches | touches, resolved messages and turns included |
 /// | `cloakroom_commits_total` | counter | commits | commits that changed something |
 /// | `cloakroom_commit_seconds` | histogram | seconds | how long such a commit took, its sync included if it had one |
-/// | `cloakroom_pending_changes` | gauge | changes | changes that wait for the next commit, as of the last one |
+/// | `cloakroom_pending_changes` | gauge | entries | entries whose changes wait for the next commit, as of the last one |
 /// | `cloakroom_pruned_total`, `reason` = `age`, `entries`, `bytes` | counter | entries | entries removed by pruning |
 /// | `cloakroom_last_prune_timestamp_seconds` | gauge | seconds since 1970 | when the last pass ended, dry runs left out |
 /// | `cloakroom_events_dropped_total` | counter | events | events that a full channel did not take |

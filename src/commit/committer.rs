@@ -120,7 +120,7 @@ impl Committer {
         }
         self.committed = changes.len();
         if !changes.is_empty() {
-            meter::committed(started.elapsed(), core.pending.count(), core.pending.weight());
+            meter::committed(started.elapsed(), core.pending.count(), core.pending.changes());
             tracing::trace!(commit, changes = changes.len(), sync, micros = started.elapsed().as_micros(), "committed");
         }
         Ok(commit)

@@ -187,6 +187,7 @@ impl EntryLock<'_> {
             }
             if !std::mem::replace(&mut slot.queued, true) {
                 self.shard.queue.push(place);
+                self.pending.changes.fetch_add(1, Ordering::Relaxed);
             }
         }
         self.pending.open_commit()

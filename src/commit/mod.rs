@@ -107,7 +107,7 @@ impl Commits {
 
     /// How many changes wait or are in flight.
     pub(crate) fn pending(&self) -> usize {
-        self.core.pending.weight()
+        self.core.pending.changes()
     }
 
     /// The number of the newest commit that changed something.

@@ -39,7 +39,9 @@ pub(crate) struct Pending {
     applied: AtomicU64,
     /// Entries there are, changes that wait included.
     pub(super) count: AtomicU64,
-    /// What waits or is in flight, in entries.
+    /// Changes that wait or are in flight: entries, however often each was changed.
+    pub(super) changes: AtomicUsize,
+    /// What they count against the bound.
     pub(super) weight: AtomicUsize,
     /// Ids given by changes that are not in the trees yet, for look-ups by id.
     pub(super) new_ids: Mutex<HashMap<SessionId, Vec<SessionKey>>>,
@@ -58,6 +60,7 @@ impl Pending {
             open_commit: AtomicU64::new(commit + 1),
             applied: AtomicU64::new(commit),
             count: AtomicU64::new(count),
+            changes: AtomicUsize::new(0),
             weight: AtomicUsize::new(0),
             new_ids: Mutex::default(),
             // A commit takes far fewer than 2^24 changes, so the ranges of two openings never meet.
@@ -73,7 +76,12 @@ impl Pending {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Changes that wait or are in flight, in entries; large ones count more than once.
+    /// How many changes wait or are in flight.
+    pub(crate) fn changes(&self) -> usize {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// What they weigh: large ones count more than once.
     pub(crate) fn weight(&self) -> usize {
         self.weight.load(Ordering::Relaxed)
     }
@@ -171,6 +179,7 @@ impl Pending {
             }
         }
         self.weight.fetch_sub(freed, Ordering::Relaxed);
+        self.changes.fetch_sub(changes.len(), Ordering::Relaxed);
     }
 
     /// Every change of `commit` is in the trees: its slots may go.
