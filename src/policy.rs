@@ -16,7 +16,7 @@ use crate::answer::{ReplaceReason, Resolved};
 use crate::codec::{Hot, RESUME_PENDING, SUSPENDED};
 use crate::config::{Config, DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES, ResetConfig, ResetMode, ResetRule};
 use crate::error::{Error, Result};
-use crate::prune::{ActivityGuard, Verdict, ask};
+use crate::prune::{ActivityGuard, Answer, ask};
 use crate::source::SessionSource;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
@@ -244,12 +244,8 @@ impl SessionStore {
                 break;
             }
             match ask(&guard, &key) {
-                Verdict::Active => break,
-                Verdict::Failed(error) => {
-                    tracing::debug!(%key, %error, "the activity guard failed; the session is kept");
-                    break;
-                }
-                Verdict::Idle => {}
+                Answer::Active | Answer::Failed => break,
+                Answer::Idle => {}
             }
             let now = self.now();
             let locked = self.commits().lock(&key)?;

@@ -74,8 +74,26 @@ impl ActivityGuard for NoActivity {
     }
 }
 
+/// What comes of asking a guard. Its own words are not in it: it was given the key, and they may hold that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Active,
+    Idle,
+    /// It was logged.
+    Failed,
+}
+
 /// Asks the guard. A panic in it is a failure.
-pub(crate) fn ask(guard: &dyn ActivityGuard, key: &SessionKey) -> Verdict {
-    catch_unwind(AssertUnwindSafe(|| guard.check(key)))
-        .unwrap_or_else(|panic| Verdict::Failed(panic_message(&*panic).into()))
+pub(crate) fn ask(guard: &dyn ActivityGuard, key: &SessionKey) -> Answer {
+    let verdict = catch_unwind(AssertUnwindSafe(|| guard.check(key)))
+        .unwrap_or_else(|panic| Verdict::Failed(panic_message(&*panic).into()));
+    match verdict {
+        Verdict::Active => Answer::Active,
+        Verdict::Idle => Answer::Idle,
+        Verdict::Failed(error) => {
+            tracing::debug!(%key, "the activity guard failed; the entry is kept");
+            tracing::trace!(%error, "what the guard said");
+            Answer::Failed
+        }
+    }
 }

@@ -19,8 +19,8 @@ use crate::error::Result;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
 
-pub(crate) use guard::ask;
 pub use guard::{ActivityGuard, NoActivity, Verdict};
+pub(crate) use guard::{Answer, ask};
 use pass::Pass;
 pub use report::{Protected, ProtectedBy, PruneReport};
 

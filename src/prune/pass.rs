@@ -9,7 +9,7 @@ use crate::store::SessionStore;
 use crate::time::Timestamp;
 
 use super::PrunePolicy;
-use super::guard::{ActivityGuard, Verdict, ask};
+use super::guard::{ActivityGuard, Answer, ask};
 use super::report::{ProtectedBy, PruneReport};
 
 /// Index rows read at a time. Between two batches a pass can be stopped.
@@ -185,17 +185,12 @@ impl<'a> Pass<'a> {
             Some(ProtectedBy::Suspended)
         } else {
             match ask(self.guard, &key) {
-                Verdict::Idle => None,
-                Verdict::Active => {
+                Answer::Idle => None,
+                Answer::Active => {
                     despite_guard = self.policy.max_active_age.is_some_and(|max| idle > max);
                     (!despite_guard).then_some(ProtectedBy::Active)
                 }
-                Verdict::Failed(error) => {
-                    tracing::debug!(%key, "the activity guard failed; the entry is kept");
-                    // The guard was told the key, so its own words may hold it.
-                    tracing::trace!(%error, "what the guard said");
-                    Some(ProtectedBy::GuardFailed)
-                }
+                Answer::Failed => Some(ProtectedBy::GuardFailed),
             }
         };
         let protected = match (protected, self.store.peek(&key)) {

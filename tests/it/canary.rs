@@ -10,12 +10,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloakroom::{
-    Error, ExportFormat, ExportOptions, Filter, ImportOptions, KeyPolicy, ManualClock, Options, PrunePolicy, SessionId,
-    SessionKey, SessionSource, SessionStore, Usage, Watcher, WatcherConfig,
+    Error, ExportFormat, ExportOptions, Filter, ImportOptions, KeyPolicy, ManualClock, Options, PrunePolicy,
+    ResetPolicies, ResetPolicy, SessionId, SessionKey, SessionSource, SessionStore, Usage, Verdict, Watcher,
+    WatcherConfig,
 };
 use serde_json::{Map, json};
 
@@ -150,8 +152,9 @@ fn verbs(marker: &str, said: &Said, store: &SessionStore) {
             said.note(store.end_turn(&key, token));
             said.note(store.begin_turn(&key));
         }
-        if let Some(Some(entry)) = said.note(store.get(&key)) {
-            said.note(store.remove_if(&key, &cloakroom::SessionEntry { suspended: true, ..entry }));
+        if let Some(Some(mut entry)) = said.note(store.get(&key)) {
+            entry.suspended = true;
+            said.note(store.remove_if(&key, &entry));
         }
     }
     said.note(store.turns()).inspect(|turns| said.debug(turns));
@@ -195,6 +198,20 @@ fn work(marker: &str, said: &Said, clock: &ManualClock, options: &Options) {
     let words = format!("guard {marker}");
     let fails = |_: &SessionKey| -> Result<bool, String> { Err(words.clone()) };
     said.note(store.prune_dry_run(&policy, fails)).inspect(|report| said.debug(report));
+    let due = ResetPolicies::new(ResetPolicy::idle(1));
+    let resets = |guard: &(dyn Fn(&SessionKey) -> Verdict + Sync)| {
+        let asked = AtomicBool::new(false);
+        let guard = |key: &SessionKey| {
+            asked.store(true, Ordering::Relaxed);
+            guard(key)
+        };
+        said.note(store.resolve_with(&source(marker, 0), &due, guard));
+        assert!(asked.into_inner(), "nothing was due");
+        clock.advance(DAY);
+    };
+    resets(&|key| fails(key).into());
+    resets(&|_| std::panic::panic_any(words.clone()));
+    clock.advance(200 * DAY);
     said.note(store.prune(&policy, |_: &SessionKey| -> bool { std::panic::panic_any(words.clone()) }))
         .inspect(|report| said.debug(report));
     let config = WatcherConfig { policy, ..WatcherConfig::default() };
