@@ -113,7 +113,8 @@ pub(crate) enum Put {
 /// Figures of a store.
 ///
 /// With the feature `metrics` the library also tells these to the recorder of the crate `metrics`, if there is one, all
-/// stores of a process together:
+/// stores of a process together. A recorder may use the store, but must not wait for a commit: that of a commit is called by
+/// the thread that makes them.
 ///
 /// | name | kind | unit | what |
 /// | --- | --- | --- | --- |
@@ -132,7 +133,8 @@ pub struct Stats {
     pub entries: u64,
     /// Bytes of all files of the store.
     pub bytes_on_disk: u64,
-    /// Changes that wait for their commit.
+    /// Entries whose changes wait for their commit, or are being written by it. However often an entry was changed, it
+    /// counts once.
     pub pending: usize,
     /// The number of the newest commit that changed something.
     pub last_commit: u64,

@@ -127,13 +127,13 @@ impl Listeners {
             return;
         }
         let event = Event { key: key.clone(), kind };
-        let mut gone = false;
+        let (mut gone, mut dropped) = (false, 0);
         for listener in &*self.all.read() {
             match listener.events.try_send(event.clone()) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => {
                     listener.dropped.fetch_add(1, Ordering::Relaxed);
-                    meter::event_dropped();
+                    dropped += 1;
                 }
                 Err(TrySendError::Disconnected(_)) => gone = true,
             }
@@ -144,6 +144,7 @@ impl Listeners {
             all.retain(|listener| Arc::strong_count(&listener.dropped) > 1);
             self.count.store(all.len(), Ordering::Release);
         }
+        meter::events_dropped(dropped);
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Names and units are told at [`Stats`](crate::Stats).
 //!
-//! All stores of a process count together. A recorder that panics hurts nothing but its own figures.
+//! All stores of a process count together. A recorder is the caller's code, and may use the store: call these with
+//! nothing locked. One that panics hurts nothing but its own figures.
 
 use std::time::Duration;
 
@@ -45,8 +46,11 @@ pub(crate) fn pruned(now: Timestamp, reasons: [(&'static str, u64); 3]) {
     });
 }
 
-/// An event was not taken.
-pub(crate) fn event_dropped() {
+/// So many events were not taken.
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
+pub(crate) fn events_dropped(count: u64) {
     #[cfg(feature = "metrics")]
-    guarded(|| metrics::counter!("cloakroom_events_dropped_total").increment(1));
+    if count > 0 {
+        guarded(|| metrics::counter!("cloakroom_events_dropped_total").increment(count));
+    }
 }

@@ -139,10 +139,11 @@ impl SessionStore {
     /// Notes that the user was active: `updated_at` becomes now, and never goes back.
     pub fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let now = self.now();
-        self.change_hot(key, |hot| {
+        let done = self.change_hot(key, |hot| *hot = touched(*hot, now))?;
+        if done.is_some() {
             meter::touched();
-            *hot = touched(*hot, now);
-        })
+        }
+        Ok(done)
     }
 
     /// Adds the use of one turn to the counters. `last_prompt_tokens` is replaced; `updated_at` stays.

@@ -25,7 +25,7 @@ const ENTRIES: usize = 60;
 const PROTECTED: usize = 10;
 
 /// What `work` answers, which must be soon.
-fn within<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn within<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = bounded(1);
     let thread = std::thread::spawn(move || sender.send(work()).unwrap());
     match receiver.recv_timeout(HUNG) {

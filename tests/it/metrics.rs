@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloakroom::{NoActivity, PrunePolicy};
-use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use cloakroom::{NoActivity, PrunePolicy, SessionStore};
+use metrics::{
+    Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
 
+use crate::callbacks::within;
 use crate::common::{Home, key, source};
 
 #[derive(Default, Clone)]
@@ -80,6 +83,71 @@ fn what_a_store_does_is_counted() {
         ("cloakroom_last_prune_timestamp_seconds", 1),
     ] {
         assert!(seen.get(name).is_some_and(|value| value >= at_least), "{name}: {:?}", seen.get(name));
+    }
+}
+
+/// Looks at its own store whenever it is called, and listens to it.
+struct Looks(SessionStore, Arc<AtomicU64>);
+
+impl CounterFn for Looks {
+    fn increment(&self, by: u64) {
+        self.0.get(&key(0)).unwrap();
+        drop(self.0.touch(&key(1)).unwrap());
+        drop(self.0.events(1));
+        self.1.fetch_add(by, Ordering::SeqCst);
+    }
+
+    fn absolute(&self, _: u64) {}
+}
+
+struct LooksOnce(Mutex<Option<Looks>>, Seen);
+
+impl Recorder for LooksOnce {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        // What it does counts too, and must not go round for ever.
+        match self.0.lock().unwrap().take() {
+            Some(looks) => Counter::from_arc(Arc::new(looks)),
+            None => Counter::from_arc(self.1.place(key)),
+        }
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.1.place(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Count(self.1.place(key))))
+    }
+}
+
+#[test]
+fn a_recorder_may_use_the_store() {
+    type Act = fn(&SessionStore);
+    let acts: [(&str, Act); 4] = [
+        ("touch", |store| drop(store.touch(&key(0)).unwrap().unwrap())),
+        ("resolve", |store| drop(store.resolve(&source(0)).unwrap())),
+        ("turn", |store| drop(store.begin_turn(&key(0)).unwrap().unwrap())),
+        ("event", |store| drop(store.suspend(&key(0)).unwrap().unwrap())),
+    ];
+    for (what, act) in acts {
+        let home = Home::new();
+        let store = home.open();
+        for n in 0..2 {
+            store.resolve(&source(n)).unwrap();
+        }
+        let _full = store.events(1);
+        store.suspend(&key(1)).unwrap().unwrap();
+        let called = Arc::new(AtomicU64::new(0));
+        let looks = Looks(store.clone(), Arc::clone(&called));
+        within(what, move || {
+            let recorder = LooksOnce(Mutex::new(Some(looks)), Seen::default());
+            metrics::with_local_recorder(&recorder, || act(&store));
+        });
+        assert_eq!(called.load(Ordering::SeqCst), 1, "{what}");
     }
 }
 
