@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 ///
 /// Put together from a small record that each touch rewrites (`updated_at`, the flags, the counters) and a larger one
 /// that only structural changes do. Whatever else a gateway stored is in [`Extras`].
-#[derive(Clone, PartialEq, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct SessionEntry {
     /// Names the conversation.
     #[serde(rename = "session_key")]
@@ -36,6 +36,31 @@ pub struct SessionEntry {
     pub details: Details,
     /// Bytes of [`Extras`] kept for this entry; zero if it has none.
     pub extras_bytes: u32,
+    /// Which extras those are: a number that a store never uses twice. Zero if there are none.
+    #[serde(skip)]
+    pub(crate) extras_generation: u64,
+}
+
+impl PartialEq for SessionEntry {
+    /// What the fields say. Of the extras only the size is among them.
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            key,
+            session_id,
+            created_at,
+            updated_at,
+            suspended,
+            resume_pending,
+            usage,
+            details,
+            extras_bytes,
+            extras_generation: _,
+        } = other;
+        (&self.key, &self.session_id, self.created_at, self.updated_at) == (key, session_id, *created_at, *updated_at)
+            && (self.suspended, self.resume_pending, self.usage) == (*suspended, *resume_pending, *usage)
+            && self.details == *details
+            && self.extras_bytes == *extras_bytes
+    }
 }
 
 impl std::fmt::Debug for SessionEntry {

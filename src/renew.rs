@@ -47,9 +47,7 @@ impl SessionStore {
                 details: Details::from_source(source.clone()),
                 extras: None,
             };
-            let hot = Hot::fresh(now);
-            let entry = entry(key, &hot, cold.clone());
-            let commit = locked.put(hot, cold, None)?;
+            let (entry, commit) = started(&mut locked, key, Hot::fresh(now), cold)?;
             drop(locked);
             self.listeners().tell(key, EventKind::Created);
             return Ok(Resolved { entry, resolution: Resolution::Created, receipt: self.commits().receipt(commit) });
@@ -76,8 +74,7 @@ impl SessionStore {
             ..Details::from_source(source.clone())
         };
         let (hot, new) = renewed(&hot, fresh_id()?, details, now);
-        let entry = entry(key, &hot, new.clone());
-        let commit = locked.put(hot, new, None)?;
+        let (entry, commit) = started(&mut locked, key, hot, new)?;
         drop(locked);
         self.listeners().tell(key, EventKind::Reset { reason: Some(reason) });
         let resolution = Resolution::Replaced { reason, previous: cold.session_id.clone(), had_activity };
@@ -137,6 +134,13 @@ impl SessionStore {
 fn renewed(old: &Hot, id: SessionId, details: Details, now: Timestamp) -> (Hot, Cold) {
     let hot = Hot::fresh(now.max(old.updated_at));
     (hot, Cold { session_id: id, created_at: now, details, extras: None })
+}
+
+/// Puts a fresh session in place. Answers it as it is there: details that do not fit into its record are with its extras.
+fn started(locked: &mut EntryLock<'_>, key: &SessionKey, hot: Hot, mut cold: Cold) -> Result<(SessionEntry, u64)> {
+    let commit = locked.put(hot, cold.clone(), None)?;
+    cold.extras = locked.cold()?.and_then(|there| there.extras);
+    Ok((entry(key, &hot, cold), commit))
 }
 
 /// A new id: date, time and 48 random bits, `20260612_000653_3f9a01c2d4e5`.

@@ -95,7 +95,7 @@ impl SessionStore {
     /// The entry of a key, without its extras.
     pub fn get(&self, key: &SessionKey) -> Result<Option<SessionEntry>> {
         let Some(locked) = self.commits().look(key)? else { return Ok(None) };
-        Ok(both(&locked)?.map(|(hot, cold)| entry(key, &hot, Arc::unwrap_or_clone(cold))))
+        seen(key, &locked)
     }
 
     /// Like [`SessionStore::get`], for who reads many: they would drive all else out of memory.
@@ -203,7 +203,7 @@ impl SessionStore {
         replaces: impl FnOnce(&SessionEntry) -> bool,
     ) -> Result<Put> {
         let mut locked = self.commits().lock(&new.key)?;
-        let old = both(&locked)?.map(|(hot, cold)| entry(&new.key, &hot, Arc::unwrap_or_clone(cold)));
+        let old = seen(&new.key, &locked)?;
         if old.as_ref().is_some_and(|old| !replaces(old)) {
             return Ok(Put::Kept);
         }
@@ -232,7 +232,8 @@ impl SessionStore {
     pub fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
         let mut locked = self.commits().lock(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(Removal::Missing) };
-        if entry(key, &hot, Cold::clone(&cold)) != *seen {
+        let now = entry(key, &hot, Arc::unwrap_or_clone(cold));
+        if now != *seen || now.extras_generation != seen.extras_generation {
             return Ok(Removal::Changed);
         }
         let commit = locked.remove();
@@ -336,6 +337,11 @@ pub(crate) fn records(entry: SessionEntry) -> (Hot, Cold) {
     (hot, Cold { session_id, created_at, details, extras: None })
 }
 
+/// What a caller sees of a locked entry.
+pub(crate) fn seen(key: &SessionKey, locked: &EntryLock<'_>) -> Result<Option<SessionEntry>> {
+    Ok(both(locked)?.map(|(hot, cold)| entry(key, &hot, Arc::unwrap_or_clone(cold))))
+}
+
 /// What a caller sees of two records.
 pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
     SessionEntry {
@@ -348,6 +354,7 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
         usage: hot.usage,
         details: cold.details,
         extras_bytes: cold.extras.map_or(0, |at| at.bytes),
+        extras_generation: cold.extras.map_or(0, |at| at.generation),
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) fn read_entry(
         usage: Usage::ZERO,
         details: Details::default(),
         extras_bytes: 0,
+        extras_generation: 0,
     };
     let mut repaired = Vec::new();
     let mut has = [false; 2];

@@ -23,6 +23,7 @@ mod common;
 mod compact;
 mod config;
 mod damage;
+mod entries;
 mod events;
 mod exact_json;
 mod export;

@@ -4,9 +4,11 @@ use std::error::Error as _;
 use std::io;
 
 use cloakroom::{
-    Details, Error, KeyPolicy, MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionEntry, SessionId, SessionKey,
-    SessionSource, Timestamp, Usage,
+    Details, Error, KeyPolicy, MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionId, SessionKey, SessionSource,
+    SessionStore,
 };
+
+use crate::common::Home;
 
 // Rules.
 
@@ -144,17 +146,11 @@ fn nothing_prints_raw_ids() {
         cost_status: Some(format!("{RAW}16")),
         ..Details::from_source(source.clone())
     };
-    let entry = SessionEntry {
-        key: key.clone(),
-        session_id: SessionId::new("20260612_000653_p67x61eb").unwrap(),
-        created_at: Timestamp::MIN,
-        updated_at: Timestamp::MIN,
-        suspended: false,
-        resume_pending: false,
-        usage: Usage::ZERO,
-        details: details.clone(),
-        extras_bytes: 0,
-    };
+    let home = Home::new();
+    let store = SessionStore::open(home.options().key_policy(policy)).unwrap();
+    let mut entry = store.resolve(&source).unwrap().entry;
+    entry.details = details.clone();
+    assert_eq!(entry.key, key);
     let mut extras = cloakroom::Extras::default();
     extras.insert(RAW, &RAW.into());
     let too_large = Error::TooLarge { key: key.clone(), bytes: 2, limit: 1 };

@@ -1,5 +1,6 @@
 //! Reset policies: when a session ends, and when it must not.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -249,20 +250,19 @@ fn the_same_end_by_either_road() {
     for n in [0, 1] {
         assert!(store.get_with_extras(&key(n)).unwrap().unwrap().1.is_empty(), "no extras");
     }
-    // Named one by one, so that a new field does not compile until somebody has thought of it.
+    let names = |value: serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let fields = |entry: SessionEntry| {
-        let SessionEntry {
-            key: _,
-            session_id,
-            created_at,
-            updated_at,
-            suspended,
-            resume_pending,
-            usage,
-            details,
-            extras_bytes,
-        } = entry;
-        assert!(!previous.contains(&session_id), "a fresh id");
+        assert!(!previous.contains(&entry.session_id), "a fresh id");
+        // A new field fails here until somebody has thought of it.
+        let mut others = names(serde_json::to_value(&entry).unwrap());
+        for known in [serde_json::to_value(entry.usage).unwrap(), serde_json::to_value(&entry.details).unwrap()] {
+            others.retain(|name| !names(known.clone()).contains(name));
+        }
+        let known =
+            ["created_at", "extras_bytes", "resume_pending", "session_id", "session_key", "suspended", "updated_at"];
+        assert!(others.iter().eq(&known), "{others:?}");
+        let SessionEntry { created_at, updated_at, suspended, resume_pending, usage, details, extras_bytes, .. } =
+            entry;
         ((created_at, updated_at, suspended, resume_pending, usage, extras_bytes), details)
     };
     let (pruned, pruned_details) = fields(pruned.entry);

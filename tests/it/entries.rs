@@ -1,0 +1,84 @@
+//! What becomes of an entry's fields: who sees a change of them, and what does not get into them.
+
+use cloakroom::{Removal, SessionEntry, SessionSource, SessionStore, Usage};
+use serde_json::json;
+
+use crate::common::{Home, assert_sound, key, source};
+
+fn get(store: &SessionStore, n: usize) -> SessionEntry {
+    store.get(&key(n)).unwrap().unwrap()
+}
+
+fn set_metadata(store: &SessionStore, n: usize, value: &str) {
+    store.set_metadata(&key(n), json!({"note": value}).as_object().unwrap()).unwrap().unwrap();
+}
+
+#[test]
+fn a_removal_of_what_was_seen_takes_nothing_else() {
+    type Act = fn(&SessionStore);
+    let acts: [(&str, Act); 9] = [
+        ("metadata of the same length", |store| set_metadata(store, 0, "two")),
+        ("the same metadata", |store| set_metadata(store, 0, "one")),
+        ("there and back", |store| ["two", "one"].into_iter().for_each(|text| set_metadata(store, 0, text))),
+        ("no metadata", |store| drop(store.set_metadata(&key(0), &serde_json::Map::new()).unwrap().unwrap())),
+        ("details", |store| drop(store.update(&key(0), |details| details.expiry_finalized = true).unwrap().unwrap())),
+        ("counters", |store| {
+            store.record_usage(&key(0), &Usage { last_prompt_tokens: 1, ..Usage::ZERO }).unwrap().unwrap();
+        }),
+        ("suspended", |store| drop(store.suspend(&key(0)).unwrap().unwrap())),
+        ("reset", |store| drop(store.reset(&key(0)).unwrap().unwrap())),
+        ("removed and back", |store| {
+            store.remove(&key(0)).unwrap().unwrap();
+            store.resolve(&source(0)).unwrap();
+        }),
+    ];
+    for (what, act) in acts {
+        for is_synced in [false, true] {
+            let home = Home::new();
+            let store = home.open();
+            store.resolve(&source(0)).unwrap();
+            set_metadata(&store, 0, "one");
+            let seen = get(&store, 0);
+            if is_synced {
+                store.flush().unwrap();
+            }
+            act(&store);
+            if is_synced {
+                store.flush().unwrap();
+            }
+            let removal = store.remove_if(&key(0), &seen).unwrap();
+            assert!(matches!(removal, Removal::Changed), "{what}: {removal:?}");
+            let seen = get(&store, 0);
+            // What it has is the same after another opening.
+            drop(store);
+            let store = home.open();
+            let removal = store.remove_if(&key(0), &seen).unwrap();
+            assert!(matches!(removal, Removal::Removed(_)), "{what}: {removal:?}");
+            assert!(matches!(store.remove_if(&key(0), &seen).unwrap(), Removal::Missing));
+            assert_sound(&store);
+        }
+    }
+}
+
+/// Whichever verb answered it, and however large it is.
+#[test]
+fn what_a_verb_answers_is_what_is_there() {
+    let home = Home::new();
+    let store = home.open();
+    let large = SessionSource { chat_topic: Some("x".repeat(10_000)), ..source(0) };
+    for source in [source(0), large] {
+        let created = store.resolve(&source).unwrap().entry;
+        let found = store.resolve(&source).unwrap().entry;
+        store.suspend(&key(0)).unwrap().unwrap();
+        let replaced = store.resolve(&source).unwrap().entry;
+        assert_eq!(replaced, get(&store, 0));
+        assert_eq!(created, found);
+        let (reset, _) = store.reset(&key(0)).unwrap().unwrap();
+        assert_eq!(reset, get(&store, 0));
+        let by_id = store.find_by_session_id(&reset.session_id).unwrap();
+        assert_eq!(by_id, std::slice::from_ref(&reset));
+        assert!(matches!(store.remove_if(&key(0), &reset).unwrap(), Removal::Removed(_)));
+        let again = store.resolve(&source).unwrap().entry;
+        assert!(matches!(store.remove_if(&key(0), &again).unwrap(), Removal::Removed(_)));
+    }
+}
