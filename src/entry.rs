@@ -94,13 +94,13 @@ pub struct Usage {
     pub total_tokens: u64,
     /// Tokens of the latest prompt: a reading, not a sum.
     pub last_prompt_tokens: u64,
-    /// Estimated cost in US dollars.
+    /// Estimated cost in US dollars. Finite: see [`record_usage`](crate::SessionStore::record_usage).
     pub estimated_cost_usd: f64,
 }
 
 impl PartialEq for Usage {
-    /// The cost is compared by its bits. Python's files may hold a cost of NaN, and such an entry must equal itself:
-    /// what is removed only if it is unchanged could never be removed otherwise.
+    /// The cost is compared by its bits, so that every entry equals itself: what is removed only if it is unchanged could
+    /// never be removed otherwise.
     fn eq(&self, other: &Self) -> bool {
         let counts = |u: &Self| {
             [
@@ -137,7 +137,10 @@ impl Usage {
         self.cache_write_tokens = self.cache_write_tokens.saturating_add(turn.cache_write_tokens);
         self.total_tokens = self.total_tokens.saturating_add(turn.total_tokens);
         self.last_prompt_tokens = turn.last_prompt_tokens;
-        self.estimated_cost_usd += turn.estimated_cost_usd;
+        // What is not finite would stay so.
+        let finite = |cost: f64| if cost.is_finite() { cost } else { 0.0 };
+        let sum = finite(self.estimated_cost_usd) + finite(turn.estimated_cost_usd);
+        self.estimated_cost_usd = sum.clamp(f64::MIN, f64::MAX);
     }
 }
 

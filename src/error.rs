@@ -19,6 +19,12 @@ pub enum Error {
     /// A text is no session id.
     #[error("not a session id: {0}")]
     InvalidId(#[source] NameError),
+    /// A cost is infinite or no number, and would stay so whatever is added to it.
+    #[error("the cost of a turn is {cost}: it must be a finite number")]
+    InvalidCost {
+        /// What was given.
+        cost: f64,
+    },
     /// There is nothing at this path.
     #[error("there is no store at {path}: create one with `migrate`, or `Options::create(true)`")]
     NotFound {

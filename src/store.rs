@@ -10,7 +10,7 @@ use crate::codec::{Cold, Hot, RESUME_PENDING, SUSPENDED};
 use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
 use crate::config::Options;
 use crate::entry::{Details, Extras, SessionEntry, Usage};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::{EventKind, Listeners};
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
@@ -146,8 +146,16 @@ impl SessionStore {
         Ok(done)
     }
 
-    /// Adds the use of one turn to the counters. `last_prompt_tokens` is replaced; `updated_at` stays.
+    /// Adds the use of one turn to the counters, which end at the largest number there is. `last_prompt_tokens` is
+    /// replaced; `updated_at` stays.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCost`](crate::Error::InvalidCost) if the cost is not finite. Nothing is counted then.
     pub fn record_usage(&self, key: &SessionKey, turn: &Usage) -> Result<Option<Receipt>> {
+        let cost = turn.estimated_cost_usd;
+        if !cost.is_finite() {
+            return Err(Error::InvalidCost { cost });
+        }
         self.change_hot(key, |hot| hot.usage.add(turn))
     }
 
@@ -228,7 +236,9 @@ impl SessionStore {
         Ok(Some(self.commits().receipt(commit)))
     }
 
-    /// Removes an entry if it is still as it was `seen`, its time of activity included.
+    /// Removes an entry if it is still as it was `seen`: nothing of it has changed, its time of activity included, and
+    /// nobody has set its metadata since, to the same as before even. A turn that has begun meanwhile shows in its time of
+    /// activity only.
     pub fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
         let mut locked = self.commits().lock(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(Removal::Missing) };

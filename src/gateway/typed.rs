@@ -20,7 +20,7 @@ pub(crate) enum Typed {
 }
 
 impl PartialEq for Typed {
-    /// Costs are compared by their bits: NaN is itself, and -0.0 is not 0.0.
+    /// Costs are compared by their bits: -0.0 is not 0.0.
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Null, Self::Null) => true,
@@ -74,14 +74,11 @@ pub(crate) fn read(kind: Kind, text: &str, times: Times) -> Typed {
     read.unwrap_or_else(|| Typed::default_of(kind))
 }
 
+/// What is not finite (Python writes `NaN`) is no cost: whatever was added to it would be lost. An export still has its
+/// text.
 fn read_cost(text: &str) -> Option<f64> {
-    match text {
-        "NaN" => Some(f64::NAN),
-        "Infinity" => Some(f64::INFINITY),
-        "-Infinity" => Some(f64::NEG_INFINITY),
-        _ if text.starts_with(|c: char| c.is_ascii_digit() || c == '-') => text.parse().ok(),
-        _ => None,
-    }
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    text.parse().ok().filter(|cost: &f64| is_number && cost.is_finite())
 }
 
 /// Writes a value as JSON text. `written` is how the file wrote the field before.
@@ -98,12 +95,6 @@ pub(crate) fn write(value: &Typed, slot: Slot, times: Times, written: Option<&st
 }
 
 fn write_cost(cost: f64, gateway: Gateway) -> String {
-    if cost.is_nan() {
-        return "NaN".into();
-    }
-    if cost.is_infinite() {
-        return if cost > 0.0 { "Infinity" } else { "-Infinity" }.into();
-    }
     match gateway {
         // JavaScript writes whole numbers without a fraction. Beyond 2^53 the digits would lie.
         Gateway::OpenClaw if cost.fract() == 0.0 && cost.abs() < 9e15 => format!("{cost:.0}"),

@@ -1,6 +1,6 @@
 //! What becomes of an entry's fields: who sees a change of them, and what does not get into them.
 
-use cloakroom::{Removal, SessionEntry, SessionSource, SessionStore, Usage};
+use cloakroom::{Error, Removal, SessionEntry, SessionSource, SessionStore, Usage};
 use serde_json::json;
 
 use crate::common::{Home, assert_sound, key, source};
@@ -81,4 +81,50 @@ fn what_a_verb_answers_is_what_is_there() {
         let again = store.resolve(&source).unwrap().entry;
         assert!(matches!(store.remove_if(&key(0), &again).unwrap(), Removal::Removed(_)));
     }
+}
+
+#[test]
+fn a_cost_that_is_no_number_is_refused() {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    let usage = || get(&store, 0).usage;
+    for cost in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let turn = Usage { input_tokens: 3, estimated_cost_usd: cost, ..Usage::ZERO };
+        let refused = store.record_usage(&key(0), &turn).unwrap_err();
+        assert!(matches!(&refused, Error::InvalidCost { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("finite"), "{refused}");
+        assert_eq!(usage(), Usage::ZERO, "nothing of it is counted");
+        // Whether there is an entry or not.
+        assert!(store.record_usage(&key(1), &turn).is_err());
+    }
+    let turn = Usage { input_tokens: 3, estimated_cost_usd: 0.5, ..Usage::ZERO };
+    store.record_usage(&key(0), &turn).unwrap().unwrap();
+    store.record_usage(&key(0), &Usage { estimated_cost_usd: -0.25, ..Usage::ZERO }).unwrap().unwrap();
+    assert_eq!(usage(), Usage { estimated_cost_usd: 0.25, ..turn });
+}
+
+#[test]
+fn counters_end_at_the_largest_number() {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    let most = Usage {
+        input_tokens: u64::MAX,
+        output_tokens: u64::MAX,
+        cache_read_tokens: u64::MAX,
+        cache_write_tokens: u64::MAX,
+        total_tokens: u64::MAX,
+        last_prompt_tokens: u64::MAX,
+        estimated_cost_usd: f64::MAX,
+    };
+    for _ in 0..2 {
+        store.record_usage(&key(0), &most).unwrap().unwrap();
+        assert_eq!(get(&store, 0).usage, most);
+    }
+    for _ in 0..2 {
+        let less = Usage { estimated_cost_usd: -f64::MAX, ..Usage::ZERO };
+        store.record_usage(&key(0), &less).unwrap().unwrap();
+    }
+    assert_eq!(get(&store, 0).usage.estimated_cost_usd, -f64::MAX, "it can come back from there");
 }

@@ -425,13 +425,14 @@ fn odd_values_leave_the_typed_field_at_its_default() {
     let entry = fresh.get("k1");
     assert_eq!((entry.usage.input_tokens, entry.usage.output_tokens, entry.usage.cache_read_tokens), (0, 0, 0));
     assert_eq!((entry.usage.total_tokens, entry.usage.last_prompt_tokens), (0, u64::MAX));
-    assert!(entry.usage.estimated_cost_usd.is_nan());
+    assert_eq!(entry.usage.estimated_cost_usd.to_bits(), 0);
     assert!(!entry.suspended && entry.details.expiry_finalized);
     assert_eq!((&entry.details.platform, &entry.details.prev_session_id), (&None, &None));
     assert_eq!(entry.details.origin.as_ref().unwrap().chat_id.as_deref(), Some("-100123"));
-    // An entry with such a cost can be removed like any other.
-    let removal = fresh.store.remove_if(&entry.key, &entry).unwrap();
-    assert!(matches!(removal, cloakroom::Removal::Removed(_)), "{removal:?}");
+    // Nothing of it sticks.
+    let turn = cloakroom::Usage { estimated_cost_usd: 0.5, ..cloakroom::Usage::ZERO };
+    fresh.store.record_usage(&entry.key, &turn).unwrap().unwrap();
+    assert_eq!(fresh.get("k1").usage.estimated_cost_usd, 0.5);
 }
 
 #[test]
