@@ -167,7 +167,9 @@ pub fn work(store: &SessionStore, clock: &ManualClock, plan: Plan, say: &(dyn Fn
 fn prune(store: &SessionStore, clock: &ManualClock, say: &dyn Fn(&str)) -> Result<()> {
     let policy = PrunePolicy::max_age_days(MAX_IDLE_DAYS);
     say(&format!("pruning {}", policy.cutoff(clock.now()).unwrap().as_micros()));
-    store.prune(&policy, guard).map(drop)
+    store.prune(&policy, guard)?;
+    say("pruned");
+    Ok(())
 }
 
 fn guard(asked: &SessionKey) -> bool {
@@ -281,13 +283,30 @@ impl Worker<'_> {
                 let (name, entry) = self.fresh("f")?;
                 let (turn, receipt) = self.store.begin_turn(&entry.key)?.unwrap();
                 self.awaited(&receipt, &format!("begun {name} 1"))?;
-                if self.dice.roll(3) > 0 {
-                    (self.say)(&format!("ending {name} 1"));
-                    let end = self.store.end_turn(&entry.key, turn)?;
-                    let TurnEnd::Ended(receipt) = end else { panic!("{name}: {end:?}") };
-                    self.awaited(&receipt, &format!("ended {name} 1"))?;
+                match self.dice.roll(7) {
+                    // It is interrupted, or pruned.
+                    0 | 1 => Ok(()),
+                    2 | 3 => {
+                        (self.say)(&format!("ending {name} 1"));
+                        let end = self.store.end_turn(&entry.key, turn)?;
+                        let TurnEnd::Ended(receipt) = end else { panic!("{name}: {end:?}") };
+                        self.awaited(&receipt, &format!("ended {name} 1"))
+                    }
+                    4 => {
+                        (self.say)(&format!("removing {name} 1"));
+                        let receipt = self.store.remove(&entry.key)?.unwrap();
+                        self.awaited(&receipt, &format!("removed {name} 1"))
+                    }
+                    ends => {
+                        (self.say)(&format!("resetting {name} 1"));
+                        let (_, receipt) = self.store.reset(&entry.key)?.unwrap();
+                        if ends == 5 {
+                            return self.awaited(&receipt, &format!("reset {name} 1"));
+                        }
+                        let (_, receipt) = self.store.begin_turn(&entry.key)?.unwrap();
+                        self.awaited(&receipt, &format!("begun {name} 2"))
+                    }
                 }
-                Ok(())
             }
             23 => {
                 // On keys of its own, since a new session has no counters.
@@ -350,6 +369,8 @@ fn switch_number(entry: &SessionEntry) -> u64 {
 #[derive(Debug, Clone, Default)]
 struct Least {
     updated_at: i64,
+    /// A pass was about to remove it.
+    may_be_gone: bool,
     numbers: BTreeMap<String, u64>,
 }
 
@@ -390,13 +411,14 @@ impl Expected {
                     least.numbers.remove("begun");
                 }
             }
-            ["pruning", cutoff] => self.forget(cutoff.parse().unwrap()),
+            ["pruning", cutoff] => self.give_up(cutoff.parse().unwrap()),
+            ["pruned"] => self.entries.retain(|_, least| !least.may_be_gone),
             ["touched", name, micros] => {
                 let least = self.entries.entry(name.into()).or_default();
                 least.updated_at = least.updated_at.max(micros.parse().unwrap());
             }
             // Said before the change: tells nothing of an entry that was not told of.
-            ["ending" | "unsuspending", name, _] if !self.entries.contains_key(name) => {}
+            ["ending" | "resetting" | "unsuspending", name, _] if !self.entries.contains_key(name) => {}
             [what, name, n] => {
                 let least = self.entries.entry(name.into()).or_default();
                 let known = least.numbers.entry(what.into()).or_default();
@@ -406,10 +428,13 @@ impl Expected {
         }
     }
 
-    /// What is not protected and was last used before the cutoff may go, and may come back as a fresh entry.
-    fn forget(&mut self, cutoff: i64) {
-        self.entries
-            .retain(|name, least| least.updated_at >= cutoff || name.starts_with(GUARDED) || least.is_suspended());
+    /// What is not protected and was last used before the cutoff may go. Until it does it is as it was. When the pass is
+    /// over it may come back as a fresh entry.
+    fn give_up(&mut self, cutoff: i64) {
+        for (name, least) in &mut self.entries {
+            let stays = least.updated_at >= cutoff || name.starts_with(GUARDED) || least.is_suspended();
+            least.may_be_gone |= !stays;
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -462,12 +487,20 @@ fn check_entry(store: &SessionStore, name: &str, least: &Least, turns: &BTreeSet
     let number = |what: &str| least.number(what);
     let found = store.get_with_extras(&key(name)).map_err(|error| error.to_string())?;
     let Some((entry, extras)) = found else {
-        return if number("removing") > 0 { Ok(()) } else { Err("it is gone".into()) };
+        return if number("removing") > 0 || least.may_be_gone { Ok(()) } else { Err("it is gone".into()) };
     };
     if number("removed") > 0 {
         return Err("it is back".into());
     }
     let turn = turns.contains(&entry.key);
+    let goes_on = turn || entry.resume_pending;
+    let is_reset = entry.details.is_fresh_reset;
+    let begun = match number("begun") {
+        0 => true,
+        1 => goes_on || number("ending") > 0 || (is_reset && number("resetting") > 0),
+        // That of the session after the reset.
+        _ => is_reset && goes_on,
+    };
     let checks = [
         ("updated_at", entry.updated_at >= Timestamp::from_micros(least.updated_at)),
         ("used", entry.usage.total_tokens >= number("used")),
@@ -477,7 +510,8 @@ fn check_entry(store: &SessionStore, name: &str, least: &Least, turns: &BTreeSet
         ("suspended", entry.suspended || !least.is_suspended()),
         ("unsuspended", !entry.suspended || number("unsuspended") == 0),
         ("marked", entry.resume_pending || number("marked") == 0),
-        ("begun", turn || entry.resume_pending || number("begun") == 0 || number("ending") > 0),
+        ("begun", begun),
+        ("reset", number("reset") == 0 || (is_reset && !goes_on)),
         ("ended", !turn || number("ended") == 0),
     ];
     match checks.iter().find(|(_, holds)| !holds) {
