@@ -271,6 +271,7 @@ impl Error {
             Self::Panicked { .. } => "panicked",
             Self::SnapshotTooLarge { .. } => "snapshot_too_large",
             Self::TooLarge { .. } => "too_large",
+            Self::InvalidCost { .. } => "invalid_cost",
             Self::Closed { .. } => "closed",
             Self::Random { .. } => "random",
             Self::Setting { .. } => "setting",
