@@ -8,11 +8,8 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering}
 pub(crate) use std::thread::{JoinHandle, ThreadId, current};
 
 pub(crate) use crossbeam_channel::Sender;
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, bounded, select, unbounded};
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
-
-/// Orders that may wait.
-const ORDERS: usize = 16;
 
 /// What wakes the owner of an [`Inbox`].
 pub(crate) enum Wake<T> {
@@ -35,7 +32,8 @@ impl<T> Inbox<T> {
     /// With the senders of kicks and of orders.
     pub(crate) fn new() -> (Sender<()>, Sender<T>, Self) {
         let (kick, kicks) = bounded(1);
-        let (order, orders) = bounded(ORDERS);
+        // A bounded channel keeps what was sent when its receiver goes, and whoever ordered it would wait for ever.
+        let (order, orders) = unbounded();
         (kick, order, Self { kicks, orders })
     }
 

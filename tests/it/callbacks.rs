@@ -451,3 +451,21 @@ fn nobody_listens_to_a_flood_of_events_and_reports() {
     assert!(events.dropped() > 1000);
     assert_sound(&store);
 }
+
+/// Notes go to the committer as orders. It ends with some of them waiting for it.
+#[test]
+fn a_call_that_meets_a_close_ends() {
+    let notes: Vec<_> = (0..50).map(|n| format!("\"_note{n}\": {n}")).collect();
+    let file: Arc<str> = format!("{{{}}}", notes.join(",")).into();
+    for _ in 0..20 {
+        let home = Home::new();
+        let store = home.open();
+        let (inside, file) = (store.clone(), Arc::clone(&file));
+        let import = std::thread::spawn(move || {
+            while inside.import(file.as_bytes(), cloakroom::ImportOptions::new(), |_| {}).is_ok() {}
+        });
+        std::thread::sleep(Duration::from_millis(1));
+        store.close().unwrap();
+        within("the import", move || import.join().unwrap());
+    }
+}
