@@ -62,8 +62,8 @@ pub struct PruneReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Protected {
-    /// Its key, redacted.
-    pub key: String,
+    /// Its key. Printed with `Debug` it is redacted; serialized it is raw, as all data is.
+    pub key: SessionKey,
     /// What protects it.
     pub reason: ProtectedBy,
     /// How long it has been idle, in seconds.
@@ -98,7 +98,7 @@ impl PruneReport {
         self.oldest_protected = self.oldest_protected.max(Some(idle));
         let place = self.protected.partition_point(|other| other.idle >= idle);
         if place < NAMED {
-            self.protected.insert(place, Protected { key: key.to_string(), reason, idle });
+            self.protected.insert(place, Protected { key: key.clone(), reason, idle });
             self.protected.truncate(NAMED);
         }
     }
