@@ -19,6 +19,12 @@ pub struct OpenReport {
     pub repairs: Vec<String>,
     /// Set if the database holds less than had been synced: something damaged its files.
     pub shortfall: Option<Shortfall>,
+    /// Entries whose time lies more than a day ahead of the clock. Counted up to half of all.
+    pub times_ahead: u64,
+    /// They are half of all entries or more, so the clock is taken for wrong. Until it has run for a day without a
+    /// jump, over restarts too, no entry ages: nothing is pruned, no policy of idleness or of the hour ends a session,
+    /// and no time is set right.
+    pub clock_doubted: bool,
 }
 
 /// How far a database is behind what had been synced.

@@ -22,7 +22,8 @@ pub struct SessionEntry {
     pub session_id: SessionId,
     /// When this run began.
     pub created_at: Timestamp,
-    /// When the user was last active. Bookkeeping never moves it.
+    /// When the user was last active. Bookkeeping never moves it, unless it lies in the future: see
+    /// [`touch`](crate::SessionStore::touch).
     pub updated_at: Timestamp,
     /// Replaced by a fresh session at the next message, and never pruned.
     pub suspended: bool,

@@ -50,6 +50,7 @@
 
 mod answer;
 mod backup;
+mod clock_check;
 mod codec;
 mod commit;
 mod compact;
@@ -59,6 +60,7 @@ mod error;
 mod events;
 mod export;
 mod gateway;
+mod healing;
 mod import;
 mod json;
 mod key;
@@ -98,7 +100,7 @@ pub use query::{Cursor, Filter, Iter, Page, Summary};
 pub use source::{KeyPolicy, SessionSource};
 pub use storage::{Repairs, Verification, Violation};
 pub use store::SessionStore;
-pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use time::{BootTime, Clock, ManualClock, SystemClock, Timestamp};
 pub use turns::{OpenTurn, ResumeMark, TurnEnd, TurnRecovery, TurnToken};
 pub use watcher::{Watcher, WatcherConfig, WatcherStatus};
 pub use zone::TimeZone;

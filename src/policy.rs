@@ -13,7 +13,8 @@ use std::time::Duration;
 use chrono::NaiveDate;
 
 use crate::answer::{ReplaceReason, Resolved};
-use crate::codec::{Hot, RESUME_PENDING, SUSPENDED};
+use crate::clock_check::{Checked, is_ahead};
+use crate::codec::{Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
 use crate::config::{Config, DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES, ResetConfig, ResetMode, ResetRule};
 use crate::error::{Error, Result};
 use crate::prune::{ActivityGuard, Answer, ask};
@@ -24,6 +25,9 @@ use crate::zone::TimeZone;
 
 /// How often an entry that changes while the guard is asked is looked at again. After that it is in use, and kept.
 const ATTEMPTS: usize = 8;
+
+/// How long no session ends by a policy after the time of day has jumped.
+const AFTER_A_JUMP: Duration = Duration::from_secs(60 * 60);
 
 /// When a session is over: after some minutes without activity, at an hour of the day, at whichever comes first, or
 /// never.
@@ -226,7 +230,9 @@ impl SessionStore {
     ///
     /// A policy never fires while `guard`, asked with the session key and with no lock held, says that work is in
     /// progress, or fails or panics: the entry is then kept and touched. A touch between its answer and the
-    /// replacement wins. An entry with a resume pending keeps its id; a suspended one is replaced in any case.
+    /// replacement wins. An entry with a resume pending keeps its id; a suspended one is replaced in any case. For an
+    /// hour after the time of day has jumped, and while the clock is [doubted](crate::OpenReport::clock_doubted), none
+    /// fires either.
     ///
     /// # Errors
     /// As [`resolve`](SessionStore::resolve). What the guard says is not an error.
@@ -238,28 +244,39 @@ impl SessionStore {
     ) -> Result<Resolved> {
         let policy = policies.for_source(source);
         let key = self.key_for(source)?;
+        let entry = self.commits().engine().fingerprint(&key);
         for _ in 0..ATTEMPTS {
-            let Some(seen) = self.commits().peek_hot(self.commits().engine().fingerprint(&key))? else { break };
-            if over(&policy, &seen, self.now()).is_none() {
+            let Some(seen) = self.commits().peek_hot(entry)? else { break };
+            if self.over(&policy, entry, &seen)?.is_none() {
                 break;
             }
             match ask(&guard, &key) {
                 Answer::Active | Answer::Failed => break,
                 Answer::Idle => {}
             }
-            let now = self.now();
-            let locked = self.commits().lock(&key)?;
+            let Some((reason, checked)) = self.over(&policy, entry, &seen)? else { break };
+            let mut locked = self.commits().lock(&key)?;
             let same = |now: Hot| now.updated_at == seen.updated_at && now.flags == seen.flags;
             if locked.hot().is_some_and(same) {
-                let reason = over(&policy, &seen, now);
-                return self.resolve_locked(locked, &key, source, now, reason);
+                self.heal(&mut locked, &checked);
+                return self.resolve_locked(locked, &key, source, checked.now.wall, Some(reason));
             }
         }
         self.resolve(source)
     }
-}
 
-/// The rule by which a session is over.
-fn over(policy: &ResetPolicy, hot: &Hot, now: Timestamp) -> Option<ReplaceReason> {
-    if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) { None } else { policy.due(hot.updated_at, now) }
+    /// The rule by which a session is over, and what the clock said. While the clock may be wrong none is.
+    fn over(&self, policy: &ResetPolicy, entry: Fingerprint, hot: &Hot) -> Result<Option<(ReplaceReason, Checked)>> {
+        let now = self.now();
+        let may_be = policy.due(hot.updated_at, now).is_some() || is_ahead(hot.updated_at, now);
+        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) || !may_be {
+            return Ok(None);
+        }
+        let checked = self.look_at_clock()?;
+        if checked.doubted || checked.has_jumped_within(AFTER_A_JUMP) {
+            return Ok(None);
+        }
+        let used_at = self.clock_check().used_at(entry, hot.updated_at, checked.now);
+        Ok(policy.due(used_at, checked.now.wall).map(|reason| (reason, checked)))
+    }
 }

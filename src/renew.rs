@@ -19,9 +19,7 @@ impl SessionStore {
     /// created if there is none. Concurrent calls for one key make one entry.
     pub fn resolve(&self, source: &SessionSource) -> Result<Resolved> {
         let key = self.key_for(source)?;
-        // The clock is the caller's code, and may use the store: never ask it with an entry locked.
-        let now = self.now();
-        let locked = self.commits().lock(&key)?;
+        let (locked, now) = self.lock_to_touch(&key)?;
         self.resolve_locked(locked, &key, source, now, None)
     }
 
@@ -105,8 +103,7 @@ impl SessionStore {
         by_user: bool,
         keep: &KeepExtras,
     ) -> Result<Option<(SessionEntry, Receipt)>> {
-        let now = self.now();
-        let mut locked = self.commits().lock(key)?;
+        let (mut locked, now) = self.lock_to_touch(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
         let old = &cold.details;
         let details = Details {

@@ -46,5 +46,5 @@ pub(crate) fn open_report(opened: &mut storage::Opened) -> OpenReport {
     for repair in &repairs {
         tracing::warn!(repair, "repaired");
     }
-    OpenReport { created: opened.created, clean: opened.clean, repairs, shortfall }
+    OpenReport { created: opened.created, clean: opened.clean, repairs, shortfall, ..OpenReport::default() }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::answer::{OpenReport, Put, Removal, Stats};
+use crate::clock_check::ClockCheck;
 use crate::codec::{Cold, Hot, RESUME_PENDING, SUSPENDED};
 use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
 use crate::config::Options;
@@ -17,7 +18,7 @@ use crate::meter;
 use crate::repair::open_report;
 use crate::source::KeyPolicy;
 use crate::storage::{self, Opened, Verification};
-use crate::time::{Clock, Timestamp};
+use crate::time::{Clock, Reading, Timestamp};
 
 /// An open store. Clones are the same store; it may be used from many threads.
 ///
@@ -35,6 +36,7 @@ pub struct SessionStore {
 struct Inner {
     commits: Commits,
     clock: Arc<dyn Clock>,
+    clock_check: ClockCheck,
     key_policy: KeyPolicy,
     opened: OpenReport,
     listeners: Listeners,
@@ -62,7 +64,7 @@ impl SessionStore {
 
     /// Starts the committer of an opened store, and tells what was wrong with it.
     pub(crate) fn start(mut opened: Opened, options: Options) -> Result<Self> {
-        let report = open_report(&mut opened);
+        let mut report = open_report(&mut opened);
         opened.writer.set_journal_bytes(options.journal_bytes);
         let settings = Settings {
             interval: options.commit_interval,
@@ -70,9 +72,14 @@ impl SessionStore {
             cached_entries: options.cached_entries,
         };
         let commits = Commits::start(opened.engine, opened.writer, Arc::clone(&options.clock), settings)?;
+        let now = Reading::of(&*options.clock);
+        let clock_check = ClockCheck::open(&commits, now);
+        report.times_ahead = clock_check.wrong() as u64;
+        report.clock_doubted = clock_check.is_doubted(now);
         let inner = Inner {
             commits,
             clock: options.clock,
+            clock_check,
             key_policy: options.key_policy,
             opened: report,
             listeners: Listeners::default(),
@@ -137,9 +144,13 @@ impl SessionStore {
     }
 
     /// Notes that the user was active: `updated_at` becomes now, and never goes back.
+    ///
+    /// Where a clock that ran ahead has left a time that lies more than a day in the future, and few entries have such
+    /// a time, this and every other change sets it to now. Where half of the entries or more do, the clock is taken for
+    /// wrong, see [`OpenReport::clock_doubted`].
     pub fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        let now = self.now();
-        let done = self.change_hot(key, |hot| *hot = touched(*hot, now))?;
+        let (locked, now) = self.lock_to_touch(key)?;
+        let done = self.change_hot(locked, |hot| *hot = touched(*hot, now))?;
         if done.is_some() {
             meter::touched();
         }
@@ -156,7 +167,7 @@ impl SessionStore {
         if !cost.is_finite() {
             return Err(Error::InvalidCost { cost });
         }
-        self.change_hot(key, |hot| hot.usage.add(turn))
+        self.change_hot(self.lock_to_change(key)?, |hot| hot.usage.add(turn))
     }
 
     /// Suspends the session: it is never pruned, and the next message starts a fresh one. `updated_at` stays.
@@ -177,7 +188,7 @@ impl SessionStore {
             let Some(seen) = self.commits().peek(key, false)? else { return Ok(None) };
             let mut details = seen.cold.details.clone();
             change(&mut details);
-            let mut locked = self.commits().lock(key)?;
+            let mut locked = self.lock_to_change(key)?;
             let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
             if cold.details != seen.cold.details {
                 continue;
@@ -194,7 +205,7 @@ impl SessionStore {
     /// [`Error::TooLarge`](crate::Error::TooLarge) if the entry would keep more than 1 MiB of JSON.
     pub fn set_metadata(&self, key: &SessionKey, metadata: &Map<String, Value>) -> Result<Option<Receipt>> {
         let text = Value::Object(metadata.clone());
-        let mut locked = self.commits().lock(key)?;
+        let mut locked = self.lock_to_change(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
         let mut extras = locked.extras(&cold)?;
         extras.insert(Extras::METADATA, &text);
@@ -255,7 +266,9 @@ impl SessionStore {
     /// Checks every invariant of the store, reading all of it, and reports each violation. Writers go on meanwhile.
     pub fn verify(&self) -> Result<Verification> {
         self.commits().apply_pending()?;
-        storage::verify(self.commits().engine())
+        let mut found = storage::verify(self.commits().engine())?;
+        found.times_ahead = self.times_ahead()?;
+        Ok(found)
     }
 
     /// Figures of the store. O(1), but for the size on disk, which looks at each file.
@@ -293,6 +306,11 @@ impl SessionStore {
         &self.inner.clock
     }
 
+    /// Whether it is to be believed.
+    pub(crate) fn clock_check(&self) -> &ClockCheck {
+        &self.inner.clock_check
+    }
+
     /// The way to the trees, for work over many entries.
     pub(crate) fn commits(&self) -> &Commits {
         &self.inner.commits
@@ -313,7 +331,7 @@ impl SessionStore {
 
     fn set_suspended(&self, key: &SessionKey, suspended: bool) -> Result<Option<Receipt>> {
         let mut was = suspended;
-        let done = self.change_hot(key, |hot| {
+        let done = self.change_hot(self.lock_to_change(key)?, |hot| {
             was = hot.is(SUSPENDED);
             hot.set(SUSPENDED, suspended);
         })?;
@@ -323,8 +341,7 @@ impl SessionStore {
         Ok(done)
     }
 
-    fn change_hot(&self, key: &SessionKey, change: impl FnOnce(&mut Hot)) -> Result<Option<Receipt>> {
-        let mut locked = self.commits().lock(key)?;
+    fn change_hot(&self, mut locked: EntryLock<'_>, change: impl FnOnce(&mut Hot)) -> Result<Option<Receipt>> {
         let Some(mut hot) = locked.hot() else { return Ok(None) };
         change(&mut hot);
         let commit = locked.set_hot(hot);
@@ -368,7 +385,7 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
     }
 }
 
-/// Activity at `now`; time never goes back.
+/// Activity at `now`; a time that is right never goes back.
 pub(crate) fn touched(hot: Hot, now: Timestamp) -> Hot {
     Hot { updated_at: hot.updated_at.max(now), ..hot }
 }

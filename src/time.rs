@@ -1,6 +1,7 @@
 //! Time: [`Timestamp`] in microseconds, and the [`Clock`] that everything asks, so that tests never sleep.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,22 +116,51 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// Time since some fixed point. It never goes back and never jumps.
     fn monotonic(&self) -> Duration;
 
+    /// How long the machine has been running, and which of its runs this is. Nobody can set it, so the time of day is
+    /// checked against it. By default [`monotonic`](Clock::monotonic), of a run that is not known: two openings of a
+    /// store are then compared by the time of day alone.
+    fn boot_time(&self) -> BootTime {
+        BootTime { boot_id: None, elapsed: self.monotonic() }
+    }
+
     /// A channel that gets one message when `delay` of monotonic time has passed.
     fn after(&self, delay: Duration) -> Receiver<Instant>;
 }
 
+/// How long a machine has been running: what [`Clock::boot_time`] answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootTime {
+    /// Names this run of the machine; another run has another. `None` if it is not known.
+    pub boot_id: Option<u128>,
+    /// Time since the machine was started, or since some other point that is the same for one `boot_id`. It includes
+    /// the time that the machine was asleep, never goes back and never jumps.
+    pub elapsed: Duration,
+}
+
 /// The clock of the operating system.
+///
+/// On Linux [`boot_time`](Clock::boot_time) is `CLOCK_BOOTTIME`, of the run that `/proc/sys/kernel/random/boot_id` names.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
     start: Instant,
+    boot_id: Option<u128>,
 }
 
 impl SystemClock {
     /// A clock whose monotonic time starts now.
     #[must_use]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), boot_id: boot_id() }
     }
+}
+
+/// The kernel's name for this run, a UUID. Containers see that of their machine.
+fn boot_id() -> Option<u128> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()
 }
 
 impl Default for SystemClock {
@@ -148,12 +178,19 @@ impl Clock for SystemClock {
         self.start.elapsed()
     }
 
+    #[cfg(target_os = "linux")]
+    fn boot_time(&self) -> BootTime {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        BootTime { boot_id: self.boot_id, elapsed: Duration::try_from(time).unwrap_or_default() }
+    }
+
     fn after(&self, delay: Duration) -> Receiver<Instant> {
         crossbeam_channel::after(delay)
     }
 }
 
-/// A clock that moves only when told. Clones are the same clock.
+/// A clock that moves only when told. Clones are the same clock, of a machine that has its own
+/// [boot time](Clock::boot_time).
 #[derive(Debug, Clone)]
 pub struct ManualClock {
     state: Arc<Mutex<ManualState>>,
@@ -163,6 +200,9 @@ pub struct ManualClock {
 struct ManualState {
     wall: Timestamp,
     monotonic: Duration,
+    boot_id: u128,
+    /// Monotonic time when the machine was started.
+    booted: Duration,
     timers: Vec<(Duration, Sender<Instant>)>,
 }
 
@@ -170,7 +210,8 @@ impl ManualClock {
     /// A clock that stands at `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        let state = ManualState { wall: now, monotonic: Duration::ZERO, timers: Vec::new() };
+        let (monotonic, boot_id) = (Duration::ZERO, new_boot_id());
+        let state = ManualState { wall: now, monotonic, boot_id, booted: monotonic, timers: Vec::new() };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -195,11 +236,24 @@ impl ManualClock {
         self.state.lock().wall = now;
     }
 
+    /// Starts the machine anew: [`boot_time`](Clock::boot_time) is that of another run, and begins at zero. The time of
+    /// day and the monotonic time stay.
+    pub fn reboot(&self) {
+        let mut state = self.state.lock();
+        (state.boot_id, state.booted) = (new_boot_id(), state.monotonic);
+    }
+
     /// How many timers wait. Lets a test know that a thread has gone to sleep.
     #[must_use]
     pub fn timers(&self) -> usize {
         self.state.lock().timers.len()
     }
+}
+
+/// Another at each call, and in each process.
+fn new_boot_id() -> u128 {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    half() << 64 | half()
 }
 
 impl Clock for ManualClock {
@@ -211,11 +265,93 @@ impl Clock for ManualClock {
         self.state.lock().monotonic
     }
 
+    fn boot_time(&self) -> BootTime {
+        let state = self.state.lock();
+        BootTime { boot_id: Some(state.boot_id), elapsed: state.monotonic.saturating_sub(state.booted) }
+    }
+
     fn after(&self, delay: Duration) -> Receiver<Instant> {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         let mut state = self.state.lock();
         let due = state.monotonic.saturating_add(delay);
         state.timers.push((due, sender));
         receiver
+    }
+}
+
+/// How far the two clocks of a [`Reading`] may drift apart and still agree: a time server moves the clock by less, but
+/// for steps that are jumps.
+const TOLERANCE: Duration = Duration::from_secs(60);
+/// A clock that is being slewed runs too fast or too slow by up to a two-thousandth.
+const SLEW: u32 = 1000;
+
+/// Both clocks at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) wall: Timestamp,
+    pub(crate) boot: BootTime,
+}
+
+impl Reading {
+    /// What the clock says now.
+    pub(crate) fn of(clock: &dyn Clock) -> Self {
+        Self { wall: clock.now(), boot: clock.boot_time() }
+    }
+
+    /// How long ago `earlier` was, a reading of this process; `None` if the time of day was set in between.
+    pub(crate) fn since(self, earlier: Self) -> Option<Duration> {
+        let passed = self.boot.elapsed.saturating_sub(earlier.boot.elapsed);
+        let by_wall = self.wall.as_micros() - earlier.wall.as_micros();
+        let apart = Duration::from_micros(by_wall.abs_diff(micros(passed)));
+        (apart <= TOLERANCE.saturating_add(passed / SLEW)).then_some(passed)
+    }
+
+    /// The same of a reading that another process may have left. In another run of the machine only the time of day
+    /// tells, and nobody knows whether that was set.
+    pub(crate) fn since_kept(self, kept: Self) -> Option<Duration> {
+        let same_run = self.boot.boot_id.is_some() && self.boot.boot_id == kept.boot.boot_id;
+        if same_run && self.boot.elapsed >= kept.boot.elapsed {
+            return self.since(kept);
+        }
+        (self.wall >= kept.wall).then(|| self.wall.since(kept.wall))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_reading_tells_a_jump_from_time_that_passed() {
+        let clock = ManualClock::new(Timestamp::from_micros(1_781_222_813_123_456));
+        let first = Reading::of(&clock);
+        clock.advance(HOUR);
+        let second = Reading::of(&clock);
+        assert_eq!((second.since(first), second.since_kept(first)), (Some(HOUR), Some(HOUR)));
+        clock.set_wall(second.wall.saturating_sub(Duration::from_secs(61)));
+        assert_eq!(Reading::of(&clock).since(second), None);
+        clock.set_wall(second.wall.saturating_add(Duration::from_secs(61)));
+        assert_eq!(Reading::of(&clock).since_kept(second), None);
+        // A clock that is slewed for ten days.
+        clock.set_wall(second.wall.saturating_add(240 * HOUR + Duration::from_secs(400)));
+        let mut slewed = Reading::of(&clock);
+        slewed.boot.elapsed += 240 * HOUR;
+        assert_eq!(slewed.since(second), Some(240 * HOUR));
+        // Another run, where only the time of day tells.
+        clock.reboot();
+        let third = Reading::of(&clock);
+        assert_eq!(third.since_kept(second), Some(third.wall.since(second.wall)));
+        clock.set_wall(first.wall);
+        assert_eq!(Reading::of(&clock).since_kept(second), None, "it was set back");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_names_its_run() {
+        let (one, other) = (SystemClock::new().boot_time(), SystemClock::new().boot_time());
+        assert!(one.boot_id.is_some() && one.boot_id == other.boot_id);
+        assert!(one.elapsed > Duration::ZERO && other.elapsed >= one.elapsed);
     }
 }

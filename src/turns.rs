@@ -100,8 +100,7 @@ impl SessionStore {
     /// An earlier turn of the entry that has not ended is replaced: its token ends nothing any more. O(1). When the
     /// receipt is durable the marker is too; after a crash before that, neither marker nor touch may be there.
     pub fn begin_turn(&self, key: &SessionKey) -> Result<Option<(TurnToken, Receipt)>> {
-        let now = self.now();
-        let mut locked = self.commits().lock(key)?;
+        let (mut locked, now) = self.lock_to_touch(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
         let (token, commit) = locked.begin_turn(touched(hot, now), cold.session_id.clone(), now);
         drop(locked);
@@ -113,7 +112,7 @@ impl SessionStore {
     ///
     /// After a crash before the receipt is durable the turn may be taken for interrupted.
     pub fn end_turn(&self, key: &SessionKey, token: TurnToken) -> Result<TurnEnd> {
-        let mut locked = self.commits().lock(key)?;
+        let mut locked = self.lock_to_change(key)?;
         if locked.hot().is_none() {
             return Ok(TurnEnd::Missing);
         }
@@ -155,8 +154,7 @@ impl SessionStore {
                 recovery.orphaned += u64::from(self.commits().turns().drop_marker(entry, marker.turn.token));
                 continue;
             };
-            let now = self.now();
-            let mut locked = self.commits().lock(&key)?;
+            let (mut locked, now) = self.lock_to_touch(&key)?;
             let found = both(&locked)?;
             // A turn that has begun meanwhile has taken its place.
             if !self.commits().turns().is_current(entry, marker.turn.token) {
@@ -192,8 +190,7 @@ impl SessionStore {
     /// The mark stays until [`clear_resume_pending`](SessionStore::clear_resume_pending), or until the entry gets
     /// another session.
     pub fn mark_resume_pending(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
-        let now = self.now();
-        let mut locked = self.commits().lock(key)?;
+        let (mut locked, now) = self.lock_to_touch(key)?;
         match locked.hot() {
             None => Ok(ResumeMark::Missing),
             Some(hot) if hot.is(SUSPENDED) => Ok(ResumeMark::Suspended),
@@ -208,7 +205,7 @@ impl SessionStore {
 
     /// Takes the mark back, and its reason. `None` if there is no entry. `updated_at` stays.
     pub fn clear_resume_pending(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        let mut locked = self.commits().lock(key)?;
+        let mut locked = self.lock_to_change(key)?;
         let was_pending = locked.hot().is_some_and(|hot| hot.is(RESUME_PENDING));
         let commit = self.set_resume(&mut locked, None)?;
         drop(locked);

@@ -9,16 +9,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use parking_lot::Mutex;
 
+use crate::clock_check::{Checked, almost};
+use crate::codec::Held;
 use crate::config::Config;
 use crate::error::{Error, Result, panic_message};
 use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::store::SessionStore;
 use crate::time::Timestamp;
 
-/// A pass that would remove fewer entries than this is never held.
-const HOLD_ABOVE: u64 = 100;
-/// How far wall and monotonic clock may drift apart between two passes and still agree.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 /// Reports that wait to be read. The newest are dropped when nobody reads them.
 const REPORTS: usize = 16;
 
@@ -51,7 +49,7 @@ pub struct WatcherStatus {
     pub passes: u64,
     /// Passes that failed or panicked.
     pub failures: u64,
-    /// Passes that were held, because they would have removed more than half of the entries.
+    /// Passes that were held: they would have removed more than half of the entries, or the clock was in doubt.
     pub held: u64,
     /// When the last pass began.
     pub last_run: Option<Timestamp>,
@@ -75,9 +73,14 @@ pub struct WatcherStatus {
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 ///
-/// A pass that would remove more than half of the entries, and more than 100, is held: a clock that jumped ahead looks
-/// just like that. It runs if the next pass finds the same, and the time of day moved with the monotonic clock in
-/// between. [`SessionStore::prune`] and [`prune_now`](Watcher::prune_now), called by people, are not held.
+/// A pass that would remove more than half of the entries for their age is held: a clock that jumped ahead looks just
+/// like that. What was held is kept in the store, and removed by a pass that finds no more of it an interval later, if
+/// the time of day has kept step with the time since the machine was started. So a process that is restarted more often
+/// than the interval prunes too. After a restart of the machine the time of day alone tells when the interval is over.
+///
+/// After a jump of the time of day a pass that would remove something waits for an interval as well, and while the clock
+/// is [doubted](crate::OpenReport::clock_doubted) none runs. [`SessionStore::prune`] and
+/// [`prune_now`](Watcher::prune_now), called by people, are not held.
 ///
 /// Failures, panics of the guard's own code included, are counted and logged, and the next pass runs.
 #[derive(Debug)]
@@ -106,7 +109,6 @@ impl Watcher {
             stop: Arc::clone(&stop),
             status: Arc::clone(&status),
             report,
-            held: None,
         };
         let thread = std::thread::Builder::new()
             .name("cloakroom-prune".into())
@@ -159,12 +161,18 @@ struct Worker {
     stop: Arc<AtomicBool>,
     status: Arc<Mutex<WatcherStatus>>,
     report: Sender<PruneReport>,
-    /// The clocks when a pass was held; the next one is compared with them.
-    held: Option<(Timestamp, Duration)>,
+}
+
+/// What becomes of a pass.
+enum Decision {
+    Hold,
+    Run,
+    /// Runs with the cutoff of an earlier one, which was held.
+    RunAsOf(Timestamp),
 }
 
 impl Worker {
-    fn run(mut self, stopped: &Receiver<()>, kicks: &Receiver<()>) {
+    fn run(self, stopped: &Receiver<()>, kicks: &Receiver<()>) {
         if self.config.policy.is_disabled() {
             tracing::info!("pruning is disabled");
             // Nothing to do but wait for the end.
@@ -194,7 +202,7 @@ impl Worker {
     }
 
     /// One pass. Whatever happens in it, the thread goes on.
-    fn pass(&mut self, asked_for: bool) {
+    fn pass(&self, asked_for: bool) {
         let mut began = None;
         let pass = AssertUnwindSafe(|| {
             began = Some(self.store.now());
@@ -228,41 +236,73 @@ impl Worker {
     }
 
     /// Prunes; `None` if the pass was held.
-    fn prune(&mut self, asked_for: bool) -> Result<Option<PruneReport>> {
-        if !asked_for && self.is_to_be_held()? {
-            return Ok(None);
+    fn prune(&self, asked_for: bool) -> Result<Option<PruneReport>> {
+        let as_of = match if asked_for { Decision::Run } else { self.decide()? } {
+            Decision::Hold => return Ok(None),
+            Decision::Run => None,
+            Decision::RunAsOf(time) => Some(time),
+        };
+        let report = self.run_pass(&self.config.policy, as_of, false)?;
+        if !report.stopped && !report.clock_doubted {
+            self.store.clock_check().set_held(self.store.commits(), None)?;
         }
-        self.held = None;
-        let stop = Arc::clone(&self.stop);
-        self.store.prune_pass(&self.config.policy, &*self.guard, false, || !stop.load(Ordering::Acquire)).map(Some)
+        Ok(Some(report))
     }
 
-    /// Whether a pass looks like the work of a wrong clock.
-    fn is_to_be_held(&mut self) -> Result<bool> {
-        let (now, monotonic) = (self.store.now(), self.store.clock().monotonic());
-        let entries = self.store.len();
-        let bound = HOLD_ABOVE.max(entries / 2);
-        // Caps do not depend on the clock.
+    fn run_pass(&self, policy: &PrunePolicy, as_of: Option<Timestamp>, dry_run: bool) -> Result<PruneReport> {
+        let stop = Arc::clone(&self.stop);
+        self.store.prune_pass(policy, &*self.guard, as_of, dry_run, || !stop.load(Ordering::Acquire))
+    }
+
+    fn decide(&self) -> Result<Decision> {
+        let checked = self.store.check_clock()?;
+        if checked.doubted {
+            tracing::warn!("half of the entries or more lie ahead of the clock, so no pass runs until it is trusted");
+            return Ok(Decision::Hold);
+        }
+        if self.would_remove_most(&checked)? {
+            return self.decide_on_most(&checked);
+        }
+        let waits = checked.has_jumped_within(almost(self.config.interval));
+        if waits && self.run_pass(&self.config.policy, None, true)?.removed > 0 {
+            tracing::warn!("the time of day has jumped; a pass waits for an interval");
+            return Ok(Decision::Hold);
+        }
+        Ok(Decision::Run)
+    }
+
+    /// Whether more than half of the entries would go for their age. Caps do not depend on the clock.
+    fn would_remove_most(&self, checked: &Checked) -> Result<bool> {
+        let bound = self.store.len() / 2;
         let policy = self.config.policy.age_only();
         // Counting rows is cheap and finds most passes harmless; only then is every guard asked.
-        if self.store.count_expired(&policy, bound + 1)? <= bound {
+        let expired = self.store.count_expired(&policy, checked.now.wall, bound + 1)?;
+        if expired + self.store.clock_check().wrong() as u64 <= bound {
             return Ok(false);
         }
-        let stop = Arc::clone(&self.stop);
-        let would = self.store.prune_pass(&policy, &*self.guard, true, || !stop.load(Ordering::Acquire))?;
-        if would.removed <= bound {
-            return Ok(false);
+        Ok(self.run_pass(&policy, None, true)?.removed > bound)
+    }
+
+    /// Holds a pass that would remove most of the entries, until one that was held before is confirmed. Then it runs
+    /// as that one would have: what has expired since is for the next.
+    fn decide_on_most(&self, checked: &Checked) -> Result<Decision> {
+        let (clock_check, policy) = (self.store.clock_check(), self.config.policy.age_only());
+        let expired_by = |time, limit| self.store.count_expired(&policy, time, limit);
+        if let Some(Held { at, expired }) = clock_check.held()
+            && let Some(passed) = checked.now.since_kept(at)
+            && expired_by(at.wall, expired.saturating_add(1))? <= expired
+        {
+            let interval = almost(self.config.interval);
+            let waits = passed < interval || checked.has_jumped_within(interval);
+            return Ok(if waits { Decision::Hold } else { Decision::RunAsOf(at.wall) });
         }
-        let clocks_agree = self.held.is_some_and(|(held_now, held_monotonic)| {
-            let wall = now.as_micros() - held_now.as_micros();
-            let passed = i64::try_from(monotonic.saturating_sub(held_monotonic).as_micros()).unwrap_or(i64::MAX);
-            wall.abs_diff(passed) <= CLOCK_TOLERANCE.as_micros() as u64
-        });
-        if clocks_agree {
-            return Ok(false);
-        }
-        tracing::warn!(entries, "a pass would remove more than half of the entries; it waits for the next to agree");
-        self.held = Some((now, monotonic));
-        Ok(true)
+        let expired = expired_by(checked.now.wall, u64::MAX)?;
+        tracing::warn!(
+            entries = self.store.len(),
+            expired,
+            "a pass would remove more than half of the entries; it waits for one that finds the same after an interval"
+        );
+        clock_check.set_held(self.store.commits(), Some(Held { at: checked.now, expired }))?;
+        Ok(Decision::Hold)
     }
 }

@@ -32,6 +32,8 @@ use super::{Exit, Format, named, options, with_store};
 ///   stale_rows        index rows out of date, as a crash may leave them; harmless
 ///   orphaned_turns    markers of turns whose session is gone, as a crash may leave them; harmless
 ///   orphaned_chunks   pieces of extras that no entry names, as a crash may leave them; harmless
+///   times_ahead       entries whose time lies more than a day ahead of the clock, as one that ran ahead leaves them
+///   clock_doubted     they are half of the entries or more, so nothing ages until the clock is trusted
 ///   count_checked     whether the counter of entries was compared
 ///   repaired          null without --repair, or an object: what was changed, counted by kind; see the documentation
 ///                     of the library's `Repairs`
@@ -57,6 +59,7 @@ struct Verdict {
     found: Verification,
     shortfall: Option<Shortfall>,
     repairs: Vec<String>,
+    clock_doubted: bool,
     repaired: Option<Repairs>,
     quarantine: Option<String>,
 }
@@ -108,7 +111,8 @@ impl Verify {
             let OpenReport { shortfall, repairs, .. } = first.as_ref().unwrap_or_else(|| store.open_report()).clone();
             let quarantine =
                 repaired.filter(|repaired| repaired.quarantined > 0).map(|_| quarantine.display().to_string());
-            Ok(Verdict { found: store.verify()?, shortfall, repairs, repaired, quarantine })
+            let clock_doubted = store.open_report().clock_doubted;
+            Ok(Verdict { found: store.verify()?, shortfall, repairs, clock_doubted, repaired, quarantine })
         })
     }
 }
@@ -146,6 +150,9 @@ impl Verdict {
                 thousands(lost.found_entries),
             ))?;
         }
+        if self.clock_doubted {
+            out.line("half of the entries or more lie ahead of the clock: until it is trusted nothing ages")?;
+        }
         let mut table = Columns::pairs();
         let mut row = |name: &str, count: u64| table.row([name, &thousands(count)]);
         row("entries", self.found.entries);
@@ -158,6 +165,9 @@ impl Verdict {
         }
         if self.found.orphaned_turns > 0 {
             row("orphaned turns (harmless)", self.found.orphaned_turns);
+        }
+        if self.found.times_ahead > 0 {
+            row("times ahead of the clock", self.found.times_ahead);
         }
         if let Some(repaired) = &self.repaired {
             for (what, count) in changes(repaired) {

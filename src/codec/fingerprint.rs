@@ -17,6 +17,9 @@ use crate::key::SessionKey;
 pub(crate) struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
+    /// The greatest: no row of a bucket is behind its.
+    pub(crate) const LAST: Self = Self([0xff; 16]);
+
     pub(crate) fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }

@@ -12,6 +12,7 @@
 //! | `turns` | fingerprint | version 1, `TurnV1` |
 //! | `intent` | `group` | version 1, `IntentV1`: the structural changes under way |
 //! | `meta` | `note`, `00`, name of a note, `00`, chunk number `u32` big-endian | version 1, at most 2,047 bytes of its text |
+//! | `meta` | `clock` | version 1, `ClockNoteV1`; absent while there is nothing to remember |
 //! | `meta` | `format`, `seed`, `count`, `commit`, `clean`, `zone`, … | version 1, bincode of one value |
 //!
 //! A fingerprint is SipHash-1-3-128 of the session key under the store's `seed`, both halves little endian.
@@ -25,6 +26,7 @@
 //! Decoding refuses unknown versions, trailing bytes and lengths beyond the limit with a [`CodecError`], never a panic.
 
 mod backup;
+mod clock;
 mod fingerprint;
 mod index;
 mod intent;
@@ -37,6 +39,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use backup::{BackupEndV1, BackupEntryV1, BackupNoteV1, BackupRecord, BackupStoreV1, CheckedEntry};
+pub(crate) use clock::{ClockNote, Held};
 pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};

@@ -15,7 +15,7 @@ use super::*;
 use crate::entry::{Details, Extras, Usage};
 use crate::key::{SessionId, SessionKey};
 use crate::source::SessionSource;
-use crate::time::Timestamp;
+use crate::time::{BootTime, Reading, Timestamp};
 
 const NOW: Timestamp = Timestamp::from_micros(1_781_222_813_123_456);
 const KEY: &str = "agent:main:discord:group:1:2";
@@ -321,6 +321,26 @@ fn golden_notes() {
 }
 
 #[test]
+fn golden_clock_note() {
+    let at = |boot_id| Reading {
+        wall: Timestamp::from_micros(1_781_222_813_123_456),
+        boot: BootTime { boot_id, elapsed: Duration::from_micros(250) },
+    };
+    let note = ClockNote { doubted: None, held: Some(Held { at: at(Some(7)), expired: 3 }) };
+    let cases = [
+        (ClockNote::default(), "010000"),
+        (note, "010001fd80c30a41035406000107fa03"),
+        (ClockNote { doubted: Some(at(None)), held: None }, "0101fd80c30a410354060000fa00"),
+    ];
+    for (note, golden) in cases {
+        let bytes = note.encode().unwrap();
+        assert_eq!(ClockNote::decode(&bytes).unwrap(), note);
+        assert_eq!(hex(&bytes), golden);
+    }
+    assert!(ClockNote::decode(&[1, 2]).is_err());
+}
+
+#[test]
 fn golden_meta() {
     assert_eq!(hex(&encode_meta(&1_u32).unwrap()), "0101");
     assert_eq!(hex(&encode_meta(&(1_u64 << 40)).unwrap()), "01fd0000000000010000");
@@ -346,6 +366,7 @@ fn decoders() -> Vec<(&'static str, Vec<u8>, Decoder)> {
         ("intent", Intent { count: 7, steps: vec![Step::Create(entry())] }.encode().unwrap(), |bytes| {
             Intent::decode(bytes).map(drop)
         }),
+        ("clock", ClockNote::default().encode().unwrap(), |bytes| ClockNote::decode(bytes).map(drop)),
         ("meta", encode_meta(&77_u64).unwrap(), |bytes| decode_meta::<u64>(bytes).map(drop)),
     ]
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Core;
 use super::pending::MarkerChange;
-use crate::codec::ActivityRow;
+use crate::codec::{ActivityRow, ClockNote};
 use crate::error::{Error, Result, panic_message};
 use crate::meter;
 use crate::storage::{Change, Writer};
@@ -26,6 +26,8 @@ pub(super) enum Order {
     SetZone(String, Sender<Result<u64>>),
     /// Keep a note of an imported file: its name and its text.
     SetNote(String, String, Sender<Result<u64>>),
+    /// Remember what the clock said.
+    SetClockNote(ClockNote, Sender<Result<u64>>),
     /// Commit, leave the mark of a clean close, and end.
     Close(Sender<Result<u64>>),
 }
@@ -64,6 +66,10 @@ impl Committer {
                 }
                 Wake::Order(Order::SetNote(name, text, answer)) => {
                     let set = self.guarded(|this| this.writer.set_note(&this.core.engine, &name, &text).map(|()| 0));
+                    let _ = answer.send(set);
+                }
+                Wake::Order(Order::SetClockNote(note, answer)) => {
+                    let set = self.guarded(|this| this.writer.set_clock_note(&this.core.engine, &note).map(|()| 0));
                     let _ = answer.send(set);
                 }
                 Wake::Order(Order::Close(answer)) => {

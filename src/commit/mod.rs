@@ -22,7 +22,7 @@ mod turns;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::codec::{ActivityRow, Fingerprint, Hot};
+use crate::codec::{ActivityRow, ClockNote, Fingerprint, Hot};
 use crate::error::{Error, Result, panic_message};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Engine, Writer};
@@ -212,6 +212,11 @@ impl Commits {
     /// Keeps a note of an imported file.
     pub(crate) fn set_note(&self, name: String, text: String) -> Result<()> {
         self.order(|answer| Order::SetNote(name, text, answer)).map(|_| ())
+    }
+
+    /// Remembers what the clock said. Durable with the next sync.
+    pub(crate) fn set_clock_note(&self, note: ClockNote) -> Result<()> {
+        self.order(|answer| Order::SetClockNote(note, answer)).map(|_| ())
     }
 
     /// Commits what is pending and ends the thread. Changes fail from now on. Whoever calls it waits for the end, and

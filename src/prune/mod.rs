@@ -6,6 +6,9 @@
 //!
 //! Caps come after age, in the same pass, and take the oldest unprotected entries that are left. Age never depends on
 //! how many entries there are.
+//!
+//! Nothing goes while the clock is doubted, see `clock_check.rs`. An entry whose time is wrong, for it lies ahead of the
+//! clock, counts as used when that was found.
 
 mod guard;
 mod pass;
@@ -134,30 +137,35 @@ impl SessionStore {
     /// A touch between the look at an entry and its removal always wins. Nothing is committed if nothing was removed.
     /// What is removed is the mapping from key to session: a returning user gets a fresh entry, as after a
     /// [`reset`](SessionStore::reset), but with no previous id to tell. Transcripts are not the store's.
+    ///
+    /// While the clock is [doubted](crate::OpenReport::clock_doubted) nothing is removed, and the report says so. A
+    /// mass prune is not held, as one of the [`Watcher`](crate::Watcher) is: look at a dry run first.
     pub fn prune(&self, policy: &PrunePolicy, guard: impl ActivityGuard) -> Result<PruneReport> {
-        self.prune_pass(policy, &guard, false, || true)
+        self.prune_pass(policy, &guard, None, false, || true)
     }
 
     /// Reports what [`prune`](SessionStore::prune) would do. The guard is asked as there.
     pub fn prune_dry_run(&self, policy: &PrunePolicy, guard: impl ActivityGuard) -> Result<PruneReport> {
-        self.prune_pass(policy, &guard, true, || true)
+        self.prune_pass(policy, &guard, None, true, || true)
     }
 
-    /// Prunes or reports, and stops between two batches once `go_on` says no.
+    /// Prunes or reports, and stops between two batches once `go_on` says no. What had expired by `as_of`, where that is
+    /// given, has expired.
     pub(crate) fn prune_pass(
         &self,
         policy: &PrunePolicy,
         guard: &dyn ActivityGuard,
+        as_of: Option<Timestamp>,
         dry_run: bool,
         go_on: impl Fn() -> bool,
     ) -> Result<PruneReport> {
-        Pass::new(self, policy, guard, dry_run).run(go_on)
+        Pass::new(self, policy, guard, self.check_clock()?, as_of, dry_run).run(go_on)
     }
 
-    /// How many index rows lie before the policy's cutoff, counted up to `limit`: at least as many as a pass would
-    /// remove.
-    pub(crate) fn count_expired(&self, policy: &PrunePolicy, limit: u64) -> Result<u64> {
-        let Some(cutoff) = policy.cutoff(self.now()) else { return Ok(0) };
+    /// How many index rows lie before the policy's cutoff at `now`, counted up to `limit`: at least as many as a pass
+    /// would remove, but for entries whose time is wrong.
+    pub(crate) fn count_expired(&self, policy: &PrunePolicy, now: Timestamp, limit: u64) -> Result<u64> {
+        let Some(cutoff) = policy.cutoff(now) else { return Ok(0) };
         self.commits().apply_pending()?;
         self.commits().engine().count_rows(Bucket::of(cutoff), limit)
     }

@@ -1,12 +1,15 @@
 //! One pass: first what is too old, then what a cap wants gone.
 
+use std::time::Duration;
+
+use crate::clock_check::{Checked, is_ahead};
 use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, SUSPENDED};
 use crate::error::{Error, Result};
 use crate::events::{EventKind, PruneReason};
 use crate::key::SessionKey;
 use crate::meter;
 use crate::store::SessionStore;
-use crate::time::Timestamp;
+use crate::time::{Reading, Timestamp};
 
 use super::PrunePolicy;
 use super::guard::{ActivityGuard, Answer, ask};
@@ -15,12 +18,17 @@ use super::report::{ProtectedBy, PruneReport};
 /// Index rows read at a time. Between two batches a pass can be stopped.
 const BATCH: usize = if cfg!(test) { 10 } else { 512 };
 
+/// In the order of the caps an entry whose time is wrong is so much older than it counts otherwise.
+const WRONG_YIELDS: Duration = Duration::from_secs(24 * 60 * 60);
+
 pub(super) struct Pass<'a> {
     store: &'a SessionStore,
     policy: &'a PrunePolicy,
     guard: &'a dyn ActivityGuard,
-    now: Timestamp,
+    now: Reading,
     report: PruneReport,
+    /// Entries whose time is wrong, and when they count as used; the longest ago first.
+    wrong: Vec<(Timestamp, Fingerprint)>,
     /// What there was when the pass began.
     entries: u64,
     live_bytes: Option<u64>,
@@ -32,15 +40,19 @@ impl<'a> Pass<'a> {
         store: &'a SessionStore,
         policy: &'a PrunePolicy,
         guard: &'a dyn ActivityGuard,
+        Checked { now, doubted, .. }: Checked,
+        as_of: Option<Timestamp>,
         dry_run: bool,
     ) -> Self {
-        let now = store.now();
-        let report = PruneReport { dry_run, cutoff: policy.cutoff(now), ..PruneReport::default() };
-        Self { store, policy, guard, now, report, entries: 0, live_bytes: None, freed_bytes: 0 }
+        let cutoff = policy.cutoff(as_of.unwrap_or(now.wall));
+        let report = PruneReport { dry_run, cutoff, clock_doubted: doubted, ..PruneReport::default() };
+        let mut wrong = store.clock_check().wrong_entries(now);
+        wrong.sort_unstable();
+        Self { store, policy, guard, now, report, wrong, entries: 0, live_bytes: None, freed_bytes: 0 }
     }
 
     pub(super) fn run(mut self, go_on: impl Fn() -> bool) -> Result<PruneReport> {
-        if self.policy.is_disabled() {
+        if self.policy.is_disabled() || self.report.clock_doubted {
             return Ok(self.report);
         }
         self.store.commits().apply_pending()?;
@@ -72,7 +84,7 @@ impl<'a> Pass<'a> {
         let mut after = None;
         loop {
             let rows = self.store.commits().engine().oldest_rows(after.as_ref(), Bucket::of(cutoff), BATCH)?;
-            let Some(last) = rows.last().copied() else { return Ok(()) };
+            let Some(last) = rows.last().copied() else { return self.remove_wrong(cutoff, go_on) };
             if !go_on() {
                 self.report.stopped = true;
                 return Ok(());
@@ -80,6 +92,28 @@ impl<'a> Pass<'a> {
             self.batch(rows, cutoff)?;
             after = Some(last);
         }
+    }
+
+    /// The same of those whose time is wrong: the index has them in the future.
+    fn remove_wrong(&mut self, cutoff: Timestamp, go_on: &impl Fn() -> bool) -> Result<()> {
+        let expired: Vec<_> = self.wrong.iter().copied().take_while(|(used_at, _)| *used_at < cutoff).collect();
+        for (n, (_, entry)) in expired.into_iter().enumerate() {
+            if n % BATCH == BATCH - 1 && !go_on() {
+                self.report.stopped = true;
+                return Ok(());
+            }
+            let seen_at = self.store.commits().open_commit();
+            if let Some(hot) = self.look_at_wrong(entry)? {
+                self.decide(entry, hot, seen_at, PruneReason::Age)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The hot record of an entry whose time was wrong, if it still is.
+    fn look_at_wrong(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+        let hot = self.store.commits().peek_hot(entry)?;
+        Ok(hot.filter(|hot| is_ahead(hot.updated_at, self.now.wall)))
     }
 
     fn batch(&mut self, rows: Vec<ActivityRow>, cutoff: Timestamp) -> Result<()> {
@@ -114,19 +148,23 @@ impl<'a> Pass<'a> {
         let too_large =
             high.zip(self.live_bytes).is_some_and(|(high, live)| live.saturating_sub(self.freed_bytes) > high);
         let mut after: Option<ActivityRow> = None;
+        let mut wrong = self.wrong_by_rank();
         loop {
             if self.over_cap(too_large).is_none() {
                 break;
             }
             let engine = self.store.commits().engine();
             let next = engine.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 1)?;
-            let Some(bucket) = next.first().map(|row| row.bucket) else { break };
-            after = Some(ActivityRow { bucket, entry: Fingerprint::from_bytes([0xff; 16]) });
+            let next = next.first().map(|row| row.bucket);
+            let next_wrong = wrong.first().map(|(rank, _)| Bucket::of(*rank));
+            let Some(bucket) = next.into_iter().chain(next_wrong).min() else { break };
+            after = Some(ActivityRow { bucket, entry: Fingerprint::LAST });
             if !go_on() {
                 self.report.stopped = true;
                 break;
             }
-            self.bucket(bucket, too_large, go_on)?;
+            let rest = wrong.split_off(wrong.partition_point(|(rank, _)| Bucket::of(*rank) <= bucket));
+            self.bucket(bucket, std::mem::replace(&mut wrong, rest), too_large, go_on)?;
             if self.report.stopped {
                 break;
             }
@@ -137,18 +175,36 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// One bucket, its entries by their exact time.
-    fn bucket(&mut self, bucket: Bucket, too_large: bool, go_on: &impl Fn() -> bool) -> Result<()> {
+    /// The entries whose time is wrong and that are not past the cutoff, by their place among the others. When they
+    /// were used is not known, so they go before all that were used in the day before they were found.
+    fn wrong_by_rank(&self) -> Vec<(Timestamp, Fingerprint)> {
+        let not_past = |used_at: Timestamp| self.report.cutoff.is_none_or(|cutoff| used_at >= cutoff);
+        let wrong = self.wrong.iter().filter(|(used_at, _)| not_past(*used_at));
+        wrong.map(|(used_at, entry)| (used_at.saturating_sub(WRONG_YIELDS), *entry)).collect()
+    }
+
+    /// One bucket, its entries by their exact time, and the `wrong` ones that have their place there.
+    fn bucket(
+        &mut self,
+        bucket: Bucket,
+        wrong: Vec<(Timestamp, Fingerprint)>,
+        too_large: bool,
+        go_on: &impl Fn() -> bool,
+    ) -> Result<()> {
         let seen_at = self.store.commits().open_commit();
         let mut entries = Vec::new();
         for entry in self.store.commits().engine().bucket_entries(bucket)? {
             let Some(hot) = self.look(ActivityRow { bucket, entry })? else { continue };
-            if self.report.cutoff.is_none_or(|cutoff| hot.updated_at >= cutoff) {
-                entries.push((hot, entry));
+            let has_other_place = is_ahead(hot.updated_at, self.now.wall) && self.store.clock_check().is_wrong(entry);
+            if !has_other_place && self.report.cutoff.is_none_or(|cutoff| hot.updated_at >= cutoff) {
+                entries.push((hot.updated_at, entry, hot));
             }
         }
-        entries.sort_unstable_by_key(|(hot, entry)| (hot.updated_at, *entry));
-        for (n, (hot, entry)) in entries.into_iter().enumerate() {
+        for (rank, entry) in wrong {
+            entries.extend(self.look_at_wrong(entry)?.map(|hot| (rank, entry, hot)));
+        }
+        entries.sort_unstable_by_key(|(rank, entry, _)| (*rank, *entry));
+        for (n, (_, entry, hot)) in entries.into_iter().enumerate() {
             // An import may have put everything into one bucket.
             if n % BATCH == BATCH - 1 && !go_on() {
                 self.report.stopped = true;
@@ -179,7 +235,8 @@ impl<'a> Pass<'a> {
     /// Decides on an entry that is due.
     fn decide(&mut self, entry: Fingerprint, seen: Hot, seen_at: u64, due: PruneReason) -> Result<()> {
         let Some(key) = self.store.commits().engine().key_of(entry)? else { return Ok(()) };
-        let idle = self.now.since(seen.updated_at);
+        let used_at = self.store.clock_check().used_at(entry, seen.updated_at, self.now);
+        let idle = self.now.wall.since(used_at);
         let mut despite_guard = false;
         let protected = if seen.is(SUSPENDED) {
             Some(ProtectedBy::Suspended)

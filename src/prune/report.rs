@@ -56,6 +56,8 @@ pub struct PruneReport {
     pub bytes_over_cap: u64,
     /// The pass was told to stop before its end.
     pub stopped: bool,
+    /// Nothing was removed, since the clock is [doubted](crate::OpenReport::clock_doubted).
+    pub clock_doubted: bool,
 }
 
 /// An entry that was due and is protected.

@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::codec::{self, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
+use crate::codec::{self, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -66,6 +66,7 @@ mod meta {
     pub(super) const COMMIT: &str = "commit";
     pub(super) const CLEAN: &str = "clean";
     pub(super) const ZONE: &str = "zone";
+    pub(super) const CLOCK: &str = "clock";
 }
 
 /// The open database. Reads go to sled; pending changes are not its business.
@@ -249,6 +250,19 @@ impl Engine {
     /// The time zone that an import used.
     pub(crate) fn zone(&self) -> Result<Option<String>> {
         self.meta_value(meta::ZONE)
+    }
+
+    /// What the store remembers of its clock. A record that does not decode counts as none: it protects nothing that
+    /// the next pass does not.
+    pub(crate) fn clock_note(&self) -> Result<ClockNote> {
+        let value = self.trees.meta.get(meta::CLOCK).map_err(|e| engine_error("read", e))?;
+        let note = value.map(|value| ClockNote::decode(&value)).transpose();
+        Ok(note
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot decode the note of the clock, which is passed over");
+                None
+            })
+            .unwrap_or_default())
     }
 
     fn meta_value<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {

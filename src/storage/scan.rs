@@ -3,12 +3,14 @@
 use std::ops::Bound;
 
 use super::{Engine, damaged_row, engine_error};
-use crate::codec::{ActivityRow, Bucket, Fingerprint};
-use crate::error::Result;
+use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot};
+use crate::error::{Error, Result};
 use crate::key::SessionKey;
+use crate::time::Timestamp;
 
 /// Keys that are read in one go by those who read all.
 pub(crate) const KEYS_AT_A_TIME: usize = 256;
+const ROWS_AT_A_TIME: usize = 256;
 
 impl Engine {
     /// Up to `limit` rows of the activity index after `after`, oldest bucket first, not later than `last`.
@@ -69,6 +71,32 @@ impl Engine {
             rows += u64::from(!self.memtable.contains(age_row(row)?.entry));
         }
         Ok(rows.min(limit))
+    }
+
+    /// Up to `limit` entries whose time is later than `latest`. Costs what there is of them.
+    pub(crate) fn entries_after(&self, latest: Timestamp, limit: usize) -> Result<Vec<Fingerprint>> {
+        let first = Bucket::of(latest);
+        let mut after = first.previous().map(|bucket| ActivityRow { bucket, entry: Fingerprint::LAST });
+        let mut entries = Vec::new();
+        while entries.len() < limit {
+            let rows = self.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), ROWS_AT_A_TIME)?;
+            let Some(last) = rows.last().copied() else { break };
+            for row in rows {
+                let hot = match self.hot(row.entry) {
+                    // One that cannot be decoded has no time.
+                    Err(Error::DamagedRecord { .. }) => None,
+                    hot => hot?,
+                };
+                // The row may be out of date.
+                let is_its = |hot: &Hot| Bucket::of(hot.updated_at) == row.bucket && hot.updated_at > latest;
+                if hot.as_ref().is_some_and(is_its) {
+                    entries.push(row.entry);
+                }
+            }
+            after = Some(last);
+        }
+        entries.truncate(limit);
+        Ok(entries)
     }
 
     /// The newest bucket that has rows and is not later than `last`.

@@ -33,6 +33,9 @@ pub struct Verification {
     /// Turn markers whose entry is gone or has another session, as a crash may leave them. They are harmless and
     /// cleared at the next recovery.
     pub orphaned_turns: u64,
+    /// Entries whose time lies more than a day ahead of the clock, as one that ran ahead may have left them. A few are
+    /// set right by their next change, see [`SessionStore::touch`](crate::SessionStore::touch).
+    pub times_ahead: u64,
     /// Whether the entry counter was compared; it is not while the store is being written to.
     pub count_checked: bool,
 }

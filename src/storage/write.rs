@@ -24,7 +24,8 @@ use super::log::Position;
 use super::verify::has;
 use super::{Engine, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CHUNK_BYTES, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, encode_meta,
+    ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow,
+    encode_meta,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -185,6 +186,15 @@ impl Writer {
     /// Remembers the time zone of an import.
     pub(crate) fn set_zone(&mut self, engine: &Engine, zone: &str) -> Result<()> {
         self.put_meta(engine, meta::ZONE, &zone)
+    }
+
+    /// Remembers what the clock said, or forgets it.
+    pub(crate) fn set_clock_note(&mut self, engine: &Engine, note: &ClockNote) -> Result<()> {
+        if *note == ClockNote::default() {
+            return self.remove(engine, &engine.trees.meta, meta::CLOCK);
+        }
+        let value = note.encode().map_err(encode_error)?;
+        self.insert(engine, &engine.trees.meta, meta::CLOCK, &value)
     }
 
     /// Keeps a note of an imported file in place of the one of that name.

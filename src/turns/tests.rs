@@ -47,7 +47,7 @@ impl Bench {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let clock = ManualClock::new(START);
         let left = Arc::new(AtomicUsize::new(usize::MAX));
-        let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20).unwrap();
+        let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20, false).unwrap();
         opened.writer.hook = falling(&left);
         let store = SessionStore::start(opened, options(&dir, &clock)).unwrap();
         let mut begun = Vec::new();
@@ -202,7 +202,7 @@ fn a_recovery_that_falls_is_done_again() {
         bench.left.store(0, Ordering::SeqCst);
         let Bench { dir, clock, store, left, .. } = bench;
         drop(store);
-        let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20).unwrap();
+        let mut opened = storage::open(&dir.path().join("db"), true, 1 << 20, false).unwrap();
         left.store(stop, Ordering::SeqCst);
         opened.writer.hook = falling(&left);
         let store = SessionStore::start(opened, options(&dir, &clock)).unwrap();

@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cloakroom::{NoActivity, ProtectedBy, PrunePolicy, SessionKey, SessionStore, Verdict, Watcher, WatcherConfig};
+use cloakroom::{
+    Clock, NoActivity, ProtectedBy, PrunePolicy, SessionKey, SessionStore, Verdict, Watcher, WatcherConfig,
+};
 
 use crate::common::{Home, assert_sound, key, source};
 
@@ -222,4 +224,57 @@ fn the_watcher_applies_caps_without_an_age_and_does_not_hold_them() {
     let report = watcher.reports().recv_timeout(Duration::from_secs(20)).unwrap();
     assert_eq!((report.removed, store.len()), (290, 10));
     watcher.stop();
+}
+
+/// Some entries were touched while the clock was ahead. They do not push out those that were used since.
+#[test]
+fn caps_do_not_take_the_freshest_because_a_few_lie_in_the_future() {
+    // Whether the store is opened anew after the clock was set right, and after the last messages.
+    for (after_the_clock, at_the_end) in [(false, false), (true, false), (true, true), (false, true)] {
+        let home = Home::new();
+        let mut store = filled(&home, 12);
+        let reopen = |store: SessionStore| {
+            store.close().unwrap();
+            drop(store);
+            home.open()
+        };
+        let right = home.clock.now();
+        home.clock.set_wall(right.saturating_add(400 * DAY));
+        (0..5).for_each(|n| drop(store.touch(&key(n)).unwrap().unwrap()));
+        home.clock.set_wall(right);
+        if after_the_clock {
+            store = reopen(store);
+        }
+        // Two write no more, and five do.
+        home.clock.advance(2 * DAY);
+        (7..12).for_each(|n| drop(store.touch(&key(n)).unwrap().unwrap()));
+        home.clock.advance(MINUTE);
+        if at_the_end {
+            store = reopen(store);
+        }
+        let dry = store.prune_dry_run(&cap(5), NoActivity).unwrap();
+        let report = store.prune(&cap(5), NoActivity).unwrap();
+        assert_eq!((report.removed, report.removed_over_entries, dry.removed), (7, 7, 7));
+        assert_eq!(left(&store, 12), [7, 8, 9, 10, 11], "{after_the_clock} {at_the_end}");
+        assert_sound(&store);
+    }
+    // Those that were idle before go before them.
+    let home = Home::new();
+    let store = filled(&home, 12);
+    let right = home.clock.now();
+    home.clock.set_wall(right.saturating_add(400 * DAY));
+    (0..5).for_each(|n| drop(store.touch(&key(n)).unwrap().unwrap()));
+    home.clock.set_wall(right.saturating_add(3 * DAY));
+    let asked = Mutex::new(Vec::new());
+    let guard = |key: &SessionKey| {
+        asked.lock().unwrap().push(key.clone());
+        true
+    };
+    let report = store.prune(&PrunePolicy::max_age_days(0).max_disk_bytes(1, 0), guard).unwrap();
+    assert_eq!((report.removed, report.kept_active), (0, 12), "each is asked about once");
+    let asked = asked.into_inner().unwrap();
+    assert_eq!(asked[..7], [5, 6, 7, 8, 9, 10, 11].map(key));
+    assert_eq!(asked.len(), 12);
+    assert_eq!(store.prune(&cap(8), NoActivity).unwrap().removed, 4);
+    assert_eq!(left(&store, 12), [0, 1, 2, 3, 4, 9, 10, 11]);
 }

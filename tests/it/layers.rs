@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["gateway"],
     &["storage"],
     &["commit"],
-    &["answer", "store", "query", "renew", "repair", "turns", "events"],
+    &["answer", "clock_check", "healing", "store", "query", "renew", "repair", "turns", "events"],
     &["prune", "policy", "import", "export", "backup", "compact"],
     &["watcher"],
     &["main", "cli"],

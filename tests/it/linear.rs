@@ -16,7 +16,7 @@ use cloakroom::SessionStore;
 use crate::common::{assert_sound, fast_dir, key, options};
 use crate::rig::file_model::Dice;
 use spec::{Answer, Call, Entry, How, MAX_AGE, Op, has_an_order};
-use verbs::{TODAY, ThreadClock, Verbs, compared};
+use verbs::{TICKS, ThreadClock, Verbs, compared};
 
 const CALLS: usize = 4;
 
@@ -25,7 +25,7 @@ fn record(verbs: &dyn Verbs, dice: &mut Dice, first: usize) -> Vec<Call> {
     let (keys, threads) = (1 + dice.roll(2), 3 + dice.roll(2));
     let ticket = AtomicU64::new(0);
     let call = |thread: usize, key: usize, op: Op, at: i64| {
-        TODAY.set(at);
+        TICKS.set(at);
         let began = ticket.fetch_add(1, Ordering::SeqCst);
         let answer = verbs.call(first + key, op);
         Call { thread, key, op, at, answer, began, ended: ticket.fetch_add(1, Ordering::SeqCst) }
@@ -82,7 +82,7 @@ fn unexplained(calls: &[Call]) -> Option<String> {
     let mut bad = (0..2).map(of_key).find(|calls| !calls.is_empty() && !has_an_order(calls))?;
     bad.sort_by_key(|call| call.began);
     let line = |Call { thread, op, at, answer, began, ended, .. }: &Call| {
-        format!("{began:>3} to {ended:>3}, thread {thread}, day {at}: {op:?} answered {answer:?}\n")
+        format!("{began:>3} to {ended:>3}, thread {thread}, tick {at}: {op:?} answered {answer:?}\n")
     };
     Some(bad.iter().map(line).collect())
 }
@@ -105,7 +105,7 @@ fn every_history_has_an_order() {
             panic!("no order explains history {n}:\n{calls}");
         }
     }
-    TODAY.set(0);
+    TICKS.set(0);
     assert!(store.is_empty());
     assert_sound(&store);
 }
@@ -146,7 +146,7 @@ struct PrunesBlindly(SessionStore);
 
 impl Verbs for PrunesBlindly {
     fn call(&self, n: usize, op: Op) -> Answer {
-        let due = |entry: &Entry| !entry.suspended && entry.updated_at < TODAY.get() - MAX_AGE;
+        let due = |entry: &Entry| !entry.suspended && entry.updated_at < TICKS.get() - MAX_AGE;
         if op != Op::Prune {
             return self.0.call(n, op);
         }

@@ -26,6 +26,8 @@ fn prunes_at_once_then_hourly_and_when_kicked() {
     let bench = Bench::new();
     bench.add("first");
     bench.clock.advance(100 * DAY);
+    // So that it is no more than half.
+    bench.add("young");
     let watcher = Watcher::spawn(&bench.store, config(), NoActivity).unwrap();
     let reports = watcher.reports();
     assert_eq!(next(&reports).removed, 1, "the first pass runs at once");
@@ -67,6 +69,7 @@ fn a_panic_or_failure_in_a_pass_does_not_end_it() {
     let bench = Bench::new();
     bench.add("one");
     bench.clock.advance(100 * DAY);
+    bench.add("young");
     let broken = Arc::new(AtomicBool::new(true));
     let guard = {
         let broken = Arc::clone(&broken);
@@ -222,22 +225,149 @@ fn holds_by_the_age_of_its_own_policy_and_not_for_its_caps() {
 }
 
 #[test]
-fn few_entries_or_protected_ones_are_not_held() {
-    let bench = Bench::new();
-    for n in 0..100 {
-        bench.add(&format!("{n:03}"));
+fn holds_whatever_the_size_and_half_is_not_more_than_half() {
+    for entries in [1, 2, 8, 38, 99, 100] {
+        let bench = old_entries(entries);
+        let watcher = Watcher::spawn(&bench.store, config(), NoActivity).unwrap();
+        wait_for_passes(&watcher, 1);
+        assert_eq!((watcher.status().held, bench.store.len()), (1, entries as u64));
+        bench.clock.advance(HOUR);
+        assert_eq!(next(&watcher.reports()).removed, entries as u64, "it was right");
     }
-    bench.clock.advance(400 * DAY);
+    let bench = old_entries(4);
+    (0..4).for_each(|n| drop(bench.add(&format!("young{n}"))));
     let watcher = Watcher::spawn(&bench.store, config(), NoActivity).unwrap();
-    assert_eq!(next(&watcher.reports()).removed, 100, "all of them, but no more than 100");
-    watcher.stop();
+    assert_eq!(next(&watcher.reports()).removed, 4);
+}
 
-    for n in 0..300 {
-        bench.add(&format!("{n:03}"));
-    }
-    bench.clock.advance(400 * DAY);
+#[test]
+fn protected_entries_are_not_held() {
+    let bench = old_entries(300);
     let watcher = Watcher::spawn(&bench.store, config(), |_: &SessionKey| true).unwrap();
     assert_eq!(next(&watcher.reports()).kept_active, 300, "what is protected would not be removed");
+}
+
+/// A watcher of a process that opens the store, makes one pass and is gone. Answers what it removed, if it was not held.
+fn short_life(bench: Bench, config: WatcherConfig) -> (Bench, Option<u64>) {
+    let bench = bench.reopen();
+    let watcher = Watcher::spawn(&bench.store, config, NoActivity).unwrap();
+    wait_for_passes(&watcher, 1);
+    let (held, reports) = (watcher.status().held, watcher.reports());
+    watcher.stop();
+    let removed = reports.try_recv().ok().map(|report| report.removed);
+    assert_eq!(held, u64::from(removed.is_none()));
+    (bench, removed)
+}
+
+#[test]
+fn a_process_that_restarts_more_often_than_the_interval_prunes_in_the_end() {
+    let mut bench = old_entries(150);
+    for minutes in [0, 1, 10, 10, 10, 10, 10] {
+        bench.clock.advance(Duration::from_secs(60 * minutes));
+        let removed;
+        (bench, removed) = short_life(bench, config());
+        assert_eq!((removed, bench.store.len()), (None, 150));
+    }
+    bench.clock.advance(Duration::from_secs(60 * 9));
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!((removed, bench.store.len()), (Some(150), 0), "an hour since it was held");
+}
+
+#[test]
+fn what_was_held_by_a_wrong_clock_is_not_confirmed_by_restarts() {
+    let bench = Bench::new();
+    (0..38).for_each(|n| drop(bench.add(&n.to_string())));
+    let right = bench.clock.now();
+    bench.clock.set_wall(right.saturating_add(400 * DAY));
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!(removed, None);
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!(removed, None, "two quick restarts");
+    // It jumps on: by the time of day an interval has passed, by the machine's own none.
+    bench.clock.set_wall(right.saturating_add(500 * DAY));
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!(removed, None);
+    // Another run of the machine, where only the time of day tells.
+    bench.clock.reboot();
+    bench.clock.advance(HOUR / 2);
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!(removed, None, "half an hour");
+    // Put right, it takes nothing, and forgets what was held.
+    bench.clock.set_wall(right.saturating_add(HOUR));
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!((removed, bench.store.len()), (Some(0), 38));
+    bench.clock.set_wall(right.saturating_add(600 * DAY));
+    bench.clock.reboot();
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!((removed, bench.store.len()), (None, 38));
+}
+
+#[test]
+fn what_was_held_is_confirmed_by_the_time_of_day_after_a_restart_of_the_machine() {
+    let bench = old_entries(38);
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!(removed, None);
+    bench.clock.reboot();
+    bench.clock.advance(HOUR);
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!((removed, bench.store.len()), (Some(38), 0));
+}
+
+/// While a pass is held more entries expire, at each pass some. They are left for the next.
+#[test]
+fn what_expires_meanwhile_delays_nothing() {
+    let bench = Bench::new();
+    (0..60).for_each(|n| drop(bench.add(&format!("old{n}"))));
+    for hour in 1..=30 {
+        bench.clock.advance(HOUR);
+        bench.add(&format!("hour{hour}"));
+    }
+    bench.clock.advance(90 * DAY - 29 * HOUR - HOUR / 2);
+    let watcher = Watcher::spawn(&bench.store, config(), NoActivity).unwrap();
+    wait_for_passes(&watcher, 1);
+    assert_eq!((watcher.status().held, bench.store.len()), (1, 90));
+    bench.clock.advance(HOUR);
+    assert_eq!(next(&watcher.reports()).removed, 60);
+    bench.clock.advance(HOUR);
+    assert!(next(&watcher.reports()).removed > 0);
+}
+
+/// More is found than was held, by another policy.
+#[test]
+fn what_finds_more_is_held_anew() {
+    let bench = Bench::new();
+    (0..30).for_each(|n| drop(bench.add(&format!("old{n}"))));
+    bench.clock.advance(60 * DAY);
+    (0..20).for_each(|n| drop(bench.add(&format!("less{n}"))));
+    bench.clock.advance(40 * DAY);
+    let (bench, removed) = short_life(bench, config());
+    assert_eq!(removed, None);
+    bench.clock.advance(HOUR);
+    let thirty = WatcherConfig { policy: PrunePolicy::max_age_days(30), interval: HOUR };
+    let (bench, removed) = short_life(bench, thirty.clone());
+    assert_eq!((removed, bench.store.len()), (None, 50));
+    bench.clock.advance(HOUR);
+    let (bench, removed) = short_life(bench, thirty);
+    assert_eq!((removed, bench.store.len()), (Some(50), 0));
+}
+
+/// Less than half would go, but the clock has just jumped.
+#[test]
+fn a_pass_waits_for_an_interval_after_a_jump() {
+    let bench = old_entries(40);
+    bench.clock.advance(10 * DAY);
+    (0..60).for_each(|n| drop(bench.add(&format!("young{n}"))));
+    bench.clock.set_wall(bench.clock.now().saturating_sub(30 * DAY));
+    let watcher = Watcher::spawn(&bench.store, config(), NoActivity).unwrap();
+    wait_for_passes(&watcher, 1);
+    // The young are most, and lie ahead now.
+    assert_eq!((watcher.status().held, bench.store.len()), (1, 100));
+    bench.clock.set_wall(bench.clock.now().saturating_add(30 * DAY));
+    bench.clock.advance(HOUR);
+    wait_for_passes(&watcher, 2);
+    assert_eq!((watcher.status().held, bench.store.len()), (2, 100));
+    bench.clock.advance(HOUR);
+    assert_eq!(next(&watcher.reports()).removed, 40);
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn cleared_after(stop: usize) -> u64 {
     store.flush().unwrap();
     store.flush().unwrap();
     let guard = |_: &SessionKey| true;
-    let rows = || store.count_expired(&ninety_days(), 10).unwrap();
+    let rows = || store.count_expired(&ninety_days(), store.now(), 10).unwrap();
     let before = rows();
     assert_eq!(store.prune_dry_run(&ninety_days(), guard).unwrap().stale_rows_cleared, 0);
     assert_eq!(rows(), before);

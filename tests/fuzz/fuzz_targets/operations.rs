@@ -20,7 +20,7 @@ use std::sync::Mutex;
 use cloakroom::{Filter, SessionStore};
 use libfuzzer_sys::fuzz_target;
 use spec::{Call, Entry, Op};
-use verbs::{TODAY, ThreadClock, Verbs, compared};
+use verbs::{TICKS, ThreadClock, Verbs, compared};
 
 const KEYS: usize = 4;
 const STEPS: usize = 200;
@@ -58,8 +58,8 @@ impl Bench {
     }
 
     fn step(&mut self, states: &mut BTreeMap<usize, Entry>, step: [u8; 3], n: usize) {
-        let [what, key, day] = step;
-        let (first, key, at) = (self.inputs * KEYS, usize::from(key) % KEYS, i64::from(day % 8) * 20);
+        let [what, key, tick] = step;
+        let (first, key, at) = (self.inputs * KEYS, usize::from(key) % KEYS, i64::from(tick % 8) * 20);
         let op = match what % 32 {
             0..=3 => Op::Get,
             4..=7 => Op::Touch,
@@ -76,7 +76,7 @@ impl Bench {
             29..=30 => return common::assert_sound(self.store()),
             _ => return self.reopen(),
         };
-        TODAY.set(at);
+        TICKS.set(at);
         let answer = self.store().call(first + key, op);
         let call = Call { thread: 0, key, op, at, answer, began: 0, ended: 0 };
         let after = call.step(states.get(&key), false);

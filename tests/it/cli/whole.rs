@@ -67,7 +67,7 @@ fn a_sound_store_verifies() {
     let found = store.ok(&["verify", "--json"]).json();
     let expected = json!({
         "entries": 4, "violations": [], "stale_rows": found["stale_rows"], "orphaned_chunks": 0, "orphaned_turns": 0, "count_checked": true,
-        "shortfall": null, "repairs": [], "repaired": null, "quarantine": null,
+        "times_ahead": 0, "clock_doubted": false, "shortfall": null, "repairs": [], "repaired": null, "quarantine": null,
     });
     assert_eq!(found, expected);
     let ran = store.run(&["verify", "--quarantine", "x"]);

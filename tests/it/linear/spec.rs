@@ -9,7 +9,7 @@ use std::collections::HashSet;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub id: String,
-    /// In days.
+    /// In ticks of the clock, which all lie within a day.
     pub updated_at: i64,
     pub suspended: bool,
     /// The letters that were appended to the display name: they tell which changes a reader saw.
@@ -61,14 +61,14 @@ pub struct Call {
     pub thread: usize,
     pub key: usize,
     pub op: Op,
-    /// What the clock said in it, in days.
+    /// What the clock said in it, in ticks.
     pub at: i64,
     pub answer: Answer,
     pub began: u64,
     pub ended: u64,
 }
 
-/// Days that an entry may be idle.
+/// Ticks that an entry may be idle.
 pub const MAX_AGE: i64 = 90;
 
 impl Call {

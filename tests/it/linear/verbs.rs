@@ -11,11 +11,13 @@ use crossbeam_channel::Receiver;
 use super::spec::{Answer, Entry, How, MAX_AGE, Op};
 use crate::common::{NOW, key, source};
 
-const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+/// What the specification counts time in. All of a history lies within a day, so that no time is taken for wrong.
+const TICK: Duration = Duration::from_secs(5 * 60);
+const TICK_MICROS: i64 = TICK.as_micros() as i64;
 
 thread_local! {
-    /// What the clock says on this thread, in days. So each call has its own time, and no other call moves it.
-    pub static TODAY: Cell<i64> = const { Cell::new(0) };
+    /// What the clock says on this thread, in ticks. So each call has its own time, and no other call moves it.
+    pub static TICKS: Cell<i64> = const { Cell::new(0) };
 }
 
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl ThreadClock {
 
 impl Clock for ThreadClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(NOW.as_micros() + TODAY.get() * DAY)
+        Timestamp::from_micros(NOW.as_micros() + TICKS.get() * TICK_MICROS)
     }
 
     fn monotonic(&self) -> Duration {
@@ -49,7 +51,7 @@ pub trait Verbs: Sync {
 pub fn compared(entry: &SessionEntry) -> Entry {
     Entry {
         id: entry.session_id.to_string(),
-        updated_at: (entry.updated_at.as_micros() - NOW.as_micros()) / DAY,
+        updated_at: (entry.updated_at.as_micros() - NOW.as_micros()) / TICK_MICROS,
         suspended: entry.suspended,
         name: entry.details.display_name.clone().unwrap_or_default(),
         tokens: entry.usage.input_tokens,
@@ -87,7 +89,8 @@ impl Verbs for SessionStore {
             Op::Reset => Answer::Entry(self.reset(&key).unwrap().map(|(entry, _)| compared(&entry))),
             Op::Prune => {
                 // The guard keeps the other key, so the report speaks of this one.
-                let policy = PrunePolicy::max_age_days(MAX_AGE);
+                let mut policy = PrunePolicy::max_age_days(1);
+                policy.max_age = Some(TICK * MAX_AGE as u32);
                 let report = self.prune(&policy, |other: &SessionKey| *other != key).unwrap();
                 Answer::Pruned { removed: report.removed, meanwhile: report.touched_meanwhile > 0 }
             }

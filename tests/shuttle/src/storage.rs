@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{ActivityRow, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed, Turn};
+use crate::codec::{ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed, Turn};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -264,6 +264,10 @@ impl Writer {
     }
 
     pub(crate) fn set_note(&mut self, _: &Engine, _: &str, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn set_clock_note(&mut self, _: &Engine, _: &ClockNote) -> Result<()> {
         Ok(())
     }
 

@@ -1,0 +1,244 @@
+//! [`ClockCheck`]: whether the clock is to be believed, or the times of the entries.
+//!
+//! A touch takes the clock as it is. So a clock that ran ahead leaves entries that lie in the future, and a clock that
+//! fell behind makes all entries lie there. How many they are tells the two apart. A few are *wrong*: they count as used
+//! when they were found, and their next change sets them to now. If they are half of the entries or more, the clock is
+//! *doubted* until it has run for a day without a jump: nothing ages and nothing is set right meanwhile.
+//!
+//! Entries are counted when the store is opened, by each pass that prunes, and after a jump of the time of day, which
+//! shows against the time since the machine was started. A verb looks at the clock in this way only where an entry lies
+//! ahead or is about to be replaced for its age.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::codec::{ClockNote, Fingerprint, Held};
+use crate::commit::Commits;
+use crate::error::Result;
+use crate::time::{Reading, Timestamp};
+
+/// A time that is later than this after now is wrong, or the clock is.
+const AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a clock has to run without a jump to be believed against most of the entries.
+const DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Entries that one verb may count, so that its cost is bounded. Where there are more, a pass or an opening counts.
+const FEW: usize = 1024;
+
+/// Whether a time lies too far ahead to be right.
+pub(crate) fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+    time > now.saturating_add(AHEAD)
+}
+
+/// What a look at the clock found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checked {
+    pub(crate) now: Reading,
+    /// Nothing ages, and no time is set right.
+    pub(crate) doubted: bool,
+    /// How long ago the time of day jumped, if it did since the opening.
+    jumped: Option<Duration>,
+}
+
+impl Checked {
+    /// Whether a jump of the time of day was less than `interval` ago.
+    pub(crate) fn has_jumped_within(&self, interval: Duration) -> bool {
+        self.jumped.is_some_and(|ago| ago < interval)
+    }
+}
+
+/// Two ticks of a timer may lie a little closer together than its interval.
+pub(crate) fn almost(interval: Duration) -> Duration {
+    interval - interval / 16
+}
+
+/// What is known of the clock since the opening.
+#[derive(Debug)]
+pub(crate) struct ClockCheck {
+    state: Mutex<State>,
+    /// The time of day of the last look, for whoever need not ask the clock. In microseconds.
+    seen: AtomicI64,
+}
+
+/// Times are boot times.
+#[derive(Debug)]
+struct State {
+    seen: Reading,
+    jumped: Option<Duration>,
+    /// The entries were counted since the last jump.
+    is_counted: bool,
+    /// There were too many for a verb to count: a pass has to.
+    are_too_many: bool,
+    /// Set while most entries lie ahead: when the doubt ends.
+    doubt_ends: Option<Duration>,
+    /// Entries that lie ahead, and when that was found.
+    wrong: HashMap<Fingerprint, Duration>,
+    /// What is kept on disk.
+    note: ClockNote,
+}
+
+impl ClockCheck {
+    /// Counts the entries of a store that was opened just now.
+    pub(crate) fn open(commits: &Commits, now: Reading) -> Self {
+        let note = commits.engine().clock_note().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read the note of the clock, which is passed over");
+            ClockNote::default()
+        });
+        let wrong = HashMap::new();
+        let state =
+            State { seen: now, jumped: None, is_counted: true, are_too_many: false, doubt_ends: None, wrong, note };
+        let this = Self { state: Mutex::new(state), seen: AtomicI64::new(now.wall.as_micros()) };
+        if let Err(error) = this.count(commits, now) {
+            // A disk that is full may refuse to read, and the store has to open to be pruned.
+            tracing::warn!(%error, "cannot count the entries that lie ahead of the clock");
+        }
+        let (wrong, doubted) = (this.wrong(), this.is_doubted(now));
+        if doubted {
+            tracing::warn!(now = %now.wall, "half of the entries or more lie ahead of the clock: nothing ages until it is trusted");
+        } else if wrong > 0 {
+            tracing::info!(wrong, "entries lie ahead of the clock; their next change sets them to now");
+        }
+        this
+    }
+
+    /// Whether nothing ages.
+    pub(crate) fn is_doubted(&self, now: Reading) -> bool {
+        self.state.lock().checked(now).doubted
+    }
+
+    /// Entries that are known to lie ahead. There may be more once they are half of all.
+    pub(crate) fn wrong(&self) -> usize {
+        self.state.lock().wrong.len()
+    }
+
+    /// How many entries lie ahead of the clock.
+    pub(crate) fn times_ahead(commits: &Commits, now: Timestamp) -> Result<u64> {
+        let ahead = commits.engine().entries_after(now.saturating_add(AHEAD), usize::MAX)?;
+        Ok(ahead.len() as u64)
+    }
+
+    /// Looks at the clock. Counts entries only after a jump, and at most a few.
+    pub(crate) fn look(&self, commits: &Commits, now: Reading) -> Result<Checked> {
+        let is_to_count = {
+            let mut state = self.state.lock();
+            self.see(&mut state, now);
+            !state.is_counted && !state.are_too_many
+        };
+        if is_to_count {
+            commits.apply_pending()?;
+            self.state.lock().count(commits, now, FEW)?;
+        }
+        Ok(self.state.lock().checked(now))
+    }
+
+    /// Looks at the clock and counts the entries ahead of it.
+    pub(crate) fn count(&self, commits: &Commits, now: Reading) -> Result<Checked> {
+        commits.apply_pending()?;
+        let mut state = self.state.lock();
+        self.see(&mut state, now);
+        state.count(commits, now, usize::MAX)?;
+        Ok(state.checked(now))
+    }
+
+    /// What the time of day was at the last look.
+    pub(crate) fn seen(&self) -> Timestamp {
+        Timestamp::from_micros(self.seen.load(Ordering::Relaxed))
+    }
+
+    fn see(&self, state: &mut State, now: Reading) {
+        state.see(now);
+        self.seen.store(now.wall.as_micros(), Ordering::Relaxed);
+    }
+
+    /// When an entry was used, as far as is known: its time, unless that is wrong.
+    pub(crate) fn used_at(&self, entry: Fingerprint, updated_at: Timestamp, now: Reading) -> Timestamp {
+        if !is_ahead(updated_at, now.wall) {
+            return updated_at;
+        }
+        let found = self.state.lock().wrong.get(&entry).copied();
+        now.wall.saturating_sub(found.map_or(Duration::ZERO, |found| now.boot.elapsed.saturating_sub(found)))
+    }
+
+    /// The entries that lie ahead, and when they count as used.
+    pub(crate) fn wrong_entries(&self, now: Reading) -> Vec<(Timestamp, Fingerprint)> {
+        let used = |found: Duration| now.wall.saturating_sub(now.boot.elapsed.saturating_sub(found));
+        self.state.lock().wrong.iter().map(|(entry, found)| (used(*found), *entry)).collect()
+    }
+
+    /// Whether an entry is known to lie ahead.
+    pub(crate) fn is_wrong(&self, entry: Fingerprint) -> bool {
+        self.state.lock().wrong.contains_key(&entry)
+    }
+
+    /// The pass that was held.
+    pub(crate) fn held(&self) -> Option<Held> {
+        self.state.lock().note.held
+    }
+
+    /// Remembers the pass that was held, or that none is.
+    pub(crate) fn set_held(&self, commits: &Commits, held: Option<Held>) -> Result<()> {
+        let mut state = self.state.lock();
+        let note = ClockNote { held, ..state.note };
+        state.keep(commits, note)
+    }
+}
+
+impl State {
+    fn see(&mut self, now: Reading) {
+        if now.since(self.seen).is_none() {
+            tracing::warn!("the time of day has jumped");
+            self.jumped = Some(now.boot.elapsed);
+            (self.is_counted, self.are_too_many) = (false, false);
+        }
+        self.seen = now;
+    }
+
+    fn checked(&self, now: Reading) -> Checked {
+        let now_elapsed = now.boot.elapsed;
+        let jumped = self.jumped.map(|jumped| now_elapsed.saturating_sub(jumped));
+        let unknown = !self.is_counted && jumped.is_some_and(|ago| ago < DOUBT);
+        let doubted = unknown || self.doubt_ends.is_some_and(|end| now_elapsed < end);
+        Checked { now, doubted, jumped }
+    }
+
+    /// Counts the entries that lie ahead, up to half of all, or up to `limit` if that decides.
+    fn count(&mut self, commits: &Commits, now: Reading, limit: usize) -> Result<()> {
+        let half = usize::try_from(commits.count().div_ceil(2)).unwrap_or(usize::MAX).max(1);
+        let ahead = commits.engine().entries_after(now.wall.saturating_add(AHEAD), half.min(limit))?;
+        let are_most = ahead.len() >= half;
+        self.are_too_many = !are_most && ahead.len() >= limit;
+        if self.are_too_many {
+            return Ok(());
+        }
+        let elapsed = now.boot.elapsed;
+        let known = std::mem::take(&mut self.wrong);
+        self.wrong = ahead.into_iter().map(|entry| (entry, known.get(&entry).copied().unwrap_or(elapsed))).collect();
+        let mut note = self.note;
+        if !are_most {
+            self.doubt_ends = None;
+            note.doubted = None;
+        } else if self.doubt_ends.is_none() || !self.is_counted {
+            // Another process may have begun to doubt this clock, unless it jumped since.
+            let kept = self.note.doubted.filter(|_| self.jumped.is_none());
+            let kept = kept.and_then(|kept| Some((kept, now.since_kept(kept)?)));
+            let (since, passed) = kept.unwrap_or((now, Duration::ZERO));
+            self.doubt_ends = Some(elapsed.saturating_add(DOUBT.saturating_sub(passed)));
+            note.doubted = Some(since);
+        }
+        self.is_counted = true;
+        if let Err(error) = self.keep(commits, note) {
+            tracing::warn!(%error, "cannot note that the clock is doubted");
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, commits: &Commits, note: ClockNote) -> Result<()> {
+        if note != self.note {
+            commits.set_clock_note(note)?;
+            self.note = note;
+        }
+        Ok(())
+    }
+}
