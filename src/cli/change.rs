@@ -1,9 +1,10 @@
 //! Changing entries: `prune`, `suspend`, `unsuspend`, `reset`, `remove`. Each closes the store before it reports, so
 //! what it says is durable.
 
+use std::io::{IsTerminal, Write, stderr, stdin};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
@@ -19,6 +20,9 @@ use super::{Exit, Format, with_store};
 /// Suspended entries stay. No gateway has the store open meanwhile, so no entry counts as active. What goes is the
 /// link from a key to its session: a user who returns gets a fresh one. To see the entries first:
 /// `cloakroom list --idle 90d`.
+///
+/// If more than half of all entries would go, it asks first. A wrong clock looks just like that. Where it cannot ask,
+/// for standard input is no terminal, it needs --yes, or else removes nothing and ends with exit code 2.
 ///
 /// With --json, one object:
 ///
@@ -40,6 +44,8 @@ use super::{Exit, Format, with_store};
 ///   live_bytes                 estimate of the bytes of all entries, if the config file has a cap on them, or null
 ///   bytes_over_cap             bytes above its low-water mark that are left, because the rest are protected
 ///   stopped                    the pass ended early
+///   clock_doubted              nothing was removed, since half of the entries or more lie ahead of the clock; after a
+///                              day in which the clock did not jump it is trusted
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Prune {
@@ -55,6 +61,9 @@ pub(super) struct Prune {
     /// Only say what would be removed.
     #[arg(long)]
     dry_run: bool,
+    /// Do not ask before more than half of the entries are removed.
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -86,8 +95,16 @@ impl Prune {
     pub(super) fn run(self, db: &Path, config: Option<&Path>, out: &mut Out) -> Result<Exit> {
         let policy = self.policy(config)?;
         let (report, left) = with_store(db, |store| {
-            let report =
-                if self.dry_run { store.prune_dry_run(&policy, NoActivity) } else { store.prune(&policy, NoActivity) }?;
+            let mut report = None;
+            if self.dry_run || !self.yes {
+                let dry = store.prune_dry_run(&policy, NoActivity)?;
+                if self.dry_run {
+                    report = Some(dry);
+                } else if dry.removed > store.len() / 2 {
+                    confirm(dry.removed, store.len())?;
+                }
+            }
+            let report = report.map_or_else(|| store.prune(&policy, NoActivity), Ok)?;
             Ok((report, store.len()))
         })?;
         if self.format.json {
@@ -99,9 +116,28 @@ impl Prune {
     }
 }
 
+/// Asks whether so many may go.
+fn confirm(removed: u64, entries: u64) -> Result<()> {
+    if !stdin().is_terminal() {
+        return Err(Failure::NeedsYes { removed, entries }.into());
+    }
+    let (removed, entries) = (thousands(removed), thousands(entries));
+    write!(stderr(), "{removed} of {entries} entries would be removed. Is the clock right? Remove them? [y/N] ")
+        .context("could not ask")?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer).context("could not read the answer")?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::Declined.into()),
+    }
+}
+
 fn print(report: &PruneReport, disabled: bool, left: u64, out: &mut Out) -> Result<()> {
     if disabled {
         return out.line("0 days: pruning is off, nothing was removed");
+    }
+    if report.clock_doubted {
+        out.line("the clock is doubted, since half of the entries or more lie ahead of it: nothing is removed")?;
     }
     let mut table = Columns::pairs();
     let mut row = |name: &str, value: &str| table.row([name, value]);

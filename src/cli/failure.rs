@@ -24,6 +24,10 @@ pub(crate) enum Failure {
     NoSession(SessionId),
     /// Entries were passed over.
     Unreadable(u64),
+    /// More than half of the entries would go, and there is nobody to ask.
+    NeedsYes { removed: u64, entries: u64 },
+    /// The answer to that was no.
+    Declined,
     /// A file is in the way.
     Exists { path: PathBuf, advice: &'static str },
     /// What is to go to a quarantine cannot be written there.
@@ -40,6 +44,8 @@ impl fmt::Display for Failure {
             Self::NoEntry(key) => write!(f, "no entry for this key: {}", key.as_str()),
             Self::NoSession(id) => write!(f, "no entry has this session id: {id}"),
             Self::Unreadable(entries) => write!(f, "entries left out because they do not read: {entries}"),
+            Self::NeedsYes { removed, entries } => write!(f, "this would remove {removed} of {entries} entries"),
+            Self::Declined => write!(f, "nothing was removed"),
             Self::Exists { path, .. } => write!(f, "{} exists", path.display()),
             Self::Quarantine { path, .. } => write!(f, "the quarantine {} cannot be written", path.display()),
             Self::Incomplete { quarantined, quarantine, damage, .. } => {
@@ -77,6 +83,8 @@ impl Failure {
             Self::NoSession(_) => "no_session",
             Self::Unreadable(_) => "unreadable",
             Self::Exists { .. } => "exists",
+            Self::NeedsYes { .. } => "needs_yes",
+            Self::Declined => "declined",
             Self::Quarantine { .. } => "quarantine",
             Self::Incomplete { .. } => "incomplete",
         }
@@ -107,7 +115,10 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
     if json {
         print_json(kind(error), &message);
     }
-    Exit::Failed
+    match error.downcast_ref() {
+        Some(Failure::NeedsYes { .. }) => Exit::Misused,
+        _ => Exit::Failed,
+    }
 }
 
 /// Prints what the parser says: its complaint, or the help that was asked for.
@@ -155,6 +166,8 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         return Some(match failure {
             Failure::NoStore(_) => "name another with --db, or make one with `cloakroom migrate`",
             Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
+            Failure::NeedsYes { .. } => "look at it with --dry-run, and repeat it with --yes if that is right",
+            Failure::Declined => return None,
             Failure::Unreadable(_) => "`cloakroom verify` names them",
             Failure::Quarantine { .. } => "name a place that can be written with --quarantine",
             Failure::Exists { advice, .. } | Failure::Incomplete { advice, .. } => advice,

@@ -77,6 +77,7 @@ enum Command {
 pub(crate) enum Exit {
     Done = 0,
     Failed = 1,
+    Misused = 2,
     Unsound = 3,
 }
 

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{DM, GROUP, OLD, Prepared, THREAD, key, timestamp};
-use cloakroom::{Clock, Error, NoActivity, PrunePolicy, SystemClock};
+use super::{DAY, DM, GROUP, OLD, Prepared, THREAD, key, timestamp};
+use cloakroom::{Clock, Error, ManualClock, NoActivity, Options, PrunePolicy, SessionStore, SystemClock};
 
 fn keys(store: &Prepared) -> Vec<String> {
     store.ok(&["list", "--limit", "all", "--json"]).keys()
@@ -25,7 +25,7 @@ fn prune_removes_the_idle_and_keeps_the_suspended() {
         "stale_rows_cleared": report["stale_rows_cleared"],
         "oldest_protected_seconds": protected, "stopped": false, "removed_over_entries": 0, "removed_over_bytes": 0,
         "removed_active": 0, "entries_over_cap": 0, "live_bytes": null, "bytes_over_cap": 0,
-        "protected": [{"key": THREAD, "reason": "suspended", "idle_seconds": protected}],
+        "protected": [{"key": THREAD, "reason": "suspended", "idle_seconds": protected}], "clock_doubted": false,
     });
     assert_eq!(report, expected);
     assert_eq!(keys(&store), [GROUP, DM, THREAD]);
@@ -71,6 +71,47 @@ fn a_dry_run_removes_nothing() {
     let report = store.ok(&["prune", "--max-age-days", "90", "--dry-run", "--json"]).json();
     assert_eq!((&report["dry_run"], &report["removed"]), (&json!(true), &json!(1)));
     assert_eq!(keys(&store).len(), 4);
+}
+
+#[test]
+fn more_than_half_needs_a_yes() {
+    let store = Prepared::new();
+    store.ok(&["unsuspend", THREAD]);
+    for args in
+        [&["--max-age-days", "30"][..], &["--max-entries", "1"], &["--max-age-days", "90", "--max-entries", "1"]]
+    {
+        for json in [&[][..], &["--json"]] {
+            let args = [&["prune"], args, json].concat();
+            store.run(&args).failed(2, &["3 of 4 entries", "--dry-run", "--yes"]);
+        }
+        let dry = [&["prune", "--dry-run"], args].concat();
+        assert_eq!(store.ok(&dry).row("would be removed"), "3");
+    }
+    assert_eq!(keys(&store).len(), 4);
+    assert_eq!(store.ok(&["prune", "--max-age-days", "90"]).row("removed"), "2", "no more than half");
+    assert_eq!(store.ok(&["prune", "--max-entries", "1", "--yes"]).row("removed"), "1");
+    assert_eq!(store.ok(&["prune", "--max-age-days", "1", "--yes"]).row("removed"), "0");
+    assert_eq!(keys(&store), [GROUP]);
+}
+
+#[test]
+fn nothing_is_pruned_while_the_clock_is_doubted() {
+    let store = Prepared::new();
+    {
+        let clock = ManualClock::new(SystemClock::new().now().saturating_add(1000 * DAY));
+        let ahead = SessionStore::open(Options::new(&store.db).clock(clock)).unwrap();
+        for text in [GROUP, DM] {
+            ahead.touch(&key(text)).unwrap().unwrap().wait().unwrap();
+        }
+        ahead.close().unwrap();
+    }
+    let ran = store.run(&["prune", "--max-age-days", "30"]);
+    assert!(ran.code == 0 && ran.out.contains("the clock is doubted") && ran.row("removed") == "0", "{ran:?}");
+    let report = store.run(&["prune", "--max-age-days", "30", "--json"]).json();
+    assert_eq!((&report["clock_doubted"], &report["removed"]), (&json!(true), &json!(0)));
+    let ran = store.run(&["verify"]);
+    assert_eq!((ran.code, ran.row("times ahead of the clock")), (0, "2"));
+    assert!(ran.out.contains("nothing ages"), "{}", ran.out);
 }
 
 #[test]
