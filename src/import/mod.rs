@@ -9,6 +9,7 @@
 //! committer, or a store in the making ([`create`]), or nothing.
 
 mod bad;
+mod balance;
 mod create;
 mod options;
 mod read;
