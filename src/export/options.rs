@@ -11,10 +11,11 @@ use crate::zone::TimeZone;
 pub enum ExportFormat {
     /// A `sessions.json` for Hermes Agent.
     Hermes,
-    /// A `sessions.json` for OpenClaw.
+    /// A `sessions.json` for OpenClaw, whose times are whole milliseconds: what is beyond is cut off, but for times that
+    /// its file had.
     OpenClaw,
     /// One entry a line, with the names of [`SessionEntry`](crate::SessionEntry), times in RFC 3339 and the rest under
-    /// `extras`. Strict JSON for scripts: what JSON cannot say (`NaN`) is null, and notes are left out.
+    /// `extras`. Strict JSON for scripts: what JSON cannot say (`NaN`) is null and counted, and notes are left out.
     Jsonl,
 }
 

@@ -24,6 +24,8 @@ pub struct ExportReport {
     pub entries: u64,
     /// Notes.
     pub notes: u64,
+    /// Fields that are null in [`ExportFormat::Jsonl`], because JSON cannot say what they hold (`NaN`).
+    pub nulls: u64,
     /// Where naive times are at home.
     pub zone: TimeZone,
 }
@@ -49,7 +51,7 @@ impl SessionStore {
             (None, None) => TimeZone::local(),
         };
         let entries = self.commits().snapshot();
-        let report = ExportReport { entries: 0, notes: 0, zone };
+        let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone };
         let mut run = Run { store: self, out: BufWriter::new(output), report };
         match options.format {
             ExportFormat::Hermes => run.object(entries, Times { gateway: Gateway::Hermes, zone })?,
@@ -102,7 +104,10 @@ impl<W: Write> Run<'_, W> {
 
     fn lines(&mut self, entries: Snapshot<'_>) -> Result<()> {
         self.for_each(entries, |run, entry, extras| {
-            let extras = extras.iter().map(|(name, text)| (name, RawValue::from_string(text.into()).ok())).collect();
+            let extras: BTreeMap<_, _> =
+                extras.iter().map(|(name, text)| (name, RawValue::from_string(text.into()).ok())).collect();
+            run.report.nulls += extras.values().filter(|value| value.is_none()).count() as u64;
+            run.report.nulls += u64::from(!entry.usage.estimated_cost_usd.is_finite());
             let line = serde_json::to_string(&Line { entry, extras });
             let line = line.map_err(|e| write_failed(e.into()))?;
             run.put(&line)?;

@@ -75,8 +75,12 @@ impl Export {
                 })
             })?
         };
+        let nulls = match report.nulls {
+            0 => String::new(),
+            nulls => format!(", null where JSON cannot say it: {} fields", thousands(nulls)),
+        };
         out.line(clean(&format!(
-            "exported: {} entries and {} notes to {}, naive times in {}",
+            "exported: {} entries and {} notes to {}, naive times in {}{nulls}",
             thousands(report.entries),
             thousands(report.notes),
             path.display(),
