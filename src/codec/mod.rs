@@ -45,7 +45,9 @@ pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encod
 pub(crate) use intent::{Intent, Step};
 pub(crate) use journal::{JournalRecord, JournalRow, MAX_JOURNAL_ROW};
 pub(crate) use note::NoteRow;
-pub(crate) use records::{Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob};
+pub(crate) use records::{
+    AS_IMPORTED, Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob,
+};
 pub(crate) use turn::Turn;
 
 use crate::key::NameError;

@@ -13,6 +13,9 @@ pub(crate) const SUSPENDED: u8 = 1;
 /// Bit of [`Hot::flags`]: a resume is pending.
 pub(crate) const RESUME_PENDING: u8 = 2;
 
+/// Bit of [`Hot::flags`]: an import wrote the entry, and nothing but its time of activity has changed since.
+pub(crate) const AS_IMPORTED: u8 = 4;
+
 /// The hot record: what a touch rewrites and what pruning needs.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Hot {

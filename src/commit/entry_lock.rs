@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::pending::{Pending, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
-use crate::codec::{self, Cold, ExtrasRef, Hot};
+use crate::codec::{self, AS_IMPORTED, Cold, ExtrasRef, Hot};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
 use crate::key::SessionId;
@@ -51,7 +51,10 @@ impl EntryLock<'_> {
     }
 
     /// Replaces the hot record of an existing entry. Returns the commit that takes it.
-    pub(crate) fn set_hot(&mut self, hot: Hot) -> u64 {
+    pub(crate) fn set_hot(&mut self, mut hot: Hot) -> u64 {
+        if self.hot().is_some_and(|before| before != Hot { updated_at: before.updated_at, ..hot }) {
+            hot.set(AS_IMPORTED, false);
+        }
         self.keep_before(false);
         self.change(|slot| slot.hot = Some(hot))
     }
@@ -76,7 +79,18 @@ impl EntryLock<'_> {
 
     /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
     /// those that `cold` points to. Returns the commit that takes it.
-    pub(crate) fn put(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+    pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+        hot.set(AS_IMPORTED, false);
+        self.put_whole(hot, cold, extras)
+    }
+
+    /// As [`put`](Self::put), for an import: the entry counts as it was imported until it is changed.
+    pub(crate) fn put_imported(&mut self, mut hot: Hot, cold: Cold, extras: &Extras) -> Result<u64> {
+        hot.set(AS_IMPORTED, true);
+        self.put_whole(hot, cold, Some(extras))
+    }
+
+    fn put_whole(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
         self.keep_before(true);
         // What points to the extras takes some room too.
         let kept = cold.extras.replace(ExtrasRef::LONGEST);
