@@ -105,17 +105,6 @@ pub enum Removal {
     Missing,
 }
 
-/// What [`SessionStore::put`](crate::SessionStore::put) did.
-#[derive(Debug)]
-pub(crate) enum Put {
-    /// There was no entry.
-    Created,
-    /// There was one, and it is replaced.
-    Replaced,
-    /// There was one, and it stays.
-    Kept,
-}
-
 /// Figures of a store.
 ///
 /// With the feature `metrics` the library also tells these to the recorder of the crate `metrics`, if there is one, all

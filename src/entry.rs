@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::json;
 use crate::key::{SessionId, SessionKey};
 use crate::source::SessionSource;
 use crate::time::Timestamp;
@@ -278,10 +279,11 @@ impl Extras {
         self.fields.get(name).map(String::as_str)
     }
 
-    /// A field as a value; `None` if it is missing or holds what JSON cannot say (Python writes `NaN`).
+    /// A field as a value, with U+FFFD for each half of a surrogate pair; `None` if it is missing or holds what JSON
+    /// cannot say (Python writes `NaN`).
     #[must_use]
     pub fn value(&self, name: &str) -> Option<Value> {
-        serde_json::from_str(self.text(name)?).ok()
+        serde_json::from_str(&json::whole(self.text(name)?)).ok()
     }
 
     /// Sets a field.

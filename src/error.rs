@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::key::{NameError, SessionKey};
+use crate::time::Timestamp;
 
 /// What went wrong.
 ///
@@ -203,11 +204,27 @@ pub enum Error {
         /// Where it was to go.
         path: PathBuf,
     },
-    /// What was to be imported is no session file.
+    /// What was to be imported is no session file: no JSON object, or one in which not one good entry is. Nothing of it
+    /// was imported.
     #[error("not a session file: {reason}")]
     NotASessionFile {
         /// What it is instead.
-        reason: &'static str,
+        reason: String,
+    },
+    /// Too many entries of a file were active in the future, so the clock is wrong. Nothing of it was imported.
+    #[error(
+        "entries that were active more than a day after now: {ahead} of {entries}, the last at {latest}, and by the \
+         clock it is {now}: set the clock, or trust the times of the file (`trust_times` in the options)"
+    )]
+    ClockBehind {
+        /// Entries that were active more than a day after now.
+        ahead: u64,
+        /// Entries of the file that say when they were active.
+        entries: u64,
+        /// The last of these times.
+        latest: Timestamp,
+        /// Now, by the store's clock.
+        now: Timestamp,
     },
     /// What was to be restored is no backup.
     #[error("not a backup: {reason}")]
@@ -278,6 +295,7 @@ impl Error {
             Self::Engine { .. } => "engine",
             Self::Exists { .. } => "exists",
             Self::NotASessionFile { .. } => "not_a_session_file",
+            Self::ClockBehind { .. } => "clock_behind",
             Self::NotABackup { .. } => "not_a_backup",
             Self::NewerBackup { .. } => "newer_backup",
             Self::DamagedBackup { .. } => "damaged_backup",

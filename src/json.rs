@@ -1,44 +1,36 @@
 //! JSON as text: checked, split into fields and laid out, without a tree and without reading numbers.
 //!
-//! A number keeps the digits it was written with, and Python's `NaN`, `Infinity` and `-Infinity` are let through, so
-//! that what a gateway stored comes back as it was. No crate on offer does both without changing how the rest of the
-//! program reads JSON.
+//! A number keeps the digits it was written with, Python's `NaN`, `Infinity` and `-Infinity` are let through, and so is
+//! half of a surrogate pair (`\ud800`), which both gateways write where they cut an emoji: what a gateway stored comes
+//! back as it was. No crate on offer does all of it without changing how the rest of the program reads JSON.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 /// How deep arrays and objects may nest.
 pub(crate) const MAX_DEPTH: usize = 64;
 /// The longest number, in bytes.
 const MAX_NUMBER_BYTES: usize = 4096;
 
-/// Why a text is refused. Messages hold nothing of the text.
+/// Why a text is refused. Messages are sentences about `it`, and hold nothing of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum JsonError {
-    #[error("not JSON at byte {at} of it: {expected} is expected there")]
+    #[error("it is not JSON: at byte {at} of it, {expected} is expected")]
     Syntax { at: usize, expected: &'static str },
-    #[error("a string holds a control character at byte {at} of it")]
+    #[error("it holds a string with a control character, at byte {at} of it")]
     Control { at: usize },
-    #[error("a string holds half of a surrogate pair, near byte {at} of it")]
-    Surrogate { at: usize },
-    #[error("nested deeper than {MAX_DEPTH} levels")]
+    #[error("it is nested deeper than {MAX_DEPTH} levels")]
     Depth,
-    #[error("a number of {bytes} bytes, and {MAX_NUMBER_BYTES} is the limit")]
+    #[error("it holds a number of {bytes} bytes, and {MAX_NUMBER_BYTES} is the limit")]
     Number { bytes: usize },
 }
 
 type Result<T> = std::result::Result<T, JsonError>;
 
 /// The fields of an object: names and values, the values without white space and each string in one spelling. `None`
-/// if the text is another kind of value. Where a name comes twice the last one counts, as everywhere.
-pub(crate) fn fields(text: &str) -> Result<Option<Vec<(String, String)>>> {
-    let mut fields = all_fields(text)?;
-    if let Some(fields) = &mut fields {
-        drop_repeated(fields);
-    }
-    Ok(fields)
-}
-
-/// As [`fields`], with each of those that have one name.
+/// if the text is another kind of value. Names are JSON strings in that spelling, for one may hold half of a surrogate
+/// pair. Where a name comes twice both are there.
 pub(crate) fn all_fields(text: &str) -> Result<Option<Vec<(String, String)>>> {
     let mut reader = Reader { text, at: 0 };
     reader.skip_space();
@@ -51,7 +43,6 @@ pub(crate) fn all_fields(text: &str) -> Result<Option<Vec<(String, String)>>> {
     reader.items(b'}', |reader| {
         let mut name = String::new();
         reader.string(&mut name)?;
-        let name = string(&name).unwrap_or_default();
         reader.colon()?;
         let mut value = String::new();
         reader.value(&mut value, 2)?;
@@ -60,6 +51,15 @@ pub(crate) fn all_fields(text: &str) -> Result<Option<Vec<(String, String)>>> {
     })?;
     reader.end()?;
     Ok(Some(fields))
+}
+
+/// As [`all_fields`], with the last of those that have one name, as everywhere.
+pub(crate) fn fields(text: &str) -> Result<Option<Vec<(String, String)>>> {
+    let mut fields = all_fields(text)?;
+    if let Some(fields) = &mut fields {
+        drop_repeated(fields);
+    }
+    Ok(fields)
 }
 
 /// Keeps the last of the fields with one name. Returns how many it dropped.
@@ -89,10 +89,60 @@ pub(crate) fn normal(text: &str) -> Result<String> {
     Ok(out)
 }
 
-/// The content of a JSON string; `None` if the text is another kind of value.
+/// The content of a JSON string, with U+FFFD for each half of a surrogate pair; `None` if the text is another kind of
+/// value.
 pub(crate) fn string(text: &str) -> Option<String> {
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains(['\\', '"']) { serde_json::from_str(text).ok() } else { Some(inner.into()) }
+    if inner.contains(['\\', '"']) { serde_json::from_str(&whole(text)).ok() } else { Some(inner.into()) }
+}
+
+/// The content of a JSON string, if it is one and has no half of a surrogate pair.
+pub(crate) fn whole_string(text: &str) -> Option<String> {
+    if has_half(text) { None } else { string(text) }
+}
+
+/// Whether a normal text has half of a surrogate pair somewhere.
+pub(crate) fn has_half(text: &str) -> bool {
+    halves(text).next().is_some()
+}
+
+/// A normal text with U+FFFD for each half of a surrogate pair, as other readers of JSON want it.
+pub(crate) fn whole(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut from = 0;
+    for half in halves(text) {
+        out.push_str(text.get(from..half.start).unwrap_or_default());
+        out.push(char::REPLACEMENT_CHARACTER);
+        from = half.end;
+    }
+    if from == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(text.get(from..).unwrap_or_default());
+    Cow::Owned(out)
+}
+
+/// Where the escapes are that stand for half of a surrogate pair.
+fn halves(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    const ESCAPE: usize = r"\ud800".len();
+    let unit = |at: usize| {
+        let digits = text.get(at..at + ESCAPE)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let start = at + text.get(at..)?.find('\\')?;
+            at = match unit(start) {
+                Some(0xd800..=0xdbff) if matches!(unit(start + ESCAPE), Some(0xdc00..=0xdfff)) => start + 2 * ESCAPE,
+                Some(0xd800..=0xdfff) => {
+                    at = start + ESCAPE;
+                    return Some(start..at);
+                }
+                _ => start + 2,
+            };
+        }
+    })
 }
 
 /// A text as a JSON string.
@@ -275,14 +325,9 @@ impl<'a> Reader<'a> {
             out.push_str(text);
             return Ok(());
         }
-        match serde_json::from_str::<String>(text) {
-            Ok(content) => {
-                out.push_str(&quote(&content));
-                Ok(())
-            }
-            Err(_) if has_surrogate(text) => Err(JsonError::Surrogate { at: start }),
-            Err(_) => Err(JsonError::Syntax { at: start, expected: "a string with proper escapes" }),
-        }
+        let spelled = respelled(text).ok_or(JsonError::Syntax { at: start, expected: "a string with proper escapes" });
+        out.push_str(&spelled?);
+        Ok(())
     }
 
     /// A number or one of the bare words.
@@ -304,10 +349,24 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a string that is refused has an escape for half of a pair, which is then the likely cause.
-fn has_surrogate(text: &str) -> bool {
-    let mut escapes = text.split("\\u").skip(1);
-    escapes.any(|digits| matches!(digits.as_bytes(), [b'd' | b'D', b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]))
+/// A JSON string in the spelling of [`quote`], its halves of surrogate pairs in lower case; `None` if its escapes are not
+/// right.
+fn respelled(text: &str) -> Option<String> {
+    let inner = |text: &str| {
+        let content: String = serde_json::from_str(&format!("\"{text}\"")).ok()?;
+        let quoted = quote(&content);
+        Some(quoted.get(1..quoted.len() - 1)?.to_owned())
+    };
+    let mut out = String::from("\"");
+    let mut from = 1;
+    for half in halves(text) {
+        out.push_str(&inner(text.get(from..half.start)?)?);
+        out.push_str(&text.get(half.clone())?.to_ascii_lowercase());
+        from = half.end;
+    }
+    out.push_str(&inner(text.get(from..text.len() - 1)?)?);
+    out.push('"');
+    Some(out)
 }
 
 /// The grammar of RFC 8259.
@@ -347,7 +406,22 @@ mod tests {
     #[test]
     fn the_last_of_two_fields_counts() {
         let got = fields(r#"{"a":1,"b":2,"a":3}"#).unwrap().unwrap();
-        assert_eq!(got, [("b".into(), "2".into()), ("a".into(), "3".into())]);
+        assert_eq!(got, [("\"b\"".into(), "2".into()), ("\"a\"".into(), "3".into())]);
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_kept_and_reads_as_a_replacement() {
+        let text = r#"{"a\uD83D":["\ud83d\ude00 \uDE00\ud83d\ud83d\ude00 \\ud800 \\\udfff",1]}"#;
+        let normal_text = r#"{"a\ud83d":["😀 \ude00\ud83d😀 \\ud800 \\\udfff",1]}"#;
+        assert_eq!(normal(text).unwrap(), normal_text);
+        assert_eq!(normal(normal_text).unwrap(), normal_text);
+        assert_eq!(string(r#""x\ud83d\n""#).as_deref(), Some("x\u{fffd}\n"));
+        assert_eq!((whole_string(r#""x\ud83d""#), whole_string(r#""x\\ud83d""#)), (None, Some(r"x\ud83d".into())));
+        assert!(!has_half(r#""\ud83d\ude00""#) && has_half(r#""\ude00\ud83d""#));
+        assert_eq!(whole(r#"["\ud800",1]"#), "[\"\u{fffd}\",1]");
+        for bad in [r#""\ud80""#, r#""\ud80g""#, r#""\ud800\x""#, r#""\ud800\""#, r#""\u+800""#, r#""\u 80é""#] {
+            assert!(matches!(normal(bad), Err(JsonError::Syntax { .. })), "{bad}");
+        }
     }
 
     #[test]
@@ -375,8 +449,6 @@ mod tests {
             assert!(matches!(normal(bad), Err(JsonError::Syntax { .. })), "{bad}");
         }
         assert_eq!(normal("\"a\nb\""), Err(JsonError::Control { at: 2 }));
-        assert_eq!(normal(r#"["\ud800"]"#), Err(JsonError::Surrogate { at: 1 }));
-        assert_eq!(normal(r#""\udc00""#), Err(JsonError::Surrogate { at: 0 }));
         assert_eq!(normal(&"7".repeat(5000)), Err(JsonError::Number { bytes: 5000 }));
         assert_eq!(normal(&"[".repeat(100_000)), Err(JsonError::Depth));
         assert!(normal(&format!("{}{}", "[".repeat(64), "]".repeat(64))).is_ok());

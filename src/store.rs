@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::answer::{OpenReport, Put, Removal, Stats};
+use crate::answer::{OpenReport, Removal, Stats};
 use crate::clock_check::ClockCheck;
 use crate::codec::{Cold, Hot, RESUME_PENDING, SUSPENDED};
 use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
@@ -212,26 +212,6 @@ impl SessionStore {
         let commit = locked.put(hot, Cold::clone(&cold), Some(&extras))?;
         drop(locked);
         Ok(Some(self.commits().receipt(commit)))
-    }
-
-    /// Puts a whole entry in place, as an import does. Where there is one already, `replaces` sees it and decides.
-    pub(crate) fn put(
-        &self,
-        new: &SessionEntry,
-        extras: &Extras,
-        replaces: impl FnOnce(&SessionEntry) -> bool,
-    ) -> Result<Put> {
-        let mut locked = self.commits().lock(&new.key)?;
-        let old = seen(&new.key, &locked)?;
-        if old.as_ref().is_some_and(|old| !replaces(old)) {
-            return Ok(Put::Kept);
-        }
-        let (hot, cold) = records(new.clone());
-        let commit = locked.put(hot, cold, Some(extras))?;
-        drop(locked);
-        self.commits().receipt(commit);
-        self.listeners().tell(&new.key, if old.is_some() { EventKind::Replaced } else { EventKind::Created });
-        Ok(if old.is_some() { Put::Replaced } else { Put::Created })
     }
 
     /// Removes an entry.

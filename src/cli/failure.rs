@@ -181,6 +181,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             Some("copy it (`cp -R`), make the copy writable (`chmod -R u+rwX`), and name the copy with --db")
         }
         Error::Exposed { group: Some(_), .. } => Some("CLOAKROOM_TRUST_GROUP=1 in the environment trusts its group"),
+        Error::ClockBehind { .. } => Some("--trust-times does that, and nothing was imported"),
         Error::StoreExists { .. } => Some("name one that is free with --db"),
         Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged, and `verify --repair` mends it"),
         _ => None,

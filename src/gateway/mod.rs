@@ -14,8 +14,8 @@ mod typed;
 
 pub(crate) use form::{Form, write_entry};
 pub(crate) use slot::{Kind, Slot};
-pub(crate) use times::{Times, read_time};
-pub(crate) use typed::{Typed, read};
+pub(crate) use times::{Moment, Times, read_time};
+pub(crate) use typed::{Typed, read_as};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,16 +64,23 @@ impl Gateway {
         }
     }
 
-    /// Whose entry it is, told by the names of its fields; `None` if they tell nothing.
-    pub(crate) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let mut found = None;
-        for name in names {
-            match name {
-                "session_id" | "updated_at" => return Some(Self::Hermes),
-                "sessionId" | "updatedAt" => found = Some(Self::OpenClaw),
-                _ => {}
-            }
+    /// What people call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Hermes => "Hermes",
+            Self::OpenClaw => "OpenClaw",
         }
-        found
+    }
+
+    /// Whose entry it is, told by whether it has a field of a name; `None` if that tells nothing. An id tells more than
+    /// a time.
+    pub(crate) fn of(has: impl Fn(&str) -> bool) -> Option<Self> {
+        let names = [
+            ("session_id", Self::Hermes),
+            ("sessionId", Self::OpenClaw),
+            ("updated_at", Self::Hermes),
+            ("updatedAt", Self::OpenClaw),
+        ];
+        names.into_iter().find(|(name, _)| has(name)).map(|(_, gateway)| gateway)
     }
 }

@@ -21,13 +21,26 @@ pub(crate) struct Moment {
     /// Microseconds since 1970; may be outside what a [`Timestamp`] holds.
     pub(crate) micros: i64,
     pub(crate) hour: Hour,
+    /// It depends on the zone.
+    pub(crate) is_naive: bool,
+}
+
+impl Moment {
+    fn naive(local: NaiveDateTime, zone: TimeZone) -> Self {
+        let (micros, hour) = zone.resolve(local);
+        Self { micros, hour, is_naive: true }
+    }
+
+    fn exact(micros: i64) -> Self {
+        Self { micros, hour: Hour::Plain, is_naive: false }
+    }
 }
 
 /// Reads a JSON text as a time; `None` if it is none.
 pub(crate) fn read_time(text: &str, times: Times) -> Option<Moment> {
     match times.gateway {
         Gateway::Hermes => read_iso(&json::string(text)?, times.zone),
-        Gateway::OpenClaw => Some(Moment { micros: read_millis(text)?, hour: Hour::Plain }),
+        Gateway::OpenClaw => read_millis(text).map(Moment::exact),
     }
 }
 
@@ -50,8 +63,7 @@ fn read_iso(text: &str, zone: TimeZone) -> Option<Moment> {
     let date = NaiveDate::parse_from_str(text.get(..10)?, "%Y-%m-%d").ok()?;
     let mut rest = text.get(10..)?.chars();
     if rest.next().is_none() {
-        let (micros, hour) = zone.resolve(date.and_time(NaiveTime::MIN));
-        return Some(Moment { micros, hour });
+        return Some(Moment::naive(date.and_time(NaiveTime::MIN), zone));
     }
     let rest = rest.as_str();
     let end = rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len());
@@ -59,15 +71,11 @@ fn read_iso(text: &str, zone: TimeZone) -> Option<Moment> {
     let time = read_clock(time)?;
     let local = NaiveDateTime::new(date, time);
     let offset = match suffix {
-        "" => {
-            let (micros, hour) = zone.resolve(local);
-            return Some(Moment { micros, hour });
-        }
+        "" => return Some(Moment::naive(local, zone)),
         "Z" | "z" => 0,
         text => i64::from(offset(text)?.local_minus_utc()),
     };
-    let micros = local.and_utc().timestamp_micros().saturating_sub(offset * 1_000_000);
-    Some(Moment { micros, hour: Hour::Plain })
+    Some(Moment::exact(local.and_utc().timestamp_micros().saturating_sub(offset * 1_000_000)))
 }
 
 /// `HH:MM`, `HH:MM:SS` or `HH:MM:SS.f…`; digits beyond a microsecond are cut off.

@@ -62,16 +62,23 @@ impl Typed {
 
 /// Reads a normal JSON text as what belongs into a place of this kind; the default if it is something else.
 pub(crate) fn read(kind: Kind, text: &str, times: Times) -> Typed {
-    let read = match kind {
+    read_as(kind, text, times).unwrap_or_else(|| Typed::default_of(kind))
+}
+
+/// As [`read`]; `None` if the text says something, and nothing that belongs there.
+pub(crate) fn read_as(kind: Kind, text: &str, times: Times) -> Option<Typed> {
+    if text == "null" {
+        return Some(Typed::default_of(kind));
+    }
+    match kind {
         Kind::Text => json::string(text).map(Typed::Text),
-        Kind::Id => json::string(text).filter(|text| SessionId::new(text).is_ok()).map(Typed::Text),
+        Kind::Id => json::whole_string(text).filter(|text| SessionId::new(text).is_ok()).map(Typed::Text),
         Kind::Flag => text.parse().ok().map(Typed::Flag),
         Kind::Count => text.parse().ok().filter(|_| json::is_integer(text)).map(Typed::Count),
         Kind::Cost => read_cost(text).map(Typed::Cost),
         Kind::Time => read_time(text, times).map(|moment| Typed::Time(Timestamp::from_micros(moment.micros))),
         Kind::Source => read_source(text).map(|source| Typed::Source(Box::new(source))),
-    };
-    read.unwrap_or_else(|| Typed::default_of(kind))
+    }
 }
 
 /// What is not finite (Python writes `NaN`) is no cost: whatever was added to it would be lost. An export still has its
@@ -125,7 +132,7 @@ const SOURCE_FIELDS_ALWAYS: usize = 8;
 fn read_source(text: &str) -> Option<SessionSource> {
     let mut fields = json::fields(text).ok()??;
     let mut take = |name: &str| {
-        let at = fields.iter().position(|(field, _)| field == name)?;
+        let at = fields.iter().position(|(field, _)| unquoted(field) == name)?;
         let (_, text) = fields.swap_remove(at);
         // Some gateways write ids as numbers.
         if json::is_integer(&text) { Some(text) } else { json::string(&text) }
@@ -177,7 +184,12 @@ fn write_source(source: &SessionSource, written: Option<&str>) -> String {
         }
     }
     let before = written.and_then(|text| json::fields(text).ok().flatten()).unwrap_or_default();
-    let unknown = before.iter().filter(|(name, _)| !SOURCE_FIELDS.contains(&name.as_str()));
-    parts.extend(unknown.map(|(name, text)| format!("{}:{text}", json::quote(name))));
+    let unknown = before.iter().filter(|(name, _)| !SOURCE_FIELDS.contains(&unquoted(name)));
+    parts.extend(unknown.map(|(name, text)| format!("{name}:{text}")));
     format!("{{{}}}", parts.join(","))
+}
+
+/// A name without its quotes. Those that we know need no escapes.
+fn unquoted(name: &str) -> &str {
+    name.trim_matches('"')
 }

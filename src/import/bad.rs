@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::splitter::{Item, MAX_ENTRY_BYTES};
+use crate::gateway::Gateway;
 use crate::json::{self, JsonError};
 use crate::key::{MAX_KEY_BYTES, NameError};
 
@@ -18,6 +19,9 @@ pub(super) enum Bad {
     KeyTooLong,
     #[error("its key is no JSON string: {0}")]
     KeyJson(JsonError),
+    /// It would come back as another key, and two such keys as one.
+    #[error("its key holds half of a surrogate pair")]
+    KeyHalf,
     #[error("its key is no session key: {0}")]
     Key(NameError),
     #[error("the name of a note holds a NUL character")]
@@ -26,13 +30,23 @@ pub(super) enum Bad {
     TooLong(u64),
     #[error("it needs {bytes} bytes in the store, and {limit} is the limit")]
     TooLarge { bytes: usize, limit: usize },
-    #[error("it is {0}")]
+    #[error("{0}")]
     Json(JsonError),
-    #[error("it is no object")]
-    NoObject,
+    #[error("it is no object, but {0}")]
+    NoObject(&'static str),
+    #[error("it is no entry, but an object of entries")]
+    Entries,
+    #[error("the name of one of its fields holds half of a surrogate pair")]
+    FieldHalf,
     #[error("it has no {0}")]
     NoId(&'static str),
-    #[error("its session id is none: {0}")]
+    #[error("it is an entry of {}, and the file is read as one of {}", is.name(), read_as.name())]
+    OtherGateway { is: Gateway, read_as: Gateway },
+    #[error("its {field} is {found}, and a text is expected")]
+    IdKind { field: &'static str, found: &'static str },
+    #[error("its {0} holds half of a surrogate pair")]
+    IdHalf(&'static str),
+    #[error("its session id is not valid: {0}")]
     Id(NameError),
     #[error("the file ends or is damaged within it")]
     Partial,
@@ -41,10 +55,13 @@ pub(super) enum Bad {
 /// Writes one line.
 pub(super) fn write_line(sink: &mut dyn Write, item: &Item, reason: &str) -> io::Result<()> {
     let mut line = format!("{{\"line\":{},\"byte\":{},", item.place.line, item.place.byte);
-    let key = std::str::from_utf8(&item.key).ok().map(|key| json::normal(key).unwrap_or_else(|_| json::quote(key)));
-    match key {
-        Some(key) => line += &format!("\"key\":{key},"),
-        None => line += &format!("\"key_hex\":\"{}\",", hex(&item.key)),
+    match std::str::from_utf8(&item.key) {
+        Ok(key) => {
+            // Half of a surrogate pair is an error to many readers of JSON, so such a key stands as it was written.
+            let spelled = json::normal(key).ok().filter(|spelled| !json::has_half(spelled));
+            line += &format!("\"key\":{},", spelled.unwrap_or_else(|| json::quote(key)));
+        }
+        Err(_) => line += &format!("\"key_hex\":\"{}\",", hex(&item.key)),
     }
     line += &format!("\"reason\":{},\"bytes\":{},", json::quote(reason), item.length);
     match std::str::from_utf8(&item.value) {

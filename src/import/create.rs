@@ -15,8 +15,8 @@ use super::options::{ImportOptions, OnConflict};
 use super::read::ReadEntry;
 use super::report::{ImportProgress, ImportReport};
 use super::run::Run;
-use super::target::{Nowhere, Target};
-use crate::codec::{Fingerprint, Seed};
+use super::target::{Fate, Nowhere, Target};
+use crate::codec::{AS_IMPORTED, Fingerprint, Seed};
 use crate::config::Options;
 use crate::error::{Error, Result, panic_message};
 use crate::storage::{Batch, Loaded, NewStore, nothing_at};
@@ -64,7 +64,7 @@ impl SessionStore {
     /// # Errors
     /// [`Error::StoreExists`], before anything of the input is read; then `import` is the way. [`Error::NotAStore`],
     /// [`Error::Locked`], [`Error::Exposed`] and [`Error::PermissionDenied`] as when a store is opened.
-    /// [`Error::NotASessionFile`] if the input is empty or no JSON object, and [`Error::Io`] and its like if the
+    /// [`Error::NotASessionFile`] and [`Error::ClockBehind`] as by `import`, and [`Error::Io`] and its like if the
     /// input, the quarantine or the disk fails.
     pub fn create_from(
         options: &Options,
@@ -76,8 +76,9 @@ impl SessionStore {
         let now = options.clock.now();
         if import.dry_run {
             nothing_at(&options.path)?;
-            let mut run = Run::new(Nowhere::new(), import, now);
+            let mut run = Run::new(Nowhere::default(), import, now, None);
             run.read(input, &mut progress)?;
+            run.judge()?;
             return run.end(&mut progress);
         }
         let store = NewStore::create(&options.path, options.cache_bytes, options.trust_group)?;
@@ -87,7 +88,7 @@ impl SessionStore {
         let (mut run, loaded) = thread::scope(|scope| {
             // Its end of the channel goes with it, if `progress` panics: the writer would be waited for for ever.
             let load = Load::new(&options.path, building.seed(), import.on_conflict, orders, emptied);
-            let mut run = Run::new(load, import, now);
+            let mut run = Run::new(load, import, now, None);
             let writer = thread::Builder::new()
                 .name("cloakroom-load".into())
                 .spawn_scoped(scope, move || write(building, writer_orders, writer_emptied))
@@ -100,6 +101,7 @@ impl SessionStore {
             // Where the writer failed, the reader found nobody there, and has nothing to say.
             written.and_then(|loaded| read.map(|()| (run, loaded)))
         })?;
+        run.judge()?;
         run.report.imported += loaded.created;
         run.report.duplicates += loaded.duplicates;
         // What is missing in the store is in the quarantine.
@@ -179,10 +181,11 @@ impl Load {
 }
 
 impl Target for Load {
-    fn put(&mut self, read: ReadEntry, report: &mut ImportReport) -> Result<()> {
+    fn put(&mut self, read: ReadEntry, report: &mut ImportReport) -> Result<Fate> {
         let key = read.entry.key.clone();
         let place = self.seed.fingerprint(&key);
-        let (hot, cold) = records(read.entry);
+        let (mut hot, cold) = records(read.entry);
+        hot.set(AS_IMPORTED, true);
         match self.batch.push(place, &key, &hot, cold, &read.extras, &mut self.generation) {
             // One that is older than what came before is left out for that reason.
             Err(Error::TooLarge { .. }) if self.activity(place)?.is_some_and(|before| before > hot.updated_at) => {
@@ -190,15 +193,16 @@ impl Target for Load {
             }
             pushed => pushed?,
         }
-        if self.batch.size() < self.batch_bytes {
-            return Ok(());
+        if self.batch.size() >= self.batch_bytes {
+            self.batch_bytes = MAX_BATCH_BYTES.min(2 * self.batch_bytes);
+            self.send_batch()?;
         }
-        self.batch_bytes = MAX_BATCH_BYTES.min(2 * self.batch_bytes);
-        self.send_batch()
+        // This one, or another of the file.
+        Ok(Fate::In)
     }
 
-    fn put_note(&mut self, name: String, text: String) -> Result<()> {
-        self.send(Order::Note { name, text, first_stays: self.on_conflict == OnConflict::Keep })
+    fn put_note(&mut self, name: String, text: String) -> Result<bool> {
+        self.send(Order::Note { name, text, first_stays: self.on_conflict == OnConflict::Keep }).map(|()| true)
     }
 
     fn put_zone(&mut self, zone: String) -> Result<()> {

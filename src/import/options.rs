@@ -12,7 +12,8 @@ use crate::zone::TimeZone;
 /// What happens to an entry of the file where the store has one for its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnConflict {
-    /// The one with the later activity stays; the store's, if they are equal.
+    /// The one with the later activity stays. Where that is equal, the file's takes its place, for a gateway changes
+    /// entries without moving their time; but not one that was changed in the store since it was imported.
     #[default]
     Newer,
     /// The store's stays.
@@ -45,6 +46,7 @@ pub struct ImportOptions<'a> {
     pub(super) on_conflict: OnConflict,
     pub(super) dry_run: bool,
     pub(super) file_time: Option<Timestamp>,
+    pub(super) trust_times: bool,
     pub(super) quarantine: Option<&'a mut dyn Write>,
 }
 
@@ -56,6 +58,7 @@ impl Default for ImportOptions<'_> {
             on_conflict: OnConflict::default(),
             dry_run: false,
             file_time: None,
+            trust_times: false,
             quarantine: None,
         }
     }
@@ -69,12 +72,19 @@ impl fmt::Debug for ImportOptions<'_> {
             .field("on_conflict", &self.on_conflict)
             .field("dry_run", &self.dry_run)
             .field("file_time", &self.file_time)
+            .field("trust_times", &self.trust_times)
             .field("quarantine", &self.quarantine.is_some())
             .finish()
     }
 }
 
 impl<'a> ImportOptions<'a> {
+    /// The same without a quarantine, for a look at the file.
+    pub(super) fn unheard(&self) -> ImportOptions<'static> {
+        let Self { gateway, zone, on_conflict, dry_run, file_time, trust_times, quarantine: _ } = *self;
+        ImportOptions { gateway, zone, on_conflict, dry_run, file_time, trust_times, quarantine: None }
+    }
+
     /// The defaults.
     #[must_use]
     pub fn new() -> Self {
@@ -88,7 +98,8 @@ impl<'a> ImportOptions<'a> {
         self
     }
 
-    /// Where the naive times of a Hermes file are at home. The store remembers it for exports.
+    /// Where the naive times of a Hermes file are at home. The store remembers it for exports, once an entry went in
+    /// by it.
     #[must_use]
     pub fn zone(mut self, zone: TimeZone) -> Self {
         self.zone = zone;
@@ -110,16 +121,25 @@ impl<'a> ImportOptions<'a> {
     }
 
     /// When the file was written; now, if it is not said. It is the age of entries without one, and the time that a
-    /// time in the far future becomes. A time later than now counts as now.
+    /// time in the far future becomes. For these a time later than now counts as now.
     #[must_use]
     pub fn file_time(mut self, time: Timestamp) -> Self {
         self.file_time = Some(time);
         self
     }
 
+    /// Takes times in the future as they are. Otherwise, where half or more of the entries that say when they were active
+    /// say more than a day after now, or some do and the [file's time](ImportOptions::file_time) does too, the clock is
+    /// wrong: nothing is imported, and the error is [`Error::ClockBehind`]. Single ones count as wrong themselves.
+    #[must_use]
+    pub fn trust_times(mut self, trust: bool) -> Self {
+        self.trust_times = trust;
+        self
+    }
+
     /// Where bad entries go, one JSON object a line: `line`, `byte`, `key`, `reason`, `bytes` (of the value) and `raw`,
     /// the value as it was, at most its first MiB. In place of `key` and `raw` there are `key_hex` and `raw_hex` where
-    /// the bytes are no UTF-8. The lines hold keys and texts of people.
+    /// the bytes are no UTF-8. The lines hold keys and texts of people. After an error it may hold some of them.
     #[must_use]
     pub fn quarantine(mut self, sink: &'a mut dyn Write) -> Self {
         self.quarantine = Some(sink);

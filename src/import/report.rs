@@ -25,14 +25,27 @@ pub struct ImportReport {
     pub imported: u64,
     /// Entries that took the place of one in the store.
     pub updated: u64,
-    /// Entries left out because the store's stays.
+    /// Entries left out because the store's stays: it is the same, it was active later, or it was changed, or
+    /// [`OnConflict::Keep`](crate::OnConflict::Keep) says so.
     pub kept: u64,
+    /// Of those kept, entries that are the same in the store.
+    pub unchanged: u64,
+    /// Of those kept, entries that were active at the same time as the store's and hold something else, where the
+    /// store's was not imported, or was changed since.
+    pub changed_here: u64,
+    /// Entries that the store had before and the file does not have. They stay.
+    pub not_in_file: u64,
     /// Entries whose key came before in the file. The newest of a key is in the store.
     pub duplicates: u64,
     /// Bad entries: in the quarantine, and not in the store.
     pub quarantined: u64,
-    /// Notes (keys that begin with `_`) kept.
+    /// Notes (keys that begin with `_`) met.
     pub notes: u64,
+    /// Notes of them that the store does not have: the name is in the file again, or the store's stays.
+    pub notes_left_out: u64,
+    /// The zone that the store remembers, where it is not `zone`, and entries with naive times were kept. If it was
+    /// wrong, [`OnConflict::Replace`](crate::OnConflict::Replace) reads them anew.
+    pub kept_zone: Option<String>,
     /// Times before 1970, or more than a day in the future. They were moved: to 1970, and to the file's time. An
     /// export writes the time they were moved to.
     pub clamped: u64,
@@ -42,6 +55,12 @@ pub struct ImportReport {
     pub repeated_hours: u64,
     /// Entries that do not say when they were active. They are as old as the file.
     pub without_time: u64,
+    /// Times that do not read, as if the field were not there: an entry whose activity does not read is as old as the
+    /// file. An export writes them as they were.
+    pub unreadable_times: u64,
+    /// Other fields that hold what does not belong there, `"suspended": "yes"` or a negative count. The store has false,
+    /// zero or nothing; an export writes them as they were.
+    pub odd_values: u64,
     /// Fields that came again later in the same entry. The last one of a name is in the store.
     pub repeated_fields: u64,
     /// The first bad entries, at most 20, without their keys.
@@ -99,20 +118,28 @@ impl ImportReport {
             imported: 0,
             updated: 0,
             kept: 0,
+            unchanged: 0,
+            changed_here: 0,
+            not_in_file: 0,
             duplicates: 0,
             quarantined: 0,
             notes: 0,
+            notes_left_out: 0,
+            kept_zone: None,
             clamped: 0,
             skipped_hours: 0,
             repeated_hours: 0,
             without_time: 0,
+            unreadable_times: 0,
+            odd_values: 0,
             repeated_fields: 0,
             problems: Vec::new(),
             damage: None,
         }
     }
 
-    /// Whether all of the file is in the store: nothing was bad, and nothing damaged.
+    /// Whether all of the file was read: nothing was bad, and nothing damaged. What the store's own entries kept out is
+    /// in `kept`.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.quarantined == 0 && self.damage.is_none()

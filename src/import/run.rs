@@ -1,14 +1,20 @@
 //! The run of an import.
 
-use std::io::{Read, Write};
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::time::Duration;
 
+use tempfile::{SpooledTempFile, spooled_tempfile_in};
+
 use super::bad::{Bad, write_line};
+use super::evidence::Evidence;
 use super::options::ImportOptions;
-use super::read::{Bounds, ReadEntry, read_entry};
-use super::report::{Damage, ImportProgress, ImportReport};
-use super::splitter::{Item, MAX_ENTRY_BYTES, Splitter, Start, Step};
-use super::target::{Open, Target};
+use super::read::{Bounds, Fields, ReadEntry, read_entry};
+use super::report::{Damage, ImportProgress, ImportReport, Problem};
+use super::splitter::{Item, LINES, MAX_ENTRY_BYTES, Splitter, Start, Step};
+use super::target::{Fate, Nowhere, Open, Target};
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Times};
 use crate::json;
@@ -19,6 +25,8 @@ use crate::zone::TimeZone;
 
 /// Later than this after now, a time is taken for an error of the clock.
 const FUTURE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How much of the input is kept in memory until it is taken.
+const SPOOL_IN_MEMORY: usize = 16 << 20;
 /// Entries between two calls of the progress callback.
 const PROGRESS_EVERY: u64 = 256;
 
@@ -29,10 +37,16 @@ impl SessionStore {
     /// or cut off, everything before that place is imported and the report says where it is. Limits: nesting 64, a key
     /// 1 KiB, an entry 1 MiB, a number 4 KiB.
     ///
+    /// The input is read to its end before anything is changed, and kept meanwhile: more than 16 MiB of it in an unnamed
+    /// file in the store's directory.
+    ///
     /// Where there is no store yet, [`create_from`](SessionStore::create_from) is the faster way.
     ///
     /// When it returns, what was imported survives a power cut. Killed half-way and run again, it ends in the same
-    /// state as one clean run.
+    /// state as one clean run. So does a trial with an earlier version of the file, as to the entries of the later one,
+    /// where the store's were left alone in between: see [`OnConflict::Newer`].
+    ///
+    /// Others may change the store meanwhile. What they make or change counts as the store's own.
     ///
     /// ```
     /// use cloakroom::{ImportOptions, Options, SessionStore};
@@ -48,22 +62,62 @@ impl SessionStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotASessionFile`] if the input is empty or no JSON object, [`Error::Io`] if it cannot be read or the
-    /// quarantine not written, and the errors of the store. What was imported before an error stays.
+    /// [`Error::NotASessionFile`] if the input is empty, no JSON object, or one that has no good entry and something
+    /// bad; [`Error::ClockBehind`] if too many entries were active in the [future](ImportOptions::trust_times);
+    /// [`Error::Io`] if it cannot be read. Nothing has been imported then. [`Error::Io`] if the quarantine cannot be
+    /// written, and the errors of the store. What was imported before these stays.
     pub fn import(
         &self,
         input: impl Read,
         options: ImportOptions<'_>,
         mut progress: impl FnMut(&ImportProgress),
     ) -> Result<ImportReport> {
+        let now = self.now();
+        let mut file = self.spool(input)?;
+        let mut look = Run::new(Nowhere::default(), options.unheard(), now, None);
+        look.read(&mut file, &mut |_| {})?;
+        look.judge()?;
+        drop(look);
+
+        rewind(&mut file)?;
+        let before = self.len();
+        let zone = self.commits().engine().zone()?;
         let target = Open::new(self, options.on_conflict, options.dry_run);
-        let mut run = Run::new(target, options, self.now());
-        run.read(input, &mut progress)?;
+        let mut run = Run::new(target, options, now, zone);
+        run.read(&mut file, &mut progress)?;
+        run.judge()?;
+        run.report.not_in_file = before.saturating_sub(run.report.updated + run.report.kept);
         if !run.report.dry_run {
             self.flush()?;
         }
         run.end(&mut progress)
     }
+
+    /// Copies the input to where it can be read twice.
+    fn spool(&self, mut input: impl Read) -> Result<SpooledTempFile> {
+        let mut spool = spooled_tempfile_in(SPOOL_IN_MEMORY, self.path());
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match input.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => spool
+                    .write_all(buffer.get(..read).unwrap_or_default())
+                    .map_err(|e| Error::io("keep a copy of the input in", self.path(), e))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(read_failed(error)),
+            }
+        }
+        rewind(&mut spool)?;
+        Ok(spool)
+    }
+}
+
+fn rewind(file: &mut SpooledTempFile) -> Result<()> {
+    file.seek(SeekFrom::Start(0)).map(drop).map_err(read_failed)
+}
+
+fn read_failed(error: io::Error) -> Error {
+    Error::io("read", "the input", error)
 }
 
 /// Reads a file and hands what it holds to a target.
@@ -72,25 +126,40 @@ pub(super) struct Run<'q, T> {
     zone: TimeZone,
     quarantine: Option<&'q mut dyn Write>,
     bounds: Bounds,
+    evidence: Evidence,
+    /// The zone that the store remembered at the beginning.
+    store_zone: Option<String>,
     zone_is_kept: bool,
+    /// Entries with naive times were kept.
+    kept_naive: bool,
+    note_names: HashSet<u64>,
+    hasher: RandomState,
     pub(super) report: ImportReport,
 }
 
 /// What stands under a key of the file.
 enum Content {
     Note { name: String, text: String },
-    Entry(Box<ReadEntry>),
+    Entry(Gateway, Box<ReadEntry>),
 }
 
 impl<'q, T: Target> Run<'q, T> {
-    pub(super) fn new(target: T, options: ImportOptions<'q>, now: Timestamp) -> Self {
+    /// `store_zone` is what the store remembers.
+    pub(super) fn new(target: T, options: ImportOptions<'q>, now: Timestamp, store_zone: Option<String>) -> Self {
         let file_time = options.file_time.map_or(now, |time| time.min(now));
+        let tomorrow = now.saturating_add(FUTURE);
+        let latest = if options.trust_times { Timestamp::MAX } else { tomorrow };
         Self {
             target,
             zone: options.zone,
             quarantine: options.quarantine,
-            bounds: Bounds { file_time, latest: now.saturating_add(FUTURE) },
+            bounds: Bounds { file_time, latest },
+            evidence: Evidence::new(now, latest, options.file_time),
+            store_zone,
             zone_is_kept: false,
+            kept_naive: false,
+            note_names: HashSet::new(),
+            hasher: RandomState::new(),
             report: ImportReport::new(options.gateway, options.zone, options.dry_run),
         }
     }
@@ -98,11 +167,12 @@ impl<'q, T: Target> Run<'q, T> {
     /// Reads the file to its end, or to where it is damaged.
     pub(super) fn read(&mut self, input: impl Read, progress: &mut impl FnMut(&ImportProgress)) -> Result<()> {
         let mut splitter = Splitter::new(input);
-        let read_failed = |e| Error::io("read", "the input", e);
         match splitter.start().map_err(read_failed)? {
             Start::Object => {}
-            Start::Empty => return Err(Error::NotASessionFile { reason: "it is empty" }),
-            Start::Other => return Err(Error::NotASessionFile { reason: "it is not one JSON object" }),
+            Start::Empty => return Err(Error::NotASessionFile { reason: "it is empty".into() }),
+            Start::Other(kind) => {
+                return Err(Error::NotASessionFile { reason: format!("it is not one JSON object, but {kind}") });
+            }
         }
         loop {
             let step = splitter.next().map_err(read_failed)?;
@@ -127,8 +197,36 @@ impl<'q, T: Target> Run<'q, T> {
         }
     }
 
+    /// Whether the file is one, and the clock right. Asked when all of it was read, before anything is kept of it.
+    pub(super) fn judge(&self) -> Result<()> {
+        let ImportReport { read, quarantined, damage, .. } = &self.report;
+        if read == quarantined && (*quarantined > 0 || damage.is_some()) {
+            return Err(Error::NotASessionFile { reason: self.shape() });
+        }
+        self.evidence.judge()
+    }
+
+    /// What a file looks like that has no good entry.
+    fn shape(&self) -> String {
+        let members = self.report.read;
+        match (&self.report.damage, self.report.problems.first()) {
+            (Some(damage), _) if damage.reason == LINES => format!("on line {}, {LINES}", damage.line),
+            // The entry that was cut off is the first.
+            (Some(Damage { line, column, reason, .. }), _) if members <= 1 => {
+                format!("it has no whole entry before line {line}, column {column}: {reason}")
+            }
+            (_, Some(Problem { line, reason })) => format!(
+                "it is a JSON object, but none of its members is a session entry (members: {members}); the first, on \
+                 line {line}: {reason}"
+            ),
+            (_, None) => "it has no entry".into(),
+        }
+    }
+
     /// Ends a run whose entries are where they belong.
     pub(super) fn end(mut self, progress: &mut impl FnMut(&ImportProgress)) -> Result<ImportReport> {
+        let zone = self.zone.to_string();
+        self.report.kept_zone = self.store_zone.take().filter(|kept| self.kept_naive && *kept != zone);
         self.flush_quarantine()?;
         progress(&self.report.progress());
         Ok(self.report)
@@ -144,16 +242,20 @@ impl<'q, T: Target> Run<'q, T> {
         match self.content(item) {
             Ok(Content::Note { name, text }) => {
                 self.report.notes += 1;
-                self.target.put_note(name, text)
+                let is_repeated = !self.note_names.insert(self.hasher.hash_one(&name));
+                let is_in = self.target.put_note(name, text)?;
+                self.report.notes_left_out += u64::from(is_repeated || !is_in);
+                Ok(())
             }
-            Ok(Content::Entry(read)) => {
+            Ok(Content::Entry(gateway, read)) => {
                 self.report.read += 1;
-                self.keep_zone()?;
-                let repairs = read.repairs;
+                let ReadEntry { repairs, activity, is_naive, .. } = *read;
                 match self.target.put(*read, &mut self.report) {
-                    Ok(()) => {
+                    Ok(fate) => {
+                        self.report.gateway = Some(gateway);
+                        self.evidence.add(activity);
                         repairs.count_in(&mut self.report);
-                        Ok(())
+                        self.keep_zone(fate, is_naive)
                     }
                     Err(Error::TooLarge { bytes, limit, .. }) => self.set_aside(item, &Bad::TooLarge { bytes, limit }),
                     Err(error) => Err(error),
@@ -166,13 +268,13 @@ impl<'q, T: Target> Run<'q, T> {
         }
     }
 
-    fn content(&mut self, item: &Item) -> Result<Content, Bad> {
+    fn content(&self, item: &Item) -> Result<Content, Bad> {
         let key = std::str::from_utf8(&item.key).map_err(|_| Bad::KeyUtf8)?;
         if item.key_too_long {
             return Err(Bad::KeyTooLong);
         }
         let key = json::normal(key).map_err(Bad::KeyJson)?;
-        let key = json::string(&key).unwrap_or_default();
+        let key = json::whole_string(&key).ok_or(Bad::KeyHalf)?;
         if key.len() > MAX_KEY_BYTES {
             return Err(Bad::KeyTooLong);
         }
@@ -187,18 +289,29 @@ impl<'q, T: Target> Run<'q, T> {
             return Ok(Content::Note { name: key, text: json::normal(text).map_err(Bad::Json)? });
         }
         let key = SessionKey::new(key).map_err(Bad::Key)?;
-        let fields = json::all_fields(text).map_err(Bad::Json)?.ok_or(Bad::NoObject)?;
-        let told = self.report.gateway.or_else(|| Gateway::of(fields.iter().map(|(name, _)| name.as_str())));
-        let gateway = told.ok_or(Bad::NoId("session id"))?;
-        self.report.gateway = told;
-        let read = read_entry(key, fields, Times { gateway, zone: self.zone }, self.bounds)?;
-        Ok(Content::Entry(Box::new(read)))
+        let fields = Fields::read(text)?;
+        let told = self.report.gateway.or_else(|| Gateway::of(|name| fields.has(name)));
+        let untold = || if fields.are_entries() { Bad::Entries } else { Bad::NoId("session id") };
+        let gateway = told.ok_or_else(untold)?;
+        let read = read_entry(key, &fields, Times { gateway, zone: self.zone }, self.bounds)?;
+        Ok(Content::Entry(gateway, Box::new(read)))
     }
 
-    /// Remembers the time zone before the first entry whose times depend on it.
-    fn keep_zone(&mut self) -> Result<()> {
-        if self.report.gateway == Some(Gateway::Hermes) && !std::mem::replace(&mut self.zone_is_kept, true) {
-            self.target.put_zone(self.zone.to_string())?;
+    /// Remembers the time zone when the first entry is in whose times depend on it. Where the store remembers none yet,
+    /// any entry will do. It is written after the entry: cut short between the two, the next run finds the entry in and
+    /// writes it.
+    fn keep_zone(&mut self, fate: Fate, is_naive: bool) -> Result<()> {
+        if self.report.gateway != Some(Gateway::Hermes) {
+            return Ok(());
+        }
+        self.kept_naive |= is_naive && fate == Fate::Kept;
+        let is_first = self.store_zone.is_none();
+        if !self.zone_is_kept && fate == Fate::In && (is_first || is_naive) {
+            self.zone_is_kept = true;
+            let zone = self.zone.to_string();
+            if self.store_zone.as_ref() != Some(&zone) {
+                self.target.put_zone(zone)?;
+            }
         }
         Ok(())
     }

@@ -7,14 +7,12 @@ use std::hash::BuildHasher;
 use crate::key::SessionKey;
 use crate::time::Timestamp;
 
-/// Tells a key that comes twice in the file from one that the store had before.
-///
-/// Where the store was empty, every key it has now came from the file, and nothing is to be remembered. Otherwise a
-/// hash and a time are, about 40 bytes for each entry of the file.
-#[derive(Debug)]
-pub(super) enum Seen {
-    Nothing,
-    Hashes(RandomState, HashMap<u64, Mark>),
+/// Tells a key that comes twice in the file from one that the store has from elsewhere. It remembers a hash and a time,
+/// about 40 bytes for each entry of the file.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    hasher: RandomState,
+    marks: HashMap<u64, Mark>,
 }
 
 /// What became of the entry that the file had first for a key.
@@ -27,20 +25,11 @@ pub(super) struct Mark {
 }
 
 impl Seen {
-    pub(super) fn new(remember: bool) -> Self {
-        if remember { Self::Hashes(RandomState::new(), HashMap::new()) } else { Self::Nothing }
-    }
-
     pub(super) fn get(&self, key: &SessionKey) -> Option<Mark> {
-        match self {
-            Self::Nothing => None,
-            Self::Hashes(hasher, marks) => marks.get(&hasher.hash_one(key)).copied(),
-        }
+        self.marks.get(&self.hasher.hash_one(key)).copied()
     }
 
     pub(super) fn set(&mut self, key: &SessionKey, mark: Mark) {
-        if let Self::Hashes(hasher, marks) = self {
-            marks.insert(hasher.hash_one(key), mark);
-        }
+        self.marks.insert(self.hasher.hash_one(key), mark);
     }
 }

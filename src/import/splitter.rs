@@ -7,6 +7,7 @@
 use std::io::{self, Read};
 
 use super::balance::{Balance, Feed};
+use super::looks;
 
 /// The longest entry, in bytes of the file. A longer one is passed over without being kept in memory.
 pub(super) const MAX_ENTRY_BYTES: usize = 1 << 20;
@@ -40,6 +41,9 @@ pub(super) struct Item {
     pub(super) key_too_long: bool,
 }
 
+/// What follows the object in a file of one object a line.
+pub(super) const LINES: &str = "another object follows: it is JSON Lines, and one object with all entries is expected";
+
 /// What the splitter finds next.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -59,7 +63,8 @@ pub(super) enum Step {
 pub(super) enum Start {
     Object,
     Empty,
-    Other,
+    /// What it is instead.
+    Other(&'static str),
 }
 
 pub(super) struct Splitter<R> {
@@ -84,6 +89,9 @@ impl<R: Read> Splitter<R> {
 
     /// Reads up to the opening bracket.
     pub(super) fn start(&mut self) -> io::Result<Start> {
+        if let Some(kind) = looks::of_head(self.head()?) {
+            return Ok(Start::Other(kind));
+        }
         for byte in [0xef, 0xbb, 0xbf] {
             if self.peek()? != Some(byte) {
                 break;
@@ -96,8 +104,21 @@ impl<R: Read> Splitter<R> {
                 self.bump();
                 Start::Object
             }
-            Some(_) => Start::Other,
+            Some(byte) => Start::Other(looks::of_first(byte)),
         })
+    }
+
+    /// The first bytes, before any is taken.
+    fn head(&mut self) -> io::Result<&[u8]> {
+        while self.end < looks::HEAD_BYTES {
+            match self.input.read(self.buffer.get_mut(self.end..).unwrap_or_default()) {
+                Ok(0) => break,
+                Ok(read) => self.end = self.buffer.len().min(self.end + read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.buffer.get(..self.end).unwrap_or_default())
     }
 
     /// The next entry. After [`Step::End`] and [`Step::Damage`] there is none.
@@ -108,6 +129,7 @@ impl<R: Read> Splitter<R> {
                 self.bump();
                 return Ok(match self.skip_space()? {
                     None => Step::End,
+                    Some(b'{') => self.damage(LINES, None),
                     Some(_) => self.damage("there is something after the end of the object", None),
                 });
             }
@@ -204,6 +226,8 @@ impl<R: Read> Splitter<R> {
     }
 
     fn damage(&self, reason: &'static str, partial: Option<Item>) -> Step {
+        let is_zero = self.buffer.get(self.at..self.end).is_some_and(|rest| rest.first() == Some(&0));
+        let reason = if is_zero { "zero bytes begin here, as a power cut leaves them" } else { reason };
         Step::Damage { place: self.place, reason, partial }
     }
 

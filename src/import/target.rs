@@ -1,11 +1,10 @@
 //! Where the entries of a file go, and what becomes of them there.
 
 use super::options::OnConflict;
+use super::place::{Present, look, place};
 use super::read::ReadEntry;
 use super::report::ImportReport;
 use super::seen::{Mark, Seen};
-use crate::answer::Put;
-use crate::entry::SessionEntry;
 use crate::error::Result;
 use crate::store::SessionStore;
 
@@ -15,13 +14,24 @@ pub(super) trait Target {
     ///
     /// # Errors
     /// [`Error::TooLarge`](crate::Error::TooLarge) if it is no entry for the store; the rest can go on.
-    fn put(&mut self, read: ReadEntry, report: &mut ImportReport) -> Result<()>;
+    fn put(&mut self, read: ReadEntry, report: &mut ImportReport) -> Result<Fate>;
 
-    /// Keeps a note.
-    fn put_note(&mut self, name: String, text: String) -> Result<()>;
+    /// Keeps a note. Answers whether it is in the store as it was given.
+    fn put_note(&mut self, name: String, text: String) -> Result<bool>;
 
     /// Remembers the time zone.
     fn put_zone(&mut self, zone: String) -> Result<()>;
+}
+
+/// Whether the store has what the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It has, from this run or an earlier one.
+    In,
+    /// Another of the file's has its place.
+    Duplicate,
+    /// The store's own stays.
+    Kept,
 }
 
 /// A store that is open, and may have had entries before.
@@ -32,74 +42,94 @@ pub(super) struct Open<'a> {
     seen: Seen,
 }
 
+/// What becomes of an entry of the file where the store has one for its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Replaces,
+    /// Both are the same.
+    Unchanged,
+    /// They are of one time, and the store's was changed there.
+    ChangedHere,
+    /// The store's stays for another reason.
+    Stays,
+}
+
 impl<'a> Open<'a> {
     pub(super) fn new(store: &'a SessionStore, on_conflict: OnConflict, dry_run: bool) -> Self {
-        Self { store, on_conflict, dry_run, seen: Seen::new(dry_run || !store.is_empty()) }
+        Self { store, on_conflict, dry_run, seen: Seen::default() }
     }
 
-    /// Whether an entry of the file takes the place of the one in the store. Of two in the file the newer one counts,
-    /// and the later one if they are equal.
-    fn replaces(&self, new: &SessionEntry, old: &SessionEntry, first: Option<Mark>) -> bool {
-        let old_is_ours = matches!(self.seen, Seen::Nothing) || first.is_some_and(|mark| mark.is_ours);
-        match self.on_conflict {
-            _ if old_is_ours => new.updated_at >= old.updated_at,
-            OnConflict::Newer => new.updated_at > old.updated_at,
-            OnConflict::Keep => false,
-            OnConflict::Replace => true,
+    /// Of two entries in the file the newer one counts, and the later one if they are equal. Whether the store's is one
+    /// of the file's is known for each, since others may change the store meanwhile.
+    fn verdict(&self, read: &ReadEntry, old: &Present<'_>, first: Option<Mark>) -> Result<Verdict> {
+        let (new, old_time) = (&read.entry, old.entry.updated_at);
+        if first.is_some_and(|mark| mark.is_ours) && old.is_as_imported {
+            return Ok(if new.updated_at >= old_time { Verdict::Replaces } else { Verdict::Stays });
         }
+        Ok(match self.on_conflict {
+            OnConflict::Replace => Verdict::Replaces,
+            OnConflict::Newer if new.updated_at > old_time => Verdict::Replaces,
+            OnConflict::Newer if new.updated_at < old_time => Verdict::Stays,
+            _ if old.is(new, &read.extras)? => Verdict::Unchanged,
+            OnConflict::Newer if old.is_as_imported => Verdict::Replaces,
+            OnConflict::Newer => Verdict::ChangedHere,
+            OnConflict::Keep => Verdict::Stays,
+        })
     }
 }
 
 impl Target for Open<'_> {
-    fn put(&mut self, read: ReadEntry, report: &mut ImportReport) -> Result<()> {
+    fn put(&mut self, read: ReadEntry, report: &mut ImportReport) -> Result<Fate> {
         let new = &read.entry;
         let first = self.seen.get(&new.key);
-        let mut had = None;
-        let mut decide = |old: &SessionEntry| {
-            had = Some((old.updated_at, is_same(old, new)));
-            self.replaces(new, old, first)
+        let (mut verdict, mut old_mark) = (None, None);
+        let mut decide = |old: &Present<'_>| {
+            let decided = self.verdict(&read, old, first)?;
+            let is_ours = first.is_some_and(|mark| mark.is_ours) || decided == Verdict::Unchanged;
+            old_mark = Some(Mark { is_ours: is_ours && old.is_as_imported, updated_at: old.entry.updated_at });
+            verdict = Some(decided);
+            Ok(decided == Verdict::Replaces)
         };
-        let (is_new, is_in) = if self.dry_run {
+        match first {
             // In a dry run the store does not have what the file had before.
-            let mut old = self.store.peek(&new.key)?;
-            if let (Some(mark), None) = (first, &old) {
-                old = Some(SessionEntry { updated_at: mark.updated_at, ..new.clone() });
-            } else if let (Some(mark), Some(old)) = (first, &mut old) {
-                old.updated_at = mark.updated_at;
+            Some(mark) if self.dry_run && mark.is_ours => {
+                let is_newer = new.updated_at >= mark.updated_at;
+                verdict = Some(if is_newer { Verdict::Replaces } else { Verdict::Stays });
+                old_mark = Some(mark);
             }
-            match &old {
-                None => (true, true),
-                Some(old) => (false, decide(old)),
-            }
-        } else {
-            match self.store.put(new, &read.extras, &mut decide)? {
-                Put::Created => (true, true),
-                Put::Replaced => (false, true),
-                Put::Kept => (false, false),
-            }
-        };
-        let counter = match (first, is_new, is_in) {
-            (Some(_), ..) => &mut report.duplicates,
-            (None, true, _) => &mut report.imported,
-            // Into an empty store: what it has came from this file.
-            (None, false, _) if matches!(self.seen, Seen::Nothing) => &mut report.duplicates,
-            (None, false, true) => &mut report.updated,
-            (None, false, false) => &mut report.kept,
-        };
-        *counter += 1;
-        let was_ours = first.is_some_and(|mark| mark.is_ours);
-        let mark = match had {
-            Some((updated_at, is_same)) if !is_in => Mark { is_ours: was_ours || is_same, updated_at },
-            _ => Mark { is_ours: true, updated_at: new.updated_at },
-        };
+            _ if self.dry_run => look(self.store, &new.key, &mut decide)?,
+            _ => place(self.store, new, &read.extras, &mut decide)?,
+        }
+        let is_in = matches!(verdict, None | Some(Verdict::Replaces));
+        let mark = old_mark.filter(|_| !is_in).unwrap_or(Mark { is_ours: true, updated_at: new.updated_at });
         self.seen.set(&new.key, mark);
-        Ok(())
+        if first.is_some() {
+            report.duplicates += 1;
+        } else {
+            match verdict {
+                None => report.imported += 1,
+                Some(Verdict::Replaces) => report.updated += 1,
+                Some(_) => report.kept += 1,
+            }
+            report.unchanged += u64::from(verdict == Some(Verdict::Unchanged));
+            report.changed_here += u64::from(verdict == Some(Verdict::ChangedHere));
+        }
+        Ok(match verdict {
+            None | Some(Verdict::Replaces | Verdict::Unchanged) => Fate::In,
+            _ if first.is_some() => Fate::Duplicate,
+            _ => Fate::Kept,
+        })
     }
 
-    fn put_note(&mut self, name: String, text: String) -> Result<()> {
-        let engine = self.store.commits().engine();
-        let stays = self.on_conflict == OnConflict::Keep && engine.note(&name)?.is_some();
-        if self.dry_run || stays { Ok(()) } else { self.store.commits().set_note(name, text) }
+    fn put_note(&mut self, name: String, text: String) -> Result<bool> {
+        let there = self.store.commits().engine().note(&name)?;
+        if self.on_conflict == OnConflict::Keep && there.is_some() {
+            return Ok(there == Some(text));
+        }
+        if !self.dry_run {
+            self.store.commits().set_note(name, text)?;
+        }
+        Ok(true)
     }
 
     fn put_zone(&mut self, zone: String) -> Result<()> {
@@ -107,33 +137,23 @@ impl Target for Open<'_> {
     }
 }
 
-/// Whether the store's entry is what the file says: then an earlier run of the import may have put it there.
-fn is_same(old: &SessionEntry, new: &SessionEntry) -> bool {
-    SessionEntry { extras_bytes: new.extras_bytes, ..old.clone() } == *new
-}
-
-/// No store at all: a dry run where there is none.
+/// No store at all: a dry run where there is none, or the look at a file before anything of it is taken.
+#[derive(Default)]
 pub(super) struct Nowhere(Seen);
 
-impl Nowhere {
-    pub(super) fn new() -> Self {
-        Self(Seen::new(true))
-    }
-}
-
 impl Target for Nowhere {
-    fn put(&mut self, read: ReadEntry, report: &mut ImportReport) -> Result<()> {
+    fn put(&mut self, read: ReadEntry, report: &mut ImportReport) -> Result<Fate> {
         let ReadEntry { entry, .. } = read;
         match self.0.get(&entry.key) {
             Some(_) => report.duplicates += 1,
             None => report.imported += 1,
         }
         self.0.set(&entry.key, Mark { is_ours: true, updated_at: entry.updated_at });
-        Ok(())
+        Ok(Fate::In)
     }
 
-    fn put_note(&mut self, _: String, _: String) -> Result<()> {
-        Ok(())
+    fn put_note(&mut self, _: String, _: String) -> Result<bool> {
+        Ok(true)
     }
 
     fn put_zone(&mut self, _: String) -> Result<()> {

@@ -52,10 +52,41 @@ fn eat(text: &str, at: &mut usize, token: char) -> bool {
 }
 
 fn string(text: &str, at: &mut usize) -> String {
-    let mut strings = serde_json::Deserializer::from_str(&text[*at..]).into_iter::<String>();
-    let found = strings.next().unwrap().unwrap();
+    let mut strings = serde_json::Deserializer::from_str(&text[*at..]).into_iter::<Units>();
+    let Units(found) = strings.next().unwrap().unwrap();
     *at += strings.byte_offset();
     found
+}
+
+/// A string, in which `U+10FFFD`, four digits, stands for half of a surrogate pair.
+struct Units(String);
+
+impl<'de> serde::Deserialize<'de> for Units {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl serde::de::Visitor<'_> for Bytes {
+            type Value = Units;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string")
+            }
+
+            /// serde_json hands out the halves as if they were characters of their own.
+            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Units, E> {
+                let mut text = String::new();
+                let mut rest = bytes;
+                while let Some(half) = rest.windows(2).position(|pair| pair[0] == 0xed && pair[1] >= 0xa0) {
+                    text += std::str::from_utf8(&rest[..half]).map_err(E::custom)?;
+                    let unit = 0xd000 | u32::from(rest[half + 1] & 0x3f) << 6 | u32::from(rest[half + 2] & 0x3f);
+                    text += &format!("\u{10fffd}{unit:04x}");
+                    rest = &rest[half + 3..];
+                }
+                text += std::str::from_utf8(rest).map_err(E::custom)?;
+                Ok(Units(text))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
 }
 
 fn parse(text: &str, at: &mut usize) -> Exact {

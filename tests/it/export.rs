@@ -115,7 +115,8 @@ fn an_odd_hermes_file_comes_out_as_it_went_in() {
     let text = format!("\u{feff}{}", odd_hermes());
     let report = fresh.import(&text);
     assert!(report.is_complete(), "{report:?}");
-    assert_eq!((report.notes, report.without_time, report.clamped), (4, 4, 0));
+    assert_eq!((report.notes, report.without_time, report.clamped), (4, 2, 0));
+    assert_eq!((report.unreadable_times, report.odd_values), (4, 10));
     let out = fresh.export(ExportFormat::Hermes);
     assert_same(&out, &text);
     assert!(out.find("_README").unwrap() < out.find("\"k1\"").unwrap());
@@ -125,6 +126,38 @@ fn an_odd_hermes_file_comes_out_as_it_went_in() {
     let other = Fresh::new();
     other.import(&out);
     assert_eq!(other.export(ExportFormat::Hermes), out);
+}
+
+#[test]
+fn half_of_a_surrogate_pair_comes_out_as_it_went_in() {
+    let fresh = Fresh::new();
+    let more = r#", "display_name": "cut \uD83D", "platform": "x\ude00y", "prev_session_id": "p\ud800",
+        "origin": {"platform": "discord", "chat_id": "c", "chat_name": "\ud83d", "n\udfffew": [1]},
+        "metadata": {"\udc00": "\ud83d\ude00\ude00"}, "model_override": "\\ud83d \ud83d""#;
+    let text = format!("{{\"_note\": \"\\ud83d\", {}", &file(&[hermes("2026-06-03T00:41:19", more)])[1..]);
+    let report = fresh.import(&text);
+    assert!(report.is_complete() && report.imported == 1, "{report:?}");
+    // An id that would not be what the file says is none.
+    assert_eq!(report.odd_values, 1);
+    let (entry, extras) = fresh.store.get_with_extras(&"k1".parse().unwrap()).unwrap().unwrap();
+    assert_eq!(entry.details.display_name.as_deref(), Some("cut \u{fffd}"));
+    assert_eq!(entry.details.platform.as_deref(), Some("x\u{fffd}y"));
+    assert_eq!(entry.details.origin.unwrap().chat_name.as_deref(), Some("\u{fffd}"));
+    assert_eq!(entry.details.prev_session_id, None);
+    assert_eq!(extras.value("model_override").unwrap(), "\\ud83d \u{fffd}");
+    assert_same(&fresh.export(ExportFormat::Hermes), &text);
+    assert_eq!(fresh.import(fresh.export(ExportFormat::Hermes)).unchanged, 1);
+    // A change of one field leaves the others as they were written.
+    let key = "k1".parse().unwrap();
+    fresh.store.update(&key, |details| details.display_name = Some("whole".into())).unwrap().unwrap();
+    let origin = |details: &mut cloakroom::Details| details.origin.as_mut().unwrap().chat_id = Some("other".into());
+    fresh.store.update(&key, origin).unwrap().unwrap();
+    let mut out = Exact::parse(&fresh.export(ExportFormat::Hermes));
+    let mut before = Exact::parse(&text);
+    assert_eq!(out.entry("k1")["platform"], before.entry("k1")["platform"]);
+    assert_eq!(out.entry("k1")["display_name"], Exact::Text("whole".into()));
+    let unknown = |all: &mut Exact| all.entry("k1")["origin"].fields()["n\u{10fffd}dfffew"].clone();
+    assert_eq!(unknown(&mut out), unknown(&mut before));
 }
 
 #[test]
@@ -182,7 +215,8 @@ fn an_odd_openclaw_file_comes_out_as_it_went_in() {
 #[test]
 fn a_moved_time_comes_out_as_it_was_moved() {
     let fresh = Fresh::new();
-    let times = ["2999-01-01T00:00:00", "1900-01-01T00:00:00", "2999-01-01T00:00:00Z"];
+    let right = "2026-06-03T00:41:19";
+    let times = ["2999-01-01T00:00:00", "1900-01-01T00:00:00", "2999-01-01T00:00:00Z", right, right];
     fresh.import(file(&times.map(|time| hermes(time, ""))));
     let mut out = Exact::parse(&fresh.export(ExportFormat::Hermes));
     assert_eq!(out.entry("k1")["updated_at"], Exact::Text("2026-09-01T02:00:00".into()));
@@ -190,7 +224,10 @@ fn a_moved_time_comes_out_as_it_was_moved() {
     assert_eq!(out.entry("k3")["updated_at"], Exact::Text("2026-09-01T00:00:00Z".into()));
     // A second name of a time is moved too, not lost.
     let fresh = Fresh::new();
-    let report = fresh.import(r#"{"k": {"sessionId": "s", "updatedAt": 5, "lastInteractionAt": 99999999999999}}"#);
+    let right = r#"{"sessionId": "s", "updatedAt": 5}"#;
+    let report = fresh.import(format!(
+        r#"{{"k": {{"sessionId": "s", "updatedAt": 5, "lastInteractionAt": 99999999999999}}, "a": {right}, "b": {right}}}"#
+    ));
     assert_eq!(report.clamped, 1);
     let mut out = Exact::parse(&fresh.export(ExportFormat::OpenClaw));
     assert_eq!(out.entry("k")["updatedAt"], Exact::Word("5".into()));
@@ -337,6 +374,12 @@ fn lines_are_strict_json() {
     let out = fresh.export(ExportFormat::Jsonl);
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len() as u64, fresh.store.len());
+    // A cost and an extra of NaN.
+    let more = r#", "estimated_cost_usd": NaN, "x": [NaN], "y": null"#;
+    let odd = Fresh::new();
+    odd.import(file(&[hermes("2026-06-03T00:41:19", more), hermes("2026-06-03T00:41:19", "")]));
+    let report = odd.store.export(std::io::sink(), &ExportOptions::new(ExportFormat::Jsonl)).unwrap();
+    assert_eq!((report.entries, report.nulls), (2, 2));
     assert!(lines.is_sorted_by_key(|line| line["session_key"].as_str().unwrap().to_owned()));
     assert!(lines[0]["updated_at"].as_str().unwrap().ends_with('Z'));
     assert!(out.contains(r#""model_override":{"model":"m","n":9007199254740993}"#));

@@ -43,6 +43,24 @@ const FILE: &str = r#"{
 }"#;
 
 #[test]
+fn a_file_of_another_shape_stays_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = dir.path().join("sessions.json");
+    for text in [
+        r#"{"version": 1, "sessions": {"agent:main:discord:dm:1": {"session_id": "one"}}}"#,
+        "{\"a\": 1}\n{\"b\": 2}\n",
+    ] {
+        fs::write(&old, text).unwrap();
+        let error = open_sessions(dir.path()).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Error::NotASessionFile { .. })), "{error}");
+        assert_eq!(fs::read_to_string(&old).unwrap(), text);
+    }
+    fs::write(&old, FILE).unwrap();
+    assert_eq!(open_sessions(dir.path()).unwrap().len(), 1);
+    assert!(!old.exists());
+}
+
+#[test]
 fn a_gateway_moves_in_at_its_first_start_and_back() {
     let dir = tempfile::tempdir().unwrap();
     let names = || {

@@ -26,7 +26,7 @@ fn create(path: &Path, text: impl AsRef<[u8]>) -> Result<ImportReport, Error> {
 /// All there is to see of an import.
 #[derive(Debug, PartialEq)]
 struct Outcome {
-    report: ImportReport,
+    report: Result<ImportReport, String>,
     quarantine: String,
     progress: Vec<ImportProgress>,
     entries: Vec<Whole>,
@@ -48,7 +48,7 @@ fn outcome(text: &[u8], set: Set, create: bool) -> Outcome {
         SessionStore::open(options(&path).create(true)).and_then(|store| store.import(text, import, tell))
     };
     let fresh = Fresh::open(dir);
-    if create {
+    if create && report.is_ok() {
         let opened = fresh.store.open_report();
         assert!(opened.clean && opened.shortfall.is_none() && opened.repairs.is_empty(), "{opened:?}");
     }
@@ -58,8 +58,13 @@ fn outcome(text: &[u8], set: Set, create: bool) -> Outcome {
         fresh.store.export(&mut out, &ExportOptions::new(format)).unwrap();
         String::from_utf8(out).unwrap()
     };
+    if report.is_err() {
+        // A store in the making is thrown away, so its file is taken at once.
+        (quarantine, progress) = Default::default();
+        assert!(fresh.store.is_empty());
+    }
     Outcome {
-        report: report.unwrap(),
+        report: report.map_err(|error| error.to_string()),
         quarantine: String::from_utf8(quarantine).unwrap(),
         progress,
         entries: fresh.all(),
@@ -67,11 +72,15 @@ fn outcome(text: &[u8], set: Set, create: bool) -> Outcome {
     }
 }
 
-fn same(text: impl AsRef<[u8]>, set: Set) -> ImportReport {
+fn same_outcome(text: impl AsRef<[u8]>, set: Set) -> Result<ImportReport, String> {
     let text = text.as_ref();
     let (created, imported) = (outcome(text, set, true), outcome(text, set, false));
     assert_eq!(created, imported, "{}", String::from_utf8_lossy(text));
     created.report
+}
+
+fn same(text: impl AsRef<[u8]>, set: Set) -> ImportReport {
+    same_outcome(text, set).unwrap()
 }
 
 #[test]
@@ -125,7 +134,10 @@ fn of_notes_that_come_again_the_same_one_stays() {
 fn a_damaged_file_gives_the_same_prefix() {
     let whole = file(&[hermes("2026-06-03T00:41:19", ""), "{\"bad\": 1}".into(), hermes("2026-06-04T00:41:19", "")]);
     for cut in (1..whole.len()).step_by(7) {
-        assert!(same(&whole[..cut], |options| options).damage.is_some());
+        match same_outcome(&whole[..cut], |options| options) {
+            Ok(report) => assert!(report.damage.is_some()),
+            Err(error) => assert!(error.contains("no whole entry before"), "{error}"),
+        }
     }
 }
 
@@ -178,10 +190,17 @@ fn generated(gateway: Gateway, members: &[(String, String)]) {
     let lines: Vec<_> = members.iter().map(|(key, value)| format!("{}: {value}", quoted(key.clone()))).collect();
     // Three times over, so that keys come again in another batch.
     let text = format!("{{\n{}\n}}", [lines.as_slice(); 3].concat().join(",\n"));
+    // A file that is refused is refused by both; with its times trusted more of them go in.
     match gateway {
-        Gateway::Hermes => same(&text, |options| options.gateway(Gateway::Hermes)),
-        Gateway::OpenClaw => same(&text, |options| options.gateway(Gateway::OpenClaw)),
-    };
+        Gateway::Hermes => {
+            let _ = same_outcome(&text, |options| options.gateway(Gateway::Hermes));
+            let _ = same_outcome(&text, |options| options.gateway(Gateway::Hermes).trust_times(true));
+        }
+        Gateway::OpenClaw => {
+            let _ = same_outcome(&text, |options| options.gateway(Gateway::OpenClaw));
+            let _ = same_outcome(&text, |options| options.gateway(Gateway::OpenClaw).trust_times(true));
+        }
+    }
 }
 
 proptest! {

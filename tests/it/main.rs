@@ -33,6 +33,8 @@ mod hot_switch;
 mod import;
 mod import_create;
 mod import_kill;
+mod import_refused;
+mod import_versions;
 mod io_failures;
 mod kill;
 mod kill_calls;

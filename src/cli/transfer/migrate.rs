@@ -29,8 +29,9 @@ const CACHED_ENTRIES: usize = 1 << 10;
 /// Import a gateway's sessions.json, and create the store if there is none.
 ///
 /// The file is only read. An entry that is bad goes to the quarantine, and the rest goes on; where the file is damaged
-/// or cut off, what comes before that place is imported. In both cases the exit code is 1. Killed half-way and started
-/// again, it ends as one clean run. A store that it creates is there when it is whole, and not before.
+/// or cut off, what comes before that place is imported. In both cases the exit code is 1. A file without a good entry
+/// is refused. Killed half-way and started again, it ends as one clean run; so does a trial with an earlier version of
+/// the file. A store that it creates is there when it is whole, and not before.
 ///
 /// With --json, one object:
 ///
@@ -44,14 +45,21 @@ const CACHED_ENTRIES: usize = 1 << 10;
 ///   updated              entries that took the place of one in the store
 ///   skipped              kept + duplicates
 ///   kept                 entries left out because the store's stays, see --on-conflict
+///   unchanged            of kept: the store's is the same
+///   changed_here         of kept: active at the same time, and the store's was changed since it was imported
+///   not_in_file          entries that the store had and the file has not; they stay
 ///   duplicates           entries whose key came before in the file; the newest counts
 ///   quarantined          bad entries
 ///   quarantine           the file they are in: one JSON object a line (line, byte, key, reason, bytes, raw), or null
-///   notes                notes (keys that begin with _) kept
+///   notes                notes (keys that begin with _) met
+///   notes_left_out       of these, notes that come again in the file, or whose place the store's keeps
+///   kept_zone            the zone that the store remembers, if it is another and entries were kept; else null
 ///   clamped              times before 1970 or in the far future, moved
 ///   skipped_hours        local times that a change of the clocks skipped, moved forward
 ///   repeated_hours       local times that a change of the clocks repeated, taken for the earlier
 ///   without_time         entries that do not say when they were active: as old as the file
+///   unreadable_times     times that do not read, passed over; an entry without another is as old as the file
+///   odd_values           other fields that hold what does not belong there: empty in the store, as it was in exports
 ///   repeated_fields      fields that come again in the same entry; the last one counts
 ///   problems             list of objects (line, reason): the first bad entries
 ///   damage               null, or an object (line, column, byte, reason): where the file ceases to make sense
@@ -69,8 +77,17 @@ pub(in crate::cli) struct Migrate {
     #[arg(long, value_name = "ZONE", value_parser = zone, default_value = "local")]
     timezone: TimeZone,
     /// Which entry stays where the store has one: the one active last, the store's, or the file's.
+    ///
+    /// With newer, where both were active at the same time, the file's takes the place of one that was imported and not
+    /// changed since.
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = Conflict::Newer)]
     on_conflict: Conflict,
+    /// Import times in the future as they are.
+    ///
+    /// Without it a few of them are moved to the time of the file; where many entries were active in the future, the
+    /// clock is wrong, and nothing is imported.
+    #[arg(long)]
+    trust_times: bool,
     /// Only say what would be done. No quarantine is written unless --quarantine names one.
     #[arg(long)]
     dry_run: bool,
@@ -139,7 +156,8 @@ impl Migrate {
             made => made.with_context(named),
         };
         bar.finish_and_clear();
-        let report = report.map_err(|error| {
+        // The next attempt meets the same bad entries.
+        let report = report.inspect_err(|_| quarantine.discard()).map_err(|error| {
             let Some(path) = quarantine.failed().map(Path::to_path_buf) else { return error };
             match error.downcast::<Error>() {
                 Ok(source) => anyhow::Error::new(Failure::Quarantine { path, source }).context(named()),
@@ -184,6 +202,7 @@ impl Migrate {
                 Conflict::Keep => OnConflict::Keep,
                 Conflict::Replace => OnConflict::Replace,
             })
+            .trust_times(self.trust_times)
             .dry_run(self.dry_run);
         if let Some(time) = source.time {
             options = options.file_time(time);
@@ -230,17 +249,23 @@ impl Migrate {
         row(if report.dry_run { "would be imported" } else { "imported" }, &thousands(report.imported));
         row(if report.dry_run { "would be updated" } else { "updated" }, &thousands(report.updated));
         let kept = match self.on_conflict {
-            Conflict::Newer => "skipped, not newer than the store's",
+            Conflict::Newer => "skipped, the store's was active later",
             Conflict::Keep | Conflict::Replace => "skipped, in the store already",
         };
         let rare = [
-            (kept, report.kept),
+            ("skipped, the same in the store", report.unchanged),
+            ("skipped, changed in the store since it was imported", report.changed_here),
+            (kept, report.kept - report.unchanged - report.changed_here),
             ("skipped, the key is in the file more than once", report.duplicates),
+            ("in the store, and not in the file", report.not_in_file),
             ("notes", report.notes),
+            ("notes left out: in the file more than once, or the store's stays", report.notes_left_out),
             ("times moved: before 1970 or in the far future", report.clamped),
             ("times moved: in an hour that the clocks skipped", report.skipped_hours),
             ("times taken for the earlier of a repeated hour", report.repeated_hours),
             ("without a time: as old as the file", report.without_time),
+            ("times that do not read: passed over", report.unreadable_times),
+            ("fields that hold what does not belong there: empty in the store", report.odd_values),
             ("fields left out, the entry has them again further on", report.repeated_fields),
         ];
         for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
@@ -252,6 +277,12 @@ impl Migrate {
         }
         row("took", &format!("{:.2} s, {} entries/s", summary.seconds, thousands(summary.entries_per_second)));
         table.print(out)?;
+        if let Some(zone) = &report.kept_zone {
+            out.line(clean(&format!(
+                "the naive times of entries that were kept are those of {zone}: if that zone was wrong, import the file \
+                 again with --on-conflict replace"
+            )))?;
+        }
         for problem in &report.problems {
             out.line(clean(&format!("bad entry on line {}: {}", problem.line, problem.reason)))?;
         }

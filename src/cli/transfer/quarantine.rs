@@ -1,6 +1,6 @@
 //! The file that bad entries go to. It is made when there is one, and takes the place of nothing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,14 @@ impl Quarantine {
         self.flush()?;
         let Some(file) = &self.file else { return Ok(()) };
         file.get_ref().sync_all().map_err(|error| self.named(error))
+    }
+
+    /// Removes the file, if there is one: the run failed.
+    pub(super) fn discard(&mut self) {
+        if self.file.take().is_some() {
+            // Where it stays, nothing is lost.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     fn create(&mut self) -> io::Result<BufWriter<File>> {

@@ -117,9 +117,10 @@ fn migrate_as_json_has_every_documented_field() {
     let expected = json!({
         "file": moving.file.to_str().unwrap(), "db": moving.db.to_str().unwrap(), "format": "hermes",
         "zone": "+02:00", "dry_run": false, "bytes": two().len(), "read": 2, "imported": 2, "updated": 0, "skipped": 0,
-        "kept": 0, "duplicates": 0, "quarantined": 0, "quarantine": null, "notes": 0, "clamped": 0, "skipped_hours": 0,
-        "repeated_hours": 0, "without_time": 0, "repeated_fields": 0, "problems": [], "damage": null, "seconds": report["seconds"],
-        "entries_per_second": report["entries_per_second"],
+        "kept": 0, "unchanged": 0, "changed_here": 0, "not_in_file": 0, "duplicates": 0, "quarantined": 0,
+        "quarantine": null, "notes": 0, "notes_left_out": 0, "kept_zone": null, "clamped": 0, "skipped_hours": 0,
+        "repeated_hours": 0, "without_time": 0, "unreadable_times": 0, "odd_values": 0, "repeated_fields": 0,
+        "problems": [], "damage": null, "seconds": report["seconds"], "entries_per_second": report["entries_per_second"],
     });
     assert_eq!(report, expected);
     assert!(report["seconds"].as_f64().unwrap() > 0.0);
@@ -172,7 +173,7 @@ fn bad_entries_go_to_the_quarantine() {
     let ran = moving.migrate(&[]);
     assert_eq!(ran.code, 1);
     assert!(ran.row("quarantine").ends_with("sessions.json.quarantine.jsonl.2"));
-    assert_eq!(ran.row("skipped, not newer than the store's"), "2");
+    assert_eq!(ran.row("skipped, the same in the store"), "2");
     assert!(ran.out.contains("bad entry on line 2: "), "{}", ran.out);
     assert_eq!(fs::read(&quarantine).unwrap(), before);
 }
@@ -255,6 +256,42 @@ fn conflicts_are_resolved_as_told() {
         assert_eq!(shown["session_id"], id, "{args:?}");
         assert_eq!((&report["updated"], &report["skipped"]), (&json!(updated), &json!(skipped)), "{args:?}");
     }
+}
+
+#[test]
+fn a_wrong_zone_is_told_and_corrected() {
+    let moving = Move::of(two());
+    let times = || run(&moving.db, &["export", "--format", "hermes"]).json()["agent:main:discord:dm:2"].clone();
+    assert_eq!(moving.migrate(&["--timezone", "UTC"]).code, 0);
+    let ran = moving.migrate(&["--timezone", "Asia/Tokyo"]);
+    assert_eq!((ran.code, ran.row("skipped, the store's was active later")), (0, "2"));
+    assert!(ran.out.contains("those of UTC") && ran.out.contains("--on-conflict replace"), "{}", ran.out);
+    assert_eq!(times()["updated_at"], "2026-06-02T00:00:00");
+    let ran = moving.migrate(&["--timezone", "Asia/Tokyo", "--on-conflict", "replace"]);
+    assert!((ran.code, ran.row("updated")) == (0, "2") && !ran.out.contains("replace"), "{}", ran.out);
+    assert_eq!(times()["updated_at"], "2026-06-02T00:00:00");
+    let shown = run(&moving.db, &["show", "agent:main:discord:dm:2", "--json"]).json();
+    assert_eq!(shown["updated_at"], "2026-06-01T15:00:00Z");
+}
+
+#[test]
+fn a_second_migration_says_what_became_of_each() {
+    let moving = Move::of(two());
+    assert_eq!(moving.migrate(&[]).code, 0);
+    fs::write(
+        &moving.file,
+        two().replacen("\"platform\":\"discord\"", "\"platform\":\"discord\",\"suspended\":true", 1),
+    )
+    .unwrap();
+    let ran = moving.migrate(&[]);
+    assert_eq!((ran.row("updated"), ran.row("skipped, the same in the store")), ("1", "1"));
+    assert_eq!(run(&moving.db, &["suspend", "agent:main:discord:dm:2"]).code, 0);
+    let one: Value = serde_json::from_str(&two()).unwrap();
+    let one = json!({"agent:main:discord:dm:2": one["agent:main:discord:dm:2"]});
+    fs::write(&moving.file, one.to_string()).unwrap();
+    let ran = moving.migrate(&[]);
+    assert_eq!(ran.row("skipped, changed in the store since it was imported"), "1");
+    assert_eq!(ran.row("in the store, and not in the file"), "1");
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod commit;
 mod entry;
 #[path = "../../../src/error.rs"]
 mod error;
+#[path = "../../../src/json.rs"]
+mod json;
 #[path = "../../../src/key.rs"]
 mod key;
 #[path = "../../../src/meter.rs"]
