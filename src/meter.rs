@@ -46,7 +46,7 @@ pub(crate) fn pruned(now: Timestamp, reasons: [(&'static str, u64); 3]) {
     });
 }
 
-/// So many events were not taken.
+/// Events that a full channel did not take.
 #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
 pub(crate) fn events_dropped(count: u64) {
     #[cfg(feature = "metrics")]

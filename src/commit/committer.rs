@@ -169,7 +169,7 @@ impl Committer {
 
     fn close(&mut self) -> Result<u64> {
         let commit = self.commit(true)?;
-        // Whoever closes the store gives its open turns up, so there is nothing that their markers would have to wait for.
+        // The call of close ended these turns, so their markers need not wait for the clean mark.
         self.core.pending.turns.drop_live();
         self.writer.apply_turns(&self.core.engine, &self.core.pending.take_dropped_markers())?;
         self.writer.end_use(&self.core.engine)?;

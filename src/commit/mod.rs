@@ -219,15 +219,15 @@ impl Commits {
         self.order(|answer| Order::SetClockNote(note, answer)).map(|_| ())
     }
 
-    /// Commits what is pending and ends the thread. Changes fail from now on. Whoever calls it waits for the end, and
-    /// gets the outcome.
+    /// Commits what is pending and ends the thread. Changes fail from now on. Every call waits for the end and returns
+    /// the outcome.
     pub(crate) fn close(&self) -> Result<()> {
         self.core.progress.set_closed();
         if self.committer == current().id() {
             // A callback of the committer's own, which cannot wait for itself. The next to close it does.
             return self.core.progress.check_writable();
         }
-        // Held until the thread has ended, for whoever comes meanwhile.
+        // Held until the thread has ended, so that other calls wait for that too.
         let mut thread = self.thread.lock();
         if let Some(thread) = thread.take() {
             // After a failure the store is read-only, and every call tells why.

@@ -44,7 +44,7 @@ impl SessionStore {
     ///
     /// When it returns, what was imported survives a power cut. Killed half-way and run again, it ends in the same
     /// state as one clean run. So does a trial with an earlier version of the file, as to the entries of the later one,
-    /// where the store's were left alone in between: see [`OnConflict::Newer`].
+    /// where the store's were left alone in between: see [`Newer`](crate::OnConflict::Newer).
     ///
     /// Others may change the store meanwhile. What they make or change counts as the store's own.
     ///

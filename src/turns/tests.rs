@@ -68,7 +68,7 @@ impl Bench {
     }
 }
 
-/// Lets so many writes through, and fails.
+/// Counts `left` down with each write, and fails at 0.
 fn falling(left: &Arc<AtomicUsize>) -> Hook {
     let left = Arc::clone(left);
     Hook::new(move |_, _| {

@@ -1,4 +1,4 @@
-//! What becomes of an entry's fields: who sees a change of them, and what does not get into them.
+//! The fields of an entry: a change of any of them is seen, and values that would stick are refused.
 
 use cloakroom::{Error, Removal, SessionEntry, SessionSource, SessionStore, Usage};
 use serde_json::json;
