@@ -80,7 +80,7 @@ impl Committer {
                     return;
                 }
                 Wake::Gone => {
-                    // The store was dropped on this very thread, by a waker: nobody waits for the answer.
+                    // The store was dropped on this very thread, by the caller's clock: nobody waits for the answer.
                     let _ = self.guarded(Self::close);
                     return;
                 }
@@ -176,5 +176,11 @@ impl Committer {
         // Nothing can be changed any more, so every receipt is kept, whatever its number.
         self.core.progress.set_durable(u64::MAX);
         Ok(commit)
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.core.progress.end();
     }
 }

@@ -18,6 +18,7 @@ mod receipt;
 mod shard;
 mod snapshot;
 mod turns;
+mod wakers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,13 +1,14 @@
 //! How far the committer is, and the receipts that wait for it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::wakers::Wakers;
 use crate::error::{Error, Result};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Sender};
 
@@ -28,8 +29,36 @@ pub(crate) struct Progress {
     sync_wanted: AtomicBool,
     /// Wakes the committer. Holds one message; more would say the same.
     kick: Sender<()>,
-    wakers: Mutex<Vec<(u64, Waker)>>,
+    waiting: Mutex<Waiting>,
     changed: Condvar,
+    wakers: Arc<Wakers>,
+}
+
+/// Tasks that wait, by the commit they wait for. Each has a place there, so that polling costs the same however many
+/// there are.
+#[derive(Debug, Default)]
+struct Waiting(BTreeMap<u64, Vec<Option<Waker>>>);
+
+impl Waiting {
+    fn place(&mut self, commit: u64, place: usize) -> Option<&mut Option<Waker>> {
+        self.0.get_mut(&commit)?.get_mut(place)
+    }
+
+    /// Puts a waker into its place. Returns the place, and the waker that was there.
+    fn put(&mut self, commit: u64, place: Option<usize>, waker: Waker) -> (usize, Option<Waker>) {
+        if let Some((place, there)) = place.and_then(|place| Some((place, self.place(commit, place)?))) {
+            return (place, there.replace(waker));
+        }
+        let places = self.0.entry(commit).or_default();
+        places.push(Some(waker));
+        (places.len() - 1, None)
+    }
+
+    /// Takes those that wait for a commit up to `commit`.
+    fn take_until(&mut self, commit: u64) -> Vec<Waker> {
+        let later = commit.checked_add(1).map(|next| self.0.split_off(&next)).unwrap_or_default();
+        std::mem::replace(&mut self.0, later).into_values().flatten().flatten().collect()
+    }
 }
 
 impl Progress {
@@ -43,8 +72,9 @@ impl Progress {
             closed: AtomicBool::new(false),
             sync_wanted: AtomicBool::new(false),
             kick,
-            wakers: Mutex::default(),
+            waiting: Mutex::default(),
             changed: Condvar::new(),
+            wakers: Arc::default(),
         }
     }
 
@@ -119,21 +149,20 @@ impl Progress {
         self.notify();
     }
 
-    /// Wakes whoever waits: threads look again themselves, tasks are woken when they are done.
+    /// The committer has ended: there is nothing left to wait for.
+    pub(super) fn end(&self) {
+        self.wakers.close();
+    }
+
+    /// Wakes all waiting threads, which look again themselves, and has the tasks woken whose commit is durable.
     pub(super) fn notify(&self) {
-        let durable = self.durable.load(Ordering::Acquire);
-        let failed = self.is_failed();
-        let woken: Vec<Waker> = {
-            let mut wakers = self.wakers.lock();
+        let known = if self.is_failed() { u64::MAX } else { self.durable.load(Ordering::Acquire) };
+        let woken = {
+            let mut waiting = self.waiting.lock();
             self.changed.notify_all();
-            wakers.extract_if(.., |(commit, _)| failed || *commit <= durable).map(|(_, waker)| waker).collect()
+            waiting.take_until(known)
         };
-        for waker in woken {
-            // A waker is the caller's code. Its panic must not reach the others.
-            if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-                tracing::warn!("a waker panicked");
-            }
-        }
+        self.wakers.call(woken);
     }
 
     /// The outcome for `commit`, if there is one yet.
@@ -162,7 +191,7 @@ impl Progress {
 
     /// Waits until `done` has an answer or the deadline has passed.
     fn wait_for<T>(&self, deadline: Option<Instant>, done: impl Fn() -> Option<T>) -> Option<T> {
-        let mut guard = self.wakers.lock();
+        let mut guard = self.waiting.lock();
         loop {
             if let Some(answer) = done() {
                 return Some(answer);
@@ -192,15 +221,36 @@ impl Progress {
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone)]
+///
+/// Wakers run on threads of the store, and nobody but other wakers waits for one: they may do what they like. One that
+/// takes more than a second gets its thread for itself; if 16 of them never return, the others wait too.
+#[derive(Debug)]
 pub struct Receipt {
     commit: u64,
     progress: Arc<Progress>,
+    /// The place of its waker among those that wait for the commit.
+    place: Option<usize>,
+}
+
+impl Clone for Receipt {
+    fn clone(&self) -> Self {
+        Self::new(self.commit, Arc::clone(&self.progress))
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            // Dropped with no lock held: it is the caller's code.
+            let waker = self.progress.waiting.lock().place(self.commit, place).and_then(Option::take);
+            drop(waker);
+        }
+    }
 }
 
 impl Receipt {
     pub(super) fn new(commit: u64, progress: Arc<Progress>) -> Self {
-        Self { commit, progress }
+        Self { commit, progress, place: None }
     }
 
     /// The number of the commit that takes the change.
@@ -244,18 +294,26 @@ impl Future for Receipt {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        {
-            let mut wakers = self.progress.wakers.lock();
-            // Looked at under the lock: who sets the outcome takes it before it wakes the list.
-            if let Some(outcome) = self.progress.outcome(self.commit) {
-                return Poll::Ready(outcome);
-            }
-            let known = wakers.iter().any(|(commit, waker)| *commit == self.commit && waker.will_wake(context.waker()));
-            if !known {
-                wakers.push((self.commit, context.waker().clone()));
-            }
+        let Self { commit, progress, place } = self.get_mut();
+        if let Some(outcome) = progress.outcome(*commit) {
+            return Poll::Ready(outcome);
         }
-        self.progress.want_sync();
+        let is_there = |waker: &mut Option<Waker>| waker.as_ref().is_some_and(|w| w.will_wake(context.waker()));
+        if place.and_then(|place| progress.waiting.lock().place(*commit, place).map(is_there)) == Some(true) {
+            return Poll::Pending;
+        }
+        // Cloned and dropped with no lock held: it is the caller's code.
+        let waker = context.waker().clone();
+        let mut waiting = progress.waiting.lock();
+        // Looked at under the lock: who sets the outcome takes it before it wakes those that wait.
+        if let Some(outcome) = progress.outcome(*commit) {
+            return Poll::Ready(outcome);
+        }
+        let (new, old) = waiting.put(*commit, *place, waker);
+        *place = Some(new);
+        drop(waiting);
+        drop(old);
+        progress.want_sync();
         Poll::Pending
     }
 }

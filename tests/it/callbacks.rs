@@ -4,16 +4,18 @@
 //! the store opens again with everything that was awaited.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use cloakroom::{
-    Clock, Error, ManualClock, NoActivity, Options, PrunePolicy, ResetPolicies, ResetPolicy, SessionKey, SessionStore,
-    Timestamp, Verdict, Watcher, WatcherConfig,
+    Clock, Error, ManualClock, NoActivity, Options, PrunePolicy, Receipt, ResetPolicies, ResetPolicy, SessionKey,
+    SessionStore, Timestamp, Verdict, Watcher, WatcherConfig,
 };
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::common::{Home, assert_sound, key, source};
 
@@ -394,7 +396,7 @@ fn a_clock_that_never_answers_holds_up_its_caller_only() {
 
 type Woken = fn(&SessionStore);
 
-struct Wakes(SessionStore, Woken, crossbeam_channel::Sender<()>);
+struct Wakes(SessionStore, Woken, Sender<()>);
 
 impl Wake for Wakes {
     fn wake(self: Arc<Self>) {
@@ -403,24 +405,41 @@ impl Wake for Wakes {
     }
 }
 
+/// A task that has polled the receipt of a change before its commit.
+fn polled(store: &SessionStore, n: usize, waker: &Waker) -> Receipt {
+    loop {
+        let mut receipt = store.resolve(&source(n)).unwrap().receipt;
+        if Pin::new(&mut receipt).poll(&mut Context::from_waker(waker)).is_pending() {
+            return receipt;
+        }
+    }
+}
+
 #[test]
 fn a_waker_may_use_the_store() {
-    // It must not wait for a commit: it runs on the thread that makes them.
-    let acts: [(&str, Woken); 3] = [
+    let acts: [(&str, Woken); 7] = [
         ("reads", |store| drop(store.get(&key(1)).unwrap())),
-        ("changes", |store| (0..10).for_each(|n| drop(store.resolve(&source(n)).unwrap()))),
-        ("closes", |store| assert!(matches!(store.close(), Ok(()) | Err(Error::Closed { .. })))),
+        // More than there is room for.
+        ("changes", |store| (0..200).for_each(|n| drop(store.resolve(&source(n)).unwrap()))),
+        ("waits for a commit", |store| store.resolve(&source(2)).unwrap().receipt.wait().unwrap()),
+        ("awaits a commit", |store| pollster::block_on(store.resolve(&source(2)).unwrap().receipt).unwrap()),
+        ("prunes", |store| drop(store.prune(&policy(), NoActivity).unwrap())),
+        ("closes", |store| store.close().unwrap()),
+        ("closes and panics", |store| {
+            store.close().unwrap();
+            panic!("a waker");
+        }),
     ];
     for (what, act) in acts {
         let home = Home::new();
-        let store = home.open();
+        let store = SessionStore::open(home.options().max_pending(64)).unwrap();
         let (sender, woken) = unbounded();
-        let waker = Waker::from(Arc::new(Wakes(store.clone(), act, sender)));
-        let mut receipt = store.resolve(&source(1)).unwrap().receipt;
-        let polled = std::pin::Pin::new(&mut receipt).as_mut().poll(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending() || receipt.is_durable().unwrap());
-        woken.recv_timeout(HUNG).unwrap_or_else(|_| panic!("a waker that {what} hangs"));
-        within(what, move || drop((waker, receipt, store.close(), store)));
+        let receipt = polled(&store, 1, &Waker::from(Arc::new(Wakes(store.clone(), act, sender))));
+        match woken.recv_timeout(HUNG) {
+            Err(RecvTimeoutError::Timeout) => panic!("a waker that {what} hangs"),
+            woken => assert_eq!(woken.is_err(), what.contains("panics"), "{what}"),
+        }
+        within(what, move || drop((receipt, store.close(), store)));
         let store = within(what, {
             let options = home.options();
             move || loop {
@@ -433,6 +452,68 @@ fn a_waker_may_use_the_store() {
         assert!(store.get(&key(1)).unwrap().is_some(), "{what}");
         assert_sound(&store);
     }
+}
+
+/// Takes what it holds and drops it.
+struct Drops(Mutex<Option<SessionStore>>, Sender<()>);
+
+impl Wake for Drops {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+        self.1.send(()).unwrap();
+    }
+}
+
+#[test]
+fn a_waker_may_drop_the_last_clone_of_the_store() {
+    let home = Home::new();
+    let store = home.open();
+    let (sender, woken) = unbounded();
+    let drops = Arc::new(Drops(Mutex::default(), sender));
+    // Held, so that the store is in its place when the waker comes for it.
+    let mut place = drops.0.lock().unwrap();
+    let receipt = polled(&store, 1, &Waker::from(Arc::clone(&drops)));
+    *place = Some(store);
+    drop(place);
+    woken.recv_timeout(HUNG).unwrap();
+    receipt.wait().unwrap();
+    // It was closed there, and is free.
+    let store = home.open();
+    assert!(store.open_report().clean && store.get(&key(1)).unwrap().is_some());
+}
+
+/// Waits until the other end is dropped.
+struct Sticks(Sender<()>, Receiver<()>);
+
+impl Wake for Sticks {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.send(());
+        let _ = self.1.recv();
+    }
+}
+
+#[test]
+fn a_waker_that_never_returns_holds_up_nobody() {
+    let home = Home::new();
+    let store = SessionStore::open(home.options().max_pending(64)).unwrap();
+    let (stick, sticks) = unbounded();
+    let (release, released) = bounded(0);
+    let sticky = Waker::from(Arc::new(Sticks(stick, released)));
+    let stuck = polled(&store, 1, &sticky);
+    sticks.recv_timeout(HUNG).unwrap();
+    let inside = store.clone();
+    // Who blocks goes on at once, and who awaits soon.
+    within("a flood of changes", move || {
+        (0..200).for_each(|n| drop(inside.resolve(&source(n)).unwrap()));
+        inside.flush().unwrap();
+        pollster::block_on(inside.resolve(&source(2)).unwrap().receipt).unwrap();
+    });
+    let inside = store.clone();
+    within("a close", move || inside.close().unwrap());
+    drop(store);
+    assert!(home.open().open_report().clean);
+    stuck.wait().unwrap();
+    drop(release);
 }
 
 #[test]

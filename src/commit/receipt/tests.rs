@@ -15,12 +15,19 @@ impl Wake for Counts {
 }
 
 impl Counts {
-    fn poll(self: &Arc<Self>, receipt: &Receipt) -> Poll<Result<()>> {
-        Pin::new(&mut receipt.clone()).poll(&mut Context::from_waker(&Waker::from(Arc::clone(self))))
+    fn poll(self: &Arc<Self>, receipt: &mut Receipt) -> Poll<Result<()>> {
+        Pin::new(receipt).poll(&mut Context::from_waker(&Waker::from(Arc::clone(self))))
     }
 
     fn so_far(&self) -> usize {
         self.0.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it was woken so often.
+    fn wait(&self, times: usize) {
+        while self.so_far() < times {
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -33,29 +40,38 @@ fn begun() -> (Arc<Progress>, Receipt, Receipt) {
 }
 
 #[test]
-fn a_task_is_woken_once_for_each_commit_that_it_waits_for() {
-    let (progress, six, seven) = begun();
+fn a_task_is_woken_once_for_each_receipt_that_it_waits_for() {
+    let (progress, mut six, mut seven) = begun();
     let (one, two) = (Arc::new(Counts::default()), Arc::new(Counts::default()));
-    for receipt in [&six, &seven, &six, &seven] {
-        assert!(one.poll(receipt).is_pending());
+    let mut other = seven.clone();
+    for _ in 0..2 {
+        assert!(one.poll(&mut six).is_pending());
+        assert!(one.poll(&mut seven).is_pending());
     }
-    assert!(two.poll(&seven).is_pending());
+    assert!(two.poll(&mut other).is_pending());
+    // The task that polled last is the one to be woken.
+    let mut moved = seven.clone();
+    assert!(two.poll(&mut moved).is_pending());
+    assert!(one.poll(&mut moved).is_pending());
+    drop(moved);
     progress.set_applied(6);
     assert_eq!((one.so_far(), two.so_far()), (0, 0), "it is not durable yet");
     progress.set_durable(6);
-    assert_eq!((one.so_far(), two.so_far()), (1, 0));
+    one.wait(1);
     progress.set_durable(7);
-    assert_eq!((one.so_far(), two.so_far()), (2, 1));
+    // One after the other, in the order in which they came.
+    two.wait(1);
     progress.notify();
     assert_eq!((one.so_far(), two.so_far()), (2, 1));
-    assert!(matches!(one.poll(&seven), Poll::Ready(Ok(()))));
+    assert!(matches!(one.poll(&mut seven), Poll::Ready(Ok(()))));
+    assert!(progress.waiting.lock().0.is_empty());
 }
 
 #[test]
 fn a_failure_is_the_answer_for_all_that_is_not_durable() {
-    let (progress, six, seven) = begun();
+    let (progress, six, mut seven) = begun();
     let task = Arc::new(Counts::default());
-    assert!(task.poll(&seven).is_pending());
+    assert!(task.poll(&mut seven).is_pending());
     progress.set_applied(6);
     progress.set_durable(6);
     progress.check_writable().unwrap();
@@ -63,11 +79,11 @@ fn a_failure_is_the_answer_for_all_that_is_not_durable() {
     for message in ["first", "second"] {
         progress.set_failed(Error::Panicked { message: message.into() });
     }
-    assert_eq!(task.so_far(), 1);
+    task.wait(1);
     assert!(progress.is_failed());
     six.wait().unwrap();
     progress.wait_applied(6).unwrap();
-    let Poll::Ready(polled) = task.poll(&seven) else { panic!("pending for ever") };
+    let Poll::Ready(polled) = task.poll(&mut seven) else { panic!("pending for ever") };
     let answers = [
         polled,
         seven.wait(),
@@ -86,14 +102,14 @@ fn a_failure_is_the_answer_for_all_that_is_not_durable() {
 
 #[test]
 fn only_who_waits_asks_for_a_sync() {
-    let (progress, six, _) = begun();
+    let (progress, mut six, _) = begun();
     assert!(!six.is_durable().unwrap());
     progress.kick();
     assert!(!progress.take_sync_wanted());
     assert!(!six.wait_timeout(Duration::ZERO).unwrap());
     assert!(progress.take_sync_wanted());
     assert!(!progress.take_sync_wanted(), "asked once");
-    assert!(Arc::new(Counts::default()).poll(&six).is_pending());
+    assert!(Arc::new(Counts::default()).poll(&mut six).is_pending());
     assert!(progress.take_sync_wanted());
     progress.set_durable(6);
     assert!(six.wait_timeout(Duration::ZERO).unwrap());

@@ -14,10 +14,10 @@ use crate::commit::{Commits, Receipt, Settings};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Disk, Engine, Mark, Writer, cold, cold_of};
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
 
-pub(crate) const ALL: [(&str, fn()); 12] = [
+pub(crate) const ALL: [(&str, fn()); 13] = [
     ("waiters find their change synced", waiters_find_their_change_synced),
     ("a dropped or panicking waker hurts nobody", a_bad_waker_hurts_nobody),
     ("changes add up while slots are evicted", changes_add_up_while_slots_are_evicted),
@@ -25,6 +25,7 @@ pub(crate) const ALL: [(&str, fn()); 12] = [
     ("a change is refused or committed by a close", a_change_is_refused_or_committed_by_a_close),
     ("an order is carried out or refused by a close", an_order_is_carried_out_or_refused_by_a_close),
     ("a waker drops the store", a_waker_drops_the_store),
+    ("a waker is stuck", a_waker_is_stuck),
     ("a failure is told to all who wait", a_failure_is_told_to_all_who_wait),
     ("a snapshot is of one moment", a_snapshot_is_of_one_moment),
     ("a snapshot has the turns of its moment", a_snapshot_has_the_turns_of_its_moment),
@@ -260,7 +261,7 @@ impl Wake for Holds {
     }
 }
 
-/// On the committer's own thread, which then has nobody to close it for.
+/// On a thread of the wakers, which the close must not wait for.
 fn a_waker_drops_the_store() {
     let store = start(PLENTY);
     let disk = Arc::clone(&store.disk);
@@ -280,6 +281,41 @@ fn a_waker_drops_the_store() {
     }
     drop(closed);
     assert_eq!((synced(&disk, &keys()[0]), synced(&disk, &keys()[1])), (1, 2));
+}
+
+/// Returns when another has been called as often as it wants.
+struct Waits(Arc<Mutex<u64>>, Arc<Condvar>, u64);
+
+impl Wake for Waits {
+    fn wake(self: Arc<Self>) {
+        let mut called = self.0.lock();
+        *called += 1;
+        self.1.notify_all();
+        while *called < self.2 {
+            self.1.wait(&mut called);
+        }
+    }
+}
+
+/// Two wakers return only when a third has been called, whose task waits for the same commit or a later one.
+fn a_waker_is_stuck() {
+    let store = start(PLENTY);
+    let (called, changed) = (Arc::new(Mutex::new(0)), Arc::new(Condvar::new()));
+    let mut receipts = Vec::new();
+    for n in 0..3 {
+        let waker = Waker::from(Arc::new(Waits(Arc::clone(&called), Arc::clone(&changed), 3)));
+        let mut receipt = Box::pin(store.add(&keys()[n], 1).expect("a change"));
+        if receipt.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            spawn(&store, move |_| waker.wake());
+        }
+        receipts.push(receipt);
+    }
+    store.commits.receipt_of_all().wait().expect("a commit");
+    store.close();
+    let mut now = called.lock();
+    while *now < 3 {
+        changed.wait(&mut now);
+    }
 }
 
 fn a_failure_is_told_to_all_who_wait() {
