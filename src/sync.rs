@@ -2,20 +2,20 @@
 //! the place of this one, whose locks, channels and threads run by a schedule.
 
 use std::io;
-use std::time::Duration;
+use std::time::Instant;
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use std::thread::{JoinHandle, ThreadId, current};
 
 pub(crate) use crossbeam_channel::Sender;
-use crossbeam_channel::{Receiver, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, at, bounded, never, select, unbounded};
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// What wakes the owner of an [`Inbox`].
 pub(crate) enum Wake<T> {
     Order(T),
     Kick,
-    /// Nothing came for as long as it was ready to wait.
+    /// Nothing came until then.
     Due,
     /// Nobody is left to order anything.
     Gone,
@@ -37,12 +37,13 @@ impl<T> Inbox<T> {
         (kick, order, Self { kicks, orders })
     }
 
-    /// What comes next, in no order where there is both. Waits for so long at most.
-    pub(crate) fn next(&self, wait: Duration) -> Wake<T> {
+    /// What comes next, in no order where there is both. Waits until `due` at most.
+    pub(crate) fn next(&self, due: Option<Instant>) -> Wake<T> {
+        let due = due.map_or_else(never, at);
         select! {
             recv(self.orders) -> order => order.map_or(Wake::Gone, Wake::Order),
             recv(self.kicks) -> _ => Wake::Kick,
-            default(wait) => Wake::Due,
+            recv(due) -> _ => Wake::Due,
         }
     }
 }

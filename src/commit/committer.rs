@@ -1,4 +1,7 @@
 //! The committer: one thread that takes what is pending, writes it, syncs, and wakes who waits.
+//!
+//! It sleeps until somebody asks, or something is due: the sync of the oldest change, a part of the journal, or the
+//! checkpoint. The first change after all others are in the trees wakes it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -37,7 +40,10 @@ pub(super) struct Committer {
     pub(super) writer: Writer,
     pub(super) inbox: Inbox<Order>,
     pub(super) interval: Duration,
-    pub(super) last_sync: Instant,
+    /// No change that is not synced is older.
+    pub(super) unsynced_since: Option<Instant>,
+    /// When the journal or the checkpoint is due.
+    pub(super) tend_at: Option<Instant>,
     pub(super) last_checkpoint: Duration,
     /// Changes of the last commit.
     pub(super) committed: usize,
@@ -46,15 +52,26 @@ pub(super) struct Committer {
 impl Committer {
     /// Commits until it is told to close, or nobody is left to tell it.
     pub(super) fn run(mut self) {
+        // The journal of the last opening may be due.
+        let _ = self.guarded(Self::tend);
+        let mut woken = Instant::now();
         loop {
-            let wait = self.interval.saturating_sub(self.last_sync.elapsed());
-            match self.inbox.next(wait) {
-                Wake::Kick => {
+            if self.writer.is_dirty() || self.core.pending.is_waiting() {
+                self.unsynced_since.get_or_insert(woken);
+            }
+            let wake = self.inbox.next(self.next_due());
+            woken = Instant::now();
+            match wake {
+                Wake::Kick if self.core.progress.take_commit_wanted() => {
                     let _ = self.guarded(|this| this.commit_and_tend(false));
                 }
-                Wake::Due => {
+                // There is a change, for which nobody waits yet.
+                Wake::Kick => {}
+                Wake::Due if self.is_sync_due() => {
                     let _ = self.guarded(|this| this.commit_and_tend(true));
-                    self.last_sync = Instant::now();
+                }
+                Wake::Due => {
+                    let _ = self.guarded(Self::tend);
                 }
                 // Whoever asked may have given up.
                 Wake::Order(Order::Recheck(rows, answer)) => {
@@ -102,27 +119,56 @@ impl Committer {
         })
     }
 
+    /// When there is something to do if nobody asks before. After a failure there never is.
+    fn next_due(&self) -> Option<Instant> {
+        let due = [self.sync_at(), self.tend_at].into_iter().flatten().min();
+        due.filter(|_| !self.core.progress.is_failed())
+    }
+
+    fn sync_at(&self) -> Option<Instant> {
+        self.unsynced_since?.checked_add(self.interval)
+    }
+
+    fn is_sync_due(&self) -> bool {
+        self.sync_at().is_some_and(|at| at <= Instant::now())
+    }
+
     fn commit_and_tend(&mut self, sync: bool) -> Result<u64> {
         let commit = self.commit(sync)?;
-        self.writer.tend_journal(&self.core.engine, self.core.clock.monotonic(), self.committed)?;
+        self.tend()?;
         Ok(commit)
+    }
+
+    /// Carries a part of the journal, and syncs the checkpoint, if it is time. Commits nothing.
+    fn tend(&mut self) -> Result<u64> {
+        let changes = std::mem::take(&mut self.committed);
+        let now = self.core.clock.monotonic();
+        let checkpoint_in = CHECKPOINT_INTERVAL.saturating_sub(now.saturating_sub(self.last_checkpoint));
+        if checkpoint_in.is_zero() {
+            self.last_checkpoint = now;
+            self.writer.sync_checkpoint()?;
+        }
+        self.writer.tend_journal(&self.core.engine, now, changes)?;
+        let checkpoint_in = self.writer.is_checkpoint_due().then_some(checkpoint_in);
+        let next = [checkpoint_in, self.writer.journal_due(&self.core.engine, now)].into_iter().flatten().min();
+        self.tend_at = next.and_then(|next| Instant::now().checked_add(next));
+        Ok(0)
     }
 
     /// One commit: take, write, and sync if `sync` says so, someone waits for it, or it is time.
     fn commit(&mut self, sync: bool) -> Result<u64> {
         let core = Arc::clone(&self.core);
         let started = Instant::now();
-        let sync = core.progress.take_sync_wanted() || sync || self.last_sync.elapsed() >= self.interval;
+        let sync = core.progress.take_sync_wanted() || sync || self.is_sync_due();
         let (commit, changes, markers) = core.pending.take();
         self.apply(commit, &changes, &markers)?;
         if sync {
             if self.writer.is_dirty() {
                 self.writer.sync(&core.engine)?;
             }
-            self.last_sync = Instant::now();
+            self.unsynced_since = None;
             self.writer.note()?;
             core.progress.set_durable(commit);
-            self.checkpoint_if_due()?;
         }
         self.committed = changes.len();
         if !changes.is_empty() {
@@ -156,15 +202,6 @@ impl Committer {
             cleared += u64::from(self.writer.recheck(&self.core.engine, row)?);
         }
         Ok(cleared)
-    }
-
-    fn checkpoint_if_due(&mut self) -> Result<()> {
-        let now = self.core.clock.monotonic();
-        if now.saturating_sub(self.last_checkpoint) >= CHECKPOINT_INTERVAL {
-            self.last_checkpoint = now;
-            self.writer.checkpoint()?;
-        }
-        Ok(())
     }
 
     fn close(&mut self) -> Result<u64> {

@@ -187,15 +187,18 @@ impl EntryLock<'_> {
     /// Changes the slot and queues it for the open commit, whose number it returns.
     fn change(&mut self, change: impl FnOnce(&mut Slot)) -> u64 {
         let place = self.place;
+        let commit = self.pending.open_commit();
         if let Some(slot) = self.shard.slot_mut(place) {
             change(slot);
+            slot.commit = commit;
             let weight = match &slot.cold {
                 Some(new) if slot.structural => structural_weight(new.blob.as_deref()),
                 _ => 1,
             };
             let before = std::mem::replace(&mut slot.weight, weight);
+            let mut is_first = false;
             if weight >= before {
-                self.pending.weight.fetch_add(weight - before, Ordering::Relaxed);
+                is_first = self.pending.weight.fetch_add(weight - before, Ordering::Relaxed) == 0;
             } else {
                 self.pending.weight.fetch_sub(before - weight, Ordering::Relaxed);
             }
@@ -203,8 +206,11 @@ impl EntryLock<'_> {
                 self.shard.queue.push(place);
                 self.pending.changes.fetch_add(1, Ordering::Relaxed);
             }
+            if is_first {
+                self.pending.progress.stir();
+            }
         }
-        self.pending.open_commit()
+        commit
     }
 
     fn slot(&self) -> Option<&Slot> {

@@ -8,8 +8,8 @@
 //!
 //! [`Commits`] owns the thread and what it shares with the callers: the engine, the pending changes and the progress.
 //! A change is made under its key's shard lock and gets the number of the open commit. The committer closes that
-//! commit every `commit_interval`, at once when somebody waits, or when much has piled up. Ten touches of one key
-//! between two commits are one write.
+//! commit `commit_interval` after its first change, at once when somebody waits, or when much has piled up. Ten touches
+//! of one key between two commits are one write.
 
 mod committer;
 mod entry_lock;
@@ -21,7 +21,7 @@ mod turns;
 mod wakers;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::codec::{ActivityRow, ClockNote, Fingerprint, Hot};
 use crate::error::{Error, Result, panic_message};
@@ -77,7 +77,7 @@ impl Commits {
         let (kick, orders, inbox) = Inbox::new();
         let progress = Arc::new(Progress::new(engine.path().to_path_buf(), mark.commit, kick));
         let turns = Turns::new(engine.turns()?, mark.commit);
-        let pending = Pending::new(mark.commit, mark.count, turns, settings.cached_entries);
+        let pending = Pending::new(mark.commit, mark.count, turns, settings.cached_entries, Arc::clone(&progress));
         let path = engine.path().to_path_buf();
         let last_checkpoint = clock.monotonic();
         let core = Arc::new(Core { engine, pending, progress, clock });
@@ -86,11 +86,12 @@ impl Commits {
             writer,
             inbox,
             interval: settings.interval,
-            last_sync: Instant::now(),
+            unsynced_since: None,
+            tend_at: None,
             last_checkpoint,
             committed: 0,
         };
-        let thread = spawn("cloakroom-commit", move || committer.run())
+        let thread = spawn("cloakroom-write", move || committer.run())
             .map_err(|e| Error::io("start the committer of", path, e))?;
         let committer = thread.thread().id();
         Ok(Self { core, orders, committer, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })

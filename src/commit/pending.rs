@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::entry_lock::EntryLock;
+use super::receipt::Progress;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
 use super::turns::Turns;
@@ -15,7 +16,7 @@ use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Change, Content, Engine};
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// More shards than threads that will ever meet.
 const SHARDS: usize = 64;
@@ -37,6 +38,8 @@ pub(crate) struct Pending {
     open_commit: AtomicU64,
     /// The newest commit whose changes are all in the trees.
     applied: AtomicU64,
+    /// The last commit took a change that was told the number of the next one.
+    is_ahead: AtomicBool,
     /// Entries there are, changes that wait included.
     pub(super) count: AtomicU64,
     /// Changes that wait or are in flight: entries, however often each was changed.
@@ -49,16 +52,24 @@ pub(crate) struct Pending {
     pub(super) generation: AtomicU64,
     pub(super) snapshots: Snapshots,
     pub(super) turns: Turns,
+    pub(super) progress: Arc<Progress>,
     slots_per_shard: usize,
 }
 
 impl Pending {
     /// Nothing pending; commit numbers go on after `commit`, which no earlier opening has had.
-    pub(super) fn new(commit: u64, count: u64, turns: Turns, cached_entries: usize) -> Self {
+    pub(super) fn new(
+        commit: u64,
+        count: u64,
+        turns: Turns,
+        cached_entries: usize,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             open_commit: AtomicU64::new(commit + 1),
             applied: AtomicU64::new(commit),
+            is_ahead: AtomicBool::new(false),
             count: AtomicU64::new(count),
             changes: AtomicUsize::new(0),
             weight: AtomicUsize::new(0),
@@ -67,6 +78,7 @@ impl Pending {
             generation: AtomicU64::new(commit << 24),
             snapshots: Snapshots::default(),
             turns,
+            progress,
             slots_per_shard: cached_entries.div_ceil(SHARDS),
         }
     }
@@ -141,6 +153,7 @@ impl Pending {
     pub(super) fn take(&self) -> (u64, Vec<Change>, Vec<MarkerChange>) {
         let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
         let (mut changes, mut markers) = (Vec::new(), self.take_dropped_markers());
+        let mut is_ahead = false;
         for shard in &self.shards {
             let mut shard = shard.lock();
             let mut queue = std::mem::take(&mut shard.queue);
@@ -150,11 +163,13 @@ impl Pending {
                 if std::mem::take(&mut slot.turned) {
                     markers.push((slot.entry, self.turns.get(slot.entry)));
                 }
+                is_ahead |= slot.commit > commit;
                 changes.push(take_slot(slot, commit));
             }
             // Keep the room for the next round.
             shard.queue = queue;
         }
+        self.is_ahead.store(is_ahead, Ordering::Relaxed);
         changes.sort_unstable_by(Change::place);
         (commit, changes, markers)
     }
@@ -162,6 +177,11 @@ impl Pending {
     /// The markers that are to go though nothing else of their entries changes.
     pub(super) fn take_dropped_markers(&self) -> Vec<MarkerChange> {
         self.turns.take_dropped().into_iter().map(|entry| (entry, None)).collect()
+    }
+
+    /// Whether somebody may wait for a commit: of a change that none has taken, or that was taken ahead of its number.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.weight() > 0 || self.is_ahead.load(Ordering::Relaxed)
     }
 
     /// Lets go of what `changes`, now in the trees, needed in memory.

@@ -25,6 +25,8 @@ pub(crate) struct Progress {
     /// The first failure. The store is read-only from then on.
     failure: OnceLock<Arc<Error>>,
     closed: AtomicBool,
+    /// Someone waits for a commit.
+    commit_wanted: AtomicBool,
     /// Someone waits for durability, not just for the trees.
     sync_wanted: AtomicBool,
     /// Wakes the committer. Holds one message; more would say the same.
@@ -70,6 +72,7 @@ impl Progress {
             last_change: AtomicU64::new(commit),
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
+            commit_wanted: AtomicBool::new(false),
             sync_wanted: AtomicBool::new(false),
             kick,
             waiting: Mutex::default(),
@@ -99,10 +102,20 @@ impl Progress {
         self.failure.get().is_some()
     }
 
-    /// Wakes the committer without asking for a sync.
-    pub(super) fn kick(&self) {
+    /// Tells the committer that there is something to commit by and by.
+    pub(super) fn stir(&self) {
         // Full means that it will wake anyway; disconnected, that it has ended.
         let _ = self.kick.try_send(());
+    }
+
+    /// Asks the committer for a commit, but not for a sync.
+    pub(super) fn kick(&self) {
+        self.commit_wanted.store(true, Ordering::Release);
+        self.stir();
+    }
+
+    pub(super) fn take_commit_wanted(&self) -> bool {
+        self.commit_wanted.swap(false, Ordering::AcqRel)
     }
 
     #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) struct Slot {
     pub(super) turned: bool,
     /// What the queued change counts against the bound.
     pub(super) weight: usize,
-    /// The last commit that takes a change of this slot. Until it is applied the slot must stay.
+    /// The last commit that takes a change of this slot, as it is known so far. Until it is applied the slot must stay.
     pub(super) commit: u64,
     /// The newest snapshot when the slot was last kept for those that are read, and whether that was all of the entry.
     pub(super) kept: (u64, bool),

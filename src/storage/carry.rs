@@ -65,6 +65,19 @@ impl Writer {
         self.carry(engine, count)
     }
 
+    /// How long the journal can wait, from the monotonic time `now` on; for ever if it is empty.
+    pub(crate) fn journal_due(&self, engine: &Engine, now: Duration) -> Option<Duration> {
+        let Journal { carry, began, last_slice, is_held, .. } = &self.journal;
+        if self.journal.carry.is_none() && self.journal.is_due(now, engine.memtable.len()) {
+            return Some(Duration::ZERO);
+        }
+        match (carry, began) {
+            (Some(_), _) => (!is_held).then(|| SLICE_INTERVAL.saturating_sub(now.saturating_sub(*last_slice))),
+            (None, Some(began)) => Some(MAX_AGE.saturating_sub(now.saturating_sub(*began))),
+            (None, None) => None,
+        }
+    }
+
     /// Carries everything, and leaves the journal empty but for what does not read.
     pub(super) fn carry_all(&mut self, engine: &Engine) -> Result<()> {
         self.finish_carrying(engine)?;

@@ -64,11 +64,20 @@ impl Checkpoint {
     /// Writes and syncs `mark`.
     pub(crate) fn record(&mut self, mark: Mark) -> Result<()> {
         self.note(mark)?;
+        self.sync()
+    }
+
+    /// Syncs what was written.
+    pub(super) fn sync(&mut self) -> Result<()> {
         if !self.is_synced {
             self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))?;
             self.is_synced = true;
         }
         Ok(())
+    }
+
+    pub(super) fn is_synced(&self) -> bool {
+        self.is_synced
     }
 
     /// Writes `mark`, unless it is what the file says already.

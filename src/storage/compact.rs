@@ -65,7 +65,7 @@ pub(crate) fn compact(
 impl Engine {
     /// Closes the database and keeps the store locked.
     fn close(self) -> Result<Arc<Lock>> {
-        let Self { path, _waker: waker, trees, file, mut last, lock, .. } = self;
+        let Self { path, waker, trees, file, mut last, lock, .. } = self;
         drop((waker, trees, file));
         match last.close() {
             Ok(()) => Ok(lock),

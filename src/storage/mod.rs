@@ -74,7 +74,7 @@ mod meta {
 pub(crate) struct Engine {
     path: PathBuf,
     /// Declared before all else that shares the database, so that it is gone first.
-    _waker: waker::FlushWaker,
+    waker: waker::FlushWaker,
     trees: Trees,
     /// What the journal says.
     memtable: memtable::Memtable,

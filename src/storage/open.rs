@@ -154,7 +154,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
     let seed = read_seed(&trees, &database)?;
     let engine = Engine {
         path: path.to_path_buf(),
-        _waker: waker,
+        waker,
         trees,
         memtable: Memtable::new(),
         seed,

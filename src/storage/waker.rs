@@ -4,10 +4,10 @@
 //! waits for that buffer (`exit_reservation`): on a full disk the committer hung for ever in every other run. Any
 //! other flush then fails at once, and wakes the one that waits.
 
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, park, park_timeout};
 use std::time::Duration;
-
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 /// How long a forgotten flush may wait.
 const TICK: Duration = Duration::from_millis(250);
@@ -15,28 +15,76 @@ const TICK: Duration = Duration::from_millis(250);
 /// The thread that looks. It ends when this is dropped, and lets go of the database before.
 #[derive(Debug)]
 pub(super) struct FlushWaker {
-    stop: Option<Sender<()>>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_flushing: AtomicBool,
+    /// The thread sleeps until it is needed.
+    is_asleep: AtomicBool,
+    is_stopped: AtomicBool,
 }
 
 impl FlushWaker {
     pub(super) fn start(db: sled::Db) -> std::io::Result<Self> {
-        let (stop, stopped) = bounded::<()>(0);
-        let thread = std::thread::Builder::new().name("cloakroom-waker".into()).spawn(move || {
-            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                if db.context.global_error().is_err() {
-                    // It fails, and whoever waits looks at the error again.
-                    let _ = db.flush();
+        let shared = Arc::new(Shared::default());
+        let inside = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("cloakroom-flush".into()).spawn(move || inside.run(&db))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Runs a flush, and looks after it meanwhile.
+    pub(super) fn watch<T>(&self, flush: impl FnOnce() -> T) -> T {
+        let _flushing = Flushing(&self.shared.is_flushing);
+        self.shared.is_flushing.store(true, Ordering::SeqCst);
+        if self.shared.is_asleep.load(Ordering::SeqCst) {
+            self.unpark();
+        }
+        flush()
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+/// Ends the watch, after a panic of sled too.
+struct Flushing<'a>(&'a AtomicBool);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    fn run(&self, db: &sled::Db) {
+        while !self.is_stopped.load(Ordering::SeqCst) {
+            if !self.is_flushing.load(Ordering::SeqCst) {
+                self.is_asleep.store(true, Ordering::SeqCst);
+                // Each looks at the other's flag after it has set its own, so a flush that begins now is not missed.
+                if !self.is_flushing.load(Ordering::SeqCst) && !self.is_stopped.load(Ordering::SeqCst) {
+                    park();
                 }
+                self.is_asleep.store(false, Ordering::SeqCst);
             }
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+            park_timeout(TICK);
+            if self.is_flushing.load(Ordering::SeqCst) && db.context.global_error().is_err() {
+                // It fails, and whoever waits looks at the error again.
+                let _ = db.flush();
+            }
+        }
     }
 }
 
 impl Drop for FlushWaker {
     fn drop(&mut self) {
-        self.stop = None;
+        self.shared.is_stopped.store(true, Ordering::SeqCst);
+        self.unpark();
         if let Some(thread) = self.thread.take() {
             // A panic of sled in there is of no consequence.
             let _ = thread.join();

@@ -218,7 +218,7 @@ impl Writer {
         let synced = engine.log_position()?;
         // Should it fail and the process die before it can say so.
         engine.lock.write(State::Syncing)?;
-        engine.trees.meta.flush().map_err(|e| engine_error("write", e))?;
+        engine.waker.watch(|| engine.trees.meta.flush()).map_err(|e| engine_error("write", e))?;
         // sled's flush leaves the data in the page cache.
         engine.file.sync_data().map_err(|e| Error::io("sync", engine.path(), e))?;
         self.unsynced = Unsynced { synced, ..Unsynced::default() };
@@ -234,6 +234,16 @@ impl Writer {
     /// Writes down what is durable, so that a power cut leaves it. Call it after [`Writer::sync`].
     pub(crate) fn checkpoint(&mut self) -> Result<()> {
         self.checkpoint.record(self.mark)
+    }
+
+    /// Makes what was noted survive a power cut.
+    pub(crate) fn sync_checkpoint(&mut self) -> Result<()> {
+        self.checkpoint.sync()
+    }
+
+    /// Whether what was noted would not survive a power cut yet.
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        !self.checkpoint.is_synced()
     }
 
     /// Leaves the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after

@@ -56,6 +56,7 @@ mod rig_sled;
 mod round_trip;
 mod snapshot;
 mod soak;
+mod threads;
 mod turns;
 mod watcher;
 mod workload;

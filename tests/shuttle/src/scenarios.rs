@@ -17,8 +17,9 @@ use crate::storage::{Disk, Engine, Mark, Writer, cold, cold_of};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
 
-pub(crate) const ALL: [(&str, fn()); 13] = [
+pub(crate) const ALL: [(&str, fn()); 14] = [
     ("waiters find their change synced", waiters_find_their_change_synced),
+    ("what nobody waits for is committed", what_nobody_waits_for_is_committed),
     ("a dropped or panicking waker hurts nobody", a_bad_waker_hurts_nobody),
     ("changes add up while slots are evicted", changes_add_up_while_slots_are_evicted),
     ("writers wait for room", writers_wait_for_room),
@@ -53,17 +54,22 @@ fn keys() -> &'static [SessionKey] {
 /// More than any scenario has pending at a time.
 const PLENTY: usize = 1000;
 
+/// Nothing is ever due: whoever waits for something has to see to it.
 fn start(max_pending: usize) -> Arc<Store> {
     start_with(keys(), max_pending, 0)
 }
 
 /// A store whose n-th sync fails.
 fn start_with(keys: &[SessionKey], max_pending: usize, fails_at: u64) -> Arc<Store> {
+    start_every(Duration::MAX, keys, max_pending, fails_at)
+}
+
+fn start_every(interval: Duration, keys: &[SessionKey], max_pending: usize, fails_at: u64) -> Arc<Store> {
     let disk = Disk::new(keys, Hot::fresh(Timestamp::MIN));
     let writer =
         Writer { mark: Mark { commit: 0, count: keys.len() as u64 }, fails_at, syncs: 0, is_dirty: false };
     // Nothing is kept in memory that is not needed.
-    let settings = Settings { interval: Duration::MAX, max_pending, cached_entries: 0 };
+    let settings = Settings { interval, max_pending, cached_entries: 0 };
     let clock = Arc::new(ManualClock::new(Timestamp::MIN));
     let commits = Commits::start(Engine(Arc::clone(&disk)), writer, clock, settings).expect("a store");
     Arc::new(Store { commits, disk })
@@ -144,6 +150,25 @@ fn waiters_find_their_change_synced() {
     join([blocking, awaiting, dropping]);
     store.close();
     assert_eq!(store.synced(&keys()[0]), 7);
+}
+
+/// They look whether it is, and ask for nothing.
+fn what_nobody_waits_for_is_committed() {
+    let store = start_every(Duration::ZERO, keys(), PLENTY, 0);
+    join([0, 1].map(|n| {
+        spawn(&store, move |store| {
+            for step in 0..2 {
+                let receipt = store.add(&keys()[n], 1).expect("a change");
+                if step == 0 && n == 0 {
+                    store.commits.apply_pending().expect("a commit");
+                }
+                while !receipt.is_durable().expect("an answer") {
+                    thread::yield_now();
+                }
+            }
+        })
+    }));
+    store.close();
 }
 
 struct Panics;

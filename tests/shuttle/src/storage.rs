@@ -251,8 +251,16 @@ impl Writer {
         Ok(())
     }
 
-    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+    pub(crate) fn sync_checkpoint(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn journal_due(&self, _: &Engine, _: Duration) -> Option<Duration> {
+        None
     }
 
     pub(crate) fn recheck(&mut self, _: &Engine, _: &ActivityRow) -> Result<bool> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use shuttle::thread::{JoinHandle, ThreadId, current};
@@ -200,11 +200,12 @@ impl<T> Inbox<T> {
         (kick, order, Self { kicks, orders })
     }
 
-    /// It is never due: whoever waits for something has to see to it.
-    pub(crate) fn next(&self, _: Duration) -> Wake<T> {
+    /// What is due is due as soon as there is nothing else.
+    pub(crate) fn next(&self, due: Option<Instant>) -> Wake<T> {
         self.orders.0.bell.wait_for(|| {
             let order = self.orders.look().map(|order| order.map_or(Wake::Gone, Wake::Order));
-            order.or_else(|| self.kicks.look().map(|_| Wake::Kick))
+            let wake = order.or_else(|| self.kicks.look().map(|_| Wake::Kick));
+            wake.or_else(|| due.map(|_| Wake::Due))
         })
     }
 }
