@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use crate::codec::{ClockNote, Fingerprint, Held};
 use crate::commit::Commits;
 use crate::error::Result;
+use crate::storage::Engine;
 use crate::time::{Reading, Timestamp};
 
 /// A time that is later than this after now is wrong, or the clock is.
@@ -82,7 +83,7 @@ struct State {
 impl ClockCheck {
     /// Counts the entries of a store that was opened just now.
     pub(crate) fn open(commits: &Commits, now: Reading) -> Self {
-        let note = commits.engine().clock_note().unwrap_or_else(|error| {
+        let note = commits.engine().and_then(Engine::clock_note).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the note of the clock, which is passed over");
             ClockNote::default()
         });
@@ -115,7 +116,7 @@ impl ClockCheck {
 
     /// How many entries lie ahead of the clock.
     pub(crate) fn times_ahead(commits: &Commits, now: Timestamp) -> Result<u64> {
-        let ahead = commits.engine().entries_after(now.saturating_add(AHEAD), usize::MAX)?;
+        let ahead = commits.engine()?.entries_after(now.saturating_add(AHEAD), usize::MAX)?;
         Ok(ahead.len() as u64)
     }
 
@@ -206,7 +207,7 @@ impl State {
     /// Counts the entries that lie ahead, up to half of all, or up to `limit` if that decides.
     fn count(&mut self, commits: &Commits, now: Reading, limit: usize) -> Result<()> {
         let half = usize::try_from(commits.count().div_ceil(2)).unwrap_or(usize::MAX).max(1);
-        let ahead = commits.engine().entries_after(now.wall.saturating_add(AHEAD), half.min(limit))?;
+        let ahead = commits.engine()?.entries_after(now.wall.saturating_add(AHEAD), half.min(limit))?;
         let are_most = ahead.len() >= half;
         self.are_too_many = !are_most && ahead.len() >= limit;
         if self.are_too_many {

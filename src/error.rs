@@ -174,6 +174,13 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
+    /// The process was forked after a store was opened in it. The store belongs to the process that opened it, and no
+    /// other can be opened in the child: open stores after the fork, or start another program (`exec`).
+    #[error("the store at {path} cannot be used in a forked process: open it after the fork")]
+    Forked {
+        /// The store.
+        path: PathBuf,
+    },
     /// The operating system gave no random numbers for a new session id.
     #[error("no random numbers for a session id: {message}")]
     Random {
@@ -290,6 +297,7 @@ impl Error {
             Self::TooLarge { .. } => "too_large",
             Self::InvalidCost { .. } => "invalid_cost",
             Self::Closed { .. } => "closed",
+            Self::Forked { .. } => "forked",
             Self::Random { .. } => "random",
             Self::Setting { .. } => "setting",
             Self::Engine { .. } => "engine",

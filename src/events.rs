@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::RwLock;
 
 use crate::answer::ReplaceReason;
+use crate::fork;
 use crate::key::SessionKey;
 use crate::meter;
 use crate::store::SessionStore;
@@ -75,19 +76,28 @@ pub enum PruneReason {
 #[derive(Debug)]
 pub struct Events {
     events: Receiver<Event>,
+    /// For a forked process, in which nobody tells anything.
+    ended: Receiver<Event>,
     dropped: Arc<AtomicU64>,
 }
 
+impl Drop for Events {
+    fn drop(&mut self) {
+        fork::keep_in_child(|| self.events.clone());
+    }
+}
+
 impl Events {
-    /// The channel itself, to wait on or to select from. It ends when the store is gone.
+    /// The channel itself, to wait on or to select from. It ends when the store is gone. In a forked process it has
+    /// ended.
     #[must_use]
     pub fn receiver(&self) -> &Receiver<Event> {
-        &self.events
+        if fork::is_child() { &self.ended } else { &self.events }
     }
 
     /// The events that are there. Does not wait.
     pub fn drain(&self) -> impl Iterator<Item = Event> + '_ {
-        self.events.try_iter()
+        self.receiver().try_iter()
     }
 
     /// How many events were dropped because nobody had read those before.
@@ -115,10 +125,14 @@ impl Listeners {
     fn listen(&self, capacity: usize) -> Events {
         let (sender, events) = crossbeam_channel::bounded(capacity.max(1));
         let dropped = Arc::new(AtomicU64::new(0));
+        let (_, ended) = crossbeam_channel::bounded(0);
+        if fork::is_child() {
+            return Events { events: ended.clone(), ended, dropped };
+        }
         let mut all = self.all.write();
         all.push(Listener { events: sender, dropped: Arc::clone(&dropped) });
         self.count.store(all.len(), Ordering::Release);
-        Events { events, dropped }
+        Events { events, ended, dropped }
     }
 
     /// Tells everybody who has room for it. Call it with no entry locked.

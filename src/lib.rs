@@ -59,6 +59,7 @@ mod entry;
 mod error;
 mod events;
 mod export;
+mod fork;
 mod gateway;
 mod healing;
 mod import;

@@ -244,7 +244,7 @@ impl SessionStore {
     ) -> Result<Resolved> {
         let policy = policies.for_source(source);
         let key = self.key_for(source)?;
-        let entry = self.commits().engine().fingerprint(&key);
+        let entry = self.commits().fingerprint(&key);
         for _ in 0..ATTEMPTS {
             let Some(seen) = self.commits().peek_hot(entry)? else { break };
             if self.over(&policy, entry, &seen)?.is_none() {

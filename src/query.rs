@@ -127,7 +127,7 @@ impl SessionStore {
     fn iter_after(&self, filter: Filter, cursor: Option<Cursor>) -> Result<Iter> {
         self.commits().apply_pending()?;
         let first = cursor.as_ref().map(|cursor| cursor.updated_at).or(filter.idle_since).map(Bucket::of);
-        let next_bucket = self.commits().engine().newest_bucket(first)?;
+        let next_bucket = self.commits().engine()?.newest_bucket(first)?;
         Ok(Iter { store: self.clone(), filter, cursor, next_bucket, rows: Vec::new().into_iter() })
     }
 
@@ -136,7 +136,7 @@ impl SessionStore {
         self.commits().apply_pending()?;
         let mut after = None;
         loop {
-            let rows = self.commits().engine().oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 256)?;
+            let rows = self.commits().engine()?.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 256)?;
             let Some(last) = rows.last().copied() else { return Ok(None) };
             for row in rows {
                 if self.live_time(row)?.is_some() {
@@ -149,7 +149,7 @@ impl SessionStore {
 
     fn oldest_in(&self, bucket: Bucket) -> Result<Option<Timestamp>> {
         let mut oldest = None;
-        for entry in self.commits().engine().bucket_entries(bucket)? {
+        for entry in self.commits().engine()?.bucket_entries(bucket)? {
             let time = self.live_time(ActivityRow { bucket, entry })?;
             oldest = oldest.into_iter().chain(time).min();
         }
@@ -187,7 +187,7 @@ impl Iter {
 
     /// Reads the next bucket, and sorts its few entries by their exact time.
     fn read_bucket(&mut self, bucket: Bucket) -> Result<()> {
-        let engine = self.store.commits().engine();
+        let engine = self.store.commits().engine()?;
         let cursor = self.cursor.as_ref().map(|cursor| (Reverse(cursor.updated_at), engine.fingerprint(&cursor.key)));
         let mut rows = Vec::new();
         for entry in engine.bucket_entries(bucket)? {
@@ -214,7 +214,7 @@ impl Iter {
     fn advance(&mut self) -> Result<Option<Summary>> {
         loop {
             for (entry, hot) in self.rows.by_ref() {
-                let key = self.store.commits().engine().key_of(entry)?;
+                let key = self.store.commits().engine()?.key_of(entry)?;
                 let Some(key) = key.filter(|key| self.filter.accepts_key(key)) else { continue };
                 if self.filter.needs_entry() {
                     let entry = self.store.peek(&key)?;

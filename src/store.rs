@@ -13,6 +13,7 @@ use crate::config::Options;
 use crate::entry::{Details, Extras, SessionEntry, Usage};
 use crate::error::{Error, Result};
 use crate::events::{EventKind, Listeners};
+use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::repair::open_report;
@@ -30,6 +31,12 @@ use crate::time::{Clock, Reading, Timestamp};
 #[derive(Debug, Clone)]
 pub struct SessionStore {
     inner: Arc<Inner>,
+}
+
+impl Drop for SessionStore {
+    fn drop(&mut self) {
+        fork::keep_in_child(|| Arc::clone(&self.inner));
+    }
 }
 
 #[derive(Debug)]
@@ -90,7 +97,7 @@ impl SessionStore {
     /// The directory of the store.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.commits().engine().path()
+        self.commits().path()
     }
 
     /// What opening found and did.
@@ -119,7 +126,7 @@ impl SessionStore {
 
     /// Whether a key has an entry.
     pub fn contains(&self, key: &SessionKey) -> Result<bool> {
-        Ok(self.commits().peek_hot(self.commits().engine().fingerprint(key))?.is_some())
+        Ok(self.commits().peek_hot(self.commits().fingerprint(key))?.is_some())
     }
 
     /// How many entries there are. O(1).
@@ -246,7 +253,7 @@ impl SessionStore {
     /// Checks every invariant of the store, reading all of it, and reports each violation. Writers go on meanwhile.
     pub fn verify(&self) -> Result<Verification> {
         self.commits().apply_pending()?;
-        let mut found = storage::verify(self.commits().engine())?;
+        let mut found = storage::verify(self.commits().engine()?)?;
         found.times_ahead = self.times_ahead()?;
         Ok(found)
     }
@@ -255,7 +262,7 @@ impl SessionStore {
     pub fn stats(&self) -> Result<Stats> {
         Ok(Stats {
             entries: self.len(),
-            bytes_on_disk: self.commits().engine().bytes_on_disk()?,
+            bytes_on_disk: self.commits().engine()?.bytes_on_disk()?,
             pending: self.commits().pending(),
             last_commit: self.commits().last_change(),
             oldest: self.oldest()?,
@@ -265,7 +272,7 @@ impl SessionStore {
 
     /// Blocks until everything changed so far survives a power cut.
     pub fn flush(&self) -> Result<()> {
-        self.commits().receipt_of_all().wait()
+        self.commits().receipt_of_all()?.wait()
     }
 
     /// Commits what is pending and closes the store, clones included: they answer [`Error::Closed`](crate::Error::Closed) to changes.

@@ -124,7 +124,7 @@ impl SessionStore {
     /// The turns that have begun and not ended, the oldest first. Costs as much as there are of them.
     pub fn turns(&self) -> Result<Vec<OpenTurn>> {
         let mut turns = Vec::new();
-        for (entry, marker) in self.commits().turns().all() {
+        for (entry, marker) in self.commits().turns()?.all() {
             let Some(key) = self.key_of(entry)? else { continue };
             let session = self.commits().peek(&key, false)?.map(|found| found.cold.session_id.clone());
             if session.as_ref() == Some(&marker.turn.session_id) {
@@ -148,16 +148,16 @@ impl SessionStore {
     pub fn recover_interrupted_turns(&self, max_age: Duration) -> Result<TurnRecovery> {
         let mut recovery = TurnRecovery::default();
         let mut done = Vec::new();
-        let interrupted: Vec<_> = self.commits().turns().all();
+        let interrupted: Vec<_> = self.commits().turns()?.all();
         for (entry, marker) in interrupted.into_iter().filter(|(_, marker)| marker.interrupted) {
             let Some(key) = self.key_of(entry)? else {
-                recovery.orphaned += u64::from(self.commits().turns().drop_marker(entry, marker.turn.token));
+                recovery.orphaned += u64::from(self.commits().turns()?.drop_marker(entry, marker.turn.token));
                 continue;
             };
             let (mut locked, now) = self.lock_to_touch(&key)?;
             let found = both(&locked)?;
             // A turn that has begun meanwhile has taken its place.
-            if !self.commits().turns().is_current(entry, marker.turn.token) {
+            if !self.commits().turns()?.is_current(entry, marker.turn.token) {
                 continue;
             }
             done.push((entry, marker.turn.token));
@@ -178,7 +178,7 @@ impl SessionStore {
         // The markers go when what was made of them is durable: a crash in between must not lose both.
         self.flush()?;
         for (entry, token) in done {
-            self.commits().turns().drop_marker(entry, token);
+            self.commits().turns()?.drop_marker(entry, token);
         }
         self.flush()?;
         Ok(recovery)
@@ -229,11 +229,11 @@ impl SessionStore {
 
     /// The key of a marker's entry, if that is in the trees or on its way there.
     fn key_of(&self, entry: crate::codec::Fingerprint) -> Result<Option<SessionKey>> {
-        match self.commits().engine().key_of(entry)? {
+        match self.commits().engine()?.key_of(entry)? {
             Some(key) => Ok(Some(key)),
             None => {
                 self.commits().apply_pending()?;
-                self.commits().engine().key_of(entry)
+                self.commits().engine()?.key_of(entry)
             }
         }
     }

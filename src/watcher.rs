@@ -13,6 +13,7 @@ use crate::clock_check::{Checked, almost};
 use crate::codec::Held;
 use crate::config::Config;
 use crate::error::{Error, Result, panic_message};
+use crate::fork;
 use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::store::SessionStore;
 use crate::time::Timestamp;
@@ -83,6 +84,8 @@ pub struct WatcherStatus {
 /// [`prune_now`](Watcher::prune_now), called by people, are not held.
 ///
 /// Failures, panics of the guard's own code included, are counted and logged, and the next pass runs.
+///
+/// In a forked process there is no such thread: nothing has been done, nothing is asked for, and reports have ended.
 #[derive(Debug)]
 pub struct Watcher {
     stop: Arc<AtomicBool>,
@@ -97,6 +100,7 @@ pub struct Watcher {
 impl Watcher {
     /// Starts the thread, named `cloakroom-prune`. Its first pass runs at once.
     pub fn spawn(store: &SessionStore, config: WatcherConfig, guard: impl ActivityGuard + 'static) -> Result<Self> {
+        store.commits().engine()?;
         let (wake, stopped) = crossbeam_channel::bounded(0);
         let (kick, kicks) = crossbeam_channel::bounded(1);
         let (report, reports) = crossbeam_channel::bounded(REPORTS);
@@ -119,6 +123,9 @@ impl Watcher {
 
     /// Asks for a pass now. Does not wait for it: see [`reports`](Watcher::reports). Never held.
     pub fn prune_now(&self) {
+        if fork::is_child() {
+            return;
+        }
         // Full means that a pass is asked for already; disconnected, that the thread has ended.
         let _ = self.kick.try_send(());
     }
@@ -126,6 +133,9 @@ impl Watcher {
     /// What has been done so far.
     #[must_use]
     pub fn status(&self) -> WatcherStatus {
+        if fork::is_child() {
+            return WatcherStatus::default();
+        }
         self.status.lock().clone()
     }
 
@@ -133,6 +143,9 @@ impl Watcher {
     /// blocks the watcher.
     #[must_use]
     pub fn reports(&self) -> Receiver<PruneReport> {
+        if fork::is_child() {
+            return crossbeam_channel::bounded(0).1;
+        }
         self.reports.clone()
     }
 
@@ -142,6 +155,11 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
+        if fork::is_child() {
+            // There is no such thread, and its stack may be another's.
+            std::mem::forget((self.thread.take(), self.wake.take(), self.kick.clone(), self.reports.clone()));
+            return;
+        }
         self.stop.store(true, Ordering::Release);
         self.wake = None;
         if let Some(thread) = self.thread.take()

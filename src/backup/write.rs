@@ -62,11 +62,11 @@ impl SessionStore {
     /// [`Error::DamagedRecord`](crate::Error::DamagedRecord) if an entry does not read: a backup has all of them. What
     /// was written by then is no backup, and a restoration refuses it.
     pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
-        let snapshot = self.commits().snapshot();
+        let snapshot = self.commits().snapshot()?;
         self.flush()?;
         let mut report = BackupReport { entries: 0, turns: 0, notes: 0, bytes: 0 };
         let mut out = FrameWriter::begin(BufWriter::new(output))?;
-        let zone = self.commits().engine().zone()?;
+        let zone = self.commits().engine()?.zone()?;
         self.put_record(&mut out, Kind::Store, &BackupStoreV1 { zone: zone.as_deref() })?;
         self.write_notes(&mut out, &mut report)?;
         for entry in snapshot {
@@ -108,7 +108,7 @@ impl SessionStore {
     }
 
     fn write_notes<W: Write>(&self, out: &mut FrameWriter<W>, report: &mut BackupReport) -> Result<()> {
-        let engine = self.commits().engine();
+        let engine = self.commits().engine()?;
         let mut name = engine.next_note(None)?;
         while let Some(found) = name {
             if let Some(text) = engine.note(&found)? {
@@ -143,6 +143,7 @@ impl SessionStore {
     }
 
     fn encoded(&self, bytes: Result<Vec<u8>, CodecError>) -> Result<Vec<u8>> {
-        bytes.map_err(|e| self.commits().engine().encode_failed(e))
+        let engine = self.commits().engine()?;
+        bytes.map_err(|e| engine.encode_failed(e))
     }
 }

@@ -20,11 +20,13 @@ mod snapshot;
 mod turns;
 mod wakers;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::{ActivityRow, ClockNote, Fingerprint, Hot};
 use crate::error::{Error, Result, panic_message};
+use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Engine, Writer};
 use crate::sync::{Inbox, JoinHandle, Mutex, Sender, ThreadId, answer, current, spawn};
@@ -97,9 +99,24 @@ impl Commits {
         Ok(Self { core, orders, committer, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })
     }
 
+    /// What the threads share, for whoever may take its locks: not for a forked process. All verbs come through here.
+    fn core(&self) -> Result<&Core> {
+        if fork::is_child() { Err(Error::Forked { path: self.path().to_path_buf() }) } else { Ok(&self.core) }
+    }
+
     /// The trees, for scans. What is pending is not in them: see [`Commits::apply_pending`].
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.core.engine
+    pub(crate) fn engine(&self) -> Result<&Engine> {
+        Ok(&self.core()?.engine)
+    }
+
+    /// The store's directory.
+    pub(crate) fn path(&self) -> &Path {
+        self.core.engine.path()
+    }
+
+    /// What stands for a key in the trees and in memory.
+    pub(crate) fn fingerprint(&self, key: &SessionKey) -> Fingerprint {
+        self.core.engine.fingerprint(key)
     }
 
     /// How many entries there are.
@@ -123,13 +140,13 @@ impl Commits {
     }
 
     /// The turns that have begun and not ended.
-    pub(crate) fn turns(&self) -> &Turns {
-        &self.core.pending.turns
+    pub(crate) fn turns(&self) -> Result<&Turns> {
+        Ok(&self.core()?.pending.turns)
     }
 
     /// Locks an entry to change it; waits while too many changes are pending.
     pub(crate) fn lock(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
-        let Core { engine, pending, progress, .. } = &*self.core;
+        let Core { engine, pending, progress, .. } = self.core()?;
         // Before anything is read: after a failure reading may fail too, and the cause is to be told.
         progress.check_writable()?;
         if pending.weight() >= self.max_pending {
@@ -145,7 +162,8 @@ impl Commits {
 
     /// Locks an entry to look at it, if there is one. It stays in memory, to be found sooner next time.
     pub(crate) fn look(&self, key: &SessionKey) -> Result<Option<EntryLock<'_>>> {
-        self.core.pending.look(&self.core.engine, key)
+        let Core { engine, pending, .. } = self.core()?;
+        pending.look(engine, key)
     }
 
     /// The receipt of a change that `commit` takes. Call it with no entry locked.
@@ -157,31 +175,34 @@ impl Commits {
     }
 
     /// The receipt of everything changed so far.
-    pub(crate) fn receipt_of_all(&self) -> Receipt {
-        self.receipt(self.core.pending.open_commit())
+    pub(crate) fn receipt_of_all(&self) -> Result<Receipt> {
+        Ok(self.receipt(self.core()?.pending.open_commit()))
     }
 
     /// The hot record of an entry.
     pub(crate) fn peek_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        self.core.pending.peek_hot(&self.core.engine, entry)
+        let Core { engine, pending, .. } = self.core()?;
+        pending.peek_hot(engine, entry)
     }
 
     /// Both records of an entry, and its extras if `with_extras`.
     pub(crate) fn peek(&self, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
-        self.core.pending.peek(&self.core.engine, key, with_extras)
+        let Core { engine, pending, .. } = self.core()?;
+        pending.peek(engine, key, with_extras)
     }
 
     /// All entries as they are now, to be read while others change them.
-    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
-        let Core { engine, pending, .. } = &*self.core;
-        Snapshot::new(pending, engine, pending.begin_snapshot())
+    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
+        let Core { engine, pending, .. } = self.core()?;
+        Ok(Snapshot::new(pending, engine, pending.begin_snapshot()))
     }
 
     /// Keys that have this id, or had it when their last change was applied. Each is to be looked at.
     pub(crate) fn candidates_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
         // Memory first: what leaves it is in the tree by then.
-        let mut keys = self.core.pending.keys_of_new_id(id);
-        keys.extend(self.core.engine.keys_of_id(id)?);
+        let Core { engine, pending, .. } = self.core()?;
+        let mut keys = pending.keys_of_new_id(id);
+        keys.extend(engine.keys_of_id(id)?);
         keys.sort_unstable();
         keys.dedup();
         Ok(keys)
@@ -189,7 +210,7 @@ impl Commits {
 
     /// Has everything changed so far written to the trees, without waiting for a sync.
     pub(crate) fn apply_pending(&self) -> Result<()> {
-        let Core { pending, progress, .. } = &*self.core;
+        let Core { pending, progress, .. } = self.core()?;
         if pending.weight() == 0 || progress.is_failed() {
             return Ok(());
         }
@@ -224,7 +245,7 @@ impl Commits {
     /// Commits what is pending and ends the thread. Changes fail from now on. Every call waits for the end and returns
     /// the outcome.
     pub(crate) fn close(&self) -> Result<()> {
-        self.core.progress.set_closed();
+        self.core()?.progress.set_closed();
         if self.committer == current().id() {
             // A callback of the committer's own, which cannot wait for itself. The next to close it does.
             return self.core.progress.check_writable();
@@ -255,7 +276,8 @@ impl Commits {
 
     fn order(&self, order: impl FnOnce(Sender<Result<u64>>) -> Order) -> Result<u64> {
         let (answer, result) = answer();
-        let gone = || Error::Closed { path: self.core.engine.path().to_path_buf() };
+        let gone = || Error::Closed { path: self.path().to_path_buf() };
+        self.core()?;
         self.orders.send(order(answer)).map_err(|_| gone())?;
         result.recv().map_err(|_| gone())?
     }

@@ -58,13 +58,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Nothing pending; commit numbers go on after `commit`, which no earlier opening has had.
-    pub(super) fn new(
-        commit: u64,
-        count: u64,
-        turns: Turns,
-        cached_entries: usize,
-        progress: Arc<Progress>,
-    ) -> Self {
+    pub(super) fn new(commit: u64, count: u64, turns: Turns, cached_entries: usize, progress: Arc<Progress>) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             open_commit: AtomicU64::new(commit + 1),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::wakers::Wakers;
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Sender};
 
 /// How far the committer is. Shared by the store, the committer and all receipts.
@@ -178,8 +179,11 @@ impl Progress {
         self.wakers.call(woken);
     }
 
-    /// The outcome for `commit`, if there is one yet.
+    /// The outcome for `commit`, if there is one yet. Takes no lock.
     fn outcome(&self, commit: u64) -> Option<Result<()>> {
+        if fork::is_child() {
+            return Some(Err(Error::Forked { path: self.path.clone() }));
+        }
         if self.durable.load(Ordering::Acquire) >= commit {
             return Some(Ok(()));
         }
@@ -253,7 +257,7 @@ impl Clone for Receipt {
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
+        if let Some(place) = self.place.filter(|_| !fork::is_child()) {
             // Dropped with no lock held: it is the caller's code.
             let waker = self.progress.waiting.lock().place(self.commit, place).and_then(Option::take);
             drop(waker);
@@ -280,7 +284,8 @@ impl Receipt {
     /// Blocks until the change survives a power cut.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] if a write or a sync failed: the change may or may not be on disk.
+    /// [`Error::ReadOnly`] if a write or a sync failed: the change may or may not be on disk. [`Error::Forked`] in a
+    /// forked process: it may not know.
     pub fn wait(&self) -> Result<()> {
         self.wait_until(None).map(|_| ())
     }

@@ -18,6 +18,7 @@ use super::shard::Slot;
 use crate::codec::{CodecError, Cold, Fingerprint, Hot, Turn, decode_blob};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::key::SessionKey;
 use crate::storage::{Engine, KEYS_AT_A_TIME};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
@@ -96,6 +97,9 @@ impl Iterator for Snapshot<'_> {
     type Item = Result<(SessionKey, Whole)>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if fork::is_child() {
+            return Some(Err(Error::Forked { path: self.engine.path().to_path_buf() }));
+        }
         loop {
             let Some(key) = self.keys.next() else {
                 if self.is_end {
@@ -116,7 +120,9 @@ impl Iterator for Snapshot<'_> {
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
-        self.pending.snapshots.end(&self.kept);
+        if !fork::is_child() {
+            self.pending.snapshots.end(&self.kept);
+        }
     }
 }
 
@@ -276,8 +282,8 @@ mod tests {
     fn what_is_kept_goes_with_its_reader_or_when_that_has_passed() {
         let (_dir, store) = store();
         let (a, b) = (create(&store, "a"), create(&store, "b"));
-        let mut first = store.commits().snapshot();
-        let second = store.commits().snapshot();
+        let mut first = store.commits().snapshot().unwrap();
+        let second = store.commits().snapshot().unwrap();
         let kept = |of: &Snapshot<'_>, key: &SessionKey| {
             of.kept.state.lock().before.get(key).map(|before| (before.hot.is_some(), before.rest.is_some()))
         };
@@ -322,7 +328,7 @@ mod tests {
         let users: Vec<String> = (0..400).map(|n| format!("{n:03}")).collect();
         let keys: Vec<_> = users.iter().map(|user| create(&store, user)).collect();
         store.flush().unwrap();
-        let mut snapshot = store.commits().snapshot();
+        let mut snapshot = store.commits().snapshot().unwrap();
         assert!(snapshot.next().unwrap().is_ok());
         for key in &keys {
             store.remove(key).unwrap();
@@ -332,6 +338,6 @@ mod tests {
         let read: Vec<_> = snapshot.collect();
         assert!(read.iter().any(|read| matches!(read, Err(Error::SnapshotTooLarge { .. }))), "{}", read.len());
         // It is over, and the next begins anew.
-        assert_eq!(store.commits().snapshot().count(), 0);
+        assert_eq!(store.commits().snapshot().unwrap().count(), 0);
     }
 }

@@ -45,12 +45,12 @@ impl SessionStore {
     /// [`Error::Io`] if `output` fails, [`Error::TimeZone`] if the zone that the store remembers is not known here,
     /// [`Error::SnapshotTooLarge`] if too much was changed meanwhile, and the errors of the store.
     pub fn export(&self, output: impl Write, options: &ExportOptions) -> Result<ExportReport> {
-        let zone = match (options.zone, self.commits().engine().zone()?) {
+        let zone = match (options.zone, self.commits().engine()?.zone()?) {
             (Some(zone), _) => zone,
             (None, Some(name)) => name.parse()?,
             (None, None) => TimeZone::local(),
         };
-        let entries = self.commits().snapshot();
+        let entries = self.commits().snapshot()?;
         let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone };
         let mut run = Run { store: self, out: BufWriter::new(output), report };
         match options.format {
@@ -84,7 +84,7 @@ struct Line<'a> {
 impl<W: Write> Run<'_, W> {
     fn object(&mut self, entries: Snapshot<'_>, times: Times) -> Result<()> {
         self.put("{")?;
-        let engine = self.store.commits().engine();
+        let engine = self.store.commits().engine()?;
         let mut name = engine.next_note(None)?;
         while let Some(found) = name {
             if let Some(text) = engine.note(&found)? {
@@ -131,9 +131,10 @@ impl<W: Write> Run<'_, W> {
         entries: Snapshot<'_>,
         mut each: impl FnMut(&mut Self, &mut SessionEntry, &Extras) -> Result<()>,
     ) -> Result<()> {
+        let engine = self.store.commits().engine()?;
         for read in entries {
             let (key, whole) = read?;
-            let extras = whole.extras().map_err(|e| self.store.commits().engine().damaged_extras(&key, e))?;
+            let extras = whole.extras().map_err(|e| engine.damaged_extras(&key, e))?;
             each(self, &mut entry(&key, &whole.hot, Arc::unwrap_or_clone(whole.cold)), &extras)?;
             self.report.entries += 1;
         }

@@ -81,7 +81,7 @@ impl SessionStore {
 
         rewind(&mut file)?;
         let before = self.len();
-        let zone = self.commits().engine().zone()?;
+        let zone = self.commits().engine()?.zone()?;
         let target = Open::new(self, options.on_conflict, options.dry_run);
         let mut run = Run::new(target, options, now, zone);
         run.read(&mut file, &mut progress)?;

@@ -122,7 +122,7 @@ impl Target for Open<'_> {
     }
 
     fn put_note(&mut self, name: String, text: String) -> Result<bool> {
-        let there = self.store.commits().engine().note(&name)?;
+        let there = self.store.commits().engine()?.note(&name)?;
         if self.on_conflict == OnConflict::Keep && there.is_some() {
             return Ok(there == Some(text));
         }

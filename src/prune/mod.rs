@@ -167,7 +167,7 @@ impl SessionStore {
     pub(crate) fn count_expired(&self, policy: &PrunePolicy, now: Timestamp, limit: u64) -> Result<u64> {
         let Some(cutoff) = policy.cutoff(now) else { return Ok(0) };
         self.commits().apply_pending()?;
-        self.commits().engine().count_rows(Bucket::of(cutoff), limit)
+        self.commits().engine()?.count_rows(Bucket::of(cutoff), limit)
     }
 }
 

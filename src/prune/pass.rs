@@ -58,7 +58,7 @@ impl<'a> Pass<'a> {
         self.store.commits().apply_pending()?;
         self.entries = self.store.len();
         if self.policy.max_disk_bytes.is_some() {
-            self.live_bytes = Some(self.store.commits().engine().live_bytes(self.entries)?);
+            self.live_bytes = Some(self.store.commits().engine()?.live_bytes(self.entries)?);
         }
         if let Some(cutoff) = self.report.cutoff {
             self.remove_old(cutoff, &go_on)?;
@@ -83,7 +83,7 @@ impl<'a> Pass<'a> {
     fn remove_old(&mut self, cutoff: Timestamp, go_on: &impl Fn() -> bool) -> Result<()> {
         let mut after = None;
         loop {
-            let rows = self.store.commits().engine().oldest_rows(after.as_ref(), Bucket::of(cutoff), BATCH)?;
+            let rows = self.store.commits().engine()?.oldest_rows(after.as_ref(), Bucket::of(cutoff), BATCH)?;
             let Some(last) = rows.last().copied() else { return self.remove_wrong(cutoff, go_on) };
             if !go_on() {
                 self.report.stopped = true;
@@ -153,7 +153,7 @@ impl<'a> Pass<'a> {
             if self.over_cap(too_large).is_none() {
                 break;
             }
-            let engine = self.store.commits().engine();
+            let engine = self.store.commits().engine()?;
             let next = engine.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 1)?;
             let next = next.first().map(|row| row.bucket);
             let next_wrong = wrong.first().map(|(rank, _)| Bucket::of(*rank));
@@ -193,7 +193,7 @@ impl<'a> Pass<'a> {
     ) -> Result<()> {
         let seen_at = self.store.commits().open_commit();
         let mut entries = Vec::new();
-        for entry in self.store.commits().engine().bucket_entries(bucket)? {
+        for entry in self.store.commits().engine()?.bucket_entries(bucket)? {
             let Some(hot) = self.look(ActivityRow { bucket, entry })? else { continue };
             let has_other_place = is_ahead(hot.updated_at, self.now.wall) && self.store.clock_check().is_wrong(entry);
             if !has_other_place && self.report.cutoff.is_none_or(|cutoff| hot.updated_at >= cutoff) {
@@ -234,7 +234,7 @@ impl<'a> Pass<'a> {
 
     /// Decides on an entry that is due.
     fn decide(&mut self, entry: Fingerprint, seen: Hot, seen_at: u64, due: PruneReason) -> Result<()> {
-        let Some(key) = self.store.commits().engine().key_of(entry)? else { return Ok(()) };
+        let Some(key) = self.store.commits().engine()?.key_of(entry)? else { return Ok(()) };
         let used_at = self.store.clock_check().used_at(entry, seen.updated_at, self.now);
         let idle = self.now.wall.since(used_at);
         let mut despite_guard = false;
@@ -280,7 +280,7 @@ impl<'a> Pass<'a> {
     /// Removes the entry, unless it has changed since it was seen. Returns whether it did, or would have.
     fn remove(&mut self, key: &SessionKey, seen: &Hot, seen_at: u64) -> Result<bool> {
         let bytes = match self.live_bytes {
-            Some(_) => self.store.commits().engine().entry_bytes(key)?,
+            Some(_) => self.store.commits().engine()?.entry_bytes(key)?,
             None => 0,
         };
         if !self.report.dry_run {

@@ -10,6 +10,7 @@ use super::waker::FlushWaker;
 use super::{FORMAT, LastHandle, Trees, engine_error, files, meta, swap};
 use crate::codec::encode_meta;
 use crate::error::{Error, Result};
+use crate::fork;
 
 /// A new database that is open.
 pub(super) struct NewDatabase {
@@ -61,7 +62,7 @@ impl NewDatabase {
 
     /// Writes it out and closes it. It is not synced yet.
     pub(super) fn close(self) -> Result<NewFiles> {
-        self.trees.meta.flush().map_err(|e| engine_error("write", e))?;
+        self.waker.watch(|| self.trees.meta.flush()).map_err(|e| engine_error("write", e))?;
         let Self { waker, trees, mut last, files } = self;
         drop((waker, trees));
         // sled syncs while it is dropped. If that fails no later sync saves what it wrote.
@@ -86,7 +87,9 @@ impl Drop for NewFiles {
     /// A full disk is the likely cause of a failure; half a database is not to stay on it. After a renaming there is
     /// nothing under this name.
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        if !fork::is_child() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::fork;
 
 use super::access;
 use super::files::LOCK;
@@ -59,11 +60,22 @@ pub(super) struct Lock {
 impl Drop for Lock {
     /// A process that is being forked off at this moment holds a copy of the descriptor until it executes its
     /// program. Closing ours would leave the lock to that copy; unlocking frees it.
+    ///
+    /// A forked child shares the lock with its parent, whose it is.
     fn drop(&mut self) {
+        if fork::is_child() {
+            return;
+        }
         if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "the store could not be unlocked; closing its file does that too");
         }
     }
+}
+
+/// Refuses to open a store in a process that was forked after another was opened. Whoever forks later is noticed.
+pub(super) fn check_process(store: &Path) -> Result<()> {
+    fork::notice().map_err(|error| Error::io("watch for forks of the process that opens", store, error))?;
+    if fork::is_child() { Err(Error::Forked { path: store.to_path_buf() }) } else { Ok(()) }
 }
 
 impl Lock {

@@ -42,6 +42,7 @@ use parking_lot::Mutex;
 use crate::codec::{self, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
@@ -291,6 +292,10 @@ impl LastHandle {
     /// Drops it. The error is what sled's panic said: its last sync failed.
     fn close(&mut self) -> Result<(), String> {
         let db = self.0.take();
+        if fork::is_child() {
+            std::mem::forget(db);
+            return Ok(());
+        }
         catch_unwind(AssertUnwindSafe(|| drop(db))).map_err(|panic| crate::error::panic_message(&*panic))
     }
 

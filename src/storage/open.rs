@@ -11,7 +11,7 @@ use super::access;
 use super::build::NewDatabase;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
-use super::lock::{Lock, State};
+use super::lock::{Lock, State, check_process};
 use super::memtable::Memtable;
 use super::waker::FlushWaker;
 use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, damaged_row, engine_error, meta, swap};
@@ -46,6 +46,7 @@ pub(crate) struct Opened {
 ///
 /// Nothing is changed on disk unless a store is there or is to be made.
 pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
+    check_process(path)?;
     let found = files::inspect(path)?;
     match &found {
         Found::Nothing if !create => return Err(Error::NotFound { path: path.to_path_buf() }),

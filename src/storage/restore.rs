@@ -7,11 +7,12 @@ use super::access;
 use super::build::{NewDatabase, put};
 use super::checkpoint::Checkpoint;
 use super::files::{self, Found};
-use super::lock::Lock;
+use super::lock::{Lock, check_process};
 use super::open::new_seed;
 use super::{bytes, meta, swap};
 use crate::codec::{ActivityRow, Bucket, CheckedEntry, ExtrasRow, IdRow, NoteRow, Seed, encode_name};
 use crate::error::{Error, Result};
+use crate::fork;
 
 /// A store in the making. Unless it is finished, nothing of it stays.
 pub(crate) struct NewStore {
@@ -32,6 +33,7 @@ impl NewStore {
     /// Begins a store at `path`, where there is none.
     pub(crate) fn create(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Self> {
         let exists = || Error::StoreExists { path: path.to_path_buf() };
+        check_process(path)?;
         let found = files::inspect(path)?;
         match found {
             Found::Store => return Err(exists()),
@@ -109,7 +111,7 @@ struct NewDirectory {
 
 impl Drop for NewDirectory {
     fn drop(&mut self) {
-        if self.is_ours {
+        if self.is_ours && !fork::is_child() {
             let _ = fs::remove_file(self.path.join(files::LOCK));
             // What somebody else put there stays, and the directory with it.
             let _ = fs::remove_dir(&self.path);

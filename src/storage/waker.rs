@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, park, park_timeout};
 use std::time::Duration;
 
+use crate::fork;
+
 /// How long a forgotten flush may wait.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -83,6 +85,11 @@ impl Shared {
 
 impl Drop for FlushWaker {
     fn drop(&mut self) {
+        if fork::is_child() {
+            // There is no such thread, and its stack may be another's.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.shared.is_stopped.store(true, Ordering::SeqCst);
         self.unpark();
         if let Some(thread) = self.thread.take() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the crate root, lowest layer first. Modules of one layer may use each other.
 const LAYERS: &[&[&str]] = &[
-    &["key", "time", "json", "meter", "sync"],
+    &["fork", "key", "time", "json", "meter", "sync"],
     &["entry", "source"],
     &["codec"],
     &["error", "config", "zone", "outfile"],

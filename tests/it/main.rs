@@ -28,6 +28,7 @@ mod events;
 mod exact_json;
 mod export;
 mod failures;
+mod fork;
 mod full_disk;
 mod hot_switch;
 mod import;

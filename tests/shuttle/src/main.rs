@@ -21,6 +21,8 @@ mod json;
 mod key;
 #[path = "../../../src/meter.rs"]
 mod meter;
+#[path = "../../../src/fork.rs"]
+mod fork;
 mod scenarios;
 #[path = "../../../src/source.rs"]
 mod source;

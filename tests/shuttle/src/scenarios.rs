@@ -105,7 +105,7 @@ impl Store {
     }
 
     fn read(&self, key: &SessionKey) -> u64 {
-        let hot = self.commits.peek_hot(self.commits.engine().fingerprint(key)).expect("a read");
+        let hot = self.commits.peek_hot(self.commits.fingerprint(key)).expect("a read");
         hot.expect("the entry is there").usage.input_tokens
     }
 
@@ -262,7 +262,7 @@ fn an_order_is_carried_out_or_refused_by_a_close() {
     let store = start(PLENTY);
     let ordering = [0, 1].map(|_| {
         spawn(&store, |store| {
-            let entry = store.commits.engine().fingerprint(&keys()[0]);
+            let entry = store.commits.fingerprint(&keys()[0]);
             let row = ActivityRow { bucket: Bucket::of(Timestamp::MIN), entry };
             match store.commits.recheck(vec![row]) {
                 Ok(cleared) => assert_eq!(cleared, 1),
@@ -335,7 +335,7 @@ fn a_waker_is_stuck() {
         }
         receipts.push(receipt);
     }
-    store.commits.receipt_of_all().wait().expect("a commit");
+    store.commits.receipt_of_all().expect("a receipt").wait().expect("a commit");
     store.close();
     let mut now = called.lock();
     while *now < 3 {
@@ -421,7 +421,7 @@ fn a_snapshot_is_of_one_moment() {
         }
     });
     let reader = move |store: &Store| {
-        let read = store.commits.snapshot().map(|entry| entry.expect("a read"));
+        let read = store.commits.snapshot().expect("a snapshot").map(|entry| entry.expect("a read"));
         let read: Vec<_> = read
             .map(|(key, whole)| (key, whole.hot.usage.input_tokens, whole.cold.created_at.as_micros() as u64))
             .collect();
@@ -451,7 +451,7 @@ fn a_snapshot_has_the_turns_of_its_moment() {
         }
     });
     let reader = spawn(&store, |store| {
-        for entry in store.commits.snapshot() {
+        for entry in store.commits.snapshot().expect("a snapshot") {
             let (_, whole) = entry.expect("a read");
             let began = whole.turn.map(|turn| turn.started_at);
             assert_eq!(began.unwrap_or(Timestamp::MIN), whole.hot.updated_at, "turn and touch are of two moments");
@@ -513,5 +513,5 @@ fn a_turn_ends_after_its_session() {
     });
     join(writers.into_iter().chain([committing]));
     store.close();
-    assert!(store.commits.turns().all().is_empty(), "no entry is left");
+    assert!(store.commits.turns().expect("this process").all().is_empty(), "no entry is left");
 }
