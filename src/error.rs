@@ -174,6 +174,12 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
+    /// The files of an open store were removed. What was changed since then is not kept, and nothing more can be.
+    #[error("the files of the store at {path} were removed while it was open: restore a backup, or import again")]
+    Removed {
+        /// The store.
+        path: PathBuf,
+    },
     /// The process was forked after a store was opened in it. The store belongs to the process that opened it, and no
     /// other can be opened in the child: open stores after the fork, or start another program (`exec`).
     #[error("the store at {path} cannot be used in a forked process: open it after the fork")]

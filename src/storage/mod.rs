@@ -33,6 +33,7 @@ mod waker;
 mod write;
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,6 +83,8 @@ pub(crate) struct Engine {
     seed: Seed,
     /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.
     file: File,
+    /// The file had a name when it was opened: some file systems say of no file that it has.
+    is_linked: bool,
     /// Held while the trees are written, and by whoever must see them stand still. Counts the groups of structural
     /// changes.
     gate: Mutex<u64>,
@@ -135,6 +138,11 @@ impl Engine {
     /// The store's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many names sled's file has.
+    fn links(&self) -> Result<u64> {
+        self.file.metadata().map(|meta| meta.nlink()).map_err(|e| Error::io("look at", &self.path, e))
     }
 
     /// A write or a sync has failed. The next opening must not trust what the page cache holds to be on disk.

@@ -153,18 +153,20 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
     let waker = FlushWaker::start(db).map_err(|e| Error::io("start a thread for", path, e))?;
     check_format(path, &trees, &database)?;
     let seed = read_seed(&trees, &database)?;
-    let engine = Engine {
+    let mut engine = Engine {
         path: path.to_path_buf(),
         waker,
         trees,
         memtable: Memtable::new(),
         seed,
         file,
+        is_linked: false,
         gate: Mutex::default(),
         notes: Mutex::default(),
         last,
         lock: Arc::clone(lock),
     };
+    engine.is_linked = engine.links()? > 0;
     let mark = Mark {
         commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
         count: engine.meta_value(meta::COUNT)?.unwrap_or(0),

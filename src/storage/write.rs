@@ -221,6 +221,10 @@ impl Writer {
         engine.waker.watch(|| engine.trees.meta.flush()).map_err(|e| engine_error("write", e))?;
         // sled's flush leaves the data in the page cache.
         engine.file.sync_data().map_err(|e| Error::io("sync", engine.path(), e))?;
+        // A file without a name is synced as any other, and gone when it is closed.
+        if engine.is_linked && engine.links()? == 0 {
+            return Err(Error::Removed { path: engine.path().to_path_buf() });
+        }
         self.unsynced = Unsynced { synced, ..Unsynced::default() };
         self.has_unsynced_extras = false;
         engine.lock.write(State::Well)

@@ -51,6 +51,7 @@ mod policy;
 mod powercut;
 mod prune;
 mod receipts;
+mod removed;
 mod rig;
 mod rig_selftest;
 mod rig_sled;
