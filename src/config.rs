@@ -78,23 +78,24 @@ impl Options {
         self
     }
 
-    /// How long a change may wait for its commit when nobody waits for it (default 100 ms). A power cut undoes at
-    /// most this much, and the commit in flight.
+    /// How long a change may wait for its commit when nobody waits for it (default 100 ms, at most an hour). A power
+    /// cut undoes at most this much, and the commit in flight. With zero, changes are committed at once; those that
+    /// come meanwhile share the next commit.
     #[must_use]
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.commit_interval = interval;
         self
     }
 
-    /// How many changes may wait for the committer (default 131,072, about 250 bytes each). Writers beyond that wait.
-    /// A structural change counts eight, and one more for each 256 bytes of extras.
+    /// How many changes may wait for the committer (default 131,072, about 250 bytes each; at least 2). Writers beyond
+    /// that wait. A structural change counts eight, and one more for each 256 bytes of extras.
     #[must_use]
     pub fn max_pending(mut self, changes: usize) -> Self {
         self.max_pending = changes;
         self
     }
 
-    /// The memory for sled's page cache in bytes (default 256 MiB). A loose bound: sled counts bytes as they are on
+    /// The memory for sled's page cache in bytes (default 256 MiB, at least 1 MiB). A loose bound: sled counts bytes as they are on
     /// disk, and its pages take about three times that in memory, which is allowed for.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
@@ -103,7 +104,7 @@ impl Options {
     }
 
     /// How many entries to keep in memory, so that touching them reads nothing (default 131,072). Each takes about 250
-    /// bytes, and up to 1 KiB more once it was read.
+    /// bytes, and up to 1 KiB more once it was read. With zero, only those whose changes wait are kept.
     #[must_use]
     pub fn cached_entries(mut self, entries: usize) -> Self {
         self.cached_entries = entries;
@@ -111,7 +112,7 @@ impl Options {
     }
 
     /// About how many bytes of activity each half of the journal may hold before they are carried to the indexes
-    /// (default 64 MiB). A touch takes about 28, with counters up to 90. An opening reads both halves. In memory an entry
+    /// (default 64 MiB). After a minute they are carried in any case; with zero, from the next commit on. A touch takes about 28, with counters up to 90. An opening reads both halves. In memory an entry
     /// that the journal knows takes 60 to 200 bytes, however often it was touched.
     #[must_use]
     pub fn journal_bytes(mut self, bytes: u64) -> Self {

@@ -12,6 +12,9 @@ use crate::key::SessionKey;
 use crate::meter;
 use crate::store::SessionStore;
 
+/// The most events that a channel holds: their room is taken at once.
+const MAX_CAPACITY: usize = 1 << 16;
+
 /// Something became of a session.
 ///
 /// It is told when the change is made, before it is durable: a crash may undo what was told. Events of one key from
@@ -123,7 +126,7 @@ struct Listener {
 
 impl Listeners {
     fn listen(&self, capacity: usize) -> Events {
-        let (sender, events) = crossbeam_channel::bounded(capacity.max(1));
+        let (sender, events) = crossbeam_channel::bounded(capacity.clamp(1, MAX_CAPACITY));
         let dropped = Arc::new(AtomicU64::new(0));
         let (_, ended) = crossbeam_channel::bounded(0);
         if fork::is_child() {
@@ -163,7 +166,8 @@ impl Listeners {
 }
 
 impl SessionStore {
-    /// Listens to what becomes of sessions from now on, through a channel that holds `capacity` events (at least 1).
+    /// Listens to what becomes of sessions from now on, through a channel that holds `capacity` events (at least 1, and
+    /// at most 65,536).
     ///
     /// Drop it to stop listening. Several may listen; each has a channel of its own.
     #[must_use]

@@ -18,6 +18,8 @@ use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::store::SessionStore;
 use crate::time::Timestamp;
 
+/// Passes do not follow each other faster.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Reports that wait to be read. The newest are dropped when nobody reads them.
 const REPORTS: usize = 16;
 
@@ -26,7 +28,7 @@ const REPORTS: usize = 16;
 pub struct WatcherConfig {
     /// What to prune. A policy that disables pruning means no pass at all.
     pub policy: PrunePolicy,
-    /// The time between two passes (default one hour).
+    /// The time between two passes (default one hour, at least a second).
     pub interval: Duration,
 }
 
@@ -99,8 +101,18 @@ pub struct Watcher {
 
 impl Watcher {
     /// Starts the thread, named `cloakroom-prune`. Its first pass runs at once.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the interval is shorter than a second.
     pub fn spawn(store: &SessionStore, config: WatcherConfig, guard: impl ActivityGuard + 'static) -> Result<Self> {
         store.commits().engine()?;
+        if config.interval < MIN_INTERVAL {
+            return Err(Error::Setting {
+                setting: "the interval of the watcher",
+                value: format!("{:?}", config.interval),
+                expected: "there must be a second between two passes at least",
+            });
+        }
         let (wake, stopped) = crossbeam_channel::bounded(0);
         let (kick, kicks) = crossbeam_channel::bounded(1);
         let (report, reports) = crossbeam_channel::bounded(REPORTS);

@@ -40,16 +40,17 @@ pub use report::{Protected, ProtectedBy, PruneReport};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PrunePolicy {
-    /// Remove what has been idle for longer. `None` disables pruning by age.
+    /// Remove what has been idle for longer. `None` disables pruning by age, and so does zero.
     pub max_age: Option<Duration>,
-    /// Remove the oldest while there are more entries than this.
+    /// Remove the oldest while there are more entries than this. Zero means no cap.
     pub max_entries: Option<u64>,
     /// Once live bytes are more than this, remove the oldest until they are at most
-    /// [`low_water_bytes`](PrunePolicy::low_water_bytes).
+    /// [`low_water_bytes`](PrunePolicy::low_water_bytes). Zero means no cap.
     pub max_disk_bytes: Option<u64>,
     /// See [`max_disk_bytes`](PrunePolicy::max_disk_bytes).
     pub low_water_bytes: Option<u64>,
-    /// An active entry that has been idle for longer is protected no more. A suspended one always is.
+    /// An active entry that has been idle for longer is protected no more. With `None` or zero it always is, as a
+    /// suspended one.
     pub max_active_age: Option<Duration>,
 }
 
@@ -70,7 +71,7 @@ impl PrunePolicy {
     }
 
     /// Once live data is more than `high` bytes, removes the oldest entries until it is at most `low`. Zero means no
-    /// cap; `low` is at most `high`.
+    /// cap; `low` is at most `high`. With a `low` of zero all that is not protected goes.
     ///
     /// What is compared is an estimate of *live* bytes: keys, records and extras as they were written, from a sample
     /// of 512 entries. sled never gives space back to the file system, and adds overhead of its own: the files stay
@@ -84,6 +85,7 @@ impl PrunePolicy {
     }
 
     /// Lets "active" protect an entry only until it has been idle for longer than `age`. For guards that never let go.
+    /// Zero means for ever.
     #[must_use]
     pub fn max_active_age(mut self, age: Duration) -> Self {
         self.max_active_age = Some(age);
@@ -93,7 +95,19 @@ impl PrunePolicy {
     /// Whether it removes nothing, whatever the store holds.
     #[must_use]
     pub fn is_disabled(&self) -> bool {
-        self.max_age.is_none() && self.max_entries.is_none() && self.max_disk_bytes.is_none()
+        let Self { max_age, max_entries, max_disk_bytes, .. } = self.limits();
+        max_age.is_none() && max_entries.is_none() && max_disk_bytes.is_none()
+    }
+
+    /// Zero is no limit anywhere: it would take everything, for a slip of the one who computed it.
+    fn limits(&self) -> Self {
+        Self {
+            max_age: self.max_age.filter(|age| !age.is_zero()),
+            max_entries: self.max_entries.filter(|entries| *entries > 0),
+            max_disk_bytes: self.max_disk_bytes.filter(|bytes| *bytes > 0),
+            low_water_bytes: self.low_water_bytes,
+            max_active_age: self.max_active_age.filter(|age| !age.is_zero()),
+        }
     }
 
     /// The part of it that depends on the clock.
@@ -104,7 +118,7 @@ impl PrunePolicy {
     /// Entries with an `updated_at` before this are expired at `now`.
     #[must_use]
     pub fn cutoff(&self, now: Timestamp) -> Option<Timestamp> {
-        self.max_age.map(|age| now.saturating_sub(age))
+        self.limits().max_age.map(|age| now.saturating_sub(age))
     }
 }
 
@@ -159,7 +173,7 @@ impl SessionStore {
         dry_run: bool,
         go_on: impl Fn() -> bool,
     ) -> Result<PruneReport> {
-        Pass::new(self, policy, guard, self.check_clock()?, as_of, dry_run).run(go_on)
+        Pass::new(self, &policy.limits(), guard, self.check_clock()?, as_of, dry_run).run(go_on)
     }
 
     /// How many index rows lie before the policy's cutoff at `now`, counted up to `limit`: at least as many as a pass

@@ -36,7 +36,9 @@ impl Journal {
     /// Whether it is time to carry more than nobody notices. After an opening both halves of the last one are carried.
     fn is_pressed(&self, entries: usize) -> bool {
         let both = self.bytes + self.carry.map_or(0, |carry| carry.bytes);
-        2 * self.bytes >= self.limit || 2 * both >= 3 * self.limit || entries >= MAX_ENTRIES * 3 / 2
+        self.bytes >= self.limit.div_ceil(2)
+            || both >= self.limit.saturating_add(self.limit / 2)
+            || entries >= MAX_ENTRIES * 3 / 2
     }
 }
 

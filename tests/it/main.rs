@@ -46,6 +46,7 @@ mod metrics;
 mod model;
 mod names;
 mod openers;
+mod options;
 mod outputs;
 mod policy;
 mod powercut;
