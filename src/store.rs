@@ -28,6 +28,9 @@ use crate::time::{Clock, Reading, Timestamp};
 ///
 /// Dropping the last clone commits what is pending and logs an error; [`close`](SessionStore::close) returns it. The
 /// directory is free for another opener when the last clone is gone.
+///
+/// It belongs to the process that opened it. In a forked child every call answers [`Error::Forked`](crate::Error::Forked),
+/// and what is dropped there is left as it is. A process that forks opens its stores afterwards.
 #[derive(Debug, Clone)]
 pub struct SessionStore {
     inner: Arc<Inner>,
@@ -62,7 +65,7 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Locked`](crate::Error::Locked), [`Error::NewerFormat`](crate::Error::NewerFormat), [`Error::Damaged`](crate::Error::Damaged),
-    /// [`Error::Exposed`](crate::Error::Exposed), [`Error::Unwritable`](crate::Error::Unwritable), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting).
+    /// [`Error::Exposed`](crate::Error::Exposed), [`Error::Unwritable`](crate::Error::Unwritable), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting), [`Error::Forked`](crate::Error::Forked).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
         let opened = storage::open(&options.path, options.create, options.cache_bytes, options.trust_group)?;
