@@ -25,7 +25,7 @@ const BEFORE: Plan = Plan { seed: 70, steps: 60, metadata_bytes: 3000, ..Plan::S
 
 const CHILDREN: [Plan; 3] = [
     Plan { seed: 71, steps: 0, ..Plan::SMALL },
-    Plan { seed: 72, steps: 8, await_one_in: 1, metadata_bytes: 3000, round: 1, close: 1, ..Plan::SMALL },
+    Plan { seed: 75, steps: 8, await_one_in: 1, metadata_bytes: 3000, round: 1, close: 1, ..Plan::SMALL },
     Plan { seed: 73, steps: 300, metadata_bytes: 6000, round: 1, close: 1, ..Plan::SMALL },
 ];
 
