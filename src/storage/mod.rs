@@ -94,6 +94,9 @@ pub(crate) struct Engine {
     last: LastHandle,
     /// Declared after the database, so that it is freed last.
     lock: Arc<lock::Lock>,
+    /// Rows that walks over the index by age, and `verify`, have read.
+    #[cfg(test)]
+    rows_read: std::sync::atomic::AtomicU64,
 }
 
 /// The bytes of a cold record, as they are on disk. While sled has their page in memory too, they are shared with it.
@@ -133,6 +136,11 @@ impl Engine {
     /// Where sled's log has come to.
     fn log_position(&self) -> Result<log::Position> {
         self.last.db().map_or(Ok(0), log::position)
+    }
+
+    #[cfg(test)]
+    fn count_row(&self) {
+        self.rows_read.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The store's directory.

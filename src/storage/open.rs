@@ -165,6 +165,8 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
         notes: Mutex::default(),
         last,
         lock: Arc::clone(lock),
+        #[cfg(test)]
+        rows_read: std::sync::atomic::AtomicU64::new(0),
     };
     engine.is_linked = engine.links()? > 0;
     let mark = Mark {

@@ -46,6 +46,8 @@ impl Engine {
         let mut rows = Vec::new();
         for row in self.trees.by_updated_at.range::<[u8; 20], _>((from, Bound::Unbounded)).keys() {
             let row = age_row(row)?;
+            #[cfg(test)]
+            self.count_row();
             if row.bucket > last || rows.len() == limit {
                 break;
             }

@@ -3,8 +3,10 @@
 //! It runs beside writers: a batch of rows is checked while the writer's gate is held, and what holds at every crash
 //! holds between any two writes.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 
+use parking_lot::MutexGuard;
 use serde::Serialize;
 
 use super::structural::INTENT;
@@ -18,6 +20,8 @@ use crate::key::SessionKey;
 
 /// Rows checked while the writer waits.
 const BATCH: usize = 512;
+/// Bytes of extras likewise; those of one entry are looked at in one go.
+const BATCH_BYTES: u64 = 1 << 20;
 
 /// What [`SessionStore::verify`](crate::SessionStore::verify) found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -118,11 +122,12 @@ pub enum Violation {
 /// Checks the trees of `engine`.
 pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     let mut found = Verification::default();
+    let mut without_age_row = WithoutAgeRow::default();
     let groups_before = *engine.gate.lock();
     let trees = &engine.trees;
     in_batches(engine, &trees.sessions, |row, value| {
         found.entries += 1;
-        check_entry(engine, row, value, &mut found)
+        check_entry(engine, row, value, &mut found, &mut without_age_row)
     })?;
     in_batches(engine, &trees.names, |row, value| {
         match whole_fingerprint(row).and_then(|entry| Ok((entry, decode_name(value)?))) {
@@ -132,7 +137,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
             }
             Ok(_) => {}
         }
-        Ok(())
+        Ok(0)
     })?;
     in_batches(engine, &trees.activity, |row, value| {
         match whole_fingerprint(row).and_then(|entry| Ok((entry, Hot::decode(value)?))) {
@@ -143,20 +148,24 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
                 }
             }
         }
-        Ok(())
+        Ok(0)
     })?;
     in_batches(engine, &trees.by_updated_at, |row, _| {
         match ActivityRow::decode(row) {
             Err(error) => found.violations.push(unreadable("by_updated_at", row, &error)),
-            // An entry whose hot record does not read is reported above.
-            Ok(row) => match engine.stored_hot(row.entry) {
-                Ok(Some(hot)) if Bucket::of(hot.updated_at) == row.bucket => {}
-                Ok(_) => found.stale_rows += 1,
-                Err(_) => {}
-            },
+            Ok(row) => {
+                without_age_row.meet(&row);
+                match engine.stored_hot(row.entry) {
+                    Ok(Some(hot)) if Bucket::of(hot.updated_at) == row.bucket => {}
+                    Ok(_) => found.stale_rows += 1,
+                    // An entry whose hot record cannot be decoded is reported above.
+                    Err(_) => {}
+                }
+            }
         }
-        Ok(())
+        Ok(0)
     })?;
+    without_age_row.report(engine, &mut found)?;
     in_batches(engine, &trees.by_session_id, |row, _| {
         match IdRow::decode(row) {
             Err(error) => found.violations.push(unreadable("by_session_id", row, &error)),
@@ -166,7 +175,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
                 _ => found.violations.push(Violation::WrongIdRow { key: row.entry.to_string() }),
             },
         }
-        Ok(())
+        Ok(0)
     })?;
     in_batches(engine, &trees.extras, |row, _| {
         match ExtrasRow::decode(row) {
@@ -177,19 +186,23 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
                 _ => found.orphaned_chunks += 1,
             },
         }
-        Ok(())
+        Ok(0)
     })?;
     in_batches(engine, &trees.journal, |row, value| {
         if let Err(error) = JournalRow::number(row).and_then(|_| JournalRow::decode(value)) {
             found.violations.push(unreadable("journal", row, &error));
         }
-        Ok(())
+        Ok(0)
     })?;
     for part in 0..=u8::MAX {
-        let _gate = engine.gate.lock();
-        for entry in engine.memtable.entries_of_part(part) {
-            if let Led::Nowhere = led(engine, entry)? {
-                found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
+        for entries in engine.memtable.entries_of_part(part).chunks(BATCH) {
+            let _gate = engine.gate.lock();
+            for entry in entries {
+                if engine.memtable.contains(*entry)
+                    && let Led::Nowhere = led(engine, *entry)?
+                {
+                    found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
+                }
             }
         }
     }
@@ -202,7 +215,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
                 _ => found.orphaned_turns += 1,
             },
         }
-        Ok(())
+        Ok(0)
     })?;
     let groups = engine.gate.lock();
     let intent = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
@@ -217,36 +230,84 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     Ok(found)
 }
 
-/// Visits every row of `tree`, some at a time, with the writer stopped meanwhile.
-fn in_batches(engine: &Engine, tree: &sled::Tree, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-    let mut after: Option<sled::IVec> = None;
-    loop {
-        let gate = engine.gate.lock();
-        let rows = match &after {
-            None => tree.iter(),
-            Some(row) => tree.range::<&sled::IVec, _>((Bound::Excluded(row), Bound::Unbounded)),
-        };
-        let mut visited = 0;
-        for row in rows.take(BATCH) {
-            let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            visit(&row, &value)?;
-            after = Some(row);
-            visited += 1;
+/// Entries whose row by age is not where it belongs. An earlier one would do; the walk over the index looks for it, so
+/// that verifying costs the same for few and for many.
+#[derive(Default)]
+struct WithoutAgeRow(HashMap<Fingerprint, (SessionKey, Bucket)>);
+
+impl WithoutAgeRow {
+    /// Takes a row of the index, and lets go of the entry that it serves.
+    fn meet(&mut self, row: &ActivityRow) {
+        if self.0.get(&row.entry).is_some_and(|(_, bucket)| row.bucket <= *bucket) {
+            self.0.remove(&row.entry);
         }
-        drop(gate);
-        if visited < BATCH {
-            return Ok(());
+    }
+
+    /// Reports those that are left, unless they got their row meanwhile.
+    fn report(self, engine: &Engine, found: &mut Verification) -> Result<()> {
+        let mut left: Vec<_> = self.0.into_iter().map(|(entry, (key, _))| (key, entry)).collect();
+        left.sort_unstable();
+        for piece in left.chunks(BATCH) {
+            let _gate = engine.gate.lock();
+            for (key, entry) in piece {
+                if !engine.contains(key)? || age_bucket(engine, *entry)?.is_none_or(|(_, has_row)| has_row) {
+                    continue;
+                }
+                found.violations.push(Violation::NoAgeRow { key: key.to_string() });
+            }
         }
+        Ok(())
     }
 }
 
-fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verification) -> Result<()> {
+/// The bucket of an entry's hot record in its tree, and whether the index has its row there. `None` where that record
+/// is missing or cannot be decoded, which is reported on its own.
+fn age_bucket(engine: &Engine, entry: Fingerprint) -> Result<Option<(Bucket, bool)>> {
+    let hot = engine.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
+    let Some(Ok(hot)) = hot.map(|hot| Hot::decode(&hot)) else { return Ok(None) };
+    let bucket = Bucket::of(hot.updated_at);
+    Ok(Some((bucket, has(&engine.trees.by_updated_at, ActivityRow { bucket, entry }.encode())?)))
+}
+
+/// Visits every row of `tree`, a piece at a time, with the writer stopped meanwhile. `visit` answers how many bytes it
+/// looked at besides the row.
+fn in_batches(engine: &Engine, tree: &sled::Tree, mut visit: impl FnMut(&[u8], &[u8]) -> Result<u64>) -> Result<()> {
+    let mut after: Option<sled::IVec> = None;
+    loop {
+        let gate = engine.gate.lock();
+        let mut rows = match &after {
+            None => tree.iter(),
+            Some(row) => tree.range::<&sled::IVec, _>((Bound::Excluded(row), Bound::Unbounded)),
+        };
+        let (mut visited, mut bytes) = (0, 0);
+        while visited < BATCH && bytes < BATCH_BYTES {
+            let Some(row) = rows.next() else { return Ok(()) };
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            #[cfg(test)]
+            engine.count_row();
+            bytes += visit(&row, &value)?;
+            after = Some(row);
+            visited += 1;
+        }
+        // Otherwise this thread would take it again before the writer wakes up.
+        MutexGuard::unlock_fair(gate);
+    }
+}
+
+/// Answers how many bytes of extras it looked at.
+fn check_entry(
+    engine: &Engine,
+    row: &[u8],
+    value: &[u8],
+    found: &mut Verification,
+    without_age_row: &mut WithoutAgeRow,
+) -> Result<u64> {
     let violations = &mut found.violations;
     let key = match key(row) {
         Ok(key) => key,
         Err(error) => {
             violations.push(unreadable("sessions", row, &error));
-            return Ok(());
+            return Ok(0);
         }
     };
     let entry = engine.fingerprint(&key);
@@ -254,33 +315,25 @@ fn check_entry(engine: &Engine, row: &[u8], value: &[u8], found: &mut Verificati
     if engine.key_of(entry).is_ok_and(|named| named.as_ref() != Some(&key)) {
         violations.push(Violation::NoName { key: key.to_string() });
     }
+    let mut bytes = 0;
     match decode_cold(value) {
         Err(error) => violations.push(unreadable_of("sessions", &key, &error)),
         Ok((cold, _)) => {
             if !has(&engine.trees.by_session_id, IdRow::encode(&cold.session_id, entry))? {
                 violations.push(Violation::NoIdRow { key: key.to_string() });
             }
+            bytes = cold.extras.map_or(0, |at| u64::from(at.bytes));
             if let Err(reason) = engine.check_extras(&key, value)? {
                 violations.push(Violation::BrokenExtras { key: key.to_string(), reason });
             }
         }
     }
-    let hot = engine.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
-    let Some(hot) = hot else {
+    if !has(&engine.trees.activity, entry.as_bytes())? {
         violations.push(Violation::NoActivity { key: key.to_string() });
-        return Ok(());
-    };
-    let Ok(hot) = Hot::decode(&hot) else { return Ok(()) };
-    let bucket = Bucket::of(hot.updated_at);
-    if has(&engine.trees.by_updated_at, ActivityRow { bucket, entry }.encode())? {
-        return Ok(());
+    } else if let Some((bucket, false)) = age_bucket(engine, entry)? {
+        without_age_row.0.insert(entry, (key, bucket));
     }
-    // Rare enough for a search: only a row that is earlier would do.
-    if !engine.stored_rows(None, bucket, 1, |row| row.entry == entry)?.is_empty() {
-        return Ok(());
-    }
-    violations.push(Violation::NoAgeRow { key: key.to_string() });
-    Ok(())
+    Ok(bytes)
 }
 
 /// What a fingerprint leads to.

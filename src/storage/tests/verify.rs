@@ -84,6 +84,27 @@ fn a_missing_age_row_is_found() {
     assert_eq!(found, []);
 }
 
+/// Half of the entries without their row: each row of the index is read once, not once for each of them.
+#[test]
+fn many_missing_age_rows_cost_no_more_than_few() {
+    let read = |entries: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open_at(dir.path());
+        let new: Vec<_> = (0..entries).map(|n| whole(n, n, later(n as i64 / 8), None)).collect();
+        commit(&mut opened, &new).unwrap();
+        for n in (0..entries).step_by(2) {
+            let row = ActivityRow { bucket: Bucket::of(later(n as i64 / 8)), entry: entry(n) };
+            opened.engine.trees.by_updated_at.remove(row.encode()).unwrap().unwrap();
+        }
+        let found = violations(&opened.engine);
+        let missing = found.iter().filter(|violation| matches!(violation, Violation::NoAgeRow { .. })).count();
+        assert_eq!((missing, found.len()), (entries / 2, entries / 2));
+        opened.engine.rows_read.load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let (few, many) = (read(200), read(800));
+    assert!(many <= 5 * few, "{few} rows for 200 entries, and {many} for 800");
+}
+
 #[test]
 fn a_missing_id_row_is_found() {
     let found = planted(|trees| drop(trees.by_session_id.remove(IdRow::encode(&id(1), entry(1))).unwrap()));
