@@ -6,6 +6,7 @@ use crate::commit::Receipt;
 use crate::entry::SessionEntry;
 use crate::key::SessionId;
 use crate::time::Timestamp;
+use crate::unreadable::Unreadable;
 
 /// What [`SessionStore::open`](crate::SessionStore::open) found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -133,8 +134,12 @@ pub struct Stats {
     pub pending: usize,
     /// The number of the newest commit that changed something.
     pub last_commit: u64,
-    /// `updated_at` of the entry idle for longest.
+    /// `updated_at` of the entry idle for longest. Of a minute with more than 1,024 entries that many are looked at, so it
+    /// may be up to a minute off there.
     pub oldest: Option<Timestamp>,
-    /// `updated_at` of the entry active last.
+    /// `updated_at` of the entry active last, likewise.
     pub newest: Option<Timestamp>,
+    /// Records that were passed over while these two were looked for;
+    /// [`verify`](crate::SessionStore::verify) counts all there are.
+    pub unreadable: Unreadable,
 }

@@ -168,11 +168,6 @@ impl ClockCheck {
         self.state.lock().wrong.iter().map(|(entry, found)| (used(*found), *entry)).collect()
     }
 
-    /// Whether an entry is known to lie ahead.
-    pub(crate) fn is_wrong(&self, entry: Fingerprint) -> bool {
-        self.state.lock().wrong.contains_key(&entry)
-    }
-
     /// The pass that was held.
     pub(crate) fn held(&self) -> Option<Held> {
         self.state.lock().note.held

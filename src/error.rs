@@ -117,8 +117,9 @@ pub enum Error {
         /// What the engine said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A record does not read. The store is otherwise usable; `verify` lists all of them.
-    #[error("the {record} record of {key} does not read")]
+    /// A record cannot be decoded. The store is otherwise usable: `verify` lists all such records, and verbs over many
+    /// entries pass them over and count them, see [`Unreadable`](crate::Unreadable).
+    #[error("cannot decode the {record} record of {key}: repair the store, or restore a backup")]
     DamagedRecord {
         /// `sessions`, `activity`, …: the tree it is in.
         record: &'static str,
@@ -304,6 +305,7 @@ impl Error {
             Self::InvalidCost { .. } => "invalid_cost",
             Self::Closed { .. } => "closed",
             Self::Forked { .. } => "forked",
+            Self::Removed { .. } => "removed",
             Self::Random { .. } => "random",
             Self::Setting { .. } => "setting",
             Self::Engine { .. } => "engine",
@@ -331,6 +333,18 @@ impl Error {
             _ => Self::Io { action, path, source },
         }
     }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 /// What a panic said, where it said something.

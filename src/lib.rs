@@ -50,6 +50,7 @@
 
 mod answer;
 mod backup;
+mod by_time;
 mod clock_check;
 mod codec;
 mod commit;
@@ -78,6 +79,7 @@ mod store;
 mod sync;
 mod time;
 mod turns;
+mod unreadable;
 mod watcher;
 mod zone;
 
@@ -97,12 +99,13 @@ pub use import::{Damage, ImportOptions, ImportProgress, ImportReport, OnConflict
 pub use key::{MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionId, SessionKey};
 pub use policy::{ResetPolicies, ResetPolicy};
 pub use prune::{ActivityGuard, NoActivity, Protected, ProtectedBy, PrunePolicy, PruneReport, Verdict};
-pub use query::{Cursor, Filter, Iter, Page, Summary};
+pub use query::{Cursor, Entries, Filter, Iter, Page, Summary};
 pub use source::{KeyPolicy, SessionSource};
 pub use storage::{Repairs, Verification, Violation};
 pub use store::SessionStore;
 pub use time::{BootTime, Clock, ManualClock, SystemClock, Timestamp};
 pub use turns::{OpenTurn, ResumeMark, TurnEnd, TurnRecovery, TurnToken};
+pub use unreadable::{Listing, Unreadable, UnreadableRecord};
 pub use watcher::{Watcher, WatcherConfig, WatcherStatus};
 pub use zone::TimeZone;
 

@@ -1,16 +1,17 @@
 //! Lists: newest first from the index of activity.
 
-use std::cmp::Reverse;
 use std::vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
+use crate::by_time::{Order, Piece, Place};
+use crate::codec::{Bucket, Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
 use crate::entry::{SessionEntry, Usage};
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
+use crate::unreadable::Unreadable;
 
 /// What the activity record knows of an entry; reading it costs no look at the larger record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,11 +32,14 @@ pub struct Summary {
 
 /// One page of [`SessionStore::recent`].
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Page {
     /// The entries, newest first.
     pub entries: Vec<Summary>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<Cursor>,
+    /// Records that were passed over in the minutes that were read for this page.
+    pub unreadable: Unreadable,
 }
 
 /// A place in the list by recency.
@@ -98,17 +102,23 @@ impl Filter {
 
 impl SessionStore {
     /// The `limit` entries that were active last, or those after `cursor`, newest first.
+    ///
+    /// The index by age knows minutes, so this looks at each entry of every minute that the page reaches into, and keeps
+    /// `limit` of them: 50 of 100,000 entries of one minute cost as many looks as all of them. To walk over very many
+    /// entries use [`iter`](SessionStore::iter), which looks at each once.
+    ///
+    /// A record that cannot be decoded is passed over, and counted in the page.
     pub fn recent(&self, limit: usize, cursor: Option<&Cursor>) -> Result<Page> {
-        let mut rows = self.iter_after(Filter::default(), cursor.cloned())?;
-        let mut entries = Vec::new();
-        while entries.len() < limit {
+        let mut rows = self.iter_after(Filter::default(), cursor.cloned(), limit)?;
+        let mut page = Page { entries: Vec::new(), next: None, unreadable: Unreadable::default() };
+        while page.entries.len() < limit {
             match rows.next() {
-                Some(summary) => entries.push(summary?),
-                None => return Ok(Page { entries, next: None }),
+                Some(summary) => page.entries.push(summary?),
+                None => return Ok(Page { unreadable: rows.unreadable, ..page }),
             }
         }
-        let next = entries.last().map(|last| Cursor { updated_at: last.updated_at, key: last.key.clone() });
-        Ok(Page { entries, next })
+        page.next = page.entries.last().map(|last| Cursor { updated_at: last.updated_at, key: last.key.clone() });
+        Ok(Page { unreadable: rows.unreadable, ..page })
     }
 
     /// The entries not active since `time`, the most recent of them first.
@@ -119,116 +129,113 @@ impl SessionStore {
     /// The entries that `filter` accepts, newest first.
     ///
     /// It is no snapshot: an entry that is touched while the iterator runs may be passed over, and one that is created
-    /// meanwhile is not shown. Nothing is shown twice.
+    /// meanwhile is not shown. Nothing is shown twice. A minute's entries are in memory together, about 100 bytes each.
+    ///
+    /// A record that cannot be decoded is passed over, and [`Iter::unreadable`] counts it. Errors are failures of the
+    /// database; after one the iterator ends.
     pub fn iter(&self, filter: Filter) -> Result<Iter> {
-        self.iter_after(filter, None)
+        self.iter_after(filter, None, usize::MAX)
     }
 
-    fn iter_after(&self, filter: Filter, cursor: Option<Cursor>) -> Result<Iter> {
+    /// Reads `piece` entries of a minute at a time.
+    fn iter_after(&self, filter: Filter, cursor: Option<Cursor>, piece: usize) -> Result<Iter> {
         self.commits().apply_pending()?;
+        let engine = self.commits().engine()?;
         let first = cursor.as_ref().map(|cursor| cursor.updated_at).or(filter.idle_since).map(Bucket::of);
-        let next_bucket = self.commits().engine()?.newest_bucket(first)?;
-        Ok(Iter { store: self.clone(), filter, cursor, next_bucket, rows: Vec::new().into_iter() })
-    }
-
-    /// `updated_at` of the entry idle for longest.
-    pub(crate) fn oldest(&self) -> Result<Option<Timestamp>> {
-        self.commits().apply_pending()?;
-        let mut after = None;
-        loop {
-            let rows = self.commits().engine()?.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 256)?;
-            let Some(last) = rows.last().copied() else { return Ok(None) };
-            for row in rows {
-                if self.live_time(row)?.is_some() {
-                    return self.oldest_in(row.bucket);
-                }
-            }
-            after = Some(last);
-        }
-    }
-
-    fn oldest_in(&self, bucket: Bucket) -> Result<Option<Timestamp>> {
-        let mut oldest = None;
-        for entry in self.commits().engine()?.bucket_entries(bucket)? {
-            let time = self.live_time(ActivityRow { bucket, entry })?;
-            oldest = oldest.into_iter().chain(time).min();
-        }
-        Ok(oldest)
-    }
-
-    /// `updated_at` of a row's entry, if the row is not out of date.
-    fn live_time(&self, row: ActivityRow) -> Result<Option<Timestamp>> {
-        let time = self.commits().peek_hot(row.entry)?.map(|hot| hot.updated_at);
-        Ok(time.filter(|time| Bucket::of(*time) == row.bucket))
+        let mut unreadable = Unreadable::default();
+        let bucket = engine.newest_bucket(first, &mut unreadable)?;
+        let last = cursor.map(|cursor| ORDER.place(cursor.updated_at, engine.fingerprint(&cursor.key)));
+        let rows = Vec::new().into_iter();
+        Ok(Iter { store: self.clone(), filter, last, bucket, rows, piece: piece.max(1), unreadable })
     }
 }
+
+/// Entries of one microsecond have to stand in some order, too.
+const ORDER: Order = Order::NewestFirst;
 
 /// Entries, newest first. See [`SessionStore::iter`].
 #[derive(Debug)]
 pub struct Iter {
     store: SessionStore,
     filter: Filter,
-    cursor: Option<Cursor>,
-    /// The next bucket to read; `None` at the end.
-    next_bucket: Option<Bucket>,
-    /// What is left of the bucket read last.
+    /// The place of the entry read last; those behind it follow.
+    last: Option<Place>,
+    /// The bucket to read next; `None` at the end.
+    bucket: Option<Bucket>,
+    /// What is left of the piece read last.
     rows: vec::IntoIter<(Fingerprint, Hot)>,
+    piece: usize,
+    unreadable: Unreadable,
 }
 
 impl Iter {
-    /// The whole entries in place of their summaries.
-    pub fn entries(self) -> impl Iterator<Item = Result<SessionEntry>> {
-        let store = self.store.clone();
-        self.filter_map(move |summary| match summary {
-            Ok(summary) => store.peek(&summary.key).transpose(),
-            Err(error) => Some(Err(error)),
-        })
+    /// The records that were passed over so far because they cannot be decoded.
+    ///
+    /// ```no_run
+    /// # fn f(store: &cloakroom::SessionStore) -> cloakroom::Result<()> {
+    /// let mut entries = store.iter(cloakroom::Filter::default())?;
+    /// for summary in &mut entries {
+    ///     println!("{}", summary?.key);
+    /// }
+    /// println!("passed over: {}", entries.unreadable().count);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn unreadable(&self) -> &Unreadable {
+        &self.unreadable
     }
 
-    /// Reads the next bucket, and sorts its few entries by their exact time.
-    fn read_bucket(&mut self, bucket: Bucket) -> Result<()> {
-        let engine = self.store.commits().engine()?;
-        let cursor = self.cursor.as_ref().map(|cursor| (Reverse(cursor.updated_at), engine.fingerprint(&cursor.key)));
-        let mut rows = Vec::new();
-        for entry in engine.bucket_entries(bucket)? {
-            let Some(hot) = self.store.commits().peek_hot(entry)? else { continue };
-            // A row of another bucket is out of date, or its entry was touched just now.
-            let shown = Bucket::of(hot.updated_at) == bucket
-                && self.filter.accepts_hot(&hot)
-                && cursor.is_none_or(|cursor| (Reverse(hot.updated_at), entry) > cursor);
-            if shown {
-                rows.push((entry, hot));
-            }
-        }
-        // Entries of one microsecond have to stand in some order.
-        rows.sort_unstable_by_key(|(entry, hot)| (Reverse(hot.updated_at), *entry));
+    /// The whole entries in place of their summaries.
+    #[must_use]
+    pub fn entries(self) -> Entries {
+        Entries { rows: self }
+    }
+
+    /// Reads more of the bucket, and finds the one to read after it.
+    fn read(&mut self, bucket: Bucket) -> Result<()> {
+        let Self { store, filter, unreadable, .. } = self;
+        let order = (bucket, ORDER);
+        let wanted = |hot: &Hot| filter.accepts_hot(hot);
+        let piece = store.first_of_bucket(order, self.last, self.piece, unreadable, || true, wanted)?;
+        let Piece { rows, is_cut } = piece.unwrap_or(Piece { rows: Vec::new(), is_cut: false });
+        self.last = rows.last().map(|(entry, hot)| ORDER.place(hot.updated_at, *entry)).or(self.last);
         self.rows = rows.into_iter();
+        if is_cut {
+            return Ok(());
+        }
         let too_old = self.filter.active_since.is_some_and(|since| bucket <= Bucket::of(since));
-        self.next_bucket = match bucket.previous() {
-            Some(previous) if !too_old => engine.newest_bucket(Some(previous))?,
-            _ => None,
+        let previous = bucket.previous().filter(|_| !too_old);
+        self.bucket = match previous {
+            Some(previous) => self.store.commits().engine()?.newest_bucket(Some(previous), &mut self.unreadable)?,
+            None => None,
         };
         Ok(())
     }
 
     fn advance(&mut self) -> Result<Option<Summary>> {
         loop {
-            for (entry, hot) in self.rows.by_ref() {
-                let key = self.store.commits().engine()?.key_of(entry)?;
+            while let Some((entry, hot)) = self.rows.next() {
+                let key = self.unreadable.pass(self.store.commits().engine()?.key_of_listed(entry))?.flatten();
                 let Some(key) = key.filter(|key| self.filter.accepts_key(key)) else { continue };
                 if self.filter.needs_entry() {
-                    let entry = self.store.peek(&key)?;
+                    let entry = self.unreadable.pass(self.store.peek(&key))?.flatten();
                     if !entry.is_some_and(|entry| self.filter.accepts_entry(&entry)) {
                         continue;
                     }
                 }
                 return Ok(Some(summary(key, &hot)));
             }
-            match self.next_bucket {
-                Some(bucket) => self.read_bucket(bucket)?,
+            match self.bucket {
+                Some(bucket) => self.read(bucket)?,
                 None => return Ok(None),
             }
         }
+    }
+
+    /// After an error it ends rather than repeats it.
+    fn end(&mut self) {
+        self.bucket = None;
+        self.rows = Vec::new().into_iter();
     }
 }
 
@@ -236,13 +243,39 @@ impl Iterator for Iter {
     type Item = Result<Summary>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.advance().transpose();
-        if let Some(Err(_)) = next {
-            // After an error the iterator ends rather than repeats it.
-            self.next_bucket = None;
-            self.rows = Vec::new().into_iter();
+        self.advance().inspect_err(|_| self.end()).transpose()
+    }
+}
+
+/// Whole entries, newest first. See [`Iter::entries`].
+#[derive(Debug)]
+pub struct Entries {
+    rows: Iter,
+}
+
+impl Entries {
+    /// The records that were passed over so far because they cannot be decoded.
+    #[must_use]
+    pub fn unreadable(&self) -> &Unreadable {
+        &self.rows.unreadable
+    }
+
+    fn advance(&mut self) -> Result<Option<SessionEntry>> {
+        while let Some(summary) = self.rows.advance()? {
+            let entry = self.rows.store.peek(&summary.key);
+            if let Some(entry) = self.rows.unreadable.pass(entry)?.flatten() {
+                return Ok(Some(entry));
+            }
         }
-        next
+        Ok(None)
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<SessionEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().inspect_err(|_| self.rows.end()).transpose()
     }
 }
 

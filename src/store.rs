@@ -20,6 +20,7 @@ use crate::repair::open_report;
 use crate::source::KeyPolicy;
 use crate::storage::{self, Opened, Verification};
 use crate::time::{Clock, Reading, Timestamp};
+use crate::unreadable::{Listing, Unreadable};
 
 /// An open store. Clones are the same store; it may be used from many threads.
 ///
@@ -145,12 +146,15 @@ impl SessionStore {
     }
 
     /// All entries whose live session is `id`, in key order. Several keys may share an id: a cron job and its run.
-    pub fn find_by_session_id(&self, id: &SessionId) -> Result<Vec<SessionEntry>> {
-        let mut found = Vec::new();
-        for key in self.commits().candidates_of_id(id)? {
-            found.extend(self.get(&key)?.filter(|entry| entry.session_id == *id));
+    ///
+    /// A record that cannot be decoded is passed over, and counted.
+    pub fn find_by_session_id(&self, id: &SessionId) -> Result<Listing<SessionEntry>> {
+        let (mut items, mut unreadable) = (Vec::new(), Unreadable::default());
+        for key in self.commits().candidates_of_id(id, &mut unreadable)? {
+            let entry = unreadable.pass(self.get(&key))?.flatten();
+            items.extend(entry.filter(|entry| entry.session_id == *id));
         }
-        Ok(found)
+        Ok(Listing { items, unreadable })
     }
 
     /// Notes that the user was active: `updated_at` becomes now, and never goes back.
@@ -227,7 +231,7 @@ impl SessionStore {
     /// Removes an entry.
     pub fn remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let mut locked = self.commits().lock(key)?;
-        // One whose record does not read is an error here, and not the committer's.
+        // A record that cannot be decoded is an error here, and not of the committer.
         if both(&locked)?.is_none() {
             return Ok(None);
         }
@@ -261,15 +265,19 @@ impl SessionStore {
         Ok(found)
     }
 
-    /// Figures of the store. O(1), but for the size on disk, which looks at each file.
+    /// Figures of the store. It looks at each of its files, and at no more than a thousand entries or two, but that it
+    /// walks past the old index rows of those that woke up within the last minutes.
     pub fn stats(&self) -> Result<Stats> {
+        let mut unreadable = Unreadable::default();
+        let (oldest, newest) = self.ends(&mut unreadable)?.unzip();
         Ok(Stats {
             entries: self.len(),
             bytes_on_disk: self.commits().engine()?.bytes_on_disk()?,
             pending: self.commits().pending(),
             last_commit: self.commits().last_change(),
-            oldest: self.oldest()?,
-            newest: self.recent(1, None)?.entries.first().map(|newest| newest.updated_at),
+            oldest,
+            newest,
+            unreadable,
         })
     }
 

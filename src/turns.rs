@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::codec::{Cold, RESUME_PENDING, SUSPENDED};
-use crate::commit::{EntryLock, Receipt};
+use crate::codec::{Cold, Fingerprint, RESUME_PENDING, SUSPENDED};
+use crate::commit::{EntryLock, Marker, Receipt};
 use crate::entry::Details;
 use crate::error::Result;
 use crate::events::EventKind;
@@ -22,6 +22,7 @@ use crate::key::SessionKey;
 use crate::meter;
 use crate::store::{SessionStore, both, touched};
 use crate::time::Timestamp;
+use crate::unreadable::{Listing, Unreadable};
 
 /// Why [`recover_interrupted_turns`](SessionStore::recover_interrupted_turns) marks an entry.
 const INTERRUPTED: &str = "interrupted_turn";
@@ -92,6 +93,9 @@ pub struct TurnRecovery {
     pub suspended: u64,
     /// Markers cleared because their entry is gone or has another session.
     pub orphaned: u64,
+    /// Markers and entries that cannot be decoded. Their markers stay, for the next recovery after a
+    /// [`repair`](SessionStore::repair).
+    pub unreadable: Unreadable,
 }
 
 impl SessionStore {
@@ -122,18 +126,29 @@ impl SessionStore {
     }
 
     /// The turns that have begun and not ended, the oldest first. Costs as much as there are of them.
-    pub fn turns(&self) -> Result<Vec<OpenTurn>> {
-        let mut turns = Vec::new();
+    ///
+    /// A marker or an entry that cannot be decoded is passed over, and counted.
+    pub fn turns(&self) -> Result<Listing<OpenTurn>> {
+        let (mut items, mut unreadable) = (Vec::new(), self.unreadable_markers()?);
         for (entry, marker) in self.commits().turns()?.all() {
-            let Some(key) = self.key_of(entry)? else { continue };
-            let session = self.commits().peek(&key, false)?.map(|found| found.cold.session_id.clone());
-            if session.as_ref() == Some(&marker.turn.session_id) {
+            let Some(Some(key)) = unreadable.pass(self.key_of(entry))? else { continue };
+            let Some(Some(found)) = unreadable.pass(self.commits().peek(&key, false))? else { continue };
+            if found.cold.session_id == marker.turn.session_id {
                 let (token, started_at) = (TurnToken(marker.turn.token), marker.turn.started_at);
-                turns.push(OpenTurn { key, token, started_at, interrupted: marker.interrupted });
+                items.push(OpenTurn { key, token, started_at, interrupted: marker.interrupted });
             }
         }
-        turns.sort_unstable_by_key(|turn| (turn.started_at, turn.token));
-        Ok(turns)
+        items.sort_unstable_by_key(|turn| (turn.started_at, turn.token));
+        Ok(Listing { items, unreadable })
+    }
+
+    /// The rows of markers that cannot be decoded; the others are in memory.
+    fn unreadable_markers(&self) -> Result<Unreadable> {
+        let mut unreadable = Unreadable::default();
+        for marker in self.commits().engine()?.turns()? {
+            unreadable.pass(marker)?;
+        }
+        Ok(unreadable)
     }
 
     /// Deals with the turns that a crash interrupted, once, after opening.
@@ -143,35 +158,17 @@ impl SessionStore {
     /// session. Every such marker is cleared. Turns begun since the store was opened are left alone, and after a
     /// clean close there are none to recover. `updated_at` stays.
     ///
-    /// Only entries with markers are visited. What it did is durable when it returns; after a crash before that, it
+    /// Only entries with markers are visited. One that cannot be decoded keeps its marker, is counted, and stops no other.
+    /// What it did is durable when it returns; after a crash before that, it
     /// may be run again.
     pub fn recover_interrupted_turns(&self, max_age: Duration) -> Result<TurnRecovery> {
-        let mut recovery = TurnRecovery::default();
+        let mut recovery = TurnRecovery { unreadable: self.unreadable_markers()?, ..TurnRecovery::default() };
         let mut done = Vec::new();
         let interrupted: Vec<_> = self.commits().turns()?.all();
         for (entry, marker) in interrupted.into_iter().filter(|(_, marker)| marker.interrupted) {
-            let Some(key) = self.key_of(entry)? else {
-                recovery.orphaned += u64::from(self.commits().turns()?.drop_marker(entry, marker.turn.token));
-                continue;
-            };
-            let (mut locked, now) = self.lock_to_touch(&key)?;
-            let found = both(&locked)?;
-            // A turn that has begun meanwhile has taken its place.
-            if !self.commits().turns()?.is_current(entry, marker.turn.token) {
-                continue;
-            }
-            done.push((entry, marker.turn.token));
-            match found {
-                Some((_, cold)) if cold.session_id != marker.turn.session_id => recovery.orphaned += 1,
-                None => recovery.orphaned += 1,
-                Some((hot, _)) if hot.is(SUSPENDED) => recovery.suspended += 1,
-                Some(_) if now.since(marker.turn.started_at) > max_age => recovery.stale += 1,
-                Some(_) => {
-                    self.set_resume(&mut locked, Some((INTERRUPTED, now)))?;
-                    drop(locked);
-                    self.listeners().tell(&key, EventKind::ResumePending { reason: INTERRUPTED.into() });
-                    recovery.resumable.push(key);
-                }
+            let recovered = self.recover(entry, &marker, max_age, &mut recovery);
+            if recovery.unreadable.pass(recovered)? == Some(true) {
+                done.push((entry, marker.turn.token));
             }
         }
         recovery.resumable.sort_unstable();
@@ -182,6 +179,39 @@ impl SessionStore {
         }
         self.flush()?;
         Ok(recovery)
+    }
+
+    /// Deals with one marker. Returns whether it is to go once that is durable.
+    fn recover(
+        &self,
+        entry: Fingerprint,
+        marker: &Marker,
+        max_age: Duration,
+        recovery: &mut TurnRecovery,
+    ) -> Result<bool> {
+        let Some(key) = self.key_of(entry)? else {
+            recovery.orphaned += u64::from(self.commits().turns()?.drop_marker(entry, marker.turn.token));
+            return Ok(false);
+        };
+        let (mut locked, now) = self.lock_to_touch(&key)?;
+        let found = both(&locked)?;
+        // A turn that has begun meanwhile has taken its place.
+        if !self.commits().turns()?.is_current(entry, marker.turn.token) {
+            return Ok(false);
+        }
+        match found {
+            Some((_, cold)) if cold.session_id != marker.turn.session_id => recovery.orphaned += 1,
+            None => recovery.orphaned += 1,
+            Some((hot, _)) if hot.is(SUSPENDED) => recovery.suspended += 1,
+            Some(_) if now.since(marker.turn.started_at) > max_age => recovery.stale += 1,
+            Some(_) => {
+                self.set_resume(&mut locked, Some((INTERRUPTED, now)))?;
+                drop(locked);
+                self.listeners().tell(&key, EventKind::ResumePending { reason: INTERRUPTED.into() });
+                recovery.resumable.push(key);
+            }
+        }
+        Ok(true)
     }
 
     /// Notes that the session was interrupted, and why: the next message continues it, and no reset policy ends it.
@@ -228,12 +258,12 @@ impl SessionStore {
     }
 
     /// The key of a marker's entry, if that is in the trees or on its way there.
-    fn key_of(&self, entry: crate::codec::Fingerprint) -> Result<Option<SessionKey>> {
-        match self.commits().engine()?.key_of(entry)? {
+    fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
+        match self.commits().engine()?.key_of_listed(entry)? {
             Some(key) => Ok(Some(key)),
             None => {
                 self.commits().apply_pending()?;
-                self.commits().engine()?.key_of(entry)
+                self.commits().engine()?.key_of_listed(entry)
             }
         }
     }

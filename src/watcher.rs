@@ -247,6 +247,9 @@ impl Worker {
         match result {
             Ok(Some(report)) => {
                 tracing::debug!(?report, "pruned");
+                if !report.unreadable.is_empty() {
+                    tracing::warn!(records = report.unreadable.count, "kept what cannot be decoded; `verify` names it");
+                }
                 status.last_report = Some(report.clone());
                 drop(status);
                 if let Err(TrySendError::Full(_)) = self.report.try_send(report) {

@@ -59,8 +59,9 @@ impl SessionStore {
     /// [`Error::Io`](crate::Error::Io) and its like if `output` fails, [`Error::ReadOnly`](crate::Error::ReadOnly) if a
     /// write or a sync failed earlier (then open the store again),
     /// [`Error::SnapshotTooLarge`](crate::Error::SnapshotTooLarge) if too much was changed meanwhile, and
-    /// [`Error::DamagedRecord`](crate::Error::DamagedRecord) if an entry does not read: a backup has all of them. What
-    /// was written by then is no backup, and a restoration refuses it.
+    /// [`Error::DamagedRecord`](crate::Error::DamagedRecord) if an entry, a turn or a note cannot be decoded: a backup has
+    /// all of them, so [`repair`](SessionStore::repair) the store first. What was written by then is no backup, and a
+    /// restoration refuses it.
     pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
         let snapshot = self.commits().snapshot()?;
         self.flush()?;
@@ -69,6 +70,8 @@ impl SessionStore {
         let zone = self.commits().engine()?.zone()?;
         self.put_record(&mut out, Kind::Store, &BackupStoreV1 { zone: zone.as_deref() })?;
         self.write_notes(&mut out, &mut report)?;
+        // Those that cannot be decoded are not among the turns of the snapshot.
+        self.commits().engine()?.turns()?.into_iter().try_for_each(|turn| turn.map(drop))?;
         for entry in snapshot {
             let (key, whole) = entry?;
             self.write_entry(&mut out, &key, &whole)?;
@@ -108,18 +111,14 @@ impl SessionStore {
     }
 
     fn write_notes<W: Write>(&self, out: &mut FrameWriter<W>, report: &mut BackupReport) -> Result<()> {
-        let engine = self.commits().engine()?;
-        let mut name = engine.next_note(None)?;
-        while let Some(found) = name {
-            if let Some(text) = engine.note(&found)? {
-                let mut parts = text.as_bytes().chunks(NOTE_PART).peekable();
-                while let Some(part) = parts.next() {
-                    let is_last = parts.peek().is_none();
-                    self.put_record(out, Kind::Note, &BackupNoteV1 { name: &found, part, is_last })?;
-                }
-                report.notes += 1;
+        for note in self.commits().engine()?.notes() {
+            let (name, text) = note?;
+            let mut parts = text.as_bytes().chunks(NOTE_PART).peekable();
+            while let Some(part) = parts.next() {
+                let is_last = parts.peek().is_none();
+                self.put_record(out, Kind::Note, &BackupNoteV1 { name: &name, part, is_last })?;
             }
-            name = engine.next_note(Some(&found))?;
+            report.notes += 1;
         }
         Ok(())
     }

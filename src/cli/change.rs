@@ -35,11 +35,12 @@ use super::{Exit, Format, with_store};
 ///   kept_suspended             expired entries kept because they are suspended
 ///   kept_active                … because work is in progress
 ///   guard_failed               … because nobody could say whether it is
-///   kept_unreadable            … because its record does not read
+///   kept_unreadable            … because a record of it cannot be decoded
 ///   touched_meanwhile          … because they were used during the pass
 ///   stale_rows_cleared         out-of-date index rows cleared on the way
 ///   oldest_protected_seconds   how long the oldest of those kept has been idle, or null
 ///   protected                  list of objects: the oldest of those kept (key; reason; idle_seconds)
+///   unreadable                 object: count, and the first of those records (list of objects: tree, key, reason)
 ///   entries_over_cap           entries above --max-entries that are left, because the rest are protected
 ///   live_bytes                 estimate of the bytes of all entries, if the config file has a cap on them, or null
 ///   bytes_over_cap             bytes above its low-water mark that are left, because the rest are protected

@@ -43,7 +43,7 @@ impl fmt::Display for Failure {
             // The operator typed it: here the raw text helps, where a log would have to redact it.
             Self::NoEntry(key) => write!(f, "no entry for this key: {}", key.as_str()),
             Self::NoSession(id) => write!(f, "no entry has this session id: {id}"),
-            Self::Unreadable(entries) => write!(f, "entries left out because they do not read: {entries}"),
+            Self::Unreadable(entries) => write!(f, "left out because they cannot be decoded: {entries}"),
             Self::NeedsYes { removed, entries } => write!(f, "this would remove {removed} of {entries} entries"),
             Self::Declined => write!(f, "nothing was removed"),
             Self::Exists { path, .. } => write!(f, "{} exists", path.display()),

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use cloakroom::{Clock, Filter, ResumeMark, SessionKey, SystemClock};
+use cloakroom::{Clock, Error, Filter, Listing, ResumeMark, SessionKey, SystemClock};
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::key::KeyArg;
+use super::list::none_unreadable;
 use super::output::{Columns, Out, clean, local, thousands, words};
 use super::{Exit, Format, with_store};
 
@@ -23,7 +24,9 @@ use super::{Exit, Format, with_store};
 ///   interrupted   true
 ///
 /// With --recover and --json, one object: resumable (list of keys), stale, suspended, orphaned (markers cleared,
-/// because they were too old, or their entry is suspended, or has another session).
+/// because they were too old, or their entry is suspended, or has another session), unreadable.
+///
+/// A marker or an entry that cannot be decoded is left out, and its marker stays; the exit code is then 1.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Turns {
@@ -40,6 +43,7 @@ struct Recovered<'a> {
     stale: u64,
     suspended: u64,
     orphaned: u64,
+    unreadable: u64,
 }
 
 impl Turns {
@@ -47,9 +51,10 @@ impl Turns {
         if let Some(max_age) = self.recover {
             let found = with_store(db, |store| Ok(store.recover_interrupted_turns(max_age)?))?;
             let (stale, suspended, orphaned) = (found.stale, found.suspended, found.orphaned);
+            let unreadable = found.unreadable.count;
             if self.format.json {
-                out.json(&Recovered { resumable: &found.resumable, stale, suspended, orphaned })?;
-                return Ok(Exit::Done);
+                out.json(&Recovered { resumable: &found.resumable, stale, suspended, orphaned, unreadable })?;
+                return none_unreadable(0, &found.unreadable);
             }
             let mut table = Columns::pairs();
             table.row(["resume pending", &thousands(found.resumable.len() as u64)]);
@@ -57,12 +62,12 @@ impl Turns {
             table.row(["cleared, suspended", &thousands(suspended)]);
             table.row(["cleared, another session", &thousands(orphaned)]);
             table.print(out)?;
-            return Ok(Exit::Done);
+            return none_unreadable(0, &found.unreadable);
         }
-        let turns = with_store(db, |store| Ok(store.turns()?))?;
+        let Listing { items: turns, unreadable, .. } = with_store(db, |store| Ok(store.turns()?))?;
         if self.format.json {
             turns.iter().try_for_each(|turn| out.json(turn))?;
-            return Ok(Exit::Done);
+            return none_unreadable(0, &unreadable);
         }
         let mut table = Columns::new(&["BEGAN", "AGO", "TOKEN", "KEY"], &[]);
         let now = SystemClock::new().now();
@@ -72,14 +77,14 @@ impl Turns {
         }
         table.print(out)?;
         out.line(format_args!("{} interrupted turns", thousands(turns.len() as u64)))?;
-        Ok(Exit::Done)
+        none_unreadable(0, &unreadable)
     }
 }
 
 /// List the sessions that the next message continues, mark one, or take a mark back.
 ///
-/// With --json, without a key, one object a line: session_key, updated_at, reason, marked_at (or null). With a key,
-/// one object: session_key, resume_pending.
+/// With --json, without a key, one object a line: session_key, updated_at, reason, marked_at (or null); an entry that
+/// cannot be decoded is left out, and the exit code is 1. With a key, one object: session_key, resume_pending.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct ResumePending {
@@ -122,11 +127,20 @@ impl ResumePending {
 
     fn list(&self, db: &Path, out: &mut Out) -> Result<Exit> {
         let mut table = Columns::new(&["LAST ACTIVE", "REASON", "KEY"], &[]);
-        with_store(db, |store| {
-            for summary in store.iter(Filter::default())? {
+        let (told, unreadable) = with_store(db, |store| {
+            let mut unreadable = 0;
+            let mut entries = store.iter(Filter::default())?;
+            for summary in &mut entries {
                 let summary = summary?;
-                let Some(entry) = summary.resume_pending.then(|| store.get(&summary.key)).transpose()?.flatten() else {
-                    continue;
+                let entry = match summary.resume_pending.then(|| store.get(&summary.key)).transpose() {
+                    Ok(Some(Some(entry))) => entry,
+                    Ok(_) => continue,
+                    Err(error @ Error::DamagedRecord { .. }) => {
+                        tracing::warn!(%error, "left out");
+                        unreadable += 1;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
                 };
                 let reason = entry.details.resume_reason.as_deref();
                 if self.format.json {
@@ -138,8 +152,11 @@ impl ResumePending {
                     table.row([local(entry.updated_at).as_str(), reason.unwrap_or("-"), entry.key.as_str()]);
                 }
             }
-            if self.format.json { Ok(()) } else { table.print(out) }
+            if !self.format.json {
+                table.print(out)?;
+            }
+            Ok((unreadable, entries.unreadable().clone()))
         })?;
-        Ok(Exit::Done)
+        none_unreadable(told, &unreadable)
     }
 }

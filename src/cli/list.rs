@@ -8,7 +8,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{Clock, Error, Filter, SessionEntry, SessionId, SessionKey, SessionStore, SystemClock, Timestamp};
+use cloakroom::{
+    Clock, Error, Filter, SessionEntry, SessionId, SessionKey, SessionStore, SystemClock, Timestamp, Unreadable,
+};
 
 use super::failure::Failure;
 use super::output::{Columns, Out, local, shorten, thousands, words};
@@ -37,7 +39,7 @@ const NAME: usize = 28;
 ///   total_tokens     tokens used by this run
 ///   extras_bytes     bytes of JSON kept with the entry and not read
 ///
-/// An entry that does not read is left out; the others are listed, and the exit code is 1.
+/// An entry that cannot be decoded is left out; the others are listed, and the exit code is 1.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct List {
@@ -102,7 +104,8 @@ impl List {
             let mut rows = Rows::new(now, self.format.json);
             let mut more = false;
             let mut unreadable = 0;
-            for summary in store.iter(filter)? {
+            let mut entries = store.iter(filter)?;
+            for summary in &mut entries {
                 if rows.shown >= limit {
                     more = true;
                     break;
@@ -119,17 +122,31 @@ impl List {
             }
             let hint = if more { " (--limit shows more)" } else { "" };
             rows.end(&format!("{} of {} entries{hint}", thousands(rows.shown as u64), thousands(store.len())), out)?;
-            if unreadable > 0 {
-                return Err(Failure::Unreadable(unreadable).into());
-            }
-            Ok(Exit::Done)
+            none_unreadable(unreadable, entries.unreadable())
         })
+    }
+}
+
+/// Names what was left out.
+pub(super) fn name(unreadable: &Unreadable) {
+    for record in &unreadable.first {
+        tracing::warn!(tree = record.tree, key = record.key, reason = record.reason, "left out");
+    }
+}
+
+/// How a command ends that may have left something out: `told` were named already.
+pub(super) fn none_unreadable(told: u64, unreadable: &Unreadable) -> Result<Exit> {
+    name(unreadable);
+    match told + unreadable.count {
+        0 => Ok(Exit::Done),
+        records => Err(Failure::Unreadable(records).into()),
     }
 }
 
 /// List the entries whose live session has this id.
 ///
-/// Several keys may share an id: a cron job and its run. With --json, one object a line, as in `list`.
+/// Several keys may share an id: a cron job and its run. With --json, one object a line, as in `list`, and what cannot be
+/// decoded is left out likewise.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Find {
@@ -144,16 +161,16 @@ impl Find {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         with_store(db, |store: &SessionStore| {
             let found = store.find_by_session_id(&self.id)?;
-            if found.is_empty() {
+            if found.items.is_empty() && found.unreadable.is_empty() {
                 return Err(Failure::NoSession(self.id).into());
             }
             let mut rows = Rows::new(now(), self.format.json);
-            for entry in &found {
+            for entry in &found.items {
                 rows.show(entry, out)?;
             }
             let line = format!("{} of {} entries", thousands(rows.shown as u64), thousands(store.len()));
             rows.end(&line, out)?;
-            Ok(Exit::Done)
+            none_unreadable(0, &found.unreadable)
         })
     }
 }

@@ -199,6 +199,8 @@ fn changes(repaired: &Repairs) -> impl Iterator<Item = (&'static str, u64)> {
         ("chunks removed", repaired.chunks_removed),
         ("turns removed", repaired.turns_removed),
         ("rows of late activity lost", repaired.journal_rows_lost),
+        ("notes of imported files lost", repaired.notes_lost),
+        ("time zone of the last import lost", u64::from(repaired.zone_lost)),
         ("note of changes under way removed", u64::from(repaired.intent_removed)),
         ("counter corrected", u64::from(repaired.count_corrected)),
         ("rows put into quarantine", repaired.quarantined),

@@ -7,9 +7,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{Error, Filter, SessionStore};
+use cloakroom::{Error, Filter, SessionStore, Timestamp, Unreadable};
 
-use super::failure::Failure;
+use super::list::{name, none_unreadable};
 use super::output::{Columns, Out, local, size, thousands};
 use super::{Exit, Format, with_store};
 
@@ -28,7 +28,7 @@ const UNKNOWN: &str = "unknown";
 ///   resume_pending   how many are to be resumed
 ///   by_platform      object: platform → entries; `unknown` where it is not known
 ///   by_chat_type     object: chat type → entries, likewise
-///   unreadable       entries that do not read and are left out of the counts above; the exit code is then 1
+///   unreadable       entries that cannot be decoded and are left out of the counts above; the exit code is then 1
 ///   last_commit      the number of the newest commit that changed something
 ///   pending          changes that wait for their commit
 #[derive(Debug, Args)]
@@ -40,8 +40,12 @@ pub(super) struct Stats {
 
 #[derive(Serialize)]
 struct Figures {
-    #[serde(flatten)]
-    store: cloakroom::Stats,
+    entries: u64,
+    bytes_on_disk: u64,
+    pending: usize,
+    last_commit: u64,
+    oldest: Option<Timestamp>,
+    newest: Option<Timestamp>,
     #[serde(flatten)]
     counts: Counts,
 }
@@ -58,23 +62,24 @@ struct Counts {
 impl Stats {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         with_store(db, |store| {
-            let figures = Figures { store: store.stats()?, counts: count(store)? };
+            let cloakroom::Stats { entries, bytes_on_disk, pending, last_commit, oldest, newest, .. } =
+                store.stats()?;
+            let counts = count(store)?;
+            let figures = Figures { entries, bytes_on_disk, pending, last_commit, oldest, newest, counts };
             if self.format.json {
                 out.json(&figures)?
             } else {
                 print(&figures, out)?
             }
-            match figures.counts.unreadable {
-                0 => Ok(Exit::Done),
-                entries => Err(Failure::Unreadable(entries).into()),
-            }
+            none_unreadable(figures.counts.unreadable, &Unreadable::default())
         })
     }
 }
 
 fn count(store: &SessionStore) -> Result<Counts> {
     let mut counts = Counts::default();
-    for summary in store.iter(Filter::default())? {
+    let mut entries = store.iter(Filter::default())?;
+    for summary in &mut entries {
         let summary = summary?;
         let entry = match store.get(&summary.key) {
             Ok(Some(entry)) => entry,
@@ -91,6 +96,9 @@ fn count(store: &SessionStore) -> Result<Counts> {
         add(&mut counts.by_platform, entry.details.platform);
         add(&mut counts.by_chat_type, entry.details.chat_type);
     }
+    let unreadable = entries.unreadable();
+    name(unreadable);
+    counts.unreadable += unreadable.count;
     Ok(counts)
 }
 
@@ -98,15 +106,16 @@ fn add(counts: &mut BTreeMap<String, u64>, name: Option<String>) {
     *counts.entry(name.unwrap_or_else(|| UNKNOWN.into())).or_default() += 1;
 }
 
-fn print(Figures { store, counts }: &Figures, out: &mut Out) -> Result<()> {
+fn print(figures: &Figures, out: &mut Out) -> Result<()> {
+    let counts = &figures.counts;
     let mut table = Columns::pairs();
     let mut row = |name: &str, value: &str| table.row([name, value]);
-    row("entries", &thousands(store.entries));
-    row("on disk", &size(store.bytes_on_disk));
-    if let Some(newest) = store.newest {
+    row("entries", &thousands(figures.entries));
+    row("on disk", &size(figures.bytes_on_disk));
+    if let Some(newest) = figures.newest {
         row("newest", &local(newest));
     }
-    if let Some(oldest) = store.oldest {
+    if let Some(oldest) = figures.oldest {
         row("oldest", &local(oldest));
     }
     row("suspended", &thousands(counts.suspended));

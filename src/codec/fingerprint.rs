@@ -17,7 +17,7 @@ use crate::key::SessionKey;
 pub(crate) struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    /// The greatest: no row of a bucket is behind its.
+    /// The last one in the order of the trees.
     pub(crate) const LAST: Self = Self([0xff; 16]);
 
     pub(crate) fn as_bytes(&self) -> &[u8; 16] {

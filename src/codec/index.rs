@@ -16,6 +16,14 @@ impl Bucket {
         Self(u32::try_from(time.as_micros() / MICROS_PER_BUCKET).unwrap_or(u32::MAX))
     }
 
+    /// The last one.
+    pub(crate) const LAST: Self = Self(u32::MAX);
+
+    /// That of a row of `by_updated_at`, whatever follows it there.
+    pub(crate) fn of_row(row: &[u8]) -> Option<Self> {
+        row.first_chunk().map(|bucket| Self(u32::from_be_bytes(*bucket)))
+    }
+
     /// Its first moment.
     pub(crate) fn start(self) -> Timestamp {
         Timestamp::from_micros(i64::from(self.0) * MICROS_PER_BUCKET)

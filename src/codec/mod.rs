@@ -89,6 +89,14 @@ pub(crate) enum CodecError {
     TooLong(usize),
     #[error("the record points to details that are not there")]
     NoDetails,
+    #[error("the row is missing")]
+    Missing,
+    #[error("the row leads to another key")]
+    WrongKey,
+    #[error("chunk {0} is missing")]
+    NoChunk(u32),
+    #[error("the text is no JSON")]
+    NoJson,
 }
 
 /// bincode's settings; the limit bounds what a damaged length can make it allocate. bincode counts what it decodes to,

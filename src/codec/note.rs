@@ -14,6 +14,11 @@ impl NoteRow {
         [Self::ALL, name.as_bytes(), &[0]].concat()
     }
 
+    /// Where the rows of the next note begin at the earliest.
+    pub(crate) fn after(name: &str) -> Vec<u8> {
+        [Self::ALL, name.as_bytes(), &[1]].concat()
+    }
+
     /// The rows that hold `text`, in order.
     pub(crate) fn encode_all(name: &str, text: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         let prefix = Self::prefix(name);
@@ -25,7 +30,7 @@ impl NoteRow {
     pub(crate) fn decode(row: &[u8]) -> Result<(&str, u32), CodecError> {
         let rest = row.strip_prefix(Self::ALL).ok_or(CodecError::Short)?;
         let (rest, chunk) = rest.split_last_chunk::<4>().ok_or(CodecError::Short)?;
-        let name = rest.strip_suffix(&[0]).ok_or(CodecError::Short)?;
+        let name = rest.strip_suffix(&[0]).filter(|name| !name.contains(&0)).ok_or(CodecError::Short)?;
         Ok((std::str::from_utf8(name)?, u32::from_be_bytes(*chunk)))
     }
 

@@ -32,7 +32,7 @@ impl EntryLock<'_> {
     /// The cold record.
     pub(crate) fn cold(&self) -> Result<Option<Arc<Cold>>> {
         match self.slot() {
-            Some(slot) if slot.hot.is_some() => read_cold(self.engine, &slot.key, Some(slot)),
+            Some(slot) if slot.hot.is_some() => read_cold(self.engine, &slot.key, Some(slot)).map(Some),
             _ => Ok(None),
         }
     }

@@ -31,6 +31,7 @@ use crate::key::{SessionId, SessionKey};
 use crate::storage::{Engine, Writer};
 use crate::sync::{Inbox, JoinHandle, Mutex, Sender, ThreadId, answer, current, spawn};
 use crate::time::Clock;
+use crate::unreadable::Unreadable;
 
 use committer::{Committer, Order};
 pub(crate) use entry_lock::EntryLock;
@@ -39,6 +40,7 @@ use pending::Pending;
 use receipt::Progress;
 pub use receipt::Receipt;
 pub(crate) use snapshot::{Snapshot, Whole};
+pub(crate) use turns::Marker;
 use turns::Turns;
 
 /// What the callers and the committer share.
@@ -78,7 +80,15 @@ impl Commits {
         let mark = writer.mark();
         let (kick, orders, inbox) = Inbox::new();
         let progress = Arc::new(Progress::new(engine.path().to_path_buf(), mark.commit, kick));
-        let turns = Turns::new(engine.turns()?, mark.commit);
+        let mut unreadable = Unreadable::default();
+        let mut turns = Vec::new();
+        for turn in engine.turns()? {
+            turns.extend(unreadable.pass(turn)?);
+        }
+        if !unreadable.is_empty() {
+            tracing::warn!(?unreadable, "turns of the last opening cannot be decoded");
+        }
+        let turns = Turns::new(turns, mark.commit);
         let pending = Pending::new(mark.commit, mark.count, turns, settings.cached_entries, Arc::clone(&progress));
         let path = engine.path().to_path_buf();
         let last_checkpoint = clock.monotonic();
@@ -198,11 +208,13 @@ impl Commits {
     }
 
     /// Keys that have this id, or had it when their last change was applied. Each is to be looked at.
-    pub(crate) fn candidates_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
+    pub(crate) fn candidates_of_id(&self, id: &SessionId, unreadable: &mut Unreadable) -> Result<Vec<SessionKey>> {
         // Memory first: what leaves it is in the tree by then.
         let Core { engine, pending, .. } = self.core()?;
         let mut keys = pending.keys_of_new_id(id);
-        keys.extend(engine.keys_of_id(id)?);
+        for key in engine.keys_of_id(id)? {
+            keys.extend(unreadable.pass(key)?);
+        }
         keys.sort_unstable();
         keys.dedup();
         Ok(keys)

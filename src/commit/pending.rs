@@ -269,7 +269,7 @@ impl Pending {
         let mut shard = self.shard(entry).lock();
         let slot = shard.find(entry).and_then(|place| shard.slot(place));
         let Some(hot) = slot.map_or_else(|| engine.hot(entry), |slot| Ok(slot.hot))? else { return Ok(None) };
-        let Some(cold) = read_cold(engine, key, slot)? else { return Ok(None) };
+        let cold = read_cold(engine, key, slot)?;
         let extras = with_extras.then(|| read_extras(engine, key, &cold, slot)).transpose()?;
         Ok(Some(Peeked { hot, cold, extras: extras.unwrap_or_default() }))
     }
@@ -283,36 +283,36 @@ pub(crate) struct Peeked {
     pub(crate) extras: Extras,
 }
 
-/// The cold record in memory, or the one on disk, whose bytes its slot keeps.
-pub(super) fn read_cold(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Option<Arc<Cold>>> {
+/// The cold record of an entry that has a hot one: that in memory, or the one on disk, whose bytes its slot keeps.
+pub(super) fn read_cold(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Arc<Cold>> {
     if let Some(new) = slot.and_then(|slot| slot.cold.as_ref()) {
-        return Ok(Some(Arc::clone(&new.cold)));
+        return Ok(Arc::clone(&new.cold));
     }
     if let Some(stored) = slot.and_then(|slot| slot.stored.get()) {
-        return Ok(Some(Arc::new(engine.decode_cold(key, stored)?)));
+        return Ok(Arc::new(engine.decode_cold(key, stored)?));
     }
-    let Some(stored) = engine.stored_cold(key)? else { return Ok(None) };
+    let stored = engine.stored_cold(key)?.ok_or_else(|| engine.missing_record("sessions", key))?;
     let cold = engine.decode_cold(key, &stored)?;
     if let Some(slot) = slot.filter(|_| stored.len() <= MAX_KEPT_BYTES) {
         // There is none yet, or it would have been taken.
         let _ = slot.stored.set(stored);
     }
-    Ok(Some(Arc::new(cold)))
+    Ok(Arc::new(cold))
 }
 
 /// A cold record, and the JSON of its extras.
-pub(super) type Rest = Option<(Arc<Cold>, Option<Arc<[u8]>>)>;
+pub(super) type Rest = (Arc<Cold>, Option<Arc<[u8]>>);
 
 /// What there is of an entry beside its hot record, in memory or on disk.
 pub(super) fn read_rest(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Rest> {
-    let Some(cold) = read_cold(engine, key, slot)? else { return Ok(None) };
+    let cold = read_cold(engine, key, slot)?;
     let new = slot.and_then(|slot| slot.cold.as_ref());
     let blob = match (new.and_then(|new| new.blob_of(&cold)), cold.extras) {
         (Some(blob), _) => Some(Arc::clone(blob)),
         (None, Some(at)) => Some(engine.blob(key, at)?.into()),
         (None, None) => None,
     };
-    Ok(Some((cold, blob)))
+    Ok((cold, blob))
 }
 
 /// The extras in memory, or those on disk.
@@ -348,11 +348,11 @@ mod tests {
         let shared = SessionId::new("shared").unwrap();
         store.switch(&a, shared.clone()).unwrap().unwrap();
         store.switch(&b, shared.clone()).unwrap().unwrap();
-        assert_eq!((known(), store.find_by_session_id(&shared).unwrap().len()), (3, 2));
+        assert_eq!((known(), store.find_by_session_id(&shared).unwrap().items.len()), (3, 2));
         store.remove(&b).unwrap();
         assert_eq!(known(), 2);
         store.flush().unwrap();
-        assert_eq!((known(), store.find_by_session_id(&shared).unwrap().len()), (0, 1));
+        assert_eq!((known(), store.find_by_session_id(&shared).unwrap().items.len()), (0, 1));
         store.reset(&c).unwrap();
         store.flush().unwrap();
         assert_eq!(known(), 0);

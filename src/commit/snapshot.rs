@@ -53,6 +53,8 @@ pub(crate) struct Snapshot<'a> {
     engine: &'a Engine,
     kept: Arc<Kept>,
     keys: std::vec::IntoIter<SessionKey>,
+    /// Rows of the tree whose key is none, to be told next.
+    unreadable: Vec<Error>,
     last: Option<SessionKey>,
     /// The tree has ended: what comes behind by now was not there at the moment.
     is_end: bool,
@@ -60,13 +62,19 @@ pub(crate) struct Snapshot<'a> {
 
 impl<'a> Snapshot<'a> {
     pub(super) fn new(pending: &'a Pending, engine: &'a Engine, kept: Arc<Kept>) -> Self {
-        Self { pending, engine, kept, keys: Vec::new().into_iter(), last: None, is_end: false }
+        Self { pending, engine, kept, keys: Vec::new().into_iter(), unreadable: Vec::new(), last: None, is_end: false }
     }
 
     /// The keys that come next. Some may be of entries that were not there at the moment.
     fn read_keys(&mut self) -> Result<()> {
         // The tree first: a key that has left it by then was kept before it did.
-        let mut keys = self.engine.keys(self.last.as_ref(), "", KEYS_AT_A_TIME)?;
+        let mut keys = Vec::with_capacity(KEYS_AT_A_TIME);
+        for key in self.engine.keys(self.last.as_ref(), "", KEYS_AT_A_TIME)? {
+            match key {
+                Ok(key) => keys.push(key),
+                Err(error) => self.unreadable.push(error),
+            }
+        }
         self.is_end = keys.len() < KEYS_AT_A_TIME;
         let others = self.kept.keys_after(self.last.as_ref(), keys.last().filter(|_| !self.is_end))?;
         keys.extend(others);
@@ -83,16 +91,26 @@ impl<'a> Snapshot<'a> {
         let slot = shard.find(entry).and_then(|place| shard.slot(place));
         let (hot, rest) = match self.kept.pass(key)? {
             Some(Before { hot, rest }) => (hot, rest),
-            None => (slot.map_or_else(|| self.engine.hot(entry), |slot| Ok(slot.hot))?, None),
+            None => (slot.map_or_else(|| self.hot_on_disk(key, entry), |slot| Ok(slot.hot))?, None),
         };
         let Some(hot) = hot else { return Ok(None) };
-        let rest = rest.map_or_else(|| read_rest(self.engine, key, slot), |rest| *rest)?;
-        let Some((cold, blob)) = rest else { return Ok(None) };
+        let (cold, blob) = rest.map_or_else(|| read_rest(self.engine, key, slot), |rest| *rest)?;
         let turn = self.kept.turns.get(&entry).filter(|turn| turn.session_id == cold.session_id).cloned();
         Ok(Some(Whole { hot, cold, blob, turn }))
     }
 }
 
+impl Snapshot<'_> {
+    /// The hot record of an entry of which nothing is in memory.
+    fn hot_on_disk(&self, key: &SessionKey, entry: Fingerprint) -> Result<Option<Hot>> {
+        match self.engine.hot(entry)? {
+            None if self.engine.contains(key)? => Err(self.engine.missing_record("activity", key)),
+            hot => Ok(hot),
+        }
+    }
+}
+
+/// A record that cannot be decoded is an error of its own, and the other entries follow.
 impl Iterator for Snapshot<'_> {
     type Item = Result<(SessionKey, Whole)>;
 
@@ -101,6 +119,9 @@ impl Iterator for Snapshot<'_> {
             return Some(Err(Error::Forked { path: self.engine.path().to_path_buf() }));
         }
         loop {
+            if let Some(error) = self.unreadable.pop() {
+                return Some(Err(error));
+            }
             let Some(key) = self.keys.next() else {
                 if self.is_end {
                     return None;
@@ -165,7 +186,7 @@ impl Snapshots {
         slot.kept = (newest, is_all);
         let open = self.open.lock().clone();
         for kept in open.iter().filter(|kept| kept.lacks(&slot.key, is_all)) {
-            // An entry that does not read is the reader's error, not that of who changes it.
+            // A record that cannot be decoded is the error of the reader, not of the change.
             let rest = (is_all && slot.hot.is_some()).then(|| read_rest(engine, &slot.key, Some(slot)));
             kept.keep(slot, rest);
         }
@@ -204,7 +225,7 @@ struct Before {
 impl Before {
     fn bytes(&self, key: &SessionKey) -> usize {
         let rest = match self.rest.as_deref() {
-            Some(Ok(Some((_, blob)))) => COLD_BYTES + blob.as_deref().map_or(0, <[u8]>::len),
+            Some(Ok((_, blob))) => COLD_BYTES + blob.as_deref().map_or(0, <[u8]>::len),
             _ => 0,
         };
         KEPT_BYTES + key.as_str().len() + rest

@@ -14,10 +14,11 @@ use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Times, write_entry};
 use crate::json;
 use crate::store::{SessionStore, entry};
+use crate::unreadable::Unreadable;
 use crate::zone::TimeZone;
 
 /// What an export wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ExportReport {
     /// Entries.
@@ -28,6 +29,8 @@ pub struct ExportReport {
     pub nulls: u64,
     /// Where naive times are at home.
     pub zone: TimeZone,
+    /// Entries and notes that are left out because they cannot be decoded.
+    pub unreadable: Unreadable,
 }
 
 impl SessionStore {
@@ -38,20 +41,23 @@ impl SessionStore {
     /// differs. An entry of the other gateway is written with the names of this one; fields that only the other knows
     /// keep theirs.
     ///
+    /// An entry or a note that cannot be decoded is left out and counted; the others follow.
+    ///
     /// All entries are of one moment, the one at which the call begins, and the notes of a moment soon after. Memory
     /// grows with what is changed meanwhile, as that of a [`backup`](SessionStore::backup) does, and not with the store.
     ///
     /// # Errors
     /// [`Error::Io`] if `output` fails, [`Error::TimeZone`] if the zone that the store remembers is not known here,
-    /// [`Error::SnapshotTooLarge`] if too much was changed meanwhile, and the errors of the store.
+    /// [`Error::DamagedRecord`] if that zone cannot be decoded (then name it in the options), [`Error::SnapshotTooLarge`] if
+    /// too much was changed meanwhile, and the errors of the store.
     pub fn export(&self, output: impl Write, options: &ExportOptions) -> Result<ExportReport> {
-        let zone = match (options.zone, self.commits().engine()?.zone()?) {
-            (Some(zone), _) => zone,
-            (None, Some(name)) => name.parse()?,
-            (None, None) => TimeZone::local(),
+        let mut unreadable = Unreadable::default();
+        let zone = match options.zone {
+            Some(zone) => zone,
+            None => self.remembered_zone(options.format, &mut unreadable)?,
         };
         let entries = self.commits().snapshot()?;
-        let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone };
+        let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone, unreadable };
         let mut run = Run { store: self, out: BufWriter::new(output), report };
         match options.format {
             ExportFormat::Hermes => run.object(entries, Times { gateway: Gateway::Hermes, zone })?,
@@ -60,6 +66,13 @@ impl SessionStore {
         }
         run.out.flush().map_err(write_failed)?;
         Ok(run.report)
+    }
+
+    /// The zone of the last import. Where it is lost, no times are written that need one: they would be hours off.
+    fn remembered_zone(&self, format: ExportFormat, unreadable: &mut Unreadable) -> Result<TimeZone> {
+        let zone = self.commits().engine()?.zone();
+        let zone = if format == ExportFormat::Jsonl { unreadable.pass(zone)?.flatten() } else { zone? };
+        zone.map_or_else(|| Ok(TimeZone::local()), |name| name.parse())
     }
 }
 
@@ -84,14 +97,11 @@ struct Line<'a> {
 impl<W: Write> Run<'_, W> {
     fn object(&mut self, entries: Snapshot<'_>, times: Times) -> Result<()> {
         self.put("{")?;
-        let engine = self.store.commits().engine()?;
-        let mut name = engine.next_note(None)?;
-        while let Some(found) = name {
-            if let Some(text) = engine.note(&found)? {
-                self.member(&found, &text)?;
+        for note in self.store.commits().engine()?.notes() {
+            if let Some((name, text)) = self.report.unreadable.pass(note)? {
+                self.member(&name, &text)?;
                 self.report.notes += 1;
             }
-            name = engine.next_note(Some(&found))?;
         }
         self.for_each(entries, |run, entry, extras| {
             let fields = write_entry(entry, extras, times);
@@ -133,8 +143,9 @@ impl<W: Write> Run<'_, W> {
     ) -> Result<()> {
         let engine = self.store.commits().engine()?;
         for read in entries {
-            let (key, whole) = read?;
-            let extras = whole.extras().map_err(|e| engine.damaged_extras(&key, e))?;
+            let Some((key, whole)) = self.report.unreadable.pass(read)? else { continue };
+            let extras = whole.extras().map_err(|e| engine.damaged_extras(&key, e));
+            let Some(extras) = self.report.unreadable.pass(extras)? else { continue };
             each(self, &mut entry(&key, &whole.hot, Arc::unwrap_or_clone(whole.cold)), &extras)?;
             self.report.entries += 1;
         }

@@ -30,6 +30,8 @@ pub(super) enum Bad {
     TooLong(u64),
     #[error("it needs {bytes} bytes in the store, and {limit} is the limit")]
     TooLarge { bytes: usize, limit: usize },
+    #[error("the store has an entry under its key whose {0} record cannot be decoded: repair the store")]
+    Unreadable(&'static str),
     #[error("{0}")]
     Json(JsonError),
     #[error("it is no object, but {0}")]

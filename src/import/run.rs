@@ -21,6 +21,7 @@ use crate::json;
 use crate::key::{MAX_KEY_BYTES, SessionKey};
 use crate::store::SessionStore;
 use crate::time::Timestamp;
+use crate::unreadable::Unreadable;
 use crate::zone::TimeZone;
 
 /// Later than this after now, a time is taken for an error of the clock.
@@ -258,7 +259,11 @@ impl<'q, T: Target> Run<'q, T> {
                         self.keep_zone(fate, is_naive)
                     }
                     Err(Error::TooLarge { bytes, limit, .. }) => self.set_aside(item, &Bad::TooLarge { bytes, limit }),
-                    Err(error) => Err(error),
+                    // What the store has under this key may be saved by a repair, so it stays.
+                    Err(error) => match Unreadable::split::<()>(Err(error))? {
+                        Ok(()) => Ok(()),
+                        Err(record) => self.set_aside(item, &Bad::Unreadable(record.tree)),
+                    },
                 }
             }
             Err(bad) => {

@@ -7,6 +7,7 @@ use super::report::ImportReport;
 use super::seen::{Mark, Seen};
 use crate::error::Result;
 use crate::store::SessionStore;
+use crate::unreadable::if_readable;
 
 /// Takes what a file holds, in its order.
 pub(super) trait Target {
@@ -122,9 +123,10 @@ impl Target for Open<'_> {
     }
 
     fn put_note(&mut self, name: String, text: String) -> Result<bool> {
-        let there = self.store.commits().engine()?.note(&name)?;
-        if self.on_conflict == OnConflict::Keep && there.is_some() {
-            return Ok(there == Some(text));
+        // One that cannot be decoded is there, too.
+        let there = if_readable(self.store.commits().engine()?.note(&name))?;
+        if self.on_conflict == OnConflict::Keep && there != Some(None) {
+            return Ok(there == Some(Some(text)));
         }
         if !self.dry_run {
             self.store.commits().set_note(name, text)?;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::by_time::{Order, Piece};
 use crate::clock_check::{Checked, is_ahead};
 use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, SUSPENDED};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::events::{EventKind, PruneReason};
 use crate::key::SessionKey;
 use crate::meter;
@@ -66,6 +67,7 @@ impl<'a> Pass<'a> {
         if !self.report.stopped {
             self.remove_excess(&go_on)?;
         }
+        self.report.kept_unreadable = self.report.unreadable.count;
         self.report.entries_over_cap = self.entries_over();
         self.report.live_bytes = self.live_bytes.map(|bytes| bytes.saturating_sub(self.freed_bytes));
         if self.report.dry_run {
@@ -83,7 +85,8 @@ impl<'a> Pass<'a> {
     fn remove_old(&mut self, cutoff: Timestamp, go_on: &impl Fn() -> bool) -> Result<()> {
         let mut after = None;
         loop {
-            let rows = self.store.commits().engine()?.oldest_rows(after.as_ref(), Bucket::of(cutoff), BATCH)?;
+            let (engine, last) = (self.store.commits().engine()?, Bucket::of(cutoff));
+            let rows = engine.oldest_rows(after.as_ref(), last, BATCH, &mut self.report.unreadable)?;
             let Some(last) = rows.last().copied() else { return self.remove_wrong(cutoff, go_on) };
             if !go_on() {
                 self.report.stopped = true;
@@ -121,12 +124,13 @@ impl<'a> Pass<'a> {
         for row in rows {
             let seen_at = self.store.commits().open_commit();
             // An entry that is gone or has moved on. Whether the row is out of date on disk too, the committer knows.
-            let Some(hot) = self.look(row)? else {
-                doubtful.push(row);
-                continue;
-            };
-            if hot.updated_at < cutoff {
-                self.decide(row.entry, hot, seen_at, PruneReason::Age)?;
+            match self.report.unreadable.pass(self.look(row))? {
+                Some(Some(hot)) if hot.updated_at < cutoff => {
+                    self.decide(row.entry, hot, seen_at, PruneReason::Age)?;
+                }
+                Some(None) => doubtful.push(row),
+                // Not expired, or nobody knows.
+                Some(Some(_)) | None => {}
             }
         }
         if !self.report.dry_run {
@@ -147,18 +151,16 @@ impl<'a> Pass<'a> {
         let high = self.policy.max_disk_bytes;
         let too_large =
             high.zip(self.live_bytes).is_some_and(|(high, live)| live.saturating_sub(self.freed_bytes) > high);
-        let mut after: Option<ActivityRow> = None;
+        let mut after = None;
         let mut wrong = self.wrong_by_rank();
         loop {
             if self.over_cap(too_large).is_none() {
                 break;
             }
-            let engine = self.store.commits().engine()?;
-            let next = engine.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), 1)?;
-            let next = next.first().map(|row| row.bucket);
+            let next = self.store.commits().engine()?.oldest_bucket(after)?;
             let next_wrong = wrong.first().map(|(rank, _)| Bucket::of(*rank));
             let Some(bucket) = next.into_iter().chain(next_wrong).min() else { break };
-            after = Some(ActivityRow { bucket, entry: Fingerprint::LAST });
+            after = Some(bucket);
             if !go_on() {
                 self.report.stopped = true;
                 break;
@@ -183,37 +185,51 @@ impl<'a> Pass<'a> {
         wrong.map(|(used_at, entry)| (used_at.saturating_sub(WRONG_YIELDS), *entry)).collect()
     }
 
-    /// One bucket, its entries by their exact time, and the `wrong` ones that have their place there.
+    /// One bucket: first the `wrong` entries that have their place there, then its own by their exact time.
     fn bucket(
         &mut self,
         bucket: Bucket,
-        wrong: Vec<(Timestamp, Fingerprint)>,
+        mut wrong: Vec<(Timestamp, Fingerprint)>,
         too_large: bool,
         go_on: &impl Fn() -> bool,
     ) -> Result<()> {
         let seen_at = self.store.commits().open_commit();
-        let mut entries = Vec::new();
-        for entry in self.store.commits().engine()?.bucket_entries(bucket)? {
-            let Some(hot) = self.look(ActivityRow { bucket, entry })? else { continue };
-            let has_other_place = is_ahead(hot.updated_at, self.now.wall) && self.store.clock_check().is_wrong(entry);
-            if !has_other_place && self.report.cutoff.is_none_or(|cutoff| hot.updated_at >= cutoff) {
-                entries.push((hot.updated_at, entry, hot));
+        wrong.sort_unstable();
+        for (_, entry) in wrong {
+            let Some(due) = self.over_cap(too_large) else { return Ok(()) };
+            if let Some(hot) = self.look_at_wrong(entry)? {
+                self.decide(entry, hot, seen_at, due)?;
             }
         }
-        for (rank, entry) in wrong {
-            entries.extend(self.look_at_wrong(entry)?.map(|hot| (rank, entry, hot)));
-        }
-        entries.sort_unstable_by_key(|(rank, entry, _)| (*rank, *entry));
-        for (n, (_, entry, hot)) in entries.into_iter().enumerate() {
-            // An import may have put everything into one bucket.
-            if n % BATCH == BATCH - 1 && !go_on() {
+        let (cutoff, now) = (self.report.cutoff, self.now.wall);
+        // An import may have put everything into one bucket. Each further piece costs a look at all of it again.
+        let mut limit = BATCH.max(usize::try_from(self.entries_over()).unwrap_or(usize::MAX));
+        let mut after = None;
+        loop {
+            let seen_at = self.store.commits().open_commit();
+            let (order, unreadable) = (Order::OldestFirst, &mut self.report.unreadable);
+            // What lies ahead has its place elsewhere.
+            let wanted =
+                |hot: &Hot| cutoff.is_none_or(|cutoff| hot.updated_at >= cutoff) && !is_ahead(hot.updated_at, now);
+            let piece = self.store.first_of_bucket((bucket, order), after, limit, unreadable, go_on, wanted)?;
+            let Some(Piece { rows, is_cut }) = piece else {
                 self.report.stopped = true;
-                break;
+                return Ok(());
+            };
+            for (n, (entry, hot)) in rows.into_iter().enumerate() {
+                if n % BATCH == BATCH - 1 && !go_on() {
+                    self.report.stopped = true;
+                    return Ok(());
+                }
+                let Some(due) = self.over_cap(too_large) else { return Ok(()) };
+                after = Some(order.place(hot.updated_at, entry));
+                self.decide(entry, hot, seen_at, due)?;
             }
-            let Some(due) = self.over_cap(too_large) else { break };
-            self.decide(entry, hot, seen_at, due)?;
+            if !is_cut {
+                return Ok(());
+            }
+            limit = limit.saturating_mul(8);
         }
-        Ok(())
     }
 
     /// The cap that more has to go for.
@@ -234,7 +250,9 @@ impl<'a> Pass<'a> {
 
     /// Decides on an entry that is due.
     fn decide(&mut self, entry: Fingerprint, seen: Hot, seen_at: u64, due: PruneReason) -> Result<()> {
-        let Some(key) = self.store.commits().engine()?.key_of(entry)? else { return Ok(()) };
+        // Without its key nobody can tell whether work is in progress, so it stays.
+        let key = self.store.commits().engine()?.key_of_listed(entry);
+        let Some(Some(key)) = self.report.unreadable.pass(key)? else { return Ok(()) };
         let used_at = self.store.clock_check().used_at(entry, seen.updated_at, self.now);
         let idle = self.now.wall.since(used_at);
         let mut despite_guard = false;
@@ -250,19 +268,23 @@ impl<'a> Pass<'a> {
                 Answer::Failed => Some(ProtectedBy::GuardFailed),
             }
         };
-        let protected = match (protected, self.store.peek(&key)) {
+        let protected = match protected {
             // To remove it would lose what a repair may save.
-            (None, Err(Error::DamagedRecord { .. })) => Some(ProtectedBy::Unreadable),
-            (None, Err(error)) => return Err(error),
-            (protected, _) => protected,
+            None if self.report.unreadable.pass(self.store.peek(&key))?.is_none() => Some(ProtectedBy::Unreadable),
+            protected => protected,
         };
         if let Some(reason) = protected {
             self.report.keep(&key, reason, idle);
             return Ok(());
         }
-        if !self.remove(&key, &seen, seen_at)? {
-            self.report.touched_meanwhile += 1;
-            return Ok(());
+        let removed = self.remove(&key, &seen, seen_at);
+        match self.report.unreadable.pass(removed)? {
+            Some(true) => {}
+            Some(false) => {
+                self.report.touched_meanwhile += 1;
+                return Ok(());
+            }
+            None => return Ok(()),
         }
         if despite_guard {
             tracing::warn!(%key, idle_seconds = idle.as_secs(), "called active for too long; removed");

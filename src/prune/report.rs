@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::key::SessionKey;
 use crate::time::Timestamp;
+use crate::unreadable::Unreadable;
 
 /// How many of the oldest protected entries a report names.
 const NAMED: usize = 10;
@@ -35,7 +36,8 @@ pub struct PruneReport {
     pub kept_active: u64,
     /// Kept because the guard failed or panicked.
     pub guard_failed: u64,
-    /// Kept because their record does not read: `verify` tells more.
+    /// Kept because a record of theirs cannot be decoded. Those whose time cannot be told either count if their index row
+    /// lies before the cutoff, or among what a cap wants gone.
     pub kept_unreadable: u64,
     /// Kept because they were used between the look and the removal.
     pub touched_meanwhile: u64,
@@ -46,6 +48,8 @@ pub struct PruneReport {
     pub oldest_protected: Option<Duration>,
     /// The oldest of the protected entries, the oldest first; at most ten.
     pub protected: Vec<Protected>,
+    /// The records that cannot be decoded.
+    pub unreadable: Unreadable,
     /// By how many entries the store is still above `max_entries`, because the rest are protected or in use. Zero if
     /// the cap is met, or there is none.
     pub entries_over_cap: u64,
@@ -84,19 +88,20 @@ pub enum ProtectedBy {
     Active,
     /// The guard failed or panicked.
     GuardFailed,
-    /// Its record does not read.
+    /// Its record cannot be decoded.
     Unreadable,
 }
 
 impl PruneReport {
     /// Counts an entry that is kept.
     pub(super) fn keep(&mut self, key: &SessionKey, reason: ProtectedBy, idle: Duration) {
-        *match reason {
-            ProtectedBy::Suspended => &mut self.kept_suspended,
-            ProtectedBy::Active => &mut self.kept_active,
-            ProtectedBy::GuardFailed => &mut self.guard_failed,
-            ProtectedBy::Unreadable => &mut self.kept_unreadable,
-        } += 1;
+        match reason {
+            ProtectedBy::Suspended => self.kept_suspended += 1,
+            ProtectedBy::Active => self.kept_active += 1,
+            ProtectedBy::GuardFailed => self.guard_failed += 1,
+            // Counted with the others whose records cannot be decoded.
+            ProtectedBy::Unreadable => {}
+        }
         self.oldest_protected = self.oldest_protected.max(Some(idle));
         let place = self.protected.partition_point(|other| other.idle >= idle);
         if place < NAMED {

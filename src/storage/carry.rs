@@ -9,7 +9,8 @@ use super::memtable::Portion;
 use super::write::{Writer, encode_error};
 use super::{Engine, engine_error};
 use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, JournalRow};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::unreadable::if_readable;
 
 /// How many entries the memtable may hold before it is time to carry them: with the two halves, twice as many.
 const MAX_ENTRIES: usize = 1 << 20;
@@ -127,17 +128,16 @@ impl Writer {
         let (mut new, mut hot_records, mut old) = (Vec::new(), Vec::new(), Vec::new());
         for (entry, hot) in records {
             let row = |time| ActivityRow { bucket: Bucket::of(time), entry: *entry };
-            let stored = match engine.stored_hot(*entry) {
-                Ok(Some(stored)) if stored == *hot => continue,
-                Ok(Some(stored)) => Some(row(stored.updated_at)),
-                Ok(None) => {
+            let stored = match if_readable(engine.stored_hot(*entry))? {
+                Some(Some(stored)) if stored == *hot => continue,
+                Some(Some(stored)) => Some(row(stored.updated_at)),
+                Some(None) => {
                     // Only damage leaves it: see `forget_doubtful`.
                     tracing::warn!(%entry, "activity of an entry that is not there is dropped");
                     continue;
                 }
                 // It is about to be written over.
-                Err(Error::DamagedRecord { .. }) => None,
-                Err(error) => return Err(error),
+                None => None,
             };
             let now = row(hot.updated_at);
             if stored != Some(now) {

@@ -1,12 +1,13 @@
 //! The rows that a group of structural changes writes.
 
 use super::write::{Change, Content, encode_error};
-use super::{Engine, Trees, bytes, damaged, engine_error};
+use super::{Engine, Trees, bytes, engine_error};
 use crate::codec::{
     ActivityRow, Bucket, Cold, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::SessionId;
+use crate::unreadable::if_readable;
 
 /// How much goes into one group, in bytes of keys and values.
 const MAX_GROUP_BYTES: usize = 64 * 1024;
@@ -79,7 +80,7 @@ impl Group {
                 if let Some(old) = before.age_row.filter(|old| *old != age_row) {
                     self.by_updated_at.gone.push(old.encode().into());
                 }
-                let old_id = Some(before.session_id).filter(|old| *old != cold.session_id);
+                let old_id = before.session_id.filter(|old| *old != cold.session_id);
                 self.by_session_id.gone.extend(old_id.as_ref().map(|old| IdRow::encode(old, entry)));
                 Step::Replace { entry, checksum: crc32fast::hash(&record), hot: *hot, old_id }
             }
@@ -98,7 +99,7 @@ impl Group {
         self.bytes += change.key.as_str().len() + 160;
         self.added -= 1;
         self.step(Step::Remove(change.entry));
-        self.by_session_id.gone.push(IdRow::encode(&before.session_id, change.entry));
+        self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, change.entry)));
         self.by_updated_at.gone.extend(before.age_row.map(|row| row.encode().to_vec()));
         self.activity.gone.push(row.clone());
         self.sessions.gone.push(bytes(&change.key).to_vec());
@@ -160,7 +161,8 @@ impl Rows {
 /// The entry that a structural change replaces.
 #[derive(Debug)]
 struct Before {
-    session_id: SessionId,
+    /// `None` if its record cannot be decoded: the verbs have seen a better one, and the committer serves all others too.
+    session_id: Option<SessionId>,
     age_row: Option<ActivityRow>,
     extras: Option<u64>,
 }
@@ -170,16 +172,14 @@ impl Before {
         let key = &change.key;
         let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(None) };
-        let (cold, _) = decode_cold(&value).map_err(|e| damaged("sessions", key, e))?;
+        let cold = decode_cold(&value).ok().map(|(cold, _)| cold);
         let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
         Ok(Some(Self {
-            age_row: match engine.stored_hot(change.entry) {
-                // It is about to be written over, or to go. An old row by age is stale then, which does no harm.
-                Err(Error::DamagedRecord { .. }) => None,
-                hot => hot?.map(row),
-            },
-            extras: cold.extras.map(|at| at.generation),
-            session_id: cold.session_id,
+            // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
+            // does no harm.
+            age_row: if_readable(engine.stored_hot(change.entry))?.flatten().map(row),
+            extras: cold.as_ref().and_then(|cold| Some(cold.extras?.generation)),
+            session_id: cold.map(|cold| cold.session_id),
         }))
     }
 }

@@ -26,7 +26,8 @@ use super::write::{Writer, encode_error};
 use super::{Engine, engine_error};
 use crate::codec::{Fingerprint, Hot, JournalRecord, JournalRow};
 use crate::config::DEFAULT_JOURNAL_BYTES;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::unreadable::if_readable;
 
 /// Where the journal has come to. It belongs to the [`Writer`].
 #[derive(Debug)]
@@ -168,8 +169,8 @@ impl Writer {
             self.journal.next = number.saturating_add(1);
             self.journal.bytes += value.len() as u64;
             let records = JournalRow::decode(&value).unwrap_or_else(|error| {
-                let error = super::damaged_row("journal", error);
-                tracing::error!(error = &error as &dyn std::error::Error, "touches that do not read are passed over");
+                let error = super::damaged_at("journal", &key, error);
+                tracing::error!(error = &error as &dyn std::error::Error, "passed over late activity");
                 self.journal.unreadable.insert(number);
                 Vec::new()
             });
@@ -194,11 +195,10 @@ impl Writer {
 /// they do not know.
 fn forget_doubtful(engine: &Engine) -> Result<()> {
     for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
-        let is_newer = match (engine.memtable.get(entry), engine.stored_hot(entry)) {
-            (Some(hot), Ok(Some(stored))) => hot.updated_at > stored.updated_at,
-            (_, Ok(_)) => matches!(led(engine, entry)?, Led::Astray),
-            (_, Err(Error::DamagedRecord { .. })) => true,
-            (_, Err(error)) => return Err(error),
+        let is_newer = match (engine.memtable.get(entry), if_readable(engine.stored_hot(entry))?) {
+            (Some(hot), Some(Some(stored))) => hot.updated_at > stored.updated_at,
+            (_, Some(_)) => matches!(led(engine, entry)?, Led::Astray),
+            (_, None) => true,
         };
         if !is_newer {
             engine.memtable.forget(entry);

@@ -225,14 +225,6 @@ impl Memtable {
         buckets.lists.range((Bound::Unbounded, end)).next_back().map(|(bucket, _)| *bucket)
     }
 
-    /// The entries in `bucket`, in the order of the trees.
-    pub(super) fn entries_in(&self, bucket: Bucket) -> Vec<Fingerprint> {
-        let listed = self.buckets.lock().lists.get_mut(&bucket).map(|list| list.sorted().to_vec());
-        let mut entries = listed.unwrap_or_default();
-        entries.retain(|&entry| self.is_in(&ActivityRow { bucket, entry }));
-        entries
-    }
-
     /// The entries of one part.
     pub(super) fn entries_of_part(&self, part: u8) -> Vec<Fingerprint> {
         self.part(part).lock().iter().map(|record| record.entry).collect()

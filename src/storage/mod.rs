@@ -165,6 +165,11 @@ impl Engine {
         damaged("extras", key, error)
     }
 
+    /// An error for an entry of which one of the two records is missing. They come and go together.
+    pub(crate) fn missing_record(&self, tree: &'static str, key: &SessionKey) -> Error {
+        damaged(tree, key, CodecError::Missing)
+    }
+
     /// An error for a record that cannot be written.
     pub(crate) fn encode_failed(&self, error: CodecError) -> Error {
         Error::Engine { action: "encode a record", source: Box::new(error) }
@@ -183,7 +188,27 @@ impl Engine {
     /// The key that a fingerprint stands for; `None` if there is no such entry.
     pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
         let value = self.trees.names.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
-        value.map(|value| codec::decode_name(&value)).transpose().map_err(|e| damaged("names", &entry, e))
+        let Some(value) = value else { return Ok(None) };
+        match codec::decode_name(&value) {
+            Ok(key) if self.fingerprint(&key) == entry => Ok(Some(key)),
+            Ok(_) => Err(damaged("names", &entry, CodecError::WrongKey)),
+            Err(error) => Err(damaged("names", &entry, error)),
+        }
+    }
+
+    /// The key of an entry that an index leads to; `None` if it is gone by now.
+    ///
+    /// The first row of a new entry and the last one of a removed one is that in `names`. So where there is a hot
+    /// record and no name, the name is lost.
+    pub(crate) fn key_of_listed(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
+        if let Some(key) = self.key_of(entry)? {
+            return Ok(Some(key));
+        }
+        if !self.has_hot(entry)? {
+            return Ok(None);
+        }
+        // It may have been made again between the two looks.
+        self.key_of(entry)?.map_or_else(|| Err(damaged("names", &entry, CodecError::Missing)), |key| Ok(Some(key)))
     }
 
     /// The hot record of an entry: the journal's, or else the one in its tree.
@@ -201,10 +226,17 @@ impl Engine {
     fn stored_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
         let value = self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
         match value {
-            Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", &entry, e)),
-            None if self.key_of(entry)?.is_some() => Err(damaged("activity", &entry, CodecError::Empty)),
-            None => Ok(None),
+            Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", &self.shown(entry), e)),
+            None => match self.key_of(entry)? {
+                Some(key) => Err(damaged("activity", &key, CodecError::Missing)),
+                None => Ok(None),
+            },
         }
+    }
+
+    /// What stands for an entry in messages: its redacted key, where that can be found.
+    fn shown(&self, entry: Fingerprint) -> String {
+        self.key_of(entry).ok().flatten().map_or_else(|| entry.to_string(), |key| key.to_string())
     }
 
     /// Whether there is a hot record, readable or not.
@@ -243,9 +275,15 @@ impl Engine {
     pub(crate) fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
         let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
         let mut blob = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
-        for row in self.trees.extras.scan_prefix(ExtrasRow::prefix(self.fingerprint(key), at.generation)).values() {
-            let row = row.map_err(|e| engine_error("read", e))?;
-            blob.extend_from_slice(ExtrasRow::part(&row).map_err(|e| damaged("extras", key, e))?);
+        let rows = self.trees.extras.scan_prefix(ExtrasRow::prefix(self.fingerprint(key), at.generation));
+        for (expected, row) in (0_u32..).zip(rows) {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let part = match ExtrasRow::decode(&row) {
+                Ok(row) if row.chunk != expected => Err(CodecError::NoChunk(expected)),
+                Ok(_) => ExtrasRow::part(&value),
+                Err(error) => Err(error),
+            };
+            blob.extend_from_slice(part.map_err(|e| damaged("extras", key, e))?);
         }
         if blob.len() != expected {
             return Err(damaged("extras", key, CodecError::ExtrasLength { found: blob.len(), expected }));
@@ -253,13 +291,13 @@ impl Engine {
         Ok(blob)
     }
 
-    /// The keys whose entry on disk has this id.
-    pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
+    /// The keys whose entry on disk has this id. Each row that leads to one is read by itself.
+    pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<Result<SessionKey>>> {
         let mut keys = Vec::new();
         for row in self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys() {
             let row = row.map_err(|e| engine_error("read", e))?;
-            let row = IdRow::decode(&row).map_err(|e| damaged_row("by_session_id", e))?;
-            keys.extend(self.key_of(row.entry)?);
+            let entry = IdRow::decode(&row).map_err(|e| damaged_at("by_session_id", &row, e)).map(|row| row.entry);
+            keys.extend(entry.and_then(|entry| self.key_of_listed(entry)).transpose());
         }
         Ok(keys)
     }
@@ -284,7 +322,7 @@ impl Engine {
 
     fn meta_value<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {
         let value = self.trees.meta.get(name).map_err(|e| engine_error("read", e))?;
-        value.map(|value| codec::decode_meta(&value)).transpose().map_err(|e| damaged_row("meta", e))
+        value.map(|value| codec::decode_meta(&value)).transpose().map_err(|e| damaged("meta", &name, e))
     }
 
     /// Bytes that the store takes on disk.
@@ -344,8 +382,9 @@ fn damaged(record: &'static str, key: &impl std::fmt::Display, error: CodecError
     Error::DamagedRecord { record, key: key.to_string(), source: Box::new(error) }
 }
 
-fn damaged_row(record: &'static str, error: CodecError) -> Error {
-    Error::DamagedRecord { record, key: "an unreadable row".into(), source: Box::new(error) }
+/// For a row whose own key cannot be shown. `verify` names it likewise.
+fn damaged_at(record: &'static str, row: &[u8], error: CodecError) -> Error {
+    damaged(record, &format_args!("row #{:08x}", crc32fast::hash(row)), error)
 }
 
 #[cfg(test)]

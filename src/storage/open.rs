@@ -14,9 +14,10 @@ use super::files::{self, Found};
 use super::lock::{Lock, State, check_process};
 use super::memtable::Memtable;
 use super::waker::FlushWaker;
-use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, damaged_row, engine_error, meta, swap};
+use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, engine_error, meta, swap};
 use crate::codec::{Seed, decode_meta};
 use crate::error::{Error, Result};
+use crate::unreadable::if_readable;
 
 /// sled counts its cache in bytes as they are on disk. In memory a page takes about three times as much.
 const CACHE_EXPANSION: u64 = 3;
@@ -170,10 +171,16 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
     };
     engine.is_linked = engine.links()? > 0;
     let mark = Mark {
-        commit: engine.meta_value(meta::COMMIT)?.unwrap_or(0),
-        count: engine.meta_value(meta::COUNT)?.unwrap_or(0),
+        commit: if_readable(engine.meta_value(meta::COMMIT))?.flatten().unwrap_or(0),
+        count: match if_readable(engine.meta_value(meta::COUNT))?.flatten() {
+            Some(count) => count,
+            None => {
+                repairs.push("counted the entries anew, since their number was lost".into());
+                engine.trees.sessions.len() as u64
+            }
+        },
     };
-    let clean = engine.meta_value(meta::CLEAN)?.unwrap_or(false);
+    let clean = if_readable(engine.meta_value(meta::CLEAN))?.flatten().unwrap_or(false);
     let checkpoint = Checkpoint::open(path.join(files::CHECKPOINT))?;
     // The count alone tells nothing: a crash may leave groups of the next commit without its number.
     let expected = checkpoint.last().filter(|last| last.commit > mark.commit);
@@ -252,7 +259,8 @@ fn check_format(store: &Path, trees: &Trees, database: &Path) -> Result<()> {
         let source = "the database has no format mark; its content is gone, or it is not ours".into();
         return Err(Error::Damaged { path: database.to_path_buf(), source });
     };
-    match decode_meta::<u32>(&value).map_err(|e| damaged_row("meta", e))? {
+    let damaged = |e| Error::Damaged { path: database.to_path_buf(), source: Box::new(e) };
+    match decode_meta::<u32>(&value).map_err(damaged)? {
         found if found > FORMAT => Err(Error::NewerFormat { path: store.to_path_buf(), found, supported: FORMAT }),
         _ => Ok(()),
     }
@@ -264,7 +272,8 @@ fn read_seed(trees: &Trees, database: &Path) -> Result<Seed> {
         let source = "the database has lost the seed of its fingerprints".into();
         return Err(Error::Damaged { path: database.to_path_buf(), source });
     };
-    Ok(Seed::new(&decode_meta::<[u8; 16]>(&value).map_err(|e| damaged_row("meta", e))?))
+    let seed = decode_meta::<[u8; 16]>(&value);
+    Ok(Seed::new(&seed.map_err(|e| Error::Damaged { path: database.to_path_buf(), source: Box::new(e) })?))
 }
 
 #[cfg(not(test))]

@@ -21,6 +21,7 @@ use crate::codec::{
 use crate::entry::Details;
 use crate::error::Result;
 use crate::key::SessionKey;
+use crate::unreadable::if_readable;
 
 /// Rows read before any of them is changed.
 const BATCH: usize = 512;
@@ -60,6 +61,10 @@ pub struct Repairs {
     pub chunks_removed: u64,
     /// Turn markers whose session is gone, removed.
     pub turns_removed: u64,
+    /// Notes of imported files that could not be decoded, removed.
+    pub notes_lost: u64,
+    /// Whether the time zone of the last import could not be decoded, and was removed.
+    pub zone_lost: bool,
     /// Whether the note of the changes under way did not read, and was removed.
     pub intent_removed: bool,
     /// Whether the counter of entries was wrong.
@@ -101,6 +106,7 @@ pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) ->
     repair.id_rows()?;
     repair.extras()?;
     repair.turns()?;
+    repair.notes()?;
     repair.intent()?;
     repair.count()?;
     repair.writer.sync(engine)?;
@@ -133,7 +139,7 @@ impl Repair<'_> {
     fn entry(&mut self, key: &SessionKey, cold: Cold, spilled: bool) -> Result<()> {
         let (engine, trees) = (self.engine, &self.engine.trees);
         let entry = engine.fingerprint(key);
-        if !matches!(engine.key_of(entry), Ok(Some(named)) if named == *key) {
+        if if_readable(engine.key_of(entry))?.flatten().as_ref() != Some(key) {
             self.writer.insert(engine, &trees.names, entry.as_bytes(), &encode_name(key))?;
             self.done.names_written += 1;
         }
@@ -276,6 +282,19 @@ impl Repair<'_> {
         })
     }
 
+    fn notes(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.meta;
+        for rows in std::mem::take(&mut self.salvaged.broken_notes) {
+            rows.iter().try_for_each(|row| self.writer.remove(self.engine, tree, row))?;
+            self.done.notes_lost += 1;
+        }
+        if self.salvaged.broken_zone {
+            self.writer.remove(self.engine, tree, meta::ZONE)?;
+            self.done.zone_lost = true;
+        }
+        Ok(())
+    }
+
     /// Opening has settled what it could.
     fn intent(&mut self) -> Result<()> {
         let tree = &self.engine.trees.intent;
@@ -286,7 +305,7 @@ impl Repair<'_> {
     }
 
     fn count(&mut self) -> Result<()> {
-        let counted: Option<u64> = self.engine.meta_value(meta::COUNT)?;
+        let counted: Option<u64> = if_readable(self.engine.meta_value(meta::COUNT))?.flatten();
         if counted != Some(self.done.entries) {
             self.done.count_corrected = true;
             self.writer.put_meta(self.engine, meta::COUNT, &self.done.entries.clone())?;

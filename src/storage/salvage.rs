@@ -9,15 +9,16 @@
 use std::collections::{HashMap, HashSet};
 
 use super::quarantine::Quarantine;
-use super::verify::{Led, chain, key, led};
+use super::verify::{Led, key, led};
 use super::write::encode_error;
-use super::{Engine, bytes, engine_error};
+use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, Turn, decode_cold, decode_name,
-    whole_fingerprint,
+    ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, NoteRow, Turn, decode_cold,
+    decode_name, whole_fingerprint,
 };
-use crate::error::Result;
+use crate::error::{Result, with_causes};
 use crate::key::SessionKey;
+use crate::unreadable::Unreadable;
 
 /// What the second half has to know.
 #[derive(Debug, Default)]
@@ -26,6 +27,10 @@ pub(super) struct Salvaged {
     pub(super) without_hot: HashMap<Fingerprint, Option<Bucket>>,
     /// Entries whose extras are not whole.
     pub(super) broken_extras: HashSet<Fingerprint>,
+    /// Notes that cannot be decoded: the keys of their rows.
+    pub(super) broken_notes: Vec<Vec<sled::IVec>>,
+    /// The time zone of the last import cannot be decoded.
+    pub(super) broken_zone: bool,
 }
 
 #[derive(Debug)]
@@ -45,7 +50,7 @@ pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> R
     for row in &engine.trees.journal {
         let (row, value) = row.map_err(|e| engine_error("read", e))?;
         if let Err(error) = JournalRow::number(&row).and_then(|_| JournalRow::decode(&value)) {
-            quarantine.add("journal", &row, &value, &chain(&error))?;
+            quarantine.add("journal", &row, &value, &with_causes(&error))?;
         }
     }
     let unreadable = quarantine.lines();
@@ -57,7 +62,7 @@ pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> R
         }
         let stored = engine.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
         if let Some((value, error)) = stored.and_then(|value| Hot::decode(&value).err().map(|error| (value, error))) {
-            quarantine.add("activity", entry.as_bytes(), &value, &chain(&error))?;
+            quarantine.add("activity", entry.as_bytes(), &value, &with_causes(&error))?;
         }
     }
     quarantine.sync()?;
@@ -74,6 +79,8 @@ pub(super) fn salvage(engine: &Engine, quarantine: &mut Quarantine) -> Result<Sa
     survey.index_rows()?;
     survey.extras()?;
     survey.turns()?;
+    survey.notes()?;
+    survey.zone()?;
     survey.quarantine.sync()?;
     Ok(survey.salvaged)
 }
@@ -85,7 +92,7 @@ impl Survey<'_> {
             let key = match key(&row) {
                 Ok(key) => key,
                 Err(error) => {
-                    self.quarantine.add("sessions", &row, &value, &chain(&error))?;
+                    self.quarantine.add("sessions", &row, &value, &with_causes(&error))?;
                     continue;
                 }
             };
@@ -97,7 +104,7 @@ impl Survey<'_> {
                 }
                 Err(error) => {
                     self.lost.insert(entry);
-                    self.quarantine.add("sessions", &row, &value, &chain(&error))?;
+                    self.quarantine.add("sessions", &row, &value, &with_causes(&error))?;
                 }
             }
         }
@@ -118,10 +125,10 @@ impl Survey<'_> {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
             let (entry, name) = (whole_fingerprint(&row), decode_name(&value));
             let reason = match (&entry, &name) {
-                (Err(error), _) => chain(error),
+                (Err(error), _) => with_causes(error),
                 // It is written anew from the entry's own key.
                 (Ok(entry), _) if self.live.contains(entry) => continue,
-                (Ok(_), Err(error)) => chain(error),
+                (Ok(_), Err(error)) => with_causes(error),
                 (Ok(_), Ok(_)) => "it has no entry".into(),
             };
             self.lost.extend(entry.ok());
@@ -136,7 +143,7 @@ impl Survey<'_> {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
             let (entry, hot) = (whole_fingerprint(&row), Hot::decode(&value));
             let reason = match (&entry, &hot) {
-                (Err(error), _) | (Ok(_), Err(error)) => chain(error),
+                (Err(error), _) | (Ok(_), Err(error)) => with_causes(error),
                 (Ok(entry), Ok(_)) if self.live.contains(entry) => {
                     with_hot.insert(*entry);
                     continue;
@@ -154,7 +161,7 @@ impl Survey<'_> {
         for row in self.engine.trees.by_updated_at.iter() {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
             let reason = match ActivityRow::decode(&row) {
-                Err(error) => chain(&error),
+                Err(error) => with_causes(&error),
                 Ok(row) => {
                     if let Some(newest) = self.salvaged.without_hot.get_mut(&row.entry) {
                         *newest = (*newest).max(Some(row.bucket));
@@ -170,7 +177,7 @@ impl Survey<'_> {
         for row in self.engine.trees.by_session_id.iter() {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
             let reason = match IdRow::decode(&row) {
-                Err(error) => chain(&error),
+                Err(error) => with_causes(&error),
                 Ok(row) if self.live.contains(&row.entry) => continue,
                 Ok(_) => "it has no entry".into(),
             };
@@ -184,7 +191,7 @@ impl Survey<'_> {
         for row in self.engine.trees.extras.iter() {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
             let reason = match ExtrasRow::decode(&row) {
-                Err(error) => chain(&error),
+                Err(error) => with_causes(&error),
                 Ok(row) if self.lost.contains(&row.entry) => "its entry is lost".into(),
                 Ok(row) if self.salvaged.broken_extras.contains(&row.entry) => {
                     "a part of extras that are not whole".into()
@@ -200,11 +207,57 @@ impl Survey<'_> {
         for row in self.engine.trees.turns.iter() {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
             let reason = match whole_fingerprint(&row).and_then(|entry| Ok((entry, Turn::decode(&value)?))) {
-                Err(error) => chain(&error),
+                Err(error) => with_causes(&error),
                 Ok((entry, _)) if self.lost.contains(&entry) => "its entry is lost".into(),
                 Ok(_) => continue,
             };
             self.quarantine.add("turns", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl Survey<'_> {
+    /// Notes are rows of `meta` that belong together. Where one of them is lost the text is no JSON any more.
+    fn notes(&mut self) -> Result<()> {
+        let meta = &self.engine.trees.meta;
+        let mut start = NoteRow::ALL.to_vec();
+        while let Some(row) = meta.range(start..).keys().next() {
+            let row = row.map_err(|e| engine_error("read notes", e))?;
+            if !row.starts_with(NoteRow::ALL) {
+                break;
+            }
+            let (prefix, reason) = match NoteRow::decode(&row) {
+                Ok((name, _)) => {
+                    start = NoteRow::after(name);
+                    let reason = Unreadable::split(self.engine.note(name))?.err().map(|record| record.reason);
+                    (NoteRow::prefix(name), reason)
+                }
+                Err(error) => {
+                    start = [&row[..], &[0]].concat();
+                    (row.to_vec(), Some(with_causes(&error)))
+                }
+            };
+            let Some(reason) = reason else { continue };
+            let mut rows = Vec::new();
+            for part in meta.scan_prefix(&prefix) {
+                let (part, value) = part.map_err(|e| engine_error("read notes", e))?;
+                // A row that is none goes alone, whatever begins like it.
+                if prefix.last() == Some(&0) || part == row {
+                    self.quarantine.add("meta", &part, &value, &reason)?;
+                    rows.push(part);
+                }
+            }
+            self.salvaged.broken_notes.push(rows);
+        }
+        Ok(())
+    }
+
+    fn zone(&mut self) -> Result<()> {
+        if let Err(record) = Unreadable::split(self.engine.zone())? {
+            let value = self.engine.trees.meta.get(meta::ZONE).map_err(|e| engine_error("read", e))?;
+            self.quarantine.add("meta", meta::ZONE.as_bytes(), &value.unwrap_or_default(), &record.reason)?;
+            self.salvaged.broken_zone = true;
         }
         Ok(())
     }
@@ -216,7 +269,7 @@ impl Engine {
     pub(super) fn check_extras(&self, key: &SessionKey, value: &[u8]) -> Result<Result<(), String>> {
         let (cold, spilled) = match decode_cold(value) {
             Ok(decoded) => decoded,
-            Err(error) => return Ok(Err(chain(&error))),
+            Err(error) => return Ok(Err(with_causes(&error))),
         };
         let whole = match (cold.extras, spilled) {
             (Some(at), _) => self.blob(key, at).and_then(|blob| {
@@ -230,10 +283,6 @@ impl Engine {
             (None, true) => Err(super::damaged("sessions", key, CodecError::NoDetails)),
             (None, false) => Ok(()),
         };
-        match whole {
-            Ok(()) => Ok(Ok(())),
-            Err(error @ crate::error::Error::DamagedRecord { .. }) => Ok(Err(chain(&error))),
-            Err(error) => Err(error),
-        }
+        Ok(Unreadable::split(whole)?.map_err(|record| record.reason))
     }
 }

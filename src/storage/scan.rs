@@ -2,18 +2,27 @@
 
 use std::ops::Bound;
 
-use super::{Engine, damaged_row, engine_error};
-use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot};
+use super::{Engine, damaged_at, engine_error};
+use crate::codec::{ActivityRow, Bucket, CodecError, Fingerprint, Hot};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::time::Timestamp;
+use crate::unreadable::{Unreadable, if_readable};
 
 /// Keys that are read in one go by those who read all.
 pub(crate) const KEYS_AT_A_TIME: usize = 256;
 const ROWS_AT_A_TIME: usize = 256;
 
+/// What a walk over the tree of the index met.
+struct Walked {
+    rows: Vec<ActivityRow>,
+    /// Rows that are none, with their keys.
+    unreadable: Vec<(sled::IVec, Error)>,
+}
+
 impl Engine {
-    /// Up to `limit` rows of the activity index after `after`, oldest bucket first, not later than `last`.
+    /// Up to `limit` rows of the activity index after `after`, oldest bucket first, not later than `last`. After the
+    /// last one the answer is empty.
     ///
     /// Rows come in batches rather than as an iterator, so that nothing in sled stays pinned while a caller thinks.
     pub(crate) fn oldest_rows(
@@ -21,41 +30,85 @@ impl Engine {
         after: Option<&ActivityRow>,
         last: Bucket,
         limit: usize,
+        unreadable: &mut Unreadable,
+    ) -> Result<Vec<ActivityRow>> {
+        let from = after.map_or(Bound::Unbounded, |row| Bound::Excluded(row.encode().to_vec()));
+        self.rows(after, from, last, limit, unreadable)
+    }
+
+    /// Up to `limit` of the entries that have a row in `bucket`, in the order of the index after `after`.
+    pub(crate) fn bucket_rows(
+        &self,
+        bucket: Bucket,
+        after: Option<Fingerprint>,
+        limit: usize,
+        unreadable: &mut Unreadable,
+    ) -> Result<Vec<Fingerprint>> {
+        let after = after.map(|entry| ActivityRow { bucket, entry });
+        let from = match after {
+            Some(row) => Bound::Excluded(row.encode().to_vec()),
+            None => Bound::Included(bucket.prefix().to_vec()),
+        };
+        let before = bucket.previous().map(|bucket| ActivityRow { bucket, entry: Fingerprint::LAST });
+        let rows = self.rows(after.or(before).as_ref(), from, bucket, limit, unreadable)?;
+        Ok(rows.into_iter().map(|row| row.entry).collect())
+    }
+
+    /// The oldest bucket after `after` that has rows.
+    pub(crate) fn oldest_bucket(&self, after: Option<Bucket>) -> Result<Option<Bucket>> {
+        let after = after.map(|bucket| ActivityRow { bucket, entry: Fingerprint::LAST });
+        let from = after.map_or(Bound::Unbounded, |row| Bound::Excluded(row.encode().to_vec()));
+        let journaled = self.memtable.rows(after.as_ref(), Bucket::LAST, 1);
+        let stored = self.walk(from, Bucket::LAST, 1)?.rows;
+        Ok(journaled.into_iter().chain(stored).map(|row| row.bucket).min())
+    }
+
+    fn rows(
+        &self,
+        after: Option<&ActivityRow>,
+        from: Bound<Vec<u8>>,
+        last: Bucket,
+        limit: usize,
+        unreadable: &mut Unreadable,
     ) -> Result<Vec<ActivityRow>> {
         // The journal first: what leaves it meanwhile is in the tree by then.
         let mut rows = self.memtable.rows(after, last, limit);
-        rows.extend(self.stored_rows(after, last, limit, |row| !self.memtable.has_moved(row))?);
+        let stored = self.walk(from, last, limit)?;
+        rows.extend(stored.rows);
         rows.sort_unstable();
         rows.dedup();
         rows.truncate(limit);
-        Ok(rows)
-    }
-
-    /// The same of the tree alone, of those rows that are `wanted`.
-    pub(super) fn stored_rows(
-        &self,
-        after: Option<&ActivityRow>,
-        last: Bucket,
-        limit: usize,
-        wanted: impl Fn(&ActivityRow) -> bool,
-    ) -> Result<Vec<ActivityRow>> {
-        let from = match after {
-            Some(row) => Bound::Excluded(row.encode()),
-            None => Bound::Unbounded,
-        };
-        let mut rows = Vec::new();
-        for row in self.trees.by_updated_at.range::<[u8; 20], _>((from, Bound::Unbounded)).keys() {
-            let row = age_row(row)?;
-            #[cfg(test)]
-            self.count_row();
-            if row.bucket > last || rows.len() == limit {
-                break;
-            }
-            if wanted(&row) {
-                rows.push(row);
+        // Those behind the last row are met again by the next call.
+        let end = rows.last().map(ActivityRow::encode);
+        for (row, error) in stored.unreadable {
+            if end.is_none_or(|end| row.as_ref() < end.as_slice()) {
+                unreadable.pass::<()>(Err(error))?;
             }
         }
         Ok(rows)
+    }
+
+    /// Walks the tree alone, up to `limit` rows of entries that have not moved on in the journal.
+    fn walk(&self, from: Bound<Vec<u8>>, last: Bucket, limit: usize) -> Result<Walked> {
+        let end = last.next().map_or(Bound::Unbounded, |next| Bound::Excluded(next.prefix().to_vec()));
+        let mut walked = Walked { rows: Vec::new(), unreadable: Vec::new() };
+        for row in self.trees.by_updated_at.range((from, end)).keys() {
+            if walked.rows.len() == limit {
+                break;
+            }
+            let row = row.map_err(|e| engine_error("read", e))?;
+            #[cfg(test)]
+            self.count_row();
+            match ActivityRow::decode(&row) {
+                Ok(row) if self.memtable.has_moved(&row) => {}
+                Ok(row) => walked.rows.push(row),
+                Err(error) => {
+                    let error = damaged_at("by_updated_at", &row, error);
+                    walked.unreadable.push((row, error));
+                }
+            }
+        }
+        Ok(walked)
     }
 
     /// How many entries the index has in buckets not later than `last`, counted up to `limit`.
@@ -70,25 +123,24 @@ impl Engine {
             if rows >= limit {
                 break;
             }
-            rows += u64::from(!self.memtable.contains(age_row(row)?.entry));
+            let row = row.map_err(|e| engine_error("read", e))?;
+            rows += u64::from(ActivityRow::decode(&row).is_ok_and(|row| !self.memtable.contains(row.entry)));
         }
         Ok(rows.min(limit))
     }
 
-    /// Up to `limit` entries whose time is later than `latest`. Costs what there is of them.
+    /// Up to `limit` entries whose time is later than `latest`. Costs what there is of them. One that cannot be decoded
+    /// has no time.
     pub(crate) fn entries_after(&self, latest: Timestamp, limit: usize) -> Result<Vec<Fingerprint>> {
         let first = Bucket::of(latest);
         let mut after = first.previous().map(|bucket| ActivityRow { bucket, entry: Fingerprint::LAST });
         let mut entries = Vec::new();
         while entries.len() < limit {
-            let rows = self.oldest_rows(after.as_ref(), Bucket::of(Timestamp::MAX), ROWS_AT_A_TIME)?;
+            let (last, mut unreadable) = (Bucket::of(Timestamp::MAX), Unreadable::default());
+            let rows = self.oldest_rows(after.as_ref(), last, ROWS_AT_A_TIME, &mut unreadable)?;
             let Some(last) = rows.last().copied() else { break };
             for row in rows {
-                let hot = match self.hot(row.entry) {
-                    // One that cannot be decoded has no time.
-                    Err(Error::DamagedRecord { .. }) => None,
-                    hot => hot?,
-                };
+                let hot = if_readable(self.hot(row.entry))?.flatten();
                 // The row may be out of date.
                 let is_its = |hot: &Hot| Bucket::of(hot.updated_at) == row.bucket && hot.updated_at > latest;
                 if hot.as_ref().is_some_and(is_its) {
@@ -101,52 +153,50 @@ impl Engine {
         Ok(entries)
     }
 
-    /// The newest bucket that has rows and is not later than `last`.
-    pub(crate) fn newest_bucket(&self, last: Option<Bucket>) -> Result<Option<Bucket>> {
+    /// The newest bucket that has rows and is not later than `last`. Rows that are in no bucket are counted on the way;
+    /// those that are, when their bucket is read.
+    pub(crate) fn newest_bucket(&self, last: Option<Bucket>, unreadable: &mut Unreadable) -> Result<Option<Bucket>> {
         let journaled = self.memtable.newest_bucket(last);
-        let row = match last.and_then(Bucket::next) {
-            Some(end) => self.trees.by_updated_at.get_lt(end.prefix()),
-            None => self.trees.by_updated_at.last(),
+        let tree = &self.trees.by_updated_at;
+        let mut row = match last.and_then(Bucket::next) {
+            Some(end) => tree.get_lt(end.prefix()),
+            None => tree.last(),
         };
-        let row = row.map_err(|e| engine_error("read", e))?;
-        let stored = row.map(|(row, _)| ActivityRow::decode(&row)).transpose();
-        Ok(journaled.max(stored.map_err(|e| damaged_row("by_updated_at", e))?.map(|row| row.bucket)))
-    }
-
-    /// The entries that have a row in `bucket`.
-    pub(crate) fn bucket_entries(&self, bucket: Bucket) -> Result<Vec<Fingerprint>> {
-        let mut entries = self.memtable.entries_in(bucket);
-        for row in self.trees.by_updated_at.scan_prefix(bucket.prefix()).keys() {
-            let row = age_row(row)?;
-            if !self.memtable.has_moved(&row) {
-                entries.push(row.entry);
+        loop {
+            let Some((key, _)) = row.map_err(|e| engine_error("read", e))? else { return Ok(journaled) };
+            if let Some(stored) = Bucket::of_row(&key) {
+                return Ok(journaled.max(Some(stored)));
             }
+            unreadable.pass::<()>(Err(damaged_at("by_updated_at", &key, CodecError::Short)))?;
+            row = tree.get_lt(key);
         }
-        entries.sort_unstable();
-        entries.dedup();
-        Ok(entries)
     }
 
-    /// Up to `limit` keys after `after` that begin with `prefix`, in key order.
-    pub(crate) fn keys(&self, after: Option<&SessionKey>, prefix: &str, limit: usize) -> Result<Vec<SessionKey>> {
+    /// Up to `limit` keys after `after` that begin with `prefix`, in key order, and on the way the rows that have none.
+    pub(crate) fn keys(
+        &self,
+        after: Option<&SessionKey>,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Result<SessionKey>>> {
         let from = match after {
             Some(key) if key.as_str() >= prefix => Bound::Excluded(key.as_str().as_bytes()),
             _ => Bound::Included(prefix.as_bytes()),
         };
         let mut keys = Vec::new();
-        for key in self.trees.sessions.range::<&[u8], _>((from, Bound::Unbounded)).keys().take(limit) {
-            let key = key.map_err(|e| engine_error("read", e))?;
-            if !key.starts_with(prefix.as_bytes()) {
+        let mut found = 0;
+        for row in self.trees.sessions.range::<&[u8], _>((from, Bound::Unbounded)).keys() {
+            let row = row.map_err(|e| engine_error("read", e))?;
+            if !row.starts_with(prefix.as_bytes()) {
                 break;
             }
-            let text = std::str::from_utf8(&key).map_err(|e| damaged_row("sessions", e.into()))?;
-            keys.push(SessionKey::new(text).map_err(|e| damaged_row("sessions", e.into()))?);
+            let key = super::verify::key(&row).map_err(|e| damaged_at("sessions", &row, e));
+            found += usize::from(key.is_ok());
+            keys.push(key);
+            if found == limit {
+                break;
+            }
         }
         Ok(keys)
     }
-}
-
-fn age_row(row: sled::Result<sled::IVec>) -> Result<ActivityRow> {
-    let row = row.map_err(|e| engine_error("read", e))?;
-    ActivityRow::decode(&row).map_err(|e| damaged_row("by_updated_at", e))
 }

@@ -4,10 +4,11 @@
 //! is used again. So the size of the files says nothing about what a removal would help. What counts here is live
 //! bytes: keys and values of all trees, as they were written, without sled's own overhead.
 
-use super::{Engine, bytes, damaged, engine_error};
+use super::{Engine, bytes, damaged, damaged_at, engine_error};
 use crate::codec::{decode_cold, decode_name};
 use crate::error::Result;
 use crate::key::SessionKey;
+use crate::unreadable::if_readable;
 
 /// Entries looked at for an estimate. With fewer than twice as many, all are.
 const SAMPLE: u64 = 512;
@@ -30,13 +31,11 @@ impl Engine {
         let (mut sum, mut looked_at) = (0_u64, 0_u64);
         let mut add = |row: Result<(sled::IVec, sled::IVec), sled::Error>| -> Result<()> {
             let (row, name) = row.map_err(|e| engine_error("read a key", e))?;
-            let key = decode_name(&name).map_err(|e| super::damaged_row("names", e));
-            // One that does not read cannot be pruned either; `verify` reports it.
-            if let Ok(bytes) = key.and_then(|key| self.entry_bytes(&key)) {
+            let key = decode_name(&name).map_err(|e| damaged_at("names", &row, e));
+            // An entry that cannot be decoded cannot be pruned either; `verify` reports it.
+            if let Some(bytes) = if_readable(key.and_then(|key| self.entry_bytes(&key)))? {
                 sum = sum.saturating_add(bytes);
                 looked_at += 1;
-            } else {
-                tracing::debug!(row = row.len(), "an entry that does not read is left out of the estimate");
             }
             Ok(())
         };

@@ -8,7 +8,7 @@
 
 use super::group::Group;
 use super::write::{Change, Content, Writer, encode_error};
-use super::{Engine, damaged_row, engine_error, meta};
+use super::{Engine, damaged_at, engine_error, meta};
 use crate::codec::{
     ActivityRow, Bucket, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Step, decode_cold, encode_meta,
 };
@@ -112,7 +112,7 @@ impl Writer {
         match Intent::decode(&value) {
             Ok(intent) => self.settle_steps(engine, intent)?,
             Err(error) => {
-                let error = damaged_row("intent", error);
+                let error = damaged_at("intent", INTENT, error);
                 tracing::error!(error = &error as &dyn std::error::Error, "changes cut short are left as they are");
             }
         }

@@ -14,6 +14,7 @@ use super::*;
 use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, Intent, SUSPENDED, Step, encode_blob, encode_meta, encode_name};
 use crate::entry::Details;
 use crate::time::Timestamp;
+use crate::unreadable::Unreadable;
 
 type Call = Box<dyn FnMut(&Engine, u64) -> Result<()> + Send>;
 

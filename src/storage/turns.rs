@@ -3,20 +3,22 @@
 //! A marker is a plain write. It names the session it belongs to, so one that a crash leaves without its entry, or
 //! with another session in its place, means nothing: it is an orphan, harmless, and cleared at the next recovery.
 
-use super::{Engine, Writer, engine_error};
+use super::{Engine, Writer, damaged, damaged_at, engine_error};
 use crate::codec::{Fingerprint, Turn, whole_fingerprint};
 use crate::error::{Error, Result};
 
 impl Engine {
-    /// All markers. One that does not read is passed over and logged; `verify` lists it.
-    pub(crate) fn turns(&self) -> Result<Vec<(Fingerprint, Turn)>> {
+    /// All markers, each read by itself.
+    pub(crate) fn turns(&self) -> Result<Vec<Result<(Fingerprint, Turn)>>> {
         let mut turns = Vec::new();
         for row in self.trees.turns.iter() {
             let (row, value) = row.map_err(|e| engine_error("read turns", e))?;
-            match whole_fingerprint(&row).and_then(|entry| Ok((entry, Turn::decode(&value)?))) {
-                Ok(turn) => turns.push(turn),
-                Err(error) => tracing::warn!(%error, "a turn marker does not read and is passed over"),
-            }
+            turns.push(match whole_fingerprint(&row) {
+                Ok(entry) => {
+                    Turn::decode(&value).map(|turn| (entry, turn)).map_err(|e| damaged("turns", &self.shown(entry), e))
+                }
+                Err(error) => Err(damaged_at("turns", &row, error)),
+            });
         }
         Ok(turns)
     }

@@ -15,8 +15,9 @@ use crate::codec::{
     ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, JournalRow, Turn, decode_cold,
     decode_name, whole_fingerprint,
 };
-use crate::error::Result;
+use crate::error::{Result, with_causes};
 use crate::key::SessionKey;
+use crate::unreadable::{Unreadable, UnreadableRecord, if_readable};
 
 /// Rows checked while the writer waits.
 const BATCH: usize = 512;
@@ -50,7 +51,7 @@ pub struct Verification {
 #[non_exhaustive]
 pub enum Violation {
     /// A row of a tree does not decode.
-    #[error("{tree}: the row of {key} does not read: {reason}")]
+    #[error("{tree}: cannot decode {key}: {reason}")]
     Unreadable {
         /// The tree.
         tree: &'static str,
@@ -131,7 +132,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     })?;
     in_batches(engine, &trees.names, |row, value| {
         match whole_fingerprint(row).and_then(|entry| Ok((entry, decode_name(value)?))) {
-            Err(error) => found.violations.push(unreadable_row("names", row, &error)),
+            Err(error) => found.violations.push(unreadable_row(engine, "names", row, &error)),
             Ok((entry, key)) if engine.fingerprint(&key) != entry || !engine.contains(&key)? => {
                 found.violations.push(Violation::OrphanedName { key: key.to_string() });
             }
@@ -141,7 +142,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     })?;
     in_batches(engine, &trees.activity, |row, value| {
         match whole_fingerprint(row).and_then(|entry| Ok((entry, Hot::decode(value)?))) {
-            Err(error) => found.violations.push(unreadable_row("activity", row, &error)),
+            Err(error) => found.violations.push(unreadable_row(engine, "activity", row, &error)),
             Ok((entry, _)) => {
                 if let Led::Nowhere = led(engine, entry)? {
                     found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
@@ -155,11 +156,11 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
             Err(error) => found.violations.push(unreadable("by_updated_at", row, &error)),
             Ok(row) => {
                 without_age_row.meet(&row);
-                match engine.stored_hot(row.entry) {
-                    Ok(Some(hot)) if Bucket::of(hot.updated_at) == row.bucket => {}
-                    Ok(_) => found.stale_rows += 1,
-                    // An entry whose hot record cannot be decoded is reported above.
-                    Err(_) => {}
+                // A hot record that cannot be decoded is reported with its own tree.
+                if let Some(hot) = if_readable(engine.stored_hot(row.entry))?
+                    && hot.is_none_or(|hot| Bucket::of(hot.updated_at) != row.bucket)
+                {
+                    found.stale_rows += 1;
                 }
             }
         }
@@ -208,7 +209,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     }
     in_batches(engine, &trees.turns, |row, value| {
         match whole_fingerprint(row).and_then(|entry| Ok((entry, Turn::decode(value)?))) {
-            Err(error) => found.violations.push(unreadable_row("turns", row, &error)),
+            Err(error) => found.violations.push(unreadable_row(engine, "turns", row, &error)),
             Ok((entry, turn)) => match led(engine, entry)? {
                 Led::To(cold) if cold.session_id == turn.session_id => {}
                 Led::Astray => {}
@@ -217,17 +218,34 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         }
         Ok(0)
     })?;
+    for note in engine.notes() {
+        found.report(note.map(drop))?;
+    }
+    found.report(engine.zone().map(drop))?;
     let groups = engine.gate.lock();
     let intent = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
     if let Some(Err(error)) = intent.map(|value| Intent::decode(&value)) {
         found.violations.push(unreadable("intent", INTENT, &error));
     }
-    let counted = engine.meta_value(meta::COUNT)?.unwrap_or(0);
+    let counted = found.report(engine.meta_value(meta::COUNT))?;
     found.count_checked = *groups == groups_before;
-    if found.count_checked && counted != found.entries {
+    if let Some(counted) = counted.map(|counted: Option<u64>| counted.unwrap_or(0))
+        && found.count_checked
+        && counted != found.entries
+    {
         found.violations.push(Violation::WrongCount { counted, found: found.entries });
     }
     Ok(found)
+}
+
+impl Verification {
+    /// What was read; `None`, and a violation, if that is a record that cannot be decoded.
+    fn report<T>(&mut self, read: Result<T>) -> Result<Option<T>> {
+        let read = Unreadable::split(read)?.map_err(|UnreadableRecord { tree, key, reason }| {
+            self.violations.push(Violation::Unreadable { tree, key, reason });
+        });
+        Ok(read.ok())
+    }
 }
 
 /// Entries whose row by age is not where it belongs. An earlier one would do; the walk over the index looks for it, so
@@ -311,8 +329,9 @@ fn check_entry(
         }
     };
     let entry = engine.fingerprint(&key);
-    // A row that does not read is reported on its own.
-    if engine.key_of(entry).is_ok_and(|named| named.as_ref() != Some(&key)) {
+    let name = engine.trees.names.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
+    // One that cannot be decoded is reported on its own.
+    if name.is_none_or(|name| decode_name(&name).is_ok_and(|named| named != key)) {
         violations.push(Violation::NoName { key: key.to_string() });
     }
     let mut bytes = 0;
@@ -340,16 +359,13 @@ fn check_entry(
 pub(super) enum Led {
     To(Box<Cold>),
     Nowhere,
-    /// A row on the way does not read, which is reported on its own.
+    /// A row on the path cannot be decoded, which is reported on its own.
     Astray,
 }
 
 pub(super) fn led(engine: &Engine, entry: Fingerprint) -> Result<Led> {
-    let key = match engine.key_of(entry) {
-        Ok(Some(key)) => key,
-        Ok(None) => return Ok(Led::Nowhere),
-        Err(_) => return Ok(Led::Astray),
-    };
+    let Some(key) = if_readable(engine.key_of(entry))? else { return Ok(Led::Astray) };
+    let Some(key) = key else { return Ok(Led::Nowhere) };
     let value = engine.trees.sessions.get(bytes(&key)).map_err(|e| engine_error("read", e))?;
     Ok(match value.map(|value| decode_cold(&value)) {
         Some(Ok((cold, _))) => Led::To(Box::new(cold)),
@@ -367,30 +383,18 @@ pub(super) fn key(row: &[u8]) -> Result<SessionKey, CodecError> {
 }
 
 fn unreadable(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
-    let key = format!("#{:08x}", crc32fast::hash(row));
-    Violation::Unreadable { tree, key, reason: chain(error) }
+    let key = format!("row #{:08x}", crc32fast::hash(row));
+    Violation::Unreadable { tree, key, reason: with_causes(error) }
 }
 
 /// For a tree whose keys are fingerprints, if this one is.
-fn unreadable_row(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
+fn unreadable_row(engine: &Engine, tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
     match whole_fingerprint(row) {
-        Ok(entry) => Violation::Unreadable { tree, key: entry.to_string(), reason: chain(error) },
+        Ok(entry) => Violation::Unreadable { tree, key: engine.shown(entry), reason: with_causes(error) },
         Err(_) => unreadable(tree, row, error),
     }
 }
 
 fn unreadable_of(tree: &'static str, key: &SessionKey, error: &CodecError) -> Violation {
-    Violation::Unreadable { tree, key: key.to_string(), reason: chain(error) }
-}
-
-/// An error with its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+    Violation::Unreadable { tree, key: key.to_string(), reason: with_causes(error) }
 }

@@ -29,6 +29,7 @@ use crate::codec::{
 };
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
+use crate::unreadable::if_readable;
 
 /// The most that may be written to the log between two syncs, in bytes. Losses begin somewhere between 1.7 and 6.8 MB.
 pub(super) const MAX_UNSYNCED_BYTES: u64 = 512 * 1024;
@@ -168,18 +169,19 @@ impl Writer {
     /// Clears an index row that a crash has left: its entry is gone, or the row is earlier than the hot record in its
     /// tree. A row that is later stays, for that record may be about to be written. Returns whether it was cleared.
     pub(crate) fn recheck(&mut self, engine: &Engine, row: &ActivityRow) -> Result<bool> {
-        let is_stale = match engine.stored_hot(row.entry) {
-            Ok(None) => true,
-            Ok(Some(hot)) => row.bucket < Bucket::of(hot.updated_at),
-            // Damage to one entry is no reason to stop all others. `verify` tells it.
-            Err(Error::DamagedRecord { .. }) => false,
-            Err(error) => return Err(error),
-        };
+        let rows = &engine.trees.by_updated_at;
+        // The row of an entry whose record cannot be decoded stays: it is the only trace of its time.
+        let Some(hot) = if_readable(engine.stored_hot(row.entry))? else { return Ok(false) };
+        let right = hot.map(|hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: row.entry });
         // It may be gone since it was met.
-        if !is_stale || !has(&engine.trees.by_updated_at, row.encode())? {
+        if right.is_some_and(|right| row.bucket >= right.bucket) || !has(rows, row.encode())? {
             return Ok(false);
         }
-        self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
+        // Without any row no later pass would find the entry.
+        if let Some(right) = right.filter(|right| has(rows, right.encode()).is_ok_and(|has_row| !has_row)) {
+            self.insert(engine, rows, right.encode(), &[])?;
+        }
+        self.remove(engine, rows, row.encode())?;
         Ok(true)
     }
 

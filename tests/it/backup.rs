@@ -87,7 +87,7 @@ fn every_kind_of_entry_is_the_same_after_a_restoration() {
     let stats = |path| SessionStore::open(options(path)).unwrap().stats().unwrap().last_commit;
     assert!(stats(&back) >= stats(&path));
     let store = SessionStore::open(options(&back)).unwrap();
-    let newest = store.turns().unwrap().iter().map(|turn| turn.token).max().unwrap();
+    let newest = store.turns().unwrap().items.iter().map(|turn| turn.token).max().unwrap();
     assert!(store.begin_turn(&key(1)).unwrap().unwrap().0 > newest);
     // And notes and zone are there.
     let export = |store: &SessionStore| {

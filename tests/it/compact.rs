@@ -36,7 +36,7 @@ pub fn everything(store: &SessionStore) -> Everything {
         (entry, extras.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect())
     });
     let entries = entries.collect();
-    let mut turns = store.turns().unwrap();
+    let mut turns = store.turns().unwrap().items;
     turns.sort_by(|a, b| a.key.cmp(&b.key));
     for turn in &mut turns {
         // Whoever opens the store next finds them so.

@@ -76,7 +76,7 @@ fn what_a_verb_answers_is_what_is_there() {
         let (reset, _) = store.reset(&key(0)).unwrap().unwrap();
         assert_eq!(reset, get(&store, 0));
         let by_id = store.find_by_session_id(&reset.session_id).unwrap();
-        assert_eq!(by_id, std::slice::from_ref(&reset));
+        assert_eq!(by_id.items, std::slice::from_ref(&reset));
         assert!(matches!(store.remove_if(&key(0), &reset).unwrap(), Removal::Removed(_)));
         let again = store.resolve(&source).unwrap().entry;
         assert!(matches!(store.remove_if(&key(0), &again).unwrap(), Removal::Removed(_)));

@@ -11,6 +11,7 @@
 
 mod access;
 mod backup;
+mod bad_record;
 mod battery;
 mod behind;
 mod callbacks;

@@ -520,7 +520,7 @@ impl Run {
         resumable.sort();
         assert_eq!(recovery.resumable, resumable);
         self.turns.clear();
-        assert_eq!(self.store().turns().unwrap(), []);
+        assert_eq!(self.store().turns().unwrap().items, []);
         assert_sound(self.store());
         self.lists();
     }

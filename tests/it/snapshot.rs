@@ -57,7 +57,7 @@ fn change(store: &SessionStore, dice: &mut Dice, entries: usize) {
         10 => drop(store.switch(&key, SessionId::new(format!("switched-{n}")).unwrap()).unwrap()),
         11 => drop(store.begin_turn(&key).unwrap()),
         _ => {
-            if let Some(turn) = store.turns().unwrap().iter().find(|turn| turn.key == key) {
+            if let Some(turn) = store.turns().unwrap().items.iter().find(|turn| turn.key == key) {
                 store.end_turn(&key, turn.token).unwrap();
             }
         }
@@ -204,7 +204,7 @@ fn all_entries_are_of_one_moment() {
             let is_first = order.windows(2).all(|two| [0, 1000].contains(&(two[1] - two[0])));
             assert!(is_round || is_first, "{order:?}");
             let turns = back.turns().unwrap();
-            assert_eq!(turns.len(), entries);
+            assert_eq!(turns.items.len(), entries);
             for turn in turns {
                 assert_eq!(turn.started_at, back.get(&turn.key).unwrap().unwrap().updated_at);
             }

@@ -51,7 +51,11 @@ fn an_older_turn_never_clears_a_newer_one() {
     store.resolve(&source(0)).unwrap();
     home.clock.advance(MINUTE);
     let (older, _) = store.begin_turn(&key(0)).unwrap().unwrap();
-    assert_eq!(store.get(&key(0)).unwrap().unwrap().updated_at, store.turns().unwrap()[0].started_at, "a turn touches");
+    assert_eq!(
+        store.get(&key(0)).unwrap().unwrap().updated_at,
+        store.turns().unwrap().items[0].started_at,
+        "a turn touches"
+    );
     let (newer, _) = store.begin_turn(&key(0)).unwrap().unwrap();
     assert!(newer > older);
     assert!(matches!(store.end_turn(&key(0), older).unwrap(), TurnEnd::NotCurrent));

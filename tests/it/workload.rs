@@ -471,7 +471,7 @@ impl Expected {
             let row = row.map_err(|error| format!("list: {error}"))?;
             let (entry, extras) = store.get_with_extras(&row.key).map_err(|e| format!("{}: {e}", row.key))?.unwrap();
             whole(&entry, &extras).map_err(|error| format!("{}: {error}", row.key.as_str()))?;
-            if !store.find_by_session_id(&entry.session_id).unwrap().contains(&entry) {
+            if !store.find_by_session_id(&entry.session_id).unwrap().items.contains(&entry) {
                 return Err(format!("{} is not found by its id", row.key.as_str()));
             }
             listed += 1;

@@ -20,7 +20,8 @@ use crate::cli::{Exit, Format, options, progress, with_store};
 ///
 /// It holds every entry with its times, flags, counters and extras, open turns, and the notes and the time zone of
 /// imported files. Every record has a checksum. The file is there whole or not at all, and only its owner may read it;
-/// a pipe or a device is written to. Nothing in it is encrypted. An entry that does not read stops the backup.
+/// a pipe or a device is written to. Nothing in it is encrypted. An entry that cannot be decoded stops the backup: repair
+/// the store with `verify --repair` first.
 ///
 /// With --json, one object:
 ///

@@ -9,6 +9,7 @@ use cloakroom::{Error, ExportFormat, ExportOptions, TimeZone};
 
 use super::{is_standard, open_stream, zone};
 use crate::cli::failure::Failure;
+use crate::cli::list::none_unreadable;
 use crate::cli::output::{Out, clean, thousands};
 use crate::cli::{Exit, with_store};
 
@@ -20,6 +21,8 @@ use crate::cli::{Exit, with_store};
 ///
 /// As jsonl, one object a line: the fields that `show --json` has, but for idle_seconds, and under `extras` what the
 /// gateway kept besides (null where that is no JSON). Notes are left out.
+///
+/// An entry that cannot be decoded is left out; the others are written, and the exit code is 1.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(in crate::cli) struct Export {
@@ -56,8 +59,8 @@ impl Export {
             options = options.zone(zone);
         }
         let Some(path) = self.output.filter(|path| !is_standard(path)) else {
-            with_store(db, |store| Ok(store.export(&mut *out, &options)?))?;
-            return Ok(Exit::Done);
+            let report = with_store(db, |store| Ok(store.export(&mut *out, &options)?))?;
+            return none_unreadable(0, &report.unreadable);
         };
         let report = if let Some(stream) = open_stream(&path)? {
             let mut stream = Out::to(stream);
@@ -86,6 +89,6 @@ impl Export {
             path.display(),
             report.zone,
         )))?;
-        Ok(Exit::Done)
+        none_unreadable(0, &report.unreadable)
     }
 }

@@ -63,9 +63,11 @@ fn many_touches_are_few_writes_and_wait_in_the_journal() {
     for n in 0..100 {
         assert_eq!((seen(&opened.engine, n), stored(&opened.engine, n)), (later(5), NOW));
     }
-    assert_eq!(opened.engine.newest_bucket(None).unwrap(), Some(Bucket::of(later(5))));
-    assert_eq!(opened.engine.bucket_entries(Bucket::of(later(5))).unwrap().len(), 100);
-    assert_eq!(opened.engine.bucket_entries(Bucket::of(NOW)).unwrap(), []);
+    let mut none = Unreadable::default();
+    assert_eq!(opened.engine.newest_bucket(None, &mut none).unwrap(), Some(Bucket::of(later(5))));
+    assert_eq!(opened.engine.oldest_bucket(None).unwrap(), Some(Bucket::of(later(5))));
+    assert_eq!(opened.engine.bucket_rows(Bucket::of(later(5)), None, 1000, &mut none).unwrap().len(), 100);
+    assert_eq!(opened.engine.bucket_rows(Bucket::of(NOW), None, 1000, &mut none).unwrap(), []);
     assert_eq!(opened.engine.count_rows(Bucket::of(later(4)), 1000).unwrap(), 0);
 }
 
@@ -422,6 +424,7 @@ fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
     let row = |(n, minute): (&usize, &i64)| ActivityRow { bucket: Bucket::of(later(*minute)), entry: entry(*n) };
     let wanted: BTreeSet<ActivityRow> = model.iter().map(row).collect();
     assert_eq!(violations(engine), []);
+    let mut none = Unreadable::default();
     for (n, minute) in model {
         assert_eq!(seen(engine, *n), later(*minute));
     }
@@ -431,7 +434,7 @@ fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
         for limit in [1, 3, 100] {
             let (mut read, mut after) = (Vec::new(), None);
             loop {
-                let rows = engine.oldest_rows(after.as_ref(), bucket, limit).unwrap();
+                let rows = engine.oldest_rows(after.as_ref(), bucket, limit, &mut none).unwrap();
                 let Some(last) = rows.last().copied() else { break };
                 assert!(rows.len() <= limit);
                 read.extend(rows);
@@ -441,9 +444,19 @@ fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
             assert_eq!(engine.count_rows(bucket, limit as u64).unwrap(), until.len().min(limit) as u64);
         }
         let entries: Vec<_> = until.iter().filter(|row| row.bucket == bucket).map(|row| row.entry).collect();
-        assert_eq!(engine.bucket_entries(bucket).unwrap(), entries);
+        for limit in [1, 3, 100] {
+            let (mut read, mut after) = (Vec::new(), None);
+            loop {
+                let page = engine.bucket_rows(bucket, after, limit, &mut none).unwrap();
+                let Some(last) = page.last().copied() else { break };
+                assert!(page.len() <= limit);
+                read.extend(page);
+                after = Some(last);
+            }
+            assert_eq!(read, entries);
+        }
         // It may name a bucket that all have left, but passes over none that has entries.
-        let newest = engine.newest_bucket(Some(bucket)).unwrap();
+        let newest = engine.newest_bucket(Some(bucket), &mut none).unwrap();
         assert!(newest >= until.last().map(|row| row.bucket) && newest.is_none_or(|newest| newest <= bucket));
     }
 }

@@ -17,11 +17,17 @@ fn only_rows_that_nobody_needs_are_cleared() {
     assert!(!writer.recheck(&engine, &row(1, NOW)).unwrap(), "the row itself");
     assert!(writer.recheck(&engine, &row(8, NOW)).unwrap(), "no entry");
     assert_eq!(verify(&engine).unwrap().stale_rows, 1);
+    // Of an entry that has no other it is the last trace: the right one takes its place.
+    engine.trees.by_updated_at.remove(row(2, NOW).encode()).unwrap().unwrap();
+    engine.trees.by_updated_at.insert(row(2, later(-9)).encode(), vec![]).unwrap();
+    assert!(writer.recheck(&engine, &row(2, later(-9))).unwrap());
+    let found = verify(&engine).unwrap();
+    assert_eq!((found.violations, found.stale_rows), (vec![], 1));
 }
 
 #[test]
 fn a_record_that_does_not_read_is_found() {
-    for (tree, named) in [("sessions", name(1)), ("activity", entry(1).to_string()), ("names", entry(1).to_string())] {
+    for (tree, named) in [("sessions", name(1)), ("activity", name(1)), ("names", entry(1).to_string())] {
         let found = planted(|trees| {
             match tree {
                 "sessions" => trees.sessions.insert(bytes(&key(1)), &[9, 9]),
@@ -182,7 +188,7 @@ fn turns_without_their_session_are_counted_and_those_that_do_not_read_are_found(
     opened.engine.trees.turns.insert(entry(2).as_bytes(), vec![9, 9]).unwrap();
     let found = verify(&opened.engine).unwrap();
     assert!(matches!(&found.violations[..], [Violation::Unreadable { tree: "turns", .. }]), "{found:?}");
-    assert_eq!(opened.engine.turns().unwrap().len(), 2, "the others are read");
+    assert_eq!(opened.engine.turns().unwrap().iter().filter(|turn| turn.is_ok()).count(), 2, "the others are read");
     opened.writer.apply_turns(&opened.engine, &[(entry(1), None), (entry(2), None), (entry(50), None)]).unwrap();
     assert!(opened.engine.turns().unwrap().is_empty());
 }

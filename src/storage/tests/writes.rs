@@ -64,6 +64,19 @@ pub(super) fn contents(engine: &Engine) -> BTreeMap<usize, (Option<Hot>, Option<
     (0..10).map(|n| (n, read(n))).filter(|(_, (hot, cold))| hot.is_some() || cold.is_some()).collect()
 }
 
+/// The committer serves everybody: what one entry was before does not stop it.
+#[test]
+fn a_record_that_cannot_be_decoded_is_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    opened.engine.trees.sessions.insert(bytes(&key(1)), &[9, 9]).unwrap();
+    commit(&mut opened, &[whole(1, 5, NOW, None), gone(2)]).unwrap();
+    assert_eq!(cold_of(&opened.engine, 1).unwrap().session_id, id(5));
+    assert!(!opened.engine.contains(&key(2)).unwrap());
+    // Its old row by session id is nobody's now.
+    assert!(matches!(&violations(&opened.engine)[..], [Violation::WrongIdRow { .. }]));
+}
+
 #[test]
 fn a_touch_that_crosses_may_stop_anywhere() {
     let done = |engine: &Engine| engine.hot(entry(1)).unwrap().unwrap().updated_at == later(5);

@@ -24,8 +24,9 @@ fn prune_removes_the_idle_and_keeps_the_suspended() {
         "guard_failed": 0, "kept_unreadable": 0, "touched_meanwhile": 0,
         "stale_rows_cleared": report["stale_rows_cleared"],
         "oldest_protected_seconds": protected, "stopped": false, "removed_over_entries": 0, "removed_over_bytes": 0,
-        "removed_active": 0, "entries_over_cap": 0, "live_bytes": null, "bytes_over_cap": 0,
-        "protected": [{"key": THREAD, "reason": "suspended", "idle_seconds": protected}], "clock_doubted": false,
+        "unreadable": {"count": 0, "first": []}, "removed_active": 0, "entries_over_cap": 0, "live_bytes": null,
+        "bytes_over_cap": 0, "clock_doubted": false,
+        "protected": [{"key": THREAD, "reason": "suspended", "idle_seconds": protected}],
     });
     assert_eq!(report, expected);
     assert_eq!(keys(&store), [GROUP, DM, THREAD]);

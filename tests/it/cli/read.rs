@@ -149,7 +149,7 @@ fn list_leaves_out_what_does_not_read() {
     let ran = store.run(&["list", "--json"]);
     assert_eq!(ran.code, 1);
     assert_eq!(ran.keys(), [GROUP, THREAD, OLD]);
-    assert!(ran.err.contains("error: entries left out because they do not read: 1; `cloakroom verify`"), "{}", ran.err);
+    assert!(ran.err.contains("error: left out because they cannot be decoded: 1; `cloakroom verify`"), "{}", ran.err);
     assert!(!ran.err.contains("99"), "logs are redacted: {}", ran.err);
 }
 

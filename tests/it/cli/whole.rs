@@ -53,7 +53,7 @@ fn stats_know_the_unknown_and_the_unreadable() {
     store.vandalize("sessions", |tree| drop(tree.insert(DM, b"nonsense").unwrap()));
     let ran = store.run(&["stats", "--json"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("error: entries left out because they do not read: 1"), "{}", ran.err);
+    assert!(ran.err.contains("error: left out because they cannot be decoded: 1"), "{}", ran.err);
     let stats = ran.json();
     assert_eq!(stats["by_platform"], json!({"discord": 1, "slack": 1, "unknown": 1}));
     assert_eq!((&stats["entries"], &stats["unreadable"]), (&json!(4), &json!(1)));

@@ -30,6 +30,8 @@ mod storage;
 mod sync;
 #[path = "../../../src/time.rs"]
 mod time;
+#[path = "../../../src/unreadable.rs"]
+mod unreadable;
 
 fn main() {
     let schedules = std::env::var("CLOAKROOM_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);

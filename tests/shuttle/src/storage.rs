@@ -117,7 +117,7 @@ impl Engine {
         self.0.seed.fingerprint(key)
     }
 
-    pub(crate) fn turns(&self) -> Result<Vec<(Fingerprint, Turn)>> {
+    pub(crate) fn turns(&self) -> Result<Vec<Result<(Fingerprint, Turn)>>> {
         Ok(Vec::new())
     }
 
@@ -128,20 +128,20 @@ impl Engine {
     }
 
     /// Those of the first keys that are there still, in the order of the keys.
-    pub(crate) fn keys(&self, after: Option<&SessionKey>, _: &str, limit: usize) -> Result<Vec<SessionKey>> {
+    pub(crate) fn keys(&self, after: Option<&SessionKey>, _: &str, limit: usize) -> Result<Vec<Result<SessionKey>>> {
         let written = self.0.written.lock();
         let is_there = |key: &&SessionKey| written.contains_key(&self.fingerprint(key));
         let mut keys: Vec<_> = self.0.keys.iter().filter(is_there).cloned().collect();
         keys.sort_unstable();
-        Ok(keys.into_iter().filter(|key| after.is_none_or(|after| key > after)).take(limit).collect())
+        Ok(keys.into_iter().filter(|key| after.is_none_or(|after| key > after)).take(limit).map(Ok).collect())
     }
 
-    pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<SessionKey>> {
+    pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<Result<SessionKey>>> {
         let written = self.0.written.lock();
         let has_id = |key: &&SessionKey| {
             written.get(&self.fingerprint(key)).is_some_and(|(_, cold)| cold.session_id == *id)
         };
-        Ok(self.0.keys.iter().filter(has_id).cloned().collect())
+        Ok(self.0.keys.iter().filter(has_id).cloned().map(Ok).collect())
     }
 
     pub(crate) fn stored_cold(&self, key: &SessionKey) -> Result<Option<StoredCold>> {
@@ -158,6 +158,14 @@ impl Engine {
 
     pub(crate) fn blob(&self, _: &SessionKey, _: ExtrasRef) -> Result<Vec<u8>> {
         Ok(Vec::new())
+    }
+
+    pub(crate) fn contains(&self, key: &SessionKey) -> Result<bool> {
+        Ok(self.0.written.lock().contains_key(&self.fingerprint(key)))
+    }
+
+    pub(crate) fn missing_record(&self, tree: &'static str, key: &SessionKey) -> Error {
+        Error::DamagedRecord { record: tree, key: key.to_string(), source: Box::new(CodecError::Missing) }
     }
 
     pub(crate) fn damaged_extras(&self, key: &SessionKey, error: CodecError) -> Error {
