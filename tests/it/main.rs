@@ -46,6 +46,7 @@ mod linear;
 mod metrics;
 mod model;
 mod names;
+mod one_minute;
 mod openers;
 mod options;
 mod outputs;
