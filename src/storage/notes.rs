@@ -55,7 +55,6 @@ impl Engine {
     }
 
     /// The name of the first note from the row `start` on, and where the next one begins. `None` after the last.
-    #[expect(clippy::type_complexity, reason = "a failure of the engine, and a row that is none, are two things")]
     fn next_note(&self, start: Vec<u8>) -> Option<Result<(Result<String>, Vec<u8>)>> {
         let _whole = self.notes.lock();
         let row = match self.trees.meta.range(start..).keys().next()? {
