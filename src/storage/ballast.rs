@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
+
 use super::{access, files};
 use crate::error::{Error, Result};
 
@@ -19,21 +21,30 @@ const SPARE_BYTES: u64 = 3 << 20;
 /// It grows in such steps, so that it is not made again each time the snapshot has grown a little.
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// Takes the space, if there is some. A store without it is a whole store, so a failure is only logged.
-pub(super) fn take(store: &Path) {
+/// Takes the space, if there is some. A store without it is a whole store, so a failure is no error. Answers it, in words.
+pub(super) fn take(store: &Path) -> Option<String> {
     let wanted = (SPARE_BYTES + files::snapshot_bytes(&files::database(store))).next_multiple_of(BLOCK_BYTES);
     let path = store.join(files::BALLAST);
     if fs::metadata(&path).is_ok_and(|meta| meta.len() >= wanted) {
-        return;
+        return None;
+    }
+    // A write beyond this limit does not only fail: it kills the process (SIGXFSZ).
+    if let Some(limit) = getrlimit(Resource::Fsize).current.filter(|limit| *limit < wanted) {
+        let told = format!(
+            "no space is kept for a full disk: it takes a file of {wanted} bytes, and this process may \
+            write {limit} to a file (`ulimit -f`)"
+        );
+        tracing::warn!("{told}");
+        return Some(told);
     }
     let new = store.join(files::NEW_BALLAST);
     let filled = access::private_file(&new).map(|file| fill(file, wanted).and_then(|()| fs::rename(&new, &path)));
     let taken = filled.and_then(|taken| taken.map_err(|e| Error::io("write", &new, e)));
-    if let Err(error) = taken {
-        // Half of it would take space and help nobody.
-        let _ = fs::remove_file(&new);
-        tracing::warn!(%error, bytes = wanted, "no space could be kept for a full disk");
-    }
+    let error = taken.err()?;
+    // Half of it would take space and help nobody.
+    let _ = fs::remove_file(&new);
+    tracing::warn!(error = &error as &dyn std::error::Error, bytes = wanted, "no space could be kept for a full disk");
+    Some(format!("no space is kept for a full disk: {error}"))
 }
 
 fn fill(mut file: File, bytes: u64) -> io::Result<()> {

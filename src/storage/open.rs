@@ -93,7 +93,7 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
         opened.writer.hold_journal();
     }
     if !gave_up {
-        ballast::take(path);
+        repairs.extend(ballast::take(path));
     }
     opened.created = created;
     opened.repairs.splice(..0, repairs);
