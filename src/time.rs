@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use crossbeam_channel::{Receiver, Sender};
@@ -171,7 +171,10 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        Utc::now().into()
+        // chrono's own panics before 1970.
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(Timestamp::MIN, |since| Timestamp::MIN.saturating_add(since))
     }
 
     fn monotonic(&self) -> Duration {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -55,6 +55,9 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
             let reason = "it is empty".into();
             return Err(Error::NotAStore { path: path.to_path_buf(), reason });
         }
+        _ => check_clock()?,
+    }
+    match &found {
         Found::Nothing => access::make_directory(path)?,
         Found::Empty | Found::Store => access::check(path, &found, trust_group)?,
     }
@@ -203,7 +206,16 @@ fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
     new.close()?.install()
 }
 
+/// Before 1970 sled panics as soon as it is configured, for a name that it does not need.
+pub(super) fn check_clock() -> Result<()> {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(drop).map_err(|_| {
+        let source = "the clock of this machine stands before 1970: set it".into();
+        Error::Engine { action: "start", source }
+    })
+}
+
 pub(super) fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) -> Result<sled::Db> {
+    check_clock()?;
     let config = sled::Config::new()
         .path(database)
         .cache_capacity(cache_bytes / CACHE_EXPANSION)

@@ -8,7 +8,7 @@ use super::build::{NewDatabase, put};
 use super::checkpoint::Checkpoint;
 use super::files::{self, Found};
 use super::lock::{Lock, check_process};
-use super::open::new_seed;
+use super::open::{check_clock, new_seed};
 use super::{bytes, meta, swap};
 use crate::codec::{ActivityRow, Bucket, CheckedEntry, ExtrasRow, IdRow, NoteRow, Seed, encode_name};
 use crate::error::{Error, Result};
@@ -35,8 +35,12 @@ impl NewStore {
         let exists = || Error::StoreExists { path: path.to_path_buf() };
         check_process(path)?;
         let found = files::inspect(path)?;
+        if found == Found::Store {
+            return Err(exists());
+        }
+        check_clock()?;
         match found {
-            Found::Store => return Err(exists()),
+            Found::Store => {}
             Found::Nothing => access::make_directory(path)?,
             Found::Empty => {
                 access::check(path, &found, trust_group)?;

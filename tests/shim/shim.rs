@@ -19,6 +19,7 @@
 //! * `SHIM_MODES=OCTAL`: a mount that keeps no modes: what is made below the root
 //!   has this mode (files without the execute bits), and chmod changes nothing.
 //!   It fails with `SHIM_CHMOD_ERRNO`, if that is set.
+//! * `SHIM_CLOCK=SECONDS`: the time of day is that far from the real one.
 //! * `SHIM_COUNT`: file; two u64 LE: changing calls and fail-matching calls.
 //!
 //! The file `acks` directly below the root is the test's own channel: it is
@@ -99,6 +100,7 @@ struct Config {
     /// 0: modes are kept.
     modes: u32,
     chmod_errno: i32,
+    clock: i64,
 }
 
 static CONFIG: OnceLock<Config> = OnceLock::new();
@@ -166,6 +168,7 @@ extern "C" fn init() {
         space: number("SHIM_SPACE"),
         modes: var("SHIM_MODES").map_or(0, |v| u32::from_str_radix(&v, 8).expect("an octal number")),
         chmod_errno: number("SHIM_CHMOD_ERRNO") as i32,
+        clock: var("SHIM_CLOCK").map_or(0, |v| v.parse().expect("a number")),
     };
     if config.space > 0 {
         USED.store(bytes_below(std::path::Path::new(&root)), SeqCst);
@@ -674,6 +677,13 @@ exports! {
         if allocate(fd, 0, at, len) == 0 { 0 } else { *__errno_location() }
     }
     posix_fallocate64(fd: i32, at: i64, len: i64) -> i32 { posix_fallocate(fd, at, len) }
+    clock_gettime(clock: i32, time: *mut i64) -> i32 {
+        let done = syscall(228, clock, time) as i32;
+        if clock == 0 && done == 0 {
+            *time += CONFIG.get().map_or(0, |config| config.clock);
+        }
+        done
+    }
     fsync(fd: i32) -> i32 { on_fd(fd, SYNC, (R_SYNC, 0), || syscall(74, fd)) }
     fdatasync(fd: i32) -> i32 { on_fd(fd, SYNC, (R_SYNC, 0), || syscall(75, fd)) }
     sync_file_range(fd: i32, at: i64, len: i64, flags: u32) -> i32 {
