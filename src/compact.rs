@@ -34,7 +34,8 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`Error::Unsound`](crate::Error::Unsound) if the check finds anything, [`Error::Damaged`](crate::Error::Damaged)
-    /// if the store holds less than was synced, [`Error::DiskFull`](crate::Error::DiskFull) if the copy does not fit,
+    /// if the store holds less than was synced, [`Error::Elsewhere`](crate::Error::Elsewhere) if the database is a link
+    /// or a mount, which it would have to leave, [`Error::DiskFull`](crate::Error::DiskFull) if the copy does not fit,
     /// and those of [`open`](SessionStore::open). A store is never made, whatever `options` say.
     pub fn compact(options: &Options, progress: impl FnMut(u64)) -> Result<CompactReport> {
         options.check()?;

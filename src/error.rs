@@ -45,7 +45,7 @@ pub enum Error {
     Locked {
         /// The store.
         path: PathBuf,
-        /// Who holds it, as it wrote itself down: a process id.
+        /// Who holds it, as it wrote itself down: its process id, and the name of its machine or container.
         holder: Option<String>,
     },
     /// The store was written by a newer version of this program.
@@ -108,8 +108,9 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The database's own files do not read. Of them only `snap.*` files were set aside; but sled may have written to
-    /// `sled/db`, from the damage on, before it gave up. Copy the directory before you try anything with it.
+    /// Parts of the store are missing, or the database's own files do not read. Of them only `snap.*` files were set
+    /// aside; but sled may have written to `sled/db`, from the damage on, before it gave up. Copy the directory before you
+    /// try anything with it.
     #[error("the database at {path} is damaged: restore a backup, or import again")]
     Damaged {
         /// The database.
@@ -135,6 +136,14 @@ pub enum Error {
         path: PathBuf,
         /// How many violations [`verify`](crate::SessionStore::verify) found.
         violations: u64,
+    },
+    /// The database lies elsewhere, behind a link or a mount, so no other can take its place. Nothing was changed.
+    #[error("the store at {path} cannot be compacted: {reason}, and give that path instead")]
+    Elsewhere {
+        /// The store.
+        path: PathBuf,
+        /// What lies elsewhere.
+        reason: String,
     },
     /// A write or a sync failed earlier, and the store has been read-only since. Open it again to write.
     #[error("the store at {path} is read-only since a failure: {failure}")]

@@ -19,7 +19,7 @@ const CACHE: u64 = 64 << 20;
 ///
 /// The database's file never shrinks by itself. This checks the store, copies it to a new database beside the old one,
 /// compares every row, and lets it take the old one's place. It needs space for the copy meanwhile. Killed at any
-/// moment, the store is the old one or the new one, whole.
+/// moment, the store is the old one or the new one, whole. A database that is a link or a mount is refused.
 ///
 /// With --json, one object:
 ///

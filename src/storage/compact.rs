@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::build::{NewDatabase, put};
 use super::lock::{Lock, State};
 use super::open::Opened;
-use super::{Engine, Trees, engine_error, files, open, verify};
+use super::{Engine, Trees, engine_error, files, open, swap, verify};
 use crate::error::{Error, Result};
 
 /// Rows between two calls that tell how far it is.
@@ -29,6 +29,7 @@ pub(crate) fn compact(
     trust_group: bool,
     mut progress: impl FnMut(u64),
 ) -> Result<Compacted> {
+    swap::check_place(path)?;
     let Opened { engine, mut writer, mark, expected, repairs, .. } = open(path, false, cache_bytes, trust_group)?;
     writer.end_use(&engine).inspect_err(|error| engine.mark_suspect(error))?;
     if let Some(expected) = expected {

@@ -179,12 +179,12 @@ pub(super) fn snapshot_bytes(database: &Path) -> u64 {
 /// Syncs every file and directory below and including `path`, and hides the files from others.
 pub(super) fn sync_tree(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
-        let entry = entry.map_err(|e| Error::io("list", path, e))?;
-        let kind = entry.file_type().map_err(|e| Error::io("look at", entry.path(), e))?;
-        if kind.is_dir() {
-            sync_tree(&entry.path())?;
-        } else if kind.is_file() {
-            let path = entry.path();
+        let path = entry.map_err(|e| Error::io("list", path, e))?.path();
+        // Where an operator has put a link, what it leads to is what counts.
+        let meta = fs::metadata(&path).map_err(|e| Error::io("look at", &path, e))?;
+        if meta.is_dir() {
+            sync_tree(&path)?;
+        } else if meta.is_file() {
             access::hide(&path)?;
             File::open(&path).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", &path, e))?;
         }
@@ -196,13 +196,13 @@ pub(super) fn sync_tree(path: &Path) -> Result<()> {
 pub(super) fn bytes_below(path: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
-        let entry = entry.map_err(|e| Error::io("list", path, e))?;
-        match entry.metadata() {
-            Ok(meta) if meta.is_dir() => bytes += bytes_below(&entry.path())?,
+        let path = entry.map_err(|e| Error::io("list", path, e))?.path();
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => bytes += bytes_below(&path)?,
             Ok(meta) => bytes += meta.len(),
             // sled removes snapshots while we look.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("look at", entry.path(), error)),
+            Err(error) => return Err(Error::io("look at", path, error)),
         }
     }
     Ok(bytes)

@@ -9,14 +9,49 @@
 //! | | the old one | finished | puts the old one back, and removes the new one |
 //! | the new one | the old one, or a part of it | | removes the old one |
 //!
+//! A database that an operator has put elsewhere, by a link or a mount, cannot be swapped by renaming. It is refused, for the
+//! new one would lie on the disk that it was moved away from.
+//!
 //! The directory is synced between the steps, so a power cut leaves no other state. The old one is removed only when
 //! the new one is durable under its name.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{NEW_PREFIX, OLD_PREFIX, database, sync_directory, sync_tree};
 use crate::error::{Error, Result};
+
+/// Refuses a database of which any part lies elsewhere.
+pub(super) fn check_place(store: &Path) -> Result<()> {
+    let elsewhere = |path: &Path, how: String| {
+        let reason = format!(
+            "{} {how}, and a new database would not be there: move the whole store to that place",
+            path.display()
+        );
+        Err(Error::Elsewhere { path: store.to_path_buf(), reason })
+    };
+    let look = |path: &Path| path.symlink_metadata().map_err(|e| Error::io("look at", path, e));
+    let current = database(store);
+    // What is not there is for the opening to tell.
+    let Ok(meta) = current.symlink_metadata() else { return Ok(()) };
+    if let Ok(target) = fs::read_link(&current) {
+        return elsewhere(&current, format!("is a link to {}", target.display()));
+    }
+    if meta.dev() != fs::metadata(store).map_err(|e| Error::io("look at", store, e))?.dev() {
+        return elsewhere(&current, "is on a disk of its own".into());
+    }
+    for entry in fs::read_dir(&current).map_err(|e| Error::io("list", &current, e))? {
+        let path = entry.map_err(|e| Error::io("list", &current, e))?.path();
+        if look(&path)?.is_symlink() {
+            return elsewhere(&path, "is a link".into());
+        }
+        if look(&path)?.dev() != meta.dev() {
+            return elsewhere(&path, "is on a disk of its own".into());
+        }
+    }
+    Ok(())
+}
 
 /// Puts the finished database at `new` in the place of the store's, and removes that.
 ///
