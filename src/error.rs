@@ -307,6 +307,7 @@ impl Error {
             Self::Damaged { .. } => "damaged",
             Self::DamagedRecord { .. } => "damaged_record",
             Self::Unsound { .. } => "unsound",
+            Self::Elsewhere { .. } => "elsewhere",
             Self::ReadOnly { .. } => "read_only",
             Self::Panicked { .. } => "panicked",
             Self::SnapshotTooLarge { .. } => "snapshot_too_large",

@@ -58,7 +58,8 @@ pub(crate) fn compact(
 
     drop(writer);
     let lock = engine.close()?;
-    new.take_over().or_else(|error| lock.write(State::after(&error)).and(Err(error)))?;
+    // It may be either database that is there after an error, so all of it would be in doubt.
+    new.take_over().or_else(|error| lock.write_synced(State::Failed, 0).and(Err(error)))?;
     let bytes_after = files::bytes_below(path)?;
     Ok(Compacted { entries: found.entries, bytes_before, bytes_after, repairs })
 }

@@ -14,9 +14,8 @@
 //! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
 //! created under another name, synced file by file, and renamed into place.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::access;
@@ -79,31 +78,6 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
         )),
         None => Ok(Found::Empty),
         Some(name) => not_a_store(format!("it holds {} and no database", name.display())),
-    }
-}
-
-/// Writes every file below `path` over with what it holds, so that the next sync covers all of it.
-pub(super) fn rewrite_tree(path: &Path) -> Result<()> {
-    for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
-        let entry = entry.map_err(|e| Error::io("list", path, e))?;
-        let path = entry.path();
-        if path.is_dir() {
-            rewrite_tree(&path)?;
-        } else {
-            rewrite(&path).map_err(|e| Error::io("write again", &path, e))?;
-        }
-    }
-    Ok(())
-}
-
-fn rewrite(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let (mut buffer, mut offset) = (vec![0; 1 << 20], 0);
-    loop {
-        let read = file.read_at(&mut buffer, offset)?;
-        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { return Ok(()) };
-        file.write_all_at(part, offset)?;
-        offset += read as u64;
     }
 }
 

@@ -1,52 +1,74 @@
 //! The lock file: who has the store open, and what the next opening must know of it.
 //!
-//! It is 64 bytes: a line that says by whom, a line that says how things stand, and spaces. It is only ever written
-//! over in place, in one write. So there is no moment at which a mark is gone, and a full disk does not stand in the way.
+//! It is 256 bytes: a line that says by whom, a line that says how things stand, a line that says how far the log was
+//! synced, and spaces. It is only ever written over in place, in one write. So there is no moment at which a mark is
+//! gone, and a full disk does not stand in the way.
 
 use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::fork;
 
 use super::access;
 use super::files::LOCK;
+use super::log::Position;
 
-const BYTES: usize = 64;
+const BYTES: usize = 256;
+/// The most of a host's name that is written down. Linux allows 64 bytes.
+const MAX_HOST_CHARS: usize = 64;
 
 /// How things stand with what was written.
 ///
 /// A write or a sync that fails leaves pages that look written, are not on disk, and that no sync saves unless they are
-/// written again. The mark needs no sync of its own: what it speaks of are pages that are only in the page cache, and
-/// they are gone when it is.
+/// written again. Linux tells such an error once, and to nobody who opens the file later. So a process may die of, or
+/// right after, a failure that nobody will ever hear of again, and any state but [`State::Closed`] leaves what was written
+/// since the last sync in doubt.
+///
+/// The mark needs no sync of its own: what it speaks of are pages that are only in the page cache, and they are gone when
+/// it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    Well,
-    /// A sync has begun. Who finds this does not know how it ended.
-    Syncing,
+    /// All is synced.
+    Closed,
+    /// sled is opening its files, and writes to any of them.
+    Opening,
+    /// The store is in use, and only the log is written.
+    Open,
+    /// A write or a sync failed.
     Failed,
     /// It failed because the disk was full.
     Full,
 }
 
 impl State {
-    const ALL: [Self; 4] = [Self::Well, Self::Syncing, Self::Failed, Self::Full];
+    const ALL: [Self; 5] = [Self::Closed, Self::Opening, Self::Open, Self::Failed, Self::Full];
 
     fn text(self) -> &'static str {
         match self {
-            Self::Well => "",
-            Self::Syncing => "a sync has begun",
-            Self::Failed => "a sync failed",
+            Self::Closed => "",
+            Self::Opening => "opening",
+            Self::Open => "open",
+            Self::Failed => "a write or a sync failed",
             Self::Full => "the disk is full",
         }
     }
 
     /// What is to be noted of a failure.
-    pub(super) fn after(error: &Error) -> Self {
+    fn after(error: &Error) -> Self {
         if matches!(error, Error::DiskFull { .. }) { Self::Full } else { Self::Failed }
     }
+}
+
+/// What the last one who had the store left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) state: State,
+    /// Up to where sled's log is on disk. Not known before a database was opened.
+    pub(super) synced: Option<Position>,
 }
 
 /// Our own lock, taken before anything in the directory is read or repaired. Freed when dropped.
@@ -54,7 +76,9 @@ impl State {
 pub(super) struct Lock {
     file: File,
     path: PathBuf,
-    found: State,
+    left: Left,
+    /// The position that is written down with each state; negative if there is none.
+    synced: AtomicI64,
 }
 
 impl Drop for Lock {
@@ -107,23 +131,46 @@ impl Lock {
         }
         let mark = lines.next().unwrap_or_default();
         let known = State::ALL.into_iter().find(|state| state.text() == mark).filter(|_| read.is_ok());
-        let found = known.unwrap_or(State::Failed);
-        let lock = Self { file, path, found };
-        lock.write(found)?;
+        let synced = lines.next().and_then(|line| line.strip_prefix("synced ")?.parse().ok());
+        let left = Left { state: known.unwrap_or(State::Failed), synced: synced.filter(|at| *at >= 0) };
+        let lock = Self { file, path, left, synced: AtomicI64::new(left.synced.unwrap_or(-1)) };
+        lock.write(left.state)?;
         Ok(lock)
     }
 
     /// How things stood when it was taken.
-    pub(super) fn found(&self) -> State {
-        self.found
+    pub(super) fn left(&self) -> Left {
+        self.left
     }
 
-    /// Tells the next opening.
+    /// Tells the next opening how things stand.
     pub(super) fn write(&self, state: State) -> Result<()> {
-        let text = format!("process {}\n{}\n", std::process::id(), state.text());
+        let synced = match self.synced.load(Ordering::Relaxed) {
+            synced @ 0.. => format!("synced {synced}"),
+            _ => String::new(),
+        };
+        let text = format!("process {} on {}\n{}\n{synced}\n", std::process::id(), host(), state.text());
         let text = format!("{text:<width$}\n", width = BYTES - 1);
         self.file.write_all_at(text.as_bytes(), 0).map_err(|e| Error::io("write", &self.path, e))
     }
+
+    /// Tells the next opening how things stand, and up to where the log is on disk.
+    pub(super) fn write_synced(&self, state: State, synced: Position) -> Result<()> {
+        self.synced.store(synced, Ordering::Relaxed);
+        self.write(state)
+    }
+
+    /// Tells the next opening of a failure.
+    pub(super) fn fail(&self, error: &Error) -> Result<()> {
+        self.write(State::after(error))
+    }
+}
+
+/// The name of this machine, or of the container: a process id alone means nothing outside of it.
+fn host() -> String {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    name.chars().map(|char| if char.is_ascii_graphic() { char } else { '?' }).take(MAX_HOST_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -149,7 +196,11 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let lock = Lock::take(dir.path()).unwrap();
-        assert_eq!(holder(), Some(format!("process {}", std::process::id())));
+        let me = format!("process {} on {}", std::process::id(), host());
+        assert!(!host().is_empty() && host().len() <= MAX_HOST_CHARS);
+        assert_eq!(holder(), Some(me.clone()));
+        lock.write_synced(State::Full, Position::MAX).unwrap();
+        assert_eq!(holder(), Some(me));
         // As it is between the making of the file and the first line.
         lock.file.set_len(0).unwrap();
         assert_eq!(holder(), None);
@@ -158,17 +209,26 @@ mod tests {
     #[test]
     fn a_mark_stays_until_it_is_written_over() {
         let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOCK);
+        let left = || Lock::take(dir.path()).unwrap().left();
         for state in State::ALL {
             Lock::take(dir.path()).unwrap().write(state).unwrap();
             for _ in 0..2 {
-                assert_eq!(Lock::take(dir.path()).unwrap().found(), state);
+                assert_eq!(left(), Left { state, synced: None });
             }
-            let text = std::fs::read_to_string(dir.path().join(LOCK)).unwrap();
-            assert_eq!(text.len(), BYTES);
-            assert_eq!(text.lines().next().unwrap(), format!("process {}", std::process::id()));
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), BYTES as u64);
         }
-        // As earlier versions wrote it.
-        std::fs::write(dir.path().join(LOCK), "process 4194304\na sync failed").unwrap();
-        assert_eq!(Lock::take(dir.path()).unwrap().found(), State::Failed);
+        for (state, synced) in State::ALL.into_iter().zip([0, 7, 12_345_678_901, Position::MAX, 0]) {
+            Lock::take(dir.path()).unwrap().write_synced(state, synced).unwrap();
+            for _ in 0..2 {
+                assert_eq!(left(), Left { state, synced: Some(synced) });
+            }
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), BYTES as u64);
+        }
+        // What does not read is the worst there is.
+        for (text, state) in [("", State::Closed), ("process 4194304\nwhatever", State::Failed)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(left(), Left { state, synced: None });
+        }
     }
 }

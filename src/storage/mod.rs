@@ -24,6 +24,7 @@ mod repair;
 mod restore;
 mod salvage;
 mod scan;
+mod segments;
 mod size;
 mod structural;
 mod swap;
@@ -155,7 +156,7 @@ impl Engine {
 
     /// A write or a sync has failed. The next opening must not trust what the page cache holds to be on disk.
     pub(crate) fn mark_suspect(&self, failure: &Error) {
-        if let Err(error) = self.lock.write(lock::State::after(failure)) {
+        if let Err(error) = self.lock.fail(failure) {
             tracing::error!(error = &error as &dyn std::error::Error, "the failure could not be noted");
         }
     }

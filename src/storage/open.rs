@@ -13,6 +13,7 @@ use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
 use super::lock::{Lock, State, check_process};
 use super::memtable::Memtable;
+use super::segments::Segments;
 use super::waker::FlushWaker;
 use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, engine_error, meta, swap};
 use crate::codec::{Seed, decode_meta};
@@ -84,7 +85,8 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
         repairs.extend(gave_up.then(|| "gave up the ballast, since the disk was full".to_owned()));
         Ok(gave_up)
     };
-    if lock.found() == State::Full {
+    let was_full = lock.left().state == State::Full;
+    if was_full {
         // Opening may still find room. The writes that failed would not.
         give_up()?;
     }
@@ -92,7 +94,7 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
         Err(Error::DiskFull { .. }) if give_up()? => open_locked(path, &lock, cache_bytes)?,
         other => other?,
     };
-    if gave_up || lock.found() == State::Full {
+    if gave_up || was_full {
         opened.writer.hold_journal();
     }
     if !gave_up {
@@ -127,12 +129,19 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
         }
     }
     let mut repairs = files::remove_half_snapshots(&database)?;
-    if lock.found() != State::Well {
-        files::rewrite_tree(&database)?;
-        repairs.push("wrote the database over, since a sync had failed, or had not ended".into());
+    let segments = Segments::read(&database)?;
+    if let Some(bytes) = segments.rewrite_doubted(lock.left())? {
+        repairs.push(format!(
+            "wrote the database over from its last sync on ({} KiB), since {}",
+            bytes.div_ceil(1024),
+            match lock.left().state {
+                State::Failed | State::Full => "a write or a sync had failed",
+                State::Closed | State::Opening | State::Open => "it had not been closed",
+            }
+        ));
     }
-    // sled syncs while it opens, too.
-    lock.write(State::Syncing)?;
+    lock.write_synced(State::Opening, segments.doubted_from(lock.left()))?;
+    let marked = |error: Error| lock.fail(&error).and(Err(error));
     // Declared first, so that it is dropped last, after an error too.
     let last;
     let db = match open_database(path, &database, cache_bytes) {
@@ -150,8 +159,9 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
 
     // Recovery read what the page cache holds. Make that durable before anybody is told of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
-    files::sync_tree(&database).or_else(|error| lock.write(State::after(&error)).and(Err(error)))?;
-    lock.write(State::Well)?;
+    files::sync_tree(&database).or_else(marked)?;
+    // Up to where it is synced says the next sync: sled may hold something that it has not written yet.
+    lock.write(State::Open)?;
 
     let trees = open_trees(&db)?;
     let waker = FlushWaker::start(db).map_err(|e| Error::io("start a thread for", path, e))?;

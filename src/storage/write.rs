@@ -218,8 +218,6 @@ impl Writer {
         #[cfg(test)]
         self.hook.call(engine, 0)?;
         let synced = engine.log_position()?;
-        // Should it fail and the process die before it can say so.
-        engine.lock.write(State::Syncing)?;
         engine.waker.watch(|| engine.trees.meta.flush()).map_err(|e| engine_error("write", e))?;
         // sled's flush leaves the data in the page cache.
         engine.file.sync_data().map_err(|e| Error::io("sync", engine.path(), e))?;
@@ -229,7 +227,8 @@ impl Writer {
         }
         self.unsynced = Unsynced { synced, ..Unsynced::default() };
         self.has_unsynced_extras = false;
-        engine.lock.write(State::Well)
+        // What is later than this is in doubt if the process dies, of a failure of the next sync too.
+        engine.lock.write_synced(State::Open, synced)
     }
 
     /// Writes down what is durable, so that a kill leaves it. Call it after [`Writer::sync`].
@@ -258,7 +257,8 @@ impl Writer {
         self.finish(engine, self.mark.commit.saturating_add(1))?;
         self.put_meta(engine, meta::CLEAN, &true)?;
         self.sync(engine)?;
-        self.checkpoint()
+        self.checkpoint()?;
+        engine.lock.write(State::Closed)
     }
 
     /// Whether something was written since the last sync.

@@ -133,7 +133,7 @@ fn a_second_opener_in_this_process_is_refused() {
     let home = Home::new();
     let store = home.open();
     let error = refused(&home.path());
-    let me = format!("process {}", std::process::id());
+    let me = format!("process {} on {}", std::process::id(), rustix::system::uname().nodename().to_str().unwrap());
     assert!(matches!(&error, Error::Locked { holder: Some(holder), .. } if *holder == me), "{error:?}");
     assert!(error.to_string().contains(&me), "{error}");
     // Closed is not dropped: the store still reads.
@@ -157,8 +157,8 @@ fn a_second_opener_in_another_process_is_refused() {
     let output = BufReader::new(child.stdout.take().unwrap());
     assert!(output.lines().any(|line| line.unwrap().contains("held")));
     let error = refused(&home.path());
-    let holder = format!("process {}", child.id());
-    assert!(matches!(&error, Error::Locked { holder: Some(found), .. } if *found == holder), "{error:?}");
+    let holder = format!("process {} on ", child.id());
+    assert!(matches!(&error, Error::Locked { holder: Some(found), .. } if found.starts_with(&holder)), "{error:?}");
     assert!(error.to_string().contains(&holder), "{error}");
     child.stdin.take().unwrap().write_all(b".").unwrap();
     child.wait().unwrap();

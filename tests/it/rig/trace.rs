@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use super::record::{Record, bad};
@@ -160,17 +161,6 @@ impl Trace {
     /// The largest number of bytes written to one such file without a sync of
     /// it in between (the tail after the last sync counts too).
     pub fn unsynced_high_water(&self, path_suffix: &str) -> u64 {
-        self.unsynced(path_suffix).0
-    }
-
-    /// The bytes written to such files since the last sync of each.
-    pub fn unsynced_at_end(&self, path_suffix: &str) -> u64 {
-        self.unsynced(path_suffix).1
-    }
-
-    /// Unsynced bytes: the most in one such file at any time, and the sum of
-    /// them at the end.
-    fn unsynced(&self, path_suffix: &str) -> (u64, u64) {
         let mut open: BTreeMap<NodeId, u64> = BTreeMap::new();
         let mut most = 0;
         for op in &self.ops {
@@ -186,7 +176,14 @@ impl Trace {
                 _ => {}
             }
         }
-        (most, open.values().sum())
+        most
+    }
+
+    /// Which parts of such files were written and not synced after that.
+    pub fn unsynced_parts(&self, path_suffix: &str) -> Vec<Range<u64>> {
+        let last = self.syncs_of(path_suffix).pop();
+        let writes = self.writes_to(path_suffix).into_iter().filter(|write| last.is_none_or(|last| write.op > last));
+        writes.map(|write| write.offset..write.offset + write.len).collect()
     }
 
     /// The whole lines that the child wrote to `acks` in the first `at`
