@@ -14,14 +14,14 @@ impl SessionStore {
     /// Every index is built anew from the entries, and what belongs to none is removed. An entry stays if its cold
     /// record reads. What is removed and held something goes to the file `quarantine` before, as JSON lines, readable
     /// by its owner alone; lines are added to a file that is there. Afterwards `verify` finds nothing. Cut short, it
-    /// has lost nothing: run it again. It is for a store that is closed; nobody else can open it meanwhile.
+    /// has lost nothing: run it again. A store whose checkpoint is lost, which no opening takes, gets a new one. It is for a store that is closed; nobody else can open it meanwhile.
     ///
     /// # Errors
     /// Those of [`open`](SessionStore::open), for a database that does not open cannot be repaired: restore a backup.
     /// Those of writing the quarantine; then the store is as it was.
     pub fn repair(options: Options, quarantine: impl AsRef<Path>) -> Result<(Repairs, OpenReport)> {
         options.check()?;
-        let mut opened = storage::open(&options.path, false, options.cache_bytes, options.trust_group)?;
+        let mut opened = storage::open_to_repair(&options.path, options.cache_bytes, options.trust_group)?;
         let report = open_report(&mut opened);
         let repairs = storage::repair(&opened.engine, &mut opened.writer, quarantine.as_ref())
             .and_then(|repairs| opened.writer.end_use(&opened.engine).map(|()| repairs))

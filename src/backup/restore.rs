@@ -27,8 +27,9 @@ impl SessionStore {
     /// # Errors
     /// [`Error::StoreExists`](crate::Error::StoreExists), [`Error::NotABackup`](crate::Error::NotABackup),
     /// [`Error::NewerBackup`](crate::Error::NewerBackup), [`Error::DamagedBackup`](crate::Error::DamagedBackup) with the
-    /// place, [`Error::Io`](crate::Error::Io) and its like if `input` or the disk fails, and
-    /// [`Error::NotAStore`](crate::Error::NotAStore) if something else is at the path.
+    /// place, [`Error::Io`](crate::Error::Io) and its like if `input` or the disk fails,
+    /// [`Error::Damaged`](crate::Error::Damaged) if the path holds what is left of a store, and
+    /// [`Error::NotAStore`](crate::Error::NotAStore) if something else is there.
     pub fn restore(options: &Options, input: impl Read, progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
         options.check()?;
         // A file that is no backup is refused before anything is made.

@@ -63,7 +63,8 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`Error::StoreExists`], before anything of the input is read; then `import` is the way. [`Error::NotAStore`],
-    /// [`Error::Locked`], [`Error::Exposed`] and [`Error::PermissionDenied`] as when a store is opened.
+    /// [`Error::Damaged`] where a part of a store is left, [`Error::Locked`], [`Error::Exposed`] and
+    /// [`Error::PermissionDenied`] as when a store is opened.
     /// [`Error::NotASessionFile`] and [`Error::ClockBehind`] as by `import`, and [`Error::Io`] and its like if the
     /// input, the quarantine or the disk fails.
     pub fn create_from(

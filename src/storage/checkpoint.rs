@@ -6,6 +6,9 @@
 //! undo, but synced only about once a second and at close, never on the way of a receipt: after a power cut it may lag
 //! behind the database. It never runs ahead of it.
 //!
+//! The file is there, empty, before the database is, so a store without it is not whole. After a crash in between there
+//! is no mark, which is not damage.
+//!
 //! A slot is 40 bytes at offset 0 or 512: `CLOAKRM1`, then sequence, commit and count as `u64` little endian, the CRC-32
 //! of those 32 bytes, and four zero bytes. Sectors are written whole or not at all, so at most one slot is ever torn.
 
@@ -38,22 +41,43 @@ pub(crate) struct Checkpoint {
     sequence: u64,
     last: Option<Mark>,
     is_synced: bool,
+    is_damaged: bool,
 }
 
 impl Checkpoint {
-    /// Opens or creates the file; a file with no valid slot reads as no mark.
-    pub(super) fn open(path: PathBuf) -> Result<Self> {
+    /// Makes the file, or empties the one there is.
+    pub(super) fn create(path: PathBuf) -> Result<Self> {
         let file = access::private_file(&path)?;
+        if file.metadata().map_err(|e| Error::io("look at", &path, e))?.len() > 0 {
+            file.set_len(0).map_err(|e| Error::io("empty", &path, e))?;
+        }
+        Ok(Self { file, path, sequence: 0, last: None, is_synced: false, is_damaged: false })
+    }
+
+    /// Opens the file; `None` if there is none.
+    pub(super) fn open(path: PathBuf) -> Result<Option<Self>> {
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found.map_err(|e| Error::io("look at", &path, e))?,
+        };
+        let file = access::private_file(&path)?;
+        let failed = |error| Error::io("read", &path, error);
         let mut newest = None;
         for index in 0..2 {
-            let slot = read_slot(&file, index).map_err(|e| Error::io("read", &path, e))?;
-            newest = newest.max(slot);
+            newest = newest.max(read_slot(&file, index).map_err(failed)?);
         }
         let (sequence, last) = match newest {
             Some((sequence, commit, count)) => (sequence, Some(Mark { commit, count })),
             None => (0, None),
         };
-        Ok(Self { file, path, sequence, last, is_synced: false })
+        // A power cut may leave zeros where a first mark was about to be.
+        let is_damaged = last.is_none() && !is_blank(&file).map_err(failed)?;
+        Ok(Some(Self { file, path, sequence, last, is_synced: false, is_damaged }))
+    }
+
+    /// Whether it holds something, and no mark.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// The newest mark.
@@ -101,6 +125,19 @@ impl Checkpoint {
     }
 }
 
+/// Whether there is nothing where the slots are.
+fn is_blank(file: &File) -> io::Result<bool> {
+    let mut slots = [0; SLOT_DISTANCE as usize + SLOT_BYTES];
+    let mut read = 0;
+    while let Some(rest) = slots.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, read as u64)? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(slots.iter().all(|byte| *byte == 0))
+}
+
 /// `(sequence, commit, count)` of a slot, or `None` if it is empty or torn.
 fn read_slot(file: &File, index: u64) -> io::Result<Option<(u64, u64, u64)>> {
     let mut slot = [0; SLOT_BYTES];
@@ -125,7 +162,7 @@ mod tests {
     fn what_is_no_slot_is_no_mark_and_what_cannot_be_read_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
-        Checkpoint::open(path.clone()).unwrap().record(Mark { commit: 3, count: 2 }).unwrap();
+        Checkpoint::create(path.clone()).unwrap().record(Mark { commit: 3, count: 2 }).unwrap();
         let written = std::fs::read(&path).unwrap();
         let slot = |bytes: &[u8]| {
             let other = dir.path().join("other");

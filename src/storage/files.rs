@@ -3,7 +3,7 @@
 //! ```text
 //! sessions.db/        0700
 //!     LOCK            held with flock(2) while the store is open, see `lock.rs`
-//!     checkpoint      what was last synced, see `checkpoint.rs`
+//!     checkpoint      what was last synced, see `checkpoint.rs`; empty while the store is being made
 //!     ballast         space kept for a full disk, see `ballast.rs`
 //!     ballast.new     the same in the making
 //!     sled/           the database
@@ -37,6 +37,7 @@ pub(super) enum Found {
     Nothing,
     /// An empty directory, or one in which a creation was cut short.
     Empty,
+    /// A store, or what is left of one: see `parts.rs`.
     Store,
 }
 
@@ -60,12 +61,15 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
     }
     let (mut foreign, mut is_root) = (None, false);
     for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
-        let name = entry.map_err(|e| Error::io("list", path, e))?.file_name();
+        let entry = entry.map_err(|e| Error::io("list", path, e))?;
+        let name = entry.file_name();
         match name.to_str() {
-            Some(DATABASE) => return Ok(Found::Store),
+            // The ballast comes when the database is there.
+            Some(DATABASE | BALLAST) => return Ok(Found::Store),
             // Set aside by a compaction that was cut short.
             Some(name) if name.starts_with(OLD_PREFIX) => return Ok(Found::Store),
-            Some(LOCK | CHECKPOINT | BALLAST | NEW_BALLAST) => {}
+            Some(CHECKPOINT) if entry.metadata().is_ok_and(|meta| meta.len() > 0) => return Ok(Found::Store),
+            Some(LOCK | CHECKPOINT | NEW_BALLAST) => {}
             Some(name) if name.starts_with(NEW_PREFIX) => {}
             Some("lost+found") => is_root = true,
             _ => foreign = Some(name),
@@ -95,6 +99,8 @@ pub(super) fn new_database(store: &Path) -> Result<PathBuf> {
 /// Makes a finished new database durable and gives it its name.
 pub(super) fn install(new: &Path, store: &Path) -> Result<()> {
     sync_tree(new)?;
+    // The checkpoint's name is to be durable first.
+    sync_directory(store)?;
     fs::rename(new, database(store)).map_err(|e| Error::io("rename", new, e))?;
     sync_directory(store).inspect_err(|_| {
         // Whoever made it is told that there is none.

@@ -12,7 +12,7 @@ use std::path::Path;
 use super::build::put;
 use super::files::{self, Found};
 use super::restore::NewStore;
-use super::{damaged, engine_error, write::encode_error};
+use super::{damaged, engine_error, parts, write::encode_error};
 use crate::codec::{
     ActivityRow, Bucket, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, MAX_EXTRAS_BYTES, NoteRow, decode_cold,
     decode_name, encode_blob, encode_name,
@@ -252,7 +252,7 @@ fn activity_row(entry: Fingerprint, updated_at: Timestamp) -> ActivityRow {
 /// Whether a store can be made at `path`: nothing is there, or an empty directory. Changes nothing.
 pub(crate) fn nothing_at(path: &Path) -> Result<()> {
     match files::inspect(path)? {
-        Found::Store => Err(Error::StoreExists { path: path.to_path_buf() }),
+        Found::Store => Err(parts::occupied(path)),
         Found::Nothing | Found::Empty => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ mod log;
 mod memtable;
 mod notes;
 mod open;
+mod parts;
 mod quarantine;
 mod repair;
 mod restore;
@@ -49,7 +50,7 @@ use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
 pub(crate) use load::{Batch, Loaded, nothing_at};
-pub(crate) use open::{Opened, open};
+pub(crate) use open::{Opened, open, open_to_repair};
 pub use repair::Repairs;
 pub(crate) use repair::repair;
 pub(crate) use restore::NewStore;

@@ -15,7 +15,7 @@ use super::lock::{Lock, State, check_process};
 use super::memtable::Memtable;
 use super::segments::Segments;
 use super::waker::FlushWaker;
-use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, engine_error, meta, swap};
+use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, engine_error, meta, parts, swap};
 use crate::codec::{Seed, decode_meta};
 use crate::error::{Error, Result};
 use crate::unreadable::if_readable;
@@ -48,16 +48,25 @@ pub(crate) struct Opened {
 ///
 /// Nothing is changed on disk unless a store is there or is to be made.
 pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
+    open_parts(path, create, false, cache_bytes, trust_group)
+}
+
+/// Likewise for a repair, which also takes a store whose checkpoint is lost.
+pub(crate) fn open_to_repair(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
+    open_parts(path, false, true, cache_bytes, trust_group)
+}
+
+fn open_parts(path: &Path, create: bool, repair: bool, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
     check_process(path)?;
     let found = files::inspect(path)?;
-    match &found {
-        Found::Nothing if !create => return Err(Error::NotFound { path: path.to_path_buf() }),
-        Found::Empty if !create => {
-            let reason = "it is empty".into();
-            return Err(Error::NotAStore { path: path.to_path_buf(), reason });
-        }
-        _ => check_clock()?,
+    let nothing = || match found {
+        Found::Nothing => Error::NotFound { path: path.to_path_buf() },
+        _ => Error::NotAStore { path: path.to_path_buf(), reason: "it is empty".into() },
+    };
+    if !create && found != Found::Store {
+        return Err(nothing());
     }
+    check_clock()?;
     match &found {
         Found::Nothing => access::make_directory(path)?,
         Found::Empty | Found::Store => access::check(path, &found, trust_group)?,
@@ -72,10 +81,16 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
         access::make_private(path, trust_group)?;
     }
     let mut repairs: Vec<String> = swap::put_back(path)?.into_iter().collect();
+    let gathered = parts::gather(path, &lock, repair)?;
+    let created = gathered.is_none();
+    repairs.extend(gathered.into_iter().flatten());
     repairs.extend(swap::sweep(path)?);
     ballast::sweep(path)?;
-    let created = files::inspect(path)? != Found::Store;
     if created {
+        // Somebody may have removed it since it was looked for.
+        if !create {
+            return Err(nothing());
+        }
         create_database(path, cache_bytes)?;
     }
 
@@ -118,16 +133,6 @@ fn unwritable(path: &Path, found: &Found, error: Error) -> Error {
 /// Opens the database of a store that is there and locked, and makes what is found durable.
 fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened> {
     let database = files::database(path);
-    for name in ["conf", "db"] {
-        // sled would make a new, empty one.
-        let file = database.join(name);
-        if std::fs::metadata(&file).map_or(true, |meta| meta.len() == 0) {
-            return Err(Error::Damaged {
-                path: database,
-                source: format!("{} is missing or empty", file.display()).into(),
-            });
-        }
-    }
     let mut repairs = files::remove_half_snapshots(&database)?;
     let segments = Segments::read(&database)?;
     if let Some(bytes) = segments.rewrite_doubted(lock.left())? {
@@ -194,7 +199,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
         },
     };
     let clean = if_readable(engine.meta_value(meta::CLEAN))?.flatten().unwrap_or(false);
-    let checkpoint = Checkpoint::open(path.join(files::CHECKPOINT))?;
+    let checkpoint = parts::checkpoint(path)?;
     // The count alone tells nothing: a crash may leave groups of the next commit without its number.
     let expected = checkpoint.last().filter(|last| last.commit > mark.commit);
     let mut writer = Writer::new(mark, checkpoint);
@@ -211,6 +216,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
 
 /// Makes the database under a temporary name and renames it into place, so that it is there whole or not at all.
 fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
+    Checkpoint::create(store.join(files::CHECKPOINT))?;
     let new = NewDatabase::create(store, cache_bytes)?;
     new.put_marks(new_seed()?, 0, 0)?;
     new.close()?.install()

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::access;
 use super::build::{NewDatabase, put};
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
 use super::lock::{Lock, check_process};
 use super::open::{check_clock, new_seed};
-use super::{bytes, meta, swap};
+use super::{bytes, meta, parts, swap};
 use crate::codec::{ActivityRow, Bucket, CheckedEntry, ExtrasRow, IdRow, NoteRow, Seed, encode_name};
 use crate::error::{Error, Result};
 use crate::fork;
@@ -19,6 +19,7 @@ pub(crate) struct NewStore {
     // Goes before its place.
     pub(super) database: NewDatabase,
     seed: [u8; 16],
+    checkpoint: Checkpoint,
     place: Place,
 }
 
@@ -26,17 +27,16 @@ pub(crate) struct NewStore {
 struct Place {
     // Goes before its lock, so that nobody else is in it by then.
     directory: NewDirectory,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl NewStore {
     /// Begins a store at `path`, where there is none.
     pub(crate) fn create(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Self> {
-        let exists = || Error::StoreExists { path: path.to_path_buf() };
         check_process(path)?;
         let found = files::inspect(path)?;
         if found == Found::Store {
-            return Err(exists());
+            return Err(parts::occupied(path));
         }
         check_clock()?;
         match found {
@@ -47,19 +47,22 @@ impl NewStore {
                 access::make_private(path, trust_group)?;
             }
         }
-        let mut directory = NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing };
+        let mut directory =
+            NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing, has_checkpoint: false };
         let lock = Lock::take(path).inspect_err(|error| {
             // Somebody was faster, and it is theirs now.
             directory.is_ours &= !matches!(error, Error::Locked { .. });
         })?;
-        let place = Place { directory, _lock: lock };
+        let mut place = Place { directory, lock };
         // Somebody may have been faster.
-        if files::inspect(path)? == Found::Store {
-            return Err(exists());
+        if files::inspect(path)? == Found::Store || parts::gather(path, &place.lock, false)?.is_some() {
+            return Err(Error::StoreExists { path: path.to_path_buf() });
         }
         swap::sweep(path)?;
+        place.directory.has_checkpoint = true;
+        let checkpoint = Checkpoint::create(path.join(files::CHECKPOINT))?;
         let database = NewDatabase::create(path, cache_bytes)?;
-        Ok(Self { database, seed: new_seed()?, place })
+        Ok(Self { database, seed: new_seed()?, checkpoint, place })
     }
 
     /// What fingerprints are made with.
@@ -96,13 +99,14 @@ impl NewStore {
 
     /// Makes the store durable and lets it appear. Its commit numbers go on after `commit`.
     pub(crate) fn finish(self, commit: u64, entries: u64) -> Result<()> {
-        let Self { mut place, seed, database } = self;
-        // An earlier store at this path may have left its checkpoint: this one is not behind it.
-        let checkpoint = place.directory.path.join(files::CHECKPOINT);
-        let earlier = if checkpoint.exists() { Checkpoint::open(checkpoint)?.last() } else { None };
-        database.put_marks(seed, earlier.map_or(commit, |mark| mark.commit.max(commit)), entries)?;
+        let Self { mut place, seed, database, mut checkpoint } = self;
+        database.put_marks(seed, commit, entries)?;
         database.close()?.install()?;
-        place.directory.is_ours = false;
+        (place.directory.is_ours, place.directory.has_checkpoint) = (false, false);
+        // It is a whole store without this too.
+        if let Err(error) = checkpoint.record(Mark { commit, count: entries }) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the checkpoint says nothing yet");
+        }
         Ok(())
     }
 }
@@ -111,11 +115,18 @@ impl NewStore {
 struct NewDirectory {
     path: PathBuf,
     is_ours: bool,
+    has_checkpoint: bool,
 }
 
 impl Drop for NewDirectory {
     fn drop(&mut self) {
-        if self.is_ours && !fork::is_child() {
+        if fork::is_child() {
+            return;
+        }
+        if self.has_checkpoint {
+            let _ = fs::remove_file(self.path.join(files::CHECKPOINT));
+        }
+        if self.is_ours {
             let _ = fs::remove_file(self.path.join(files::LOCK));
             // What somebody else put there stays, and the directory with it.
             let _ = fs::remove_dir(&self.path);

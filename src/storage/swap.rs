@@ -94,6 +94,11 @@ pub(super) fn put_back(store: &Path) -> Result<Option<String>> {
     Ok(Some(format!("put {name} back, set aside by a compaction that was cut short")))
 }
 
+/// Whether a compaction has set a database aside.
+pub(super) fn is_set_aside(store: &Path) -> Result<bool> {
+    Ok(!leftovers(store, OLD_PREFIX)?.is_empty())
+}
+
 /// Removes databases that never were, or are no longer, the store's. Returns what was removed, in words.
 pub(super) fn sweep(store: &Path) -> Result<Vec<String>> {
     let mut swept = Vec::new();

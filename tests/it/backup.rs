@@ -475,7 +475,7 @@ fn a_store_that_is_there_stays() {
 }
 
 #[test]
-fn an_empty_directory_and_the_checkpoint_of_an_earlier_store_are_no_obstacle() {
+fn an_empty_directory_is_no_obstacle_and_what_is_left_of_a_store_is() {
     let (expected, file) = filled(3);
     let home = Home::new();
     let store = home.open();
@@ -484,14 +484,20 @@ fn an_empty_directory_and_the_checkpoint_of_an_earlier_store_are_no_obstacle() {
     }
     store.close().unwrap();
     drop(store);
-    // The operator has removed a database that was beyond help.
+    // Somebody has removed the database.
     fs::remove_dir_all(home.path().join("sled")).unwrap();
-    let mut bad = file.clone();
-    bad[300] ^= 1;
     let there = || fs::read_dir(home.path()).unwrap().count();
     let before = there();
-    restore(&home.path(), &bad).unwrap_err();
+    let error = restore(&home.path(), &file).unwrap_err();
+    assert!(chain(&error).contains("60 entries had been synced"), "{}", chain(&error));
     assert_eq!(there(), before, "what was there stays");
+    for name in ["checkpoint", "ballast", "LOCK"] {
+        fs::remove_file(home.path().join(name)).unwrap();
+    }
+    let mut bad = file.clone();
+    bad[300] ^= 1;
+    restore(&home.path(), &bad).unwrap_err();
+    assert_eq!(there(), 1, "the lock file");
     restore(&home.path(), &file).unwrap();
     look(&home.path(), &expected);
 }

@@ -1,0 +1,119 @@
+//! Whether a store has all of its parts.
+//!
+//! An interrupted copy, a disk that is not mounted or a careless hand may leave some of them. sled would make a new,
+//! empty database in the place of a lost one, and all sessions would be forgotten without a word. So a part that is missing
+//! is damage, and is told before anything is written, with how many entries there had been.
+//!
+//! | missing | what happens |
+//! | --- | --- |
+//! | `sled`, or a file in it that every database has | damage |
+//! | `checkpoint`, or what it held | damage, for nobody can tell then whether the database is whole; a repair makes it anew |
+//! | sled's snapshot | sled reads its whole log instead |
+//! | `sled/blobs` | it is made again: nothing is ever in it |
+//! | `LOCK`, `ballast` | they are made again |
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::access;
+use super::checkpoint::{Checkpoint, Mark};
+use super::files::{self, Found};
+use super::lock::Lock;
+use super::swap;
+use crate::error::{Error, Result};
+
+/// Looks whether all parts are there; `None` if there are none. With `repair` a lost checkpoint is made anew. Answers what
+/// was put right, in words.
+///
+/// Call it with the store locked: a compaction may be at work otherwise.
+pub(super) fn gather(store: &Path, lock: &Lock, repair: bool) -> Result<Option<Vec<String>>> {
+    let database = files::database(store);
+    let checkpoint = Checkpoint::open(store.join(files::CHECKPOINT))?;
+    let mark = checkpoint.as_ref().and_then(Checkpoint::last);
+    let damaged = |what: String| {
+        let source = format!("{what}{}", entries_there_were(mark)).into();
+        Err(Error::Damaged { path: database.clone(), source })
+    };
+    let Some(meta) = metadata(&database)? else {
+        if let Ok(target) = fs::read_link(&database) {
+            return damaged(format!(
+                "it is a link to {}, and nothing is there: is that disk mounted",
+                target.display()
+            ));
+        }
+        let is_left = lock.left().synced.is_some() || store.join(files::BALLAST).exists();
+        if is_left || checkpoint.is_some_and(|found| found.last().is_some() || found.is_damaged()) {
+            return damaged("it is gone; move what is left of the store away before another is made here".into());
+        }
+        return Ok(None);
+    };
+    if !meta.is_dir() {
+        return damaged("it is a file, not a directory".into());
+    }
+    for name in ["conf", "db"] {
+        let file = database.join(name);
+        if metadata(&file)?.is_none_or(|meta| meta.len() == 0) {
+            return damaged(format!("{} is missing or empty", file.display()));
+        }
+    }
+    let mut repairs = Vec::new();
+    if checkpoint.is_none_or(|found| found.is_damaged()) {
+        if !repair {
+            return Err(no_checkpoint(store));
+        }
+        Checkpoint::create(store.join(files::CHECKPOINT))?;
+        files::sync_directory(store)?;
+        repairs.push("made the checkpoint anew, which was lost".into());
+    }
+    let blobs = database.join("blobs");
+    if metadata(&blobs)?.is_none() {
+        // sled would make it under the umask.
+        access::private_directory(&blobs)?;
+        repairs.push("made sled/blobs again, which is always empty".into());
+    }
+    Ok(Some(repairs))
+}
+
+/// The checkpoint of a store that has all parts.
+pub(super) fn checkpoint(store: &Path) -> Result<Checkpoint> {
+    Checkpoint::open(store.join(files::CHECKPOINT))?.ok_or_else(|| no_checkpoint(store))
+}
+
+fn no_checkpoint(store: &Path) -> Error {
+    let source = format!(
+        "{} is missing or does not decode, so the database may be a part of a copy: copy the whole store again, or repair \
+         it if what it holds is all there was",
+        store.join(files::CHECKPOINT).display()
+    );
+    Error::Damaged { path: files::database(store), source: source.into() }
+}
+
+/// Why no store can be made where something is: there is one, or what is left of one.
+pub(super) fn occupied(store: &Path) -> Error {
+    let exists = || Error::StoreExists { path: store.to_path_buf() };
+    if files::database(store).exists() {
+        return exists();
+    }
+    // Who has it locked may be putting the database in its place.
+    let look = || {
+        access::check(store, &Found::Store)?;
+        let lock = Lock::take(store)?;
+        if swap::is_set_aside(store)? { Ok(None) } else { gather(store, &lock, false) }
+    };
+    match look() {
+        Ok(_) | Err(Error::Locked { .. }) => exists(),
+        Err(error) => error,
+    }
+}
+
+fn entries_there_were(mark: Option<Mark>) -> String {
+    mark.map_or(String::new(), |mark| format!("; {} entries had been synced, up to commit {}", mark.count, mark.commit))
+}
+
+fn metadata(path: &Path) -> Result<Option<fs::Metadata>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some).map_err(|e| Error::io("look at", path, e)),
+    }
+}
