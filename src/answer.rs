@@ -16,7 +16,8 @@ pub struct OpenReport {
     pub created: bool,
     /// The store had been closed properly.
     pub clean: bool,
-    /// What was put right after a crash, in words.
+    /// What was put right, in words: after a crash, for a count of entries that could not be trusted, or for a part that
+    /// could be made again. Also if no space could be kept for a full disk.
     pub repairs: Vec<String>,
     /// Set if the database holds less than had been synced: something damaged its files.
     pub shortfall: Option<Shortfall>,

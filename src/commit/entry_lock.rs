@@ -137,7 +137,9 @@ impl EntryLock<'_> {
         self.keep_before(true);
         self.forget_queued_id();
         if self.hot().is_some() {
-            self.pending.count.fetch_sub(1, Ordering::Relaxed);
+            // A count that is too low is told by the committer.
+            let less = |count: u64| count.checked_sub(1);
+            let _ = self.pending.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, None));
         self.change(|slot| {

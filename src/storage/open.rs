@@ -14,6 +14,7 @@ use super::files::{self, Found};
 use super::lock::{Lock, State, check_process};
 use super::memtable::Memtable;
 use super::segments::Segments;
+use super::structural::Settled;
 use super::waker::FlushWaker;
 use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, engine_error, meta, parts, swap};
 use crate::codec::{Seed, decode_meta};
@@ -149,12 +150,14 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
     let marked = |error: Error| lock.fail(&error).and(Err(error));
     // Declared first, so that it is dropped last, after an error too.
     let last;
+    let mut are_snapshots_lost = false;
     let db = match open_database(path, &database, cache_bytes) {
         Err(Error::Damaged { source, .. }) => {
             let aside = files::set_snapshots_aside(&database)?;
             if aside.is_empty() {
                 return Err(Error::Damaged { path: database, source });
             }
+            are_snapshots_lost = true;
             repairs.extend(aside);
             open_database(path, &database, cache_bytes)?
         }
@@ -188,29 +191,32 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened
         rows_read: std::sync::atomic::AtomicU64::new(0),
     };
     engine.is_linked = engine.links()? > 0;
-    let mark = Mark {
-        commit: if_readable(engine.meta_value(meta::COMMIT))?.flatten().unwrap_or(0),
-        count: match if_readable(engine.meta_value(meta::COUNT))?.flatten() {
-            Some(count) => count,
-            None => {
-                repairs.push("counted the entries anew, since their number was lost".into());
-                engine.trees.sessions.len() as u64
-            }
-        },
-    };
+    let count = if_readable(engine.meta_value(meta::COUNT))?.flatten();
+    let commit = if_readable(engine.meta_value(meta::COMMIT))?.flatten().unwrap_or(0);
+    let found = Mark { commit, count: count.unwrap_or(0) };
     let clean = if_readable(engine.meta_value(meta::CLEAN))?.flatten().unwrap_or(false);
     let checkpoint = parts::checkpoint(path)?;
+    let synced = checkpoint.last();
     // The count alone tells nothing: a crash may leave groups of the next commit without its number.
-    let expected = checkpoint.last().filter(|last| last.commit > mark.commit);
-    let mut writer = Writer::new(mark, checkpoint);
-    let newest = mark.commit.max(expected.map_or(0, |mark| mark.commit));
-    // Before what the journal is to forget is settled.
-    writer.replay(&engine)?;
-    let settled = writer.settle(&engine).and_then(|settled| writer.begin_use(&engine, newest).map(|()| settled));
-    if settled.inspect_err(|error| engine.mark_suspect(error))? {
-        tracing::debug!("settled the changes that were under way");
-    }
-    let mark = Mark { commit: mark.commit, count: writer.mark().count };
+    let expected = synced.filter(|synced| synced.commit > found.commit);
+    let mut writer = Writer::new(found, checkpoint);
+    let newest = found.commit.max(expected.map_or(0, |mark| mark.commit));
+    let mut put_in_order = || {
+        // Before what the journal is to forget is settled.
+        writer.replay(&engine)?;
+        let is_settled = writer.settle(&engine)?;
+        // Counting reads the whole store, so it is done only where something speaks against the count.
+        let is_doubted = count.is_none()
+            || are_snapshots_lost
+            || expected.is_some()
+            || synced.is_none_or(|synced| synced.commit == found.commit && synced.count != writer.mark().count);
+        if is_settled == Settled::Unsure || is_doubted {
+            repairs.extend(writer.count_anew(&engine, count)?);
+        }
+        writer.begin_use(&engine, newest)
+    };
+    put_in_order().inspect_err(|error| engine.mark_suspect(error))?;
+    let mark = Mark { commit: found.commit, count: writer.mark().count };
     Ok(Opened { engine, writer, mark, expected, clean, created: false, repairs })
 }
 

@@ -97,7 +97,8 @@ pub(super) fn occupied(store: &Path) -> Error {
     }
     // Who has it locked may be putting the database in its place.
     let look = || {
-        access::check(store, &Found::Store)?;
+        // It is only looked at.
+        access::check(store, &Found::Store, true)?;
         let lock = Lock::take(store)?;
         if swap::is_set_aside(store)? { Ok(None) } else { gather(store, &lock, false) }
     };

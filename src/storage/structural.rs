@@ -15,6 +15,15 @@ use crate::codec::{
 use crate::error::{Error, Result};
 use crate::key::SessionId;
 
+/// What became of changes that a crash cut short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// Each is there or not, and counted.
+    All,
+    /// Some did not read, so the count of entries may be wrong.
+    Unsure,
+}
+
 /// The one row of `intent`.
 pub(super) const INTENT: &[u8] = b"group";
 
@@ -61,7 +70,11 @@ impl Writer {
         }
         let intent = Intent { count: self.mark.count, steps: std::mem::take(&mut group.steps) };
         self.insert(engine, &engine.trees.intent, INTENT, &intent.encode().map_err(encode_error)?)?;
-        let count = self.mark.count.saturating_add_signed(group.added);
+        let count = self.mark.count.checked_add_signed(group.added).unwrap_or_else(|| {
+            tracing::error!("more entries were removed than were counted; the next opening counts them");
+            self.is_count_wrong = true;
+            0
+        });
         {
             // Whoever holds the gate sees the whole group or nothing of it.
             let mut groups = engine.gate.lock();
@@ -75,12 +88,13 @@ impl Writer {
                     self.remove_held(engine, tree, &row)?;
                 }
             }
-            self.insert_held(
-                engine,
-                &engine.trees.meta,
-                meta::COUNT.as_bytes(),
-                &encode_meta(&count).map_err(encode_error)?,
-            )?;
+            let row = meta::COUNT.as_bytes();
+            if self.is_count_wrong {
+                self.remove_held(engine, &engine.trees.meta, row)?;
+            } else {
+                let value = encode_meta(&count).map_err(encode_error)?;
+                self.insert_held(engine, &engine.trees.meta, row, &value)?;
+            }
             self.forget_held(engine, intent.steps.iter().map(Step::entry))?;
             *groups += 1;
         }
@@ -103,37 +117,46 @@ impl Writer {
         Ok(())
     }
 
-    /// Finishes, or takes back, the group that a crash cut short. Returns whether there was one.
+    /// Finishes, or takes back, the group that a crash cut short.
     ///
     /// Each step may be done twice, so a crash in here does no harm. What does not read is left to `verify`.
-    pub(super) fn settle(&mut self, engine: &Engine) -> Result<bool> {
+    pub(super) fn settle(&mut self, engine: &Engine) -> Result<Settled> {
         let value = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
-        let Some(value) = value else { return Ok(false) };
-        match Intent::decode(&value) {
+        let Some(value) = value else { return Ok(Settled::All) };
+        let settled = match Intent::decode(&value) {
             Ok(intent) => self.settle_steps(engine, intent)?,
             Err(error) => {
                 let error = damaged_at("intent", INTENT, error);
                 tracing::error!(error = &error as &dyn std::error::Error, "changes cut short are left as they are");
+                Settled::Unsure
             }
+        };
+        if settled == Settled::Unsure {
+            // It must not be forgotten if this opening ends here.
+            self.remove(engine, &engine.trees.meta, meta::COUNT)?;
         }
         self.remove(engine, &engine.trees.intent, INTENT)?;
-        Ok(true)
+        tracing::debug!("settled the changes that were under way");
+        Ok(settled)
     }
 
-    fn settle_steps(&mut self, engine: &Engine, intent: Intent) -> Result<()> {
-        let mut count = intent.count;
+    fn settle_steps(&mut self, engine: &Engine, intent: Intent) -> Result<Settled> {
+        let (mut count, mut settled) = (Some(intent.count), Settled::All);
         for step in &intent.steps {
             match self.settle_step(engine, step) {
-                Ok(added) => count = count.saturating_add_signed(added),
+                Ok(added) => count = count.and_then(|count| count.checked_add_signed(added)),
                 Err(error @ Error::DamagedRecord { .. }) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(error, "a change cut short is left as it is");
+                    settled = Settled::Unsure;
                 }
                 Err(error) => return Err(error),
             }
         }
+        let Some(count) = count else { return Ok(Settled::Unsure) };
         self.mark.count = count;
-        self.put_meta(engine, meta::COUNT, &count)
+        self.put_meta(engine, meta::COUNT, &count)?;
+        Ok(settled)
     }
 
     /// Answers what it adds to the number of entries.

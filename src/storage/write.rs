@@ -86,6 +86,8 @@ pub(crate) struct Writer {
     unsynced: Unsynced,
     /// Whether extras are among them.
     pub(super) has_unsynced_extras: bool,
+    /// Whether the count of entries has turned out to be wrong. The next opening counts anew.
+    pub(super) is_count_wrong: bool,
     /// The largest row of extras that there may be, in bytes of key and value.
     pub(super) largest_chunk: u64,
     /// Called before each write and each sync.
@@ -124,6 +126,7 @@ impl Writer {
             checkpoint,
             unsynced: Unsynced::default(),
             has_unsynced_extras: false,
+            is_count_wrong: false,
             largest_chunk: MAX_CHUNK_ROW,
             #[cfg(test)]
             hook: super::tests::Hook::default(),
@@ -141,6 +144,23 @@ impl Writer {
         self.put_meta(engine, meta::CLEAN, &false)?;
         self.put_meta(engine, meta::COMMIT, &self.mark.commit.clone())?;
         self.sync(engine)
+    }
+
+    /// Counts the entries, since what had been `counted` is in doubt. Reads all of them. Answers what it put right, in
+    /// words.
+    pub(super) fn count_anew(&mut self, engine: &Engine, counted: Option<u64>) -> Result<Option<String>> {
+        let mut count = 0;
+        for row in &engine.trees.sessions {
+            row.map_err(|e| engine_error("count the entries in", e))?;
+            count += 1;
+        }
+        let before = std::mem::replace(&mut self.mark.count, count);
+        self.put_meta(engine, meta::COUNT, &count)?;
+        if counted.is_some() && before == count {
+            return Ok(None);
+        }
+        let before = counted.map_or("missing".into(), |_| before.to_string());
+        Ok(Some(format!("counted the entries anew: there are {count}, and the count was {before}")))
     }
 
     /// What has been applied.

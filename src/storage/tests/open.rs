@@ -126,6 +126,28 @@ fn a_torn_snapshot_is_set_aside() {
     assert!(opened.repairs.iter().any(|repair| repair.contains("aside")), "{:?}", opened.repairs);
 }
 
+/// How much of the changes cut short was done nobody knows then.
+#[test]
+fn changes_cut_short_that_do_not_read_have_the_entries_counted() {
+    for is_readable in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = with_entries(dir.path());
+        opened.writer.checkpoint().unwrap();
+        // The checkpoint speaks of an earlier commit, so nothing else speaks against the count.
+        commit(&mut opened, &[touch(1, later(1))]).unwrap();
+        let trees = &opened.engine.trees;
+        trees.meta.insert(meta::COUNT, encode_meta(&7_u64).unwrap()).unwrap();
+        if !is_readable {
+            trees.intent.insert("group", &[9, 9]).unwrap();
+        }
+        drop(opened);
+        let opened = open_at(dir.path());
+        assert_eq!(opened.mark.count, if is_readable { 7 } else { 3 });
+        let told = opened.repairs.iter().any(|repair| repair.contains("there are 3, and the count was 7"));
+        assert_eq!(told, !is_readable, "{:?}", opened.repairs);
+    }
+}
+
 fn files_below(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(path)
         .unwrap()
