@@ -48,6 +48,7 @@ mod model;
 mod names;
 mod one_minute;
 mod openers;
+mod opening;
 mod options;
 mod outputs;
 mod policy;
