@@ -102,7 +102,7 @@ async fn main() -> Result<(), Failure> {
     println!("{} sessions to be resumed", recovered.resumable.len());
 
     let jobs = Jobs::default();
-    let policies = ResetPolicies::new(ResetPolicy::both(1440, 4, TimeZone::local())?);
+    let policies = ResetPolicies::new(ResetPolicy::both(1440, 4, TimeZone::local()?)?);
     let config =
         WatcherConfig { policy: PrunePolicy::max_age_days(90).max_entries(100_000), ..WatcherConfig::default() };
     let watcher = Watcher::spawn(&store, config, jobs.clone())?;

@@ -283,6 +283,14 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// What is set to be the machine's own time zone is none that this machine knows.
+    #[error("cannot tell the machine's time zone by {setting}")]
+    LocalTimeZone {
+        /// `TZ` with its value, or the path of a file.
+        setting: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
 }
 
 /// `std::result::Result` with [`Error`].
@@ -327,6 +335,7 @@ impl Error {
             Self::DamagedBackup { .. } => "damaged_backup",
             Self::StoreExists { .. } => "store_exists",
             Self::TimeZone { .. } => "time_zone",
+            Self::LocalTimeZone { .. } => "local_time_zone",
         }
     }
 

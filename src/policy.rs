@@ -42,13 +42,13 @@ const AFTER_A_JUMP: Duration = Duration::from_secs(60 * 60);
 /// assert_eq!(policy.due(evening, at("2026-06-13T02:00:00Z")), Some(ReplaceReason::Daily));
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResetPolicy {
     idle: Option<Duration>,
     daily: Option<Daily>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Daily {
     hour: u8,
     zone: TimeZone,
@@ -102,21 +102,21 @@ impl ResetPolicy {
         if self.idle.is_some_and(|idle| now.since(updated_at) > idle) {
             return Some(ReplaceReason::Idle);
         }
-        let daily = self.daily?;
+        let daily = self.daily.as_ref()?;
         (updated_at < daily.last_before(now)?).then_some(ReplaceReason::Daily)
     }
 }
 
 impl Daily {
     /// The newest reset that is not later than `now`.
-    fn last_before(self, now: Timestamp) -> Option<Timestamp> {
+    fn last_before(&self, now: Timestamp) -> Option<Timestamp> {
         let today = self.zone.local_time(now).date();
         // Today's may be still to come, and a zone may have skipped a whole day.
         let days = std::iter::successors(Some(today), NaiveDate::pred_opt).take(4);
         days.filter_map(|day| self.on(day)).find(|reset| *reset <= now)
     }
 
-    fn on(self, day: NaiveDate) -> Option<Timestamp> {
+    fn on(&self, day: NaiveDate) -> Option<Timestamp> {
         let (micros, _) = self.zone.resolve(day.and_hms_opt(u32::from(self.hour), 0, 0)?);
         Some(Timestamp::from_micros(micros))
     }
@@ -128,7 +128,7 @@ impl std::fmt::Display for ResetPolicy {
         if let Some(idle) = self.idle {
             write!(f, "idle for more than {} minutes", idle.as_secs() / 60)?;
         }
-        match (self.idle, self.daily) {
+        match (self.idle, &self.daily) {
             (None, None) => f.write_str("none"),
             (_, None) => Ok(()),
             (idle, Some(Daily { hour, zone })) => {
@@ -173,7 +173,7 @@ impl ResetPolicies {
     #[must_use]
     pub fn for_source(&self, source: &SessionSource) -> ResetPolicy {
         let found = self.platforms.get(&source.platform).or_else(|| self.chat_types.get(&source.chat_type));
-        *found.unwrap_or(&self.default)
+        found.unwrap_or(&self.default).clone()
     }
 
     /// All policies in words, the default first: what each is for, and what it says.
@@ -197,7 +197,8 @@ impl TryFrom<&Config> for ResetPolicies {
 
     /// # Errors
     /// [`Error::Setting`] for an hour that no day has, [`Error::TimeZone`] for a zone that does not exist, even where
-    /// the mode makes no use of them.
+    /// the mode makes no use of them. [`Error::LocalTimeZone`] where a mode has use for the machine's own zone, and
+    /// that is not known.
     fn try_from(config: &Config) -> Result<Self> {
         let ResetConfig { default, platforms, chat_types } = &config.session_reset;
         let mut policies = Self::new(policy(default)?);
@@ -212,7 +213,11 @@ impl TryFrom<&Config> for ResetPolicies {
 }
 
 fn policy(rule: &ResetRule) -> Result<ResetPolicy> {
-    let zone = rule.time_zone.as_deref().map_or_else(|| Ok(TimeZone::local()), str::parse)?;
+    let zone = match (&rule.time_zone, rule.mode) {
+        (Some(zone), _) => zone.parse()?,
+        (None, ResetMode::None | ResetMode::Idle) => TimeZone::UTC,
+        (None, ResetMode::Daily | ResetMode::Both) => TimeZone::local()?,
+    };
     let minutes = u64::try_from(rule.idle_minutes).unwrap_or(0);
     let ResetPolicy { idle, daily } = ResetPolicy::both(minutes, u8::try_from(rule.at_hour).unwrap_or(u8::MAX), zone)?;
     Ok(match rule.mode {

@@ -1,15 +1,31 @@
 //! Time zones: what a naive local time in a gateway's file means.
 
+mod machine;
+mod rules;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use chrono::{DateTime, FixedOffset, MappedLocalTime, NaiveDateTime, Offset, TimeZone as _, Utc};
-use chrono_tz::{GapInfo, Tz};
+use chrono::{DateTime, FixedOffset, NaiveDateTime, TimeDelta, Utc};
 
-use crate::error::Error;
+use self::machine::Named;
+pub(crate) use self::rules::Hour;
+use self::rules::Rules;
+use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
-/// The time zone that naive times are local to: an IANA name (`Europe/Berlin`) or a fixed offset (`+02:00`).
+/// What the system is set to.
+const LOCALTIME: &str = "/etc/localtime";
+
+/// The time zone that naive times are local to: an IANA name (`Europe/Berlin`), a fixed offset (`+02:00`), or a POSIX
+/// rule with daylight saving time (`EST5EDT,M3.2.0,M11.1.0`).
+///
+/// Names mean what this machine's zoneinfo says; where that has none, what came with this program. Two zones are equal
+/// if they are written alike.
 ///
 /// ```
 /// use cloakroom::TimeZone;
@@ -18,78 +34,82 @@ use crate::time::Timestamp;
 /// assert_eq!("+0530".parse::<TimeZone>()?.to_string(), "+05:30");
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimeZone(Zone);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Zone {
-    Named(Tz),
-    Fixed(FixedOffset),
-}
-
-/// What the clocks did at a local time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hour {
-    /// It happened once.
-    Plain,
-    /// It never happened: the clocks were put forward over it.
-    Skipped,
-    /// It happened twice: the clocks were put back.
-    Repeated,
+#[derive(Clone)]
+pub struct TimeZone {
+    /// How it is written; UTC without one.
+    text: Option<Arc<str>>,
+    rules: Rules,
 }
 
 impl TimeZone {
     /// Coordinated universal time.
-    pub const UTC: Self = Self(Zone::Named(Tz::UTC));
+    pub const UTC: Self = Self { text: None, rules: Rules::UTC };
 
-    /// The machine's own: the variable `TZ` if it names one, else what the system is set to, else UTC.
+    /// The machine's own, as the C library finds it: by `TZ` (a name, a path, a rule; UTC if it is empty), and if that
+    /// is not set, by the content of `/etc/localtime`; UTC if that is not there.
+    ///
+    /// It is written as an IANA name if one says the same, or else as a rule. Where neither does, as for the zones of
+    /// `right/` that count leap seconds, it is written as its file with a sum of its content, and can be read only
+    /// where that file is, and has not changed.
+    ///
+    /// # Errors
+    /// [`Error::LocalTimeZone`] where the C library would silently take UTC because it makes nothing of what is set: an
+    /// unknown name, a missing zoneinfo, a damaged file. Let the user name the zone then.
+    pub fn local() -> Result<Self> {
+        machine::local(std::env::var_os("TZ").as_deref(), Path::new(LOCALTIME)).map(Self::from)
+    }
+
+    /// How many seconds clocks are ahead of UTC at a moment; fewer than zero if they are behind.
     #[must_use]
-    pub fn local() -> Self {
-        let named = |name: String| name.trim_start_matches(':').parse::<Tz>().ok();
-        let set = std::env::var("TZ").ok().and_then(named);
-        let zone = set.or_else(|| iana_time_zone::get_timezone().ok().and_then(named));
-        Self(Zone::Named(zone.unwrap_or(Tz::UTC)))
+    pub fn utc_offset(&self, at: Timestamp) -> i32 {
+        i32::try_from(self.rules.offset(at.as_micros().div_euclid(1_000_000))).unwrap_or_default()
     }
 
     /// The moment of a local time, in microseconds since 1970. A repeated time is the earlier of the two; a skipped
     /// one is moved forward by what the clocks skipped.
-    pub(crate) fn resolve(self, local: NaiveDateTime) -> (i64, Hour) {
-        let (offset, hour) = match self.0 {
-            Zone::Fixed(offset) => (offset, Hour::Plain),
-            Zone::Named(zone) => match zone.offset_from_local_datetime(&local) {
-                MappedLocalTime::Single(offset) => (offset.fix(), Hour::Plain),
-                MappedLocalTime::Ambiguous(one, other) => {
-                    let (one, other) = (one.fix(), other.fix());
-                    // The clocks were further ahead the first time.
-                    (if one.local_minus_utc() > other.local_minus_utc() { one } else { other }, Hour::Repeated)
-                }
-                MappedLocalTime::None => {
-                    let before = GapInfo::new(&local, &zone).and_then(|gap| gap.begin);
-                    let offset = before.map_or_else(|| Utc.fix(), |(_, offset)| offset.fix());
-                    (offset, Hour::Skipped)
-                }
-            },
-        };
-        let seconds = i64::from(offset.local_minus_utc());
-        (local.and_utc().timestamp_micros().saturating_sub(seconds * 1_000_000), hour)
+    pub(crate) fn resolve(&self, local: NaiveDateTime) -> (i64, Hour) {
+        let local = local.and_utc();
+        let (offset, hour) = self.rules.offset_at_local(local.timestamp());
+        (local.timestamp_micros().saturating_sub(offset * 1_000_000), hour)
     }
 
     /// The local time at a moment.
-    pub(crate) fn local_time(self, time: Timestamp) -> NaiveDateTime {
-        let time = DateTime::<Utc>::from(time);
-        match self.0 {
-            Zone::Named(zone) => time.with_timezone(&zone).naive_local(),
-            Zone::Fixed(offset) => time.with_timezone(&offset).naive_local(),
-        }
+    pub(crate) fn local_time(&self, time: Timestamp) -> NaiveDateTime {
+        let utc = DateTime::<Utc>::from(time).naive_utc();
+        utc.checked_add_signed(TimeDelta::seconds(self.utc_offset(time).into())).unwrap_or(utc)
+    }
+}
+
+impl From<Named> for TimeZone {
+    fn from((text, rules): Named) -> Self {
+        Self { text: Some(text.into()), rules }
+    }
+}
+
+impl PartialEq for TimeZone {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Eq for TimeZone {}
+
+impl TimeZone {
+    fn text(&self) -> &str {
+        self.text.as_deref().unwrap_or("UTC")
+    }
+}
+
+impl fmt::Debug for TimeZone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TimeZone({self})")
     }
 }
 
 impl fmt::Display for TimeZone {
+    /// As [`FromStr`] reads it back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Zone::Named(zone) => f.write_str(zone.name()),
-            Zone::Fixed(offset) => write!(f, "{offset}"),
-        }
+        f.write_str(self.text())
     }
 }
 
@@ -102,15 +122,18 @@ impl serde::Serialize for TimeZone {
 impl FromStr for TimeZone {
     type Err = Error;
 
+    /// Reads a name, an offset, a rule, or the path of a file of zoneinfo, absolute or below its directory.
     fn from_str(text: &str) -> Result<Self, Error> {
         let text = text.trim();
         let zone = match text {
-            "Z" | "z" => Some(Zone::Named(Tz::UTC)),
+            "Z" | "z" => Some(Self::UTC),
             // Names of zones hold signs too (Etc/GMT+2), but none begins with one.
-            _ if text.starts_with(['+', '-']) => offset(text).map(Zone::Fixed),
-            _ => text.parse().ok().map(Zone::Named),
+            _ if text.starts_with(['+', '-']) => {
+                offset(text).and_then(|offset| Some((offset.to_string(), Rules::fixed(offset)?))).map(Self::from)
+            }
+            _ => machine::by_text(text).map(Self::from),
         };
-        zone.map(Self).ok_or_else(|| Error::TimeZone { name: text.chars().take(64).collect() })
+        zone.ok_or_else(|| Error::TimeZone { name: text.chars().take(64).collect() })
     }
 }
 
@@ -135,48 +158,4 @@ pub(crate) fn offset(text: &str) -> Option<FixedOffset> {
         return None;
     }
     FixedOffset::east_opt(sign * (hours * 3600 + minutes * 60 + seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn local(text: &str) -> NaiveDateTime {
-        text.parse().unwrap()
-    }
-
-    fn resolved(zone: &str, text: &str) -> (String, Hour) {
-        let (micros, hour) = zone.parse::<TimeZone>().unwrap().resolve(local(text));
-        (Timestamp::from_micros(micros).to_string(), hour)
-    }
-
-    #[test]
-    fn hours_that_the_clocks_skip_or_repeat() {
-        let cases = [
-            ("Europe/Berlin", "2026-01-01T12:00:00", "2026-01-01T11:00:00.000000Z", Hour::Plain),
-            ("Europe/Berlin", "2026-03-29T02:30:00", "2026-03-29T01:30:00.000000Z", Hour::Skipped),
-            ("Europe/Berlin", "2026-10-25T02:30:00", "2026-10-25T00:30:00.000000Z", Hour::Repeated),
-            ("America/New_York", "2026-03-08T02:00:00", "2026-03-08T07:00:00.000000Z", Hour::Skipped),
-            ("America/New_York", "2026-11-01T01:59:59", "2026-11-01T05:59:59.000000Z", Hour::Repeated),
-            // Half an hour.
-            ("Australia/Lord_Howe", "2026-10-04T02:15:00", "2026-10-03T15:45:00.000000Z", Hour::Skipped),
-            ("+05:30", "2026-01-01T12:00:00", "2026-01-01T06:30:00.000000Z", Hour::Plain),
-            ("-0330", "2026-01-01T12:00:00", "2026-01-01T15:30:00.000000Z", Hour::Plain),
-        ];
-        for (zone, text, expected, hour) in cases {
-            assert_eq!(resolved(zone, text), (expected.into(), hour), "{zone} {text}");
-        }
-    }
-
-    #[test]
-    fn names_and_offsets_and_nothing_else() {
-        for (text, name) in
-            [("UTC", "UTC"), ("Z", "UTC"), ("Asia/Tokyo", "Asia/Tokyo"), ("+02", "+02:00"), ("-0230", "-02:30")]
-        {
-            assert_eq!(text.parse::<TimeZone>().map(|zone| zone.to_string()).unwrap_or_default(), name);
-        }
-        for bad in ["", "+", "+24:00", "+1:00", "+02:00:00:00", "Mars/Base", "02:00", "+0é", "é"] {
-            assert!(bad.parse::<TimeZone>().is_err(), "{bad}");
-        }
-    }
 }

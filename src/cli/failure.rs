@@ -182,6 +182,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         }
         Error::Exposed { group: Some(_), .. } => Some("CLOAKROOM_TRUST_GROUP=1 in the environment trusts its group"),
         Error::ClockBehind { .. } => Some("--trust-times does that, and nothing was imported"),
+        Error::LocalTimeZone { .. } => Some("name the zone: with --timezone, or as time_zone in the config file"),
         Error::StoreExists { .. } => Some("name one that is free with --db"),
         Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged, and `verify --repair` mends it"),
         _ => None,

@@ -7,15 +7,16 @@ use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write, stdout};
 use std::os::fd::AsFd;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, Local, Utc};
+use chrono::{DateTime, FixedOffset, Utc};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableStyle, Width};
 use serde::Serialize;
 use tempfile::{SpooledTempFile, spooled_tempfile};
 
-use cloakroom::Timestamp;
+use cloakroom::{TimeZone, Timestamp};
 
 /// Bytes that wait in memory. What is more goes to a temporary file without a name.
 const IN_MEMORY: usize = 1 << 20;
@@ -212,11 +213,19 @@ pub(super) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
 
 /// A time in the machine's zone, with its offset: `2026-06-03 00:41:19 +02:00`, or `…Z` where that is UTC.
 pub(super) fn local(time: Timestamp) -> String {
-    let time = DateTime::<Utc>::from(time).with_timezone(&Local);
-    if time.offset().local_minus_utc() == 0 {
-        time.format("%Y-%m-%d %H:%M:%SZ").to_string()
-    } else {
-        time.format("%Y-%m-%d %H:%M:%S %:z").to_string()
+    /// What the C library makes of a zone that nobody knows.
+    static ZONE: LazyLock<TimeZone> = LazyLock::new(|| {
+        TimeZone::local().unwrap_or_else(|error| {
+            tracing::warn!(%error, "times are shown in UTC");
+            TimeZone::UTC
+        })
+    });
+    let utc = DateTime::<Utc>::from(time);
+    match FixedOffset::east_opt(ZONE.utc_offset(time)) {
+        Some(offset) if offset.local_minus_utc() != 0 => {
+            utc.with_timezone(&offset).format("%Y-%m-%d %H:%M:%S %:z").to_string()
+        }
+        _ => utc.format("%Y-%m-%d %H:%M:%SZ").to_string(),
     }
 }
 

@@ -37,7 +37,7 @@ impl FromStr for ExportFormat {
 }
 
 /// How to export.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ExportOptions {
     pub(super) format: ExportFormat,
     pub(super) zone: Option<TimeZone>,

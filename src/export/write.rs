@@ -52,16 +52,16 @@ impl SessionStore {
     /// too much was changed meanwhile, and the errors of the store.
     pub fn export(&self, output: impl Write, options: &ExportOptions) -> Result<ExportReport> {
         let mut unreadable = Unreadable::default();
-        let zone = match options.zone {
-            Some(zone) => zone,
+        let zone = match &options.zone {
+            Some(zone) => zone.clone(),
             None => self.remembered_zone(options.format, &mut unreadable)?,
         };
         let entries = self.commits().snapshot()?;
-        let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone, unreadable };
+        let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone: zone.clone(), unreadable };
         let mut run = Run { store: self, out: BufWriter::new(output), report };
         match options.format {
-            ExportFormat::Hermes => run.object(entries, Times { gateway: Gateway::Hermes, zone })?,
-            ExportFormat::OpenClaw => run.object(entries, Times { gateway: Gateway::OpenClaw, zone })?,
+            ExportFormat::Hermes => run.object(entries, Times { gateway: Gateway::Hermes, zone: &zone })?,
+            ExportFormat::OpenClaw => run.object(entries, Times { gateway: Gateway::OpenClaw, zone: &zone })?,
             ExportFormat::Jsonl => run.lines(entries)?,
         }
         run.out.flush().map_err(write_failed)?;
@@ -72,7 +72,12 @@ impl SessionStore {
     fn remembered_zone(&self, format: ExportFormat, unreadable: &mut Unreadable) -> Result<TimeZone> {
         let zone = self.commits().engine()?.zone();
         let zone = if format == ExportFormat::Jsonl { unreadable.pass(zone)?.flatten() } else { zone? };
-        zone.map_or_else(|| Ok(TimeZone::local()), |name| name.parse())
+        match zone {
+            Some(name) => name.parse(),
+            // Of OpenClaw's files, and of no file. What is written as JSON lines is in UTC.
+            None if format == ExportFormat::Hermes => TimeZone::local(),
+            None => Ok(TimeZone::UTC),
+        }
     }
 }
 
@@ -95,7 +100,7 @@ struct Line<'a> {
 }
 
 impl<W: Write> Run<'_, W> {
-    fn object(&mut self, entries: Snapshot<'_>, times: Times) -> Result<()> {
+    fn object(&mut self, entries: Snapshot<'_>, times: Times<'_>) -> Result<()> {
         self.put("{")?;
         for note in self.store.commits().engine()?.notes() {
             if let Some((name, text)) = self.report.unreadable.pass(note)? {

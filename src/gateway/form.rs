@@ -45,7 +45,7 @@ impl Form {
         entry: &mut SessionEntry,
         fields: &BTreeMap<&str, &str>,
         repaired: &[&str],
-        times: Times,
+        times: Times<'_>,
     ) -> Option<String> {
         let mut form = Self::new(times.gateway);
         for field in times.gateway.fields() {
@@ -86,7 +86,7 @@ impl Form {
     }
 
     /// The text of a field; `None` if it is not to be written.
-    fn write(&self, field: &Field, value: &Typed, times: Times) -> Option<String> {
+    fn write(&self, field: &Field, value: &Typed, times: Times<'_>) -> Option<String> {
         let written = self.texts.get(field.name).map(String::as_str);
         let is_absent = self.absent.contains(field.name);
         let unchanged = match (self.marks.get(field.name), written) {
@@ -105,7 +105,7 @@ impl Form {
 }
 
 /// How a field is written of which nothing is remembered.
-fn usual(field: &Field, value: &Typed, times: Times) -> Option<String> {
+fn usual(field: &Field, value: &Typed, times: Times<'_>) -> Option<String> {
     let is_default = *value == Typed::default_of(field.slot.kind());
     match field.shown {
         Shown::Alias => None,
@@ -115,7 +115,7 @@ fn usual(field: &Field, value: &Typed, times: Times) -> Option<String> {
 }
 
 /// The fields of an entry as its gateway writes them: the typed ones in the usual order, then the others by name.
-pub(crate) fn write_entry(entry: &mut SessionEntry, extras: &Extras, times: Times) -> Written {
+pub(crate) fn write_entry(entry: &mut SessionEntry, extras: &Extras, times: Times<'_>) -> Written {
     let form = Form::remembered(extras, times.gateway);
     let mut written: Written = Vec::with_capacity(40);
     for field in times.gateway.fields() {

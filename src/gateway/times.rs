@@ -9,10 +9,10 @@ use crate::zone::{Hour, TimeZone, offset};
 
 /// How times are read and written.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Times {
+pub(crate) struct Times<'a> {
     pub(crate) gateway: Gateway,
     /// Where naive times are at home.
-    pub(crate) zone: TimeZone,
+    pub(crate) zone: &'a TimeZone,
 }
 
 /// A time that was read.
@@ -26,7 +26,7 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    fn naive(local: NaiveDateTime, zone: TimeZone) -> Self {
+    fn naive(local: NaiveDateTime, zone: &TimeZone) -> Self {
         let (micros, hour) = zone.resolve(local);
         Self { micros, hour, is_naive: true }
     }
@@ -37,7 +37,7 @@ impl Moment {
 }
 
 /// Reads a JSON text as a time; `None` if it is none.
-pub(crate) fn read_time(text: &str, times: Times) -> Option<Moment> {
+pub(crate) fn read_time(text: &str, times: Times<'_>) -> Option<Moment> {
     match times.gateway {
         Gateway::Hermes => read_iso(&json::string(text)?, times.zone),
         Gateway::OpenClaw => read_millis(text).map(Moment::exact),
@@ -59,7 +59,7 @@ fn read_millis(text: &str) -> Option<i64> {
 
 /// What Python's `isoformat` writes and its `fromisoformat` reads: a date, any separator, a time with or without
 /// seconds and fraction, with or without an offset.
-fn read_iso(text: &str, zone: TimeZone) -> Option<Moment> {
+fn read_iso(text: &str, zone: &TimeZone) -> Option<Moment> {
     let date = NaiveDate::parse_from_str(text.get(..10)?, "%Y-%m-%d").ok()?;
     let mut rest = text.get(10..)?.chars();
     if rest.next().is_none() {
@@ -99,7 +99,7 @@ fn two_digits(text: &str) -> Option<u32> {
 }
 
 /// Writes a time as JSON text. `written` is how the file wrote it before: a time with an offset stays one.
-pub(crate) fn write_time(time: Timestamp, slot: Slot, times: Times, written: Option<&str>) -> String {
+pub(crate) fn write_time(time: Timestamp, slot: Slot, times: Times<'_>, written: Option<&str>) -> String {
     if times.gateway == Gateway::OpenClaw {
         return (time.as_micros() / 1000).to_string();
     }
@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn iso_times() {
-        let times = Times { gateway: Gateway::Hermes, zone: "Asia/Tokyo".parse().unwrap() };
+        let zone = "Asia/Tokyo".parse().unwrap();
+        let times = Times { gateway: Gateway::Hermes, zone: &zone };
         let read =
             |text: &str| read_time(&json::quote(text), times).map(|m| Timestamp::from_micros(m.micros).to_string());
         let cases = [

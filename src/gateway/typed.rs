@@ -61,12 +61,12 @@ impl Typed {
 }
 
 /// Reads a normal JSON text as what belongs into a place of this kind; the default if it is something else.
-pub(crate) fn read(kind: Kind, text: &str, times: Times) -> Typed {
+pub(crate) fn read(kind: Kind, text: &str, times: Times<'_>) -> Typed {
     read_as(kind, text, times).unwrap_or_else(|| Typed::default_of(kind))
 }
 
 /// As [`read`]; `None` if the text says something, and nothing that belongs there.
-pub(crate) fn read_as(kind: Kind, text: &str, times: Times) -> Option<Typed> {
+pub(crate) fn read_as(kind: Kind, text: &str, times: Times<'_>) -> Option<Typed> {
     if text == "null" {
         return Some(Typed::default_of(kind));
     }
@@ -89,7 +89,7 @@ fn read_cost(text: &str) -> Option<f64> {
 }
 
 /// Writes a value as JSON text. `written` is how the file wrote the field before.
-pub(crate) fn write(value: &Typed, slot: Slot, times: Times, written: Option<&str>) -> String {
+pub(crate) fn write(value: &Typed, slot: Slot, times: Times<'_>, written: Option<&str>) -> String {
     match value {
         Typed::Null => "null".into(),
         Typed::Text(text) => json::quote(text),

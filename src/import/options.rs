@@ -40,28 +40,15 @@ impl FromStr for OnConflict {
 }
 
 /// How to import. The default reads either gateway's file with the machine's time zone and lets the newer entry win.
+#[derive(Default)]
 pub struct ImportOptions<'a> {
     pub(super) gateway: Option<Gateway>,
-    pub(super) zone: TimeZone,
+    pub(super) zone: Option<TimeZone>,
     pub(super) on_conflict: OnConflict,
     pub(super) dry_run: bool,
     pub(super) file_time: Option<Timestamp>,
     pub(super) trust_times: bool,
     pub(super) quarantine: Option<&'a mut dyn Write>,
-}
-
-impl Default for ImportOptions<'_> {
-    fn default() -> Self {
-        Self {
-            gateway: None,
-            zone: TimeZone::local(),
-            on_conflict: OnConflict::default(),
-            dry_run: false,
-            file_time: None,
-            trust_times: false,
-            quarantine: None,
-        }
-    }
 }
 
 impl fmt::Debug for ImportOptions<'_> {
@@ -81,8 +68,8 @@ impl fmt::Debug for ImportOptions<'_> {
 impl<'a> ImportOptions<'a> {
     /// The same without a quarantine, for a look at the file.
     pub(super) fn unheard(&self) -> ImportOptions<'static> {
-        let Self { gateway, zone, on_conflict, dry_run, file_time, trust_times, quarantine: _ } = *self;
-        ImportOptions { gateway, zone, on_conflict, dry_run, file_time, trust_times, quarantine: None }
+        let Self { gateway, ref zone, on_conflict, dry_run, file_time, trust_times, quarantine: _ } = *self;
+        ImportOptions { gateway, zone: zone.clone(), on_conflict, dry_run, file_time, trust_times, quarantine: None }
     }
 
     /// The defaults.
@@ -98,11 +85,11 @@ impl<'a> ImportOptions<'a> {
         self
     }
 
-    /// Where the naive times of a Hermes file are at home. The store remembers it for exports, once an entry went in
-    /// by it.
+    /// Where the naive times of a Hermes file are at home; the [machine's own](TimeZone::local), if it is not said. The
+    /// store remembers it for exports, once an entry went in by it.
     #[must_use]
     pub fn zone(mut self, zone: TimeZone) -> Self {
-        self.zone = zone;
+        self.zone = Some(zone);
         self
     }
 

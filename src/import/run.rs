@@ -65,8 +65,9 @@ impl SessionStore {
     /// # Errors
     /// [`Error::NotASessionFile`] if the input is empty, no JSON object, or one that has no good entry and something
     /// bad; [`Error::ClockBehind`] if too many entries were active in the [future](ImportOptions::trust_times);
-    /// [`Error::Io`] if it cannot be read. Nothing has been imported then. [`Error::Io`] if the quarantine cannot be
-    /// written, and the errors of the store. What was imported before these stays.
+    /// [`Error::LocalTimeZone`] if it has naive times and their zone is neither given nor known; [`Error::Io`] if it
+    /// cannot be read. Nothing has been imported then. [`Error::Io`] if the quarantine cannot be written, and the errors
+    /// of the store. What was imported before these stays.
     pub fn import(
         &self,
         input: impl Read,
@@ -125,6 +126,8 @@ fn read_failed(error: io::Error) -> Error {
 pub(super) struct Run<'q, T> {
     pub(super) target: T,
     zone: TimeZone,
+    /// Why the machine's zone, which was to be taken, is not known.
+    unknown_zone: Option<Error>,
     quarantine: Option<&'q mut dyn Write>,
     bounds: Bounds,
     evidence: Evidence,
@@ -150,9 +153,15 @@ impl<'q, T: Target> Run<'q, T> {
         let file_time = options.file_time.map_or(now, |time| time.min(now));
         let tomorrow = now.saturating_add(FUTURE);
         let latest = if options.trust_times { Timestamp::MAX } else { tomorrow };
+        // OpenClaw's times have no use for it.
+        let (zone, unknown_zone) = match options.zone.map_or_else(TimeZone::local, Ok) {
+            Ok(zone) => (zone, None),
+            Err(error) => (TimeZone::UTC, Some(error)),
+        };
         Self {
             target,
-            zone: options.zone,
+            zone: zone.clone(),
+            unknown_zone,
             quarantine: options.quarantine,
             bounds: Bounds { file_time, latest },
             evidence: Evidence::new(now, latest, options.file_time),
@@ -161,7 +170,7 @@ impl<'q, T: Target> Run<'q, T> {
             kept_naive: false,
             note_names: HashSet::new(),
             hasher: RandomState::new(),
-            report: ImportReport::new(options.gateway, options.zone, options.dry_run),
+            report: ImportReport::new(options.gateway, zone, options.dry_run),
         }
     }
 
@@ -251,6 +260,9 @@ impl<'q, T: Target> Run<'q, T> {
             Ok(Content::Entry(gateway, read)) => {
                 self.report.read += 1;
                 let ReadEntry { repairs, activity, is_naive, .. } = *read;
+                if is_naive {
+                    self.unknown_zone.take().map_or(Ok(()), Err)?;
+                }
                 match self.target.put(*read, &mut self.report) {
                     Ok(fate) => {
                         self.report.gateway = Some(gateway);
@@ -298,7 +310,7 @@ impl<'q, T: Target> Run<'q, T> {
         let told = self.report.gateway.or_else(|| Gateway::of(|name| fields.has(name)));
         let untold = || if fields.are_entries() { Bad::Entries } else { Bad::NoId("session id") };
         let gateway = told.ok_or_else(untold)?;
-        let read = read_entry(key, &fields, Times { gateway, zone: self.zone }, self.bounds)?;
+        let read = read_entry(key, &fields, Times { gateway, zone: &self.zone }, self.bounds)?;
         Ok(Content::Entry(gateway, Box::new(read)))
     }
 
@@ -311,7 +323,7 @@ impl<'q, T: Target> Run<'q, T> {
         }
         self.kept_naive |= is_naive && fate == Fate::Kept;
         let is_first = self.store_zone.is_none();
-        if !self.zone_is_kept && fate == Fate::In && (is_first || is_naive) {
+        if !self.zone_is_kept && self.unknown_zone.is_none() && fate == Fate::In && (is_first || is_naive) {
             self.zone_is_kept = true;
             let zone = self.zone.to_string();
             if self.store_zone.as_ref() != Some(&zone) {

@@ -9,6 +9,7 @@ mod refused;
 mod scripts;
 mod transfer;
 mod whole;
+mod zones;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -470,7 +470,7 @@ mod to_file {
             }
             assert!(matches!(fresh.store.export_to_file(&path, &options), Err(Error::Exists { .. })));
             assert_eq!(std::fs::read(&target).ok(), there.then(|| b"precious".to_vec()));
-            fresh.store.export_to_file(&path, &options.force(true)).unwrap();
+            fresh.store.export_to_file(&path, &options.clone().force(true)).unwrap();
             assert_eq!(std::fs::read_to_string(&target).unwrap(), "{}");
         }
         assert_eq!(

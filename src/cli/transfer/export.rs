@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use cloakroom::{Error, ExportFormat, ExportOptions, TimeZone};
 
-use super::{is_standard, open_stream, zone};
+use super::{Zone, is_standard, open_stream};
 use crate::cli::failure::Failure;
 use crate::cli::list::none_unreadable;
 use crate::cli::output::{Out, clean, thousands};
@@ -36,8 +36,8 @@ pub(in crate::cli) struct Export {
     #[arg(long, requires = "output")]
     force: bool,
     /// Write naive times of this zone: Europe/Berlin, +02:00, or local [default: that of the last import].
-    #[arg(long, value_name = "ZONE", value_parser = zone)]
-    timezone: Option<TimeZone>,
+    #[arg(long, value_name = "ZONE")]
+    timezone: Option<Zone>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -55,8 +55,8 @@ impl Export {
             Layout::Jsonl => ExportFormat::Jsonl,
         })
         .force(self.force);
-        if let Some(zone) = self.timezone {
-            options = options.zone(zone);
+        if let Some(Zone(zone)) = &self.timezone {
+            options = options.zone(zone.clone().map_or_else(TimeZone::local, Ok)?);
         }
         let Some(path) = self.output.filter(|path| !is_standard(path)) else {
             let report = with_store(db, |store| Ok(store.export(&mut *out, &options)?))?;

@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, SessionStore, TimeZone};
+use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, SessionStore};
 
 use super::progress::show;
 use super::quarantine::Quarantine;
 use super::source::{Source, default_quarantine};
-use super::{is_standard, zone};
+use super::{Zone, is_standard};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Columns, Out, clean, thousands};
 use crate::cli::{Exit, Format, options, progress, with_opened};
@@ -74,8 +74,8 @@ pub(in crate::cli) struct Migrate {
     #[arg(long, value_enum, default_value_t = FileFormat::Auto)]
     format: FileFormat,
     /// Where naive times are at home: Europe/Berlin, +02:00, or local for the machine's own zone.
-    #[arg(long, value_name = "ZONE", value_parser = zone, default_value = "local")]
-    timezone: TimeZone,
+    #[arg(long, value_name = "ZONE", default_value = "local")]
+    timezone: Zone,
     /// Which entry stays where the store has one: the one active last, the store's, or the file's.
     ///
     /// With newer, where both were active at the same time, the file's takes the place of one that was imported and not
@@ -196,7 +196,6 @@ impl Migrate {
                 FileFormat::Hermes => Some(Gateway::Hermes),
                 FileFormat::Openclaw => Some(Gateway::OpenClaw),
             })
-            .zone(self.timezone)
             .on_conflict(match self.on_conflict {
                 Conflict::Newer => OnConflict::Newer,
                 Conflict::Keep => OnConflict::Keep,
@@ -204,6 +203,9 @@ impl Migrate {
             })
             .trust_times(self.trust_times)
             .dry_run(self.dry_run);
+        if let Zone(Some(zone)) = &self.timezone {
+            options = options.zone(zone.clone());
+        }
         if let Some(time) = source.time {
             options = options.file_time(time);
         }

@@ -14,6 +14,7 @@ pub(super) use migrate::Migrate;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use cloakroom::{Error, TimeZone};
@@ -34,7 +35,14 @@ fn open_stream(path: &Path) -> Result<Option<File>> {
     stream.map(Some).with_context(|| format!("could not open {}", path.display()))
 }
 
-/// A zone as it is typed: `local` for the machine's own.
-fn zone(text: &str) -> Result<TimeZone, Error> {
-    if text.eq_ignore_ascii_case("local") { Ok(TimeZone::local()) } else { text.parse() }
+/// A zone as it is typed; `None` is `local`, the machine's own.
+#[derive(Debug, Clone)]
+struct Zone(Option<TimeZone>);
+
+impl FromStr for Zone {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text.eq_ignore_ascii_case("local") { Ok(Self(None)) } else { text.parse().map(Some).map(Self) }
+    }
 }
