@@ -17,6 +17,8 @@ pub(crate) use slot::{Kind, Slot};
 pub(crate) use times::{Moment, Times, read_time};
 pub(crate) use typed::{Typed, read_as};
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Whose file it is.
@@ -53,6 +55,14 @@ impl Gateway {
         match self {
             Self::Hermes => hermes::FIELDS,
             Self::OpenClaw => openclaw::FIELDS,
+        }
+    }
+
+    /// The platform of an entry, where the fields do not say it each for itself.
+    pub(crate) fn platform(self, key: &str, fields: &BTreeMap<&str, &str>) -> Option<String> {
+        match self {
+            Self::Hermes => None,
+            Self::OpenClaw => openclaw::platform(key, fields),
         }
     }
 

@@ -1,7 +1,48 @@
 //! The fields of OpenClaw's files.
 
+use std::collections::BTreeMap;
+
 use super::Shown::{Alias, Always, IfSet};
 use super::{Field, Shown, Slot};
+use crate::json;
+
+/// Kinds of chats in keys.
+const DIRECT: [&str; 2] = ["direct", "dm"];
+const SHARED: [&str; 2] = ["group", "channel"];
+/// What OpenClaw says in place of a provider where it began a turn itself.
+const ITSELF: [&str; 3] = ["heartbeat", "cron-event", "exec-event"];
+
+/// The platform of an entry's conversation: what its key names first, since that never changes; then the channel
+/// that the entry belongs to. The others say where the last reply went or the last message came from, and a glance at
+/// the conversation in the web chat moves them. Cron runs have none.
+pub(super) fn platform(key: &str, fields: &BTreeMap<&str, &str>) -> Option<String> {
+    let in_key = || {
+        let parts: Vec<&str> = key.split(':').collect();
+        match parts.as_slice() {
+            ["agent", _, platform, kind, _, ..] if DIRECT.contains(kind) || SHARED.contains(kind) => Some(*platform),
+            ["agent", _, platform, _account, kind, _, ..] if DIRECT.contains(kind) => Some(*platform),
+            _ => None,
+        }
+    };
+    let text = |path: &[&str]| {
+        let (first, rest) = path.split_first()?;
+        let found = rest.iter().try_fold((*fields.get(first)?).to_owned(), |text, name| {
+            let fields = json::fields(&text).ok()??;
+            fields.into_iter().find(|(field, _)| field == name).map(|(_, text)| text)
+        });
+        json::string(&found?).filter(|text| !text.is_empty())
+    };
+    let provider = || text(&["origin", "provider"]).filter(|provider| !ITSELF.contains(&provider.as_str()));
+    in_key()
+        .filter(|platform| !platform.is_empty())
+        .map(str::to_owned)
+        .or_else(|| text(&["channel"]))
+        .or_else(|| text(&["delivery", "context", "channel"]))
+        .or_else(|| text(&["delivery", "route", "channel"]))
+        .or_else(|| text(&["deliveryContext", "channel"]))
+        .or_else(|| text(&["lastChannel"]))
+        .or_else(provider)
+}
 
 const fn field(name: &'static str, slot: Slot, shown: Shown) -> Field {
     Field { name, slot, shown }

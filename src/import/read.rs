@@ -159,9 +159,8 @@ pub(super) fn read_entry(key: SessionKey, fields: &Fields, times: Times, bounds:
     if !has_creation {
         entry.created_at = entry.updated_at;
     }
-    if entry.details.platform.is_none() && times.gateway == Gateway::OpenClaw {
-        // Older entries say only where the reply went.
-        entry.details.platform = texts.get("lastChannel").and_then(|text| json::string(text));
+    if let Some(platform) = times.gateway.platform(entry.key.as_str(), &texts) {
+        entry.details.platform = Some(platform);
     }
 
     let form = Form::of(&mut entry, &texts, &repaired, times);

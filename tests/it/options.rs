@@ -188,13 +188,13 @@ fn a_reset_policy_works_at_both_ends() {
     assert!(ResetPolicy::idle(1).due(Timestamp::MIN, late).is_some());
     let zone: TimeZone = "Europe/Berlin".parse().unwrap();
     for hour in [0, 23] {
-        let policy = ResetPolicy::daily(hour, zone).unwrap();
+        let policy = ResetPolicy::daily(hour, zone.clone()).unwrap();
         assert!(policy.due(Timestamp::MIN, late).is_some());
         assert_eq!(policy.due(late, late), None);
         assert_eq!(policy.due(Timestamp::MIN, Timestamp::MIN), None);
     }
     for hour in [24, u8::MAX] {
-        assert_eq!(setting(ResetPolicy::daily(hour, zone)), "the hour of a daily reset");
+        assert_eq!(setting(ResetPolicy::daily(hour, zone.clone())), "the hour of a daily reset");
     }
 }
 
