@@ -100,7 +100,7 @@ pub use key::{MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionId, SessionKey};
 pub use policy::{ResetPolicies, ResetPolicy};
 pub use prune::{ActivityGuard, NoActivity, Protected, ProtectedBy, PrunePolicy, PruneReport, Verdict};
 pub use query::{Cursor, Entries, Filter, Iter, Page, Summary};
-pub use source::{KeyPolicy, SessionSource};
+pub use source::{KeyPolicy, SessionSource, WhatsAppAliases};
 pub use storage::{Repairs, Verification, Violation};
 pub use store::SessionStore;
 pub use time::{BootTime, Clock, ManualClock, SystemClock, Timestamp};

@@ -165,6 +165,7 @@ struct SourceV1<'a> {
     parent_chat_id: Option<&'a str>,
     message_id: Option<&'a str>,
     profile: Option<&'a str>,
+    prospective_thread_id: Option<&'a str>,
 }
 
 impl Cold {
@@ -277,6 +278,7 @@ fn source_v1(s: &SessionSource) -> SourceV1<'_> {
         parent_chat_id: s.parent_chat_id.as_deref(),
         message_id: s.message_id.as_deref(),
         profile: s.profile.as_deref(),
+        prospective_thread_id: s.prospective_thread_id.as_deref(),
     }
 }
 
@@ -297,6 +299,7 @@ fn source(s: SourceV1<'_>) -> SessionSource {
         parent_chat_id: s.parent_chat_id.map(Into::into),
         message_id: s.message_id.map(Into::into),
         profile: s.profile.map(Into::into),
+        prospective_thread_id: s.prospective_thread_id.map(Into::into),
     }
 }
 

@@ -72,6 +72,7 @@ fn full_details() -> Details {
         parent_chat_id: text("pc"),
         message_id: text("m"),
         profile: text("pr"),
+        prospective_thread_id: text("pt"),
     };
     Details {
         display_name: text("Ä"),
@@ -154,7 +155,8 @@ fn golden_cold() {
     };
     let golden = "011832303236303631325f3030303635335f7036377836316562fd80c30a4103540600010102c3840105736c61636b0106746872\
                   6561640105736c61636b067468726561640101630102636e0101750102756e01017401026374010275610102636101027363010167\
-                  0102706301016d010270720109657374696d617465640101077265737461727401fd81c30a41035406000103746f6b01fd82c30a41\
+                  0102706301016d0102707201027074010965737469\
+                  6d617465640101077265737461727401fd81c30a41035406000103746f6b01fd82c30a41\
                   035406000101010973757370656e6465640101047072657601fc00000005fb2c01";
     let bytes = full.encode().unwrap().unwrap();
     assert_eq!(hex(&bytes), golden);
@@ -514,13 +516,13 @@ fn any_usage() -> impl Strategy<Value = Usage> {
 prop_compose! {
     fn any_source()(
         words in (".{0,9}", ".{0,9}"),
-        names in proptest::array::uniform13(of(".{0,30}")),
+        names in proptest::array::uniform14(of(".{0,30}")),
     ) -> SessionSource {
         let [chat_id, chat_name, user_id, user_name, thread_id, chat_topic, user_id_alt, chat_id_alt, scope_id,
-            guild_id, parent_chat_id, message_id, profile] = names;
+            guild_id, parent_chat_id, message_id, profile, prospective_thread_id] = names;
         SessionSource {
             platform: words.0, chat_type: words.1, chat_id, chat_name, user_id, user_name, thread_id, chat_topic,
-            user_id_alt, chat_id_alt, scope_id, guild_id, parent_chat_id, message_id, profile,
+            user_id_alt, chat_id_alt, scope_id, guild_id, parent_chat_id, message_id, profile, prospective_thread_id,
         }
     }
 }

@@ -109,74 +109,24 @@ fn write_cost(cost: f64, gateway: Gateway) -> String {
     }
 }
 
-/// The fields of an origin. Hermes always writes the first eight.
-const SOURCE_FIELDS: [&str; 15] = [
-    "platform",
-    "chat_id",
-    "chat_name",
-    "chat_type",
-    "user_id",
-    "user_name",
-    "thread_id",
-    "chat_topic",
-    "user_id_alt",
-    "chat_id_alt",
-    "scope_id",
-    "guild_id",
-    "parent_chat_id",
-    "message_id",
-    "profile",
-];
+/// So many fields of an origin Hermes always writes.
 const SOURCE_FIELDS_ALWAYS: usize = 8;
 
 fn read_source(text: &str) -> Option<SessionSource> {
     let mut fields = json::fields(text).ok()??;
-    let mut take = |name: &str| {
+    Some(SessionSource::from_fields(|name| {
         let at = fields.iter().position(|(field, _)| unquoted(field) == name)?;
         let (_, text) = fields.swap_remove(at);
         // Some gateways write ids as numbers.
         if json::is_integer(&text) { Some(text) } else { json::string(&text) }
-    };
-    Some(SessionSource {
-        platform: take("platform").unwrap_or_default(),
-        chat_id: take("chat_id"),
-        chat_name: take("chat_name"),
-        chat_type: take("chat_type").unwrap_or_default(),
-        user_id: take("user_id"),
-        user_name: take("user_name"),
-        thread_id: take("thread_id"),
-        chat_topic: take("chat_topic"),
-        user_id_alt: take("user_id_alt"),
-        chat_id_alt: take("chat_id_alt"),
-        scope_id: take("scope_id"),
-        guild_id: take("guild_id"),
-        parent_chat_id: take("parent_chat_id"),
-        message_id: take("message_id"),
-        profile: take("profile"),
-    })
+    }))
 }
 
 /// Fields that we do not know are taken over from how it was `written`.
 fn write_source(source: &SessionSource, written: Option<&str>) -> String {
-    let values = [
-        Some(&source.platform),
-        source.chat_id.as_ref(),
-        source.chat_name.as_ref(),
-        Some(&source.chat_type),
-        source.user_id.as_ref(),
-        source.user_name.as_ref(),
-        source.thread_id.as_ref(),
-        source.chat_topic.as_ref(),
-        source.user_id_alt.as_ref(),
-        source.chat_id_alt.as_ref(),
-        source.scope_id.as_ref(),
-        source.guild_id.as_ref(),
-        source.parent_chat_id.as_ref(),
-        source.message_id.as_ref(),
-        source.profile.as_ref(),
-    ];
+    let known = source.fields();
     let mut parts = Vec::new();
-    for (at, (name, value)) in SOURCE_FIELDS.into_iter().zip(values).enumerate() {
+    for (at, (name, value)) in known.into_iter().enumerate() {
         match value {
             Some(text) => parts.push(format!("\"{name}\":{}", json::quote(text))),
             None if at < SOURCE_FIELDS_ALWAYS => parts.push(format!("\"{name}\":null")),
@@ -184,7 +134,7 @@ fn write_source(source: &SessionSource, written: Option<&str>) -> String {
         }
     }
     let before = written.and_then(|text| json::fields(text).ok().flatten()).unwrap_or_default();
-    let unknown = before.iter().filter(|(name, _)| !SOURCE_FIELDS.contains(&unquoted(name)));
+    let unknown = before.iter().filter(|(name, _)| known.iter().all(|(field, _)| *field != unquoted(name)));
     parts.extend(unknown.map(|(name, text)| format!("{name}:{text}")));
     format!("{{{}}}", parts.join(","))
 }

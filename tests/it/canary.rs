@@ -118,6 +118,7 @@ fn source(marker: &str, n: usize) -> SessionSource {
         parent_chat_id: raw("parent"),
         message_id: raw("message"),
         profile: raw("profile"),
+        prospective_thread_id: raw("thread to come"),
     }
 }
 

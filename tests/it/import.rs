@@ -4,8 +4,8 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use cloakroom::{
-    Error, Gateway, ImportOptions, ImportReport, ManualClock, OnConflict, Options, SessionEntry, SessionKey,
-    SessionStore, Timestamp,
+    Error, ExportFormat, ExportOptions, Filter, Gateway, ImportOptions, ImportReport, ManualClock, OnConflict, Options,
+    SessionEntry, SessionKey, SessionStore, Timestamp,
 };
 use serde_json::Value;
 
@@ -123,6 +123,86 @@ fn a_hermes_file_is_read_into_typed_fields() {
     assert_eq!(origin.parent_chat_id.as_deref(), Some("8921556591086509747"));
     // Nothing about such an entry needs more than its records.
     assert_eq!(entry.extras_bytes, 0);
+}
+
+/// A migration is worth nothing if the next message opens another session.
+#[test]
+fn a_message_finds_the_entry_that_was_imported() {
+    let fresh = Fresh::new();
+    let mut found = 0;
+    for name in ["hermes/discord-threads", "hermes/profile", "hermes/small"] {
+        let report = fresh.import(fixture(name));
+        assert!(report.is_complete(), "{name}");
+    }
+    // As newer versions of Hermes write it: direct chats and members on WhatsApp, a thread to come, profiles, Slack.
+    let origins = [
+        (r#""whatsapp", "chat_id": "15551234567@s.whatsapp.net", "chat_type": "dm""#, "main:whatsapp:dm:15551234567"),
+        (
+            r#""whatsapp", "chat_id": "1@g.us", "chat_type": "group", "user_id": "15551234567:2@s.whatsapp.net""#,
+            "main:whatsapp:group:1@g.us:15551234567",
+        ),
+        (
+            r#""discord", "chat_id": "1", "chat_type": "group", "user_id": "2", "auto_thread_created": true, "prospective_thread_id": "3""#,
+            "main:discord:thread:1:3",
+        ),
+        (r#""telegram", "chat_id": "1", "chat_type": "dm", "profile": "coder""#, "coder:telegram:dm:1"),
+        (r#""telegram", "chat_id": "1", "chat_type": "dm", "profile": "main""#, "main~:telegram:dm:1"),
+        (r#""slack", "chat_id": "D1", "chat_type": "dm", "scope_id": "T1", "guild_id": "T1""#, "main:slack:dm:T1:D1"),
+    ];
+    let entries: Vec<String> = (origins.iter().enumerate())
+        .map(|(n, (origin, key))| {
+            let origin = format!(r#"{{"platform": {origin}}}"#);
+            format!(
+                r#""agent:{key}": {{"session_id": "s{n}", "updated_at": "2026-06-01T00:00:00", "origin": {origin}}}"#
+            )
+        })
+        .collect();
+    assert!(fresh.import(format!("{{{}}}", entries.join(","))).is_complete());
+    let entries: Vec<_> = fresh.store.iter(Filter::default()).unwrap().entries().map(Result::unwrap).collect();
+    for entry in entries {
+        let Some(origin) = entry.details.origin.clone() else { continue };
+        let resolved = fresh.store.resolve(&origin).unwrap();
+        assert_eq!(resolved.entry.key.as_str(), entry.key.as_str());
+        assert_eq!(resolved.entry.session_id, entry.session_id);
+        found += 1;
+    }
+    assert_eq!(found, 99 + 47 + 4 + origins.len());
+}
+
+/// The key says which chat it is; where the last reply went says less.
+#[test]
+fn the_platform_of_an_openclaw_entry() {
+    let cases = [
+        ("agent:main:feishu:direct:u", r#""lastChannel": "webchat", "channel": "webchat""#, Some("feishu")),
+        ("agent:main:feishu:acc:direct:u", r#""deliveryContext": {"channel": "webchat"}"#, Some("feishu")),
+        ("agent:main:slack:channel:c:thread:1", "", Some("slack")),
+        ("agent:main:main", r#""channel": "discord", "lastChannel": "webchat""#, Some("discord")),
+        (
+            "agent:main:main",
+            r#""delivery": {"kind": "external", "context": {"channel": "signal"}}, "lastChannel": "webchat""#,
+            Some("signal"),
+        ),
+        ("agent:main:main", r#""delivery": {"kind": "external", "route": {"channel": "signal"}}"#, Some("signal")),
+        ("agent:main:main", r#""deliveryContext": {"channel": "discord"}, "lastChannel": "webchat""#, Some("discord")),
+        ("agent:main:main", r#""lastChannel": "webchat", "origin": {"provider": "discord"}"#, Some("webchat")),
+        ("agent:main:main", r#""origin": {"provider": "discord"}"#, Some("discord")),
+        ("agent:main:main", r#""origin": {"provider": "heartbeat"}, "delivery": "none", "lastChannel": 3"#, None),
+        ("agent:main:direct:u", "", None),
+        ("agent:main:cron:6p55392v:run:direct", "", None),
+        ("agent:main::direct:u", "", None),
+    ];
+    for (key, fields, expected) in cases {
+        let fresh = Fresh::new();
+        let comma = if fields.is_empty() { "" } else { ", " };
+        let file = format!(r#"{{"{key}": {{"sessionId": "s", "updatedAt": 1774868423845{comma}{fields}}}}}"#);
+        assert!(fresh.import(&file).is_complete());
+        assert_eq!(fresh.get(key).details.platform.as_deref(), expected, "{key} with {fields}");
+        // It comes out as it went in.
+        let mut out = Vec::new();
+        fresh.store.export(&mut out, &ExportOptions::new(ExportFormat::OpenClaw)).unwrap();
+        let values = [&file.into_bytes(), &out].map(|text| serde_json::from_slice::<Value>(text).unwrap());
+        assert_eq!(values[0], values[1]);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io;
 
 use cloakroom::{
     Details, Error, KeyPolicy, MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionId, SessionKey, SessionSource,
-    SessionStore,
+    SessionStore, WhatsAppAliases,
 };
 
 use crate::common::Home;
@@ -130,6 +130,7 @@ fn secret_source() -> SessionSource {
         parent_chat_id: raw(11),
         message_id: raw(12),
         profile: raw(13),
+        prospective_thread_id: raw(14),
     }
 }
 
@@ -138,7 +139,7 @@ fn nothing_prints_raw_ids() {
     let source = secret_source();
     let policy = KeyPolicy { thread_sessions_per_user: true, ..KeyPolicy::default() };
     let key = SessionKey::for_source(&source, &policy).unwrap();
-    assert_eq!(key.as_str(), "agent:main:discord:group:Xq1:Xq5:Xq7");
+    assert_eq!(key.as_str(), "agent:Xq13:discord:group:Xq1:Xq5:Xq7");
     let details = Details {
         resume_reason: Some(format!("{RAW} said so")),
         active_turn_token: Some(format!("{RAW}14")),
@@ -261,8 +262,9 @@ const DERIVED: &[(&str, &str, &str)] = &[
     ("discord group 1 - 7 - -", "u n=work", "agent:work:discord:group:1:7"),
     ("discord group 1 - 7 - -", "u n=default", "agent:main:discord:group:1:7"),
     ("discord group 1 - 7 - -", "u n=", "agent:main:discord:group:1:7"),
+    ("discord group 1 - 7 - -", "u n=main", "agent:main~:discord:group:1:7"),
     // Raw parts go in as they are.
-    ("whatsapp dm 4917@s.whatsapp.net - - - -", "u", "agent:main:whatsapp:dm:4917@s.whatsapp.net"),
+    ("whatsapp_cloud dm 4917@s.whatsapp.net - - - -", "u", "agent:main:whatsapp_cloud:dm:4917@s.whatsapp.net"),
     ("matrix group !r:server - @u:server - -", "u", "agent:main:matrix:group:!r:server:@u:server"),
     ("signal group a/b= - +49 - -", "u", "agent:main:signal:group:a/b=:+49"),
 ];
@@ -289,8 +291,9 @@ fn source(text: &str) -> SessionSource {
         guild_id: Some("guild".into()),
         parent_chat_id: Some("parent".into()),
         message_id: Some("message".into()),
-        profile: Some("profile".into()),
         chat_topic: Some("topic".into()),
+        profile: None,
+        prospective_thread_id: None,
     }
 }
 
@@ -308,6 +311,61 @@ fn keys_are_derived_as_the_gateway_does() {
         assert_eq!(key.as_str(), *expected, "{from} with {how:?}");
     }
     assert_eq!(KeyPolicy::for_profile(""), KeyPolicy::default());
+}
+
+/// What a message from WhatsApp is keyed by is a number, however its sender is met.
+#[test]
+fn people_on_whatsapp_are_numbers() {
+    let policy = KeyPolicy::default();
+    let key = |text: &str| SessionKey::for_source(&source(text), &policy).unwrap().as_str().to_owned();
+    for id in ["15551234567", "+15551234567", "15551234567@s.whatsapp.net", "15551234567:12@s.whatsapp.net"] {
+        assert_eq!(key(&format!("whatsapp dm {id} - - - -")), "agent:main:whatsapp:dm:15551234567");
+        assert_eq!(key(&format!("whatsapp dm - 9 {id} - -")), "agent:main:whatsapp:dm:15551234567:9");
+        // A group is no person.
+        assert_eq!(key(&format!("whatsapp group 1@g.us - {id} - -")), "agent:main:whatsapp:group:1@g.us:15551234567");
+    }
+    assert_eq!(key("whatsapp dm @lid - 7@lid - -"), "agent:main:whatsapp:dm:7");
+    assert_eq!(key("whatsapp group 1 - @lid - -"), "agent:main:whatsapp:group:1:@lid");
+}
+
+#[test]
+fn numbers_of_one_person_on_whatsapp_make_one_key() {
+    let people: &[&[&str]] = &[&["99988877766655", "15551234567"], &["15551234567", "+15551234568:3@s.whatsapp.net"]];
+    let aliases = move |number: &str| {
+        assert!(number.bytes().all(|byte| byte.is_ascii_digit()), "asked for {number}");
+        let known = people.iter().filter(|numbers| numbers.iter().any(|other| other.contains(number)));
+        known.flat_map(|numbers| numbers.iter().map(|&number| number.to_owned())).collect()
+    };
+    let policy = KeyPolicy { whatsapp_aliases: Some(WhatsAppAliases::new(aliases)), ..KeyPolicy::default() };
+    for id in ["99988877766655@lid", "15551234567", "15551234568@s.whatsapp.net"] {
+        let key = SessionKey::for_source(&source(&format!("whatsapp dm {id} - - - -")), &policy).unwrap();
+        assert_eq!(key.as_str(), "agent:main:whatsapp:dm:15551234567");
+    }
+    // Aliases without an end.
+    let endless = WhatsAppAliases::new(|number| vec![(number.parse::<u64>().unwrap() + 1).to_string()]);
+    let policy = KeyPolicy { whatsapp_aliases: Some(endless), ..KeyPolicy::default() };
+    let key = SessionKey::for_source(&source("whatsapp dm 7 - - - -"), &policy).unwrap();
+    assert_eq!(key.as_str(), "agent:main:whatsapp:dm:7");
+}
+
+#[test]
+fn a_thread_to_come_and_a_profile_make_the_key() {
+    let key = |text: &str, thread: &str, profile: &str| {
+        let source =
+            SessionSource { prospective_thread_id: Some(thread.into()), profile: Some(profile.into()), ..source(text) };
+        SessionKey::for_source(&source, &KeyPolicy::for_profile("work")).unwrap().as_str().to_owned()
+    };
+    assert_eq!(key("discord group 1 - 7 - -", "5", ""), "agent:work:discord:thread:1:5");
+    // A thread that is there counts first, and none is made in a direct chat.
+    assert_eq!(key("discord group 1 4 7 - -", "5", ""), "agent:work:discord:group:1:4");
+    assert_eq!(key("discord group 1 - 7 - -", "", ""), "agent:work:discord:group:1:7");
+    assert_eq!(key("discord dm 1 - 7 - -", "5", ""), "agent:work:discord:dm:1");
+    assert_eq!(key("discord dm 1 - 7 - -", "", "coder"), "agent:coder:discord:dm:1");
+    assert_eq!(key("discord dm 1 - 7 - -", "", "main"), "agent:main~:discord:dm:1");
+    assert_eq!(key("discord dm 1 - 7 - -", "", "default"), "agent:main:discord:dm:1");
+    let by_older_name = SessionSource { guild_id: Some("T9".into()), scope_id: None, ..source("slack dm D1 - U7 - -") };
+    let key = SessionKey::for_source(&by_older_name, &KeyPolicy::default()).unwrap();
+    assert_eq!(key.as_str(), "agent:main:slack:dm:T9:D1");
 }
 
 /// The join is not escaped, so keys may meet. That is the gateways' own scheme.

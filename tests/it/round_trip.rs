@@ -51,6 +51,8 @@ const OPENCLAW: &[&str] = &[
     "displayName",
     "channel",
     "lastChannel",
+    "delivery",
+    "deliveryContext",
     "chatType",
     "inputTokens",
     "outputTokens",
@@ -119,11 +121,25 @@ fn plausible() -> impl Strategy<Value = String> {
             format!("\"{year}-{month:02}-{day:02}{separator}{hour:02}:{minute:02}:07{suffix}\"")
         },
     );
-    let origin =
-        vec((select(&["platform", "chat_id", "chat_type", "user_id", "guild_id", "profile", "new"]), json()), 0..6)
-            .prop_map(|fields| {
-                format!("{{{}}}", fields.iter().map(|(n, v)| format!("\"{n}\": {v}")).collect::<Vec<_>>().join(","))
-            });
+    let origin = vec(
+        (
+            select(&[
+                "platform",
+                "chat_id",
+                "chat_type",
+                "user_id",
+                "guild_id",
+                "profile",
+                "prospective_thread_id",
+                "new",
+            ]),
+            json(),
+        ),
+        0..6,
+    )
+    .prop_map(|fields| {
+        format!("{{{}}}", fields.iter().map(|(n, v)| format!("\"{n}\": {v}")).collect::<Vec<_>>().join(","))
+    });
     prop_oneof![
         4 => iso,
         2 => (-1_000_000_000_000_i64..3_000_000_000_000).prop_map(|ms| ms.to_string()),
