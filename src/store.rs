@@ -269,11 +269,13 @@ impl SessionStore {
     /// walks past the old index rows of those that woke up within the last minutes.
     pub fn stats(&self) -> Result<Stats> {
         let mut unreadable = Unreadable::default();
+        // Before the look at the trees has them written.
+        let pending = self.commits().pending();
         let (oldest, newest) = self.ends(&mut unreadable)?.unzip();
         Ok(Stats {
             entries: self.len(),
             bytes_on_disk: self.commits().engine()?.bytes_on_disk()?,
-            pending: self.commits().pending(),
+            pending,
             last_commit: self.commits().last_change(),
             oldest,
             newest,

@@ -28,7 +28,8 @@ pub(super) fn platform(key: &str, fields: &BTreeMap<&str, &str>) -> Option<Strin
         let (first, rest) = path.split_first()?;
         let found = rest.iter().try_fold((*fields.get(first)?).to_owned(), |text, name| {
             let fields = json::fields(&text).ok()??;
-            fields.into_iter().find(|(field, _)| field == name).map(|(_, text)| text)
+            // Names come with their quotes.
+            fields.into_iter().find(|(field, _)| field.trim_matches('"') == *name).map(|(_, text)| text)
         });
         json::string(&found?).filter(|text| !text.is_empty())
     };

@@ -21,7 +21,7 @@ use crate::json;
 use crate::key::{MAX_KEY_BYTES, SessionKey};
 use crate::store::SessionStore;
 use crate::time::Timestamp;
-use crate::unreadable::Unreadable;
+use crate::unreadable::{Unreadable, if_readable};
 use crate::zone::TimeZone;
 
 /// Later than this after now, a time is taken for an error of the clock.
@@ -83,7 +83,8 @@ impl SessionStore {
 
         rewind(&mut file)?;
         let before = self.len();
-        let zone = self.commits().engine()?.zone()?;
+        // One that cannot be decoded is as good as none.
+        let zone = if_readable(self.commits().engine()?.zone())?.flatten();
         let target = Open::new(self, options.on_conflict, options.dry_run);
         let mut run = Run::new(target, options, now, zone);
         run.read(&mut file, &mut progress)?;

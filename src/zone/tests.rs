@@ -15,15 +15,15 @@ fn resolved(zone: &str, text: &str) -> (String, Hour) {
 #[test]
 fn hours_that_the_clocks_skip_or_repeat() {
     let cases = [
-        ("Europe/Berlin", "2026-01-01T12:00:00", "2026-01-01T11:00:00Z", Hour::Plain),
-        ("Europe/Berlin", "2026-03-29T02:30:00", "2026-03-29T01:30:00Z", Hour::Skipped),
-        ("Europe/Berlin", "2026-10-25T02:30:00", "2026-10-25T00:30:00Z", Hour::Repeated),
-        ("America/New_York", "2026-03-08T02:00:00", "2026-03-08T07:00:00Z", Hour::Skipped),
-        ("America/New_York", "2026-11-01T01:59:59", "2026-11-01T05:59:59Z", Hour::Repeated),
+        ("Europe/Berlin", "2026-01-01T12:00:00", "2026-01-01T11:00:00.000000Z", Hour::Plain),
+        ("Europe/Berlin", "2026-03-29T02:30:00", "2026-03-29T01:30:00.000000Z", Hour::Skipped),
+        ("Europe/Berlin", "2026-10-25T02:30:00", "2026-10-25T00:30:00.000000Z", Hour::Repeated),
+        ("America/New_York", "2026-03-08T02:00:00", "2026-03-08T07:00:00.000000Z", Hour::Skipped),
+        ("America/New_York", "2026-11-01T01:59:59", "2026-11-01T05:59:59.000000Z", Hour::Repeated),
         // Half an hour.
-        ("Australia/Lord_Howe", "2026-10-04T02:15:00", "2026-10-03T15:45:00Z", Hour::Skipped),
-        ("+05:30", "2026-01-01T12:00:00", "2026-01-01T06:30:00Z", Hour::Plain),
-        ("-0330", "2026-01-01T12:00:00", "2026-01-01T15:30:00Z", Hour::Plain),
+        ("Australia/Lord_Howe", "2026-10-04T02:15:00", "2026-10-03T15:45:00.000000Z", Hour::Skipped),
+        ("+05:30", "2026-01-01T12:00:00", "2026-01-01T06:30:00.000000Z", Hour::Plain),
+        ("-0330", "2026-01-01T12:00:00", "2026-01-01T15:30:00.000000Z", Hour::Plain),
     ];
     for (zone, text, expected, hour) in cases {
         assert_eq!(resolved(zone, text), (expected.into(), hour), "{zone} {text}");

@@ -116,7 +116,7 @@ fn an_odd_hermes_file_comes_out_as_it_went_in() {
     let report = fresh.import(&text);
     assert!(report.is_complete(), "{report:?}");
     assert_eq!((report.notes, report.without_time, report.clamped), (4, 2, 0));
-    assert_eq!((report.unreadable_times, report.odd_values), (4, 10));
+    assert_eq!((report.unreadable_times, report.odd_values), (4, 12));
     let out = fresh.export(ExportFormat::Hermes);
     assert_same(&out, &text);
     assert!(out.find("_README").unwrap() < out.find("\"k1\"").unwrap());
@@ -374,12 +374,12 @@ fn lines_are_strict_json() {
     let out = fresh.export(ExportFormat::Jsonl);
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len() as u64, fresh.store.len());
-    // A cost and an extra of NaN.
+    // An extra of NaN. A cost of NaN counts as none.
     let more = r#", "estimated_cost_usd": NaN, "x": [NaN], "y": null"#;
     let odd = Fresh::new();
     odd.import(file(&[hermes("2026-06-03T00:41:19", more), hermes("2026-06-03T00:41:19", "")]));
     let report = odd.store.export(std::io::sink(), &ExportOptions::new(ExportFormat::Jsonl)).unwrap();
-    assert_eq!((report.entries, report.nulls), (2, 2));
+    assert_eq!((report.entries, report.nulls), (2, 1));
     assert!(lines.is_sorted_by_key(|line| line["session_key"].as_str().unwrap().to_owned()));
     assert!(lines[0]["updated_at"].as_str().unwrap().ends_with('Z'));
     assert!(out.contains(r#""model_override":{"model":"m","n":9007199254740993}"#));

@@ -522,8 +522,8 @@ fn odd_values_leave_the_typed_field_at_its_default() {
         "last_prompt_tokens": 18446744073709551615, "estimated_cost_usd": NaN, "platform": 5, "suspended": "yes",
         "memory_flushed": true, "prev_session_id": "../up", "origin": {"chat_id": -100123}, "session_key": "other""#,
     )]));
-    // Two counts that are none, two of another kind, a platform, a flag and an id.
-    assert_eq!(report.odd_values, 7);
+    // Two counts that are none, two of another kind, a cost, a platform, a flag and an id.
+    assert_eq!(report.odd_values, 8);
     fresh.import(r#"{"k2": {"session_id": "s", "memory_flushed": false, "expiry_finalized": true}}"#);
     assert!(fresh.get("k2").details.expiry_finalized, "the newer name counts");
     let entry = fresh.get("k1");

@@ -133,7 +133,10 @@ fn ahead(count: usize) -> String {
 #[test]
 fn many_entries_from_the_future_are_proof_of_a_wrong_clock() {
     for (text, shown) in [
-        (ahead(145), "145 of 200, the last at 2026-09-07T22:02:24Z, and by the clock it is 2026-09-01T00:00:00Z"),
+        (
+            ahead(145),
+            "145 of 200, the last at 2026-09-07T22:02:24.000000Z, and by the clock it is 2026-09-01T00:00:00.000000Z",
+        ),
         (ahead(100), "100 of 200"),
         (ahead(200), "200 of 200"),
         // However few there are.
@@ -166,8 +169,8 @@ fn times_that_are_trusted_go_in_as_they_are() {
     assert_eq!((report.imported, report.clamped), (200, 0));
     let fresh = Fresh::new();
     fresh.import_with(ahead(145), ImportOptions::new().trust_times(true));
-    assert_eq!(fresh.get("k1").updated_at.to_string(), "2026-09-07T22:00:00Z");
-    assert_eq!(fresh.get("k145").updated_at.to_string(), "2026-09-07T22:02:24Z");
+    assert_eq!(fresh.get("k1").updated_at.to_string(), "2026-09-07T22:00:00.000000Z");
+    assert_eq!(fresh.get("k145").updated_at.to_string(), "2026-09-07T22:02:24.000000Z");
     assert!(fresh.store.verify().unwrap().violations.is_empty());
 }
 

@@ -246,7 +246,7 @@ fn a_zone_is_remembered_with_the_entries_that_went_in_by_it() {
     let report = import(&fresh, &text, "Asia/Tokyo", OnConflict::Replace);
     assert_eq!((report.updated, report.kept_zone), (2, None));
     assert_eq!(exported(&fresh), "2026-06-03T00:41:19");
-    assert_eq!(fresh.get("k1").updated_at.to_string(), "2026-06-02T15:41:19Z");
+    assert_eq!(fresh.get("k1").updated_at.to_string(), "2026-06-02T15:41:19.000000Z");
     // Nothing but the note and exact times goes in: they say nothing about a zone.
     let exact = text.replace("T00:41:19", "T22:41:19Z").replace("T10:00:00", "T10:00:00Z");
     let report = import(&fresh, &exact, "Europe/Berlin", OnConflict::Newer);

@@ -287,7 +287,7 @@ fn a_close_waits_for_the_one_before_it_and_never_for_itself() {
             self.inner.now()
         }
         fn monotonic(&self) -> Duration {
-            // On the committer's thread, in its last commit.
+            // On the committer's thread, after a commit.
             if let Some(store) = self.store.get() {
                 let _ = self.asked.send(store.close());
                 let _ = self.go_on.recv();
@@ -305,8 +305,8 @@ fn a_close_waits_for_the_one_before_it_and_never_for_itself() {
     store.resolve(&source(1)).unwrap();
     clock.store.set(store.clone()).unwrap();
     std::thread::scope(|scope| {
-        let closing = [0, 1].map(|_| scope.spawn(|| store.close()));
         let own = is_asked.recv().unwrap();
+        let closing = [0, 1].map(|_| scope.spawn(|| store.close()));
         assert!(matches!(own, Err(Error::Closed { .. })), "{own:?}");
         for _ in 0..1000 {
             assert!(!closing.iter().any(ScopedJoinHandle::is_finished), "it answered while the first was at work");

@@ -268,8 +268,7 @@ fn a_dash_is_standard_output() {
     ran.error_line(&["bad entries: 1"]);
     for args in [&[&migrate[..], &["--json"]].concat()[..], &["verify", "--repair", "--quarantine", "-"]] {
         let ran = in_dir(args);
-        assert_eq!((ran.code, ran.out.as_str()), (2, ""));
-        assert!(ran.err.contains("name a file"), "{}", ran.err);
+        assert!(ran.code == 2 && ran.err.contains("name a file"), "{ran:?}");
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -150,7 +150,7 @@ fn a_reset_says_what_it_drops_and_keeps_what_it_is_told_to() {
     let store = Prepared::new();
     let open = store.open();
     let file = json!({GROUP: {
-        "session_id": "with-extras", "updated_at": "2030-01-01T00:00:00", "model_override": {"model": "m"}, "yolo": true,
+        "session_id": "with-extras", "updated_at": "2026-06-01T00:00:00", "model_override": {"model": "m"}, "yolo": true,
         "metadata": {"topic": "tea"},
     }});
     drop(open);

@@ -271,7 +271,7 @@ fn a_wrong_zone_is_told_and_corrected() {
     assert!((ran.code, ran.row("updated")) == (0, "2") && !ran.out.contains("replace"), "{}", ran.out);
     assert_eq!(times()["updated_at"], "2026-06-02T00:00:00");
     let shown = run(&moving.db, &["show", "agent:main:discord:dm:2", "--json"]).json();
-    assert_eq!(shown["updated_at"], "2026-06-01T15:00:00Z");
+    assert_eq!(shown["updated_at"], "2026-06-01T15:00:00.000000Z");
 }
 
 #[test]
