@@ -16,6 +16,7 @@ use crate::key::{SessionId, SessionKey};
 use crate::storage::{Disk, Engine, Mark, Writer, cold, cold_of};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
+use crate::unreadable::Unreadable;
 
 pub(crate) const ALL: [(&str, fn()); 14] = [
     ("waiters find their change synced", waiters_find_their_change_synced),
@@ -480,13 +481,13 @@ fn an_id_is_found_at_every_moment() {
     });
     let reader = spawn(&store, |store| {
         for _ in 0..4 {
-            let found = store.commits.candidates_of_id(&id("kept")).expect("a read");
+            let found = store.commits.candidates_of_id(&id("kept"), &mut Unreadable::default()).expect("a read");
             assert!(found.contains(&keys()[0]), "the entry is there, and is not found by its id");
         }
     });
     join([writer, committing, reader]);
     store.close();
-    assert_eq!(store.commits.candidates_of_id(&id("kept")).expect("a read"), keys()[..1]);
+    assert_eq!(store.commits.candidates_of_id(&id("kept"), &mut Unreadable::default()).expect("a read"), keys()[..1]);
 }
 
 /// Turns begin, and end with their session or their entry, while commits take both. The writer looks at each marker.
