@@ -15,14 +15,14 @@ mod commit;
 mod entry;
 #[path = "../../../src/error.rs"]
 mod error;
+#[path = "../../../src/fork.rs"]
+mod fork;
 #[path = "../../../src/json.rs"]
 mod json;
 #[path = "../../../src/key.rs"]
 mod key;
 #[path = "../../../src/meter.rs"]
 mod meter;
-#[path = "../../../src/fork.rs"]
-mod fork;
 mod scenarios;
 #[path = "../../../src/source.rs"]
 mod source;

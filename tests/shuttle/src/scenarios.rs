@@ -67,8 +67,7 @@ fn start_with(keys: &[SessionKey], max_pending: usize, fails_at: u64) -> Arc<Sto
 
 fn start_every(interval: Duration, keys: &[SessionKey], max_pending: usize, fails_at: u64) -> Arc<Store> {
     let disk = Disk::new(keys, Hot::fresh(Timestamp::MIN));
-    let writer =
-        Writer { mark: Mark { commit: 0, count: keys.len() as u64 }, fails_at, syncs: 0, is_dirty: false };
+    let writer = Writer { mark: Mark { commit: 0, count: keys.len() as u64 }, fails_at, syncs: 0, is_dirty: false };
     // Nothing is kept in memory that is not needed.
     let settings = Settings { interval, max_pending, cached_entries: 0 };
     let clock = Arc::new(ManualClock::new(Timestamp::MIN));

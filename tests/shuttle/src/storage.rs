@@ -138,9 +138,8 @@ impl Engine {
 
     pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<Result<SessionKey>>> {
         let written = self.0.written.lock();
-        let has_id = |key: &&SessionKey| {
-            written.get(&self.fingerprint(key)).is_some_and(|(_, cold)| cold.session_id == *id)
-        };
+        let has_id =
+            |key: &&SessionKey| written.get(&self.fingerprint(key)).is_some_and(|(_, cold)| cold.session_id == *id);
         Ok(self.0.keys.iter().filter(has_id).cloned().map(Ok).collect())
     }
 
