@@ -58,6 +58,18 @@ pub enum Error {
         /// The newest that this program reads.
         supported: u32,
     },
+    /// The store was written before the first release, and nothing reads it any more.
+    #[error(
+        "the store at {path} has format {found}, of before the first release, and {supported} is read: import again"
+    )]
+    OlderFormat {
+        /// The store.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The one that this program reads.
+        supported: u32,
+    },
     /// Others than this user own the directory or can write to it, so what is in it cannot be trusted.
     #[error("{path} is not safe for a store: {reason}")]
     Exposed {
@@ -263,6 +275,14 @@ pub enum Error {
         /// The newest that this program reads.
         supported: u32,
     },
+    /// The backup was written before the first release, and nothing reads it any more.
+    #[error("the backup has format {found}, of before the first release, and {supported} is read: restore another")]
+    OlderBackup {
+        /// Its format.
+        found: u32,
+        /// The one that this program reads.
+        supported: u32,
+    },
     /// The backup is damaged or cut off. Nothing of it was restored.
     #[error("the backup is damaged at byte {byte}: restore another; nothing was made of this one")]
     DamagedBackup {
@@ -307,6 +327,7 @@ impl Error {
             Self::NotAStore { .. } => "not_a_store",
             Self::Locked { .. } => "locked",
             Self::NewerFormat { .. } => "newer_format",
+            Self::OlderFormat { .. } => "older_format",
             Self::Exposed { .. } => "exposed",
             Self::PermissionDenied { .. } => "permission_denied",
             Self::DiskFull { .. } => "disk_full",
@@ -332,6 +353,7 @@ impl Error {
             Self::ClockBehind { .. } => "clock_behind",
             Self::NotABackup { .. } => "not_a_backup",
             Self::NewerBackup { .. } => "newer_backup",
+            Self::OlderBackup { .. } => "older_backup",
             Self::DamagedBackup { .. } => "damaged_backup",
             Self::StoreExists { .. } => "store_exists",
             Self::TimeZone { .. } => "time_zone",

@@ -7,8 +7,8 @@ use crc32fast::Hasher;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"CLOAKBAK";
-/// The version this program writes, and the newest it reads.
-const VERSION: u32 = 1;
+/// The version this program writes, and the only one it reads.
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 16;
 /// The largest payload: more than an entry with the largest extras takes.
 const MAX_PAYLOAD: usize = 2 << 20;
@@ -125,6 +125,7 @@ impl<R: Read> FrameReader<R> {
         }
         match body.last_chunk::<4>().map_or(0, |version| u32::from_le_bytes(*version)) {
             VERSION => Ok(this),
+            found if found < VERSION => Err(Error::OlderBackup { found, supported: VERSION }),
             found => Err(Error::NewerBackup { found, supported: VERSION }),
         }
     }

@@ -59,8 +59,8 @@ pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
 pub(crate) use write::{Change, Content, Writer};
 
-/// The format this program writes, and the newest it reads. 1 had no journal; it is read, and becomes 2.
-const FORMAT: u32 = 2;
+/// The format this program writes, and the only one it reads: before the first release the old ones are dropped.
+const FORMAT: u32 = 3;
 
 /// Names in the `meta` tree.
 mod meta {

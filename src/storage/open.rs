@@ -296,6 +296,7 @@ fn check_format(store: &Path, trees: &Trees, database: &Path) -> Result<()> {
     let damaged = |e| Error::Damaged { path: database.to_path_buf(), source: Box::new(e) };
     match decode_meta::<u32>(&value).map_err(damaged)? {
         found if found > FORMAT => Err(Error::NewerFormat { path: store.to_path_buf(), found, supported: FORMAT }),
+        found if found < FORMAT => Err(Error::OlderFormat { path: store.to_path_buf(), found, supported: FORMAT }),
         _ => Ok(()),
     }
 }

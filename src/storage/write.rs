@@ -140,7 +140,6 @@ impl Writer {
         if engine.trees.extras.is_empty() {
             self.largest_chunk = 0;
         }
-        self.put_meta(engine, meta::FORMAT, &super::FORMAT)?;
         self.put_meta(engine, meta::CLEAN, &false)?;
         self.put_meta(engine, meta::COMMIT, &self.mark.commit.clone())?;
         self.sync(engine)

@@ -417,12 +417,17 @@ fn what_is_no_backup_is_told() {
         let error = refused(file);
         assert!(chain(&error).contains(said), "{}", chain(&error));
     }
-    let (_, mut file) = filled(1);
-    file[8] = 2;
-    let crc = crc32fast::hash(&file[..12]).to_le_bytes();
-    file[12..16].copy_from_slice(&crc);
-    let error = refused(&file);
-    assert!(matches!(error, Error::NewerBackup { found: 2, supported: 1 }), "{error:?}");
+    let of_version = |version: u8| {
+        let (_, mut file) = filled(1);
+        file[8] = version;
+        let crc = crc32fast::hash(&file[..12]).to_le_bytes();
+        file[12..16].copy_from_slice(&crc);
+        refused(&file)
+    };
+    let newer = of_version(3);
+    assert!(matches!(newer, Error::NewerBackup { found: 3, supported: 2 }), "{newer:?}");
+    let older = of_version(1);
+    assert!(matches!(older, Error::OlderBackup { found: 1, supported: 2 }), "{older:?}");
 }
 
 #[test]

@@ -201,13 +201,19 @@ fn a_database_of_zeros_is_damaged() {
 }
 
 #[test]
-fn a_newer_format_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let opened = with_entries(dir.path());
-    opened.engine.trees.meta.insert(meta::FORMAT, encode_meta(&(FORMAT + 1)).unwrap()).unwrap();
-    drop(opened);
-    let path = dir.path().join("db");
-    let error = open(&path, false, CACHE, false).unwrap_err();
-    assert!(matches!(error, Error::NewerFormat { found: 3, supported: FORMAT, .. }), "{error:?}");
-    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+fn another_format_is_refused() {
+    let refused = |format: u32| {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = with_entries(dir.path());
+        opened.engine.trees.meta.insert(meta::FORMAT, encode_meta(&format).unwrap()).unwrap();
+        drop(opened);
+        let path = dir.path().join("db");
+        let error = open(&path, false, CACHE, false).unwrap_err();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        error
+    };
+    let newer = refused(FORMAT + 1);
+    assert!(matches!(newer, Error::NewerFormat { found: 4, supported: FORMAT, .. }), "{newer:?}");
+    let older = refused(FORMAT - 1);
+    assert!(matches!(older, Error::OlderFormat { found: 2, supported: FORMAT, .. }), "{older:?}");
 }
