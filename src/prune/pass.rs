@@ -114,8 +114,8 @@ impl<'a> Pass<'a> {
     }
 
     /// The hot record of an entry whose time was wrong, if it still is.
-    fn look_at_wrong(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        let hot = self.store.commits().peek_hot(entry)?;
+    fn look_at_wrong(&mut self, entry: Fingerprint) -> Result<Option<Hot>> {
+        let hot = self.report.unreadable.pass(self.store.commits().peek_hot(entry))?.flatten();
         Ok(hot.filter(|hot| is_ahead(hot.updated_at, self.now.wall)))
     }
 
@@ -195,7 +195,11 @@ impl<'a> Pass<'a> {
     ) -> Result<()> {
         let seen_at = self.store.commits().open_commit();
         wrong.sort_unstable();
-        for (_, entry) in wrong {
+        for (n, (_, entry)) in wrong.into_iter().enumerate() {
+            if n % BATCH == BATCH - 1 && !go_on() {
+                self.report.stopped = true;
+                return Ok(());
+            }
             let Some(due) = self.over_cap(too_large) else { return Ok(()) };
             if let Some(hot) = self.look_at_wrong(entry)? {
                 self.decide(entry, hot, seen_at, due)?;
