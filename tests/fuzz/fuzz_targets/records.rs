@@ -10,6 +10,8 @@
 mod codec;
 #[path = "../../../src/entry.rs"]
 mod entry;
+#[path = "../../../src/json.rs"]
+mod json;
 #[path = "../../../src/key.rs"]
 mod key;
 #[path = "../../../src/source.rs"]
