@@ -215,7 +215,7 @@ mod tests {
         let mut out = FrameWriter::begin(&mut file).unwrap();
         out.frame(Kind::Entry, b"abc").unwrap();
         assert_eq!((out.bytes(), out.crc()), (28, crc32fast::hash(b"E\x03\0\0\0abc")));
-        let mut expected = b"CLOAKBAK\x01\0\0\0".to_vec();
+        let mut expected = b"CLOAKBAK\x02\0\0\0".to_vec();
         expected.extend(crc32fast::hash(&expected).to_le_bytes());
         expected.extend(b"E\x03\0\0\0abc");
         expected.extend(crc32fast::hash(b"E\x03\0\0\0abc").to_le_bytes());
