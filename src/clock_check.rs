@@ -199,10 +199,13 @@ impl State {
         Checked { now, doubted, jumped }
     }
 
-    /// Counts the entries that lie ahead, up to half of all, or up to `limit` if that decides.
+    /// Counts the entries that lie ahead, up to half of all, or up to `limit` if that decides. Once the doubt has ended
+    /// all of them are wrong, however many there are.
     fn count(&mut self, commits: &Commits, now: Reading, limit: usize) -> Result<()> {
         let half = usize::try_from(commits.count().div_ceil(2)).unwrap_or(usize::MAX).max(1);
-        let ahead = commits.engine()?.entries_after(now.wall.saturating_add(AHEAD), half.min(limit))?;
+        let is_trusted = self.doubt_ends.is_some_and(|end| now.boot.elapsed >= end);
+        let enough = if is_trusted { limit } else { half.min(limit) };
+        let ahead = commits.engine()?.entries_after(now.wall.saturating_add(AHEAD), enough)?;
         let are_most = ahead.len() >= half;
         self.are_too_many = !are_most && ahead.len() >= limit;
         if self.are_too_many {

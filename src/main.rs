@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     cli::failure::log_panics();
     let mut out = Out::to_stdout();
     let exit = cli::failure::catch(|| cli.run(&mut out));
+    // What was printed is written out, however it ended.
+    let written = out.finish();
+    let exit = exit.and_then(|exit| written.map(|()| exit));
     // What was printed before the failure says more than the failure, and a script reads one object.
     exit.unwrap_or_else(|error| cli::failure::report(&error, json && !out.has_printed())).into()
 }

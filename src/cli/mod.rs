@@ -118,10 +118,10 @@ impl Cli {
         }
     }
 
-    /// Runs the command. What it has printed is written out, whether it succeeds or not.
+    /// Runs the command. What it prints is written out by the caller.
     pub(crate) fn run(self, out: &mut Out) -> Result<Exit> {
         let db = self.db.as_path();
-        let exit = match self.command {
+        match self.command {
             Command::Migrate(command) => command.run(db, out),
             Command::List(command) => command.run(db, out),
             Command::Show(command) => command.run(db, out),
@@ -140,9 +140,7 @@ impl Cli {
             Command::Backup(command) => command.run(db, out),
             Command::Restore(command) => command.run(db, out),
             Command::Compact(command) => command.run(db, out),
-        };
-        let written = out.finish();
-        exit.and_then(|exit| written.map(|()| exit))
+        }
     }
 }
 

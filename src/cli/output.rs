@@ -48,7 +48,7 @@ impl Out {
         Self { to: Box::new(stream), waiting: Some(nothing_waits()), printed: false }
     }
 
-    /// Whether anything was written.
+    /// Whether anything has reached standard output. What waits has not.
     pub(crate) fn has_printed(&self) -> bool {
         self.printed
     }
@@ -59,13 +59,13 @@ impl Out {
             let waiting = std::mem::replace(waiting, nothing_waits());
             let mut all = waiting.into_inner().map_err(|error| no_room(error.into_error()))?;
             all.rewind()?;
-            io::copy(&mut all, &mut self.to)?;
+            self.printed |= io::copy(&mut all, &mut self.to)? > 0;
         }
         self.to.flush()
     }
 
     /// Writes all out that waits. Once the reader has gone (`| head`), it is dropped without a word.
-    pub(super) fn finish(&mut self) -> Result<()> {
+    pub(crate) fn finish(&mut self) -> Result<()> {
         match self.deliver() {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             delivered => delivered.context(NOT_WRITTEN),
@@ -86,10 +86,12 @@ impl Out {
 
 impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.printed = true;
         match &mut self.waiting {
             Some(waiting) => waiting.write(bytes).map_err(no_room),
-            None => self.to.write(bytes),
+            None => {
+                self.printed = true;
+                self.to.write(bytes)
+            }
         }
     }
 

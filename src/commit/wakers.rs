@@ -44,16 +44,17 @@ struct State {
 impl Wakers {
     /// Has the wakers called. Does not wait for them.
     pub(super) fn call(self: &Arc<Self>, wakers: Vec<Waker>) {
-        if !wakers.is_empty() {
-            let mut state = self.state.lock();
-            state.queue.extend(wakers);
-            self.rouse(&mut state);
-        }
+        let mut state = self.state.lock();
+        state.queue.extend(wakers);
+        // Some may be left from a time at which no thread could be started.
+        self.rouse(&mut state);
     }
 
     /// The threads end when all wakers have been called.
-    pub(super) fn close(&self) {
-        self.state.lock().is_closed = true;
+    pub(super) fn close(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        self.rouse(&mut state);
         self.changed.notify_all();
     }
 
@@ -70,7 +71,7 @@ impl Wakers {
         let this = Arc::clone(self);
         match spawn("cloakroom-waker", move || this.run()) {
             Ok(_) => state.threads += 1,
-            // The next waker tries again.
+            // The next commit tries again, and the close.
             Err(error) => tracing::error!(%error, "could not start a thread to call wakers"),
         }
     }

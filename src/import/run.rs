@@ -88,7 +88,6 @@ impl SessionStore {
         let target = Open::new(self, options.on_conflict, options.dry_run);
         let mut run = Run::new(target, options, now, zone);
         run.read(&mut file, &mut progress)?;
-        run.judge()?;
         run.report.not_in_file = before.saturating_sub(run.report.updated + run.report.kept);
         if !run.report.dry_run {
             self.flush()?;

@@ -135,7 +135,12 @@ impl Target for Open<'_> {
     }
 
     fn put_zone(&mut self, zone: String) -> Result<()> {
-        if self.dry_run { Ok(()) } else { self.store.commits().set_zone(zone) }
+        if self.dry_run {
+            return Ok(());
+        }
+        // The entry that went in by it is to be there first.
+        self.store.commits().apply_pending()?;
+        self.store.commits().set_zone(zone)
     }
 }
 

@@ -11,7 +11,7 @@ use super::access;
 use super::build::NewDatabase;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
-use super::lock::{Lock, State, check_process};
+use super::lock::{Left, Lock, State, check_process};
 use super::memtable::Memtable;
 use super::segments::Segments;
 use super::structural::Settled;
@@ -101,13 +101,17 @@ fn open_parts(path: &Path, create: bool, repair: bool, cache_bytes: u64, trust_g
         repairs.extend(gave_up.then(|| "gave up the ballast, since the disk was full".to_owned()));
         Ok(gave_up)
     };
-    let was_full = lock.left().state == State::Full;
+    let left = lock.left();
+    let was_full = left.state == State::Full;
     if was_full {
         // Opening may still find room. The writes that failed would not.
         give_up()?;
     }
-    let mut opened = match open_locked(path, &lock, cache_bytes) {
-        Err(Error::DiskFull { .. }) if give_up()? => open_locked(path, &lock, cache_bytes)?,
+    let mut opened = match open_locked(path, &lock, left, cache_bytes) {
+        // What the first attempt wrote may look written and not be.
+        Err(Error::DiskFull { .. }) if give_up()? => {
+            open_locked(path, &lock, Left { state: State::Full, ..left }, cache_bytes)?
+        }
         other => other?,
     };
     if gave_up || was_full {
@@ -132,21 +136,21 @@ fn unwritable(path: &Path, found: &Found, error: Error) -> Error {
 }
 
 /// Opens the database of a store that is there and locked, and makes what is found durable.
-fn open_locked(path: &Path, lock: &Arc<Lock>, cache_bytes: u64) -> Result<Opened> {
+fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> Result<Opened> {
     let database = files::database(path);
     let mut repairs = files::remove_half_snapshots(&database)?;
     let segments = Segments::read(&database)?;
-    if let Some(bytes) = segments.rewrite_doubted(lock.left())? {
+    if let Some(bytes) = segments.rewrite_doubted(left)? {
         repairs.push(format!(
             "wrote the database over from its last sync on ({} KiB), since {}",
             bytes.div_ceil(1024),
-            match lock.left().state {
+            match left.state {
                 State::Failed | State::Full => "a write or a sync had failed",
                 State::Closed | State::Opening | State::Open => "it had not been closed",
             }
         ));
     }
-    lock.write_synced(State::Opening, segments.doubted_from(lock.left()))?;
+    lock.write_synced(State::Opening, segments.doubted_from(left))?;
     let marked = |error: Error| lock.fail(&error).and(Err(error));
     // Declared first, so that it is dropped last, after an error too.
     let last;
