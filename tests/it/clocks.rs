@@ -422,6 +422,15 @@ fn where_most_times_lie_ahead_the_clock_is_wrong_and_nothing_ages_or_is_set_righ
 }
 
 #[test]
+fn once_the_clock_is_trusted_every_time_ahead_is_wrong_and_ages() {
+    let (home, store) = with_times_ahead(10, 10, true);
+    home.clock.advance(25 * HOUR);
+    assert_eq!(prune(&store, 90).removed, 0);
+    home.clock.advance(91 * A_DAY);
+    assert_eq!(prune(&store, 90).removed, 10);
+}
+
+#[test]
 fn a_clock_that_fell_behind_takes_nothing_and_is_right_again_when_it_is_set() {
     for reopened in [true, false] {
         let home = Home::new();
