@@ -27,7 +27,8 @@ impl Evidence {
 
     /// Adds the activity of an entry, in microseconds since 1970.
     pub(super) fn add(&mut self, activity: Option<i64>) {
-        let Some(micros) = activity else { return };
+        // Where all times are trusted, one beyond the calendar says nothing about the clock.
+        let Some(micros) = activity.filter(|_| self.latest < Timestamp::MAX) else { return };
         self.entries += 1;
         if micros > self.latest.as_micros() {
             self.ahead += 1;

@@ -169,6 +169,10 @@ fn times_that_are_trusted_go_in_as_they_are() {
     assert_eq!((report.imported, report.clamped), (200, 0));
     let fresh = Fresh::new();
     fresh.import_with(ahead(145), ImportOptions::new().trust_times(true));
+    // Not even one beyond the calendar stops it.
+    let beyond = r#"{"k": {"sessionId": "s", "updatedAt": 9007199254740993000}}"#;
+    let report = Fresh::new().import_with(beyond, ImportOptions::new().trust_times(true));
+    assert_eq!((report.imported, report.clamped), (1, 1));
     assert_eq!(fresh.get("k1").updated_at.to_string(), "2026-09-07T22:00:00.000000Z");
     assert_eq!(fresh.get("k145").updated_at.to_string(), "2026-09-07T22:02:24.000000Z");
     assert!(fresh.store.verify().unwrap().violations.is_empty());
