@@ -83,8 +83,8 @@ fn child_main() {
 
 /// What says what failed and where.
 fn typed(error: &Error) -> bool {
-    use Error::{Damaged, DiskFull, Engine, Io, PermissionDenied, ReadOnly};
-    matches!(error, DiskFull { .. } | Io { .. } | PermissionDenied { .. } | ReadOnly { .. })
+    use Error::{Damaged, DiskFull, Engine, Io, PermissionDenied, ReadOnly, Unwritable};
+    matches!(error, DiskFull { .. } | Io { .. } | PermissionDenied { .. } | ReadOnly { .. } | Unwritable { .. })
         // What sled says in its own words when its files cannot be read or made.
         || matches!(error, Engine { .. } | Damaged { .. })
 }
