@@ -45,7 +45,7 @@ pub enum Error {
     Locked {
         /// The store.
         path: PathBuf,
-        /// Who holds it, as it wrote itself down: its process id, and the name of its machine or container.
+        /// The holder: its process id, and the name of its machine or container.
         holder: Option<String>,
     },
     /// The store was written by a newer version of this program.
@@ -120,7 +120,7 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// Parts of the store are missing, or the database's own files do not read. Of them only `snap.*` files were set
+    /// Parts of the store are missing, or the database's own files are damaged. Of them only `snap.*` files were set
     /// aside; but sled may have written to `sled/db`, from the damage on, before it gave up. Copy the directory before you
     /// try anything with it.
     #[error("the database at {path} is damaged: restore a backup, or import again")]

@@ -137,7 +137,7 @@ impl EntryLock<'_> {
         self.keep_before(true);
         self.forget_queued_id();
         if self.hot().is_some() {
-            // A count that is too low is told by the committer.
+            // Where the count was too low, the committer reports it.
             let less = |count: u64| count.checked_sub(1);
             let _ = self.pending.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }

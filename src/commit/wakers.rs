@@ -1,7 +1,7 @@
 //! The threads that run wakers.
 //!
 //! A waker is the caller's code: it may be slow, block, panic, use the store, close it, or drop the last clone of it. So
-//! it runs on a thread of its own, and neither the committer nor anybody who waits for it does.
+//! it runs on a thread of its own. Neither the committer nor a caller that waits for a commit ever waits for a waker.
 //!
 //! One thread runs wakers, one after the other. A second one watches it while others wait. A waker that takes longer
 //! than [`PATIENCE`] keeps its thread, and the second thread goes on with the others. The threads start with the first

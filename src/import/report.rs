@@ -55,7 +55,7 @@ pub struct ImportReport {
     pub repeated_hours: u64,
     /// Entries that do not say when they were active. They are as old as the file.
     pub without_time: u64,
-    /// Times that do not read, as if the field were not there: an entry whose activity does not read is as old as the
+    /// Times that cannot be parsed. They count as missing: an entry whose activity is one of them is as old as the
     /// file. An export writes them as they were.
     pub unreadable_times: u64,
     /// Other fields that hold what does not belong there, `"suspended": "yes"` or a negative count. The store has false,

@@ -58,7 +58,7 @@ const CACHED_ENTRIES: usize = 1 << 10;
 ///   skipped_hours        local times that a change of the clocks skipped, moved forward
 ///   repeated_hours       local times that a change of the clocks repeated, taken for the earlier
 ///   without_time         entries that do not say when they were active: as old as the file
-///   unreadable_times     times that do not read, passed over; an entry without another is as old as the file
+///   unreadable_times     times that cannot be parsed; an entry with no other time is as old as the file
 ///   odd_values           other fields that hold what does not belong there: empty in the store, as it was in exports
 ///   repeated_fields      fields that come again in the same entry; the last one counts
 ///   problems             list of objects (line, reason): the first bad entries
@@ -266,7 +266,7 @@ impl Migrate {
             ("times moved: in an hour that the clocks skipped", report.skipped_hours),
             ("times taken for the earlier of a repeated hour", report.repeated_hours),
             ("without a time: as old as the file", report.without_time),
-            ("times that do not read: passed over", report.unreadable_times),
+            ("times that cannot be parsed", report.unreadable_times),
             ("fields that hold what does not belong there: empty in the store", report.odd_values),
             ("fields left out, the entry has them again further on", report.repeated_fields),
         ];
