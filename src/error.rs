@@ -20,6 +20,17 @@ pub enum Error {
     /// A text is no session id.
     #[error("not a session id: {0}")]
     InvalidId(#[source] NameError),
+    /// A text is no name of a lease.
+    #[error("not a name of a lease: {0}")]
+    InvalidLease(#[source] NameError),
+    /// An entry has as many leases with a name as it may have.
+    #[error("{key} has {limit} leases, which is the limit; release those that are not needed, or use fewer names")]
+    TooManyLeases {
+        /// Which entry.
+        key: SessionKey,
+        /// The limit.
+        limit: usize,
+    },
     /// A cost is infinite or no number, and would stay so whatever is added to it.
     #[error("the cost of a turn is {cost}: it must be a finite number")]
     InvalidCost {
@@ -323,6 +334,8 @@ impl Error {
         match self {
             Self::InvalidKey(_) => "invalid_key",
             Self::InvalidId(_) => "invalid_id",
+            Self::InvalidLease(_) => "invalid_lease",
+            Self::TooManyLeases { .. } => "too_many_leases",
             Self::NotFound { .. } => "not_found",
             Self::NotAStore { .. } => "not_a_store",
             Self::Locked { .. } => "locked",

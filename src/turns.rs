@@ -256,17 +256,6 @@ impl SessionStore {
         };
         locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(Some)
     }
-
-    /// The key of a marker's entry, if that is in the trees or on its way there.
-    fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
-        match self.commits().engine()?.key_of_listed(entry)? {
-            Some(key) => Ok(Some(key)),
-            None => {
-                self.commits().apply_pending()?;
-                self.commits().engine()?.key_of_listed(entry)
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::records::ExtrasRef;
-use super::{CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Turn, decode, decode_blob, decode_cold, encode};
-use crate::key::SessionKey;
+use super::{
+    CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Term, Turn, decode, decode_blob, decode_cold, encode,
+};
+use crate::key::{SessionKey, check_lease_name};
 
 /// One record of a backup, as it is encoded.
 pub(crate) trait BackupRecord<'a>: Serialize + Deserialize<'a> {
@@ -49,6 +51,9 @@ pub(crate) struct BackupEntryV1<'a> {
     /// The value in `turns`, if a turn is open.
     #[serde(borrow)]
     pub(crate) turn: Option<&'a [u8]>,
+    /// Names and values in `leases`, in the order of the names.
+    #[serde(borrow)]
+    pub(crate) leases: Vec<(&'a str, &'a [u8])>,
 }
 
 /// What there must have been before the end.
@@ -101,6 +106,10 @@ impl<'a> BackupEntryV1<'a> {
             return Err(CodecError::NoDetails);
         }
         let turn = self.turn.map(Turn::decode).transpose()?;
+        for (name, term) in &self.leases {
+            check_lease_name(name)?;
+            Term::decode(term)?;
+        }
         let numbers = [turn.map(|turn| turn.token), cold.extras.map(|at| at.generation)];
         // A number is that of the opening's commit, shifted, and a count.
         let commit = numbers.into_iter().flatten().max().unwrap_or(0) >> 24;
@@ -136,13 +145,20 @@ mod tests {
         assert_eq!(store.to_bytes().unwrap(), b"\x01\x01\x03UTC");
         let note = BackupNoteV1 { name: "_n", part: b"\"t\"", is_last: true };
         assert_eq!(note.to_bytes().unwrap(), b"\x01\x02_n\x03\"t\"\x01");
-        let entry = BackupEntryV1 { key: "k", hot: b"h", cold: b"co", blob: Some(b"blo"), turn: None };
-        assert_eq!(entry.to_bytes().unwrap(), b"\x01\x01k\x01h\x02co\x01\x03blo\x00");
+        let entry = BackupEntryV1 {
+            key: "k",
+            hot: b"h",
+            cold: b"co",
+            blob: Some(b"blo"),
+            turn: None,
+            leases: vec![("job", b"t")],
+        };
+        assert_eq!(entry.to_bytes().unwrap(), b"\x01\x01k\x01h\x02co\x01\x03blo\x00\x01\x03job\x01t");
         let end = BackupEndV1 { entries: 2, notes: 1, commit: 250, crc: 251 };
         assert_eq!(end.to_bytes().unwrap(), b"\x01\x02\x01\xfa\xfb\xfb\x00");
         assert_eq!(BackupStoreV1::from_bytes(b"\x01\x01\x03UTC").unwrap(), store);
         assert_eq!(BackupNoteV1::from_bytes(b"\x01\x02_n\x03\"t\"\x01").unwrap(), note);
-        assert_eq!(BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x03blo\x00").unwrap(), entry);
+        assert_eq!(BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x03blo\x00\x01\x03job\x01t").unwrap(), entry);
         assert_eq!(BackupEndV1::from_bytes(b"\x01\x02\x01\xfa\xfb\xfb\x00").unwrap(), end);
         assert!(matches!(BackupStoreV1::from_bytes(b"\x02\x00"), Err(CodecError::Version { found: 2 })));
     }
@@ -156,7 +172,15 @@ mod tests {
         let spilled = cold(Some(at)).encode_spilled().unwrap();
         let turn = Turn { token: 9 << 24, started_at: Timestamp::from_micros(1), session_id: cold(None).session_id };
         let turn = turn.encode().unwrap();
-        let good = || BackupEntryV1 { key: "k", hot: &hot, cold: &with, blob: Some(&blob), turn: Some(&turn) };
+        let term = Term { since: Timestamp::from_micros(1), end: Timestamp::from_micros(2) }.encode().unwrap();
+        let good = || BackupEntryV1 {
+            key: "k",
+            hot: &hot,
+            cold: &with,
+            blob: Some(&blob),
+            turn: Some(&turn),
+            leases: vec![("job", &term)],
+        };
         let checked = good().check().unwrap();
         assert_eq!((checked.key.as_str(), checked.commit), ("k", 9));
         assert_eq!(BackupEntryV1 { turn: None, ..good() }.check().unwrap().commit, 5);
@@ -172,6 +196,8 @@ mod tests {
             BackupEntryV1 { blob: None, ..good() },
             BackupEntryV1 { blob: Some(&blob[1..]), ..good() },
             BackupEntryV1 { turn: Some(b"\x01"), ..good() },
+            BackupEntryV1 { leases: vec![("job", b"\x01")], ..good() },
+            BackupEntryV1 { leases: vec![("", &term)], ..good() },
         ] {
             assert!(bad.check().is_err());
         }
@@ -193,7 +219,7 @@ mod tests {
         };
         let room = (0..MAX_VALUE_BYTES).rev().find(|n| named(*n).is_some()).unwrap();
         let most = named(room).unwrap();
-        let entry = |cold| BackupEntryV1 { key: "k", hot: &hot, cold, blob: None, turn: None };
+        let entry = |cold| BackupEntryV1 { key: "k", hot: &hot, cold, blob: None, turn: None, leases: vec![] };
         assert_eq!((entry(&most).check().is_ok(), most.len()), (true, MAX_VALUE_BYTES));
         let mut more = most.clone();
         let length = more.windows(2).position(|bytes| bytes == (room as u16).to_le_bytes()).unwrap();
@@ -212,7 +238,8 @@ mod tests {
             let bytes = u32::try_from(blob.len()).unwrap();
             assert_eq!(blob.len() > MAX_EXTRAS_BYTES, !fits);
             let cold = cold(Some(ExtrasRef { generation: 1, bytes })).to_bytes().unwrap();
-            let entry = BackupEntryV1 { key: "k", hot: &hot, cold: &cold, blob: Some(&blob), turn: None };
+            let entry =
+                BackupEntryV1 { key: "k", hot: &hot, cold: &cold, blob: Some(&blob), turn: None, leases: vec![] };
             assert_eq!(entry.check().is_ok(), fits);
         }
     }

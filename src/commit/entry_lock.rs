@@ -3,9 +3,10 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
+use super::leases::Held;
 use super::pending::{Pending, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
-use crate::codec::{self, AS_IMPORTED, Cold, ExtrasRef, Hot};
+use crate::codec::{self, AS_IMPORTED, Cold, ExtrasRef, Hot, Term};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
 use crate::key::SessionId;
@@ -77,6 +78,43 @@ impl EntryLock<'_> {
         ended.then(|| self.change(|slot| slot.turned = true))
     }
 
+    /// Holds the entry until the guard of the number that this returns is dropped.
+    pub(crate) fn hold(&self, since: Timestamp) -> u64 {
+        self.slot().map_or(0, |slot| self.pending.leases.hold(slot.entry, since))
+    }
+
+    /// Holds the entry under a name until the end of the term, or changes the end of the lease of that name. Returns the
+    /// commit that takes it; `None` if the entry has too many.
+    pub(crate) fn hold_until(&mut self, name: &str, term: Term) -> Option<u64> {
+        let held = self.slot().is_some_and(|slot| self.pending.leases.hold_until(slot.entry, name, term));
+        held.then(|| self.change(|slot| slot.leased = true))
+    }
+
+    /// Ends the lease of that name. Returns the commit that takes it; `None` if there is none.
+    pub(crate) fn release(&mut self, name: &str) -> Option<u64> {
+        let was_held = self.slot().is_some_and(|slot| self.pending.leases.release(slot.entry, name));
+        was_held.then(|| self.change(|slot| slot.leased = true))
+    }
+
+    /// Whether a lease holds the entry at `now`.
+    pub(crate) fn is_held(&self, now: Timestamp) -> bool {
+        self.slot().is_some_and(|slot| self.pending.leases.is_held(slot.entry, now))
+    }
+
+    /// Takes the leases of an entry that is about to get another key. Call it before [`remove`](Self::remove), which ends
+    /// what is left, and let nobody see the entry without them: nothing holds it until they are given.
+    pub(crate) fn take_leases(&self) -> Held {
+        self.slot().map_or_else(Held::default, |slot| self.pending.leases.take(slot.entry))
+    }
+
+    /// Gives them to the entry that it has become. Call it after [`put`](Self::put), with the entry locked since: the
+    /// group of changes that makes the entry writes them before the entry is whole.
+    pub(crate) fn give_leases(&mut self, leases: Held) {
+        if self.slot().is_some_and(|slot| self.pending.leases.give(slot.entry, leases)) {
+            self.change(|slot| slot.leased = true);
+        }
+    }
+
     /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
     /// those that `cold` points to. Returns the commit that takes it.
     pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<u64> {
@@ -121,6 +159,7 @@ impl EntryLock<'_> {
         self.forget_queued_id();
         if self.hot().is_none() {
             self.pending.count.fetch_add(1, Ordering::Relaxed);
+            self.end_leases();
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
         Ok(self.change(|slot| {
@@ -141,9 +180,11 @@ impl EntryLock<'_> {
             let less = |count: u64| count.checked_sub(1);
             let _ = self.pending.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
+        self.end_leases();
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, None));
         self.change(|slot| {
             slot.turned |= turned;
+            slot.is_another = true;
             slot.hot = None;
             slot.cold = None;
             slot.stored = OnceCell::new();
@@ -167,6 +208,13 @@ impl EntryLock<'_> {
                 Err(Error::TooLarge { key, bytes: blob.len(), limit: codec::MAX_EXTRAS_BYTES })
             }
             (_, None) => Ok(None),
+        }
+    }
+
+    /// They go with the entry, and one that is made again has none of them.
+    fn end_leases(&self) {
+        if let Some(slot) = self.slot() {
+            self.pending.leases.clear(slot.entry);
         }
     }
 

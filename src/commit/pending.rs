@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::entry_lock::EntryLock;
+use super::leases::Leases;
 use super::receipt::Progress;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
@@ -30,6 +31,18 @@ const STRUCTURAL_WEIGHT: usize = 8;
 /// The marker of an entry: to be set, or to be removed.
 pub(super) type MarkerChange = (Fingerprint, Option<Turn>);
 
+/// What one commit takes.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) commit: u64,
+    /// In the order of their place.
+    pub(super) changes: Vec<Change>,
+    /// The markers of turns that go with them.
+    pub(super) markers: Vec<MarkerChange>,
+    /// Leases that have ended by themselves.
+    pub(super) ended_leases: Vec<(Fingerprint, String)>,
+}
+
 /// All shards.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -52,13 +65,20 @@ pub(crate) struct Pending {
     pub(super) generation: AtomicU64,
     pub(super) snapshots: Snapshots,
     pub(super) turns: Turns,
+    pub(super) leases: Arc<Leases>,
     pub(super) progress: Arc<Progress>,
     slots_per_shard: usize,
 }
 
 impl Pending {
     /// Nothing pending; commit numbers go on after `commit`, which no earlier opening has had.
-    pub(super) fn new(commit: u64, count: u64, turns: Turns, cached_entries: usize, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        (commit, count): (u64, u64),
+        turns: Turns,
+        leases: Leases,
+        cached_entries: usize,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             open_commit: AtomicU64::new(commit + 1),
@@ -72,6 +92,7 @@ impl Pending {
             generation: AtomicU64::new(commit << 24),
             snapshots: Snapshots::default(),
             turns,
+            leases: Arc::new(leases),
             progress,
             slots_per_shard: cached_entries.div_ceil(SHARDS),
         }
@@ -139,14 +160,14 @@ impl Pending {
         self.new_ids.lock().get(id).cloned().unwrap_or_default()
     }
 
-    /// Closes the open commit and takes its changes, in the order of their place, and the markers of turns that go with
-    /// them, in the order to write them in. Returns its number.
+    /// Closes the open commit and takes its changes, and what goes with them.
     ///
     /// A change that reads the old number holds its shard's lock while it does, so its queue is taken after it; one
     /// that comes later may be taken too, ahead of the number it was told.
-    pub(super) fn take(&self) -> (u64, Vec<Change>, Vec<MarkerChange>) {
+    pub(super) fn take(&self) -> Taken {
         let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
         let (mut changes, mut markers) = (Vec::new(), self.take_dropped_markers());
+        let ended_leases = self.leases.take_ended();
         let mut is_ahead = false;
         for shard in &self.shards {
             let mut shard = shard.lock();
@@ -158,14 +179,18 @@ impl Pending {
                     markers.push((slot.entry, self.turns.get(slot.entry)));
                 }
                 is_ahead |= slot.commit > commit;
-                changes.push(take_slot(slot, commit));
+                let mut change = take_slot(slot, commit);
+                if std::mem::take(&mut slot.leased) {
+                    change.leases = self.leases.take_unwritten(slot.entry);
+                }
+                changes.push(change);
             }
             // Keep the room for the next round.
             shard.queue = queue;
         }
         self.is_ahead.store(is_ahead, Ordering::Relaxed);
         changes.sort_unstable_by(Change::place);
-        (commit, changes, markers)
+        Taken { commit, changes, markers, ended_leases }
     }
 
     /// The markers that are to go though nothing else of their entries changes.
@@ -220,6 +245,7 @@ fn take_slot(slot: &mut Slot, commit: u64) -> Change {
     slot.commit = commit;
     slot.weight = 0;
     let structural = std::mem::take(&mut slot.structural);
+    let is_another = std::mem::take(&mut slot.is_another);
     let content = match (slot.hot, &slot.cold) {
         (None, _) => Content::Gone,
         (Some(hot), Some(new)) if structural => {
@@ -227,7 +253,7 @@ fn take_slot(slot: &mut Slot, commit: u64) -> Change {
         }
         (Some(hot), _) => Content::Hot(hot),
     };
-    Change { key: slot.key.clone(), entry: slot.entry, content }
+    Change { key: slot.key.clone(), entry: slot.entry, content, is_another, leases: Vec::new() }
 }
 
 /// What a change counts against the bound on pending ones.
@@ -254,10 +280,11 @@ impl Pending {
 
     /// Begins a snapshot of all entries as they are now.
     pub(super) fn begin_snapshot(&self) -> Arc<Kept> {
-        // Nobody else locks more than one. A turn begins with its entry locked, so turns are of this moment too.
+        // Nobody else locks more than one. A turn begins, and a lease that is kept on disk is taken, with its entry
+        // locked, so turns and leases are of this moment too.
         let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
         let pending = self.new_ids.lock().values().flatten().cloned().collect();
-        let kept = self.snapshots.begin(pending, self.turns.copy());
+        let kept = self.snapshots.begin(pending, self.turns.copy(), self.leases.copy());
         drop(shards);
         kept
     }

@@ -30,6 +30,10 @@ pub(super) struct Slot {
     pub(super) structural: bool,
     /// The marker of its turn has changed with it.
     pub(super) turned: bool,
+    /// Leases of it have changed with it.
+    pub(super) leased: bool,
+    /// The entry on disk was removed: what is queued is gone, or another.
+    pub(super) is_another: bool,
     /// What the queued change counts against the bound.
     pub(super) weight: usize,
     /// The last commit that takes a change of this slot, as it is known so far. Until it is applied the slot must stay.
@@ -107,6 +111,8 @@ impl Shard {
             queued: false,
             structural: false,
             turned: false,
+            leased: false,
+            is_another: false,
             weight: 0,
             commit: 0,
             kept: (0, false),

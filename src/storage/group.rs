@@ -1,5 +1,6 @@
 //! The rows that a group of structural changes writes.
 
+use super::leases::lease_writes;
 use super::write::{Change, Content, encode_error};
 use super::{Engine, Trees, bytes, engine_error};
 use crate::codec::{
@@ -22,12 +23,15 @@ pub(super) struct Group {
     activity: Rows,
     by_updated_at: Rows,
     by_session_id: Rows,
+    leases: Rows,
     bytes: usize,
     pub(super) steps: Vec<Step>,
     steps_bytes: usize,
     /// Entries created less entries removed.
     pub(super) added: i64,
     pub(super) has_new_extras: bool,
+    /// Leases of no entry, as damage may leave them: they go before one is made that would have them.
+    pub(super) stray_leases: Vec<Vec<u8>>,
     /// Entries whose extras are to be swept afterwards, but for the generation given.
     pub(super) stale_extras: Vec<(Fingerprint, Option<u64>)>,
 }
@@ -36,6 +40,20 @@ pub(super) struct Group {
 pub(super) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
 
 impl Group {
+    /// Adds the removal of the entry in whose place `change` puts another.
+    pub(super) fn add_removal(&mut self, engine: &Engine, change: &Change) -> Result<()> {
+        let Some(before) = Before::read(engine, change)? else { return Ok(()) };
+        self.remove(engine, change, &before)?;
+        if before.extras.is_some() {
+            let kept = match &change.content {
+                Content::Whole { cold, .. } => cold.extras.map(|at| at.generation),
+                Content::Gone | Content::Hot(_) => None,
+            };
+            self.stale_extras.push((change.entry, kept));
+        }
+        Ok(())
+    }
+
     pub(super) fn add(&mut self, engine: &Engine, change: &Change) -> Result<()> {
         let before = match change.content {
             Content::Hot(_) => return Ok(()),
@@ -44,12 +62,12 @@ impl Group {
         let extras_before = before.as_ref().and_then(|before| before.extras);
         let kept = match &change.content {
             Content::Whole { hot, cold, .. } => {
-                self.put(change, hot, cold, before)?;
+                self.put(engine, change, hot, cold, before)?;
                 cold.extras.map(|at| at.generation)
             }
             Content::Gone | Content::Hot(_) => {
                 if let Some(before) = before {
-                    self.remove(change, &before);
+                    self.remove(engine, change, &before)?;
                 }
                 None
             }
@@ -63,7 +81,7 @@ impl Group {
         Ok(())
     }
 
-    fn put(&mut self, change: &Change, hot: &Hot, cold: &Cold, before: Option<Before>) -> Result<()> {
+    fn put(&mut self, engine: &Engine, change: &Change, hot: &Hot, cold: &Cold, before: Option<Before>) -> Result<()> {
         let (entry, row) = (change.entry, change.entry.as_bytes().to_vec());
         let record = match cold.encode().map_err(encode_error)? {
             Some(record) => record,
@@ -74,6 +92,7 @@ impl Group {
             None => {
                 self.names.put.push((row.clone(), encode_name(&change.key)));
                 self.added += 1;
+                self.stray_leases.extend(engine.lease_rows(entry)?);
                 Step::Create(entry)
             }
             Some(before) => {
@@ -91,10 +110,17 @@ impl Group {
         self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
         self.by_updated_at.put.push((age_row.encode().into(), Vec::new()));
         self.activity.put.push((row, hot.encode().map_err(encode_error)?));
+        for (row, value) in lease_writes(entry, &change.leases)? {
+            self.bytes += row.len() + 32;
+            match value {
+                Some(value) => self.leases.put.push((row, value)),
+                None => self.leases.gone.push(row),
+            }
+        }
         Ok(())
     }
 
-    fn remove(&mut self, change: &Change, before: &Before) {
+    fn remove(&mut self, engine: &Engine, change: &Change, before: &Before) -> Result<()> {
         let row = change.entry.as_bytes().to_vec();
         self.bytes += change.key.as_str().len() + 160;
         self.added -= 1;
@@ -104,6 +130,8 @@ impl Group {
         self.activity.gone.push(row.clone());
         self.sessions.gone.push(bytes(&change.key).to_vec());
         self.names.gone.push(row);
+        self.leases.gone.extend(engine.lease_rows(change.entry)?);
+        Ok(())
     }
 
     fn step(&mut self, step: Step) {
@@ -116,9 +144,11 @@ impl Group {
     }
 
     /// The rows to put, in the order in which their trees are to be written. The hot record is what makes a new entry
-    /// whole, so it goes last; a changed one is told by its cold record, so that goes before what hangs on it.
-    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 5] {
+    /// whole, so it goes last; a changed one is told by its cold record, so that goes before what hangs on it. Leases hang
+    /// on nothing, and are not written again with the rest.
+    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 6] {
         [
+            (&trees.leases, self.leases.take_put()),
             (&trees.names, self.names.take_put()),
             (&trees.sessions, self.sessions.take_put()),
             (&trees.by_session_id, self.by_session_id.take_put()),
@@ -128,8 +158,9 @@ impl Group {
     }
 
     /// The rows to remove, after all were put, likewise. What leads to an entry's other rows goes last.
-    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 5] {
+    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 6] {
         [
+            (&trees.leases, self.leases.take_gone()),
             (&trees.by_session_id, self.by_session_id.take_gone()),
             (&trees.by_updated_at, self.by_updated_at.take_gone()),
             (&trees.activity, self.activity.take_gone()),

@@ -13,6 +13,7 @@ mod compact;
 mod files;
 mod group;
 mod journal;
+mod leases;
 mod load;
 mod lock;
 mod log;
@@ -49,6 +50,7 @@ use crate::fork;
 use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
+pub(crate) use leases::StoredLease;
 pub(crate) use load::{Batch, Loaded, nothing_at};
 pub(crate) use open::{Opened, open, open_to_repair};
 pub use repair::Repairs;
@@ -121,16 +123,28 @@ struct Trees {
     extras: sled::Tree,
     journal: sled::Tree,
     turns: sled::Tree,
+    leases: sled::Tree,
     intent: sled::Tree,
     meta: sled::Tree,
 }
 
 impl Trees {
     /// Each of them, always in the same order.
-    fn all(&self) -> [&sled::Tree; 10] {
-        let Self { sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, intent, meta } =
-            self;
-        [sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, intent, meta]
+    fn all(&self) -> [&sled::Tree; 11] {
+        let Self {
+            sessions,
+            names,
+            activity,
+            by_updated_at,
+            by_session_id,
+            extras,
+            journal,
+            turns,
+            leases,
+            intent,
+            meta,
+        } = self;
+        [sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, leases, intent, meta]
     }
 }
 

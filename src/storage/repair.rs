@@ -15,8 +15,8 @@ use super::verify::{Led, has, key, led};
 use super::write::encode_error;
 use super::{Engine, Writer, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Turn, decode_cold, decode_name,
-    encode_name, whole_fingerprint,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, LeaseRow, Term, Turn, decode_cold,
+    decode_name, encode_name, whole_fingerprint,
 };
 use crate::entry::Details;
 use crate::error::Result;
@@ -61,6 +61,8 @@ pub struct Repairs {
     pub chunks_removed: u64,
     /// Turn markers whose session is gone, removed.
     pub turns_removed: u64,
+    /// Leases whose entry is gone, or that did not read, removed.
+    pub leases_removed: u64,
     /// Notes of imported files that could not be decoded, removed.
     pub notes_lost: u64,
     /// Whether the time zone of the last import could not be decoded, and was removed.
@@ -106,6 +108,7 @@ pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) ->
     repair.id_rows()?;
     repair.extras()?;
     repair.turns()?;
+    repair.leases()?;
     repair.notes()?;
     repair.intent()?;
     repair.count()?;
@@ -278,6 +281,19 @@ impl Repair<'_> {
                 return Ok(());
             }
             this.done.turns_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    fn leases(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.leases;
+        self.each(tree, |this, row, value| {
+            if let Ok((entry, _)) = LeaseRow::decode(row).and_then(|row| Ok((row.entry, Term::decode(value)?)))
+                && matches!(led(this.engine, entry)?, Led::To(_))
+            {
+                return Ok(());
+            }
+            this.done.leases_removed += 1;
             this.writer.remove(this.engine, tree, row)
         })
     }

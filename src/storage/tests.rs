@@ -82,15 +82,21 @@ fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) 
         .zip(blob.as_ref())
         .map(|((generation, _), blob)| ExtrasRef { generation, bytes: u32::try_from(blob.len()).unwrap() });
     let cold = Arc::new(cold(session, at_extras));
-    Change { key: key(n), entry: entry(n), content: Content::Whole { hot: Hot::fresh(at), cold, blob } }
+    Change {
+        key: key(n),
+        entry: entry(n),
+        content: Content::Whole { hot: Hot::fresh(at), cold, blob },
+        is_another: false,
+        leases: vec![],
+    }
 }
 
 fn touch(n: usize, to: Timestamp) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)) }
+    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)), is_another: false, leases: vec![] }
 }
 
 fn gone(n: usize) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Gone }
+    Change { key: key(n), entry: entry(n), content: Content::Gone, is_another: false, leases: vec![] }
 }
 
 fn commit(opened: &mut Opened, changes: &[Change]) -> Result<()> {
@@ -109,6 +115,8 @@ fn with_entries(dir: &Path) -> Opened {
         key: key(3),
         entry: entry(3),
         content: Content::Whole { hot, cold: Arc::new(cold(3, None)), blob: None },
+        is_another: false,
+        leases: vec![],
     };
     let changes = [whole(1, 1, NOW, None), whole(2, 2, NOW, Some((1, 9000))), suspended];
     commit(&mut opened, &changes).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed, Turn};
+use crate::codec::{ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed, Term, Turn};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -19,6 +19,15 @@ pub(crate) struct Change {
     pub(crate) key: SessionKey,
     pub(crate) entry: Fingerprint,
     pub(crate) content: Content,
+    pub(crate) is_another: bool,
+    pub(crate) leases: Vec<(String, Option<Term>)>,
+}
+
+/// As in the library.
+#[derive(Debug)]
+pub(crate) struct StoredLease {
+    pub(crate) entry: Option<Fingerprint>,
+    pub(crate) lease: Result<(String, Term)>,
 }
 
 impl Change {
@@ -118,6 +127,10 @@ impl Engine {
     }
 
     pub(crate) fn turns(&self) -> Result<Vec<Result<(Fingerprint, Turn)>>> {
+        Ok(Vec::new())
+    }
+
+    pub(crate) fn leases(&self) -> Result<Vec<StoredLease>> {
         Ok(Vec::new())
     }
 
@@ -227,6 +240,10 @@ impl Writer {
             markers.extend(turn.as_ref().map(|turn| (*entry, turn.session_id.clone())));
         }
         self.is_dirty |= !turns.is_empty();
+        Ok(())
+    }
+
+    pub(crate) fn drop_leases(&mut self, _: &Engine, _: &[(Fingerprint, String)]) -> Result<()> {
         Ok(())
     }
 
