@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cloakroom::{
-    Clock, ManualClock, NoActivity, PrunePolicy, PruneReport, ReplaceReason, ResetPolicies, ResetPolicy, Resolution,
-    SessionId, SessionKey, SessionStore, Timestamp, Usage, Watcher, WatcherConfig,
+    Clock, ManualClock, NoActivity, PrunePolicy, PruneReport, ReplaceReason, Repoint, ResetPolicies, ResetPolicy,
+    Resolution, SessionId, SessionKey, SessionStore, Timestamp, Usage, Watcher, WatcherConfig,
 };
 
 use crate::battery::Battery;
@@ -317,7 +317,7 @@ type Verb = fn(&SessionStore, &SessionKey);
 const VERBS: [(&str, Verb); 13] = [
     ("touch", |store, key| drop(store.touch(key).unwrap().unwrap())),
     ("reset", |store, key| drop(store.reset(key).unwrap().unwrap())),
-    ("switch", |store, key| drop(store.switch(key, SessionId::new("another").unwrap()).unwrap().unwrap())),
+    ("repoint", |store, key| drop(store.repoint(key, SessionId::new("another").unwrap(), &Repoint::new()).unwrap())),
     ("suspend", |store, key| drop(store.suspend(key).unwrap().unwrap())),
     ("unsuspend", |store, key| drop(store.unsuspend(key).unwrap().unwrap())),
     ("record_usage", |store, key| drop(store.record_usage(key, &Usage::ZERO).unwrap().unwrap())),
