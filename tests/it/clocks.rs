@@ -352,6 +352,20 @@ fn a_few_times_ahead_are_set_right_by_the_next_change() {
 }
 
 #[test]
+fn a_change_asks_the_clock_whatever_it_said_last() {
+    let (home, store) = with_times_ahead(5, 2, false);
+    let ahead = updated_at(&store, 0);
+    let right = home.clock.now();
+    // The clock is ahead for one look, and is set right.
+    home.clock.set_wall(ahead);
+    assert!(!store.prune_dry_run(&PrunePolicy::max_age_days(90), NoActivity).unwrap().clock_doubted);
+    home.clock.set_wall(right);
+    store.suspend(&key(0)).unwrap().unwrap();
+    assert_eq!(updated_at(&store, 0), right);
+    assert_sound(&store);
+}
+
+#[test]
 fn a_time_ahead_counts_as_used_when_it_was_found() {
     let (home, store) = with_times_ahead(5, 2, true);
     home.clock.advance(90 * A_DAY);
