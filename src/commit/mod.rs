@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::{ActivityRow, ClockNote, Fingerprint, Hot};
+use crate::entry::Revision;
 use crate::error::{Error, Result, panic_message};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
@@ -35,7 +36,7 @@ use crate::time::Clock;
 use crate::unreadable::Unreadable;
 
 use committer::{Committer, Order};
-pub(crate) use entry_lock::EntryLock;
+pub(crate) use entry_lock::{EntryLock, Placed};
 pub(crate) use leases::{Known, Leases, MAX_LEASES};
 pub(crate) use pending::Peeked;
 use pending::Pending;
@@ -63,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) max_pending: usize,
     /// Entries kept in memory after their commit, or after they were read.
     pub(crate) cached_entries: usize,
+    /// The revision to go on from: a random one, so that no opening gives what another gave.
+    pub(crate) first_revision: Revision,
 }
 
 /// The pending changes and the thread that commits them.
@@ -96,7 +99,7 @@ impl Commits {
             tracing::warn!("leases cannot be decoded; they hold their entries until the store is repaired");
         }
         let (counts, leases) = ((mark.commit, mark.count), Leases::new(leases));
-        let pending = Pending::new(counts, turns, leases, settings.cached_entries, Arc::clone(&progress));
+        let pending = Pending::new(counts, turns, leases, &settings, Arc::clone(&progress));
         let path = engine.path().to_path_buf();
         let last_checkpoint = clock.monotonic();
         let core = Arc::new(Core { engine, pending, progress, clock });
