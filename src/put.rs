@@ -36,9 +36,12 @@ impl Expect {
 impl SessionStore {
     /// Puts a whole entry in place, with its extras, if what is there is as expected; else it answers what is there.
     ///
-    /// The entry's key says where. Its `updated_at` is kept exactly, back or forth; its `revision` and `extras_bytes` are
-    /// not read, and the answer has the new ones. One step to all threads; costs the size of the entry, and syncs nothing
-    /// of its own. After a crash before the receipt is durable, the old entry or the new one is there, whole.
+    /// The entry's key says where. Its `revision` and `extras_bytes` are not read, and the answer has the new ones. Its
+    /// `updated_at` is kept exactly, back or forth. A touch gives no new revision, so a put of what was read before may take
+    /// one back; [`modify`](SessionStore::modify) never does.
+    ///
+    /// One step to all threads; costs the size of the entry, and syncs nothing of its own. After a crash before the receipt
+    /// is durable, the old entry or the new one is there, whole.
     ///
     /// ```
     /// use cloakroom::{Expect, Extras, Options, Put, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp};
@@ -49,7 +52,7 @@ impl SessionStore {
     /// let entry = SessionEntry::new(key, SessionId::new("run-1")?, Timestamp::from_micros(10));
     /// let Put::Created(written) = store.put(&entry, &Extras::default(), Expect::Absent)? else { unreachable!() };
     ///
-    /// // Only who has seen the newest revision may replace it.
+    /// // Replaced only by a writer that has seen the newest revision.
     /// let seen = Expect::Revision(written.entry.revision);
     /// assert!(matches!(store.put(&entry, &Extras::default(), seen)?, Put::Replaced(_)));
     /// assert!(matches!(store.put(&entry, &Extras::default(), seen)?, Put::Unexpected(Some(_))));
