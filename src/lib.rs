@@ -62,6 +62,7 @@ mod events;
 mod export;
 mod fork;
 mod gateway;
+pub mod guide;
 mod healing;
 mod import;
 mod json;

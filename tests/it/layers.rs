@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["answer", "clock_check", "healing", "store", "by_time", "query", "renew", "repair", "turns", "events"],
     &["prune", "policy", "import", "export", "backup", "compact"],
     &["watcher"],
+    &["guide"],
     &["main", "cli"],
 ];
 /// Crates that only one module may name.

@@ -51,6 +51,7 @@ mod openers;
 mod opening;
 mod options;
 mod outputs;
+mod papers;
 mod policy;
 mod powercut;
 mod prune;
