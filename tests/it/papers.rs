@@ -83,7 +83,8 @@ fn files_that_the_papers_name_are_there() {
     papers.extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(PathBuf::from));
     for paper in papers {
         for quoted in read(paper.to_str().unwrap()).split('`').skip(1).step_by(2) {
-            let is_ours = ["src/", "tests/", "docs/", "benches/", "examples/", ".ci/"].iter().any(|d| quoted.starts_with(d));
+            let is_ours =
+                ["src/", "tests/", "docs/", "benches/", "examples/", ".ci/"].iter().any(|d| quoted.starts_with(d));
             if is_ours || (quoted.ends_with(".md") && !quoted.contains(' ')) {
                 let path = quoted.split(' ').next().unwrap();
                 assert!(root().join(path).exists(), "{}: {quoted}", paper.display());
@@ -106,4 +107,34 @@ fn the_papers_name_the_oldest_toolchain() {
         assert!(read(paper).contains(version), "{paper} does not say {version}");
     }
     assert!(read("CHANGELOG.md").contains(&format!("## {}", env!("CARGO_PKG_VERSION"))));
+}
+
+/// The command line adds what its flags can do about an error. A program with the library has no flags.
+#[test]
+fn texts_of_the_library_name_no_flags() {
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.ends_with("src/cli") || path.ends_with("src/main.rs") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            for (at, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+                let is_flag = |rest: &str| rest.starts_with(|first: char| first.is_ascii_lowercase());
+                let names_one = line.contains('"') && line.split("--").skip(1).any(is_flag);
+                let is_command =
+                    line.contains("#[error(") && ["`migrate`", "`verify`", "`prune`"].iter().any(|c| line.contains(c));
+                assert!(
+                    line.trim_start().starts_with("//") || !(names_one || is_command),
+                    "{}:{}: {line}",
+                    path.display(),
+                    at + 1
+                );
+            }
+        }
+    }
 }
