@@ -84,6 +84,12 @@
 //! [`Events`] and the watcher's reports are channels that you read: a slow reader loses events, and delays nobody. A panic
 //! of a guard counts as a failed guard, which keeps the entry; a panic of a waker is caught.
 //!
+//! # Logs
+//!
+//! They go through [tracing](https://docs.rs/tracing/0.1). The spans `open`, `commit`, `carry` (late activity is brought to
+//! the indexes) and `prune` are at debug, so a subscriber at info sees only what an operator should know. Session keys and
+//! names print redacted; what is raw is at trace.
+//!
 //! # Platforms
 //!
 //! It needs a Unix, since it relies on file modes, owners and `flock`, and 64-bit atomics. It is tested on Linux.

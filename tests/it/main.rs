@@ -63,6 +63,7 @@ mod rig_sled;
 mod round_trip;
 mod snapshot;
 mod soak;
+mod spans;
 mod threads;
 mod turns;
 mod watcher;
