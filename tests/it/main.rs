@@ -66,5 +66,6 @@ mod soak;
 mod spans;
 mod threads;
 mod turns;
+mod verbs;
 mod watcher;
 mod workload;

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloakroom::{
-    NoActivity, PrunePolicy, ResetPolicies, ResetPolicy, Resolution, ResumeMark, SessionStore, TurnEnd, TurnRecovery,
+    NoActivity, PrunePolicy, Repoint, ResetPolicies, ResetPolicy, Resolution, ResumeMark, SessionStore, TurnEnd,
+    TurnRecovery,
 };
 
 use crate::common::{Home, assert_sound, key, options, source};
@@ -162,7 +163,7 @@ fn a_removal_or_another_session_clears_the_marker() {
     store.flush().unwrap();
     store.remove(&key(0)).unwrap().unwrap();
     store.reset(&key(1)).unwrap().unwrap();
-    store.switch(&key(2), "another".parse().unwrap()).unwrap().unwrap();
+    store.repoint(&key(2), "another".parse().unwrap(), &Repoint::new()).unwrap();
     store.update(&key(3), |details| details.display_name = Some("same session".into())).unwrap().unwrap();
     assert_eq!(open_turns(&store), [named(3, false)], "at once");
     store.flush().unwrap();
