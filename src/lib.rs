@@ -181,6 +181,7 @@ const _: fn() = || {
     is_shared::<(SessionStore, Options, SessionEntry, SessionKey, SessionId, SessionSource, Extras)>();
     is_shared::<(Receipt, Events, Watcher, ResetPolicies, PrunePolicy, TimeZone, Error)>();
     is_shared::<(Iter, Entries, Page, Cursor, Filter, Resolved, Removal, OpenTurn, TurnRecovery, Verification)>();
+    is_shared::<(Put, Modified, Repointed, Written, Revision, Expect, Edit, Touch, Draft<'_>)>();
     is_shared::<(OpenReport, Stats, PruneReport, ImportReport, ExportReport, BackupReport, CompactReport, Repairs)>();
 };
 
