@@ -91,7 +91,7 @@ impl Failure {
     }
 }
 
-/// Logs panics, for who debugs them, and prints none: the engine panics on some damaged files, and the library catches
+/// Logs panics for debugging, and prints none: the engine panics on some damaged files, and the library catches
 /// that and says more than the panic does.
 pub(crate) fn log_panics() {
     set_hook(Box::new(|panic| tracing::debug!(%panic, "panicked")));
