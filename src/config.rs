@@ -178,14 +178,14 @@ pub struct Config {
     /// Days of idleness after which "active" protects an entry no more. 0 means it always does.
     #[serde(deserialize_with = "active_days")]
     pub session_store_max_active_days: i64,
-    /// Keep at most so many entries. 0 means no cap.
+    /// Keep at most this many entries. 0 means no cap.
     #[serde(deserialize_with = "entries")]
     pub session_store_max_entries: i64,
-    /// Prune once live data is more than so many bytes, see
+    /// Prune once live data is more than this many bytes, see
     /// [`PrunePolicy::max_disk_bytes`](crate::PrunePolicy::max_disk_bytes). 0 means no cap.
     #[serde(deserialize_with = "disk_bytes")]
     pub session_store_max_disk_bytes: i64,
-    /// … and then until it is at most so many bytes. 0 means four fifths of that.
+    /// Prune then until live data is at most this many bytes. 0 means four fifths of the cap.
     #[serde(deserialize_with = "low_water")]
     pub session_store_low_water_bytes: i64,
     /// When sessions end by themselves.

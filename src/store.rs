@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tracing::field::Empty;
+
 use crate::answer::{OpenReport, Removal, Stats, Written};
 use crate::clock_check::ClockCheck;
 use crate::codec::{Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED};
@@ -68,8 +70,12 @@ impl SessionStore {
     /// [`Error::Exposed`](crate::Error::Exposed), [`Error::Unwritable`](crate::Error::Unwritable), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting), [`Error::Forked`](crate::Error::Forked).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
+        let span =
+            tracing::debug_span!("open", path = %options.path.display(), created = Empty, entries = Empty).entered();
         let opened = storage::open(&options.path, options.create, options.cache_bytes, options.trust_group)?;
-        Self::start(opened, options)
+        let store = Self::start(opened, options)?;
+        span.record("created", store.open_report().created).record("entries", store.len());
+        Ok(store)
     }
 
     /// Starts the committer of an opened store, and tells what was wrong with it.

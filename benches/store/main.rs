@@ -144,7 +144,7 @@ fn opens(criterion: &mut Criterion, cloakroom: Vec<Loaded<CloakroomStore>>, json
     }
 }
 
-/// The file of a gateway with so many entries.
+/// The file of a gateway with the given number of entries.
 fn gateway_file(size: usize) -> (TempDir, Vec<u8>) {
     let loaded = Loaded::json(size);
     let text = std::fs::read(loaded.dir.path().join("sessions.json")).unwrap();

@@ -29,6 +29,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["prune", "policy", "import", "export", "backup", "compact"],
     &["watcher"],
+    &["guide"],
     &["main", "cli"],
 ];
 /// Crates that only one module may name.
