@@ -73,6 +73,7 @@ mod prune;
 mod query;
 mod renew;
 mod repair;
+mod shared;
 mod source;
 mod storage;
 mod store;
