@@ -311,6 +311,14 @@ pub enum Error {
         /// Where it is.
         path: PathBuf,
     },
+    /// A text that was to become an entry is none.
+    #[error("the JSON given for {key} is no entry")]
+    InvalidEntry {
+        /// Where it was to go.
+        key: SessionKey,
+        /// What is wrong with it. Nothing of the text is in it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A time zone that is neither an IANA name nor an offset.
     #[error("{name:?} is no time zone: give an IANA name (Europe/Berlin) or an offset (+02:00)")]
     TimeZone {
@@ -371,6 +379,7 @@ impl Error {
             Self::OlderBackup { .. } => "older_backup",
             Self::DamagedBackup { .. } => "damaged_backup",
             Self::StoreExists { .. } => "store_exists",
+            Self::InvalidEntry { .. } => "invalid_entry",
             Self::TimeZone { .. } => "time_zone",
             Self::LocalTimeZone { .. } => "local_time_zone",
         }

@@ -50,6 +50,9 @@ pub enum NameError {
     /// The text holds a path separator.
     #[error("it holds {0:?}, and an id becomes a file name")]
     Separator(char),
+    /// The text is no revision or token.
+    #[error("it is not sixteen lower-case hexadecimal digits")]
+    Digits,
 }
 
 /// The rules that keys and ids share.

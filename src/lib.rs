@@ -67,12 +67,15 @@ mod import;
 mod json;
 mod key;
 mod meter;
+mod modify;
 mod outfile;
 mod policy;
 mod prune;
+mod put;
 mod query;
-mod renew;
+mod random;
 mod repair;
+mod resolve;
 mod shared;
 mod source;
 mod storage;
@@ -84,23 +87,28 @@ mod unreadable;
 mod watcher;
 mod zone;
 
-pub use answer::{OpenReport, Removal, ReplaceReason, Resolution, Resolved, Shortfall, Stats};
+pub use answer::{
+    Modified, OpenReport, Put, Removal, ReplaceReason, Repointed, Resolution, Resolved, Shortfall, Stats, Written,
+};
 pub use backup::{BackupOptions, BackupProgress, BackupReport};
 pub use commit::Receipt;
 pub use compact::CompactReport;
 pub use config::{
     Config, DEFAULT_MAX_AGE_DAYS, DEFAULT_PRUNE_INTERVAL_MINUTES, Options, ResetConfig, ResetMode, ResetRule,
 };
-pub use entry::{Details, Extras, KeepExtras, SessionEntry, Usage};
+pub use entry::{Details, Extras, KeepExtras, Revision, SessionEntry, Touch, Usage};
 pub use error::{Error, Result};
 pub use events::{Event, EventKind, Events, PruneReason};
 pub use export::{ExportFormat, ExportOptions, ExportReport};
 pub use gateway::Gateway;
 pub use import::{Damage, ImportOptions, ImportProgress, ImportReport, OnConflict, Problem};
 pub use key::{MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionId, SessionKey};
+pub use modify::{Draft, Edit};
 pub use policy::{ResetPolicies, ResetPolicy};
 pub use prune::{ActivityGuard, NoActivity, Protected, ProtectedBy, PrunePolicy, PruneReport, Verdict};
+pub use put::Expect;
 pub use query::{Cursor, Entries, Filter, Iter, Page, Summary};
+pub use resolve::{Repoint, Resolve};
 pub use source::{KeyPolicy, SessionSource, WhatsAppAliases};
 pub use storage::{Repairs, Verification, Violation};
 pub use store::SessionStore;

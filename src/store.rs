@@ -3,19 +3,18 @@
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use serde_json::{Map, Value};
-
-use crate::answer::{OpenReport, Removal, Stats};
+use crate::answer::{OpenReport, Removal, Stats, Written};
 use crate::clock_check::ClockCheck;
-use crate::codec::{Cold, Hot, RESUME_PENDING, SUSPENDED};
-use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
+use crate::codec::{Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED};
+use crate::commit::{Commits, EntryLock, Peeked, Placed, Receipt, Settings};
 use crate::config::Options;
-use crate::entry::{Details, Extras, SessionEntry, Usage};
+use crate::entry::{Details, Extras, Revision, SessionEntry, Usage};
 use crate::error::{Error, Result};
 use crate::events::{EventKind, Listeners};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
+use crate::random;
 use crate::repair::open_report;
 use crate::source::KeyPolicy;
 use crate::storage::{self, Opened, Verification};
@@ -100,6 +99,7 @@ impl SessionStore {
             interval: options.commit_interval,
             max_pending: options.max_pending,
             cached_entries: options.cached_entries,
+            first_revision: Revision::from_number(random::bits()?),
         };
         let commits = Commits::start(opened.engine, opened.writer, Arc::clone(&options.clock), settings)?;
         let now = Reading::of(&*options.clock);
@@ -229,25 +229,10 @@ impl SessionStore {
             if cold.details != seen.cold.details {
                 continue;
             }
-            let commit = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?;
+            let commit = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?.commit;
             drop(locked);
             return Ok(Some(self.commits().receipt(commit)));
         }
-    }
-
-    /// Replaces an entry's metadata. Costs the size of its extras; `updated_at` stays.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`](crate::Error::TooLarge) if the entry would keep more than 1 MiB of JSON.
-    pub fn set_metadata(&self, key: &SessionKey, metadata: &Map<String, Value>) -> Result<Option<Receipt>> {
-        let text = Value::Object(metadata.clone());
-        let mut locked = self.lock_to_change(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
-        let mut extras = locked.extras(&cold)?;
-        extras.insert(Extras::METADATA, &text);
-        let commit = locked.put(hot, Cold::clone(&cold), Some(&extras))?;
-        drop(locked);
-        Ok(Some(self.commits().receipt(commit)))
     }
 
     /// Removes an entry.
@@ -263,14 +248,12 @@ impl SessionStore {
         Ok(Some(self.commits().receipt(commit)))
     }
 
-    /// Removes an entry if it is still as it was `seen`: nothing of it has changed, its time of activity included, and
-    /// nobody has set its metadata since, to the same as before even. A turn that has begun meanwhile shows in its time of
-    /// activity only.
+    /// Removes an entry if it is still as it was `seen`: its revision and its time of activity are the same. A turn that
+    /// has begun meanwhile shows in its time of activity only.
     pub fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
         let mut locked = self.commits().lock(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(Removal::Missing) };
-        let now = entry(key, &hot, Arc::unwrap_or_clone(cold));
-        if now != *seen || now.extras_generation != seen.extras_generation {
+        let Some((hot, _)) = both(&locked)? else { return Ok(Removal::Missing) };
+        if (hot.revision, hot.updated_at) != (seen.revision, seen.updated_at) {
             return Ok(Removal::Changed);
         }
         let commit = locked.remove();
@@ -363,6 +346,12 @@ impl SessionStore {
         Ok(done)
     }
 
+    /// What a verb answers of an entry that it put in place. Call it with no entry locked.
+    pub(crate) fn placed(&self, key: &SessionKey, placed: Placed) -> Written {
+        let Placed { hot, cold, commit } = placed;
+        Written { entry: entry(key, &hot, Arc::unwrap_or_clone(cold)), receipt: self.commits().receipt(commit) }
+    }
+
     fn change_hot(&self, mut locked: EntryLock<'_>, change: impl FnOnce(&mut Hot)) -> Result<Option<Receipt>> {
         let Some(mut hot) = locked.hot() else { return Ok(None) };
         change(&mut hot);
@@ -379,8 +368,10 @@ pub(crate) fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
 
 /// The two records of an entry. Where its extras are is not known yet.
 pub(crate) fn records(entry: SessionEntry) -> (Hot, Cold) {
-    let mut hot = Hot { updated_at: entry.updated_at, flags: 0, usage: entry.usage };
+    let SessionEntry { updated_at, last_interaction, revision, usage, .. } = entry;
+    let mut hot = Hot { updated_at, flags: 0, revision, last_interaction, usage };
     hot.set(SUSPENDED, entry.suspended);
+    hot.set(PINNED, entry.pinned);
     hot.set(RESUME_PENDING, entry.resume_pending);
     let SessionEntry { session_id, created_at, details, .. } = entry;
     (hot, Cold { session_id, created_at, details, extras: None })
@@ -396,14 +387,16 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
     SessionEntry {
         key: key.clone(),
         session_id: cold.session_id,
+        revision: hot.revision,
         created_at: cold.created_at,
         updated_at: hot.updated_at,
+        last_interaction: hot.last_interaction,
         suspended: hot.is(SUSPENDED),
         resume_pending: hot.is(RESUME_PENDING),
+        pinned: hot.is(PINNED),
         usage: hot.usage,
         details: cold.details,
         extras_bytes: cold.extras.map_or(0, |at| at.bytes),
-        extras_generation: cold.extras.map_or(0, |at| at.generation),
     }
 }
 

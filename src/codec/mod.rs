@@ -46,7 +46,7 @@ pub(crate) use intent::{Intent, Step};
 pub(crate) use journal::{JournalRecord, JournalRow, MAX_JOURNAL_ROW};
 pub(crate) use note::NoteRow;
 pub(crate) use records::{
-    AS_IMPORTED, Cold, ExtrasRef, Hot, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob,
+    AS_IMPORTED, Cold, ExtrasRef, Hot, PINNED, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob,
 };
 pub(crate) use turn::Turn;
 

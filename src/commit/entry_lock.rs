@@ -14,6 +14,14 @@ use crate::storage::Engine;
 use crate::sync::{MutexGuard, Ordering};
 use crate::time::Timestamp;
 
+/// What was put in place of an entry, and the commit that takes it.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) hot: Hot,
+    pub(crate) cold: Arc<Cold>,
+    pub(crate) commit: u64,
+}
+
 /// One entry, with its shard locked: nobody else sees or changes it meanwhile.
 #[derive(Debug)]
 pub(crate) struct EntryLock<'a> {
@@ -51,10 +59,12 @@ impl EntryLock<'_> {
         }
     }
 
-    /// Replaces the hot record of an existing entry. Returns the commit that takes it.
+    /// Replaces the hot record of an existing entry, under a new revision if more is new than its time. Returns the commit
+    /// that takes it.
     pub(crate) fn set_hot(&mut self, mut hot: Hot) -> u64 {
         if self.hot().is_some_and(|before| before != Hot { updated_at: before.updated_at, ..hot }) {
             hot.set(AS_IMPORTED, false);
+            hot.revision = self.pending.new_revision();
         }
         self.keep_before(false);
         self.change(|slot| slot.hot = Some(hot))
@@ -83,20 +93,21 @@ impl EntryLock<'_> {
         ended.then(|| self.change(|slot| slot.turned = true))
     }
 
-    /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
-    /// those that `cold` points to. Returns the commit that takes it.
-    pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+    /// Creates the entry or replaces both of its records, under a new revision, and its extras where they are given;
+    /// otherwise it keeps those that `cold` points to.
+    pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
         hot.set(AS_IMPORTED, false);
         self.put_whole(hot, cold, extras)
     }
 
     /// As [`put`](Self::put), for an import: the entry counts as it was imported until it is changed.
-    pub(crate) fn put_imported(&mut self, mut hot: Hot, cold: Cold, extras: &Extras) -> Result<u64> {
+    pub(crate) fn put_imported(&mut self, mut hot: Hot, cold: Cold, extras: &Extras) -> Result<Placed> {
         hot.set(AS_IMPORTED, true);
         self.put_whole(hot, cold, Some(extras))
     }
 
-    fn put_whole(&mut self, hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+    fn put_whole(&mut self, mut hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
+        hot.revision = self.pending.new_revision();
         self.keep_before(true);
         // What points to the extras takes some room too.
         let kept = cold.extras.replace(ExtrasRef::LONGEST);
@@ -129,13 +140,16 @@ impl EntryLock<'_> {
             self.pending.count.fetch_add(1, Ordering::Relaxed);
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
-        Ok(self.change(|slot| {
+        let cold = Arc::new(cold);
+        let new = NewCold { cold: Arc::clone(&cold), blob };
+        let commit = self.change(|slot| {
             slot.turned |= turned;
             slot.hot = Some(hot);
-            slot.cold = Some(NewCold { cold: Arc::new(cold), blob });
+            slot.cold = Some(new);
             slot.stored = OnceCell::new();
             slot.structural = true;
-        }))
+        });
+        Ok(Placed { hot, cold, commit })
     }
 
     /// Removes the entry. Returns the commit that takes it.

@@ -226,6 +226,6 @@ impl SessionStore {
             last_resume_marked_at: reason.map(|(_, now)| now),
             ..cold.details.clone()
         };
-        locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(Some)
+        locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(|placed| Some(placed.commit))
     }
 }

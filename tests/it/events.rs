@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cloakroom::{
-    EventKind, NoActivity, PrunePolicy, PruneReason, ReplaceReason, ResetPolicies, ResetPolicy, ResumeClear,
+    EventKind, NoActivity, PrunePolicy, PruneReason, ReplaceReason, Repoint, ResetPolicies, ResetPolicy, ResumeClear,
 };
 
 use crate::common::{Home, key, source};
@@ -30,7 +30,7 @@ fn each_verb_tells_what_became_of_the_session() {
     store.touch(&key(0)).unwrap().unwrap();
     expect(&[Created]);
     store.reset(&key(0)).unwrap().unwrap();
-    store.switch(&key(0), "another".parse().unwrap()).unwrap().unwrap();
+    store.repoint(&key(0), "another".parse().unwrap(), &Repoint::new()).unwrap();
     expect(&[Reset { reason: None }, Switched]);
     store.unsuspend(&key(0)).unwrap().unwrap();
     store.suspend(&key(0)).unwrap().unwrap();

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use cloakroom::{
     BackupOptions, Error, Events, ExportFormat, ExportOptions, Filter, ImportOptions, Iter, NoActivity, Options,
-    PrunePolicy, Receipt, ResetPolicies, ResetPolicy, Result, SessionId, SessionStore, TurnToken, Usage, Watcher,
-    WatcherConfig,
+    PrunePolicy, Receipt, Repoint, ResetPolicies, ResetPolicy, Result, SessionId, SessionStore, TurnToken, Usage,
+    Watcher, WatcherConfig,
 };
 use fork::Fork;
 
@@ -173,7 +173,7 @@ fn as_child(log: &Path, mut all: Inherited) {
         ("resolve", Box::new(|| verb(store.resolve(&source(1))))),
         ("resolve_with", Box::new(|| verb(store.resolve_with(&source(1), &policies, NoActivity)))),
         ("reset", Box::new(|| verb(store.reset(key)))),
-        ("switch", Box::new(|| verb(store.switch(key, SessionId::new("b").unwrap())))),
+        ("repoint", Box::new(|| verb(store.repoint(key, SessionId::new("b").unwrap(), &Repoint::new())))),
         ("begin_turn", Box::new(|| verb(store.begin_turn(key)))),
         ("end_turn", Box::new(|| verb(store.end_turn(key, all.token)))),
         ("try_begin_turn", Box::new(|| verb(store.try_begin_turn(key)))),

@@ -65,5 +65,6 @@ mod snapshot;
 mod soak;
 mod threads;
 mod turns;
+mod verbs;
 mod watcher;
 mod workload;

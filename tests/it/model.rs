@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloakroom::{
-    Details, Extras, Filter, Options, PrunePolicy, Removal, ReplaceReason, ResetPolicies, ResetPolicy, Resolution,
-    ResumeClear, ResumeMark, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, TurnEnd, TurnStart,
-    TurnToken, Usage, Verdict,
+    Details, Extras, Filter, Options, PrunePolicy, Removal, ReplaceReason, Repoint, Repointed, ResetPolicies,
+    ResetPolicy, Resolution, ResumeClear, ResumeMark, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp,
+    TurnEnd, TurnStart, TurnToken, Usage, Verdict, Written,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -582,7 +582,19 @@ impl Run {
 
     fn renew(&mut self, k: usize, to: Option<SessionId>) {
         let answer = match &to {
-            Some(id) => self.store().switch(&key(k), id.clone()).unwrap(),
+            Some(id) => match self.store().repoint(&key(k), id.clone(), &Repoint::new()).unwrap() {
+                Repointed::Switched(Written { entry, receipt }) => Some((entry, receipt)),
+                Repointed::Missing => None,
+                Repointed::Same(found) => {
+                    let known = &self.model[&key(k)];
+                    assert_eq!(found.session_id, *id);
+                    return assert_eq!(
+                        Entry::from_store(&found, &Extras::default()),
+                        Entry { metadata: None, ..known.clone() }
+                    );
+                }
+                other => panic!("{other:?}"),
+            },
             None => self.store().reset(&key(k)).unwrap(),
         };
         assert_eq!(answer.is_some(), self.model.contains_key(&key(k)));

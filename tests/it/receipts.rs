@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use cloakroom::{Clock, Error, ManualClock, Receipt, Resolution, SessionStore, Timestamp, Usage};
+use cloakroom::{Clock, Error, ManualClock, Receipt, Repoint, Resolution, SessionStore, Timestamp, Usage};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::common::{Home, assert_sound, key, source};
@@ -204,7 +204,7 @@ fn a_closed_store_reads_and_refuses_changes() {
         clone.update(&key(1), |_| {}).map(drop),
         clone.set_metadata(&key(1), &serde_json::Map::new()).map(drop),
         clone.reset(&key(1)).map(drop),
-        clone.switch(&key(1), seen.session_id.clone()).map(drop),
+        clone.repoint(&key(1), "b".parse().unwrap(), &Repoint::new()).map(drop),
         clone.remove(&key(1)).map(drop),
         clone.remove_if(&key(1), &seen).map(drop),
     ];

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloakroom::{
-    Details, NoActivity, PrunePolicy, RecoverOptions, ResetPolicies, ResetPolicy, Resolution, ResumeClear, ResumeMark,
-    SessionStore, TurnEnd, TurnRecovery, TurnStart, TurnToken,
+    Details, NoActivity, PrunePolicy, RecoverOptions, Repoint, ResetPolicies, ResetPolicy, Resolution, ResumeClear,
+    ResumeMark, SessionStore, TurnEnd, TurnRecovery, TurnStart, TurnToken,
 };
 
 use crate::common::{Home, assert_sound, key, options, source};
@@ -163,7 +163,7 @@ fn a_removal_or_another_session_clears_the_marker() {
     store.flush().unwrap();
     store.remove(&key(0)).unwrap().unwrap();
     store.reset(&key(1)).unwrap().unwrap();
-    store.switch(&key(2), "another".parse().unwrap()).unwrap().unwrap();
+    store.repoint(&key(2), "another".parse().unwrap(), &Repoint::new()).unwrap();
     store.update(&key(3), |details| details.display_name = Some("same session".into())).unwrap().unwrap();
     assert_eq!(open_turns(&store), [named(3, false)], "at once");
     store.flush().unwrap();
