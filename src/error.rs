@@ -54,12 +54,26 @@ pub enum Error {
         reason: String,
     },
     /// Another process, or another handle in this one, has the store open.
-    #[error("the store at {path} is in use{}", holder.as_deref().map(|h| format!(" by {h}")).unwrap_or_default())]
+    #[error(
+        "the store at {path} is in use{}{}",
+        holder.as_deref().map(|h| format!(" by {h}")).unwrap_or_default(),
+        if *this_process { ", which is this one: share it with `SessionStore::open_shared`, or drop it first" } else { "" }
+    )]
     Locked {
         /// The store.
         path: PathBuf,
         /// The holder: its process id, and the name of its machine or container.
         holder: Option<String>,
+        /// It is this process.
+        this_process: bool,
+    },
+    /// [`open_shared`](crate::SessionStore::open_shared) found the store open in this process, with another setting.
+    #[error("the store at {path} is open in this process with another {option}: open it with the same options")]
+    OptionsDiffer {
+        /// The store.
+        path: PathBuf,
+        /// The method of [`Options`](crate::Options) that sets it.
+        option: &'static str,
     },
     /// The store was written by a newer version of this program.
     #[error("the store at {path} has format {found}, and this program reads up to {supported}: use a newer cloakroom")]
@@ -348,6 +362,7 @@ impl Error {
             Self::NotFound { .. } => "not_found",
             Self::NotAStore { .. } => "not_a_store",
             Self::Locked { .. } => "locked",
+            Self::OptionsDiffer { .. } => "options_differ",
             Self::NewerFormat { .. } => "newer_format",
             Self::OlderFormat { .. } => "older_format",
             Self::Exposed { .. } => "exposed",

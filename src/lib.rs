@@ -134,6 +134,7 @@ mod query;
 mod random;
 mod repair;
 mod resolve;
+mod shared;
 mod source;
 mod storage;
 mod store;
@@ -170,7 +171,10 @@ pub use source::{KeyPolicy, SessionSource, WhatsAppAliases};
 pub use storage::{Repairs, Verification, Violation};
 pub use store::SessionStore;
 pub use time::{BootTime, Clock, ManualClock, SystemClock, Timestamp};
-pub use turns::{OpenTurn, ResumeMark, TurnEnd, TurnRecovery, TurnToken};
+pub use turns::{
+    OpenTurn, RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnRecovery, TurnStart, TurnToken, TurnTokenError,
+    TurnsDiscarded,
+};
 pub use unreadable::{Listing, Unreadable, UnreadableRecord};
 pub use watcher::{Watcher, WatcherConfig, WatcherStatus};
 pub use zone::TimeZone;

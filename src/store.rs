@@ -1,7 +1,7 @@
 //! [`SessionStore`]: the verbs.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tracing::field::Empty;
 
@@ -47,11 +47,30 @@ impl Drop for SessionStore {
 #[derive(Debug)]
 struct Inner {
     commits: Commits,
-    clock: Arc<dyn Clock>,
+    options: Options,
     clock_check: ClockCheck,
-    key_policy: KeyPolicy,
     opened: OpenReport,
     listeners: Listeners,
+}
+
+/// A store that others keep open, or nobody any more.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakStore(Weak<Inner>);
+
+impl WeakStore {
+    /// The store, if it is open. Where that was the last handle meanwhile, dropping it closes the store.
+    pub(crate) fn upgrade(&self) -> Option<SessionStore> {
+        self.0.upgrade().map(|inner| SessionStore { inner })
+    }
+
+    /// Whether nobody keeps it open. It may be on its way to be closed.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Weak::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl SessionStore {
@@ -93,15 +112,18 @@ impl SessionStore {
         let clock_check = ClockCheck::open(&commits, now);
         report.times_ahead = clock_check.wrong() as u64;
         report.clock_doubted = clock_check.is_doubted(now);
-        let inner = Inner {
-            commits,
-            clock: options.clock,
-            clock_check,
-            key_policy: options.key_policy,
-            opened: report,
-            listeners: Listeners::default(),
-        };
+        let inner = Inner { commits, options, clock_check, opened: report, listeners: Listeners::default() };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A handle that does not keep the store open.
+    pub(crate) fn downgrade(&self) -> WeakStore {
+        WeakStore(Arc::downgrade(&self.inner))
+    }
+
+    /// How it was opened.
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
     }
 
     /// The directory of the store.
@@ -292,7 +314,7 @@ impl SessionStore {
 
     /// The clock of the store.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.inner.clock
+        &self.inner.options.clock
     }
 
     /// Whether it is to be believed.
@@ -307,11 +329,11 @@ impl SessionStore {
 
     /// How keys are derived.
     pub(crate) fn key_policy(&self) -> &KeyPolicy {
-        &self.inner.key_policy
+        &self.inner.options.key_policy
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.inner.clock.now()
+        self.inner.options.clock.now()
     }
 
     pub(crate) fn listeners(&self) -> &Listeners {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::pending::{Pending, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
+use super::turns::Marker;
 use crate::codec::{self, AS_IMPORTED, Cold, ExtrasRef, Hot};
 use crate::entry::{Details, Extras};
 use crate::error::{Error, Result};
@@ -81,8 +82,13 @@ impl EntryLock<'_> {
         (token, commit)
     }
 
-    /// Ends the turn of `token`. Returns the commit that takes it; `None` if it is not the entry's.
-    pub(crate) fn end_turn(&mut self, token: u64) -> Option<u64> {
+    /// The marker of the entry's turn, if there is one.
+    pub(crate) fn marker(&self) -> Option<Marker> {
+        self.slot().and_then(|slot| self.pending.turns.marker(slot.entry))
+    }
+
+    /// Ends the turn of `token`, or any. Returns the commit that takes it; `None` if the entry has no such turn.
+    pub(crate) fn end_turn(&mut self, token: Option<u64>) -> Option<u64> {
         let ended = self.slot().is_some_and(|slot| self.pending.turns.end(slot.entry, token));
         ended.then(|| self.change(|slot| slot.turned = true))
     }

@@ -277,6 +277,11 @@ impl Commits {
         self.core.progress.check_failure()
     }
 
+    /// Whether it was closed, or is being closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.core.progress.is_closed()
+    }
+
     /// Whether a failure has ended all changes.
     #[cfg(test)]
     pub(crate) fn is_read_only(&self) -> bool {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cloakroom::{EventKind, NoActivity, PrunePolicy, PruneReason, ReplaceReason, Repoint, ResetPolicies, ResetPolicy};
+use cloakroom::{
+    EventKind, NoActivity, PrunePolicy, PruneReason, ReplaceReason, Repoint, ResetPolicies, ResetPolicy, ResumeClear,
+};
 
 use crate::common::{Home, key, source};
 
@@ -38,9 +40,9 @@ fn each_verb_tells_what_became_of_the_session() {
     store.suspend(&key(0)).unwrap().unwrap();
     store.unsuspend(&key(0)).unwrap().unwrap();
     expect(&[Suspended, Unsuspended]);
-    store.clear_resume_pending(&key(0)).unwrap().unwrap();
+    assert!(matches!(store.clear_resume_pending(&key(0)).unwrap(), ResumeClear::NotPending));
     store.mark_resume_pending(&key(0), "restart").unwrap();
-    store.clear_resume_pending(&key(0)).unwrap().unwrap();
+    assert!(matches!(store.clear_resume_pending(&key(0)).unwrap(), ResumeClear::Cleared(_)));
     expect(&[ResumePending { reason: "restart".into() }, ResumeCleared]);
     home.clock.advance(2 * DAY);
     store.resolve_with(&source(0), &ResetPolicies::from(ResetPolicy::idle(1440)), NoActivity).unwrap();

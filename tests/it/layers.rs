@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
         "query",
         "resolve",
         "repair",
+        "shared",
         "turns",
         "events",
     ],

@@ -61,6 +61,7 @@ mod rig;
 mod rig_selftest;
 mod rig_sled;
 mod round_trip;
+mod shared;
 mod snapshot;
 mod soak;
 mod spans;
