@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloakroom::{
-    Details, Extras, Filter, Options, PrunePolicy, Removal, ReplaceReason, Repoint, Repointed, ResetPolicies,
-    ResetPolicy, Resolution, ResumeClear, ResumeMark, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp,
-    TurnEnd, TurnStart, TurnToken, Usage, Verdict, Written,
+    Details, Edit, Expect, Extras, Filter, KeepExtras, Modified, Options, PrunePolicy, Put, Removal, ReplaceReason,
+    Repoint, Repointed, ResetPolicies, ResetPolicy, Resolution, Resolve, ResumeClear, ResumeMark, Revision,
+    SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, Touch, TurnEnd, TurnStart, TurnToken, Usage, Verdict,
+    Written,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -37,6 +38,13 @@ enum Step {
     Reset(usize),
     /// To one of a few ids, so that keys share one.
     Switch(usize, u8),
+    /// Under another id, with all that there is, and untouched.
+    Continue(usize, u8),
+    /// A whole entry: at any time, over what is expected or not.
+    Put(usize, Expected, Duration),
+    Modify(usize, Change, bool),
+    /// A fresh one or not, touched or not.
+    ResolveAs(usize, bool, bool),
     Remove(usize),
     /// With what is there, or with what was there before a touch.
     RemoveIf(usize, bool),
@@ -69,6 +77,27 @@ enum Step {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
+enum Expected {
+    Any,
+    Absent,
+    Seen,
+    Wrong,
+}
+
+/// What a `modify` does to an entry.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Change {
+    Counters(u64),
+    Name(usize),
+    SetMetadata(usize),
+    RemoveMetadata,
+    Id(u8),
+    Nothing,
+    Keep,
+    Remove,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Guard {
     Idle,
     Active,
@@ -91,6 +120,18 @@ fn any_step() -> impl Strategy<Value = Step> {
     let guard = prop_oneof![2 => Just(Guard::Idle), 1 => Just(Guard::Active), 1 => Just(Guard::Fails)];
     let prune = (prop_oneof![Just(0_u64), 1..6_u64], 0..5_u64, guard.clone(), any::<bool>());
     let bytes = prop_oneof![4 => 0..300_usize, 1 => 4000..9000_usize];
+    let change = prop_oneof![
+        (0..9_u64).prop_map(Change::Counters),
+        bytes.clone().prop_map(Change::Name),
+        bytes.clone().prop_map(Change::SetMetadata),
+        Just(Change::RemoveMetadata),
+        (0..3_u8).prop_map(Change::Id),
+        Just(Change::Nothing),
+        Just(Change::Keep),
+        Just(Change::Remove),
+    ];
+    let expected =
+        prop_oneof![Just(Expected::Any), Just(Expected::Absent), Just(Expected::Seen), Just(Expected::Wrong)];
     let time = prop_oneof![
         Just(Duration::ZERO),
         Just(Duration::from_micros(1)),
@@ -109,6 +150,10 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => (k.clone(), bytes).prop_map(|(k, n)| SetMetadata(k, n)),
         5 => k.clone().prop_map(Reset),
         4 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Switch(k, id)),
+        3 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Continue(k, id)),
+        5 => (k.clone(), expected, (0..20_u64).prop_map(|m| MINUTE * m as u32)).prop_map(|(k, e, back)| Put(k, e, back)),
+        9 => (k.clone(), change, any::<bool>()).prop_map(|(k, change, touch)| Modify(k, change, touch)),
+        3 => (k.clone(), any::<bool>(), any::<bool>()).prop_map(|(k, fresh, touch)| ResolveAs(k, fresh, touch)),
         4 => k.clone().prop_map(Remove),
         4 => (k.clone(), any::<bool>()).prop_map(|(k, seen)| RemoveIf(k, seen)),
         6 => (k.clone(), prop_oneof![Just(0_u64), Just(2), Just(1440)], guard)
@@ -309,6 +354,10 @@ impl Run {
             }
             Reset(k) => self.renew(k, None),
             Switch(k, n) => self.renew(k, Some(SessionId::new(format!("shared-{n}")).unwrap())),
+            Continue(k, n) => self.carry_on(k, SessionId::new(format!("shared-{n}")).unwrap()),
+            Put(k, expected, back) => self.put(k, expected, back),
+            Modify(k, change, touch) => self.modify(k, change, touch),
+            ResolveAs(k, fresh, touch) => self.resolve_as(k, fresh, touch),
             Remove(k) => {
                 let removed = self.store().remove(&key(k)).unwrap().is_some();
                 assert_eq!(removed, self.model.remove(&key(k)).is_some());
@@ -626,6 +675,148 @@ impl Run {
         assert!(matches!(self.store().remove_if(&key(KEYS), &seen).unwrap(), Removal::Missing));
     }
 
+    /// What an entry is that begins now, with nothing known of it.
+    fn blank(&self, id: &SessionId) -> Entry {
+        let now = self.now();
+        Entry {
+            session_id: id.clone(),
+            created_at: now,
+            updated_at: now,
+            suspended: false,
+            resume_pending: false,
+            usage: Usage::ZERO,
+            details: Details::default(),
+            metadata: None,
+        }
+    }
+
+    fn carry_on(&mut self, k: usize, id: SessionId) {
+        let how = Repoint::new().keep_usage(true).keep(KeepExtras::All).touch(Touch::No);
+        let answer = self.store().repoint(&key(k), id.clone(), &how).unwrap();
+        let Some(entry) = self.model.get_mut(&key(k)) else { return assert!(matches!(answer, Repointed::Missing)) };
+        let previous = std::mem::replace(&mut entry.session_id, id.clone());
+        if previous == id {
+            return assert!(matches!(answer, Repointed::Same(_)));
+        }
+        entry.details.prev_session_id = Some(previous);
+        let Repointed::Switched(Written { entry: found, .. }) = answer else { panic!("{answer:?}") };
+        assert_eq!(found.session_id, id);
+    }
+
+    fn put(&mut self, k: usize, expected: Expected, back: Duration) {
+        let seen = self.store().get(&key(k)).unwrap();
+        let revision = seen.as_ref().map(|seen| seen.revision);
+        let (expect, is_met) = match (expected, revision) {
+            (Expected::Any, _) => (Expect::Any, true),
+            (Expected::Absent, there) => (Expect::Absent, there.is_none()),
+            (Expected::Seen, Some(revision)) => (Expect::Revision(revision), true),
+            (Expected::Seen | Expected::Wrong, _) => (Expect::Revision(Revision::NONE), false),
+        };
+        let at = self.now().saturating_sub(back);
+        let id = SessionId::new(format!("put-{}", self.ids.len())).unwrap();
+        let mut new = SessionEntry::new(key(k), id.clone(), at);
+        new.suspended = back == MINUTE;
+        new.usage.total_tokens = 5;
+        let mut extras = Extras::default();
+        extras.insert(Extras::METADATA, &metadata(7).into());
+        match self.store().put(&new, &extras, expect).unwrap() {
+            Put::Unexpected(found) => {
+                assert!(!is_met);
+                assert_eq!(found, seen);
+                return;
+            }
+            Put::Created(written) => assert_eq!((seen, written.entry.updated_at), (None, at)),
+            Put::Replaced(written) => assert_ne!(written.entry.revision, revision.unwrap()),
+        }
+        assert!(is_met);
+        self.ids.insert(id.clone());
+        let times = Entry { created_at: at, updated_at: at, ..self.blank(&id) };
+        let entry = Entry { suspended: new.suspended, usage: new.usage, metadata: Some(7), ..times };
+        self.model.insert(key(k), entry);
+    }
+
+    fn modify(&mut self, k: usize, change: Change, touch: bool) {
+        let mut runs = 0;
+        let how = if touch { Touch::Yes } else { Touch::No };
+        let answer = self.store().modify(&key(k), how, |draft| {
+            runs += 1;
+            match change {
+                Change::Counters(n) => draft.entry.usage.input_tokens = n,
+                Change::Name(bytes) => draft.entry.details.display_name = Some("n".repeat(bytes)),
+                Change::SetMetadata(bytes) => draft.set_extra(Extras::METADATA, &metadata(bytes).into()),
+                Change::RemoveMetadata => draft.remove_extra(Extras::METADATA),
+                Change::Id(n) => draft.entry.session_id = SessionId::new(format!("shared-{n}")).unwrap(),
+                Change::Nothing => {}
+                Change::Keep => return Edit::Keep,
+                Change::Remove => return Edit::Remove,
+            }
+            Edit::Write
+        });
+        assert_eq!(runs, 1, "nobody else changes it");
+        let before = self.model.get(&key(k)).cloned();
+        let written = match answer.unwrap() {
+            Modified::Removed(_) => {
+                assert_eq!((change, self.model.remove(&key(k)).is_some()), (Change::Remove, true));
+                return;
+            }
+            Modified::Kept(found) => {
+                let same = before.as_ref().map(|before| before.session_id.clone());
+                assert_eq!(found.map(|found| found.session_id), same);
+                return self.look(k);
+            }
+            Modified::Created(written) => {
+                assert!(before.is_none());
+                written
+            }
+            Modified::Changed(written) => {
+                assert!(before.is_some());
+                written
+            }
+        };
+        assert!(!matches!(change, Change::Keep | Change::Remove));
+        let mut entry = before.unwrap_or_else(|| self.blank(&written.entry.session_id));
+        match change {
+            Change::Counters(n) => entry.usage.input_tokens = n,
+            Change::Name(bytes) => entry.details.display_name = Some("n".repeat(bytes)),
+            Change::SetMetadata(bytes) => entry.metadata = Some(bytes),
+            Change::RemoveMetadata => entry.metadata = None,
+            Change::Id(n) => entry.session_id = SessionId::new(format!("shared-{n}")).unwrap(),
+            Change::Nothing | Change::Keep | Change::Remove => {}
+        }
+        if touch {
+            entry.updated_at = entry.updated_at.max(self.now());
+        }
+        self.ids.insert(entry.session_id.clone());
+        self.model.insert(key(k), entry);
+        self.look(k);
+    }
+
+    fn resolve_as(&mut self, k: usize, fresh: bool, touch: bool) {
+        let id = SessionId::new(format!("own-{}", self.ids.len())).unwrap();
+        let make = |_| id.clone();
+        let touched = if touch { Touch::Yes } else { Touch::No };
+        let how = Resolve::new().id_with(&make).fresh(fresh).touch(touched).keep(KeepExtras::All);
+        let found = self.store().resolve_as(&key(k), &how).unwrap();
+        let now = self.now();
+        let expected = match self.model.get(&key(k)) {
+            None => self.blank(&id),
+            Some(old) if old.suspended || fresh => {
+                let mut new = Entry { metadata: old.metadata, ..old.renewed(&id, now, !old.suspended) };
+                if old.suspended {
+                    new.details.was_auto_reset = true;
+                    new.details.auto_reset_reason = Some("suspended".into());
+                }
+                new
+            }
+            Some(old) if touch => Entry { updated_at: now.max(old.updated_at), ..old.clone() },
+            Some(old) => old.clone(),
+        };
+        self.ids.insert(found.entry.session_id.clone());
+        assert_eq!(found.entry.updated_at, expected.updated_at);
+        self.model.insert(key(k), expected);
+        self.look(k);
+    }
+
     /// One key, in all ways.
     fn look(&self, k: usize) {
         let expected = self.model.get(&key(k));
@@ -715,10 +906,15 @@ impl Run {
             let found = iter(Filter { user_id: Some(user.clone()), ..Filter::default() });
             assert_eq!(
                 found,
-                self.listed(|_, entry| entry.details.origin.as_ref().unwrap().user_id.as_ref() == Some(&user))
+                self.listed(|_, entry| entry
+                    .details
+                    .origin
+                    .as_ref()
+                    .is_some_and(|o| o.user_id.as_ref() == Some(&user)))
             );
         }
-        assert_eq!(iter(Filter { platform: Some("discord".into()), ..Filter::default() }), all);
+        let discord = self.listed(|_, entry| entry.details.platform.as_deref() == Some("discord"));
+        assert_eq!(iter(Filter { platform: Some("discord".into()), ..Filter::default() }), discord);
         assert_eq!(iter(Filter { chat_type: Some("dm".into()), ..Filter::default() }), []);
 
         let stats = self.store().stats().unwrap();
