@@ -156,7 +156,7 @@ pub use config::{
 };
 pub use entry::{Details, Extras, KeepExtras, Revision, SessionEntry, Touch, Usage};
 pub use error::{Error, Result};
-pub use events::{Event, EventKind, Events, PruneReason};
+pub use events::{Event, EventKind, EventOptions, Events, NoEvent, PruneReason};
 pub use export::{ExportFormat, ExportOptions, ExportReport};
 pub use gateway::Gateway;
 pub use import::{Damage, ImportOptions, ImportProgress, ImportReport, OnConflict, Problem};

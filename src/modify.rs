@@ -10,7 +10,7 @@ use crate::codec::{AS_IMPORTED, Cold, Hot};
 use crate::commit::{EntryLock, Placed};
 use crate::entry::{Extras, SessionEntry, Touch};
 use crate::error::{Error, Result};
-use crate::events::EventKind;
+use crate::events::{CHANGES, EventKind, TOUCHES, Told, UPDATES};
 use crate::key::SessionKey;
 use crate::random;
 use crate::store::{SessionStore, both, entry, records, touched};
@@ -129,12 +129,10 @@ impl SessionStore {
                 continue;
             }
             if edit == Edit::Remove {
-                if found.is_none() {
-                    return Ok(Modified::Kept(None));
-                }
+                let Some((_, gone)) = found else { return Ok(Modified::Kept(None)) };
                 let commit = locked.remove();
                 drop(locked);
-                self.listeners().tell(key, EventKind::Removed);
+                self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
                 return Ok(Modified::Removed(self.commits().receipt(commit)));
             }
             if let Some((hot, _)) = &found
@@ -150,13 +148,37 @@ impl SessionStore {
             drop(locked);
             let written = self.placed(key, placed);
             if is_new {
-                self.listeners().tell(key, EventKind::Created);
+                let now = &written.entry;
+                self.tell(key, CHANGES, || Told::of(EventKind::Created, now.revision).session(None, &now.session_id));
                 return Ok(Modified::Created(written));
             }
-            if written.entry.session_id != old.session_id {
-                self.listeners().tell(key, EventKind::Switched);
-            }
+            self.tell_modified(key, &old, &written.entry);
             return Ok(Modified::Changed(written));
+        }
+    }
+}
+
+impl SessionStore {
+    /// Tells what the change of an entry is called, where it has a name of its own.
+    fn tell_modified(&self, key: &SessionKey, old: &SessionEntry, new: &SessionEntry) {
+        let told = |kind| Told::of(kind, new.revision);
+        if new.session_id != old.session_id {
+            let switched = || told(EventKind::Switched).session(Some(&old.session_id), &new.session_id);
+            self.tell(key, CHANGES, switched);
+        } else if new.suspended != old.suspended {
+            self.tell(key, CHANGES, || told(if new.suspended { EventKind::Suspended } else { EventKind::Unsuspended }));
+        } else if new.resume_pending != old.resume_pending {
+            let reason = || new.details.resume_reason.clone().unwrap_or_default();
+            let kind = || match new.resume_pending {
+                true => EventKind::ResumePending { reason: reason() },
+                false => EventKind::ResumeCleared,
+            };
+            self.tell(key, CHANGES, || told(kind()));
+        } else if new.revision != old.revision {
+            self.tell(key, UPDATES, || told(EventKind::Updated));
+        } else {
+            // Its time alone: by a touch, or as it was set.
+            self.tell(key, TOUCHES, || told(EventKind::Touched));
         }
     }
 }

@@ -4,10 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::answer::Put;
 use crate::codec::Cold;
-use crate::commit::Receipt;
+use crate::commit::{Placed, Receipt};
 use crate::entry::{Extras, Revision, SessionEntry};
 use crate::error::{Error, Result};
-use crate::events::EventKind;
+use crate::events::{CHANGES, EventKind, Told, UPDATES};
 use crate::key::SessionKey;
 use crate::store::{SessionStore, both, entry, records};
 
@@ -92,8 +92,12 @@ impl SessionStore {
         let placed = locked.put(hot, cold, Some(extras))?;
         drop(locked);
         let is_new = found.is_none();
-        self.listeners().tell(&new.key, if is_new { EventKind::Created } else { EventKind::Replaced });
         let written = self.placed(&new.key, placed);
+        self.tell(&new.key, CHANGES, || {
+            let kind = if is_new { EventKind::Created } else { EventKind::Replaced };
+            let old = found.as_ref().map(|(_, cold)| &cold.session_id);
+            Told::of(kind, written.entry.revision).session(old, &written.entry.session_id)
+        });
         Ok(if is_new { Put::Created(written) } else { Put::Replaced(written) })
     }
 
@@ -145,8 +149,9 @@ impl SessionStore {
         if !change(&mut extras) {
             return Ok(None);
         }
-        let commit = locked.put(hot, Cold::clone(&cold), Some(&extras))?.commit;
+        let Placed { hot, commit, .. } = locked.put(hot, Cold::clone(&cold), Some(&extras))?;
         drop(locked);
+        self.tell(key, UPDATES, || Told::of(EventKind::Updated, hot.revision));
         Ok(Some(self.commits().receipt(commit)))
     }
 }

@@ -12,7 +12,7 @@ use crate::commit::{Commits, EntryLock, Peeked, Placed, Receipt, Settings};
 use crate::config::Options;
 use crate::entry::{Details, Extras, Revision, SessionEntry, Usage};
 use crate::error::{Error, Result};
-use crate::events::{EventKind, Listeners};
+use crate::events::{CHANGES, EventKind, Listeners, TOUCHES, Told, UPDATES};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
@@ -192,11 +192,10 @@ impl SessionStore {
     /// wrong, see [`OpenReport::clock_doubted`].
     pub fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let (locked, now) = self.lock_to_touch(key)?;
-        let done = self.change_hot(locked, |hot| *hot = touched(*hot, now))?;
-        if done.is_some() {
-            meter::touched();
-        }
-        Ok(done)
+        let Some(done) = self.change_hot(locked, |hot| *hot = touched(*hot, now)) else { return Ok(None) };
+        meter::touched();
+        self.tell(key, TOUCHES, || Told::of(EventKind::Touched, done.now.revision));
+        Ok(Some(done.receipt))
     }
 
     /// Adds the use of one turn to the counters, which end at the largest number there is. `last_prompt_tokens` is
@@ -209,7 +208,12 @@ impl SessionStore {
         if !cost.is_finite() {
             return Err(Error::InvalidCost { cost });
         }
-        self.change_hot(self.lock_to_change(key)?, |hot| hot.usage.add(turn))
+        let locked = self.lock_to_change(key)?;
+        let Some(done) = self.change_hot(locked, |hot| hot.usage.add(turn)) else { return Ok(None) };
+        if done.is_changed() {
+            self.tell(key, UPDATES, || Told::of(EventKind::Updated, done.now.revision));
+        }
+        Ok(Some(done.receipt))
     }
 
     /// Suspends the session: it is never pruned, and the next message starts a fresh one. `updated_at` stays.
@@ -235,8 +239,9 @@ impl SessionStore {
             if cold.details != seen.cold.details {
                 continue;
             }
-            let commit = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?.commit;
+            let Placed { hot, commit, .. } = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?;
             drop(locked);
+            self.tell(key, UPDATES, || Told::of(EventKind::Updated, hot.revision));
             return Ok(Some(self.commits().receipt(commit)));
         }
     }
@@ -245,12 +250,10 @@ impl SessionStore {
     pub fn remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let mut locked = self.commits().lock(key)?;
         // A record that cannot be decoded is an error here, and not of the committer.
-        if both(&locked)?.is_none() {
-            return Ok(None);
-        }
+        let Some((_, gone)) = both(&locked)? else { return Ok(None) };
         let commit = locked.remove();
         drop(locked);
-        self.listeners().tell(key, EventKind::Removed);
+        self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
         Ok(Some(self.commits().receipt(commit)))
     }
 
@@ -258,13 +261,13 @@ impl SessionStore {
     /// has begun meanwhile shows in its time of activity only.
     pub fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
         let mut locked = self.commits().lock(key)?;
-        let Some((hot, _)) = both(&locked)? else { return Ok(Removal::Missing) };
+        let Some((hot, gone)) = both(&locked)? else { return Ok(Removal::Missing) };
         if (hot.revision, hot.updated_at) != (seen.revision, seen.updated_at) {
             return Ok(Removal::Changed);
         }
         let commit = locked.remove();
         drop(locked);
-        self.listeners().tell(key, EventKind::Removed);
+        self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
         Ok(Removal::Removed(self.commits().receipt(commit)))
     }
 
@@ -341,15 +344,13 @@ impl SessionStore {
     }
 
     fn set_suspended(&self, key: &SessionKey, suspended: bool) -> Result<Option<Receipt>> {
-        let mut was = suspended;
-        let done = self.change_hot(self.lock_to_change(key)?, |hot| {
-            was = hot.is(SUSPENDED);
-            hot.set(SUSPENDED, suspended);
-        })?;
-        if was != suspended {
-            self.listeners().tell(key, if suspended { EventKind::Suspended } else { EventKind::Unsuspended });
+        let locked = self.lock_to_change(key)?;
+        let Some(done) = self.change_hot(locked, |hot| hot.set(SUSPENDED, suspended)) else { return Ok(None) };
+        if done.is_changed() {
+            let kind = if suspended { EventKind::Suspended } else { EventKind::Unsuspended };
+            self.tell(key, CHANGES, || Told::of(kind, done.now.revision));
         }
-        Ok(done)
+        Ok(Some(done.receipt))
     }
 
     /// What a verb answers of an entry that it put in place. Call it with no entry locked.
@@ -358,12 +359,29 @@ impl SessionStore {
         Written { entry: entry(key, &hot, Arc::unwrap_or_clone(cold)), receipt: self.commits().receipt(commit) }
     }
 
-    fn change_hot(&self, mut locked: EntryLock<'_>, change: impl FnOnce(&mut Hot)) -> Result<Option<Receipt>> {
-        let Some(mut hot) = locked.hot() else { return Ok(None) };
+    /// Changes the hot record of a locked entry. `None` if there is none.
+    fn change_hot(&self, mut locked: EntryLock<'_>, change: impl FnOnce(&mut Hot)) -> Option<HotChanged> {
+        let before = locked.hot()?;
+        let mut hot = before;
         change(&mut hot);
         let commit = locked.set_hot(hot);
+        let now = locked.hot().unwrap_or(hot);
         drop(locked);
-        Ok(Some(self.commits().receipt(commit)))
+        Some(HotChanged { before, now, receipt: self.commits().receipt(commit) })
+    }
+}
+
+/// A hot record that was changed.
+struct HotChanged {
+    before: Hot,
+    now: Hot,
+    receipt: Receipt,
+}
+
+impl HotChanged {
+    /// Whether more is new than the time.
+    fn is_changed(&self) -> bool {
+        self.before.revision != self.now.revision
     }
 }
 

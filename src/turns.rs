@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::codec::Fingerprint;
 use crate::commit::{Marker, Receipt};
 use crate::error::Result;
+use crate::events::{EventKind, TOUCHES, Told};
 use crate::key::SessionKey;
 use crate::meter;
 use crate::store::{SessionStore, both, touched};
@@ -109,6 +110,7 @@ impl SessionStore {
         let (token, commit) = locked.begin_turn(touched(hot, now), cold.session_id.clone(), now);
         drop(locked);
         meter::touched();
+        self.tell(key, TOUCHES, || Told::of(EventKind::Touched, hot.revision));
         Ok(TurnStart::Begun(TurnToken(token), self.commits().receipt(commit)))
     }
 

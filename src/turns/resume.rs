@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::codec::{Cold, Fingerprint, RESUME_PENDING, SUSPENDED};
-use crate::commit::{EntryLock, Marker, Receipt};
+use crate::commit::{EntryLock, Marker, Placed, Receipt};
 use crate::entry::Details;
 use crate::error::Result;
-use crate::events::EventKind;
+use crate::events::{CHANGES, EventKind, Told, UPDATES};
 use crate::key::SessionKey;
 use crate::store::{SessionStore, both};
 use crate::time::Timestamp;
@@ -169,14 +169,16 @@ impl SessionStore {
             Some((hot, cold)) if hot.is(RESUME_PENDING) => {
                 if cold.details.last_resume_marked_at.is_none() {
                     let details = Details { last_resume_marked_at: Some(now), ..cold.details.clone() };
-                    locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?;
+                    let Placed { hot, .. } = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?;
+                    drop(locked);
+                    self.tell(&key, UPDATES, || Told::of(EventKind::Updated, hot.revision));
                 }
                 recovery.already_pending.push(key);
             }
             Some(_) => {
-                self.set_resume(&mut locked, Some((&options.reason, now)))?;
+                let placed = self.set_resume(&mut locked, Some((&options.reason, now)))?;
                 drop(locked);
-                self.listeners().tell(&key, EventKind::ResumePending { reason: options.reason.clone() });
+                self.tell_resume(&key, Some(&options.reason), placed.as_ref());
                 recovery.resumable.push(key);
             }
         }
@@ -194,10 +196,11 @@ impl SessionStore {
             None => Ok(ResumeMark::Missing),
             Some(hot) if hot.is(SUSPENDED) => Ok(ResumeMark::Suspended),
             Some(_) => {
-                let commit = self.set_resume(&mut locked, Some((reason, now)))?;
+                let placed = self.set_resume(&mut locked, Some((reason, now)))?;
                 drop(locked);
-                self.listeners().tell(key, EventKind::ResumePending { reason: reason.into() });
-                Ok(commit.map_or(ResumeMark::Missing, |commit| ResumeMark::Marked(self.commits().receipt(commit))))
+                self.tell_resume(key, Some(reason), placed.as_ref());
+                let marked = |placed: Placed| ResumeMark::Marked(self.commits().receipt(placed.commit));
+                Ok(placed.map_or(ResumeMark::Missing, marked))
             }
         }
     }
@@ -209,16 +212,25 @@ impl SessionStore {
             None => Ok(ResumeClear::Missing),
             Some(hot) if !hot.is(RESUME_PENDING) => Ok(ResumeClear::NotPending),
             Some(_) => {
-                let commit = self.set_resume(&mut locked, None)?;
+                let placed = self.set_resume(&mut locked, None)?;
                 drop(locked);
-                self.listeners().tell(key, EventKind::ResumeCleared);
-                Ok(commit.map_or(ResumeClear::Missing, |commit| ResumeClear::Cleared(self.commits().receipt(commit))))
+                self.tell_resume(key, None, placed.as_ref());
+                let cleared = |placed: Placed| ResumeClear::Cleared(self.commits().receipt(placed.commit));
+                Ok(placed.map_or(ResumeClear::Missing, cleared))
             }
         }
     }
 
-    /// Sets, with the time, or clears the mark of a locked entry. Returns the commit that takes it.
-    fn set_resume(&self, locked: &mut EntryLock<'_>, reason: Option<(&str, Timestamp)>) -> Result<Option<u64>> {
+    fn tell_resume(&self, key: &SessionKey, reason: Option<&str>, placed: Option<&Placed>) {
+        let Some(Placed { hot, .. }) = placed else { return };
+        self.tell(key, CHANGES, || {
+            let pending = |reason: &str| EventKind::ResumePending { reason: reason.into() };
+            Told::of(reason.map_or(EventKind::ResumeCleared, pending), hot.revision)
+        });
+    }
+
+    /// Sets, with the time, or clears the mark of a locked entry.
+    fn set_resume(&self, locked: &mut EntryLock<'_>, reason: Option<(&str, Timestamp)>) -> Result<Option<Placed>> {
         let Some((mut hot, cold)) = both(locked)? else { return Ok(None) };
         hot.set(RESUME_PENDING, reason.is_some());
         let details = Details {
@@ -226,6 +238,6 @@ impl SessionStore {
             last_resume_marked_at: reason.map(|(_, now)| now),
             ..cold.details.clone()
         };
-        locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(|placed| Some(placed.commit))
+        locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(Some)
     }
 }

@@ -43,7 +43,8 @@ fn all_get_one_store_whatever_the_path_and_the_last_to_go_closes_it() {
     assert!(are_one(&first, &moved));
     fs::rename(parent.join("moved"), home.path()).unwrap();
     drop((first, moved));
-    let [last, ..] = others;
+    let last = others[0].clone();
+    drop(others);
     assert!(is_ours(SessionStore::open(home.options())));
     assert!(are_one(&last, &SessionStore::open_shared(options).unwrap()));
     drop(last);
