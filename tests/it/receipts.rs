@@ -337,8 +337,8 @@ fn of_many_that_await_one_commit_each_is_woken_once() {
         .map(|(n, task)| {
             let mut receipt = store.touch(&key(1)).unwrap().unwrap();
             let waker = Waker::from(Arc::clone(task));
-            let waits = (0..3).map(|_| Pin::new(&mut receipt).poll(&mut Context::from_waker(&waker)).is_pending());
-            let waits = waits.fold(true, |all, one| all && one);
+            let polls = [(); 3].map(|()| Pin::new(&mut receipt).poll(&mut Context::from_waker(&waker)).is_pending());
+            let waits = polls == [true; 3];
             if n % 2 == 0 {
                 return (None, waits);
             }
