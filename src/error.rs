@@ -20,6 +20,9 @@ pub enum Error {
     /// A text is no session id.
     #[error("not a session id: {0}")]
     InvalidId(#[source] NameError),
+    /// Of two prefixes one begins with the other, so an entry could be renamed twice.
+    #[error("one of the prefixes begins with the other, so an entry could be renamed twice")]
+    OverlappingPrefixes,
     /// A cost is infinite or no number, and would stay so whatever is added to it.
     #[error("the cost of a turn is {cost}: it must be a finite number")]
     InvalidCost {
@@ -331,6 +334,7 @@ impl Error {
         match self {
             Self::InvalidKey(_) => "invalid_key",
             Self::InvalidId(_) => "invalid_id",
+            Self::OverlappingPrefixes => "overlapping_prefixes",
             Self::NotFound { .. } => "not_found",
             Self::NotAStore { .. } => "not_a_store",
             Self::Locked { .. } => "locked",

@@ -54,7 +54,12 @@ pub enum EventKind {
     },
     /// That was taken back.
     ResumeCleared,
-    /// It was removed by its key.
+    /// It has another key: that of the event.
+    Renamed {
+        /// The key it had.
+        from: SessionKey,
+    },
+    /// It was removed by its key, or with others.
     Removed,
     /// It was removed by pruning.
     Pruned {

@@ -53,6 +53,7 @@ mod options;
 mod outputs;
 mod policy;
 mod powercut;
+mod prefix;
 mod prune;
 mod receipts;
 mod removed;
