@@ -33,6 +33,9 @@ pub enum Error {
     /// does not know which of the two was asked for.
     #[error("not a session key or session id")]
     InvalidName(#[from] NameError),
+    /// Of two prefixes one begins with the other, so an entry could be renamed twice.
+    #[error("one of the prefixes begins with the other, so an entry could be renamed twice")]
+    OverlappingPrefixes,
     /// A cost is infinite or no number, and would stay so whatever is added to it.
     #[error("the cost of a turn is {cost}: it must be a finite number")]
     InvalidCost {
@@ -359,6 +362,7 @@ impl Error {
             Self::InvalidKey(_) => "invalid_key",
             Self::InvalidId(_) => "invalid_id",
             Self::InvalidName(_) => "invalid_name",
+            Self::OverlappingPrefixes => "overlapping_prefixes",
             Self::NotFound { .. } => "not_found",
             Self::NotAStore { .. } => "not_a_store",
             Self::Locked { .. } => "locked",

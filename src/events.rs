@@ -88,7 +88,12 @@ pub enum EventKind {
     /// The user was active, and nothing but `updated_at` and the turn has changed. Told to those who
     /// [asked for it](EventOptions::touches).
     Touched,
-    /// It was removed by its key.
+    /// It has another key: that of the event.
+    Renamed {
+        /// The key it had.
+        from: SessionKey,
+    },
+    /// It was removed by its key, or with others.
     Removed,
     /// It was removed by pruning.
     Pruned {

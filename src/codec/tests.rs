@@ -198,11 +198,17 @@ fn golden_intent() {
     let replace = |old_id| Step::Replace { entry: entry(), checksum: 0x0102_0304, hot: Hot::fresh(NOW), old_id };
     let intent = Intent {
         count: 300,
-        steps: vec![Step::Create(entry()), Step::Remove(entry()), replace(None), replace(Some(id("s1")))],
+        steps: vec![
+            Step::Create(entry()),
+            Step::Remove(entry()),
+            replace(None),
+            replace(Some(id("s1"))),
+            Step::Move { from: entry(), to: entry() },
+        ],
     };
     let bytes = intent.encode().unwrap();
     let replaced = format!("02{ENTRY}fc040302011501fd80c30a41035406000000000000000000000000");
-    assert_eq!(hex(&bytes), format!("01fb2c010400{ENTRY}01{ENTRY}{replaced}00{replaced}01027331"));
+    assert_eq!(hex(&bytes), format!("01fb2c010500{ENTRY}01{ENTRY}{replaced}00{replaced}0102733103{ENTRY}{ENTRY}"));
     assert_eq!(Intent::decode(&bytes).unwrap(), intent);
 
     // However long a step is, the writer has reckoned with it.

@@ -51,6 +51,16 @@ impl EntryLock<'_> {
         self.slot().is_some_and(|slot| slot.queued || slot.commit >= commit)
     }
 
+    /// The commit that takes the entry that was here to another key, while none has.
+    pub(super) fn moved_away(&self) -> Option<u64> {
+        self.slot()?.moved_away
+    }
+
+    /// The commit that takes the last change, if it may not be in the trees yet.
+    pub(super) fn late_commit(&self) -> Option<u64> {
+        self.slot().map(|slot| slot.commit).filter(|commit| *commit > self.pending.applied())
+    }
+
     /// The extras that belong to `cold`, the entry's cold record.
     pub(crate) fn extras(&self, cold: &Cold) -> Result<Extras> {
         match self.slot() {
@@ -164,10 +174,7 @@ impl EntryLock<'_> {
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, None));
         self.change(|slot| {
             slot.turned |= turned;
-            slot.hot = None;
-            slot.cold = None;
-            slot.stored = OnceCell::new();
-            slot.structural = true;
+            slot.clear();
         })
     }
 

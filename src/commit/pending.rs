@@ -16,7 +16,7 @@ use crate::codec::{self, Cold, Fingerprint, Hot, Turn};
 use crate::entry::{Extras, Revision};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
-use crate::storage::{Change, Content, Engine};
+use crate::storage::{Change, Content, Engine, MovedFrom};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// More shards than threads that will ever meet.
@@ -56,6 +56,9 @@ pub(crate) struct Pending {
     pub(super) snapshots: Snapshots,
     pub(super) turns: Turns,
     pub(super) progress: Arc<Progress>,
+    /// Held while a commit takes the queues, and while an entry moves from one to another: both ends are taken by the
+    /// same commit. Taken before any shard.
+    pub(super) takes: Mutex<()>,
     slots_per_shard: usize,
 }
 
@@ -77,6 +80,7 @@ impl Pending {
             snapshots: Snapshots::default(),
             turns,
             progress,
+            takes: Mutex::default(),
             slots_per_shard: settings.cached_entries.div_ceil(SHARDS),
         }
     }
@@ -106,6 +110,11 @@ impl Pending {
         self.open_commit.load(Ordering::Acquire)
     }
 
+    /// The newest commit whose changes are all in the trees.
+    pub(super) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
     /// Locks an entry for reading or changing, and loads its hot record if it is not in memory.
     pub(super) fn lock<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<EntryLock<'a>> {
         let entry = engine.fingerprint(key);
@@ -131,16 +140,13 @@ impl Pending {
         Ok(Some(EntryLock { pending: self, engine, shard, place }))
     }
 
-    fn load(&self, shard: &mut Shard, entry: Fingerprint, key: &SessionKey, hot: Option<Hot>) -> usize {
-        let applied = self.applied.load(Ordering::Acquire);
-        shard.insert(entry, key.clone(), hot, self.slots_per_shard, applied)
+    pub(super) fn load(&self, shard: &mut Shard, entry: Fingerprint, key: &SessionKey, hot: Option<Hot>) -> usize {
+        shard.insert(entry, key.clone(), hot, self.slots_per_shard, self.applied())
     }
 
     pub(super) fn shard(&self, entry: Fingerprint) -> &Mutex<Shard> {
-        // The table uses the low bits and the top seven; these lie between.
-        let index = (entry.table_hash() >> 40) as usize % SHARDS;
         #[expect(clippy::indexing_slicing, reason = "the index is below the number of shards")]
-        &self.shards[index]
+        &self.shards[shard_of(entry)]
     }
 
     /// Keys whose entry got this id in a change that is not in the trees yet.
@@ -154,6 +160,7 @@ impl Pending {
     /// A change that reads the old number holds its shard's lock while it does, so its queue is taken after it; one
     /// that comes later may be taken too, ahead of the number it was told.
     pub(super) fn take(&self) -> (u64, Vec<Change>, Vec<MarkerChange>) {
+        let _takes = self.takes.lock();
         let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
         let (mut changes, mut markers) = (Vec::new(), self.take_dropped_markers());
         let mut is_ahead = false;
@@ -166,15 +173,48 @@ impl Pending {
                 if std::mem::take(&mut slot.turned) {
                     markers.push((slot.entry, self.turns.get(slot.entry)));
                 }
+                if slot.moved_away.is_some() {
+                    // What was to be written goes with the entry, which has another key.
+                    (slot.queued, slot.structural) = (false, false);
+                    self.weight.fetch_sub(std::mem::take(&mut slot.weight), Ordering::Relaxed);
+                    self.changes.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
                 is_ahead |= slot.commit > commit;
-                changes.push(take_slot(slot, commit));
+                changes.push(self.take_slot(slot, commit));
             }
             // Keep the room for the next round.
             shard.queue = queue;
         }
+        for moved in changes.iter().filter_map(|change| change.moved.as_ref()) {
+            let mut shard = self.shard(moved.entry).lock();
+            if let Some(place) = shard.find(moved.entry)
+                && let Some(slot) = shard.slot_mut(place)
+            {
+                slot.moved_away = None;
+            }
+        }
         self.is_ahead.store(is_ahead, Ordering::Relaxed);
         changes.sort_unstable_by(Change::place);
         (commit, changes, markers)
+    }
+
+    /// Takes the change out of a queued slot.
+    fn take_slot(&self, slot: &mut Slot, commit: u64) -> Change {
+        slot.queued = false;
+        slot.commit = commit;
+        slot.weight = 0;
+        let structural = std::mem::take(&mut slot.structural);
+        let content = match (slot.hot, &slot.cold) {
+            (None, _) => Content::Gone,
+            (Some(hot), Some(new)) if structural => {
+                Content::Whole { hot, cold: Arc::clone(&new.cold), blob: new.blob.clone() }
+            }
+            (Some(hot), _) => Content::Hot(hot),
+        };
+        let turn = || self.turns.get(slot.entry);
+        let moved = slot.moved_from.take().map(|(key, entry)| Box::new(MovedFrom { key, entry, turn: turn() }));
+        Change { key: slot.key.clone(), entry: slot.entry, content, moved }
     }
 
     /// The markers that are to go though nothing else of their entries changes.
@@ -223,20 +263,9 @@ impl Pending {
     }
 }
 
-/// Takes the change out of a queued slot.
-fn take_slot(slot: &mut Slot, commit: u64) -> Change {
-    slot.queued = false;
-    slot.commit = commit;
-    slot.weight = 0;
-    let structural = std::mem::take(&mut slot.structural);
-    let content = match (slot.hot, &slot.cold) {
-        (None, _) => Content::Gone,
-        (Some(hot), Some(new)) if structural => {
-            Content::Whole { hot, cold: Arc::clone(&new.cold), blob: new.blob.clone() }
-        }
-        (Some(hot), _) => Content::Hot(hot),
-    };
-    Change { key: slot.key.clone(), entry: slot.entry, content }
+pub(super) fn shard_of(entry: Fingerprint) -> usize {
+    // The table uses the low bits and the top seven; these lie between.
+    (entry.table_hash() >> 40) as usize % SHARDS
 }
 
 /// What a change counts against the bound on pending ones.
@@ -261,9 +290,16 @@ impl Pending {
         }
     }
 
+    /// Whether memory knows that there is no such entry, though the trees may still have it.
+    pub(super) fn is_removed(&self, entry: Fingerprint) -> bool {
+        let mut shard = self.shard(entry).lock();
+        let slot = shard.find(entry).and_then(|place| shard.slot(place));
+        slot.is_some_and(|slot| slot.hot.is_none())
+    }
+
     /// Begins a snapshot of all entries as they are now.
     pub(super) fn begin_snapshot(&self) -> Arc<Kept> {
-        // Nobody else locks more than one. A turn begins with its entry locked, so turns are of this moment too.
+        // Whoever locks more than one does it in this order. A turn begins with its entry locked, so turns are of this moment too.
         let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
         let pending = self.new_ids.lock().values().flatten().cloned().collect();
         let kept = self.snapshots.begin(pending, self.turns.copy());

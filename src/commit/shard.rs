@@ -30,6 +30,10 @@ pub(super) struct Slot {
     pub(super) structural: bool,
     /// The marker of its turn has changed with it.
     pub(super) turned: bool,
+    /// The key that the entry had until now, where the change that is queued gives it this one.
+    pub(super) moved_from: Option<(SessionKey, Fingerprint)>,
+    /// The entry that was here has another key now, and this commit takes that.
+    pub(super) moved_away: Option<u64>,
     /// What the queued change counts against the bound.
     pub(super) weight: usize,
     /// The last commit that takes a change of this slot, as it is known so far. Until it is applied the slot must stay.
@@ -38,6 +42,16 @@ pub(super) struct Slot {
     pub(super) kept: (u64, bool),
     /// Used since the clock hand last passed.
     recent: bool,
+}
+
+impl Slot {
+    /// The entry is no more.
+    pub(super) fn clear(&mut self) {
+        self.hot = None;
+        self.cold = None;
+        self.stored = OnceCell::new();
+        self.structural = true;
+    }
 }
 
 /// A cold record that is not on disk yet.
@@ -107,6 +121,8 @@ impl Shard {
             queued: false,
             structural: false,
             turned: false,
+            moved_from: None,
+            moved_away: None,
             weight: 0,
             commit: 0,
             kept: (0, false),

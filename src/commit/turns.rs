@@ -71,6 +71,14 @@ impl Turns {
         self.table.lock().markers.get(&entry).cloned()
     }
 
+    /// The turn of an entry goes with it to another key. Both are locked. Returns whether there was one.
+    pub(super) fn rename(&self, from: Fingerprint, to: Fingerprint) -> bool {
+        let mut table = self.table.lock();
+        let Some(marker) = table.markers.remove(&from) else { return false };
+        table.markers.insert(to, marker);
+        true
+    }
+
     /// The turn of a locked entry.
     pub(super) fn get(&self, entry: Fingerprint) -> Option<Turn> {
         self.marker(entry).map(|marker| marker.turn)

@@ -1,12 +1,13 @@
 //! The rows that a group of structural changes writes.
 
-use super::write::{Change, Content, encode_error};
+use super::verify::has;
+use super::write::{Change, Content, MovedFrom, encode_error};
 use super::{Engine, Trees, bytes, engine_error};
 use crate::codec::{
     ActivityRow, Bucket, Cold, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
 };
 use crate::error::Result;
-use crate::key::SessionId;
+use crate::key::{SessionId, SessionKey};
 use crate::unreadable::if_readable;
 
 /// How much goes into one group, in bytes of keys and values.
@@ -22,6 +23,7 @@ pub(super) struct Group {
     activity: Rows,
     by_updated_at: Rows,
     by_session_id: Rows,
+    turns: Rows,
     bytes: usize,
     pub(super) steps: Vec<Step>,
     steps_bytes: usize,
@@ -36,20 +38,35 @@ pub(super) struct Group {
 pub(super) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
 
 impl Group {
+    /// Adds a structural change. No other one of the group may be about the same keys.
     pub(super) fn add(&mut self, engine: &Engine, change: &Change) -> Result<()> {
+        let left = match &change.moved {
+            Some(moved) => Before::read(engine, &moved.key, moved.entry)?.map(|before| (moved, before)),
+            None => None,
+        };
         let before = match change.content {
             Content::Hot(_) => return Ok(()),
-            Content::Whole { .. } | Content::Gone => Before::read(engine, change)?,
+            Content::Whole { .. } | Content::Gone => Before::read(engine, &change.key, change.entry)?,
         };
         let extras_before = before.as_ref().and_then(|before| before.extras);
         let kept = match &change.content {
             Content::Whole { hot, cold, .. } => {
-                self.put(change, hot, cold, before)?;
+                let step = self.put(change, hot, cold, before)?;
+                match left {
+                    Some((moved, left)) => self.leave(engine, change.entry, moved, &left)?,
+                    None => self.step(step),
+                }
                 cold.extras.map(|at| at.generation)
             }
             Content::Gone | Content::Hot(_) => {
                 if let Some(before) = before {
-                    self.remove(change, &before);
+                    self.remove(&change.key, change.entry, &before);
+                    self.step(Step::Remove(change.entry));
+                }
+                // It was removed after it had come here.
+                if let Some((moved, left)) = left {
+                    self.remove(&moved.key, moved.entry, &left);
+                    self.step(Step::Remove(moved.entry));
                 }
                 None
             }
@@ -57,13 +74,18 @@ impl Group {
         // Chunks of an older generation, and those that a crash left before anything named them.
         let wrote_extras = matches!(&change.content, Content::Whole { blob: Some(_), .. });
         self.has_new_extras |= wrote_extras;
-        if wrote_extras || (extras_before.is_some() && extras_before != kept) {
+        let is_gone = matches!(change.content, Content::Gone);
+        if wrote_extras || is_gone || (extras_before.is_some() && extras_before != kept) {
             self.stale_extras.push((change.entry, kept));
+        }
+        if let Some(moved) = &change.moved {
+            self.stale_extras.push((moved.entry, None));
         }
         Ok(())
     }
 
-    fn put(&mut self, change: &Change, hot: &Hot, cold: &Cold, before: Option<Before>) -> Result<()> {
+    /// The rows of an entry that comes or is replaced, and the step that does it.
+    fn put(&mut self, change: &Change, hot: &Hot, cold: &Cold, before: Option<Before>) -> Result<Step> {
         let (entry, row) = (change.entry, change.entry.as_bytes().to_vec());
         let record = match cold.encode().map_err(encode_error)? {
             Some(record) => record,
@@ -86,23 +108,35 @@ impl Group {
             }
         };
         self.bytes += 2 * change.key.as_str().len() + record.len() + 160;
-        self.step(step);
         self.sessions.put.push((bytes(&change.key).to_vec(), record));
         self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
         self.by_updated_at.put.push((age_row.encode().into(), Vec::new()));
         self.activity.put.push((row, hot.encode().map_err(encode_error)?));
+        Ok(step)
+    }
+
+    /// An entry that is put under a new key leaves its old one, and what hangs on it goes with it.
+    fn leave(&mut self, engine: &Engine, entry: Fingerprint, moved: &MovedFrom, left: &Before) -> Result<()> {
+        self.remove(&moved.key, moved.entry, left);
+        self.step(Step::Move { from: moved.entry, to: entry });
+        if let Some(turn) = &moved.turn {
+            self.turns.put.push((entry.as_bytes().to_vec(), turn.encode().map_err(encode_error)?));
+        }
+        if has(&engine.trees.turns, moved.entry.as_bytes())? {
+            self.turns.gone.push(moved.entry.as_bytes().to_vec());
+        }
         Ok(())
     }
 
-    fn remove(&mut self, change: &Change, before: &Before) {
-        let row = change.entry.as_bytes().to_vec();
-        self.bytes += change.key.as_str().len() + 160;
+    /// The rows of an entry that goes.
+    fn remove(&mut self, key: &SessionKey, entry: Fingerprint, before: &Before) {
+        let row = entry.as_bytes().to_vec();
+        self.bytes += key.as_str().len() + 160;
         self.added -= 1;
-        self.step(Step::Remove(change.entry));
-        self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, change.entry)));
+        self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, entry)));
         self.by_updated_at.gone.extend(before.age_row.map(|row| row.encode().to_vec()));
         self.activity.gone.push(row.clone());
-        self.sessions.gone.push(bytes(&change.key).to_vec());
+        self.sessions.gone.push(bytes(key).to_vec());
         self.names.gone.push(row);
     }
 
@@ -117,19 +151,21 @@ impl Group {
 
     /// The rows to put, in the order in which their trees are to be written. The hot record is what makes a new entry
     /// whole, so it goes last; a changed one is told by its cold record, so that goes before what hangs on it.
-    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 5] {
+    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 6] {
         [
             (&trees.names, self.names.take_put()),
             (&trees.sessions, self.sessions.take_put()),
             (&trees.by_session_id, self.by_session_id.take_put()),
             (&trees.by_updated_at, self.by_updated_at.take_put()),
+            (&trees.turns, self.turns.take_put()),
             (&trees.activity, self.activity.take_put()),
         ]
     }
 
     /// The rows to remove, after all were put, likewise. What leads to an entry's other rows goes last.
-    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 5] {
+    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 6] {
         [
+            (&trees.turns, self.turns.take_gone()),
             (&trees.by_session_id, self.by_session_id.take_gone()),
             (&trees.by_updated_at, self.by_updated_at.take_gone()),
             (&trees.activity, self.activity.take_gone()),
@@ -168,16 +204,15 @@ struct Before {
 }
 
 impl Before {
-    fn read(engine: &Engine, change: &Change) -> Result<Option<Self>> {
-        let key = &change.key;
+    fn read(engine: &Engine, key: &SessionKey, entry: Fingerprint) -> Result<Option<Self>> {
         let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(None) };
         let cold = decode_cold(&value).ok().map(|(cold, _)| cold);
-        let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
+        let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
         Ok(Some(Self {
             // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
             // does no harm.
-            age_row: if_readable(engine.stored_hot(change.entry))?.flatten().map(row),
+            age_row: if_readable(engine.stored_hot(entry))?.flatten().map(row),
             extras: cold.as_ref().and_then(|cold| Some(cold.extras?.generation)),
             session_id: cold.map(|cold| cold.session_id),
         }))

@@ -55,10 +55,10 @@ pub(crate) use open::{Opened, directory, open, open_to_repair};
 pub use repair::Repairs;
 pub(crate) use repair::repair;
 pub(crate) use restore::NewStore;
-pub(crate) use scan::KEYS_AT_A_TIME;
+pub(crate) use scan::{Direction, KEYS_AT_A_TIME, KeyRange};
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
-pub(crate) use write::{Change, Content, Writer};
+pub(crate) use write::{Change, Content, MovedFrom, Writer};
 
 /// The format this program writes, and the only one it reads: before the first release the old ones are dropped.
 const FORMAT: u32 = 3;

@@ -28,27 +28,36 @@ pub(super) enum Settled {
 pub(super) const INTENT: &[u8] = b"group";
 
 impl Writer {
-    /// Applies the structural ones among `changes`.
+    /// Applies the structural ones among `changes`: what moves first, since another entry may come to a key that one leaves.
     pub(super) fn apply_structural(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
-        let mut structural = changes.iter().filter(|change| !matches!(change.content, Content::Hot(_))).peekable();
-        if structural.peek().is_none() {
+        let structural = || changes.iter().filter(|change| !matches!(change.content, Content::Hot(_)));
+        if structural().next().is_none() {
             return Ok(());
         }
+        self.write_structural(engine, structural().filter(|change| change.moved.is_some()))?;
+        self.write_structural(engine, structural().filter(|change| change.moved.is_none()))?;
+        self.remove(engine, &engine.trees.intent, INTENT)
+    }
+
+    fn write_structural<'a>(
+        &mut self,
+        engine: &Engine,
+        changes: impl Iterator<Item = &'a Change> + Clone,
+    ) -> Result<()> {
         // All extras go first, so that one sync serves many groups.
-        for change in changes {
+        for change in changes.clone() {
             if let Content::Whole { cold, blob: Some(blob), .. } = &change.content {
                 self.write_extras(engine, change.entry, cold, blob)?;
             }
         }
         let mut group = Group::default();
-        for change in structural {
+        for change in changes {
             group.add(engine, change)?;
             if group.is_full() {
                 self.write_group(engine, std::mem::take(&mut group))?;
             }
         }
-        self.write_group(engine, group)?;
-        self.remove(engine, &engine.trees.intent, INTENT)
+        self.write_group(engine, group)
     }
 
     fn write_extras(&mut self, engine: &Engine, entry: Fingerprint, cold: &Cold, blob: &[u8]) -> Result<()> {
@@ -95,7 +104,7 @@ impl Writer {
                 let value = encode_meta(&count).map_err(encode_error)?;
                 self.insert_held(engine, &engine.trees.meta, row, &value)?;
             }
-            self.forget_held(engine, intent.steps.iter().map(Step::entry))?;
+            self.forget_held(engine, intent.steps.iter().flat_map(Step::entries))?;
             *groups += 1;
         }
         self.mark.count = count;
@@ -169,6 +178,13 @@ impl Writer {
                 self.erase(engine, *entry)?;
                 self.forget(engine, *entry).map(|()| -1)
             }
+            // Nothing of the old key is removed before all of the new one is there, the hot record last.
+            Step::Move { from, to } if engine.has_hot(*to)? => {
+                self.erase(engine, *from)?;
+                self.forget(engine, *from)?;
+                self.forget(engine, *to).map(|()| 0)
+            }
+            Step::Move { to, .. } => self.erase(engine, *to).map(|()| 0),
             Step::Replace { entry, checksum, hot, old_id } => {
                 self.replace_again(engine, *entry, *checksum, hot, old_id.as_ref()).map(|()| 0)
             }
@@ -179,6 +195,7 @@ impl Writer {
     fn erase(&mut self, engine: &Engine, entry: Fingerprint) -> Result<()> {
         let trees = &engine.trees;
         self.drop_extras(engine, entry, None)?;
+        self.remove(engine, &trees.turns, entry.as_bytes())?;
         let key = engine.key_of(entry)?;
         if let Some(key) = &key
             && let Some(value) = trees.sessions.get(key.as_str()).map_err(|e| engine_error("read", e))?

@@ -11,7 +11,9 @@ use tempfile::TempDir;
 use super::checkpoint::{Checkpoint, Mark};
 use super::open::Opened;
 use super::*;
-use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, Intent, SUSPENDED, Step, encode_blob, encode_meta, encode_name};
+use crate::codec::{
+    ActivityRow, Bucket, CHUNK_BYTES, Intent, SUSPENDED, Step, Turn, encode_blob, encode_meta, encode_name,
+};
 use crate::entry::Details;
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
@@ -82,15 +84,22 @@ fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) 
         .zip(blob.as_ref())
         .map(|((generation, _), blob)| ExtrasRef { generation, bytes: u32::try_from(blob.len()).unwrap() });
     let cold = Arc::new(cold(session, at_extras));
-    Change { key: key(n), entry: entry(n), content: Content::Whole { hot: Hot::fresh(at), cold, blob } }
+    Change { key: key(n), entry: entry(n), content: Content::Whole { hot: Hot::fresh(at), cold, blob }, moved: None }
 }
 
 fn touch(n: usize, to: Timestamp) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)) }
+    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)), moved: None }
 }
 
 fn gone(n: usize) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Gone }
+    Change { key: key(n), entry: entry(n), content: Content::Gone, moved: None }
+}
+
+/// Entry `from` moves to key `to`, with a turn of its session.
+fn moved(from: usize, to: usize, extras: Option<(u64, usize)>) -> Change {
+    let turn = Some(Turn { token: 5, started_at: NOW, session_id: id(from) });
+    let moved = Some(Box::new(MovedFrom { key: key(from), entry: entry(from), turn }));
+    Change { moved, ..whole(to, from, later(3), extras) }
 }
 
 fn commit(opened: &mut Opened, changes: &[Change]) -> Result<()> {
@@ -109,6 +118,7 @@ fn with_entries(dir: &Path) -> Opened {
         key: key(3),
         entry: entry(3),
         content: Content::Whole { hot, cold: Arc::new(cold(3, None)), blob: None },
+        moved: None,
     };
     let changes = [whole(1, 1, NOW, None), whole(2, 2, NOW, Some((1, 9000))), suspended];
     commit(&mut opened, &changes).unwrap();

@@ -24,7 +24,7 @@ use super::log::Position;
 use super::verify::has;
 use super::{Engine, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow,
+    ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Turn,
     encode_meta,
 };
 use crate::error::{Error, Result};
@@ -51,6 +51,17 @@ pub(crate) struct Change {
     pub(crate) key: SessionKey,
     pub(crate) entry: Fingerprint,
     pub(crate) content: Content,
+    /// Where the entry comes from, if it had another key until now.
+    pub(crate) moved: Option<Box<MovedFrom>>,
+}
+
+/// The key that an entry leaves, with all that is stored under it.
+#[derive(Debug)]
+pub(crate) struct MovedFrom {
+    pub(crate) key: SessionKey,
+    pub(crate) entry: Fingerprint,
+    /// The entry's turn, which goes with it.
+    pub(crate) turn: Option<Turn>,
 }
 
 impl Change {
@@ -59,7 +70,8 @@ impl Change {
         let structural = |change: &Self| !matches!(change.content, Content::Hot(_));
         match (structural(self), structural(other)) {
             (false, false) => self.entry.cmp(&other.entry),
-            (true, true) => self.key.cmp(&other.key),
+            // What moves goes first in a commit, however many pieces that has.
+            (true, true) => (self.moved.is_none(), &self.key).cmp(&(other.moved.is_none(), &other.key)),
             (this, that) => this.cmp(&that),
         }
     }

@@ -54,6 +54,7 @@ mod outputs;
 mod papers;
 mod policy;
 mod powercut;
+mod prefix;
 mod prune;
 mod receipts;
 mod removed;

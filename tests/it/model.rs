@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloakroom::{
-    Details, Edit, Expect, Extras, Filter, KeepExtras, Modified, Options, PrunePolicy, Put, Removal, ReplaceReason,
-    Repoint, Repointed, ResetPolicies, ResetPolicy, Resolution, Resolve, ResumeClear, ResumeMark, Revision,
-    SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, Touch, TurnEnd, TurnStart, TurnToken, Usage, Verdict,
-    Written,
+    BulkRemoval, Details, Edit, Error, Expect, Extras, Filter, KeepExtras, Modified, Options, PrunePolicy, Put,
+    Removal, ReplaceReason, Repoint, Repointed, ResetPolicies, ResetPolicy, Resolution, Resolve, ResumeClear,
+    ResumeMark, Revision, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, Touch, TurnEnd, TurnStart,
+    TurnToken, Usage, Verdict, Written,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -48,6 +48,10 @@ enum Step {
     Remove(usize),
     /// With what is there, or with what was there before a touch.
     RemoveIf(usize, bool),
+    /// Of the key, or of all; suspended ones, others, or both; expecting so many too much.
+    RemoveWhere(Option<usize>, Option<bool>, u64),
+    /// From one key to another, whether there are entries or not.
+    Rename(usize, usize),
     Advance(Duration),
     JumpBack(Duration),
     Flush,
@@ -156,6 +160,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (k.clone(), any::<bool>(), any::<bool>()).prop_map(|(k, fresh, touch)| ResolveAs(k, fresh, touch)),
         4 => k.clone().prop_map(Remove),
         4 => (k.clone(), any::<bool>()).prop_map(|(k, seen)| RemoveIf(k, seen)),
+        2 => (proptest::option::of(k.clone()), any::<Option<bool>>(), 0..2_u64)
+            .prop_map(|(k, suspended, over)| RemoveWhere(k, suspended, over)),
+        6 => (k.clone(), k.clone()).prop_map(|(from, to)| Rename(from, to)),
         6 => (k.clone(), prop_oneof![Just(0_u64), Just(2), Just(1440)], guard)
             .prop_map(|(k, minutes, guard)| ResolveWith(k, minutes, guard)),
         5 => k.clone().prop_map(BeginTurn),
@@ -363,6 +370,8 @@ impl Run {
                 assert_eq!(removed, self.model.remove(&key(k)).is_some());
             }
             RemoveIf(k, as_seen) => self.remove_if(k, as_seen),
+            RemoveWhere(k, suspended, over) => self.remove_where(k, suspended, over),
+            Rename(from, to) => self.rename(&key(from), &key(to)),
             Advance(by) => self.home.clock.advance(by),
             JumpBack(by) => self.home.clock.set_wall(now.saturating_sub(by)),
             Flush => self.store().flush().unwrap(),
@@ -817,6 +826,44 @@ impl Run {
         self.look(k);
     }
 
+    fn remove_where(&mut self, k: Option<usize>, suspended: Option<bool>, over: u64) {
+        let prefix = k.map_or_else(String::new, |k| key(k).as_str().to_owned());
+        let matches = |key: &SessionKey, entry: &Entry| {
+            key.as_str().starts_with(&prefix) && suspended.is_none_or(|suspended| entry.suspended == suspended)
+        };
+        let count = self.model.iter().filter(|(key, entry)| matches(key, entry)).count() as u64;
+        let filter = Filter { key_prefix: k.map(|_| prefix.clone()), suspended, ..Filter::default() };
+        match self.store().remove_where(&filter, count + over).unwrap() {
+            BulkRemoval::Removed(report) => assert_eq!((report.removed, report.changed, over), (count, 0, 0)),
+            BulkRemoval::CountDiffers { found, .. } => assert_eq!((found, over), (count, 1)),
+            other => panic!("{other:?}"),
+        }
+        self.model.retain(|key, entry| over > 0 || !matches(key, entry));
+    }
+
+    fn rename(&mut self, from: &SessionKey, to: &SessionKey) {
+        let renamed = self.store().rename(from.as_str(), to.as_str());
+        if from == to {
+            assert!(matches!(renamed, Err(Error::OverlappingPrefixes)));
+            return;
+        }
+        let report = renamed.unwrap();
+        let (is_there, is_taken) = (self.model.contains_key(from), self.model.contains_key(to));
+        assert_eq!(report.moved, u64::from(is_there && !is_taken));
+        assert_eq!(report.colliding, Vec::from_iter((is_there && is_taken).then(|| to.clone())));
+        if report.moved == 0 {
+            return;
+        }
+        let entry = self.model.remove(from).unwrap();
+        self.model.insert(to.clone(), entry);
+        self.turns.remove(to);
+        if let Some(turn) = self.turns.remove(from) {
+            self.turns.insert(to.clone(), turn);
+        }
+        let tokens = self.tokens.remove(from).unwrap_or_default();
+        self.tokens.insert(to.clone(), tokens);
+    }
+
     /// One key, in all ways.
     fn look(&self, k: usize) {
         let expected = self.model.get(&key(k));
@@ -853,6 +900,14 @@ impl Run {
             let expected: Vec<_> =
                 self.model.iter().filter(|(_, entry)| entry.session_id == *id).map(|(key, _)| key.clone()).collect();
             assert_eq!(found, expected, "{id}");
+        }
+        for prefix in [String::new(), "agent:main:discord:".to_owned(), key(1).as_str().to_owned(), "z".to_owned()] {
+            let expected: Vec<_> = self.model.keys().filter(|key| key.as_str().starts_with(&prefix)).cloned().collect();
+            let mut found: Vec<_> = self.store().keys(&prefix).unwrap().map(Result::unwrap).collect();
+            assert_eq!(found, expected);
+            assert_eq!(self.store().count_prefix(&prefix).unwrap(), expected.len() as u64);
+            found.reverse();
+            assert_eq!(self.store().keys(&prefix).unwrap().rev().map(Result::unwrap).collect::<Vec<_>>(), found);
         }
         let turns: Vec<_> =
             self.store().turns().unwrap().into_iter().map(|turn| (turn.started_at, turn.key, turn.token)).collect();
