@@ -60,6 +60,7 @@ mod entry;
 mod error;
 mod events;
 mod export;
+mod extras;
 mod fork;
 mod gateway;
 mod healing;

@@ -136,7 +136,7 @@ fn renewed(old: &Hot, id: SessionId, details: Details, now: Timestamp) -> (Hot, 
 /// Puts a fresh session in place. Answers it as it is there: details that do not fit into its record are with its extras.
 fn started(locked: &mut EntryLock<'_>, key: &SessionKey, hot: Hot, mut cold: Cold) -> Result<(SessionEntry, u64)> {
     let commit = locked.put(hot, cold.clone(), None)?;
-    cold.extras = locked.cold()?.and_then(|there| there.extras);
+    cold.extras = locked.cold()?.and_then(|there| there.extras.clone());
     Ok((entry(key, &hot, cold), commit))
 }
 

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use crate::answer::{OpenReport, Removal, Stats};
 use crate::clock_check::ClockCheck;
 use crate::codec::{Cold, Hot, RESUME_PENDING, SUSPENDED};
@@ -213,21 +211,6 @@ impl SessionStore {
         }
     }
 
-    /// Replaces an entry's metadata. Costs the size of its extras; `updated_at` stays.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`](crate::Error::TooLarge) if the entry would keep more than 1 MiB of JSON.
-    pub fn set_metadata(&self, key: &SessionKey, metadata: &Map<String, Value>) -> Result<Option<Receipt>> {
-        let text = Value::Object(metadata.clone());
-        let mut locked = self.lock_to_change(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
-        let mut extras = locked.extras(&cold)?;
-        extras.insert(Extras::METADATA, &text);
-        let commit = locked.put(hot, Cold::clone(&cold), Some(&extras))?;
-        drop(locked);
-        Ok(Some(self.commits().receipt(commit)))
-    }
-
     /// Removes an entry.
     pub fn remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let mut locked = self.commits().lock(key)?;
@@ -380,8 +363,8 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
         resume_pending: hot.is(RESUME_PENDING),
         usage: hot.usage,
         details: cold.details,
-        extras_bytes: cold.extras.map_or(0, |at| at.bytes),
-        extras_generation: cold.extras.map_or(0, |at| at.generation),
+        extras_bytes: cold.extras.as_ref().map_or(0, |extras| extras.bytes),
+        extras_generation: 0,
     }
 }
 

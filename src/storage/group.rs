@@ -1,9 +1,12 @@
 //! The rows that a group of structural changes writes.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::write::{Change, Content, encode_error};
-use super::{Engine, Trees, bytes, engine_error};
+use super::{Engine, PartsOf, Trees, bytes, engine_error};
 use crate::codec::{
-    ActivityRow, Bucket, Cold, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
+    ActivityRow, Bucket, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
 };
 use crate::error::Result;
 use crate::key::SessionId;
@@ -28,8 +31,8 @@ pub(super) struct Group {
     /// Entries created less entries removed.
     pub(super) added: i64,
     pub(super) has_new_extras: bool,
-    /// Entries whose extras are to be swept afterwards, but for the generation given.
-    pub(super) stale_extras: Vec<(Fingerprint, Option<u64>)>,
+    /// Entries whose extras are to be swept afterwards, but for the generations given.
+    pub(super) stale_extras: Vec<(Fingerprint, BTreeSet<u64>)>,
 }
 
 /// A tree and its rows of a group, in key order.
@@ -41,24 +44,29 @@ impl Group {
             Content::Hot(_) => return Ok(()),
             Content::Whole { .. } | Content::Gone => Before::read(engine, change)?,
         };
-        let extras_before = before.as_ref().and_then(|before| before.extras);
-        let kept = match &change.content {
-            Content::Whole { hot, cold, .. } => {
+        let extras_before = before.as_ref().and_then(|before| before.extras.clone());
+        let (extras, parts) = match &change.content {
+            Content::Whole { hot, cold, parts } => {
                 self.put(change, hot, cold, before)?;
-                cold.extras.map(|at| at.generation)
+                (cold.extras.as_deref(), Some(parts))
             }
             Content::Gone | Content::Hot(_) => {
                 if let Some(before) = before {
                     self.remove(change, &before);
                 }
-                None
+                (None, None)
             }
         };
-        // Chunks of an older generation, and those that a crash left before anything named them.
-        let wrote_extras = matches!(&change.content, Content::Whole { blob: Some(_), .. });
-        self.has_new_extras |= wrote_extras;
-        if wrote_extras || (extras_before.is_some() && extras_before != kept) {
-            self.stale_extras.push((change.entry, kept));
+        // Parts that were named, and those that a crash left before anything named them.
+        let has_new_parts = parts.is_some_and(|parts| !parts.is_empty());
+        self.has_new_extras |= has_new_parts;
+        if has_new_parts || ExtrasIndex::may_let_go(extras_before.as_deref(), extras) {
+            let of = PartsOf { engine, key: &change.key, waiting: parts };
+            let live = extras.map(|index| of.base_of(index).map(|base| index.live(&base)));
+            // Where that cannot be read, it is not known what else must stay.
+            if let Some(live) = live.map_or_else(|| Ok(Some(BTreeSet::new())), if_readable)? {
+                self.stale_extras.push((change.entry, live));
+            }
         }
         Ok(())
     }
@@ -164,7 +172,7 @@ struct Before {
     /// `None` if its record cannot be decoded: the verbs have seen a better one, and the committer serves all others too.
     session_id: Option<SessionId>,
     age_row: Option<ActivityRow>,
-    extras: Option<u64>,
+    extras: Option<Arc<ExtrasIndex>>,
 }
 
 impl Before {
@@ -178,7 +186,7 @@ impl Before {
             // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
             // does no harm.
             age_row: if_readable(engine.stored_hot(change.entry))?.flatten().map(row),
-            extras: cold.as_ref().and_then(|cold| Some(cold.extras?.generation)),
+            extras: cold.as_ref().and_then(|cold| cold.extras.clone()),
             session_id: cold.map(|cold| cold.session_id),
         }))
     }

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["gateway"],
     &["storage"],
     &["commit"],
-    &["answer", "clock_check", "healing", "store", "by_time", "query", "renew", "repair", "turns", "events"],
+    &["answer", "clock_check", "extras", "healing", "store", "by_time", "query", "renew", "repair", "turns", "events"],
     &["prune", "policy", "import", "export", "backup", "compact"],
     &["watcher"],
     &["main", "cli"],
