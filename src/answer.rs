@@ -53,6 +53,52 @@ pub struct Resolved {
     pub receipt: Receipt,
 }
 
+/// An entry as a verb left it.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The entry, with its new revision.
+    pub entry: SessionEntry,
+    /// Tells when the change is durable.
+    pub receipt: Receipt,
+}
+
+/// What [`SessionStore::put`](crate::SessionStore::put) answers.
+#[derive(Debug, Clone)]
+pub enum Put {
+    /// There was no entry; there is one now.
+    Created(Written),
+    /// The entry took the place of another.
+    Replaced(Written),
+    /// What is there is not what was expected, and stays: this entry, or none.
+    Unexpected(Option<SessionEntry>),
+}
+
+/// What [`SessionStore::modify`](crate::SessionStore::modify) answers.
+#[derive(Debug, Clone)]
+pub enum Modified {
+    /// There was no entry; there is one now.
+    Created(Written),
+    /// The entry was changed.
+    Changed(Written),
+    /// It stays as it was: this entry, or none.
+    Kept(Option<SessionEntry>),
+    /// It is gone.
+    Removed(Receipt),
+}
+
+/// What [`SessionStore::repoint`](crate::SessionStore::repoint) answers.
+#[derive(Debug, Clone)]
+pub enum Repointed {
+    /// The key leads to the new session now.
+    Switched(Written),
+    /// It led there already; nothing was changed.
+    Same(SessionEntry),
+    /// It leads to another session than was expected, and still does.
+    Unexpected(SessionEntry),
+    /// There is no entry.
+    Missing,
+}
+
 /// Where a resolved entry comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -82,6 +128,8 @@ pub enum ReplaceReason {
     Idle,
     /// The hour of the day at which its policy starts afresh has passed since it was used.
     Daily,
+    /// The gateway asked for a fresh one.
+    Requested,
 }
 
 impl ReplaceReason {
@@ -92,6 +140,7 @@ impl ReplaceReason {
             Self::Suspended => "suspended",
             Self::Idle => "idle",
             Self::Daily => "daily",
+            Self::Requested => "requested",
         }
     }
 }

@@ -6,11 +6,10 @@
 //! *doubted* until it has run for a day without a jump: nothing ages and nothing is set right meanwhile.
 //!
 //! Entries are counted when the store is opened, by each pass that prunes, and after a jump of the time of day, which
-//! shows against the time since the machine was started. A verb looks at the clock in this way only where an entry lies
-//! ahead or is about to be replaced for its age.
+//! shows against the time since the machine was started. A verb looks for a jump only where an entry lies ahead or is
+//! about to be replaced for its age.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -59,8 +58,6 @@ pub(crate) fn almost(interval: Duration) -> Duration {
 #[derive(Debug)]
 pub(crate) struct ClockCheck {
     state: Mutex<State>,
-    /// The time of day of the last look, for whoever need not ask the clock. In microseconds.
-    seen: AtomicI64,
 }
 
 /// Times are boot times.
@@ -90,7 +87,7 @@ impl ClockCheck {
         let wrong = HashMap::new();
         let state =
             State { seen: now, jumped: None, is_counted: true, are_too_many: false, doubt_ends: None, wrong, note };
-        let this = Self { state: Mutex::new(state), seen: AtomicI64::new(now.wall.as_micros()) };
+        let this = Self { state: Mutex::new(state) };
         if let Err(error) = this.count(commits, now) {
             // A disk that is full may refuse to read, and the store has to open to be pruned.
             tracing::warn!(%error, "cannot count the entries that lie ahead of the clock");
@@ -124,7 +121,7 @@ impl ClockCheck {
     pub(crate) fn look(&self, commits: &Commits, now: Reading) -> Result<Checked> {
         let is_to_count = {
             let mut state = self.state.lock();
-            self.see(&mut state, now);
+            state.see(now);
             !state.is_counted && !state.are_too_many
         };
         if is_to_count {
@@ -138,19 +135,9 @@ impl ClockCheck {
     pub(crate) fn count(&self, commits: &Commits, now: Reading) -> Result<Checked> {
         commits.apply_pending()?;
         let mut state = self.state.lock();
-        self.see(&mut state, now);
+        state.see(now);
         state.count(commits, now, usize::MAX)?;
         Ok(state.checked(now))
-    }
-
-    /// What the time of day was at the last look.
-    pub(crate) fn seen(&self) -> Timestamp {
-        Timestamp::from_micros(self.seen.load(Ordering::Relaxed))
-    }
-
-    fn see(&self, state: &mut State, now: Reading) {
-        state.see(now);
-        self.seen.store(now.wall.as_micros(), Ordering::Relaxed);
     }
 
     /// When an entry was used, as far as is known: its time, unless that is wrong.

@@ -1,12 +1,15 @@
 //! What a store holds for a key: [`SessionEntry`] and its parts.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::json;
-use crate::key::{SessionId, SessionKey};
+use crate::key::{NameError, SessionId, SessionKey};
 use crate::source::SessionSource;
 use crate::time::Timestamp;
 
@@ -14,22 +17,29 @@ use crate::time::Timestamp;
 ///
 /// Put together from a small record that each touch rewrites (`updated_at`, the flags, the counters) and a larger one
 /// that only structural changes do. Whatever else a gateway stored is in [`Extras`].
-#[derive(Clone, Serialize)]
+#[derive(Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SessionEntry {
     /// Names the conversation.
     #[serde(rename = "session_key")]
     pub key: SessionKey,
     /// Names the run that is live now.
     pub session_id: SessionId,
+    /// Names this state of the entry: new at each change of anything but `updated_at` and the marker of a turn.
+    pub revision: Revision,
     /// When this run began.
     pub created_at: Timestamp,
     /// When the user was last active. Bookkeeping never moves it, unless it lies in the future: see
     /// [`touch`](crate::SessionStore::touch).
     pub updated_at: Timestamp,
+    /// When a person last wrote, where the gateway tells that apart from other activity.
+    pub last_interaction: Option<Timestamp>,
     /// Replaced by a fresh session at the next message, and never pruned.
     pub suspended: bool,
     /// Interrupted by a restart: the next message continues this run. Does not protect from pruning.
     pub resume_pending: bool,
+    /// Never pruned, and replaced by no policy. Unlike suspension it does not end the session.
+    pub pinned: bool,
     /// Token counters and cost of this run.
     #[serde(flatten)]
     pub usage: Usage,
@@ -38,46 +48,110 @@ pub struct SessionEntry {
     pub details: Details,
     /// Bytes of the names and the texts of its [`Extras`]; zero if it has none.
     pub extras_bytes: u32,
-    /// Which extras those are: a number that a store never uses twice. Zero if there are none.
-    #[serde(skip)]
-    pub(crate) extras_generation: u64,
 }
 
-impl PartialEq for SessionEntry {
-    /// What the fields say. Of the extras only the size is among them.
-    fn eq(&self, other: &Self) -> bool {
-        let Self {
+impl SessionEntry {
+    /// An entry that begins at `at`, with nothing used, no flag set and no details.
+    #[must_use]
+    pub fn new(key: SessionKey, session_id: SessionId, at: Timestamp) -> Self {
+        Self {
             key,
             session_id,
-            created_at,
-            updated_at,
-            suspended,
-            resume_pending,
-            usage,
-            details,
-            extras_bytes,
-            extras_generation: _,
-        } = other;
-        (&self.key, &self.session_id, self.created_at, self.updated_at) == (key, session_id, *created_at, *updated_at)
-            && (self.suspended, self.resume_pending, self.usage) == (*suspended, *resume_pending, *usage)
-            && self.details == *details
-            && self.extras_bytes == *extras_bytes
+            revision: Revision::NONE,
+            created_at: at,
+            updated_at: at,
+            last_interaction: None,
+            suspended: false,
+            resume_pending: false,
+            pinned: false,
+            usage: Usage::ZERO,
+            details: Details::default(),
+            extras_bytes: 0,
+        }
     }
 }
 
-impl std::fmt::Debug for SessionEntry {
+/// Names one state of an entry. Two are equal or not; nothing else can be told from them.
+///
+/// A key never has the same revision twice: not after it was removed and made again, and not after a backup was restored.
+/// Each opening of a store begins at a random number and counts on from there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Revision(u64);
+
+impl Revision {
+    /// That of an entry which is in no store yet.
+    pub const NONE: Self = Self(0);
+
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Revision {
+    /// Sixteen hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Revision {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let digits = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let number = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        number.map(Self).ok_or(NameError::Digits)
+    }
+}
+
+impl Serialize for Revision {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Revision {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl fmt::Debug for SessionEntry {
     /// Without names, and with the key redacted.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionEntry")
             .field("key", &self.key)
             .field("session_id", &self.session_id)
+            .field("revision", &self.revision)
             .field("created_at", &self.created_at)
             .field("updated_at", &self.updated_at)
             .field("suspended", &self.suspended)
             .field("resume_pending", &self.resume_pending)
+            .field("pinned", &self.pinned)
             .field("usage", &self.usage)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a change counts as activity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Touch {
+    /// It does: `updated_at` becomes now, and never goes back.
+    #[default]
+    Yes,
+    /// It does not: `updated_at` stays.
+    No,
 }
 
 /// Token counters and cost of a session.
@@ -132,7 +206,7 @@ impl Usage {
     };
 
     /// Adds the use of one turn: sums add up (saturating), `last_prompt_tokens` is replaced.
-    pub(crate) fn add(&mut self, turn: &Self) {
+    pub fn add(&mut self, turn: &Self) {
         self.input_tokens = self.input_tokens.saturating_add(turn.input_tokens);
         self.output_tokens = self.output_tokens.saturating_add(turn.output_tokens);
         self.cache_read_tokens = self.cache_read_tokens.saturating_add(turn.cache_read_tokens);
@@ -183,9 +257,9 @@ pub struct Details {
     pub prev_session_id: Option<SessionId>,
 }
 
-impl std::fmt::Debug for Details {
+impl fmt::Debug for Details {
     /// Without names.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Details")
             .field("platform", &self.platform)
             .field("chat_type", &self.chat_type)
@@ -219,9 +293,9 @@ pub struct Extras {
     pub(crate) form: Option<String>,
 }
 
-impl std::fmt::Debug for Extras {
+impl fmt::Debug for Extras {
     /// Only how much there is.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Extras({} fields)", self.fields.len())
     }
 }

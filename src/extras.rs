@@ -51,8 +51,8 @@ impl SessionStore {
         self.change_extra(key, name, Some(value.to_string()))
     }
 
-    /// Removes one of an entry's extras; the others stay, and so does `updated_at`. `None` if there is no such entry.
-    /// Costs as [`set_extra`](Self::set_extra) does.
+    /// Removes one of an entry's extras; the others stay, and so does `updated_at`. `None` if there is no such entry,
+    /// or it has none of this name. Costs a look at the names, and one at the record.
     pub fn remove_extra(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
         self.change_extra(key, name, None)
     }
@@ -65,7 +65,7 @@ impl SessionStore {
     pub fn set_extras(&self, key: &SessionKey, extras: &Extras) -> Result<Option<Receipt>> {
         let mut locked = self.lock_to_change(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
-        let commit = locked.put(hot, Cold::clone(&cold), Some(extras))?;
+        let commit = locked.put(hot, Cold::clone(&cold), Some(extras))?.commit;
         drop(locked);
         Ok(Some(self.commits().receipt(commit)))
     }
@@ -79,10 +79,13 @@ impl SessionStore {
     }
 
     fn change_extra(&self, key: &SessionKey, name: &str, text: Option<String>) -> Result<Option<Receipt>> {
-        let changes = BTreeMap::from([(name.to_owned(), text)]);
         let mut locked = self.lock_to_change(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
-        let commit = locked.change_extras(hot, Cold::clone(&cold), &changes)?;
+        if text.is_none() && !locked.has_extra(&cold, name)? {
+            return Ok(None);
+        }
+        let changes = BTreeMap::from([(name.to_owned(), text)]);
+        let commit = locked.change_extras(hot, Cold::clone(&cold), &changes)?.commit;
         drop(locked);
         Ok(Some(self.commits().receipt(commit)))
     }

@@ -13,16 +13,6 @@ impl SessionStore {
     pub(crate) fn lock_to_touch(&self, key: &SessionKey) -> Result<(EntryLock<'_>, Timestamp)> {
         // The clock is the caller's code, and may use the store: never ask it with an entry locked.
         let now = self.now();
-        self.lock_healed(key, now)
-    }
-
-    /// Locks an entry to change it otherwise. An entry whose time is wrong is set to now first. The clock is asked only
-    /// where a time lies a day ahead of what it said last.
-    pub(crate) fn lock_to_change(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
-        self.lock_healed(key, self.clock_check().seen()).map(|(locked, _)| locked)
-    }
-
-    fn lock_healed(&self, key: &SessionKey, now: Timestamp) -> Result<(EntryLock<'_>, Timestamp)> {
         let locked = self.commits().lock(key)?;
         if !locked.hot().is_some_and(|hot| is_ahead(hot.updated_at, now)) {
             return Ok((locked, now));
@@ -32,6 +22,11 @@ impl SessionStore {
         let mut locked = self.commits().lock(key)?;
         self.heal(&mut locked, &checked);
         Ok((locked, checked.now.wall))
+    }
+
+    /// Locks an entry to change it otherwise. An entry whose time is wrong is set to now first.
+    pub(crate) fn lock_to_change(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
+        self.lock_to_touch(key).map(|(locked, _)| locked)
     }
 
     /// Sets the time of a locked entry to now if it is wrong.

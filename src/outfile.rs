@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::random;
 
 /// Has `write` fill a file that only its owner may read, and puts it at `path`.
 ///
@@ -145,7 +146,7 @@ struct Unfinished {
 
 impl Unfinished {
     fn create(target: &Path, unfinished: &str) -> Result<Self> {
-        let random = getrandom::u64().map_err(|e| Error::Random { message: e.to_string() })?;
+        let random = random::bits()?;
         let path = parent(target).join(format!("{}{random:016x}{unfinished}", prefix(target)?));
         let file = OpenOptions::new()
             .write(true)

@@ -17,7 +17,9 @@ use crate::clock_check::{Checked, is_ahead};
 use crate::codec::{Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
 use crate::config::{Config, DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES, ResetConfig, ResetMode, ResetRule};
 use crate::error::{Error, Result};
+use crate::key::SessionKey;
 use crate::prune::{ActivityGuard, Answer, ask};
+use crate::resolve::Resolve;
 use crate::source::SessionSource;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
@@ -172,7 +174,12 @@ impl ResetPolicies {
     /// The policy for messages from `source`.
     #[must_use]
     pub fn for_source(&self, source: &SessionSource) -> ResetPolicy {
-        let found = self.platforms.get(&source.platform).or_else(|| self.chat_types.get(&source.chat_type));
+        self.of(Some(&source.platform), Some(&source.chat_type))
+    }
+
+    fn of(&self, platform: Option<&str>, chat_type: Option<&str>) -> ResetPolicy {
+        let found = platform.and_then(|platform| self.platforms.get(platform));
+        let found = found.or_else(|| self.chat_types.get(chat_type?));
         found.unwrap_or(&self.default).clone()
     }
 
@@ -249,25 +256,65 @@ impl SessionStore {
     ) -> Result<Resolved> {
         let policy = policies.for_source(source);
         let key = self.key_for(source)?;
-        let entry = self.commits().fingerprint(&key);
+        let how = Resolve::new().source(source);
+        self.resolve_by(&key, &how, &policy, &guard)
+    }
+
+    /// As [`resolve_as`](SessionStore::resolve_as), but that an entry whose policy says so is replaced by a fresh one, as by
+    /// [`resolve_with`](SessionStore::resolve_with). Without a source the policy is that of the entry's own platform and
+    /// chat type.
+    ///
+    /// # Errors
+    /// As [`resolve`](SessionStore::resolve). What the guard says is not an error.
+    pub fn resolve_as_with(
+        &self,
+        key: &SessionKey,
+        how: &Resolve<'_>,
+        policies: &ResetPolicies,
+        guard: impl ActivityGuard,
+    ) -> Result<Resolved> {
+        let policy = match how.source {
+            Some(source) => policies.for_source(source),
+            None => {
+                let found = self.commits().peek(key, false)?;
+                let details = found.map(|found| found.cold.details.clone()).unwrap_or_default();
+                policies.of(details.platform.as_deref(), details.chat_type.as_deref())
+            }
+        };
+        self.resolve_by(key, how, &policy, &guard)
+    }
+
+    fn resolve_by(
+        &self,
+        key: &SessionKey,
+        how: &Resolve<'_>,
+        policy: &ResetPolicy,
+        guard: &dyn ActivityGuard,
+    ) -> Result<Resolved> {
+        let entry = self.commits().fingerprint(key);
+        let mut id = None;
         for _ in 0..ATTEMPTS {
             let Some(seen) = self.commits().peek_hot(entry)? else { break };
-            if self.over(&policy, entry, &seen)?.is_none() {
+            if self.over(policy, entry, &seen)?.is_none() {
                 break;
             }
-            match ask(&guard, &key) {
+            match ask(guard, key) {
                 Answer::Active | Answer::Failed => break,
                 Answer::Idle => {}
             }
-            let Some((reason, checked)) = self.over(&policy, entry, &seen)? else { break };
-            let mut locked = self.commits().lock(&key)?;
+            let Some((reason, checked)) = self.over(policy, entry, &seen)? else { break };
+            let mut locked = self.commits().lock(key)?;
             let same = |now: Hot| now.updated_at == seen.updated_at && now.flags == seen.flags;
             if locked.hot().is_some_and(same) {
                 self.heal(&mut locked, &checked);
-                return self.resolve_locked(locked, &key, source, checked.now.wall, Some(reason));
+                let now = checked.now.wall;
+                match self.resolve_locked(locked, key, how, now, Some(reason), id.take())? {
+                    Some(resolved) => return Ok(resolved),
+                    None => id = how.make_id(now),
+                }
             }
         }
-        self.resolve(source)
+        self.resolve_as(key, how)
     }
 
     /// The rule by which a session is over, and what the clock said. While the clock may be wrong none is.

@@ -1,19 +1,22 @@
 //! [`SessionStore`]: the verbs.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use crate::answer::{OpenReport, Removal, Stats};
+use tracing::field::Empty;
+
+use crate::answer::{OpenReport, Removal, Stats, Written};
 use crate::clock_check::ClockCheck;
-use crate::codec::{Cold, Hot, RESUME_PENDING, SUSPENDED};
-use crate::commit::{Commits, EntryLock, Peeked, Receipt, Settings};
+use crate::codec::{Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED};
+use crate::commit::{Commits, EntryLock, Peeked, Placed, Receipt, Settings};
 use crate::config::Options;
-use crate::entry::{Details, Extras, SessionEntry, Usage};
+use crate::entry::{Details, Extras, Revision, SessionEntry, Usage};
 use crate::error::{Error, Result};
 use crate::events::{EventKind, Listeners};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
+use crate::random;
 use crate::repair::open_report;
 use crate::source::KeyPolicy;
 use crate::storage::{self, Opened, Verification};
@@ -44,11 +47,30 @@ impl Drop for SessionStore {
 #[derive(Debug)]
 struct Inner {
     commits: Commits,
-    clock: Arc<dyn Clock>,
+    options: Options,
     clock_check: ClockCheck,
-    key_policy: KeyPolicy,
     opened: OpenReport,
     listeners: Listeners,
+}
+
+/// A store that others keep open, or nobody any more.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakStore(Weak<Inner>);
+
+impl WeakStore {
+    /// The store, if it is open. Where that was the last handle meanwhile, dropping it closes the store.
+    pub(crate) fn upgrade(&self) -> Option<SessionStore> {
+        self.0.upgrade().map(|inner| SessionStore { inner })
+    }
+
+    /// Whether nobody keeps it open. It may be on its way to be closed.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Weak::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl SessionStore {
@@ -67,8 +89,12 @@ impl SessionStore {
     /// [`Error::Exposed`](crate::Error::Exposed), [`Error::Unwritable`](crate::Error::Unwritable), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting), [`Error::Forked`](crate::Error::Forked).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
+        let span =
+            tracing::debug_span!("open", path = %options.path.display(), created = Empty, entries = Empty).entered();
         let opened = storage::open(&options.path, options.create, options.cache_bytes, options.trust_group)?;
-        Self::start(opened, options)
+        let store = Self::start(opened, options)?;
+        span.record("created", store.open_report().created).record("entries", store.len());
+        Ok(store)
     }
 
     /// Starts the committer of an opened store, and tells what was wrong with it.
@@ -79,21 +105,25 @@ impl SessionStore {
             interval: options.commit_interval,
             max_pending: options.max_pending,
             cached_entries: options.cached_entries,
+            first_revision: Revision::from_number(random::bits()?),
         };
         let commits = Commits::start(opened.engine, opened.writer, Arc::clone(&options.clock), settings)?;
         let now = Reading::of(&*options.clock);
         let clock_check = ClockCheck::open(&commits, now);
         report.times_ahead = clock_check.wrong() as u64;
         report.clock_doubted = clock_check.is_doubted(now);
-        let inner = Inner {
-            commits,
-            clock: options.clock,
-            clock_check,
-            key_policy: options.key_policy,
-            opened: report,
-            listeners: Listeners::default(),
-        };
+        let inner = Inner { commits, options, clock_check, opened: report, listeners: Listeners::default() };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A handle that does not keep the store open.
+    pub(crate) fn downgrade(&self) -> WeakStore {
+        WeakStore(Arc::downgrade(&self.inner))
+    }
+
+    /// How it was opened.
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
     }
 
     /// The directory of the store.
@@ -205,7 +235,7 @@ impl SessionStore {
             if cold.details != seen.cold.details {
                 continue;
             }
-            let commit = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?;
+            let commit = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?.commit;
             drop(locked);
             return Ok(Some(self.commits().receipt(commit)));
         }
@@ -224,14 +254,12 @@ impl SessionStore {
         Ok(Some(self.commits().receipt(commit)))
     }
 
-    /// Removes an entry if it is still as it was `seen`: nothing of it has changed, its time of activity included, and
-    /// nobody has set its metadata since, to the same as before even. A turn that has begun meanwhile shows in its time of
-    /// activity only.
+    /// Removes an entry if it is still as it was `seen`: its revision and its time of activity are the same. A turn that
+    /// has begun meanwhile shows in its time of activity only.
     pub fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
         let mut locked = self.commits().lock(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(Removal::Missing) };
-        let now = entry(key, &hot, Arc::unwrap_or_clone(cold));
-        if now != *seen || now.extras_generation != seen.extras_generation {
+        let Some((hot, _)) = both(&locked)? else { return Ok(Removal::Missing) };
+        if (hot.revision, hot.updated_at) != (seen.revision, seen.updated_at) {
             return Ok(Removal::Changed);
         }
         let commit = locked.remove();
@@ -286,7 +314,7 @@ impl SessionStore {
 
     /// The clock of the store.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.inner.clock
+        &self.inner.options.clock
     }
 
     /// Whether it is to be believed.
@@ -301,11 +329,11 @@ impl SessionStore {
 
     /// How keys are derived.
     pub(crate) fn key_policy(&self) -> &KeyPolicy {
-        &self.inner.key_policy
+        &self.inner.options.key_policy
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.inner.clock.now()
+        self.inner.options.clock.now()
     }
 
     pub(crate) fn listeners(&self) -> &Listeners {
@@ -324,6 +352,12 @@ impl SessionStore {
         Ok(done)
     }
 
+    /// What a verb answers of an entry that it put in place. Call it with no entry locked.
+    pub(crate) fn placed(&self, key: &SessionKey, placed: Placed) -> Written {
+        let Placed { hot, cold, commit } = placed;
+        Written { entry: entry(key, &hot, Arc::unwrap_or_clone(cold)), receipt: self.commits().receipt(commit) }
+    }
+
     fn change_hot(&self, mut locked: EntryLock<'_>, change: impl FnOnce(&mut Hot)) -> Result<Option<Receipt>> {
         let Some(mut hot) = locked.hot() else { return Ok(None) };
         change(&mut hot);
@@ -340,8 +374,10 @@ pub(crate) fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
 
 /// The two records of an entry. Where its extras are is not known yet.
 pub(crate) fn records(entry: SessionEntry) -> (Hot, Cold) {
-    let mut hot = Hot { updated_at: entry.updated_at, flags: 0, usage: entry.usage };
+    let SessionEntry { updated_at, last_interaction, revision, usage, .. } = entry;
+    let mut hot = Hot { updated_at, flags: 0, revision, last_interaction, usage };
     hot.set(SUSPENDED, entry.suspended);
+    hot.set(PINNED, entry.pinned);
     hot.set(RESUME_PENDING, entry.resume_pending);
     let SessionEntry { session_id, created_at, details, .. } = entry;
     (hot, Cold { session_id, created_at, details, extras: None })
@@ -357,14 +393,16 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
     SessionEntry {
         key: key.clone(),
         session_id: cold.session_id,
+        revision: hot.revision,
         created_at: cold.created_at,
         updated_at: hot.updated_at,
+        last_interaction: hot.last_interaction,
         suspended: hot.is(SUSPENDED),
         resume_pending: hot.is(RESUME_PENDING),
+        pinned: hot.is(PINNED),
         usage: hot.usage,
         details: cold.details,
         extras_bytes: cold.extras.as_ref().map_or(0, |extras| extras.bytes),
-        extras_generation: 0,
     }
 }
 

@@ -117,7 +117,7 @@ impl Prune {
     }
 }
 
-/// Asks whether so many may go.
+/// Asks whether this number of entries may go.
 fn confirm(removed: u64, entries: u64) -> Result<()> {
     if !stdin().is_terminal() {
         return Err(Failure::NeedsYes { removed, entries }.into());

@@ -91,7 +91,7 @@ impl Failure {
     }
 }
 
-/// Logs panics, for who debugs them, and prints none: the engine panics on some damaged files, and the library catches
+/// Logs panics for debugging, and prints none: the engine panics on some damaged files, and the library catches
 /// that and says more than the panic does.
 pub(crate) fn log_panics() {
     set_hook(Box::new(|panic| tracing::debug!(%panic, "panicked")));
@@ -149,7 +149,7 @@ fn message(error: &anyhow::Error) -> String {
     let mut line = String::new();
     let mut said = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        // Some messages end with their cause already.
+        // Messages of other crates may end with their cause already.
         if !said.ends_with(&cause) || said.is_empty() {
             let _ = write!(line, "{}{cause}", if line.is_empty() { "" } else { ": " });
         }
@@ -184,6 +184,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         Error::ClockBehind { .. } => Some("--trust-times does that, and nothing was imported"),
         Error::LocalTimeZone { .. } => Some("name the zone: with --timezone, or as time_zone in the config file"),
         Error::StoreExists { .. } => Some("name one that is free with --db"),
+        Error::Unsound { .. } => Some("`cloakroom verify` names them, and `verify --repair` mends them"),
         Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged, and `verify --repair` mends it"),
         _ => None,
     }

@@ -377,6 +377,13 @@ impl<E, R: FnOnce(ExtrasRef) -> Result<Base, E>, N: FnMut() -> u64> Arranging<R,
         let mut spilled = None;
         loop {
             let base = Base::encode(spilled.as_ref(), &fields).map_err(ArrangeError::Encode)?;
+            if let Some(details) = &spilled {
+                let details = Base::encode(Some(details), &Directory::new()).map_err(ArrangeError::Encode)?;
+                let all = bytes + details.len();
+                if all > MAX_EXTRAS_BYTES {
+                    return Err(ArrangeError::TooLarge(all));
+                }
+            }
             let at = self.part(base.into())?;
             self.index.base = Some(at);
             if spilled.is_some() || self.fits(cold)? {

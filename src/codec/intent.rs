@@ -101,7 +101,7 @@ impl Step {
     pub(crate) fn max_bytes(&self) -> usize {
         match self {
             Self::Create(_) | Self::Remove(_) => 17,
-            Self::Replace { old_id, .. } => 128 + old_id.as_ref().map_or(0, |id| id.as_str().len()),
+            Self::Replace { old_id, .. } => 144 + old_id.as_ref().map_or(0, |id| id.as_str().len()),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{CodecError, Fingerprint, Hot, VERSION, configuration, strip_version}
 pub(crate) const MAX_JOURNAL_ROW: usize = 1024;
 
 /// The most bytes that one record takes.
-const MAX_RECORD: usize = 96;
+const MAX_RECORD: usize = 112;
 
 /// What became of one hot record. Later ones replace earlier ones.
 #[derive(Clone, Copy, PartialEq, Debug)]

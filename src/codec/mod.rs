@@ -50,7 +50,7 @@ pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encod
 pub(crate) use intent::{Intent, Step};
 pub(crate) use journal::{JournalRecord, JournalRow, MAX_JOURNAL_ROW};
 pub(crate) use note::NoteRow;
-pub(crate) use records::{AS_IMPORTED, Cold, Hot, RESUME_PENDING, SUSPENDED, decode_cold};
+pub(crate) use records::{AS_IMPORTED, Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED, decode_cold};
 pub(crate) use turn::Turn;
 
 use crate::key::NameError;

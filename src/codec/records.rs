@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::extras::{ExtrasIndex, ExtrasV1};
 use super::{CodecError, MAX_VALUE_BYTES, decode, encode};
-use crate::entry::{Details, Usage};
+use crate::entry::{Details, Revision, Usage};
 use crate::key::SessionId;
 use crate::source::SessionSource;
 use crate::time::Timestamp;
@@ -19,11 +19,16 @@ pub(crate) const RESUME_PENDING: u8 = 2;
 /// Bit of [`Hot::flags`]: an import wrote the entry, and nothing but its time of activity has changed since.
 pub(crate) const AS_IMPORTED: u8 = 4;
 
+/// Bit of [`Hot::flags`]: pinned.
+pub(crate) const PINNED: u8 = 8;
+
 /// The hot record: what a touch rewrites and what pruning needs.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Hot {
     pub(crate) updated_at: Timestamp,
     pub(crate) flags: u8,
+    pub(crate) revision: Revision,
+    pub(crate) last_interaction: Option<Timestamp>,
     pub(crate) usage: Usage,
 }
 
@@ -31,6 +36,8 @@ pub(crate) struct Hot {
 pub(super) struct HotV1 {
     updated_at: u64,
     flags: u8,
+    revision: [u8; 8],
+    last_interaction: Option<u64>,
     /// Absent while all are zero, so that most records fit in sled's 22 inline bytes.
     usage: Option<UsageV1>,
 }
@@ -49,7 +56,7 @@ struct UsageV1 {
 impl Hot {
     /// A session that begins at `now`.
     pub(crate) fn fresh(now: Timestamp) -> Self {
-        Self { updated_at: now, flags: 0, usage: Usage::ZERO }
+        Self { updated_at: now, flags: 0, revision: Revision::NONE, last_interaction: None, usage: Usage::ZERO }
     }
 
     pub(crate) fn is(&self, flag: u8) -> bool {
@@ -81,7 +88,13 @@ impl HotV1 {
             last_prompt_tokens: u.last_prompt_tokens,
             estimated_cost_usd: u.estimated_cost_usd,
         });
-        Self { updated_at: micros(hot.updated_at), flags: hot.flags, usage }
+        Self {
+            updated_at: micros(hot.updated_at),
+            flags: hot.flags,
+            revision: hot.revision.number().to_le_bytes(),
+            last_interaction: hot.last_interaction.map(micros),
+            usage,
+        }
     }
 }
 
@@ -96,7 +109,13 @@ impl From<HotV1> for Hot {
             last_prompt_tokens: u.last_prompt_tokens,
             estimated_cost_usd: u.estimated_cost_usd,
         });
-        Self { updated_at: timestamp(record.updated_at), flags: record.flags, usage }
+        Self {
+            updated_at: timestamp(record.updated_at),
+            flags: record.flags,
+            revision: Revision::from_number(u64::from_le_bytes(record.revision)),
+            last_interaction: record.last_interaction.map(timestamp),
+            usage,
+        }
     }
 }
 

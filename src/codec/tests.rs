@@ -13,7 +13,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 
 use super::*;
-use crate::entry::{Details, Extras, Usage};
+use crate::entry::{Details, Extras, Revision, Usage};
 use crate::key::{SessionId, SessionKey};
 use crate::source::SessionSource;
 use crate::time::{BootTime, Reading, Timestamp};
@@ -102,22 +102,34 @@ fn extras(fields: &[(&str, &str)], form: Option<&str>) -> Extras {
     Extras::from_parts(fields.to_vec(), form)
 }
 
+/// The record that takes the most bytes.
+fn largest(usage: Usage) -> Hot {
+    let (revision, last_interaction) = (Revision::from_number(u64::MAX), Some(Timestamp::MAX));
+    Hot { updated_at: Timestamp::MAX, flags: 255, revision, last_interaction, usage }
+}
+
 // Golden bytes.
 
 #[test]
 fn golden_hot() {
     let cases = [
-        (Hot { updated_at: NOW, flags: 0, usage: Usage::ZERO }, "01fd80c30a41035406000000"),
+        (Hot::fresh(NOW), "01fd80c30a41035406000000000000000000000000"),
         (
-            Hot { updated_at: NOW, flags: SUSPENDED | RESUME_PENDING, usage: used() },
-            "01fd80c30a4103540600030101fafbfb00fc00000100fd000000000100000007000000000000d03f",
+            Hot {
+                flags: SUSPENDED | RESUME_PENDING,
+                revision: Revision::from_number(0x0102),
+                last_interaction: Some(Timestamp::from_micros(7)),
+                usage: used(),
+                ..Hot::fresh(NOW)
+            },
+            "01fd80c30a410354060003020100000000000001070101fafbfb00fc00000100fd000000000100000007000000000000d03f",
         ),
         (
             Hot { usage: Usage { total_tokens: 3, ..Usage::ZERO }, ..Hot::fresh(NOW) },
-            "01fd80c30a410354060000010000000003000000000000000000",
+            "01fd80c30a410354060000000000000000000000010000000003000000000000000000",
         ),
-        (Hot { updated_at: Timestamp::MIN, flags: 0, usage: Usage::ZERO }, "01000000"),
-        (Hot { updated_at: Timestamp::MAX, flags: 0, usage: Usage::ZERO }, "01fdff5f73cc0c4484030000"),
+        (Hot::fresh(Timestamp::MIN), "01000000000000000000000000"),
+        (Hot::fresh(Timestamp::MAX), "01fdff5f73cc0c4484030000000000000000000000"),
     ];
     for (hot, golden) in cases {
         let bytes = hot.encode().unwrap();
@@ -190,13 +202,13 @@ fn golden_intent() {
         steps: vec![Step::Create(entry()), Step::Remove(entry()), replace(None), replace(Some(id("s1")))],
     };
     let bytes = intent.encode().unwrap();
-    let replaced = format!("02{ENTRY}fc040302010c01fd80c30a41035406000000");
+    let replaced = format!("02{ENTRY}fc040302011501fd80c30a41035406000000000000000000000000");
     assert_eq!(hex(&bytes), format!("01fb2c010400{ENTRY}01{ENTRY}{replaced}00{replaced}01027331"));
     assert_eq!(Intent::decode(&bytes).unwrap(), intent);
 
     // However long a step is, the writer has reckoned with it.
     let usage = Usage { input_tokens: u64::MAX, output_tokens: u64::MAX, total_tokens: u64::MAX, ..used() };
-    let hot = Hot { updated_at: Timestamp::MAX, flags: 255, usage };
+    let hot = largest(usage);
     let steps = |old_id| vec![Step::Replace { entry: entry(), checksum: u32::MAX, hot, old_id }];
     for old_id in [None, Some(id(&"x".repeat(255)))] {
         let steps = steps(old_id);
@@ -217,7 +229,7 @@ fn golden_journal() {
     let mut row = JournalRow::new();
     assert!(row.is_empty());
     records.iter().for_each(|record| row.push(record).unwrap());
-    assert_eq!(hex(row.value()), format!("0100{ENTRY}fd80c30a4103540600000001{ENTRY}"));
+    assert_eq!(hex(row.value()), format!("0100{ENTRY}fd80c30a4103540600000000000000000000000001{ENTRY}"));
     assert_eq!(JournalRow::decode(row.value()).unwrap(), records);
     let cut = &row.value()[..row.value().len() - 1];
     assert!(matches!(JournalRow::decode(cut), Err(CodecError::Decode(_))));
@@ -239,7 +251,7 @@ fn a_full_row_of_the_journal_keeps_its_limit() {
     };
     let mut row = JournalRow::new();
     while !row.is_full() {
-        row.push(&JournalRecord::Set(entry(), Hot { updated_at: Timestamp::MAX, flags: 255, usage })).unwrap();
+        row.push(&JournalRecord::Set(entry(), largest(usage))).unwrap();
     }
     assert!(row.value().len() <= MAX_JOURNAL_ROW && row.value().len() > MAX_JOURNAL_ROW / 2);
 }
@@ -387,7 +399,7 @@ type Decoder = fn(&[u8]) -> Result<(), CodecError>;
 
 /// All decoders, by name, with a good value each; the error is what they say of bytes.
 fn decoders() -> Vec<(&'static str, Vec<u8>, Decoder)> {
-    let hot = Hot { updated_at: NOW, flags: 1, usage: used() }.encode().unwrap();
+    let hot = Hot { flags: 1, usage: used(), ..Hot::fresh(NOW) }.encode().unwrap();
     let cold = Cold { details: full_details(), ..small_cold() }.encode().unwrap().unwrap();
     let fields = BTreeMap::from([("metadata".to_owned(), Field::Text("{}".into()))]);
     let base = Base::encode(Some(&full_details()), &fields).unwrap();
@@ -658,8 +670,14 @@ proptest! {
     }
 
     #[test]
-    fn hot_round_trip(updated_at in any_time(), flags in any::<u8>(), usage in any_usage()) {
-        let hot = Hot { updated_at, flags, usage };
+    fn hot_round_trip(
+        updated_at in any_time(),
+        flags in any::<u8>(),
+        revision in any::<u64>(),
+        last_interaction in of(any_time()),
+        usage in any_usage(),
+    ) {
+        let hot = Hot { updated_at, flags, revision: Revision::from_number(revision), last_interaction, usage };
         prop_assert_eq!(Hot::decode(&hot.encode().unwrap()).unwrap(), hot);
     }
 

@@ -161,6 +161,8 @@ impl Committer {
         let started = Instant::now();
         let sync = core.progress.take_sync_wanted() || sync || self.is_sync_due();
         let (commit, changes, markers) = core.pending.take();
+        let is_idle = changes.is_empty() && !(sync && self.writer.is_dirty());
+        let _span = (!is_idle).then(|| tracing::debug_span!("commit", commit, changes = changes.len(), sync).entered());
         self.apply(commit, &changes, &markers)?;
         if sync {
             if self.writer.is_dirty() {

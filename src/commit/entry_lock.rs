@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::pending::{Pending, parts_of, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
+use super::turns::Marker;
 use crate::codec::{self, AS_IMPORTED, ArrangeError, Base, Cold, Hot, NewExtras, Parts};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
@@ -13,6 +14,14 @@ use crate::key::SessionId;
 use crate::storage::Engine;
 use crate::sync::{MutexGuard, Ordering};
 use crate::time::Timestamp;
+
+/// What was put in place of an entry, and the commit that takes it.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) hot: Hot,
+    pub(crate) cold: Arc<Cold>,
+    pub(crate) commit: u64,
+}
 
 /// One entry, with its shard locked: nobody else sees or changes it meanwhile.
 #[derive(Debug)]
@@ -59,10 +68,20 @@ impl EntryLock<'_> {
         }
     }
 
-    /// Replaces the hot record of an existing entry. Returns the commit that takes it.
+    /// Whether it has one of this name. Reads the names.
+    pub(crate) fn has_extra(&self, cold: &Cold, name: &str) -> Result<bool> {
+        match (self.slot(), &cold.extras) {
+            (Some(slot), Some(index)) => parts_of(self.engine, &slot.key, Some(slot)).has(index, name),
+            _ => Ok(false),
+        }
+    }
+
+    /// Replaces the hot record of an existing entry, under a new revision if more is new than its time. Returns the commit
+    /// that takes it.
     pub(crate) fn set_hot(&mut self, mut hot: Hot) -> u64 {
         if self.hot().is_some_and(|before| before != Hot { updated_at: before.updated_at, ..hot }) {
             hot.set(AS_IMPORTED, false);
+            hot.revision = self.pending.new_revision();
         }
         self.keep_before(false);
         self.change(|slot| slot.hot = Some(hot))
@@ -80,15 +99,20 @@ impl EntryLock<'_> {
         (token, commit)
     }
 
-    /// Ends the turn of `token`. Returns the commit that takes it; `None` if it is not the entry's.
-    pub(crate) fn end_turn(&mut self, token: u64) -> Option<u64> {
+    /// The marker of the entry's turn, if there is one.
+    pub(crate) fn marker(&self) -> Option<Marker> {
+        self.slot().and_then(|slot| self.pending.turns.marker(slot.entry))
+    }
+
+    /// Ends the turn of `token`, or any. Returns the commit that takes it; `None` if the entry has no such turn.
+    pub(crate) fn end_turn(&mut self, token: Option<u64>) -> Option<u64> {
         let ended = self.slot().is_some_and(|slot| self.pending.turns.end(slot.entry, token));
         ended.then(|| self.change(|slot| slot.turned = true))
     }
 
-    /// Creates the entry or replaces both of its records, and its extras where they are given; otherwise it keeps
-    /// those that `cold` points to. Returns the commit that takes it.
-    pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<u64> {
+    /// Creates the entry or replaces both of its records, under a new revision, and its extras where they are given;
+    /// otherwise it keeps those that `cold` points to.
+    pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
         hot.set(AS_IMPORTED, false);
         self.put_whole(hot, cold, extras.map_or(NewExtras::Kept, NewExtras::All))
     }
@@ -100,18 +124,19 @@ impl EntryLock<'_> {
         mut hot: Hot,
         cold: Cold,
         changes: &BTreeMap<String, Option<String>>,
-    ) -> Result<u64> {
+    ) -> Result<Placed> {
         hot.set(AS_IMPORTED, false);
         self.put_whole(hot, cold, NewExtras::Changed(changes))
     }
 
     /// As [`put`](Self::put), for an import: the entry counts as it was imported until it is changed.
-    pub(crate) fn put_imported(&mut self, mut hot: Hot, cold: Cold, extras: &Extras) -> Result<u64> {
+    pub(crate) fn put_imported(&mut self, mut hot: Hot, cold: Cold, extras: &Extras) -> Result<Placed> {
         hot.set(AS_IMPORTED, true);
         self.put_whole(hot, cold, NewExtras::All(extras))
     }
 
-    fn put_whole(&mut self, hot: Hot, mut cold: Cold, extras: NewExtras<'_>) -> Result<u64> {
+    fn put_whole(&mut self, mut hot: Hot, mut cold: Cold, extras: NewExtras<'_>) -> Result<Placed> {
+        hot.revision = self.pending.new_revision();
         self.keep_before(true);
         let parts = self.arrange(&mut cold, extras)?;
         let id = cold.session_id.clone();
@@ -125,13 +150,16 @@ impl EntryLock<'_> {
             self.pending.count.fetch_add(1, Ordering::Relaxed);
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
-        Ok(self.change(|slot| {
+        let cold = Arc::new(cold);
+        let new = NewCold { cold: Arc::clone(&cold), parts };
+        let commit = self.change(|slot| {
             slot.turned |= turned;
             slot.hot = Some(hot);
-            slot.cold = Some(NewCold { cold: Arc::new(cold), parts });
+            slot.cold = Some(new);
             slot.stored = OnceCell::new();
             slot.structural = true;
-        }))
+        });
+        Ok(Placed { hot, cold, commit })
     }
 
     /// Removes the entry. Returns the commit that takes it.

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::{ActivityRow, ClockNote, Fingerprint, Hot};
+use crate::entry::Revision;
 use crate::error::{Error, Result, panic_message};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
@@ -34,7 +35,7 @@ use crate::time::Clock;
 use crate::unreadable::Unreadable;
 
 use committer::{Committer, Order};
-pub(crate) use entry_lock::EntryLock;
+pub(crate) use entry_lock::{EntryLock, Placed};
 pub(crate) use pending::Peeked;
 use pending::Pending;
 use receipt::Progress;
@@ -61,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) max_pending: usize,
     /// Entries kept in memory after their commit, or after they were read.
     pub(crate) cached_entries: usize,
+    /// The revision to go on from: a random one, so that no opening gives what another gave.
+    pub(crate) first_revision: Revision,
 }
 
 /// The pending changes and the thread that commits them.
@@ -89,7 +92,7 @@ impl Commits {
             tracing::warn!(?unreadable, "turns of the last opening cannot be decoded");
         }
         let turns = Turns::new(turns, mark.commit);
-        let pending = Pending::new(mark.commit, mark.count, turns, settings.cached_entries, Arc::clone(&progress));
+        let pending = Pending::new(mark.commit, mark.count, turns, &settings, Arc::clone(&progress));
         let path = engine.path().to_path_buf();
         let last_checkpoint = clock.monotonic();
         let core = Arc::new(Core { engine, pending, progress, clock });
@@ -272,6 +275,11 @@ impl Commits {
             }
         }
         self.core.progress.check_failure()
+    }
+
+    /// Whether it was closed, or is being closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.core.progress.is_closed()
     }
 
     /// Whether a failure has ended all changes.

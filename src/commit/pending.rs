@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Settings;
 use super::entry_lock::EntryLock;
 use super::receipt::Progress;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
 use super::turns::Turns;
 use crate::codec::{Cold, Fingerprint, Hot, Parts, Turn};
-use crate::entry::Extras;
+use crate::entry::{Extras, Revision};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Change, Content, Engine, PartsOf};
@@ -50,6 +51,8 @@ pub(crate) struct Pending {
     pub(super) new_ids: Mutex<HashMap<SessionId, Vec<SessionKey>>>,
     /// The next generation of extras. Never used twice, so what a crash left of one is never taken for another.
     pub(super) generation: AtomicU64,
+    /// The next revision, from a random number on.
+    revision: AtomicU64,
     pub(super) snapshots: Snapshots,
     pub(super) turns: Turns,
     pub(super) progress: Arc<Progress>,
@@ -58,7 +61,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Nothing pending; commit numbers go on after `commit`, which no earlier opening has had.
-    pub(super) fn new(commit: u64, count: u64, turns: Turns, cached_entries: usize, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(commit: u64, count: u64, turns: Turns, settings: &Settings, progress: Arc<Progress>) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             open_commit: AtomicU64::new(commit + 1),
@@ -70,10 +73,11 @@ impl Pending {
             new_ids: Mutex::default(),
             // A commit takes far fewer than 2^24 changes, so the ranges of two openings never meet.
             generation: AtomicU64::new(commit << 24),
+            revision: AtomicU64::new(settings.first_revision.number()),
             snapshots: Snapshots::default(),
             turns,
             progress,
-            slots_per_shard: cached_entries.div_ceil(SHARDS),
+            slots_per_shard: settings.cached_entries.div_ceil(SHARDS),
         }
     }
 
@@ -90,6 +94,11 @@ impl Pending {
     /// What they weigh: large ones count more than once.
     pub(crate) fn weight(&self) -> usize {
         self.weight.load(Ordering::Relaxed)
+    }
+
+    /// A revision that no entry has had.
+    pub(super) fn new_revision(&self) -> Revision {
+        Revision::from_number(self.revision.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The commit that takes what is changed now.
@@ -327,7 +336,7 @@ pub(super) fn parts_of<'a>(engine: &'a Engine, key: &'a SessionKey, slot: Option
 
 #[cfg(test)]
 mod tests {
-    use crate::{Options, SessionId, SessionSource, SessionStore};
+    use crate::{Options, Repoint, SessionId, SessionSource, SessionStore};
 
     #[test]
     fn ids_are_remembered_until_they_are_in_the_trees() {
@@ -344,8 +353,8 @@ mod tests {
         assert_eq!(known(), 3);
         // Before any commit: another id instead of the first one, one that two share, and one that goes.
         let shared = SessionId::new("shared").unwrap();
-        store.switch(&a, shared.clone()).unwrap().unwrap();
-        store.switch(&b, shared.clone()).unwrap().unwrap();
+        store.repoint(&a, shared.clone(), &Repoint::new()).unwrap();
+        store.repoint(&b, shared.clone(), &Repoint::new()).unwrap();
         assert_eq!((known(), store.find_by_session_id(&shared).unwrap().items.len()), (3, 2));
         store.remove(&b).unwrap();
         assert_eq!(known(), 2);

@@ -1,6 +1,7 @@
 //! Export in the gateways' formats, and as lines of JSON.
 
 mod file;
+mod one;
 mod options;
 mod write;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::one::object;
 use super::options::{ExportFormat, ExportOptions};
 use crate::commit::Snapshot;
 use crate::entry::{Extras, SessionEntry};
@@ -110,9 +111,7 @@ impl<W: Write> Run<'_, W> {
         }
         self.for_each(entries, |run, entry, extras| {
             let fields = write_entry(entry, extras, times);
-            let fields: Vec<String> =
-                fields.iter().map(|(name, text)| format!("{}:{text}", json::quote(name))).collect();
-            run.member(entry.key.as_str(), &format!("{{{}}}", fields.join(",")))
+            run.member(entry.key.as_str(), &object(&fields))
         })?;
         self.put(if self.report.notes + self.report.entries > 0 { "\n}" } else { "}" })
     }

@@ -24,6 +24,8 @@ pub(super) enum Bad {
     KeyHalf,
     #[error("its key is no session key: {0}")]
     Key(NameError),
+    #[error("it names another session key")]
+    OtherKey,
     #[error("the name of a note holds a NUL character")]
     NoteName,
     #[error("it is {0} bytes long, and {MAX_ENTRY_BYTES} is the limit")]

@@ -18,7 +18,9 @@ use super::run::Run;
 use super::target::{Fate, Nowhere, Target};
 use crate::codec::{AS_IMPORTED, Fingerprint, Seed};
 use crate::config::Options;
+use crate::entry::Revision;
 use crate::error::{Error, Result, panic_message};
+use crate::random;
 use crate::storage::{Batch, Loaded, NewStore, nothing_at};
 use crate::store::{SessionStore, records};
 use crate::time::Timestamp;
@@ -187,6 +189,7 @@ impl Target for Load {
         let place = self.seed.fingerprint(&key);
         let (mut hot, cold) = records(read.entry);
         hot.set(AS_IMPORTED, true);
+        hot.revision = Revision::from_number(random::bits()?);
         match self.batch.push(place, &key, &hot, cold, &read.extras, &mut self.generation) {
             // One that is older than what came before is left out for that reason.
             Err(Error::TooLarge { .. }) if self.activity(place)?.is_some_and(|before| before > hot.updated_at) => {

@@ -14,6 +14,7 @@ mod balance;
 mod create;
 mod evidence;
 mod looks;
+mod one;
 mod options;
 mod place;
 mod read;

@@ -25,7 +25,8 @@ impl<'a> Present<'a> {
 
     /// Whether it is what the file says, to the letter. Reads its extras if nothing else differs.
     pub(super) fn is(&self, new: &SessionEntry, extras: &Extras) -> Result<bool> {
-        let same = SessionEntry { extras_bytes: new.extras_bytes, ..self.entry.clone() } == *new;
+        let &SessionEntry { extras_bytes, revision, .. } = new;
+        let same = SessionEntry { extras_bytes, revision, ..self.entry.clone() } == *new;
         Ok(same && (self.extras)()? == *extras)
     }
 }
@@ -44,7 +45,7 @@ pub(super) fn place(store: &SessionStore, new: &SessionEntry, extras: &Extras, r
         }
     }
     let (hot, cold) = records(new.clone());
-    let commit = locked.put_imported(hot, cold, extras)?;
+    let commit = locked.put_imported(hot, cold, extras)?.commit;
     drop(locked);
     store.commits().receipt(commit);
     store.listeners().tell(&new.key, if old.is_some() { EventKind::Replaced } else { EventKind::Created });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::bad::Bad;
 use super::looks;
 use super::report::ImportReport;
-use crate::entry::{Details, Extras, SessionEntry, Usage};
+use crate::entry::{Extras, SessionEntry};
 use crate::gateway::{Form, Gateway, Kind, Moment, Shown, Slot, Times, Typed, read_as, read_time};
 use crate::json;
 use crate::key::{SessionId, SessionKey};
@@ -78,6 +78,11 @@ impl Fields {
         self.by_name.contains_key(name)
     }
 
+    /// The JSON text of a field.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.by_name.get(name).map(String::as_str)
+    }
+
     /// Whether its first values are entries themselves.
     pub(super) fn are_entries(&self) -> bool {
         let is_entry = |value: &String| Self::read(value).is_ok_and(|fields| Gateway::of(|n| fields.has(n)).is_some());
@@ -106,18 +111,7 @@ impl Fields {
 /// Reads an entry.
 pub(super) fn read_entry(key: SessionKey, fields: &Fields, times: Times, bounds: Bounds) -> Result<ReadEntry, Bad> {
     let mut repairs = Repairs { repeated_fields: fields.repeated, ..Repairs::default() };
-    let mut entry = SessionEntry {
-        key,
-        session_id: fields.session_id(times.gateway)?,
-        created_at: bounds.file_time,
-        updated_at: bounds.file_time,
-        suspended: false,
-        resume_pending: false,
-        usage: Usage::ZERO,
-        details: Details::default(),
-        extras_bytes: 0,
-        extras_generation: 0,
-    };
+    let mut entry = SessionEntry::new(key, fields.session_id(times.gateway)?, bounds.file_time);
     let texts: BTreeMap<&str, &str> =
         fields.by_name.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut repaired = Vec::new();

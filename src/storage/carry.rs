@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use tracing::field::Empty;
+
 use super::journal::{Carry, Journal};
 use super::memtable::Portion;
 use super::write::{Writer, encode_error};
@@ -97,18 +99,24 @@ impl Writer {
 
     /// Carries about `count` records of the half that is carried, or removes as many of its rows.
     fn carry(&mut self, engine: &Engine, count: usize) -> Result<()> {
-        let mut left = count;
+        if count == 0 || self.journal.carry.is_none() {
+            return Ok(());
+        }
+        let span = tracing::debug_span!("carry", records = Empty, rows = Empty).entered();
+        let (mut left, mut records_written, mut rows_removed) = (count, 0, 0);
         while let Some(carry) = self.journal.carry.filter(|_| left > 0) {
             let done = match u8::try_from(carry.part) {
                 Ok(part) => {
                     let Portion { records, is_all, walked } = engine.memtable.to_carry(part, self.journal.epoch, left);
                     let written = self.carry_records(engine, &records)?;
+                    records_written += written;
                     engine.memtable.set_carried(&records);
                     self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
                     written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
                 }
                 Err(_) => {
                     let removed = self.remove_rows(engine, carry.end, left)?;
+                    rows_removed += removed;
                     if removed < left {
                         engine.memtable.drop_carried();
                         self.journal.carry = None;
@@ -118,6 +126,7 @@ impl Writer {
             };
             left = left.saturating_sub(done);
         }
+        span.record("records", records_written).record("rows", rows_removed);
         Ok(())
     }
 

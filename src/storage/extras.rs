@@ -39,11 +39,19 @@ impl PartsOf<'_> {
 
     /// The text of one name. Reads the directory and that text.
     pub(crate) fn text(&self, index: &ExtrasIndex, name: &str) -> Result<Option<String>> {
-        let field = match index.changed.get(name) {
-            Some(field) => field.clone(),
-            None => self.base_of(index)?.fields.remove(name),
-        };
-        field.map(|field| self.text_of(&field)).transpose()
+        self.field(index, name)?.map(|field| self.text_of(&field)).transpose()
+    }
+
+    /// Whether there is one of this name. Reads the directory.
+    pub(crate) fn has(&self, index: &ExtrasIndex, name: &str) -> Result<bool> {
+        Ok(self.field(index, name)?.is_some())
+    }
+
+    fn field(&self, index: &ExtrasIndex, name: &str) -> Result<Option<Field>> {
+        match index.changed.get(name) {
+            Some(field) => Ok(field.clone()),
+            None => Ok(self.base_of(index)?.fields.remove(name)),
+        }
     }
 
     pub(super) fn text_of(&self, field: &Field) -> Result<String> {

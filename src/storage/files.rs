@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::access;
 use crate::error::{Error, Result};
+use crate::random;
 
 pub(super) use crate::outfile::sync_directory;
 
@@ -92,7 +93,7 @@ pub(super) fn database(store: &Path) -> PathBuf {
 
 /// A name for a database in the making that nobody can guess.
 pub(super) fn new_database(store: &Path) -> Result<PathBuf> {
-    let random = getrandom::u64().map_err(|e| Error::Random { message: e.to_string() })?;
+    let random = random::bits()?;
     Ok(store.join(format!("{NEW_PREFIX}{random:016x}")))
 }
 

@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot};
-use crate::entry::Usage;
+use crate::entry::{Revision, Usage};
 use crate::time::Timestamp;
 
 /// One for each value of a fingerprint's first byte, so that the parts lie in the order of the trees.
@@ -34,17 +34,29 @@ pub(super) struct Memtable {
 struct Record {
     entry: Fingerprint,
     updated_at: Timestamp,
-    /// `None` while all counters are zero.
-    usage: Option<Box<Usage>>,
+    revision: Revision,
+    /// `None` while there is nothing to say.
+    rest: Option<Box<Rest>>,
     flags: u8,
     epoch: Epoch,
     carried: bool,
 }
 
+/// What most hot records do without.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Rest {
+    last_interaction: Option<Timestamp>,
+    usage: Usage,
+}
+
+impl Rest {
+    const NONE: Self = Self { last_interaction: None, usage: Usage::ZERO };
+}
+
 impl Record {
     fn hot(&self) -> Hot {
-        let usage = self.usage.as_deref().copied().unwrap_or(Usage::ZERO);
-        Hot { updated_at: self.updated_at, flags: self.flags, usage }
+        let Rest { last_interaction, usage } = self.rest.as_deref().copied().unwrap_or(Rest::NONE);
+        Hot { updated_at: self.updated_at, flags: self.flags, revision: self.revision, last_interaction, usage }
     }
 }
 
@@ -130,8 +142,10 @@ impl Memtable {
             // First, so that whoever reads the list of either bucket finds the entry in one of them.
             self.list(bucket, entry);
         }
-        let usage = (hot.usage != Usage::ZERO).then(|| Box::new(hot.usage));
-        let new = Record { entry, updated_at: hot.updated_at, usage, flags: hot.flags, epoch, carried: false };
+        let &Hot { updated_at, flags, revision, last_interaction, usage } = hot;
+        let rest = Rest { last_interaction, usage };
+        let rest = (rest != Rest::NONE).then(|| Box::new(rest));
+        let new = Record { entry, updated_at, revision, rest, flags, epoch, carried: false };
         let (part, hash) = entry.part_and_hash();
         let mut part = self.part(part).lock();
         if let Some(record) = part.find_mut(hash, |record| record.entry == entry) {

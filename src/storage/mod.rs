@@ -51,7 +51,8 @@ use crate::key::{SessionId, SessionKey};
 pub(crate) use compact::{Compacted, compact};
 pub(crate) use extras::PartsOf;
 pub(crate) use load::{Batch, Loaded, nothing_at};
-pub(crate) use open::{Opened, open, open_to_repair};
+pub(crate) use lock::{Hold, Place, check_process, wait_released};
+pub(crate) use open::{Opened, directory, open, open_to_repair};
 pub use repair::Repairs;
 pub(crate) use repair::repair;
 pub(crate) use restore::NewStore;
@@ -149,6 +150,16 @@ impl Engine {
     /// The store's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which taking of the store's lock this is.
+    pub(crate) fn hold(&self) -> Hold {
+        self.lock.hold()
+    }
+
+    /// Whether its files were removed while it was open. What cannot be told is no.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_linked && self.links().is_ok_and(|links| links == 0)
     }
 
     /// How many names sled's file has.

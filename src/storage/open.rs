@@ -11,7 +11,7 @@ use super::access;
 use super::build::NewDatabase;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
-use super::lock::{Left, Lock, State, check_process};
+use super::lock::{Left, Lock, Place, State, check_process, place_of};
 use super::memtable::Memtable;
 use super::segments::Segments;
 use super::structural::Settled;
@@ -55,6 +55,18 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
 /// Likewise for a repair, which also takes a store whose checkpoint is lost.
 pub(crate) fn open_to_repair(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
     open_parts(path, false, true, cache_bytes, trust_group)
+}
+
+/// Which directory `path` names, however it is spelled. Makes it, empty, if there is none and `create` is set.
+pub(crate) fn directory(path: &Path, create: bool) -> Result<Place> {
+    if files::inspect(path)? == Found::Nothing {
+        if !create {
+            return Err(Error::NotFound { path: path.to_path_buf() });
+        }
+        check_clock()?;
+        access::make_directory(path)?;
+    }
+    std::fs::metadata(path).map(|meta| place_of(&meta)).map_err(|e| Error::io("look at", path, e))
 }
 
 fn open_parts(path: &Path, create: bool, repair: bool, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
@@ -262,7 +274,7 @@ pub(super) fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) 
         match error {
             sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
                 if waited >= LINGER {
-                    return Err(Error::Locked { path: store.to_path_buf(), holder: None });
+                    return Err(Error::Locked { path: store.to_path_buf(), holder: None, this_process: false });
                 }
                 std::thread::sleep(LINGER_STEP);
                 waited += LINGER_STEP;

@@ -20,8 +20,10 @@ use crate::codec::{
     ActivityRow, Bucket, CodecError, Cold, ExtrasIndex, ExtrasRow, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Turn,
     decode_cold, decode_name, encode_name, whole_fingerprint,
 };
+use crate::entry::Revision;
 use crate::error::Result;
 use crate::key::SessionKey;
+use crate::random;
 use crate::unreadable::if_readable;
 
 /// Rows read before any of them is changed.
@@ -172,7 +174,8 @@ impl Repair<'_> {
             Some(_) => self.done.activity_from_index += 1,
             None => self.done.activity_from_creation += 1,
         }
-        let value = Hot::fresh(updated_at).encode().map_err(encode_error)?;
+        let revision = Revision::from_number(random::bits()?);
+        let value = Hot { revision, ..Hot::fresh(updated_at) }.encode().map_err(encode_error)?;
         // The row of the index first, as for a touch: an entry is never without one.
         let bucket = Bucket::of(updated_at);
         self.writer.insert(

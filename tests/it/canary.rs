@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloakroom::{
-    Error, ExportFormat, ExportOptions, Filter, ImportOptions, KeyPolicy, ManualClock, Options, PrunePolicy,
-    ResetPolicies, ResetPolicy, SessionId, SessionKey, SessionSource, SessionStore, Usage, Verdict, Watcher,
+    Error, ExportFormat, ExportOptions, Filter, ImportOptions, KeyPolicy, ManualClock, Options, PrunePolicy, Repoint,
+    ResetPolicies, ResetPolicy, Revision, SessionId, SessionKey, SessionSource, SessionStore, Usage, Verdict, Watcher,
     WatcherConfig,
 };
 use serde_json::{Map, json};
@@ -147,14 +147,14 @@ fn verbs(marker: &str, said: &Said, store: &SessionStore) {
         said.note(store.suspend(&key));
         said.note(store.unsuspend(&key));
         said.note(store.reset(&key));
-        said.note(store.switch(&key, id.clone()));
+        said.note(store.repoint(&key, id.clone(), &Repoint::new()));
         said.note(store.find_by_session_id(&id));
         if let Some(Some((token, _))) = said.note(store.begin_turn(&key)) {
             said.note(store.end_turn(&key, token));
             said.note(store.begin_turn(&key));
         }
         if let Some(Some(mut entry)) = said.note(store.get(&key)) {
-            entry.suspended = true;
+            entry.revision = Revision::NONE;
             said.note(store.remove_if(&key, &entry));
         }
     }
@@ -261,7 +261,7 @@ fn imports(marker: &str, said: &Said, options: &Options) {
     said.note(store.close());
 }
 
-/// Records that do not read, with the marker in their bytes.
+/// Records that cannot be decoded, with the marker in their bytes.
 fn damaged(marker: &str, said: &Said, options: &Options, dir: &Path) {
     let database = dir.join("db/sled");
     {

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cloakroom::{
-    Clock, ManualClock, NoActivity, PrunePolicy, PruneReport, ReplaceReason, ResetPolicies, ResetPolicy, Resolution,
-    SessionId, SessionKey, SessionStore, Timestamp, Usage, Watcher, WatcherConfig,
+    Clock, ManualClock, NoActivity, PrunePolicy, PruneReport, ReplaceReason, Repoint, ResetPolicies, ResetPolicy,
+    Resolution, SessionId, SessionKey, SessionStore, Timestamp, Usage, Watcher, WatcherConfig,
 };
 
 use crate::battery::Battery;
@@ -317,7 +317,7 @@ type Verb = fn(&SessionStore, &SessionKey);
 const VERBS: [(&str, Verb); 13] = [
     ("touch", |store, key| drop(store.touch(key).unwrap().unwrap())),
     ("reset", |store, key| drop(store.reset(key).unwrap().unwrap())),
-    ("switch", |store, key| drop(store.switch(key, SessionId::new("another").unwrap()).unwrap().unwrap())),
+    ("repoint", |store, key| drop(store.repoint(key, SessionId::new("another").unwrap(), &Repoint::new()).unwrap())),
     ("suspend", |store, key| drop(store.suspend(key).unwrap().unwrap())),
     ("unsuspend", |store, key| drop(store.unsuspend(key).unwrap().unwrap())),
     ("record_usage", |store, key| drop(store.record_usage(key, &Usage::ZERO).unwrap().unwrap())),
@@ -325,7 +325,7 @@ const VERBS: [(&str, Verb); 13] = [
     ("set_metadata", |store, key| drop(store.set_metadata(key, &serde_json::Map::new()).unwrap().unwrap())),
     ("begin_turn", |store, key| drop(store.begin_turn(key).unwrap().unwrap())),
     ("mark_resume_pending", |store, key| drop(store.mark_resume_pending(key, "test").unwrap())),
-    ("clear_resume_pending", |store, key| drop(store.clear_resume_pending(key).unwrap().unwrap())),
+    ("clear_resume_pending", |store, key| drop(store.clear_resume_pending(key).unwrap())),
     ("resolve", |store, _| drop(store.resolve(&source(0)).unwrap())),
     ("resolve_with", |store, _| {
         let policies = ResetPolicies::from(ResetPolicy::idle(10));
@@ -349,6 +349,20 @@ fn a_few_times_ahead_are_set_right_by_the_next_change() {
             assert_eq!(updated_at(&store, 0), home.clock.now(), "{name}");
         }
     }
+}
+
+#[test]
+fn a_change_asks_the_clock_whatever_it_said_last() {
+    let (home, store) = with_times_ahead(5, 2, false);
+    let ahead = updated_at(&store, 0);
+    let right = home.clock.now();
+    // The clock is ahead for one look, and is set right.
+    home.clock.set_wall(ahead);
+    assert!(!store.prune_dry_run(&PrunePolicy::max_age_days(90), NoActivity).unwrap().clock_doubted);
+    home.clock.set_wall(right);
+    store.suspend(&key(0)).unwrap().unwrap();
+    assert_eq!(updated_at(&store, 0), right);
+    assert_sound(&store);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cloakroom::{EventKind, NoActivity, PrunePolicy, PruneReason, ReplaceReason, ResetPolicies, ResetPolicy};
+use cloakroom::{
+    EventKind, NoActivity, PrunePolicy, PruneReason, ReplaceReason, Repoint, ResetPolicies, ResetPolicy, ResumeClear,
+};
 
 use crate::common::{Home, key, source};
 
@@ -28,7 +30,7 @@ fn each_verb_tells_what_became_of_the_session() {
     store.touch(&key(0)).unwrap().unwrap();
     expect(&[Created]);
     store.reset(&key(0)).unwrap().unwrap();
-    store.switch(&key(0), "another".parse().unwrap()).unwrap().unwrap();
+    store.repoint(&key(0), "another".parse().unwrap(), &Repoint::new()).unwrap();
     expect(&[Reset { reason: None }, Switched]);
     store.unsuspend(&key(0)).unwrap().unwrap();
     store.suspend(&key(0)).unwrap().unwrap();
@@ -38,9 +40,9 @@ fn each_verb_tells_what_became_of_the_session() {
     store.suspend(&key(0)).unwrap().unwrap();
     store.unsuspend(&key(0)).unwrap().unwrap();
     expect(&[Suspended, Unsuspended]);
-    store.clear_resume_pending(&key(0)).unwrap().unwrap();
+    assert!(matches!(store.clear_resume_pending(&key(0)).unwrap(), ResumeClear::NotPending));
     store.mark_resume_pending(&key(0), "restart").unwrap();
-    store.clear_resume_pending(&key(0)).unwrap().unwrap();
+    assert!(matches!(store.clear_resume_pending(&key(0)).unwrap(), ResumeClear::Cleared(_)));
     expect(&[ResumePending { reason: "restart".into() }, ResumeCleared]);
     home.clock.advance(2 * DAY);
     store.resolve_with(&source(0), &ResetPolicies::from(ResetPolicy::idle(1440)), NoActivity).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom::{
     Error, ExportFormat, ExportOptions, Filter, Gateway, ImportOptions, ImportReport, ManualClock, OnConflict, Options,
-    SessionEntry, SessionKey, SessionStore, Timestamp,
+    Revision, SessionEntry, SessionKey, SessionStore, Timestamp,
 };
 use serde_json::Value;
 
@@ -77,7 +77,9 @@ impl Fresh {
             .unwrap()
             .map(|summary| {
                 let key = summary.unwrap().key;
-                let (entry, extras) = self.store.get_with_extras(&key).unwrap().unwrap();
+                let (mut entry, extras) = self.store.get_with_extras(&key).unwrap().unwrap();
+                // No two stores give the same.
+                entry.revision = Revision::NONE;
                 let extras = extras.iter().map(|(name, text)| (name.into(), text.into())).collect();
                 (key, entry, extras)
             })

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloakroom::{
-    Details, Extras, Filter, Options, PrunePolicy, Removal, ReplaceReason, ResetPolicies, ResetPolicy, Resolution,
-    ResumeMark, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, TurnEnd, TurnToken, Usage, Verdict,
+    Details, Extras, Filter, Options, PrunePolicy, Removal, ReplaceReason, Repoint, Repointed, ResetPolicies,
+    ResetPolicy, Resolution, ResumeClear, ResumeMark, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp,
+    TurnEnd, TurnStart, TurnToken, Usage, Verdict, Written,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -51,6 +52,9 @@ enum Step {
     BeginTurn(usize),
     /// With the newest token of the key, or with the one before.
     EndTurn(usize, bool),
+    TryBeginTurn(usize),
+    DiscardTurn(usize),
+    DiscardTurns,
     MarkResume(usize),
     ClearResume(usize),
     /// Past so many days, down to so many entries (0: any number), and with a guard that says so of every other key.
@@ -111,6 +115,9 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(k, minutes, guard)| ResolveWith(k, minutes, guard)),
         5 => k.clone().prop_map(BeginTurn),
         4 => (k.clone(), any::<bool>()).prop_map(|(k, newest)| EndTurn(k, newest)),
+        3 => k.clone().prop_map(TryBeginTurn),
+        1 => k.clone().prop_map(DiscardTurn),
+        1 => Just(DiscardTurns),
         3 => k.clone().prop_map(MarkResume),
         2 => k.clone().prop_map(ClearResume),
         5 => prune.prop_map(|(days, entries, guard, dry_run)| Prune { days, entries, guard, dry_run }),
@@ -236,16 +243,14 @@ impl Run {
             ResolveWith(k, minutes, guard) => self.resolve(k, Some((minutes, guard))),
             BeginTurn(k) => self.begin_turn(k),
             EndTurn(k, newest) => self.end_turn(k, newest),
+            TryBeginTurn(k) => self.try_begin_turn(k),
+            DiscardTurn(k) => self.discard_turn(k),
+            DiscardTurns => {
+                assert_eq!(self.store().discard_turns().unwrap().discarded, self.open_turns().len() as u64);
+                self.turns.clear();
+            }
             MarkResume(k) => self.mark_resume(k),
-            ClearResume(k) => self.change(
-                k,
-                |store, key| store.clear_resume_pending(key).unwrap().is_some(),
-                |entry| {
-                    entry.resume_pending = false;
-                    entry.details.resume_reason = None;
-                    entry.details.last_resume_marked_at = None;
-                },
-            ),
+            ClearResume(k) => self.clear_resume(k),
             Prune { days, entries, guard, dry_run } => self.prune(days, entries, guard, dry_run),
             Crash(max_age) => self.crash(max_age),
             Touch(k) => self.change(
@@ -395,16 +400,44 @@ impl Run {
     }
 
     fn begin_turn(&mut self, k: usize) {
-        let now = self.now();
         let begun = self.store().begin_turn(&key(k)).unwrap();
         assert_eq!(begun.is_some(), self.model.contains_key(&key(k)));
-        let Some((token, _)) = begun else { return };
+        if let Some((token, _)) = begun {
+            self.begun(k, token);
+        }
+    }
+
+    fn begun(&mut self, k: usize, token: TurnToken) {
+        let now = self.now();
         let entry = self.model.get_mut(&key(k)).unwrap();
         entry.updated_at = entry.updated_at.max(now);
         self.turns.insert(key(k), (token, now, entry.session_id.clone()));
         let tokens = self.tokens.entry(key(k)).or_default();
         assert!(tokens.iter().all(|older| *older < token));
         tokens.insert(0, token);
+    }
+
+    fn try_begin_turn(&mut self, k: usize) {
+        let open = self.open_turns().into_iter().find(|(_, open, _)| *open == key(k));
+        match (self.store().try_begin_turn(&key(k)).unwrap(), open) {
+            (TurnStart::Begun(token, _), None) => self.begun(k, token),
+            (TurnStart::Open(turn), Some((started_at, _, token))) => {
+                assert_eq!((turn.started_at, turn.token), (started_at, token));
+            }
+            (TurnStart::Missing, None) => assert!(!self.model.contains_key(&key(k))),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn discard_turn(&mut self, k: usize) {
+        let is_open = self.open_turns().iter().any(|(_, open, _)| *open == key(k));
+        match self.store().discard_turn(&key(k)).unwrap() {
+            TurnEnd::Ended(_) => assert!(is_open),
+            TurnEnd::NotCurrent => assert!(!is_open && self.model.contains_key(&key(k))),
+            TurnEnd::Missing => assert!(!self.model.contains_key(&key(k))),
+            other => panic!("{other:?}"),
+        }
+        self.turns.remove(&key(k));
     }
 
     fn end_turn(&mut self, k: usize, newest: bool) {
@@ -416,6 +449,7 @@ impl Run {
             TurnEnd::Ended(_) => assert!(self.model.contains_key(&key(k))),
             TurnEnd::NotCurrent => assert!(!is_open),
             TurnEnd::Missing => assert!(!self.model.contains_key(&key(k))),
+            other => panic!("{other:?}"),
         }
         if is_open {
             assert!(matches!(answer, TurnEnd::Ended(_)));
@@ -446,6 +480,19 @@ impl Run {
             }
             (ResumeMark::Suspended, Some(entry)) if entry.suspended => {}
             (ResumeMark::Missing, None) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn clear_resume(&mut self, k: usize) {
+        match (self.store().clear_resume_pending(&key(k)).unwrap(), self.model.get_mut(&key(k))) {
+            (ResumeClear::Cleared(_), Some(entry)) if entry.resume_pending => {
+                entry.resume_pending = false;
+                entry.details.resume_reason = None;
+                entry.details.last_resume_marked_at = None;
+            }
+            (ResumeClear::NotPending, Some(entry)) if !entry.resume_pending => {}
+            (ResumeClear::Missing, None) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -504,21 +551,29 @@ impl Run {
         self.open = Some(SessionStore::open(self.options.clone()).unwrap());
         assert!(!self.store().open_report().clean);
         let found: Vec<_> = self.store().turns().unwrap().into_iter().map(|turn| turn.key).collect();
+        let of_each: Vec<_> = (0..KEYS).filter_map(|k| self.store().turn(&key(k)).unwrap()).collect();
+        assert!(of_each.len() == found.len() && of_each.iter().all(|turn| turn.interrupted));
         let expected = self.open_turns();
         assert_eq!(found, expected.iter().map(|(_, key, _)| key.clone()).collect::<Vec<_>>());
         let recovery = self.store().recover_interrupted_turns(max_age).unwrap();
-        let mut resumable = Vec::new();
+        let (mut resumable, mut already_pending) = (Vec::new(), Vec::new());
         for (started_at, key, _) in expected {
             let entry = self.model.get_mut(&key).unwrap();
-            if !entry.suspended && now.since(started_at) <= max_age {
-                entry.resume_pending = true;
-                entry.details.resume_reason = Some("interrupted_turn".into());
-                entry.details.last_resume_marked_at = Some(now);
-                resumable.push(key);
+            if entry.suspended || now.since(started_at) > max_age {
+                continue;
             }
+            if entry.resume_pending {
+                already_pending.push(key);
+                continue;
+            }
+            entry.resume_pending = true;
+            entry.details.resume_reason = Some("interrupted_turn".into());
+            entry.details.last_resume_marked_at = Some(now);
+            resumable.push(key);
         }
         resumable.sort();
-        assert_eq!(recovery.resumable, resumable);
+        already_pending.sort();
+        assert_eq!((recovery.resumable, recovery.already_pending), (resumable, already_pending));
         self.turns.clear();
         assert_eq!(self.store().turns().unwrap().items, []);
         assert_sound(self.store());
@@ -527,7 +582,19 @@ impl Run {
 
     fn renew(&mut self, k: usize, to: Option<SessionId>) {
         let answer = match &to {
-            Some(id) => self.store().switch(&key(k), id.clone()).unwrap(),
+            Some(id) => match self.store().repoint(&key(k), id.clone(), &Repoint::new()).unwrap() {
+                Repointed::Switched(Written { entry, receipt }) => Some((entry, receipt)),
+                Repointed::Missing => None,
+                Repointed::Same(found) => {
+                    let known = &self.model[&key(k)];
+                    assert_eq!(found.session_id, *id);
+                    return assert_eq!(
+                        Entry::from_store(&found, &Extras::default()),
+                        Entry { metadata: None, ..known.clone() }
+                    );
+                }
+                other => panic!("{other:?}"),
+            },
             None => self.store().reset(&key(k)).unwrap(),
         };
         assert_eq!(answer.is_some(), self.model.contains_key(&key(k)));

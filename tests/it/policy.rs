@@ -258,9 +258,20 @@ fn the_same_end_by_either_road() {
         for known in [serde_json::to_value(entry.usage).unwrap(), serde_json::to_value(&entry.details).unwrap()] {
             others.retain(|name| !names(known.clone()).contains(name));
         }
-        let known =
-            ["created_at", "extras_bytes", "resume_pending", "session_id", "session_key", "suspended", "updated_at"];
+        let known = [
+            "created_at",
+            "extras_bytes",
+            "last_interaction",
+            "pinned",
+            "resume_pending",
+            "revision",
+            "session_id",
+            "session_key",
+            "suspended",
+            "updated_at",
+        ];
         assert!(others.iter().eq(&known), "{others:?}");
+        assert_eq!((entry.last_interaction, entry.pinned), (None, false));
         let SessionEntry { created_at, updated_at, suspended, resume_pending, usage, details, extras_bytes, .. } =
             entry;
         ((created_at, updated_at, suspended, resume_pending, usage, extras_bytes), details)

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cloakroom::{Error, ExportFormat, ExportOptions, NoActivity, PrunePolicy, SessionId, SessionStore, Usage};
+use cloakroom::{Error, ExportFormat, ExportOptions, NoActivity, PrunePolicy, Repoint, SessionId, SessionStore, Usage};
 use serde_json::json;
 
 use crate::behind::open_sled;
@@ -54,7 +54,7 @@ fn change(store: &SessionStore, dice: &mut Dice, entries: usize) {
         }
         8 => drop(store.update(&key, |at| at.display_name = Some("n".repeat(dice.roll(5000)))).unwrap()),
         9 => drop(store.record_usage(&key, &Usage { input_tokens: 1, ..Usage::ZERO }).unwrap()),
-        10 => drop(store.switch(&key, SessionId::new(format!("switched-{n}")).unwrap()).unwrap()),
+        10 => drop(store.repoint(&key, SessionId::new(format!("switched-{n}")).unwrap(), &Repoint::new()).unwrap()),
         11 => drop(store.begin_turn(&key).unwrap()),
         _ => {
             if let Some(turn) = store.turns().unwrap().items.iter().find(|turn| turn.key == key) {
@@ -213,7 +213,7 @@ fn all_entries_are_of_one_moment() {
     assert!(steps > 10, "only {steps} came in the middle");
 }
 
-/// What does not read is an error of the backup, not of who removes it meanwhile.
+/// An entry that cannot be decoded is an error of the backup, not of the verb that removes it meanwhile.
 #[test]
 fn an_entry_that_does_not_read_may_be_removed_meanwhile() {
     let home = Home::new();

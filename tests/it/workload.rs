@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloakroom::{
-    Clock, Details, Extras, Filter, KeyPolicy, ManualClock, Options, PrunePolicy, Receipt, Removal, Result, ResumeMark,
-    SessionEntry, SessionId, SessionKey, SessionSource, SessionStore, Timestamp, TurnEnd, Usage,
+    Clock, Details, Extras, Filter, KeyPolicy, ManualClock, Options, PrunePolicy, Receipt, Removal, Repoint, Repointed,
+    Result, ResumeMark, SessionEntry, SessionId, SessionKey, SessionSource, SessionStore, Timestamp, TurnEnd, Usage,
+    Written,
 };
 use serde_json::{Map, Value, json};
 
@@ -245,7 +246,11 @@ impl Worker<'_> {
                 let entry = self.store.resolve(&source(&name))?.entry;
                 let n = switch_number(&entry) + 1;
                 let id = SessionId::new(format!("run-{n}-{name}")).unwrap();
-                let (_, receipt) = self.store.switch(&entry.key, id)?.unwrap();
+                let Repointed::Switched(Written { receipt, .. }) =
+                    self.store.repoint(&entry.key, id, &Repoint::new())?
+                else {
+                    panic!("{name} has the id already");
+                };
                 let extras = metadata(n, self.plan.metadata_bytes);
                 let receipt =
                     if n.is_multiple_of(2) { self.store.set_metadata(&entry.key, &extras)?.unwrap() } else { receipt };

@@ -32,7 +32,7 @@ fn prune_removes_the_idle_and_keeps_the_suspended() {
     assert_eq!(keys(&store), [GROUP, DM, THREAD]);
 }
 
-/// Damage to one entry is told to who asks for it, and stops nobody else.
+/// Damage to one entry is an error of the verbs on that entry, and of no others.
 #[test]
 fn an_entry_that_does_not_read_is_kept_and_stops_nobody() {
     let store = Prepared::new();

@@ -1,6 +1,6 @@
 //! `list`, `show`, `find`.
 
-use cloakroom::{Clock, SystemClock};
+use cloakroom::{Clock, Repoint, SystemClock};
 use serde_json::json;
 
 use super::{DM, GROUP, OLD, Prepared, THREAD, command, run, source, timestamp};
@@ -190,7 +190,7 @@ fn find_lists_the_keys_of_a_session() {
     let id = store.id(DM);
     {
         let open = store.open();
-        open.switch(&super::key(OLD), id.parse().unwrap()).unwrap().unwrap();
+        open.repoint(&super::key(OLD), id.parse().unwrap(), &Repoint::new()).unwrap();
         open.close().unwrap();
     }
     assert_eq!(store.ok(&["find", &id, "--json"]).keys(), [OLD, DM]);

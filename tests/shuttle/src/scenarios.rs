@@ -11,6 +11,7 @@ use shuttle::thread::{self, JoinHandle};
 
 use crate::codec::{ActivityRow, Bucket, Hot};
 use crate::commit::{Commits, Receipt, Settings};
+use crate::entry::Revision;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Disk, Engine, Mark, Writer, cold, cold_of};
@@ -69,7 +70,7 @@ fn start_every(interval: Duration, keys: &[SessionKey], max_pending: usize, fail
     let disk = Disk::new(keys, Hot::fresh(Timestamp::MIN));
     let writer = Writer { mark: Mark { commit: 0, count: keys.len() as u64 }, fails_at, syncs: 0, is_dirty: false };
     // Nothing is kept in memory that is not needed.
-    let settings = Settings { interval, max_pending, cached_entries: 0 };
+    let settings = Settings { interval, max_pending, cached_entries: 0, first_revision: Revision::NONE };
     let clock = Arc::new(ManualClock::new(Timestamp::MIN));
     let commits = Commits::start(Engine(Arc::clone(&disk)), writer, clock, settings).expect("a store");
     Arc::new(Store { commits, disk })

@@ -1,0 +1,194 @@
+//! One atomic change of an entry: anything in it, its extras included, and the touch that goes with a message.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::answer::Modified;
+use crate::codec::{AS_IMPORTED, Cold, Hot};
+use crate::commit::{EntryLock, Placed};
+use crate::entry::{SessionEntry, Touch};
+use crate::error::{Error, Result};
+use crate::events::EventKind;
+use crate::key::SessionKey;
+use crate::random;
+use crate::store::{SessionStore, both, entry, records, touched};
+use crate::time::Timestamp;
+
+/// What is to become of a [`Draft`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// Write it.
+    Write,
+    /// Leave the entry as it is; it is not touched either.
+    Keep,
+    /// Remove the entry.
+    Remove,
+}
+
+/// An entry in the making, see [`SessionStore::modify`].
+#[derive(Debug)]
+pub struct Draft<'a> {
+    /// The entry as it is to be. Its key, `revision` and `extras_bytes` are not read.
+    pub entry: SessionEntry,
+    is_new: bool,
+    store: &'a SessionStore,
+    /// What is new: a JSON text, or `None` for what goes.
+    extras: BTreeMap<String, Option<String>>,
+}
+
+impl Draft<'_> {
+    /// Whether the key has no entry yet: then `entry` is a fresh one, with a new id and zero counters.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// One of the extras, as it is to be, as a JSON text. Costs the size of that text.
+    pub fn extra(&self, name: &str) -> Result<Option<String>> {
+        match self.extras.get(name) {
+            Some(changed) => Ok(changed.clone()),
+            None if self.is_new => Ok(None),
+            None => self.store.extra(&self.entry.key, name),
+        }
+    }
+
+    /// Sets one of the extras.
+    pub fn set_extra(&mut self, name: impl Into<String>, value: &Value) {
+        self.extras.insert(name.into(), Some(value.to_string()));
+    }
+
+    /// Removes one of the extras.
+    pub fn remove_extra(&mut self, name: impl Into<String>) {
+        self.extras.insert(name.into(), None);
+    }
+}
+
+impl SessionStore {
+    /// Changes anything of an entry in one step: id, times, flags, counters, details, extras; or makes one where there is
+    /// none, or removes it. Where the draft has nothing new, nothing is written.
+    ///
+    /// `change` is given a [`Draft`] and says what is to become of it. It runs with no lock held, and is run again if the
+    /// entry was changed meanwhile; a touch meanwhile is no reason, and wins over an older time. So it may be run any
+    /// number of times, and what it decides by should be the draft alone.
+    ///
+    /// Where only `updated_at`, flags and counters are new, it costs as little as a touch. Extras cost the size of
+    /// those that are new. After a crash before the receipt is durable, the old entry or the new one is there, whole.
+    ///
+    /// ```
+    /// use cloakroom::{Edit, Modified, Options, SessionKey, SessionStore, Touch};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("sessions.db");
+    /// let store = SessionStore::open(Options::new(path).create(true))?;
+    /// let key: SessionKey = "agent:main:discord:dm:1234".parse()?;
+    /// // As a message needs it: touched, counted, and one of the gateway's own fields kept up to date.
+    /// let done = store.modify(&key, Touch::Yes, |draft| {
+    ///     draft.entry.usage.last_prompt_tokens = 812;
+    ///     draft.set_extra("model_override", &serde_json::json!({"model": "small"}));
+    ///     Edit::Write
+    /// })?;
+    /// let Modified::Created(written) = done else { unreachable!() };
+    /// written.receipt.wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the entry would keep more than 1 MiB of JSON, [`Error::InvalidCost`] if its cost is not
+    /// finite.
+    pub fn modify(
+        &self,
+        key: &SessionKey,
+        touch: Touch,
+        mut change: impl FnMut(&mut Draft<'_>) -> Edit,
+    ) -> Result<Modified> {
+        loop {
+            let seen = self.commits().peek(key, false)?;
+            let revision = seen.as_ref().map(|seen| seen.hot.revision);
+            let is_new = seen.is_none();
+            let old = match seen {
+                Some(seen) => entry(key, &seen.hot, Arc::unwrap_or_clone(seen.cold)),
+                None => {
+                    let now = self.now();
+                    SessionEntry::new(key.clone(), random::session_id(now)?, now)
+                }
+            };
+            let mut draft = Draft { entry: old.clone(), is_new, store: self, extras: BTreeMap::new() };
+            let edit = change(&mut draft);
+            let Draft { entry: mut new, extras, .. } = draft;
+            if edit == Edit::Keep {
+                return Ok(Modified::Kept((!is_new).then_some(old)));
+            }
+            let cost = new.usage.estimated_cost_usd;
+            if !cost.is_finite() {
+                return Err(Error::InvalidCost { cost });
+            }
+            let (mut locked, now) = self.lock_to_touch(key)?;
+            let found = both(&locked)?;
+            if found.as_ref().map(|(hot, _)| hot.revision) != revision {
+                continue;
+            }
+            if edit == Edit::Remove {
+                if found.is_none() {
+                    return Ok(Modified::Kept(None));
+                }
+                let commit = locked.remove();
+                drop(locked);
+                self.listeners().tell(key, EventKind::Removed);
+                return Ok(Modified::Removed(self.commits().receipt(commit)));
+            }
+            if let Some((hot, _)) = &found
+                && new.updated_at == old.updated_at
+            {
+                // It may have been touched since, or set right.
+                new.updated_at = hot.updated_at;
+            }
+            let touched_at = (touch == Touch::Yes).then_some(now);
+            let Some(placed) = write(&mut locked, found, new, &extras, touched_at)? else {
+                return Ok(Modified::Kept(Some(old)));
+            };
+            drop(locked);
+            let written = self.placed(key, placed);
+            if is_new {
+                self.listeners().tell(key, EventKind::Created);
+                return Ok(Modified::Created(written));
+            }
+            if written.entry.session_id != old.session_id {
+                self.listeners().tell(key, EventKind::Switched);
+            }
+            return Ok(Modified::Changed(written));
+        }
+    }
+}
+
+/// Writes what is new, and no more. `None` if nothing is.
+fn write(
+    locked: &mut EntryLock<'_>,
+    found: Option<(Hot, Arc<Cold>)>,
+    new: SessionEntry,
+    changed: &BTreeMap<String, Option<String>>,
+    touched_at: Option<Timestamp>,
+) -> Result<Option<Placed>> {
+    let (mut hot, mut cold) = records(new);
+    if let Some(now) = touched_at {
+        hot = touched(hot, now);
+    }
+    let Some((old, there)) = found else {
+        return locked.change_extras(hot, cold, changed).map(Some);
+    };
+    cold.extras.clone_from(&there.extras);
+    if !changed.is_empty() {
+        return locked.change_extras(hot, cold, changed).map(Some);
+    }
+    if cold != *there {
+        return locked.put(hot, cold, None).map(Some);
+    }
+    // The flags that callers do not see stay.
+    hot = Hot { revision: old.revision, flags: hot.flags | (old.flags & AS_IMPORTED), ..hot };
+    if hot == old && touched_at.is_none() {
+        return Ok(None);
+    }
+    let commit = locked.set_hot(hot);
+    // What was set, with the revision that it was given.
+    Ok(Some(Placed { hot: locked.hot().unwrap_or(hot), cold: there, commit }))
+}
