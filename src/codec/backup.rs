@@ -225,7 +225,7 @@ mod tests {
         assert!(matches!(entry(&more).check(), Err(CodecError::TooLong(_))));
 
         for (bytes, fits) in [(MAX_EXTRAS_BYTES - 8, true), (MAX_EXTRAS_BYTES - 7, false)] {
-            let text = vec![b'1'; bytes];
+            let text = format!("\"{}\"", "1".repeat(bytes - 2)).into_bytes();
             let at = ExtrasRef { generation: 1, bytes: u32::try_from(bytes).unwrap() };
             let changed = [("metadata".into(), Some(Field::Stored(at)))].into();
             let index = ExtrasIndex { bytes: at.bytes + 8, changed, ..ExtrasIndex::default() };

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::records::{DetailsV1, details, details_v1};
 use super::{CodecError, Cold, MAX_EXTRAS_BYTES, decode, encode};
 use crate::entry::{Details, Extras};
+use crate::json;
 
 /// The longest text that is kept in a directory, in bytes.
 pub(crate) const MAX_INLINE_TEXT: usize = 512;
@@ -406,6 +407,13 @@ impl<E, R: FnOnce(ExtrasRef) -> Result<Base, E>, N: FnMut() -> u64> Arranging<R,
     }
 }
 
+/// The text that a value holds. Its chunks may be damaged, and what is no JSON must not get into an export.
+pub(crate) fn value_text(part: &[u8]) -> Result<&str, CodecError> {
+    let text = std::str::from_utf8(part)?;
+    json::normal(text).map_err(|_| CodecError::NoJson)?;
+    Ok(text)
+}
+
 /// Puts extras together from their parts; with the details, where those are in the base.
 pub(crate) fn assemble<'p>(
     index: &ExtrasIndex,
@@ -419,7 +427,7 @@ pub(crate) fn assemble<'p>(
     };
     let text = |field: Field| match field {
         Field::Text(text) => Ok(text),
-        Field::Stored(at) => Ok::<_, CodecError>(std::str::from_utf8(read(at)?)?.to_owned()),
+        Field::Stored(at) => value_text(read(at)?).map(str::to_owned),
     };
     let mut base = index.base.map(|at| Base::decode(read(at)?)).transpose()?.unwrap_or_default();
     let details = base.details.take();
@@ -427,6 +435,10 @@ pub(crate) fn assemble<'p>(
     for (name, field) in index.directory(base) {
         extras.insert_text(name, text(field)?);
     }
-    extras.form = index.form.clone().map(text).transpose()?;
+    extras.form = match &index.form {
+        Some(Field::Stored(at)) => Some(std::str::from_utf8(read(*at)?)?.to_owned()),
+        Some(Field::Text(form)) => Some(form.clone()),
+        None => None,
+    };
     Ok((details, extras))
 }

@@ -44,7 +44,9 @@ pub(crate) use backup::{
     BackupEndV1, BackupEntryV1, BackupNoteV1, BackupPartV1, BackupRecord, BackupStoreV1, CheckedEntry,
 };
 pub(crate) use clock::{ClockNote, Held};
-pub(crate) use extras::{ArrangeError, Base, ExtrasIndex, ExtrasRef, Field, NewExtras, Parts, arrange, assemble};
+pub(crate) use extras::{
+    ArrangeError, Base, ExtrasIndex, ExtrasRef, Field, NewExtras, Parts, arrange, assemble, value_text,
+};
 pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Engine;
-use crate::codec::{Base, Cold, ExtrasIndex, ExtrasRef, Field, Fingerprint, Parts, assemble};
+use crate::codec::{Base, Cold, ExtrasIndex, ExtrasRef, Field, Fingerprint, Parts, assemble, value_text};
 use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::SessionKey;
@@ -58,8 +58,8 @@ impl PartsOf<'_> {
         match field {
             Field::Text(text) => Ok(text.clone()),
             Field::Stored(at) => {
-                let text = std::str::from_utf8(&self.read(*at)?).map(str::to_owned);
-                text.map_err(|e| self.engine.damaged_extras(self.key, e.into()))
+                let part = self.read(*at)?;
+                value_text(&part).map(str::to_owned).map_err(|e| self.engine.damaged_extras(self.key, e))
             }
         }
     }

@@ -19,7 +19,7 @@ fn an_entry_that_a_newer_one_replaces_leaves_no_row() {
         for (n, id, minute, bytes) in
             [(1, 1, 5, 9000), (2, 2, 5, 600), (1, 3, 6, 600), (1, 4, 4, 9000), (1, 5, 6, 5000)]
         {
-            push(&mut batch, n, id, minute, &"x".repeat(bytes), &mut generation);
+            push(&mut batch, n, id, minute, &format!("\"{}\"", "1".repeat(bytes)), &mut generation);
             if !is_one_batch {
                 loaded.add(store.put_batch(&batch).unwrap());
                 batch.clear();
