@@ -117,6 +117,7 @@ mod entry;
 mod error;
 mod events;
 mod export;
+mod extras;
 mod fork;
 mod gateway;
 pub mod guide;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::answer::Modified;
 use crate::codec::{AS_IMPORTED, Cold, Hot};
 use crate::commit::{EntryLock, Placed};
-use crate::entry::{Extras, SessionEntry, Touch};
+use crate::entry::{SessionEntry, Touch};
 use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, TOUCHES, Told, UPDATES};
 use crate::key::SessionKey;
@@ -45,7 +45,7 @@ impl Draft<'_> {
         self.is_new
     }
 
-    /// One of the extras, as it is to be, as a JSON text. Costs the size of all extras of the entry.
+    /// One of the extras, as it is to be, as a JSON text. Costs the size of that text.
     pub fn extra(&self, name: &str) -> Result<Option<String>> {
         match self.extras.get(name) {
             Some(changed) => Ok(changed.clone()),
@@ -73,8 +73,8 @@ impl SessionStore {
     /// entry was changed meanwhile; a touch meanwhile is no reason, and wins over an older time. So it may be run any
     /// number of times, and what it decides by should be the draft alone.
     ///
-    /// Where only `updated_at`, flags and counters are new, it costs as little as a touch. Extras cost the size of all of
-    /// the entry's. After a crash before the receipt is durable, the old entry or the new one is there, whole.
+    /// Where only `updated_at`, flags and counters are new, it costs as little as a touch. Extras cost the size of
+    /// those that are new. After a crash before the receipt is durable, the old entry or the new one is there, whole.
     ///
     /// ```
     /// use cloakroom::{Edit, Modified, Options, SessionKey, SessionStore, Touch};
@@ -196,12 +196,11 @@ fn write(
         hot = touched(hot, now);
     }
     let Some((old, there)) = found else {
-        return locked.put(hot, cold, Some(&merged(Extras::default(), changed))).map(Some);
+        return locked.change_extras(hot, cold, changed).map(Some);
     };
-    cold.extras = there.extras;
+    cold.extras.clone_from(&there.extras);
     if !changed.is_empty() {
-        let extras = merged(locked.extras(&there)?, changed);
-        return locked.put(hot, cold, Some(&extras)).map(Some);
+        return locked.change_extras(hot, cold, changed).map(Some);
     }
     if cold != *there {
         return locked.put(hot, cold, None).map(Some);
@@ -214,16 +213,4 @@ fn write(
     let commit = locked.set_hot(hot);
     // What was set, with the revision that it was given.
     Ok(Some(Placed { hot: locked.hot().unwrap_or(hot), cold: there, commit }))
-}
-
-fn merged(mut extras: Extras, changed: &BTreeMap<String, Option<String>>) -> Extras {
-    for (name, text) in changed {
-        match text {
-            Some(text) => extras.insert_text(name.clone(), text.clone()),
-            None => {
-                extras.remove(name);
-            }
-        }
-    }
-    extras
 }

@@ -1,14 +1,10 @@
-//! Writing an entry at a key of the gateway's own: whole, or its extras one by one.
-
-use serde_json::{Map, Value};
+//! Writing a whole entry at a key of the gateway's own.
 
 use crate::answer::Put;
 use crate::codec::Cold;
-use crate::commit::{Placed, Receipt};
 use crate::entry::{Extras, Revision, SessionEntry};
 use crate::error::{Error, Result};
-use crate::events::{CHANGES, EventKind, Told, UPDATES};
-use crate::key::SessionKey;
+use crate::events::{CHANGES, EventKind, Told};
 use crate::store::{SessionStore, both, entry, records};
 
 /// What must be there for a [`put`](SessionStore::put) to go on.
@@ -99,59 +95,5 @@ impl SessionStore {
             Told::of(kind, written.entry.revision).session(old, &written.entry.session_id)
         });
         Ok(if is_new { Put::Created(written) } else { Put::Replaced(written) })
-    }
-
-    /// One of an entry's extras, as a JSON text. `None` if there is no such entry, or it has none of this name.
-    pub fn extra(&self, key: &SessionKey, name: &str) -> Result<Option<String>> {
-        Ok(self.get_with_extras(key)?.and_then(|(_, extras)| extras.text(name).map(Into::into)))
-    }
-
-    /// Sets one of an entry's extras. `updated_at` stays.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if the entry would keep more than 1 MiB of JSON.
-    pub fn set_extra(&self, key: &SessionKey, name: &str, value: &Value) -> Result<Option<Receipt>> {
-        self.change_extras(key, |extras| {
-            extras.insert(name, value);
-            true
-        })
-    }
-
-    /// Removes one of an entry's extras. `None` if there is no such entry, or it has none of this name. `updated_at` stays.
-    pub fn remove_extra(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
-        self.change_extras(key, |extras| extras.remove(name))
-    }
-
-    /// Replaces all of an entry's extras. `updated_at` stays.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if the entry would keep more than 1 MiB of JSON.
-    pub fn set_extras(&self, key: &SessionKey, new: &Extras) -> Result<Option<Receipt>> {
-        self.change_extras(key, |extras| {
-            *extras = new.clone();
-            true
-        })
-    }
-
-    /// Replaces an entry's metadata: the extra of that name. `updated_at` stays.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if the entry would keep more than 1 MiB of JSON.
-    pub fn set_metadata(&self, key: &SessionKey, metadata: &Map<String, Value>) -> Result<Option<Receipt>> {
-        self.set_extra(key, Extras::METADATA, &Value::Object(metadata.clone()))
-    }
-
-    /// Changes the extras of an entry, if `change` says that it did.
-    fn change_extras(&self, key: &SessionKey, change: impl FnOnce(&mut Extras) -> bool) -> Result<Option<Receipt>> {
-        let mut locked = self.lock_to_change(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
-        let mut extras = locked.extras(&cold)?;
-        if !change(&mut extras) {
-            return Ok(None);
-        }
-        let Placed { hot, commit, .. } = locked.put(hot, Cold::clone(&cold), Some(&extras))?;
-        drop(locked);
-        self.tell(key, UPDATES, || Told::of(EventKind::Updated, hot.revision));
-        Ok(Some(self.commits().receipt(commit)))
     }
 }

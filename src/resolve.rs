@@ -315,7 +315,7 @@ impl SessionStore {
             KeepExtras::All => None,
             _ => Some(how.keep.of(|| locked.extras(&cold))?),
         };
-        let extras = cold.extras.filter(|_| kept.is_none());
+        let extras = cold.extras.clone().filter(|_| kept.is_none());
         let placed = locked.put(new_hot, Cold { extras, ..new_cold }, kept.as_ref())?;
         drop(locked);
         let written = self.placed(key, placed);

@@ -420,7 +420,7 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
         pinned: hot.is(PINNED),
         usage: hot.usage,
         details: cold.details,
-        extras_bytes: cold.extras.map_or(0, |at| at.bytes),
+        extras_bytes: cold.extras.as_ref().map_or(0, |extras| extras.bytes),
     }
 }
 

@@ -1,13 +1,14 @@
 //! [`EntryLock`]: one entry, read and changed as one step.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::pending::{Pending, read_cold, read_extras, structural_weight};
+use super::pending::{Pending, parts_of, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
 use super::turns::Marker;
-use crate::codec::{self, AS_IMPORTED, Cold, ExtrasRef, Hot};
-use crate::entry::{Details, Extras};
+use crate::codec::{self, AS_IMPORTED, ArrangeError, Base, Cold, Hot, NewExtras, Parts};
+use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::SessionId;
 use crate::storage::Engine;
@@ -69,6 +70,22 @@ impl EntryLock<'_> {
         }
     }
 
+    /// One of the extras that belong to `cold`, the entry's cold record. Reads the names and that text.
+    pub(crate) fn extra(&self, cold: &Cold, name: &str) -> Result<Option<String>> {
+        match (self.slot(), &cold.extras) {
+            (Some(slot), Some(index)) => parts_of(self.engine, &slot.key, Some(slot)).text(index, name),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether it has one of this name. Reads the names.
+    pub(crate) fn has_extra(&self, cold: &Cold, name: &str) -> Result<bool> {
+        match (self.slot(), &cold.extras) {
+            (Some(slot), Some(index)) => parts_of(self.engine, &slot.key, Some(slot)).has(index, name),
+            _ => Ok(false),
+        }
+    }
+
     /// Replaces the hot record of an existing entry, under a new revision if more is new than its time. Returns the commit
     /// that takes it.
     pub(crate) fn set_hot(&mut self, mut hot: Hot) -> u64 {
@@ -107,38 +124,31 @@ impl EntryLock<'_> {
     /// otherwise it keeps those that `cold` points to.
     pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
         hot.set(AS_IMPORTED, false);
-        self.put_whole(hot, cold, extras)
+        self.put_whole(hot, cold, extras.map_or(NewExtras::Kept, NewExtras::All))
+    }
+
+    /// As [`put`](Self::put), of an entry that keeps its extras but for these `changes`: names with their new JSON
+    /// texts, or none for what goes. Costs what is new, and a look at the names.
+    pub(crate) fn change_extras(
+        &mut self,
+        mut hot: Hot,
+        cold: Cold,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<Placed> {
+        hot.set(AS_IMPORTED, false);
+        self.put_whole(hot, cold, NewExtras::Changed(changes))
     }
 
     /// As [`put`](Self::put), for an import: the entry counts as it was imported until it is changed.
     pub(crate) fn put_imported(&mut self, mut hot: Hot, cold: Cold, extras: &Extras) -> Result<Placed> {
         hot.set(AS_IMPORTED, true);
-        self.put_whole(hot, cold, Some(extras))
+        self.put_whole(hot, cold, NewExtras::All(extras))
     }
 
-    fn put_whole(&mut self, mut hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
+    fn put_whole(&mut self, mut hot: Hot, mut cold: Cold, extras: NewExtras<'_>) -> Result<Placed> {
         hot.revision = self.pending.new_revision();
         self.keep_before(true);
-        // What points to the extras takes some room too.
-        let kept = cold.extras.replace(ExtrasRef::LONGEST);
-        let fits = cold.encode().map_err(|e| self.engine.encode_failed(e))?.is_some();
-        cold.extras = kept;
-        let blob = if extras.is_some() || !fits {
-            let kept;
-            let extras = match extras {
-                Some(extras) => extras,
-                None => {
-                    kept = self.extras(&cold)?;
-                    &kept
-                }
-            };
-            let (at, blob) = self.new_blob((!fits).then_some(&cold.details), extras)?.unzip();
-            cold.extras = at;
-            blob
-        } else {
-            // A blob that is not on disk yet goes with the record that names it.
-            self.slot().and_then(|slot| slot.cold.as_ref()?.blob_of(&cold)).cloned()
-        };
+        let parts = self.arrange(&mut cold, extras)?;
         let id = cold.session_id.clone();
         let key = self.slot().map(|slot| slot.key.clone());
         // The new id comes before the old one goes: they may be the same, and it must be found at every moment.
@@ -151,7 +161,7 @@ impl EntryLock<'_> {
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
         let cold = Arc::new(cold);
-        let new = NewCold { cold: Arc::clone(&cold), blob };
+        let new = NewCold { cold: Arc::clone(&cold), parts };
         let commit = self.change(|slot| {
             slot.turned |= turned;
             slot.hot = Some(hot);
@@ -178,23 +188,31 @@ impl EntryLock<'_> {
         })
     }
 
-    /// The JSON of extras under a new generation; `None` if there is nothing to keep.
-    fn new_blob(&self, details: Option<&Details>, extras: &Extras) -> Result<Option<(ExtrasRef, Arc<[u8]>)>> {
-        if details.is_none() && extras.is_empty() {
-            return Ok(None);
-        }
-        let blob = codec::encode_blob(details, extras).map_err(|e| self.engine.encode_failed(e))?;
-        match (u32::try_from(blob.len()), self.slot()) {
-            (Ok(bytes), _) if blob.len() <= codec::MAX_EXTRAS_BYTES => {
-                let generation = self.pending.generation.fetch_add(1, Ordering::Relaxed);
-                Ok(Some((ExtrasRef { generation, bytes }, blob.into())))
+    /// Gives details and extras their places, and answers the parts that are not on disk yet.
+    fn arrange(&self, cold: &mut Cold, extras: NewExtras<'_>) -> Result<Parts> {
+        let Some(slot) = self.slot() else { return Ok(Parts::new()) };
+        let there = parts_of(self.engine, &slot.key, Some(slot));
+        let next = || self.pending.generation.fetch_add(1, Ordering::Relaxed);
+        let new = codec::arrange(cold, extras, |at| there.base(at), next);
+        let mut parts = new.map_err(|error| match error {
+            ArrangeError::Encode(error) => self.engine.encode_failed(error),
+            ArrangeError::TooLarge(bytes) => {
+                Error::TooLarge { key: slot.key.clone(), bytes, limit: codec::MAX_EXTRAS_BYTES }
             }
-            (_, Some(slot)) => {
-                let key = slot.key.clone();
-                Err(Error::TooLarge { key, bytes: blob.len(), limit: codec::MAX_EXTRAS_BYTES })
-            }
-            (_, None) => Ok(None),
+            ArrangeError::Base(error) => error,
+        })?;
+        // Those that wait go with the record that names them now.
+        if let (Some(index), Some(waiting)) = (&cold.extras, there.waiting)
+            && !waiting.is_empty()
+        {
+            // One that is on disk names none that wait.
+            let base = index.base.and_then(|at| parts.get(&at.generation).or_else(|| waiting.get(&at.generation)));
+            let base = base.map(|base| Base::decode(base)).transpose();
+            let live = index.live(&base.map_err(|e| self.engine.damaged_extras(&slot.key, e))?.unwrap_or_default());
+            let waiting = waiting.iter().filter(|(generation, _)| live.contains(generation));
+            parts.extend(waiting.map(|(generation, part)| (*generation, Arc::clone(part))));
         }
+        Ok(parts)
     }
 
     /// A cold record that waits is being replaced: its id is no longer this key's.
@@ -221,7 +239,7 @@ impl EntryLock<'_> {
             change(slot);
             slot.commit = commit;
             let weight = match &slot.cold {
-                Some(new) if slot.structural => structural_weight(new.blob.as_deref()),
+                Some(new) if slot.structural => structural_weight(&new.cold, &new.parts),
                 _ => 1,
             };
             let before = std::mem::replace(&mut slot.weight, weight);

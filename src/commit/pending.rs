@@ -12,11 +12,11 @@ use super::receipt::Progress;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
 use super::turns::Turns;
-use crate::codec::{self, Cold, Fingerprint, Hot, Turn};
+use crate::codec::{Cold, Fingerprint, Hot, Parts, Turn};
 use crate::entry::{Extras, Revision};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
-use crate::storage::{Change, Content, Engine, MovedFrom};
+use crate::storage::{Change, Content, Engine, MovedFrom, PartsOf};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// More shards than threads that will ever meet.
@@ -208,7 +208,7 @@ impl Pending {
         let content = match (slot.hot, &slot.cold) {
             (None, _) => Content::Gone,
             (Some(hot), Some(new)) if structural => {
-                Content::Whole { hot, cold: Arc::clone(&new.cold), blob: new.blob.clone() }
+                Content::Whole { hot, cold: Arc::clone(&new.cold), parts: new.parts.clone() }
             }
             (Some(hot), _) => Content::Hot(hot),
         };
@@ -272,12 +272,17 @@ pub(super) fn shard_of(entry: Fingerprint) -> usize {
 fn weight_of(content: &Content) -> usize {
     match content {
         Content::Hot(_) | Content::Gone => 1,
-        Content::Whole { blob, .. } => structural_weight(blob.as_deref()),
+        Content::Whole { cold, parts, .. } => structural_weight(cold, parts),
     }
 }
 
-pub(super) fn structural_weight(blob: Option<&[u8]>) -> usize {
-    STRUCTURAL_WEIGHT + blob.map_or(0, <[u8]>::len) / BYTES_PER_WEIGHT
+pub(super) fn structural_weight(cold: &Cold, parts: &Parts) -> usize {
+    let inline = cold.extras.as_ref().map_or(0, |extras| extras.inline_len());
+    STRUCTURAL_WEIGHT + (inline + parts_bytes(parts)) / BYTES_PER_WEIGHT
+}
+
+pub(super) fn parts_bytes(parts: &Parts) -> usize {
+    parts.values().map(|part| part.len()).sum()
 }
 
 impl Pending {
@@ -345,31 +350,24 @@ pub(super) fn read_cold(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) 
     Ok(Arc::new(cold))
 }
 
-/// A cold record, and the JSON of its extras.
-pub(super) type Rest = (Arc<Cold>, Option<Arc<[u8]>>);
+/// A cold record, and all parts of its extras.
+pub(super) type Rest = (Arc<Cold>, Parts);
 
 /// What there is of an entry beside its hot record, in memory or on disk.
 pub(super) fn read_rest(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Rest> {
     let cold = read_cold(engine, key, slot)?;
-    let new = slot.and_then(|slot| slot.cold.as_ref());
-    let blob = match (new.and_then(|new| new.blob_of(&cold)), cold.extras) {
-        (Some(blob), _) => Some(Arc::clone(blob)),
-        (None, Some(at)) => Some(engine.blob(key, at)?.into()),
-        (None, None) => None,
-    };
-    Ok((cold, blob))
+    let parts = parts_of(engine, key, slot).all(cold.extras.as_deref())?;
+    Ok((cold, parts))
 }
 
 /// The extras in memory, or those on disk.
 pub(super) fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, slot: Option<&Slot>) -> Result<Extras> {
-    let new = slot.and_then(|slot| slot.cold.as_ref());
-    match (new.and_then(|new| new.blob_of(cold)), cold.extras) {
-        (Some(blob), _) => {
-            codec::decode_blob(blob).map(|(_, extras)| extras).map_err(|e| engine.damaged_extras(key, e))
-        }
-        (None, Some(at)) => engine.extras(key, at),
-        (None, None) => Ok(Extras::default()),
-    }
+    parts_of(engine, key, slot).extras(cold.extras.as_deref())
+}
+
+/// Where the parts of an entry's extras are.
+pub(super) fn parts_of<'a>(engine: &'a Engine, key: &'a SessionKey, slot: Option<&'a Slot>) -> PartsOf<'a> {
+    PartsOf { engine, key, waiting: slot.and_then(|slot| slot.cold.as_ref()).map(|new| &new.parts) }
 }
 
 #[cfg(test)]

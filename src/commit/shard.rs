@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::codec::{Cold, Fingerprint, Hot};
+use crate::codec::{Cold, Fingerprint, Hot, Parts};
 use crate::key::SessionKey;
 use crate::storage::StoredCold;
 
@@ -58,15 +58,8 @@ impl Slot {
 #[derive(Debug, Clone)]
 pub(super) struct NewCold {
     pub(super) cold: Arc<Cold>,
-    /// The JSON of its extras, where that is new too.
-    pub(super) blob: Option<Arc<[u8]>>,
-}
-
-impl NewCold {
-    /// The blob, if it is the one that `cold` names: a renewed entry names none, and must not get the old one's.
-    pub(super) fn blob_of(&self, cold: &Cold) -> Option<&Arc<[u8]>> {
-        self.blob.as_ref().filter(|_| self.cold.extras == cold.extras)
-    }
+    /// The parts of its extras that are new too.
+    pub(super) parts: Parts,
 }
 
 /// A part of the keys, with its lock around it.

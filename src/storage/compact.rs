@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::build::{NewDatabase, put};
+use super::extras::LiveParts;
 use super::lock::{Lock, State};
 use super::open::Opened;
 use super::verify::{Led, led};
@@ -87,11 +88,17 @@ impl Engine {
 impl Writer {
     /// Removes what a crash has left of entries that are gone: nobody could name it any more to have it erased.
     fn drop_orphans(&mut self, engine: &Engine) -> Result<()> {
+        let mut parts = LiveParts::default();
         for row in engine.trees.extras.iter().keys() {
             let row = row.map_err(|e| engine_error("read", e))?;
-            if let Ok(ExtrasRow { entry, generation, .. }) = ExtrasRow::decode(&row)
-                && !matches!(led(engine, entry)?, Led::To(cold) if cold.extras.is_some_and(|at| at.generation == generation))
-            {
+            let Ok(ExtrasRow { entry, generation, .. }) = ExtrasRow::decode(&row) else { continue };
+            let is_needed = match led(engine, entry)? {
+                Led::To(cold) => parts.needs(engine, entry, &cold, generation)?,
+                Led::Nowhere => false,
+                // It is not known whose it is.
+                Led::Astray => true,
+            };
+            if !is_needed {
                 self.remove(engine, &engine.trees.extras, row)?;
             }
         }

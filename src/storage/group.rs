@@ -1,10 +1,13 @@
 //! The rows that a group of structural changes writes.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::verify::has;
 use super::write::{Change, Content, MovedFrom, encode_error};
-use super::{Engine, Trees, bytes, engine_error};
+use super::{Engine, PartsOf, Trees, bytes, engine_error};
 use crate::codec::{
-    ActivityRow, Bucket, Cold, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
+    ActivityRow, Bucket, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
 };
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
@@ -30,8 +33,8 @@ pub(super) struct Group {
     /// Entries created less entries removed.
     pub(super) added: i64,
     pub(super) has_new_extras: bool,
-    /// Entries whose extras are to be swept afterwards, but for the generation given.
-    pub(super) stale_extras: Vec<(Fingerprint, Option<u64>)>,
+    /// Entries whose extras are to be swept afterwards, but for the generations given.
+    pub(super) stale_extras: Vec<(Fingerprint, BTreeSet<u64>)>,
 }
 
 /// A tree and its rows of a group, in key order.
@@ -48,15 +51,15 @@ impl Group {
             Content::Hot(_) => return Ok(()),
             Content::Whole { .. } | Content::Gone => Before::read(engine, &change.key, change.entry)?,
         };
-        let extras_before = before.as_ref().and_then(|before| before.extras);
-        let kept = match &change.content {
-            Content::Whole { hot, cold, .. } => {
+        let extras_before = before.as_ref().and_then(|before| before.extras.clone());
+        let (extras, parts) = match &change.content {
+            Content::Whole { hot, cold, parts } => {
                 let step = self.put(change, hot, cold, before)?;
                 match left {
                     Some((moved, left)) => self.leave(engine, change.entry, moved, &left)?,
                     None => self.step(step),
                 }
-                cold.extras.map(|at| at.generation)
+                (cold.extras.as_deref(), Some(parts))
             }
             Content::Gone | Content::Hot(_) => {
                 if let Some(before) = before {
@@ -68,18 +71,23 @@ impl Group {
                     self.remove(&moved.key, moved.entry, &left);
                     self.step(Step::Remove(moved.entry));
                 }
-                None
+                (None, None)
             }
         };
-        // Chunks of an older generation, and those that a crash left before anything named them.
-        let wrote_extras = matches!(&change.content, Content::Whole { blob: Some(_), .. });
-        self.has_new_extras |= wrote_extras;
+        // Parts that were named, and those that a crash left before anything named them.
+        let has_new_parts = parts.is_some_and(|parts| !parts.is_empty());
+        self.has_new_extras |= has_new_parts;
         let is_gone = matches!(change.content, Content::Gone);
-        if wrote_extras || is_gone || (extras_before.is_some() && extras_before != kept) {
-            self.stale_extras.push((change.entry, kept));
+        if has_new_parts || is_gone || ExtrasIndex::may_let_go(extras_before.as_deref(), extras) {
+            let of = PartsOf { engine, key: &change.key, waiting: parts };
+            let live = extras.map(|index| of.base_of(index).map(|base| index.live(&base)));
+            // Where that cannot be read, it is not known what else must stay.
+            if let Some(live) = live.map_or_else(|| Ok(Some(BTreeSet::new())), if_readable)? {
+                self.stale_extras.push((change.entry, live));
+            }
         }
         if let Some(moved) = &change.moved {
-            self.stale_extras.push((moved.entry, None));
+            self.stale_extras.push((moved.entry, BTreeSet::new()));
         }
         Ok(())
     }
@@ -200,7 +208,7 @@ struct Before {
     /// `None` if its record cannot be decoded: the verbs have seen a better one, and the committer serves all others too.
     session_id: Option<SessionId>,
     age_row: Option<ActivityRow>,
-    extras: Option<u64>,
+    extras: Option<Arc<ExtrasIndex>>,
 }
 
 impl Before {
@@ -213,7 +221,7 @@ impl Before {
             // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
             // does no harm.
             age_row: if_readable(engine.stored_hot(entry))?.flatten().map(row),
-            extras: cold.as_ref().and_then(|cold| Some(cold.extras?.generation)),
+            extras: cold.as_ref().and_then(|cold| cold.extras.clone()),
             session_id: cold.map(|cold| cold.session_id),
         }))
     }

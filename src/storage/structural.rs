@@ -6,11 +6,13 @@
 //! finds one finishes the group or takes it back ([`Writer::settle`]). A crash leaves a beginning of what was written, so
 //! where the intent is missing, nothing of the group is there.
 
+use std::collections::BTreeSet;
+
 use super::group::Group;
 use super::write::{Change, Content, Writer, encode_error};
 use super::{Engine, damaged_at, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Step, decode_cold, encode_meta,
+    ActivityRow, Bucket, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Parts, Step, decode_cold, encode_meta,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionId;
@@ -46,8 +48,8 @@ impl Writer {
     ) -> Result<()> {
         // All extras go first, so that one sync serves many groups.
         for change in changes.clone() {
-            if let Content::Whole { cold, blob: Some(blob), .. } = &change.content {
-                self.write_extras(engine, change.entry, cold, blob)?;
+            if let Content::Whole { parts, .. } = &change.content {
+                self.write_parts(engine, change.entry, parts)?;
             }
         }
         let mut group = Group::default();
@@ -60,12 +62,13 @@ impl Writer {
         self.write_group(engine, group)
     }
 
-    fn write_extras(&mut self, engine: &Engine, entry: Fingerprint, cold: &Cold, blob: &[u8]) -> Result<()> {
-        let Some(at) = cold.extras else { return Ok(()) };
-        for (row, value) in ExtrasRow::encode_all(entry, at.generation, blob) {
-            self.largest_chunk = self.largest_chunk.max((row.len() + value.len()) as u64);
-            self.insert(engine, &engine.trees.extras, row, &value)?;
-            self.has_unsynced_extras = true;
+    fn write_parts(&mut self, engine: &Engine, entry: Fingerprint, parts: &Parts) -> Result<()> {
+        for (generation, part) in parts {
+            for (row, value) in ExtrasRow::encode_all(entry, *generation, part) {
+                self.largest_chunk = self.largest_chunk.max((row.len() + value.len()) as u64);
+                self.insert(engine, &engine.trees.extras, row, &value)?;
+                self.has_unsynced_extras = true;
+            }
         }
         Ok(())
     }
@@ -108,20 +111,31 @@ impl Writer {
             *groups += 1;
         }
         self.mark.count = count;
-        for (entry, keep) in &group.stale_extras {
-            self.drop_extras(engine, *entry, *keep)?;
+        for (entry, live) in &group.stale_extras {
+            self.drop_extras(engine, *entry, live)?;
         }
         Ok(())
     }
 
-    /// Removes every generation of an entry's extras but `keep`.
-    fn drop_extras(&mut self, engine: &Engine, entry: Fingerprint, keep: Option<u64>) -> Result<()> {
-        let kept = keep.map(|generation| ExtrasRow::prefix(entry, generation));
-        for row in engine.trees.extras.scan_prefix(entry.as_bytes()).keys() {
+    /// Removes every part of an entry's extras but the `live` ones. Those are skipped, however long they are.
+    fn drop_extras(&mut self, engine: &Engine, entry: Fingerprint, live: &BTreeSet<u64>) -> Result<()> {
+        let tree = &engine.trees.extras;
+        let mut from = entry.as_bytes().to_vec();
+        while let Some(row) = tree.range(from..).keys().next() {
             let row = row.map_err(|e| engine_error("read", e))?;
-            if !kept.as_ref().is_some_and(|prefix| row.starts_with(prefix)) {
-                self.remove(engine, &engine.trees.extras, row)?;
+            if !row.starts_with(entry.as_bytes()) {
+                break;
             }
+            from = match ExtrasRow::decode(&row) {
+                Ok(row) if live.contains(&row.generation) => match row.generation.checked_add(1) {
+                    Some(next) => ExtrasRow::prefix(entry, next),
+                    None => break,
+                },
+                _ => {
+                    self.remove(engine, tree, &row)?;
+                    [&row[..], &[0]].concat()
+                }
+            };
         }
         Ok(())
     }
@@ -194,7 +208,7 @@ impl Writer {
     /// Removes what there is of an entry, and last what leads to the rest.
     fn erase(&mut self, engine: &Engine, entry: Fingerprint) -> Result<()> {
         let trees = &engine.trees;
-        self.drop_extras(engine, entry, None)?;
+        self.drop_extras(engine, entry, &BTreeSet::new())?;
         self.remove(engine, &trees.turns, entry.as_bytes())?;
         let key = engine.key_of(entry)?;
         if let Some(key) = &key

@@ -8,8 +8,9 @@
 //!   cleared when met.
 //! - A group of structural changes (create, new id, new details, remove) is announced by an intent; opening finishes it
 //!   or takes it back, see `structural.rs`.
-//! - Extras of a whole piece are written and synced first, under new generations; the groups that name them follow; the
-//!   old generations go last. A crash may leave a generation that nothing names, which is swept at the next change.
+//! - New parts of extras of a whole piece are written and synced first; the groups that name them follow; the parts that
+//!   nothing names any more go last. A crash may leave some that nothing names, which are swept when the entry gets its
+//!   next part. Extras that the cold record has room for are part of it, and need none of this.
 //!
 //! A long run of unsynced writes overwrites older synced data, because sled recycles its segments. So whatever the
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
@@ -24,8 +25,8 @@ use super::log::Position;
 use super::verify::has;
 use super::{Engine, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Turn,
-    encode_meta,
+    ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Parts,
+    Turn, encode_meta,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -82,8 +83,8 @@ impl Change {
 pub(crate) enum Content {
     /// Only the hot record is new.
     Hot(Hot),
-    /// Both records are new; so is the JSON of the extras, where it is given.
-    Whole { hot: Hot, cold: Arc<Cold>, blob: Option<Arc<[u8]>> },
+    /// Both records are new, and so are these parts of the extras.
+    Whole { hot: Hot, cold: Arc<Cold>, parts: Parts },
     /// The entry goes.
     Gone,
 }

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "answer",
         "clock_check",
+        "extras",
         "healing",
         "store",
         "by_time",

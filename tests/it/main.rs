@@ -28,6 +28,7 @@ mod entries;
 mod events;
 mod exact_json;
 mod export;
+mod extras;
 mod failures;
 mod fork;
 mod full_disk;

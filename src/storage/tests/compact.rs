@@ -64,5 +64,7 @@ fn what_a_crash_left_of_an_entry_that_is_gone_is_not_copied() {
     let after = verify(&opened.engine).unwrap();
     assert_eq!((&after.violations, after.orphaned_chunks, after.orphaned_turns), (&Vec::new(), 0, 0));
     assert_eq!(opened.engine.turns().unwrap().len(), 1);
-    assert!(opened.engine.blob(&key(2), cold_of(&opened.engine, 2).unwrap().extras.unwrap()).is_ok());
+    let index = cold_of(&opened.engine, 2).unwrap().extras.unwrap();
+    let parts = PartsOf { engine: &opened.engine, key: &key(2), waiting: None };
+    assert!(!parts.all(Some(&index)).unwrap().is_empty());
 }

@@ -27,7 +27,7 @@ fn costs_of_writes() {
     let large: Make = |n, round| {
         let details = Details { display_name: Some("x".repeat(3500)), ..Details::default() };
         let cold = Arc::new(Cold { details, ..cold(n + round, None) });
-        let content = Content::Whole { hot: Hot::fresh(later(40)), cold, blob: None };
+        let content = Content::Whole { hot: Hot::fresh(later(40)), cold, parts: Parts::new() };
         let n = n * 7 % 500;
         Change { key: key(n), entry: entry(n), content, moved: None }
     };

@@ -159,7 +159,7 @@ fn broken_extras_are_found() {
         (
             "details are nowhere",
             Box::new(|trees| {
-                let at = Some(ExtrasRef { generation: 1, bytes: u32::try_from(blob(9000).len()).unwrap() });
+                let at = Some(ExtrasRef { generation: 1, bytes: u32::try_from(base(9000).len()).unwrap() });
                 trees.sessions.insert(bytes(&key(2)), cold(2, at).encode_spilled().unwrap()).unwrap();
             }),
         ),

@@ -105,8 +105,13 @@ fn a_reset_may_stop_anywhere() {
 
 #[test]
 fn new_extras_may_stop_anywhere() {
-    let done =
-        |engine: &Engine| cold_of(engine, 2).unwrap().extras.is_some_and(|at| at.generation == 8 && at.bytes > 5000);
+    let done = |engine: &Engine| {
+        cold_of(engine, 2)
+            .unwrap()
+            .extras
+            .and_then(|extras| extras.base)
+            .is_some_and(|at| at.generation == 8 && at.bytes > 5000)
+    };
     stop_everywhere("extras", || vec![whole(2, 2, NOW, Some((8, 6000)))], done);
 }
 
