@@ -144,7 +144,7 @@ impl SessionStore {
         seen(key, &locked)
     }
 
-    /// Like [`SessionStore::get`], for who reads many: they would drive all else out of memory.
+    /// Like [`SessionStore::get`], for scans: bypasses the cache so that it is not flushed.
     pub(crate) fn peek(&self, key: &SessionKey) -> Result<Option<SessionEntry>> {
         let peeked = self.commits().peek(key, false)?;
         Ok(peeked.map(|Peeked { hot, cold, .. }| entry(key, &hot, Arc::unwrap_or_clone(cold))))

@@ -1,4 +1,4 @@
-//! The committer: one thread that takes what is pending, writes it, syncs, and wakes who waits.
+//! The committer: one thread that takes what is pending, writes it, syncs, and wakes those that wait.
 //!
 //! It sleeps until somebody asks, or something is due: the sync of the oldest change, a part of the journal, or the
 //! checkpoint. The first change after all others are in the trees wakes it.

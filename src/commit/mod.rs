@@ -262,7 +262,7 @@ impl Commits {
         Ok(keys)
     }
 
-    /// Has everything changed so far written to the trees, without waiting for a sync.
+    /// Applies all pending changes to the trees; does not wait for a sync.
     pub(crate) fn apply_pending(&self) -> Result<()> {
         let Core { pending, progress, .. } = self.core()?;
         if pending.weight() == 0 || progress.is_failed() {

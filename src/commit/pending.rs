@@ -313,7 +313,7 @@ impl Pending {
     }
 
     /// Both records of an entry as of one moment, and its extras if `with_extras`. What was not in memory is not kept there:
-    /// this is for who reads many.
+    /// this is for scans.
     pub(super) fn peek(&self, engine: &Engine, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();

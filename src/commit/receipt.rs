@@ -190,7 +190,7 @@ impl Progress {
     }
 
     pub(super) fn set_failed(&self, error: Error) {
-        tracing::error!(error = %error, "the store is read-only from now on");
+        tracing::error!(error = &error as &dyn std::error::Error, "the store is read-only from now on");
         // The first failure is the cause; later ones follow from it.
         let _ = self.failure.set(Arc::new(error));
         self.notify();
@@ -206,7 +206,7 @@ impl Progress {
         self.wakers.close();
     }
 
-    /// Wakes all waiting threads, which look again themselves, and has the tasks woken whose commit is durable.
+    /// Wakes all waiting threads, and the tasks whose commit is durable.
     pub(super) fn notify(&self) {
         let known = if self.is_failed() { u64::MAX } else { self.durable.load(Ordering::Acquire) };
         let woken = {

@@ -19,8 +19,7 @@ const MAX_ENTRIES: usize = 1 << 20;
 /// How long a half may grow. Openings read less, and pruning finds its rows in the tree.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// While there is room, so many records are carried, and so often, that nobody notices; and the most at once, for who
-/// waits for the next commit.
+/// Background rate; `MAX_SLICES` bounds how long one commit is delayed.
 const SLICE: usize = 1024;
 const SLICE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_SLICES: usize = 16;
@@ -36,7 +35,7 @@ impl Journal {
         self.bytes > 0 && (is_old || self.bytes >= self.limit || entries >= MAX_ENTRIES)
     }
 
-    /// Whether it is time to carry more than nobody notices. After an opening both halves of the last one are carried.
+    /// Whether carrying must exceed its background rate. After an opening both halves of the last one are carried.
     fn is_pressed(&self, entries: usize) -> bool {
         let both = self.bytes + self.carry.map_or(0, |carry| carry.bytes);
         self.bytes >= self.limit.div_ceil(2)
@@ -83,7 +82,7 @@ impl Writer {
         }
     }
 
-    /// Carries everything, and leaves the journal empty but for what does not read.
+    /// Carries everything, and leaves the journal empty but for what cannot be decoded.
     pub(super) fn carry_all(&mut self, engine: &Engine) -> Result<()> {
         self.finish_carrying(engine)?;
         self.journal.swap_halves();

@@ -1,7 +1,7 @@
 //! Entries of an imported file on their way into a store in the making.
 //!
-//! They are encoded in the thread that reads the file and written in another. What one thread allocates and another
-//! frees costs the allocator dearly, so the bytes of many entries are in one buffer, a [`Batch`], which goes to and fro.
+//! They are encoded in the thread that reads the file and written in another. Freeing on
+//! another thread is slow, so the bytes of many entries share one buffer, a [`Batch`], which is recycled.
 //!
 //! Each tree gets its rows of a batch in key order: its leaves are then found, and read back into sled's cache, once
 //! for many rows.

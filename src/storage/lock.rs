@@ -281,7 +281,7 @@ mod tests {
             }
             assert_eq!(std::fs::metadata(&path).unwrap().len(), BYTES as u64);
         }
-        // What does not read is the worst there is.
+        // A line that cannot be read counts as the worst state.
         for (text, state) in [("", State::Closed), ("process 4194304\nwhatever", State::Failed)] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(left(), Left { state, synced: None });

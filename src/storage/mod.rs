@@ -174,7 +174,7 @@ impl Engine {
         }
     }
 
-    /// An error for extras that do not read, wherever their bytes came from.
+    /// An error for extras that cannot be decoded, wherever their bytes came from.
     pub(crate) fn damaged_extras(&self, key: &SessionKey, error: CodecError) -> Error {
         damaged("extras", key, error)
     }

@@ -24,7 +24,7 @@ use crate::unreadable::if_readable;
 /// sled counts its cache in bytes as they are on disk. In memory a page takes about three times as much.
 const CACHE_EXPANSION: u64 = 3;
 
-/// sled's lock may linger after a drop, while its threads end. Ours is free by then, so it is only a wait.
+/// sled's lock may linger after a drop, while its threads end. We hold our own lock, so waiting is safe.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_STEP: Duration = Duration::from_millis(10);
 
@@ -181,7 +181,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> R
     };
     last = LastHandle::of(&db);
 
-    // Recovery read what the page cache holds. Make that durable before anybody is told of it.
+    // Recovery read what the page cache holds. Make that durable before anybody hears of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
     files::sync_tree(&database).or_else(marked)?;
     // Up to where it is synced says the next sync: sled may hold something that it has not written yet.

@@ -44,7 +44,7 @@ struct Survey<'a> {
     salvaged: Salvaged,
 }
 
-/// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that do not read, records of no
+/// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that cannot be decoded, records of no
 /// entry, and unreadable ones in `activity` that a record of the journal is about to replace. Answers how many rows of the
 /// journal did not read.
 pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> Result<u64> {

@@ -3,7 +3,7 @@
 //! sled has transactions over many trees. Each rolls its buffer twice and takes a lock that stops every reader, and
 //! each row is looked up twice: loading took more than twice as long. So a group of changes is written like a touch, row by
 //! row, in an order from which a half can be told. Before it goes its [`Intent`], which says what it is about; an opening that
-//! finds one finishes the group or takes it back ([`Writer::settle`]). A crash leaves a beginning of what was written, so
+//! finds one finishes the group or takes it back ([`Writer::settle`]). A crash keeps a prefix of the writes, so
 //! where the intent is missing, nothing of the group is there.
 
 use std::collections::BTreeSet;
@@ -142,7 +142,7 @@ impl Writer {
 
     /// Finishes, or takes back, the group that a crash cut short.
     ///
-    /// Each step may be done twice, so a crash in here does no harm. What does not read is left to `verify`.
+    /// Each step may be done twice, so a crash in here does no harm. What cannot be decoded is left to `verify`.
     pub(super) fn settle(&mut self, engine: &Engine) -> Result<Settled> {
         let value = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(Settled::All) };

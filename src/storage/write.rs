@@ -328,13 +328,13 @@ impl Writer {
         tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
     }
 
-    /// Like [`Writer::insert`], for who holds the gate.
+    /// Like [`Writer::insert`]; the caller holds the gate.
     pub(super) fn insert_held(&mut self, engine: &Engine, tree: &sled::Tree, row: &[u8], value: &[u8]) -> Result<()> {
         self.before_write(engine, self.log_bytes(engine, tree, row.len() + value.len()))?;
         tree.insert(row, value).map(drop).map_err(|e| engine_error("write", e))
     }
 
-    /// Like [`Writer::remove`], for who holds the gate.
+    /// Like [`Writer::remove`]; the caller holds the gate.
     pub(super) fn remove_held(&mut self, engine: &Engine, tree: &sled::Tree, row: &[u8]) -> Result<()> {
         self.before_write(engine, self.log_bytes(engine, tree, row.len()))?;
         tree.remove(row).map(drop).map_err(|e| engine_error("write", e))

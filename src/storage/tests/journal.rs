@@ -147,7 +147,7 @@ fn a_journal_that_is_held_waits() {
     assert_eq!(stored(&opened.engine, 1), later(5));
 }
 
-/// A row that does not read may have said that an entry was made anew.
+/// A row that cannot be decoded may have said that an entry was made anew.
 #[test]
 fn what_may_have_been_forgotten_does_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -173,7 +173,7 @@ fn what_may_have_been_forgotten_does_not_come_back() {
     assert!(matches!(&found.violations[..], [Violation::Unreadable { tree: "journal", .. }]), "{found:?}");
 }
 
-/// The bytes of an activity record that does not read are kept, though the journal has a newer one.
+/// The bytes of an activity record that cannot be decoded are kept, though the journal has a newer one.
 #[test]
 fn a_repair_keeps_what_carrying_writes_over() {
     let dir = tempfile::tempdir().unwrap();
@@ -282,7 +282,7 @@ fn half_carried(opened: &mut Opened) {
     assert!(!opened.engine.trees.journal.is_empty());
 }
 
-/// Waits until the journal is old enough, and then for so many slices.
+/// Waits until the journal is old enough, and then for the given number of slices.
 fn carry_slices(opened: &mut Opened, count: u64) -> Result<()> {
     let slices = (0..count).map(|n| 60_000 + 100 * n);
     let mut times = [0, 59_900].into_iter().chain(slices);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::entry::Revision;
 
-/// Faults of every kind in one store of eight entries. Those of 1 and 2 do not read any more.
+/// Faults of every kind in one store of eight entries. Those of 1 and 2 cannot be decoded any more.
 fn ruined(dir: &Path) -> Opened {
     let mut opened = with_entries(dir);
     let new: Vec<_> = (4..9).map(|n| whole(n, n, NOW, Some((n as u64, 6000)))).collect();
