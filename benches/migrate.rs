@@ -1,13 +1,13 @@
 //! What `cloakroom migrate` costs, and what bare sled does for the same rows.
 //!
 //! ```text
-//! cargo bench --bench migrate -- write FILE BYTES    a file like Hermes', of about so many bytes
+//! cargo bench --bench migrate -- write FILE BYTES    a file like Hermes', of about BYTES bytes
 //! cargo bench --bench migrate -- bare STORE          the rows of a migrated store into a new sled database, in one run
 //! ```
 //!
 //! `bare` reads every row of the store into memory first. Then it inserts them, entry by entry in the random order of
 //! their fingerprints, and once more tree by tree in key order; each run ends with a flush and an fsync. That is less
-//! than a migration does: no JSON, and nothing is looked for. Processor time is told too, for machines that others use
+//! than a migration does: no JSON, and nothing is looked for. Processor time is printed too, for machines that others use
 //! at the same time; of `cloakroom migrate`, `/usr/bin/time` tells it.
 
 use std::collections::BTreeMap;

@@ -119,7 +119,8 @@ pub enum Resolution {
 }
 
 /// Why an entry was replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ReplaceReason {
     /// It was suspended.

@@ -158,6 +158,14 @@ impl ClockCheck {
         self.state.lock().wrong.iter().map(|(entry, found)| (used(*found), *entry)).collect()
     }
 
+    /// An entry has another key.
+    pub(crate) fn follow(&self, from: Fingerprint, to: Fingerprint) {
+        let mut state = self.state.lock();
+        if let Some(found) = state.wrong.remove(&from) {
+            state.wrong.insert(to, found);
+        }
+    }
+
     /// The pass that was held.
     pub(crate) fn held(&self) -> Option<Held> {
         self.state.lock().note.held

@@ -25,7 +25,7 @@ impl SessionStore {
     ///
     /// Nobody may have the store open. It is checked first as [`verify`](SessionStore::verify) does, and every row of
     /// the copy is compared with the original, before the original goes. It needs space for the copy meanwhile.
-    /// Entries, turn markers, notes and commit numbers stay as they are.
+    /// Entries, turn markers and notes stay as they are; what a crash has left of entries that are gone is not copied.
     ///
     /// Killed, or cut off from power, at any moment, it leaves the old database or the new one, whole; the next opening
     /// puts the directory in order. After an error the store is as it was.

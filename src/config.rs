@@ -4,7 +4,7 @@ mod reset;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -19,6 +19,12 @@ pub use reset::{ResetConfig, ResetMode, ResetRule};
 
 /// Bytes that each half of the journal may hold, unless the options say otherwise.
 pub(crate) const DEFAULT_JOURNAL_BYTES: u64 = 64 << 20;
+
+/// The clock of all options that name none: one for the process, so that two of them agree.
+fn system_clock() -> Arc<dyn Clock> {
+    static CLOCK: OnceLock<Arc<dyn Clock>> = OnceLock::new();
+    Arc::clone(CLOCK.get_or_init(|| Arc::new(SystemClock::new())))
+}
 
 /// How to open a store.
 ///
@@ -57,8 +63,16 @@ impl Options {
             cached_entries: 1 << 17,
             journal_bytes: DEFAULT_JOURNAL_BYTES,
             key_policy: KeyPolicy::default(),
-            clock: Arc::new(SystemClock::new()),
+            clock: system_clock(),
         }
+    }
+
+    /// Another directory, with all else as it is: the clock too, which [`open_shared`](crate::SessionStore::open_shared)
+    /// wants to be the same.
+    #[must_use]
+    pub fn path(mut self, path: impl AsRef<Path>) -> Self {
+        self.path = path.as_ref().to_path_buf();
+        self
     }
 
     /// Whether to make a store where there is none. Off by default: a wrong path is an error, not an empty store.
@@ -134,6 +148,26 @@ impl Options {
         self
     }
 
+    /// The first setting by which `other` opens a store otherwise. Where it is, and whether it may be made, matter no more
+    /// once it is open. Clocks are the same if one is a copy of the other's options.
+    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
+        let same_clock = std::ptr::addr_eq(Arc::as_ptr(&self.clock), Arc::as_ptr(&other.clock));
+        let Self { path: _, create: _, trust_group, commit_interval, max_pending, cache_bytes, .. } = other;
+        let Self { cached_entries, journal_bytes, key_policy, .. } = other;
+        [
+            ("trust_group", self.trust_group == *trust_group),
+            ("commit_interval", self.commit_interval == *commit_interval),
+            ("max_pending", self.max_pending == *max_pending),
+            ("cache_bytes", self.cache_bytes == *cache_bytes),
+            ("cached_entries", self.cached_entries == *cached_entries),
+            ("journal_bytes", self.journal_bytes == *journal_bytes),
+            ("key_policy", self.key_policy == *key_policy),
+            ("clock", same_clock),
+        ]
+        .into_iter()
+        .find_map(|(option, is_same)| (!is_same).then_some(option))
+    }
+
     /// Refuses settings that cannot work.
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |setting, value: String, expected| Err(Error::Setting { setting, value, expected });
@@ -178,14 +212,14 @@ pub struct Config {
     /// Days of idleness after which "active" protects an entry no more. 0 means it always does.
     #[serde(deserialize_with = "active_days")]
     pub session_store_max_active_days: i64,
-    /// Keep at most so many entries. 0 means no cap.
+    /// Keep at most this many entries. 0 means no cap.
     #[serde(deserialize_with = "entries")]
     pub session_store_max_entries: i64,
-    /// Prune once live data is more than so many bytes, see
+    /// Prune once live data is more than this many bytes, see
     /// [`PrunePolicy::max_disk_bytes`](crate::PrunePolicy::max_disk_bytes). 0 means no cap.
     #[serde(deserialize_with = "disk_bytes")]
     pub session_store_max_disk_bytes: i64,
-    /// … and then until it is at most so many bytes. 0 means four fifths of that.
+    /// Prune then until live data is at most this many bytes. 0 means four fifths of the cap.
     #[serde(deserialize_with = "low_water")]
     pub session_store_low_water_bytes: i64,
     /// When sessions end by themselves.

@@ -46,7 +46,7 @@ pub struct SessionEntry {
     /// What callers may change freely, see [`update`](crate::SessionStore::update).
     #[serde(flatten)]
     pub details: Details,
-    /// Bytes of [`Extras`] kept for this entry; zero if it has none.
+    /// Bytes of the names and the texts of its [`Extras`]; zero if it has none.
     pub extras_bytes: u32,
 }
 
@@ -373,6 +373,12 @@ impl Extras {
     /// All fields with their JSON text, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.fields.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// Bytes of all names and texts.
+    pub(crate) fn bytes(&self) -> usize {
+        let fields: usize = self.iter().map(|(name, text)| name.len() + text.len()).sum();
+        fields + self.form.as_ref().map_or(0, String::len)
     }
 
     /// Sets a field to a JSON text that is known to be one.

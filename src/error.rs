@@ -9,19 +9,28 @@ use crate::time::Timestamp;
 
 /// What went wrong.
 ///
-/// Messages name the path or the (redacted) key they speak of and never hold raw chat or user ids. Causes are kept as
-/// [`source`](std::error::Error::source).
+/// Messages name the path or the (redacted) key they speak of and never hold raw chat or user ids. A message does not
+/// repeat its cause, which is its [`source`](std::error::Error::source): print the whole chain, as anyhow does with `{:#}`.
+///
+/// A [`NameError`](crate::NameError) becomes one with `?`:
+///
+/// ```
+/// fn key_of(chat: &str) -> cloakroom::Result<cloakroom::SessionKey> {
+///     Ok(cloakroom::SessionKey::new(format!("mine:{chat}"))?)
+/// }
+/// assert_eq!(key_of("..").unwrap_err().kind(), "invalid_name");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A text is no session key.
-    #[error("not a session key: {0}")]
+    #[error("not a session key")]
     InvalidKey(#[source] NameError),
     /// A text is no session id.
-    #[error("not a session id: {0}")]
+    #[error("not a session id")]
     InvalidId(#[source] NameError),
     /// A text is no name of a lease.
-    #[error("not a name of a lease: {0}")]
+    #[error("not a name of a lease")]
     InvalidLease(#[source] NameError),
     /// An entry has as many leases with a name as it may have.
     #[error("{key} has {limit} leases, which is the limit; release those that are not needed, or use fewer names")]
@@ -31,6 +40,13 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// A text is not what it was to be, a session key or a session id. This is what `?` makes of a [`NameError`], which
+    /// does not know which of the two was asked for.
+    #[error("not a session key or session id")]
+    InvalidName(#[from] NameError),
+    /// Of two prefixes one begins with the other, so an entry could be renamed twice.
+    #[error("one of the prefixes begins with the other, so an entry could be renamed twice")]
+    OverlappingPrefixes,
     /// A cost is infinite or no number, and would stay so whatever is added to it.
     #[error("the cost of a turn is {cost}: it must be a finite number")]
     InvalidCost {
@@ -38,7 +54,7 @@ pub enum Error {
         cost: f64,
     },
     /// There is nothing at this path.
-    #[error("there is no store at {path}: create one with `migrate`, or `Options::create(true)`")]
+    #[error("there is no store at {path}: name another, or let one be created (`create` in the options)")]
     NotFound {
         /// Where the store was looked for.
         path: PathBuf,
@@ -52,12 +68,26 @@ pub enum Error {
         reason: String,
     },
     /// Another process, or another handle in this one, has the store open.
-    #[error("the store at {path} is in use{}", holder.as_deref().map(|h| format!(" by {h}")).unwrap_or_default())]
+    #[error(
+        "the store at {path} is in use{}{}",
+        holder.as_deref().map(|h| format!(" by {h}")).unwrap_or_default(),
+        if *this_process { ", which is this one: share it with `SessionStore::open_shared`, or drop it first" } else { "" }
+    )]
     Locked {
         /// The store.
         path: PathBuf,
         /// The holder: its process id, and the name of its machine or container.
         holder: Option<String>,
+        /// It is this process.
+        this_process: bool,
+    },
+    /// [`open_shared`](crate::SessionStore::open_shared) found the store open in this process, with another setting.
+    #[error("the store at {path} is open in this process with another {option}: open it with the same options")]
+    OptionsDiffer {
+        /// The store.
+        path: PathBuf,
+        /// The method of [`Options`](crate::Options) that sets it.
+        option: &'static str,
     },
     /// The store was written by a newer version of this program.
     #[error("the store at {path} has format {found}, and this program reads up to {supported}: use a newer cloakroom")]
@@ -111,7 +141,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The disk, or the quota on it, is full. Opening the store again gives up the space that it keeps for this, so that
-    /// it can be pruned: the open report's `repairs` tell.
+    /// it can be pruned; the open report's `repairs` say so.
     #[error("no space left to {action} {path}: free some, then open the store again")]
     DiskFull {
         /// What was tried.
@@ -153,7 +183,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Some of the store's records break its rules, so it is left as it is.
-    #[error("the store at {path} is not sound, with violations: {violations}; `verify` names them")]
+    #[error("the store at {path} is not sound: {violations} violations; repair it first")]
     Unsound {
         /// The store.
         path: PathBuf,
@@ -169,7 +199,7 @@ pub enum Error {
         reason: String,
     },
     /// A write or a sync failed earlier, and the store has been read-only since. Open it again to write.
-    #[error("the store at {path} is read-only since a failure: {failure}")]
+    #[error("the store at {path} is read-only since a failure")]
     ReadOnly {
         /// The store.
         path: PathBuf,
@@ -185,7 +215,7 @@ pub enum Error {
     },
     /// Too much was changed while a backup or an export read the store as of one moment. What it wrote is no backup.
     #[error(
-        "more than {limit} bytes of old entries had to be kept while all were read; try again when less is changed"
+        "too many changes during the snapshot (more than {limit} bytes retained); retry when the store is less busy"
     )]
     SnapshotTooLarge {
         /// The limit, in bytes.
@@ -245,7 +275,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An export or a backup would replace what is at this path.
-    #[error("{path} exists: name another file, or use --force (`force` in the options) to replace it")]
+    #[error("{path} exists: name another file, or allow it to be replaced (`force` in the options)")]
     Exists {
         /// Where it was to go.
         path: PathBuf,
@@ -344,9 +374,12 @@ impl Error {
             Self::InvalidId(_) => "invalid_id",
             Self::InvalidLease(_) => "invalid_lease",
             Self::TooManyLeases { .. } => "too_many_leases",
+            Self::InvalidName(_) => "invalid_name",
+            Self::OverlappingPrefixes => "overlapping_prefixes",
             Self::NotFound { .. } => "not_found",
             Self::NotAStore { .. } => "not_a_store",
             Self::Locked { .. } => "locked",
+            Self::OptionsDiffer { .. } => "options_differ",
             Self::NewerFormat { .. } => "newer_format",
             Self::OlderFormat { .. } => "older_format",
             Self::Exposed { .. } => "exposed",

@@ -1,16 +1,21 @@
 //! Events: what became of which session, for whoever wants to hear.
 
+use std::iter::FusedIterator;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
 use parking_lot::RwLock;
+use serde::Serialize;
 
 use crate::answer::ReplaceReason;
+use crate::entry::Revision;
 use crate::fork;
-use crate::key::SessionKey;
+use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::store::SessionStore;
+use crate::time::Timestamp;
 
 /// The most events that a channel holds: their room is taken at once.
 const MAX_CAPACITY: usize = 1 << 16;
@@ -18,18 +23,41 @@ const MAX_CAPACITY: usize = 1 << 16;
 /// Something became of a session.
 ///
 /// It is told when the change is made, before it is durable: a crash may undo what was told. Events of one key from
-/// different threads may be told in another order than the changes were made in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// different threads may be told in another order than the changes were made in. Each call of a verb tells one event of
+/// an entry, if it has changed it; that a wrong time was set right meanwhile is not told.
+///
+/// As JSON it is one object, whose fields are all there, `null` where they do not apply:
+///
+/// ```json
+/// {"session_key": "agent:main:discord:dm:1234", "event": "reset", "reason": "idle",
+///  "at": "2026-06-12T00:06:53.123456Z", "old_session_id": "20260611_090000_0123456789ab",
+///  "new_session_id": "20260612_000653_3f9a01c2d4e5", "revision": "00000000000000a1"}
+/// ```
+///
+/// `event` is the kind in snake case. `reason` is there for `reset` (`suspended`, `idle`, `daily`, or `null` if somebody
+/// asked for it), `resume_pending` (a text) and `pruned` (`age`, `entries`, `bytes`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Event {
     /// The conversation.
+    #[serde(rename = "session_key")]
     pub key: SessionKey,
     /// What became of it.
+    #[serde(flatten)]
     pub kind: EventKind,
+    /// When, by the clock of the store.
+    pub at: Timestamp,
+    /// The session that was live before, where another has taken its place, or none.
+    pub old_session_id: Option<SessionId>,
+    /// The session that is live now, where it was not before.
+    pub new_session_id: Option<SessionId>,
+    /// The revision of the entry as it is now. `None` if it is gone.
+    pub revision: Option<Revision>,
 }
 
-/// What became of a session, and why. Touches, usage and changes of details are not told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What became of a session, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
     /// There is one where there was none.
@@ -41,7 +69,7 @@ pub enum EventKind {
     },
     /// The key points to another session.
     Switched,
-    /// An import has put another entry in its place.
+    /// Another entry was put in its place, whole: by an import too.
     Replaced,
     /// It was suspended.
     Suspended,
@@ -54,7 +82,18 @@ pub enum EventKind {
     },
     /// That was taken back.
     ResumeCleared,
-    /// It was removed by its key.
+    /// Something else of it has changed: details, extras, counters, other flags, times. Told to those who
+    /// [asked for it](EventOptions::updates).
+    Updated,
+    /// The user was active, and nothing but `updated_at` and the turn has changed. Told to those who
+    /// [asked for it](EventOptions::touches).
+    Touched,
+    /// It has another key: that of the event.
+    Renamed {
+        /// The key it had.
+        from: SessionKey,
+    },
+    /// It was removed by its key, or with others.
     Removed,
     /// It was removed by pruning.
     Pruned {
@@ -63,8 +102,63 @@ pub enum EventKind {
     },
 }
 
-/// Why an entry was pruned.
+impl EventKind {
+    fn class(&self) -> u8 {
+        match self {
+            Self::Updated => UPDATES,
+            Self::Touched => TOUCHES,
+            _ => CHANGES,
+        }
+    }
+}
+
+/// What listeners may want, as bits.
+pub(crate) const CHANGES: u8 = 1;
+pub(crate) const UPDATES: u8 = 2;
+pub(crate) const TOUCHES: u8 = 4;
+
+/// What a listener wants: see [`SessionStore::events`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventOptions {
+    capacity: usize,
+    wanted: u8,
+}
+
+impl EventOptions {
+    /// A channel that holds `capacity` events (at least 1, and at most 65,536), without updates and touches.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, wanted: CHANGES }
+    }
+
+    /// Whether [`EventKind::Updated`] is told (default no).
+    #[must_use]
+    pub fn updates(self, updates: bool) -> Self {
+        self.want(UPDATES, updates)
+    }
+
+    /// Whether [`EventKind::Touched`] is told (default no): one at each message.
+    #[must_use]
+    pub fn touches(self, touches: bool) -> Self {
+        self.want(TOUCHES, touches)
+    }
+
+    fn want(mut self, class: u8, want: bool) -> Self {
+        self.wanted = if want { self.wanted | class } else { self.wanted & !class };
+        self
+    }
+}
+
+impl From<usize> for EventOptions {
+    fn from(capacity: usize) -> Self {
+        Self::new(capacity)
+    }
+}
+
+/// Why an entry was pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PruneReason {
     /// It had been idle for too long.
@@ -75,7 +169,22 @@ pub enum PruneReason {
     Bytes,
 }
 
-/// A channel of events. It holds so many, and drops newer ones while it is full: it never makes a writer wait.
+/// There is no event to be had now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoEvent {
+    /// None has come yet.
+    #[error("no event has come yet")]
+    Yet,
+    /// None will come: the store is gone, or this process was forked from the one that has it.
+    #[error("the store is gone")]
+    Ended,
+}
+
+/// A channel of events. While it is full it drops newer ones: it never makes a writer wait.
+///
+/// It may be read from many threads at once; each event comes to one of them. As an iterator it waits for each event, and
+/// ends when the store is gone.
 #[derive(Debug)]
 pub struct Events {
     events: Receiver<Event>,
@@ -91,11 +200,36 @@ impl Drop for Events {
 }
 
 impl Events {
-    /// The channel itself, to wait on or to select from. It ends when the store is gone. In a forked process it has
-    /// ended.
-    #[must_use]
-    pub fn receiver(&self) -> &Receiver<Event> {
+    fn receiver(&self) -> &Receiver<Event> {
         if fork::is_child() { &self.ended } else { &self.events }
+    }
+
+    /// Waits for the next event. `None` once the store is gone and all events were taken, and at once in a forked process.
+    #[must_use]
+    pub fn recv(&self) -> Option<Event> {
+        self.receiver().recv().ok()
+    }
+
+    /// As [`recv`](Events::recv), but waits at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`NoEvent`] says whether another call may have more luck.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Event, NoEvent> {
+        self.receiver().recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => NoEvent::Yet,
+            RecvTimeoutError::Disconnected => NoEvent::Ended,
+        })
+    }
+
+    /// The next event, if it is there. Does not wait.
+    ///
+    /// # Errors
+    /// [`NoEvent`] says whether another call may have more luck.
+    pub fn try_recv(&self) -> Result<Event, NoEvent> {
+        self.receiver().try_recv().map_err(|error| match error {
+            TryRecvError::Empty => NoEvent::Yet,
+            TryRecvError::Disconnected => NoEvent::Ended,
+        })
     }
 
     /// The events that are there. Does not wait.
@@ -103,29 +237,73 @@ impl Events {
         self.receiver().try_iter()
     }
 
-    /// How many events were dropped because nobody had read those before.
+    /// How many events it holds at most.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.events.capacity().unwrap_or(MAX_CAPACITY)
+    }
+
+    /// How many events were dropped because nobody had taken those before.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 }
 
+impl Iterator for Events {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.recv()
+    }
+}
+
+impl FusedIterator for Events {}
+
 /// Those who listen to a store.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     all: RwLock<Vec<Listener>>,
-    /// How many there are, so that telling nobody costs nothing.
-    count: AtomicUsize,
+    /// What any of them wants, so that telling nobody costs nothing.
+    wanted: AtomicU8,
 }
 
 #[derive(Debug)]
 struct Listener {
     events: Sender<Event>,
+    wanted: u8,
     dropped: Arc<AtomicU64>,
 }
 
+/// What is to be told of an entry.
+#[derive(Debug)]
+pub(crate) struct Told {
+    kind: EventKind,
+    old: Option<SessionId>,
+    new: Option<SessionId>,
+    revision: Option<Revision>,
+}
+
+impl Told {
+    /// Of an entry that has this revision now.
+    pub(crate) fn of(kind: EventKind, revision: Revision) -> Self {
+        Self { kind, old: None, new: None, revision: Some(revision) }
+    }
+
+    /// Of an entry that is gone, with its session.
+    pub(crate) fn gone(kind: EventKind, old: &SessionId) -> Self {
+        Self { kind, old: Some(old.clone()), new: None, revision: None }
+    }
+
+    /// Another session has taken the place of `old`.
+    pub(crate) fn session(self, old: Option<&SessionId>, new: &SessionId) -> Self {
+        Self { old: old.cloned(), new: Some(new.clone()), ..self }
+    }
+}
+
 impl Listeners {
-    fn listen(&self, capacity: usize) -> Events {
+    fn listen(&self, options: EventOptions) -> Events {
+        let EventOptions { capacity, wanted } = options;
         let (sender, events) = crossbeam_channel::bounded(capacity.clamp(1, MAX_CAPACITY));
         let dropped = Arc::new(AtomicU64::new(0));
         let (_, ended) = crossbeam_channel::bounded(0);
@@ -133,19 +311,24 @@ impl Listeners {
             return Events { events: ended.clone(), ended, dropped };
         }
         let mut all = self.all.write();
-        all.push(Listener { events: sender, dropped: Arc::clone(&dropped) });
-        self.count.store(all.len(), Ordering::Release);
+        all.push(Listener { events: sender, wanted, dropped: Arc::clone(&dropped) });
+        self.count(&all);
         Events { events, ended, dropped }
     }
 
-    /// Tells everybody who has room for it. Call it with no entry locked.
-    pub(crate) fn tell(&self, key: &SessionKey, kind: EventKind) {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        let event = Event { key: key.clone(), kind };
-        let (mut gone, mut dropped) = (false, 0);
-        for listener in &*self.all.read() {
+    /// Whether anybody wants to hear of a class of events.
+    pub(crate) fn want(&self, class: u8) -> bool {
+        self.wanted.load(Ordering::Acquire) & class != 0
+    }
+
+    fn count(&self, all: &[Listener]) {
+        self.wanted.store(all.iter().fold(0, |wanted, one| wanted | one.wanted), Ordering::Release);
+    }
+
+    /// Tells everybody who wants it and has room for it.
+    fn tell(&self, event: &Event) {
+        let (class, mut gone, mut dropped) = (event.kind.class(), false, 0);
+        for listener in self.all.read().iter().filter(|listener| listener.wanted & class != 0) {
             match listener.events.try_send(event.clone()) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => {
@@ -155,23 +338,45 @@ impl Listeners {
                 Err(TrySendError::Disconnected(_)) => gone = true,
             }
         }
-        // Who is in the way will do it with the next event.
+        // If the lock is taken, the next event cleans up.
         if gone && let Some(mut all) = self.all.try_write() {
             // The counter is shared with the one who listens, and with nobody else.
             all.retain(|listener| Arc::strong_count(&listener.dropped) > 1);
-            self.count.store(all.len(), Ordering::Release);
+            self.count(&all);
         }
         meter::events_dropped(dropped);
     }
 }
 
 impl SessionStore {
-    /// Listens to what becomes of sessions from now on, through a channel that holds `capacity` events (at least 1, and
-    /// at most 65,536).
+    /// Listens to what becomes of sessions from now on, through a channel that holds as many events as the options say,
+    /// or the number in their place.
     ///
     /// Drop it to stop listening. Several may listen; each has a channel of its own.
+    ///
+    /// ```
+    /// use cloakroom::{EventKind, EventOptions, Options, Resolve, SessionStore};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("sessions.db");
+    /// let store = SessionStore::open(Options::new(path).create(true))?;
+    /// let events = store.events(EventOptions::new(1000).updates(true));
+    /// store.resolve_as(&"agent:main:cron:nightly".parse()?, &Resolve::new())?;
+    /// assert_eq!(events.try_recv()?.kind, EventKind::Created);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
-    pub fn events(&self, capacity: usize) -> Events {
-        self.listeners().listen(capacity)
+    pub fn events(&self, options: impl Into<EventOptions>) -> Events {
+        self.listeners().listen(options.into())
+    }
+
+    /// Tells what became of an entry to those who want to hear of its class, if there are any. Call it with no entry
+    /// locked: it asks the clock.
+    pub(crate) fn tell(&self, key: &SessionKey, class: u8, told: impl FnOnce() -> Told) {
+        if !self.listeners().want(class) {
+            return;
+        }
+        let Told { kind, old: old_session_id, new: new_session_id, revision } = told();
+        let at = self.now();
+        self.listeners().tell(&Event { key: key.clone(), kind, at, old_session_id, new_session_id, revision });
     }
 }

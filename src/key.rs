@@ -96,7 +96,7 @@ fn check_length(text: &str, max: usize) -> Result<(), NameError> {
 /// `..`, not beginning with `_`, `/`, `\` or a drive letter. Cloning shares the text.
 ///
 /// `Debug` and `Display` are redacted: the platform and the chat type stay, the rest is a short stable hash, so that
-/// lines of a log can be matched without naming anybody. The hash is a pseudonym and no secret: who knows a key can
+/// lines of a log can be matched without naming anybody. The hash is a pseudonym and no secret: whoever knows a key can
 /// compute it. [`SessionKey::as_str`] is the raw text.
 ///
 /// ```

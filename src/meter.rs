@@ -1,6 +1,6 @@
 //! Figures for the `metrics` facade, behind the feature of that name. Without it these do nothing.
 //!
-//! Names and units are told at [`Stats`](crate::Stats).
+//! The docs of [`Stats`](crate::Stats) list names and units.
 //!
 //! All stores of a process count together. A recorder is the caller's code, and may use the store: call these with
 //! nothing locked. One that panics hurts nothing but its own figures.
@@ -34,7 +34,7 @@ pub(crate) fn committed(took: Duration, entries: u64, pending: usize) {
     });
 }
 
-/// A pass has ended at `now`, and removed so many entries for each reason.
+/// A pass has ended at `now`; `reasons` counts the removed entries by reason.
 #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
 pub(crate) fn pruned(now: Timestamp, reasons: [(&'static str, u64); 3]) {
     #[cfg(feature = "metrics")]

@@ -8,9 +8,9 @@ use serde_json::Value;
 use crate::answer::Modified;
 use crate::codec::{AS_IMPORTED, Cold, Hot};
 use crate::commit::{EntryLock, Placed};
-use crate::entry::{Extras, SessionEntry, Touch};
+use crate::entry::{SessionEntry, Touch};
 use crate::error::{Error, Result};
-use crate::events::EventKind;
+use crate::events::{CHANGES, EventKind, TOUCHES, Told, UPDATES};
 use crate::key::SessionKey;
 use crate::random;
 use crate::store::{SessionStore, both, entry, records, touched};
@@ -45,7 +45,7 @@ impl Draft<'_> {
         self.is_new
     }
 
-    /// One of the extras, as it is to be, as a JSON text. Costs the size of all extras of the entry.
+    /// One of the extras, as it is to be, as a JSON text. Costs the size of that text.
     pub fn extra(&self, name: &str) -> Result<Option<String>> {
         match self.extras.get(name) {
             Some(changed) => Ok(changed.clone()),
@@ -73,8 +73,8 @@ impl SessionStore {
     /// entry was changed meanwhile; a touch meanwhile is no reason, and wins over an older time. So it may be run any
     /// number of times, and what it decides by should be the draft alone.
     ///
-    /// Where only `updated_at`, flags and counters are new, it costs as little as a touch. Extras cost the size of all of
-    /// the entry's. After a crash before the receipt is durable, the old entry or the new one is there, whole.
+    /// Where only `updated_at`, flags and counters are new, it costs as little as a touch. Extras cost the size of
+    /// those that are new. After a crash before the receipt is durable, the old entry or the new one is there, whole.
     ///
     /// ```
     /// use cloakroom::{Edit, Modified, Options, SessionKey, SessionStore, Touch};
@@ -129,12 +129,10 @@ impl SessionStore {
                 continue;
             }
             if edit == Edit::Remove {
-                if found.is_none() {
-                    return Ok(Modified::Kept(None));
-                }
+                let Some((_, gone)) = found else { return Ok(Modified::Kept(None)) };
                 let commit = locked.remove();
                 drop(locked);
-                self.listeners().tell(key, EventKind::Removed);
+                self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
                 return Ok(Modified::Removed(self.commits().receipt(commit)));
             }
             if let Some((hot, _)) = &found
@@ -150,13 +148,37 @@ impl SessionStore {
             drop(locked);
             let written = self.placed(key, placed);
             if is_new {
-                self.listeners().tell(key, EventKind::Created);
+                let now = &written.entry;
+                self.tell(key, CHANGES, || Told::of(EventKind::Created, now.revision).session(None, &now.session_id));
                 return Ok(Modified::Created(written));
             }
-            if written.entry.session_id != old.session_id {
-                self.listeners().tell(key, EventKind::Switched);
-            }
+            self.tell_modified(key, &old, &written.entry);
             return Ok(Modified::Changed(written));
+        }
+    }
+}
+
+impl SessionStore {
+    /// Tells what the change of an entry is called, where it has a name of its own.
+    fn tell_modified(&self, key: &SessionKey, old: &SessionEntry, new: &SessionEntry) {
+        let told = |kind| Told::of(kind, new.revision);
+        if new.session_id != old.session_id {
+            let switched = || told(EventKind::Switched).session(Some(&old.session_id), &new.session_id);
+            self.tell(key, CHANGES, switched);
+        } else if new.suspended != old.suspended {
+            self.tell(key, CHANGES, || told(if new.suspended { EventKind::Suspended } else { EventKind::Unsuspended }));
+        } else if new.resume_pending != old.resume_pending {
+            let reason = || new.details.resume_reason.clone().unwrap_or_default();
+            let kind = || match new.resume_pending {
+                true => EventKind::ResumePending { reason: reason() },
+                false => EventKind::ResumeCleared,
+            };
+            self.tell(key, CHANGES, || told(kind()));
+        } else if new.revision != old.revision {
+            self.tell(key, UPDATES, || told(EventKind::Updated));
+        } else {
+            // Its time alone: by a touch, or as it was set.
+            self.tell(key, TOUCHES, || told(EventKind::Touched));
         }
     }
 }
@@ -174,12 +196,11 @@ fn write(
         hot = touched(hot, now);
     }
     let Some((old, there)) = found else {
-        return locked.put(hot, cold, Some(&merged(Extras::default(), changed))).map(Some);
+        return locked.change_extras(hot, cold, changed).map(Some);
     };
-    cold.extras = there.extras;
+    cold.extras.clone_from(&there.extras);
     if !changed.is_empty() {
-        let extras = merged(locked.extras(&there)?, changed);
-        return locked.put(hot, cold, Some(&extras)).map(Some);
+        return locked.change_extras(hot, cold, changed).map(Some);
     }
     if cold != *there {
         return locked.put(hot, cold, None).map(Some);
@@ -192,16 +213,4 @@ fn write(
     let commit = locked.set_hot(hot);
     // What was set, with the revision that it was given.
     Ok(Some(Placed { hot: locked.hot().unwrap_or(hot), cold: there, commit }))
-}
-
-fn merged(mut extras: Extras, changed: &BTreeMap<String, Option<String>>) -> Extras {
-    for (name, text) in changed {
-        match text {
-            Some(text) => extras.insert_text(name.clone(), text.clone()),
-            None => {
-                extras.remove(name);
-            }
-        }
-    }
-    extras
 }

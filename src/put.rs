@@ -1,14 +1,10 @@
-//! Writing an entry at a key of the gateway's own: whole, or its extras one by one.
-
-use serde_json::{Map, Value};
+//! Writing a whole entry at a key of the gateway's own.
 
 use crate::answer::Put;
 use crate::codec::Cold;
-use crate::commit::Receipt;
 use crate::entry::{Extras, Revision, SessionEntry};
 use crate::error::{Error, Result};
-use crate::events::EventKind;
-use crate::key::SessionKey;
+use crate::events::{CHANGES, EventKind, Told};
 use crate::store::{SessionStore, both, entry, records};
 
 /// What must be there for a [`put`](SessionStore::put) to go on.
@@ -36,9 +32,12 @@ impl Expect {
 impl SessionStore {
     /// Puts a whole entry in place, with its extras, if what is there is as expected; else it answers what is there.
     ///
-    /// The entry's key says where. Its `updated_at` is kept exactly, back or forth; its `revision` and `extras_bytes` are
-    /// not read, and the answer has the new ones. One step to all threads; costs the size of the entry, and syncs nothing
-    /// of its own. After a crash before the receipt is durable, the old entry or the new one is there, whole.
+    /// The entry's key says where. Its `revision` and `extras_bytes` are not read, and the answer has the new ones. Its
+    /// `updated_at` is kept exactly, back or forth. A touch gives no new revision, so a put of what was read before may take
+    /// one back; [`modify`](SessionStore::modify) never does.
+    ///
+    /// One step to all threads; costs the size of the entry, and syncs nothing of its own. After a crash before the receipt
+    /// is durable, the old entry or the new one is there, whole.
     ///
     /// ```
     /// use cloakroom::{Expect, Extras, Options, Put, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp};
@@ -49,7 +48,7 @@ impl SessionStore {
     /// let entry = SessionEntry::new(key, SessionId::new("run-1")?, Timestamp::from_micros(10));
     /// let Put::Created(written) = store.put(&entry, &Extras::default(), Expect::Absent)? else { unreachable!() };
     ///
-    /// // Only who has seen the newest revision may replace it.
+    /// // Replaced only by a writer that has seen the newest revision.
     /// let seen = Expect::Revision(written.entry.revision);
     /// assert!(matches!(store.put(&entry, &Extras::default(), seen)?, Put::Replaced(_)));
     /// assert!(matches!(store.put(&entry, &Extras::default(), seen)?, Put::Unexpected(Some(_))));
@@ -89,61 +88,12 @@ impl SessionStore {
         let placed = locked.put(hot, cold, Some(extras))?;
         drop(locked);
         let is_new = found.is_none();
-        self.listeners().tell(&new.key, if is_new { EventKind::Created } else { EventKind::Replaced });
         let written = self.placed(&new.key, placed);
+        self.tell(&new.key, CHANGES, || {
+            let kind = if is_new { EventKind::Created } else { EventKind::Replaced };
+            let old = found.as_ref().map(|(_, cold)| &cold.session_id);
+            Told::of(kind, written.entry.revision).session(old, &written.entry.session_id)
+        });
         Ok(if is_new { Put::Created(written) } else { Put::Replaced(written) })
-    }
-
-    /// One of an entry's extras, as a JSON text. `None` if there is no such entry, or it has none of this name.
-    pub fn extra(&self, key: &SessionKey, name: &str) -> Result<Option<String>> {
-        Ok(self.get_with_extras(key)?.and_then(|(_, extras)| extras.text(name).map(Into::into)))
-    }
-
-    /// Sets one of an entry's extras. `updated_at` stays.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if the entry would keep more than 1 MiB of JSON.
-    pub fn set_extra(&self, key: &SessionKey, name: &str, value: &Value) -> Result<Option<Receipt>> {
-        self.change_extras(key, |extras| {
-            extras.insert(name, value);
-            true
-        })
-    }
-
-    /// Removes one of an entry's extras. `None` if there is no such entry, or it has none of this name. `updated_at` stays.
-    pub fn remove_extra(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
-        self.change_extras(key, |extras| extras.remove(name))
-    }
-
-    /// Replaces all of an entry's extras. `updated_at` stays.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if the entry would keep more than 1 MiB of JSON.
-    pub fn set_extras(&self, key: &SessionKey, new: &Extras) -> Result<Option<Receipt>> {
-        self.change_extras(key, |extras| {
-            *extras = new.clone();
-            true
-        })
-    }
-
-    /// Replaces an entry's metadata: the extra of that name. `updated_at` stays.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if the entry would keep more than 1 MiB of JSON.
-    pub fn set_metadata(&self, key: &SessionKey, metadata: &Map<String, Value>) -> Result<Option<Receipt>> {
-        self.set_extra(key, Extras::METADATA, &Value::Object(metadata.clone()))
-    }
-
-    /// Changes the extras of an entry, if `change` says that it did.
-    fn change_extras(&self, key: &SessionKey, change: impl FnOnce(&mut Extras) -> bool) -> Result<Option<Receipt>> {
-        let mut locked = self.lock_to_change(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
-        let mut extras = locked.extras(&cold)?;
-        if !change(&mut extras) {
-            return Ok(None);
-        }
-        let commit = locked.put(hot, Cold::clone(&cold), Some(&extras))?.commit;
-        drop(locked);
-        Ok(Some(self.commits().receipt(commit)))
     }
 }

@@ -58,7 +58,7 @@ pub struct Filter {
     pub chat_type: Option<String>,
     /// Only this user id, `user_id` or `user_id_alt` of the origin. Reads the larger record.
     pub user_id: Option<String>,
-    /// Only keys that begin with this.
+    /// Only keys that begin with this. Where they are not very many, a list costs what they are, and not the store.
     pub key_prefix: Option<String>,
     /// Only entries active at this time or later.
     pub active_since: Option<Timestamp>,
@@ -75,7 +75,7 @@ impl Filter {
         Self { idle_since: Some(time), ..Self::default() }
     }
 
-    fn accepts_hot(&self, hot: &Hot) -> bool {
+    pub(crate) fn accepts_hot(&self, hot: &Hot) -> bool {
         self.active_since.is_none_or(|since| hot.updated_at >= since)
             && self.idle_since.is_none_or(|since| hot.updated_at < since)
             && self.suspended.is_none_or(|suspended| hot.is(SUSPENDED) == suspended)
@@ -85,11 +85,11 @@ impl Filter {
         self.key_prefix.as_ref().is_none_or(|prefix| key.as_str().starts_with(prefix))
     }
 
-    fn needs_entry(&self) -> bool {
+    pub(crate) fn needs_entry(&self) -> bool {
         self.platform.is_some() || self.chat_type.is_some() || self.user_id.is_some()
     }
 
-    fn accepts_entry(&self, entry: &SessionEntry) -> bool {
+    pub(crate) fn accepts_entry(&self, entry: &SessionEntry) -> bool {
         let origin = entry.details.origin.as_ref();
         let is = |wanted: &Option<String>, found: Option<&String>| wanted.as_ref().is_none_or(|w| found == Some(w));
         is(&self.platform, entry.details.platform.as_ref())
@@ -131,6 +131,10 @@ impl SessionStore {
     /// It is no snapshot: an entry that is touched while the iterator runs may be passed over, and one that is created
     /// meanwhile is not shown. Nothing is shown twice. A minute's entries are in memory together, about 100 bytes each.
     ///
+    /// With a [`key_prefix`](Filter::key_prefix) that at most 65,536 keys begin with, those keys are looked up, and all of
+    /// them are in memory together. With more it walks over the whole list, as without one;
+    /// [`keys`](SessionStore::keys) never does.
+    ///
     /// A record that cannot be decoded is passed over, and [`Iter::unreadable`] counts it. Errors are failures of the
     /// database; after one the iterator ends.
     pub fn iter(&self, filter: Filter) -> Result<Iter> {
@@ -140,15 +144,40 @@ impl SessionStore {
     /// Reads `piece` entries of a minute at a time.
     fn iter_after(&self, filter: Filter, cursor: Option<Cursor>, piece: usize) -> Result<Iter> {
         self.commits().apply_pending()?;
+        let mut unreadable = Unreadable::default();
+        if let Some(rows) = self.few_rows(&filter, &mut unreadable)? {
+            let rows = rows.into_iter();
+            return Ok(Iter { store: self.clone(), filter, last: None, bucket: None, rows, piece: 1, unreadable });
+        }
         let engine = self.commits().engine()?;
         let first = cursor.as_ref().map(|cursor| cursor.updated_at).or(filter.idle_since).map(Bucket::of);
-        let mut unreadable = Unreadable::default();
         let bucket = engine.newest_bucket(first, &mut unreadable)?;
         let last = cursor.map(|cursor| ORDER.place(cursor.updated_at, engine.fingerprint(&cursor.key)));
         let rows = Vec::new().into_iter();
         Ok(Iter { store: self.clone(), filter, last, bucket, rows, piece: piece.max(1), unreadable })
     }
+
+    /// The entries that a filter with a prefix accepts by their hot records, newest first. `None` without a prefix, or where
+    /// too many keys begin with it to keep all in memory.
+    fn few_rows(&self, filter: &Filter, unreadable: &mut Unreadable) -> Result<Option<Vec<(Fingerprint, Hot)>>> {
+        let Some(prefix) = &filter.key_prefix else { return Ok(None) };
+        let (mut rows, mut looks) = (Vec::new(), 0);
+        for key in self.keys(prefix)? {
+            let entry = self.commits().fingerprint(&key?);
+            let hot = unreadable.pass(self.commits().peek_hot(entry))?.flatten();
+            rows.extend(hot.filter(|hot| filter.accepts_hot(hot)).map(|hot| (entry, hot)));
+            looks += 1;
+            if looks > MAX_LOOKED_UP {
+                return Ok(None);
+            }
+        }
+        rows.sort_unstable_by_key(|(entry, hot)| ORDER.place(hot.updated_at, *entry));
+        Ok(Some(rows))
+    }
 }
+
+/// Entries that a list by prefix looks up and keeps in memory.
+const MAX_LOOKED_UP: usize = if cfg!(test) { 100 } else { 1 << 16 };
 
 /// Entries of one microsecond have to stand in some order, too.
 const ORDER: Order = Order::NewestFirst;

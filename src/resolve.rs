@@ -8,7 +8,7 @@ use crate::codec::{Cold, Hot, SUSPENDED};
 use crate::commit::{EntryLock, Receipt};
 use crate::entry::{Details, KeepExtras, SessionEntry, Touch, Usage};
 use crate::error::{Error, Result};
-use crate::events::EventKind;
+use crate::events::{CHANGES, EventKind, TOUCHES, Told};
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::random;
@@ -218,8 +218,8 @@ impl SessionStore {
             let cold = Cold { session_id: id, created_at: now, details: how.details(None), extras: None };
             let placed = locked.put(Hot::fresh(now), cold, None)?;
             drop(locked);
-            self.listeners().tell(key, EventKind::Created);
             let Written { entry, receipt } = self.placed(key, placed);
+            self.tell(key, CHANGES, || Told::of(EventKind::Created, entry.revision).session(None, &entry.session_id));
             return Ok(Some(Resolved { entry, resolution: Resolution::Created, receipt }));
         };
         let had_activity = hot.usage != Usage::ZERO;
@@ -236,9 +236,9 @@ impl SessionStore {
         let (hot, new) = renewed(&hot, id, details, now);
         let placed = locked.put(hot, new, Some(&extras))?;
         drop(locked);
-        self.listeners().tell(key, EventKind::Reset { reason: by_rule });
         let resolution = Resolution::Replaced { reason, previous: cold.session_id.clone(), had_activity };
         let Written { entry, receipt } = self.placed(key, placed);
+        self.tell_renewed(key, EventKind::Reset { reason: by_rule }, &cold.session_id, &entry);
         Ok(Some(Resolved { entry, resolution, receipt }))
     }
 
@@ -261,6 +261,7 @@ impl SessionStore {
         drop(locked);
         if touched_at.is_some() {
             meter::touched();
+            self.tell(key, TOUCHES, || Told::of(EventKind::Touched, hot.revision));
         }
         let entry = entry(key, &hot, Cold::clone(cold));
         Resolved { entry, resolution: Resolution::Existing, receipt: self.commits().receipt(commit) }
@@ -282,8 +283,8 @@ impl SessionStore {
         let (hot, new) = renewed(&hot, id, details, now);
         let placed = locked.put(hot, new, Some(&extras))?;
         drop(locked);
-        self.listeners().tell(key, EventKind::Reset { reason: None });
         let Written { entry, receipt } = self.placed(key, placed);
+        self.tell_renewed(key, EventKind::Reset { reason: None }, &cold.session_id, &entry);
         Ok(Some((entry, receipt)))
     }
 
@@ -314,11 +315,16 @@ impl SessionStore {
             KeepExtras::All => None,
             _ => Some(how.keep.of(|| locked.extras(&cold))?),
         };
-        let extras = cold.extras.filter(|_| kept.is_none());
+        let extras = cold.extras.clone().filter(|_| kept.is_none());
         let placed = locked.put(new_hot, Cold { extras, ..new_cold }, kept.as_ref())?;
         drop(locked);
-        self.listeners().tell(key, EventKind::Switched);
-        Ok(Repointed::Switched(self.placed(key, placed)))
+        let written = self.placed(key, placed);
+        self.tell_renewed(key, EventKind::Switched, &cold.session_id, &written.entry);
+        Ok(Repointed::Switched(written))
+    }
+
+    fn tell_renewed(&self, key: &SessionKey, kind: EventKind, old: &SessionId, new: &SessionEntry) {
+        self.tell(key, CHANGES, || Told::of(kind, new.revision).session(Some(old), &new.session_id));
     }
 }
 

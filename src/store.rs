@@ -1,7 +1,9 @@
 //! [`SessionStore`]: the verbs.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use tracing::field::Empty;
 
 use crate::answer::{OpenReport, Removal, Stats, Written};
 use crate::clock_check::ClockCheck;
@@ -10,7 +12,7 @@ use crate::commit::{Commits, EntryLock, Peeked, Placed, Receipt, Settings};
 use crate::config::Options;
 use crate::entry::{Details, Extras, Revision, SessionEntry, Usage};
 use crate::error::{Error, Result};
-use crate::events::{EventKind, Listeners};
+use crate::events::{CHANGES, EventKind, Listeners, TOUCHES, Told, UPDATES};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
@@ -45,11 +47,30 @@ impl Drop for SessionStore {
 #[derive(Debug)]
 struct Inner {
     commits: Commits,
-    clock: Arc<dyn Clock>,
+    options: Options,
     clock_check: ClockCheck,
-    key_policy: KeyPolicy,
     opened: OpenReport,
     listeners: Listeners,
+}
+
+/// A store that others keep open, or nobody any more.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakStore(Weak<Inner>);
+
+impl WeakStore {
+    /// The store, if it is open. Where that was the last handle meanwhile, dropping it closes the store.
+    pub(crate) fn upgrade(&self) -> Option<SessionStore> {
+        self.0.upgrade().map(|inner| SessionStore { inner })
+    }
+
+    /// Whether nobody keeps it open. It may be on its way to be closed.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Weak::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl SessionStore {
@@ -68,8 +89,12 @@ impl SessionStore {
     /// [`Error::Exposed`](crate::Error::Exposed), [`Error::Unwritable`](crate::Error::Unwritable), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting), [`Error::Forked`](crate::Error::Forked).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
+        let span =
+            tracing::debug_span!("open", path = %options.path.display(), created = Empty, entries = Empty).entered();
         let opened = storage::open(&options.path, options.create, options.cache_bytes, options.trust_group)?;
-        Self::start(opened, options)
+        let store = Self::start(opened, options)?;
+        span.record("created", store.open_report().created).record("entries", store.len());
+        Ok(store)
     }
 
     /// Starts the committer of an opened store, and tells what was wrong with it.
@@ -87,15 +112,18 @@ impl SessionStore {
         let clock_check = ClockCheck::open(&commits, now);
         report.times_ahead = clock_check.wrong() as u64;
         report.clock_doubted = clock_check.is_doubted(now);
-        let inner = Inner {
-            commits,
-            clock: options.clock,
-            clock_check,
-            key_policy: options.key_policy,
-            opened: report,
-            listeners: Listeners::default(),
-        };
+        let inner = Inner { commits, options, clock_check, opened: report, listeners: Listeners::default() };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A handle that does not keep the store open.
+    pub(crate) fn downgrade(&self) -> WeakStore {
+        WeakStore(Arc::downgrade(&self.inner))
+    }
+
+    /// How it was opened.
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
     }
 
     /// The directory of the store.
@@ -116,7 +144,7 @@ impl SessionStore {
         seen(key, &locked)
     }
 
-    /// Like [`SessionStore::get`], for who reads many: they would drive all else out of memory.
+    /// Like [`SessionStore::get`], for scans: bypasses the cache so that it is not flushed.
     pub(crate) fn peek(&self, key: &SessionKey) -> Result<Option<SessionEntry>> {
         let peeked = self.commits().peek(key, false)?;
         Ok(peeked.map(|Peeked { hot, cold, .. }| entry(key, &hot, Arc::unwrap_or_clone(cold))))
@@ -164,11 +192,10 @@ impl SessionStore {
     /// wrong, see [`OpenReport::clock_doubted`].
     pub fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let (locked, now) = self.lock_to_touch(key)?;
-        let done = self.change_hot(locked, |hot| *hot = touched(*hot, now))?;
-        if done.is_some() {
-            meter::touched();
-        }
-        Ok(done)
+        let Some(done) = self.change_hot(locked, |hot| *hot = touched(*hot, now)) else { return Ok(None) };
+        meter::touched();
+        self.tell(key, TOUCHES, || Told::of(EventKind::Touched, done.now.revision));
+        Ok(Some(done.receipt))
     }
 
     /// Adds the use of one turn to the counters, which end at the largest number there is. `last_prompt_tokens` is
@@ -181,7 +208,12 @@ impl SessionStore {
         if !cost.is_finite() {
             return Err(Error::InvalidCost { cost });
         }
-        self.change_hot(self.lock_to_change(key)?, |hot| hot.usage.add(turn))
+        let locked = self.lock_to_change(key)?;
+        let Some(done) = self.change_hot(locked, |hot| hot.usage.add(turn)) else { return Ok(None) };
+        if done.is_changed() {
+            self.tell(key, UPDATES, || Told::of(EventKind::Updated, done.now.revision));
+        }
+        Ok(Some(done.receipt))
     }
 
     /// Suspends the session: it is never pruned, and the next message starts a fresh one. `updated_at` stays.
@@ -207,8 +239,9 @@ impl SessionStore {
             if cold.details != seen.cold.details {
                 continue;
             }
-            let commit = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?.commit;
+            let Placed { hot, commit, .. } = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?;
             drop(locked);
+            self.tell(key, UPDATES, || Told::of(EventKind::Updated, hot.revision));
             return Ok(Some(self.commits().receipt(commit)));
         }
     }
@@ -217,12 +250,10 @@ impl SessionStore {
     pub fn remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let mut locked = self.commits().lock(key)?;
         // A record that cannot be decoded is an error here, and not of the committer.
-        if both(&locked)?.is_none() {
-            return Ok(None);
-        }
+        let Some((_, gone)) = both(&locked)? else { return Ok(None) };
         let commit = locked.remove();
         drop(locked);
-        self.listeners().tell(key, EventKind::Removed);
+        self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
         Ok(Some(self.commits().receipt(commit)))
     }
 
@@ -230,13 +261,13 @@ impl SessionStore {
     /// has begun meanwhile shows in its time of activity only.
     pub fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
         let mut locked = self.commits().lock(key)?;
-        let Some((hot, _)) = both(&locked)? else { return Ok(Removal::Missing) };
+        let Some((hot, gone)) = both(&locked)? else { return Ok(Removal::Missing) };
         if (hot.revision, hot.updated_at) != (seen.revision, seen.updated_at) {
             return Ok(Removal::Changed);
         }
         let commit = locked.remove();
         drop(locked);
-        self.listeners().tell(key, EventKind::Removed);
+        self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
         Ok(Removal::Removed(self.commits().receipt(commit)))
     }
 
@@ -286,7 +317,7 @@ impl SessionStore {
 
     /// The clock of the store.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.inner.clock
+        &self.inner.options.clock
     }
 
     /// Whether it is to be believed.
@@ -301,11 +332,11 @@ impl SessionStore {
 
     /// How keys are derived.
     pub(crate) fn key_policy(&self) -> &KeyPolicy {
-        &self.inner.key_policy
+        &self.inner.options.key_policy
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.inner.clock.now()
+        self.inner.options.clock.now()
     }
 
     pub(crate) fn listeners(&self) -> &Listeners {
@@ -313,15 +344,13 @@ impl SessionStore {
     }
 
     fn set_suspended(&self, key: &SessionKey, suspended: bool) -> Result<Option<Receipt>> {
-        let mut was = suspended;
-        let done = self.change_hot(self.lock_to_change(key)?, |hot| {
-            was = hot.is(SUSPENDED);
-            hot.set(SUSPENDED, suspended);
-        })?;
-        if was != suspended {
-            self.listeners().tell(key, if suspended { EventKind::Suspended } else { EventKind::Unsuspended });
+        let locked = self.lock_to_change(key)?;
+        let Some(done) = self.change_hot(locked, |hot| hot.set(SUSPENDED, suspended)) else { return Ok(None) };
+        if done.is_changed() {
+            let kind = if suspended { EventKind::Suspended } else { EventKind::Unsuspended };
+            self.tell(key, CHANGES, || Told::of(kind, done.now.revision));
         }
-        Ok(done)
+        Ok(Some(done.receipt))
     }
 
     /// What a verb answers of an entry that it put in place. Call it with no entry locked.
@@ -330,12 +359,29 @@ impl SessionStore {
         Written { entry: entry(key, &hot, Arc::unwrap_or_clone(cold)), receipt: self.commits().receipt(commit) }
     }
 
-    fn change_hot(&self, mut locked: EntryLock<'_>, change: impl FnOnce(&mut Hot)) -> Result<Option<Receipt>> {
-        let Some(mut hot) = locked.hot() else { return Ok(None) };
+    /// Changes the hot record of a locked entry. `None` if there is none.
+    fn change_hot(&self, mut locked: EntryLock<'_>, change: impl FnOnce(&mut Hot)) -> Option<HotChanged> {
+        let before = locked.hot()?;
+        let mut hot = before;
         change(&mut hot);
         let commit = locked.set_hot(hot);
+        let now = locked.hot().unwrap_or(hot);
         drop(locked);
-        Ok(Some(self.commits().receipt(commit)))
+        Some(HotChanged { before, now, receipt: self.commits().receipt(commit) })
+    }
+}
+
+/// A hot record that was changed.
+struct HotChanged {
+    before: Hot,
+    now: Hot,
+    receipt: Receipt,
+}
+
+impl HotChanged {
+    /// Whether more is new than the time.
+    fn is_changed(&self) -> bool {
+        self.before.revision != self.now.revision
     }
 }
 
@@ -374,7 +420,7 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
         pinned: hot.is(PINNED),
         usage: hot.usage,
         details: cold.details,
-        extras_bytes: cold.extras.map_or(0, |at| at.bytes),
+        extras_bytes: cold.extras.as_ref().map_or(0, |extras| extras.bytes),
     }
 }
 

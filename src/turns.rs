@@ -8,60 +8,31 @@
 //! Markers are kept beside the entries. An entry's details have fields of the same name for what a gateway's own file
 //! said; these verbs do not touch them.
 
-use std::fmt;
-use std::time::Duration;
+mod resume;
+mod token;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::codec::{Cold, Fingerprint, RESUME_PENDING, SUSPENDED};
-use crate::commit::{EntryLock, Marker, Receipt};
-use crate::entry::Details;
+use crate::commit::{Marker, Receipt};
 use crate::error::Result;
-use crate::events::EventKind;
+use crate::events::{EventKind, TOUCHES, Told};
 use crate::key::SessionKey;
 use crate::meter;
 use crate::store::{SessionStore, both, touched};
 use crate::time::Timestamp;
 use crate::unreadable::{Listing, Unreadable};
 
-/// Why [`recover_interrupted_turns`](SessionStore::recover_interrupted_turns) marks an entry.
-const INTERRUPTED: &str = "interrupted_turn";
-
-/// Names one turn. No two turns of a store have the same, and newer ones are greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TurnToken(u64);
-
-impl fmt::Display for TurnToken {
-    /// Sixteen hexadecimal digits.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl Serialize for TurnToken {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+pub use resume::{RecoverOptions, ResumeClear, ResumeMark, TurnRecovery};
+pub use token::{TurnToken, TurnTokenError};
 
 /// What [`SessionStore::end_turn`] answers.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum TurnEnd {
     /// The turn's marker is cleared.
     Ended(Receipt),
     /// The entry has no marker, or one of a newer turn, and keeps it.
     NotCurrent,
-    /// There is no entry.
-    Missing,
-}
-
-/// What [`SessionStore::mark_resume_pending`] answers.
-#[derive(Debug, Clone)]
-pub enum ResumeMark {
-    /// The next message continues the session.
-    Marked(Receipt),
-    /// The entry is suspended, so its next message starts a fresh session whatever is marked. It is left as it was.
-    Suspended,
     /// There is no entry.
     Missing,
 }
@@ -81,48 +52,112 @@ pub struct OpenTurn {
     pub interrupted: bool,
 }
 
-/// What [`SessionStore::recover_interrupted_turns`] did with the markers it found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What [`SessionStore::try_begin_turn`] answers.
+#[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct TurnRecovery {
-    /// Entries whose turn was fresh: a resume is pending now.
-    pub resumable: Vec<SessionKey>,
-    /// Markers cleared because their turn began too long ago.
-    pub stale: u64,
-    /// Markers cleared because their entry is suspended.
-    pub suspended: u64,
-    /// Markers cleared because their entry is gone or has another session.
-    pub orphaned: u64,
-    /// Markers and entries that cannot be decoded. Their markers stay, for the next recovery after a
-    /// [`repair`](SessionStore::repair).
+pub enum TurnStart {
+    /// It has begun, and the entry was touched.
+    Begun(TurnToken, Receipt),
+    /// Another one is open. Nothing was changed.
+    Open(OpenTurn),
+    /// There is no entry.
+    Missing,
+}
+
+/// What [`SessionStore::discard_turns`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TurnsDiscarded {
+    /// Turns whose markers were cleared.
+    pub discarded: u64,
+    /// Markers and entries that cannot be decoded. Their markers stay.
     pub unreadable: Unreadable,
+}
+
+fn open_turn(key: SessionKey, marker: &Marker) -> OpenTurn {
+    let (token, started_at) = (TurnToken(marker.turn.token), marker.turn.started_at);
+    OpenTurn { key, token, started_at, interrupted: marker.interrupted }
 }
 
 impl SessionStore {
     /// Notes that work on a message begins, and touches the entry. `None` if there is none.
     ///
-    /// An earlier turn of the entry that has not ended is replaced: its token ends nothing any more. O(1). When the
-    /// receipt is durable the marker is too; after a crash before that, neither marker nor touch may be there.
+    /// An earlier turn of the entry that has not ended is replaced: its token ends nothing any more. Where that must not
+    /// happen there is [`try_begin_turn`](SessionStore::try_begin_turn). O(1). When the receipt is durable the marker is
+    /// too; after a crash before that, neither marker nor touch may be there.
     pub fn begin_turn(&self, key: &SessionKey) -> Result<Option<(TurnToken, Receipt)>> {
+        match self.begin(key, false)? {
+            TurnStart::Begun(token, receipt) => Ok(Some((token, receipt))),
+            TurnStart::Open(_) | TurnStart::Missing => Ok(None),
+        }
+    }
+
+    /// Like [`begin_turn`](SessionStore::begin_turn), but leaves everything as it is while a turn of the entry is open:
+    /// of several that begin at once, one does.
+    ///
+    /// A turn that was [`interrupted`](OpenTurn::interrupted) is in nobody's way, and is replaced.
+    pub fn try_begin_turn(&self, key: &SessionKey) -> Result<TurnStart> {
+        self.begin(key, true)
+    }
+
+    fn begin(&self, key: &SessionKey, unless_open: bool) -> Result<TurnStart> {
         let (mut locked, now) = self.lock_to_touch(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
+        let Some((hot, cold)) = both(&locked)? else { return Ok(TurnStart::Missing) };
+        if let Some(marker) = locked.marker().filter(|marker| unless_open && !marker.interrupted) {
+            return Ok(TurnStart::Open(open_turn(key.clone(), &marker)));
+        }
         let (token, commit) = locked.begin_turn(touched(hot, now), cold.session_id.clone(), now);
         drop(locked);
         meter::touched();
-        Ok(Some((TurnToken(token), self.commits().receipt(commit))))
+        self.tell(key, TOUCHES, || Told::of(EventKind::Touched, hot.revision));
+        Ok(TurnStart::Begun(TurnToken(token), self.commits().receipt(commit)))
     }
 
     /// Notes that the work of `token` is done: clears the entry's marker if it is of that turn. `updated_at` stays.
     ///
     /// After a crash before the receipt is durable the turn may be taken for interrupted.
     pub fn end_turn(&self, key: &SessionKey, token: TurnToken) -> Result<TurnEnd> {
+        self.end(key, Some(token.0))
+    }
+
+    /// Clears the entry's marker, of whichever turn it is: for one whose token is lost. `updated_at` stays.
+    pub fn discard_turn(&self, key: &SessionKey) -> Result<TurnEnd> {
+        self.end(key, None)
+    }
+
+    fn end(&self, key: &SessionKey, token: Option<u64>) -> Result<TurnEnd> {
         let mut locked = self.lock_to_change(key)?;
         if locked.hot().is_none() {
             return Ok(TurnEnd::Missing);
         }
-        let Some(commit) = locked.end_turn(token.0) else { return Ok(TurnEnd::NotCurrent) };
+        let Some(commit) = locked.end_turn(token) else { return Ok(TurnEnd::NotCurrent) };
         drop(locked);
         Ok(TurnEnd::Ended(self.commits().receipt(commit)))
+    }
+
+    /// Clears the markers of all turns that are open, interrupted ones included, and makes no resumes of them: for a
+    /// gateway that knows that it was stopped cleanly. Turns that begin meanwhile stay. No `updated_at` moves.
+    ///
+    /// Costs as much as there are of them. It is durable when it returns; after a crash before that, some may be there
+    /// still.
+    pub fn discard_turns(&self) -> Result<TurnsDiscarded> {
+        let mut report = TurnsDiscarded { discarded: 0, unreadable: self.unreadable_markers()? };
+        for (entry, marker) in self.commits().turns()?.all() {
+            // That of an entry that is gone is no open turn: the next recovery clears it.
+            let Some(Some(key)) = report.unreadable.pass(self.key_of(entry))? else { continue };
+            let ended = report.unreadable.pass(self.end(&key, Some(marker.turn.token)))?;
+            report.discarded += u64::from(matches!(ended, Some(TurnEnd::Ended(_))));
+        }
+        self.flush()?;
+        Ok(report)
+    }
+
+    /// The turn of a key that has begun and not ended. O(1).
+    pub fn turn(&self, key: &SessionKey) -> Result<Option<OpenTurn>> {
+        let Some(locked) = self.commits().look(key)? else { return Ok(None) };
+        let Some(marker) = locked.marker() else { return Ok(None) };
+        let is_its_own = locked.cold()?.is_some_and(|cold| cold.session_id == marker.turn.session_id);
+        Ok(is_its_own.then(|| open_turn(key.clone(), &marker)))
     }
 
     /// The turns that have begun and not ended, the oldest first. Costs as much as there are of them.
@@ -134,8 +169,7 @@ impl SessionStore {
             let Some(Some(key)) = unreadable.pass(self.key_of(entry))? else { continue };
             let Some(Some(found)) = unreadable.pass(self.commits().peek(&key, false))? else { continue };
             if found.cold.session_id == marker.turn.session_id {
-                let (token, started_at) = (TurnToken(marker.turn.token), marker.turn.started_at);
-                items.push(OpenTurn { key, token, started_at, interrupted: marker.interrupted });
+                items.push(open_turn(key, &marker));
             }
         }
         items.sort_unstable_by_key(|turn| (turn.started_at, turn.token));
@@ -149,112 +183,6 @@ impl SessionStore {
             unreadable.pass(marker)?;
         }
         Ok(unreadable)
-    }
-
-    /// Deals with the turns that a crash interrupted, once, after opening.
-    ///
-    /// Where a turn began at most `max_age` ago, and its entry still has that session and is not suspended, a resume
-    /// is marked as pending, with the reason `interrupted_turn`: the id is kept, and the next message continues the
-    /// session. Every such marker is cleared. Turns begun since the store was opened are left alone, and after a
-    /// clean close there are none to recover. `updated_at` stays.
-    ///
-    /// Only entries with markers are visited. One that cannot be decoded keeps its marker, is counted, and stops no other.
-    /// What it did is durable when it returns; after a crash before that, it
-    /// may be run again.
-    pub fn recover_interrupted_turns(&self, max_age: Duration) -> Result<TurnRecovery> {
-        let mut recovery = TurnRecovery { unreadable: self.unreadable_markers()?, ..TurnRecovery::default() };
-        let mut done = Vec::new();
-        let interrupted: Vec<_> = self.commits().turns()?.all();
-        for (entry, marker) in interrupted.into_iter().filter(|(_, marker)| marker.interrupted) {
-            let recovered = self.recover(entry, &marker, max_age, &mut recovery);
-            if recovery.unreadable.pass(recovered)? == Some(true) {
-                done.push((entry, marker.turn.token));
-            }
-        }
-        recovery.resumable.sort_unstable();
-        // The markers go when what was made of them is durable: a crash in between must not lose both.
-        self.flush()?;
-        for (entry, token) in done {
-            self.commits().turns()?.drop_marker(entry, token);
-        }
-        self.flush()?;
-        Ok(recovery)
-    }
-
-    /// Deals with one marker. Returns whether it is to go once that is durable.
-    fn recover(
-        &self,
-        entry: Fingerprint,
-        marker: &Marker,
-        max_age: Duration,
-        recovery: &mut TurnRecovery,
-    ) -> Result<bool> {
-        let Some(key) = self.key_of(entry)? else {
-            recovery.orphaned += u64::from(self.commits().turns()?.drop_marker(entry, marker.turn.token));
-            return Ok(false);
-        };
-        let (mut locked, now) = self.lock_to_touch(&key)?;
-        let found = both(&locked)?;
-        // A turn that has begun meanwhile has taken its place.
-        if !self.commits().turns()?.is_current(entry, marker.turn.token) {
-            return Ok(false);
-        }
-        match found {
-            Some((_, cold)) if cold.session_id != marker.turn.session_id => recovery.orphaned += 1,
-            None => recovery.orphaned += 1,
-            Some((hot, _)) if hot.is(SUSPENDED) => recovery.suspended += 1,
-            Some(_) if now.since(marker.turn.started_at) > max_age => recovery.stale += 1,
-            Some(_) => {
-                self.set_resume(&mut locked, Some((INTERRUPTED, now)))?;
-                drop(locked);
-                self.listeners().tell(&key, EventKind::ResumePending { reason: INTERRUPTED.into() });
-                recovery.resumable.push(key);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Notes that the session was interrupted, and why: the next message continues it, and no reset policy ends it.
-    /// `updated_at` stays, and pruning takes no notice.
-    ///
-    /// The mark stays until [`clear_resume_pending`](SessionStore::clear_resume_pending), or until the entry gets
-    /// another session.
-    pub fn mark_resume_pending(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
-        let (mut locked, now) = self.lock_to_touch(key)?;
-        match locked.hot() {
-            None => Ok(ResumeMark::Missing),
-            Some(hot) if hot.is(SUSPENDED) => Ok(ResumeMark::Suspended),
-            Some(_) => {
-                let commit = self.set_resume(&mut locked, Some((reason, now)))?;
-                drop(locked);
-                self.listeners().tell(key, EventKind::ResumePending { reason: reason.into() });
-                Ok(commit.map_or(ResumeMark::Missing, |commit| ResumeMark::Marked(self.commits().receipt(commit))))
-            }
-        }
-    }
-
-    /// Takes the mark back, and its reason. `None` if there is no entry. `updated_at` stays.
-    pub fn clear_resume_pending(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        let mut locked = self.lock_to_change(key)?;
-        let was_pending = locked.hot().is_some_and(|hot| hot.is(RESUME_PENDING));
-        let commit = self.set_resume(&mut locked, None)?;
-        drop(locked);
-        if was_pending {
-            self.listeners().tell(key, EventKind::ResumeCleared);
-        }
-        Ok(commit.map(|commit| self.commits().receipt(commit)))
-    }
-
-    /// Sets, with the time, or clears the mark of a locked entry. Returns the commit that takes it.
-    fn set_resume(&self, locked: &mut EntryLock<'_>, reason: Option<(&str, Timestamp)>) -> Result<Option<u64>> {
-        let Some((mut hot, cold)) = both(locked)? else { return Ok(None) };
-        hot.set(RESUME_PENDING, reason.is_some());
-        let details = Details {
-            resume_reason: reason.map(|(reason, _)| reason.into()),
-            last_resume_marked_at: reason.map(|(_, now)| now),
-            ..cold.details.clone()
-        };
-        locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(|placed| Some(placed.commit))
     }
 }
 

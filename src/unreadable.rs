@@ -69,6 +69,14 @@ impl Unreadable {
         }
     }
 
+    /// Counts what another count has.
+    pub(crate) fn add_all(&mut self, other: &Self) {
+        other.first.iter().for_each(|record| self.add(record.clone()));
+        for record in &other.seen {
+            self.count += u64::from(self.seen.insert(record.clone()));
+        }
+    }
+
     fn add(&mut self, record: UnreadableRecord) {
         let UnreadableRecord { tree, key, reason } = &record;
         if !self.seen.insert((tree, key.clone())) {

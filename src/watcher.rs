@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::clock_check::{Checked, almost};
 use crate::codec::Held;
 use crate::config::Config;
-use crate::error::{Error, Result, panic_message};
+use crate::error::{Error, Result, panic_message, with_causes};
 use crate::fork;
 use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::store::SessionStore;
@@ -248,7 +248,10 @@ impl Worker {
             Ok(Some(report)) => {
                 tracing::debug!(?report, "pruned");
                 if !report.unreadable.is_empty() {
-                    tracing::warn!(records = report.unreadable.count, "kept what cannot be decoded; `verify` names it");
+                    tracing::warn!(
+                        records = report.unreadable.count,
+                        "kept what cannot be decoded; a check of the store names it"
+                    );
                 }
                 status.last_report = Some(report.clone());
                 drop(status);
@@ -263,7 +266,7 @@ impl Worker {
                     "a pruning pass failed; the next one will run"
                 );
                 status.failures += 1;
-                status.last_failure = Some(error.to_string());
+                status.last_failure = Some(with_causes(&error));
             }
         }
     }

@@ -31,7 +31,7 @@ fn memory() -> (u64, u64) {
     (figure("VmRSS:") / 1024, figure("VmHWM:") / 1024)
 }
 
-/// A row: so many of a thing took so long.
+/// A row: how many of a thing were done, and how long they took.
 fn told(what: &str, count: usize, took: Duration) {
     println!("{}", row(what, count, took));
 }

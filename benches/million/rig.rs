@@ -19,8 +19,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Makes a store of so many entries, a hundred a minute. Keys are made when they are needed: the memory is to be the
-    /// store's.
+    /// Makes a store with the given number of entries, a hundred a minute. Keys are made when they are needed, so that
+    /// the memory that is measured is the store's.
     pub fn load(entries: usize) -> (Self, Duration) {
         let dir = tempfile::tempdir_in(".").unwrap();
         let cloakroom = CloakroomStore::open(dir.path(), Vec::new());

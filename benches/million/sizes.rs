@@ -49,7 +49,7 @@ impl Cost {
     }
 }
 
-/// All entries in a seeded order, again and again: any so many in a row are different ones.
+/// All entries in a seeded order, again and again: a run no longer than the store holds no entry twice.
 struct Walk {
     order: Vec<usize>,
     at: usize,

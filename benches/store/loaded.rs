@@ -10,7 +10,7 @@ use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use tempfile::TempDir;
 
 use crate::support::cloakroom_store::CloakroomStore;
-use crate::support::contender::Contender;
+use crate::support::contender::{Contender, Fields};
 use crate::support::json_store::JsonStore;
 use crate::support::people::{created_at, keys};
 use crate::support::stream::{MINUTE, Shape, Stream, Time, Touches};
@@ -79,6 +79,24 @@ impl<C: Contender> Loaded<C> {
                 gathered = true;
             }
             bencher.iter_custom(|batches| self.time_touches(&mut touches, batch, batches));
+        });
+    }
+
+    /// Two fields changed in one step with each touch.
+    pub fn modify(&self, group: &mut BenchmarkGroup<'_, WallTime>, fields: Fields, batch: usize) {
+        group.throughput(Throughput::Elements(batch as u64));
+        let mut touches = None;
+        group.bench_function(id(self.size, self.store.name()), |bencher| {
+            let after = self.latest.load(Ordering::Relaxed);
+            let touches = touches.get_or_insert_with(|| self.gather(Shape::Uniform, after));
+            bencher.iter_custom(|batches| {
+                let started = Instant::now();
+                for _ in 0..batches {
+                    assert!(self.store.modifies(fields, &mut touches.by_ref().take(batch)));
+                }
+                self.latest.fetch_max(touches.now(), Ordering::Relaxed);
+                started.elapsed()
+            });
         });
     }
 

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use loaded::{Loaded, id};
 use mode::{MILLION, Mode};
 use support::cloakroom_store::CloakroomStore;
-use support::contender::Contender;
+use support::contender::{Contender, Fields};
 use support::json_store::JsonStore;
 use support::people::{created_at, key, source};
 use support::stream::{Shape, Time};
@@ -54,6 +54,21 @@ fn touches(criterion: &mut Criterion, mode: Mode, cloakroom: &[Loaded<CloakroomS
         for loaded in json.iter().filter(|loaded| loaded.size < MILLION) {
             loaded.touch_durable(&mut group, threads, 1);
         }
+    }
+}
+
+/// `modify`, and a touch beside it in the same run.
+fn modifies(criterion: &mut Criterion, mode: Mode, cloakroom: &[Loaded<CloakroomStore>]) {
+    for (name, fields) in [("counters", Fields::Counters), ("details", Fields::Details)] {
+        let mut group = group(criterion, &format!("modify/{name}"));
+        for loaded in cloakroom {
+            loaded.modify(&mut group, fields, mode.batch(loaded.size, Time::Stay).min(10_000));
+        }
+    }
+    let mut group = group(criterion, "modify/touch");
+    for loaded in cloakroom {
+        let batch = mode.batch(loaded.size, Time::Stay).min(10_000);
+        loaded.touch(&mut group, Shape::Uniform, Time::Stay, batch);
     }
 }
 
@@ -129,7 +144,7 @@ fn opens(criterion: &mut Criterion, cloakroom: Vec<Loaded<CloakroomStore>>, json
     }
 }
 
-/// The file of a gateway with so many entries.
+/// The file of a gateway with the given number of entries.
 fn gateway_file(size: usize) -> (TempDir, Vec<u8>) {
     let loaded = Loaded::json(size);
     let text = std::fs::read(loaded.dir.path().join("sessions.json")).unwrap();
@@ -197,6 +212,7 @@ fn main() {
     let (cloakroom, json) = (load_cloakroom(), load_json());
     prunes(&mut criterion, &cloakroom, &json);
     touches(&mut criterion, mode, &cloakroom, &json);
+    modifies(&mut criterion, mode, &cloakroom);
     imports(&mut criterion, mode);
     criterion.final_summary();
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use cloakroom::{Clock, NoActivity, Options, PrunePolicy, Resolution, SessionKey, SessionStore, Timestamp};
+use cloakroom::{
+    Clock, Edit, Modified, NoActivity, Options, PrunePolicy, Resolution, SessionKey, SessionStore, Timestamp, Touch,
+};
 use crossbeam_channel::Receiver;
 
-use super::contender::Contender;
+use super::contender::{Contender, Fields};
 use super::people::source;
 
 /// The time of day is set by the stream; monotonic time is real, so that the store's own work by the clock is measured
@@ -79,6 +81,23 @@ impl Contender for CloakroomStore {
             self.store.touch(&self.keys[entry]).unwrap().unwrap();
         }
         self.store.flush().unwrap();
+    }
+
+    fn modifies(&self, fields: Fields, stream: &mut dyn Iterator<Item = (usize, i64)>) -> bool {
+        for (entry, now) in stream {
+            self.set_now(now);
+            let done = self.store.modify(&self.keys[entry], Touch::Yes, |draft| {
+                draft.entry.usage.total_tokens += 7;
+                match fields {
+                    Fields::Counters => draft.entry.usage.last_prompt_tokens = now.unsigned_abs(),
+                    Fields::Details => draft.entry.details.display_name = Some(format!("shown {now}")),
+                }
+                Edit::Write
+            });
+            assert!(matches!(done, Ok(Modified::Changed(_))));
+        }
+        self.store.flush().unwrap();
+        true
     }
 
     fn touch_durable(&self, entry: usize, now: i64) {

@@ -8,6 +8,15 @@ use std::time::Duration;
 /// How long a relaxed touch may wait for its commit: Cloakroom's default.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Two fields of an entry, changed in one step with a touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fields {
+    /// Two counters.
+    Counters,
+    /// A counter, and the name that is shown.
+    Details,
+}
+
 /// A store under test. Entries go by their number; each contender holds their keys ready.
 ///
 /// Every method panics on failure: a bench that did nothing is no result.
@@ -20,6 +29,11 @@ pub trait Contender: Sync {
     /// Touches each entry of the stream at its time, as one caller that waits for nothing. Commits at least every
     /// [`COMMIT_INTERVAL`]; all is durable on return.
     fn touches(&self, stream: &mut dyn Iterator<Item = (usize, i64)>);
+
+    /// As [`touches`](Contender::touches), but each changes two fields as well. Answers whether the store can.
+    fn modifies(&self, _fields: Fields, _stream: &mut dyn Iterator<Item = (usize, i64)>) -> bool {
+        false
+    }
 
     /// One touch, durable on return. Called from many threads.
     fn touch_durable(&self, entry: usize, now: i64);

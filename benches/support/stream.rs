@@ -79,7 +79,7 @@ impl Shape {
     }
 }
 
-/// Servers, channels per server and users per channel for so many entries.
+/// Servers, channels per server and users per channel for a number of entries.
 pub fn side(entries: usize) -> usize {
     (1..).find(|side| side * side * side >= entries).unwrap()
 }

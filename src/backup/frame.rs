@@ -11,7 +11,7 @@ const MAGIC: &[u8; 8] = b"CLOAKBAK";
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 16;
 /// The largest payload: more than an entry with the largest extras takes.
-const MAX_PAYLOAD: usize = 2 << 20;
+const MAX_PAYLOAD: usize = 3 << 20;
 
 /// What is in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

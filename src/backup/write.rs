@@ -5,7 +5,9 @@ use std::path::Path;
 
 use super::frame::{FrameWriter, Kind};
 use super::{BackupProgress, BackupReport};
-use crate::codec::{BackupEndV1, BackupEntryV1, BackupNoteV1, BackupRecord, BackupStoreV1, CodecError, Turn};
+use crate::codec::{
+    BackupEndV1, BackupEntryV1, BackupNoteV1, BackupPartV1, BackupRecord, BackupStoreV1, CodecError, Turn,
+};
 use crate::commit::Whole;
 use crate::error::Result;
 use crate::key::SessionKey;
@@ -129,10 +131,11 @@ impl SessionStore {
         let hot = self.encoded(whole.hot.encode())?;
         let cold = self.encoded(whole.cold.to_bytes())?;
         let turn = whole.turn.as_ref().map(|turn| self.encoded(Turn::encode(turn))).transpose()?;
-        let blob = whole.blob.as_deref();
+        let parts =
+            whole.parts.iter().map(|(generation, bytes)| BackupPartV1 { generation: *generation, bytes }).collect();
         let terms: Vec<_> = whole.leases.values().map(|term| self.encoded(term.encode())).collect::<Result<_>>()?;
         let leases = whole.leases.keys().map(String::as_str).zip(terms.iter().map(Vec::as_slice)).collect();
-        let entry = BackupEntryV1 { key: key.as_str(), hot: &hot, cold: &cold, blob, turn: turn.as_deref(), leases };
+        let entry = BackupEntryV1 { key: key.as_str(), hot: &hot, cold: &cold, parts, turn: turn.as_deref(), leases };
         self.put_record(out, Kind::Entry, &entry)
     }
 

@@ -117,19 +117,31 @@ impl Prune {
     }
 }
 
-/// Asks whether so many may go.
+/// Asks whether this number of entries may go.
 fn confirm(removed: u64, entries: u64) -> Result<()> {
     if !stdin().is_terminal() {
         return Err(Failure::NeedsYes { removed, entries }.into());
     }
     let (removed, entries) = (thousands(removed), thousands(entries));
-    write!(stderr(), "{removed} of {entries} entries would be removed. Is the clock right? Remove them? [y/N] ")
-        .context("could not ask")?;
+    let question = format!("{removed} of {entries} entries would be removed. Is the clock right? Remove them?");
+    answer(&question, "removed")
+}
+
+/// Asks whether to do what `deed` says.
+pub(super) fn ask(deed: &str, done: &'static str) -> Result<()> {
+    if !stdin().is_terminal() {
+        return Err(Failure::NeedsYesTo { deed: deed.to_owned() }.into());
+    }
+    answer(&format!("This would {deed}. Do it?"), done)
+}
+
+fn answer(question: &str, done: &'static str) -> Result<()> {
+    write!(stderr(), "{question} [y/N] ").context("could not ask")?;
     let mut answer = String::new();
     stdin().read_line(&mut answer).context("could not read the answer")?;
     match answer.trim().to_lowercase().as_str() {
         "y" | "yes" => Ok(()),
-        _ => Err(Failure::Declined.into()),
+        _ => Err(Failure::Declined { done }.into()),
     }
 }
 

@@ -26,8 +26,12 @@ pub(crate) enum Failure {
     Unreadable(u64),
     /// More than half of the entries would go, and there is nobody to ask.
     NeedsYes { removed: u64, entries: u64 },
+    /// Many entries would change, likewise.
+    NeedsYesTo { deed: String },
     /// The answer to that was no.
-    Declined,
+    Declined { done: &'static str },
+    /// Other entries have the keys that some were to get.
+    Collision { collisions: u64, first: SessionKey },
     /// A file is in the way.
     Exists { path: PathBuf, advice: &'static str },
     /// What is to go to a quarantine cannot be written there.
@@ -45,7 +49,11 @@ impl fmt::Display for Failure {
             Self::NoSession(id) => write!(f, "no entry has this session id: {id}"),
             Self::Unreadable(entries) => write!(f, "left out because they cannot be decoded: {entries}"),
             Self::NeedsYes { removed, entries } => write!(f, "this would remove {removed} of {entries} entries"),
-            Self::Declined => write!(f, "nothing was removed"),
+            Self::NeedsYesTo { deed } => write!(f, "this would {deed}"),
+            Self::Declined { done } => write!(f, "nothing was {done}"),
+            Self::Collision { collisions, first } => {
+                write!(f, "new keys that other entries have: {collisions}, the first is {}", first.as_str())
+            }
             Self::Exists { path, .. } => write!(f, "{} exists", path.display()),
             Self::Quarantine { path, .. } => write!(f, "the quarantine {} cannot be written", path.display()),
             Self::Incomplete { quarantined, quarantine, damage, .. } => {
@@ -83,15 +91,16 @@ impl Failure {
             Self::NoSession(_) => "no_session",
             Self::Unreadable(_) => "unreadable",
             Self::Exists { .. } => "exists",
-            Self::NeedsYes { .. } => "needs_yes",
-            Self::Declined => "declined",
+            Self::NeedsYes { .. } | Self::NeedsYesTo { .. } => "needs_yes",
+            Self::Declined { .. } => "declined",
+            Self::Collision { .. } => "collision",
             Self::Quarantine { .. } => "quarantine",
             Self::Incomplete { .. } => "incomplete",
         }
     }
 }
 
-/// Logs panics, for who debugs them, and prints none: the engine panics on some damaged files, and the library catches
+/// Logs panics for debugging, and prints none: the engine panics on some damaged files, and the library catches
 /// that and says more than the panic does.
 pub(crate) fn log_panics() {
     set_hook(Box::new(|panic| tracing::debug!(%panic, "panicked")));
@@ -116,7 +125,7 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
         print_json(kind(error), &message);
     }
     match error.downcast_ref() {
-        Some(Failure::NeedsYes { .. }) => Exit::Misused,
+        Some(Failure::NeedsYes { .. } | Failure::NeedsYesTo { .. }) => Exit::Misused,
         _ => Exit::Failed,
     }
 }
@@ -149,7 +158,7 @@ fn message(error: &anyhow::Error) -> String {
     let mut line = String::new();
     let mut said = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        // Some messages end with their cause already.
+        // Messages of other crates may end with their cause already.
         if !said.ends_with(&cause) || said.is_empty() {
             let _ = write!(line, "{}{cause}", if line.is_empty() { "" } else { ": " });
         }
@@ -167,7 +176,9 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             Failure::NoStore(_) => "name another with --db, or make one with `cloakroom migrate`",
             Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
             Failure::NeedsYes { .. } => "look at it with --dry-run, and repeat it with --yes if that is right",
-            Failure::Declined => return None,
+            Failure::NeedsYesTo { .. } => "repeat it with --yes if that is right",
+            Failure::Declined { .. } => return None,
+            Failure::Collision { .. } => "remove or rename those first, and run it again",
             Failure::Unreadable(_) => "`cloakroom verify` names them",
             Failure::Quarantine { .. } => "name a place that can be written with --quarantine",
             Failure::Exists { advice, .. } | Failure::Incomplete { advice, .. } => advice,
@@ -184,6 +195,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         Error::ClockBehind { .. } => Some("--trust-times does that, and nothing was imported"),
         Error::LocalTimeZone { .. } => Some("name the zone: with --timezone, or as time_zone in the config file"),
         Error::StoreExists { .. } => Some("name one that is free with --db"),
+        Error::Unsound { .. } => Some("`cloakroom verify` names them, and `verify --repair` mends them"),
         Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged, and `verify --repair` mends it"),
         _ => None,
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use cloakroom::{Clock, Error, Filter, Listing, ResumeMark, SessionKey, SystemClock};
+use cloakroom::{Clock, Error, Filter, Listing, ResumeClear, ResumeMark, SessionKey, SystemClock};
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -23,8 +23,9 @@ use super::{Exit, Format, with_store};
 ///   started_at    when it began (RFC 3339, UTC)
 ///   interrupted   true
 ///
-/// With --recover and --json, one object: resumable (list of keys), stale, suspended, orphaned (markers cleared,
-/// because they were too old, or their entry is suspended, or has another session), unreadable.
+/// With --recover and --json, one object: resumable (list of keys), already_pending (those whose resume was pending
+/// before, and keeps its reason), stale, suspended, orphaned (markers cleared, because they were too old, or their
+/// entry is suspended, or has another session), unreadable.
 ///
 /// A marker or an entry that cannot be decoded is left out, and its marker stays; the exit code is then 1.
 #[derive(Debug, Args)]
@@ -40,6 +41,7 @@ pub(super) struct Turns {
 #[derive(Serialize)]
 struct Recovered<'a> {
     resumable: &'a [SessionKey],
+    already_pending: &'a [SessionKey],
     stale: u64,
     suspended: u64,
     orphaned: u64,
@@ -53,11 +55,13 @@ impl Turns {
             let (stale, suspended, orphaned) = (found.stale, found.suspended, found.orphaned);
             let unreadable = found.unreadable.count;
             if self.format.json {
-                out.json(&Recovered { resumable: &found.resumable, stale, suspended, orphaned, unreadable })?;
+                let (resumable, already_pending) = (&*found.resumable, &*found.already_pending);
+                out.json(&Recovered { resumable, already_pending, stale, suspended, orphaned, unreadable })?;
                 return none_unreadable(0, &found.unreadable);
             }
             let mut table = Columns::pairs();
             table.row(["resume pending", &thousands(found.resumable.len() as u64)]);
+            table.row(["resume pending before", &thousands(found.already_pending.len() as u64)]);
             table.row(["cleared, too old", &thousands(stale)]);
             table.row(["cleared, suspended", &thousands(suspended)]);
             table.row(["cleared, another session", &thousands(orphaned)]);
@@ -107,13 +111,17 @@ impl ResumePending {
             let key = key.find(store)?;
             let missing = || Failure::NoEntry(key.clone());
             if self.clear {
-                store.clear_resume_pending(&key)?.ok_or_else(missing)?;
-                return Ok(key);
+                return match store.clear_resume_pending(&key)? {
+                    ResumeClear::Missing => Err(missing().into()),
+                    // Without a mark there is nothing to take back, and the outcome is the one asked for.
+                    _ => Ok(key),
+                };
             }
             match store.mark_resume_pending(&key, &self.reason)? {
                 ResumeMark::Marked(_) => Ok(key),
                 ResumeMark::Missing => Err(missing().into()),
                 ResumeMark::Suspended => bail!("it is suspended, so its next message starts a fresh session"),
+                other => bail!("the store answers {other:?}"),
             }
         })?;
         if self.format.json {

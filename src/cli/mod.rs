@@ -10,6 +10,7 @@ mod key;
 mod lifecycle;
 mod list;
 mod output;
+mod prefix;
 mod progress;
 mod show;
 mod transfer;
@@ -61,6 +62,8 @@ enum Command {
     Unsuspend(change::Unsuspend),
     Reset(change::Reset),
     Remove(change::Remove),
+    Rename(prefix::Rename),
+    Forget(prefix::Forget),
     ResumePending(lifecycle::ResumePending),
     Turns(lifecycle::Turns),
     Stats(whole::Stats),
@@ -131,6 +134,8 @@ impl Cli {
             Command::Unsuspend(command) => command.run(db, out),
             Command::Reset(command) => command.run(db, out),
             Command::Remove(command) => command.run(db, out),
+            Command::Rename(command) => command.run(db, out),
+            Command::Forget(command) => command.run(db, out),
             Command::ResumePending(command) => command.run(db, out),
             Command::Turns(command) => command.run(db, out),
             Command::Config(command) => command.run(self.config.as_deref(), out),

@@ -19,7 +19,7 @@ pub(super) fn of_bytes_on(target: ProgressDrawTarget, size: Option<u64>) -> Prog
     styled(bar, target, template)
 }
 
-/// A bar of so many entries.
+/// A bar that counts entries.
 pub(super) fn of_entries(entries: u64) -> ProgressBar {
     styled(
         ProgressBar::new(entries),

@@ -3,11 +3,12 @@
 //! Texts and records are kept as the trees have them, so a backup that was restored is the store it was taken from,
 //! byte for byte. Frozen like all records.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::records::ExtrasRef;
 use super::{
-    CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Term, Turn, decode, decode_blob, decode_cold, encode,
+    Base, CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Term, Turn, assemble, decode, decode_cold, encode,
 };
 use crate::key::{SessionKey, check_lease_name};
 
@@ -45,15 +46,22 @@ pub(crate) struct BackupEntryV1<'a> {
     pub(crate) hot: &'a [u8],
     /// The value in `sessions`.
     pub(crate) cold: &'a [u8],
-    /// What its extras are put together from.
+    /// What its extras are put together from, beside the record.
     #[serde(borrow)]
-    pub(crate) blob: Option<&'a [u8]>,
+    pub(crate) parts: Vec<BackupPartV1<'a>>,
     /// The value in `turns`, if a turn is open.
     #[serde(borrow)]
     pub(crate) turn: Option<&'a [u8]>,
     /// Names and values in `leases`, in the order of the names.
     #[serde(borrow)]
     pub(crate) leases: Vec<(&'a str, &'a [u8])>,
+}
+
+/// A part of an entry's extras.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackupPartV1<'a> {
+    pub(crate) generation: u64,
+    pub(crate) bytes: &'a [u8],
 }
 
 /// What there must have been before the end.
@@ -94,14 +102,18 @@ impl<'a> BackupEntryV1<'a> {
         let key = SessionKey::new(self.key)?;
         let hot = Hot::decode(self.hot)?;
         let (cold, spilled) = decode_cold(self.cold)?;
-        let details = match (self.blob, cold.extras) {
-            (None, None) => None,
-            (Some(blob), Some(at)) => check_blob(blob, at)?,
-            (blob, at) => {
-                let expected = at.map_or(0, |at| at.bytes as usize);
-                return Err(CodecError::ExtrasLength { found: blob.map_or(0, <[u8]>::len), expected });
-            }
-        };
+        let index = cold.extras.clone().unwrap_or_default();
+        let parts: BTreeMap<u64, &[u8]> = self.parts.iter().map(|part| (part.generation, part.bytes)).collect();
+        let (details, extras) = assemble(&index, |generation| parts.get(&generation).copied())?;
+        let base = index.base.and_then(|at| parts.get(&at.generation)).map(|part| Base::decode(part)).transpose()?;
+        let live = index.live(&base.unwrap_or_default());
+        if !parts.keys().eq(&live) || parts.len() != self.parts.len() {
+            return Err(CodecError::StrayPart);
+        }
+        let (found, expected) = (extras.bytes(), usize::try_from(index.bytes).unwrap_or(usize::MAX));
+        if found != expected || found > MAX_EXTRAS_BYTES {
+            return Err(CodecError::ExtrasLength { found, expected });
+        }
         if spilled && details.is_none() {
             return Err(CodecError::NoDetails);
         }
@@ -110,30 +122,27 @@ impl<'a> BackupEntryV1<'a> {
             check_lease_name(name)?;
             Term::decode(term)?;
         }
-        let numbers = [turn.map(|turn| turn.token), cold.extras.map(|at| at.generation)];
+        let numbers = self.parts.iter().map(|part| part.generation).chain(turn.map(|turn| turn.token));
         // A number is that of the opening's commit, shifted, and a count.
-        let commit = numbers.into_iter().flatten().max().unwrap_or(0) >> 24;
+        let commit = numbers.max().unwrap_or(0) >> 24;
         Ok(CheckedEntry { record: self, key, hot, cold, commit })
     }
 }
 
-fn check_blob(blob: &[u8], at: ExtrasRef) -> Result<Option<crate::entry::Details>, CodecError> {
-    let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
-    if blob.len() != expected || blob.len() > MAX_EXTRAS_BYTES {
-        return Err(CodecError::ExtrasLength { found: blob.len(), expected });
-    }
-    Ok(decode_blob(blob)?.0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::codec::encode_blob;
-    use crate::entry::{Details, Extras};
+    use crate::codec::{ExtrasIndex, ExtrasRef, Field};
+    use crate::entry::Details;
     use crate::key::SessionId;
     use crate::time::Timestamp;
 
-    fn cold(extras: Option<ExtrasRef>) -> Cold {
+    /// With a base, which has these bytes of names and texts in it.
+    fn cold(base: Option<(ExtrasRef, u32)>) -> Cold {
+        let index = |(at, bytes)| ExtrasIndex { bytes, base: Some(at), ..ExtrasIndex::default() };
+        let extras = base.map(|base| Arc::new(index(base)));
         let created_at = Timestamp::from_micros(1);
         Cold { session_id: SessionId::new("s").unwrap(), created_at, details: Details::default(), extras }
     }
@@ -149,16 +158,16 @@ mod tests {
             key: "k",
             hot: b"h",
             cold: b"co",
-            blob: Some(b"blo"),
+            parts: vec![BackupPartV1 { generation: 5, bytes: b"blo" }],
             turn: None,
             leases: vec![("job", b"t")],
         };
-        assert_eq!(entry.to_bytes().unwrap(), b"\x01\x01k\x01h\x02co\x01\x03blo\x00\x01\x03job\x01t");
+        assert_eq!(entry.to_bytes().unwrap(), b"\x01\x01k\x01h\x02co\x01\x05\x03blo\x00\x01\x03job\x01t");
         let end = BackupEndV1 { entries: 2, notes: 1, commit: 250, crc: 251 };
         assert_eq!(end.to_bytes().unwrap(), b"\x01\x02\x01\xfa\xfb\xfb\x00");
         assert_eq!(BackupStoreV1::from_bytes(b"\x01\x01\x03UTC").unwrap(), store);
         assert_eq!(BackupNoteV1::from_bytes(b"\x01\x02_n\x03\"t\"\x01").unwrap(), note);
-        assert_eq!(BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x03blo\x00\x01\x03job\x01t").unwrap(), entry);
+        assert_eq!(BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x05\x03blo\x00\x01\x03job\x01t").unwrap(), entry);
         assert_eq!(BackupEndV1::from_bytes(b"\x01\x02\x01\xfa\xfb\xfb\x00").unwrap(), end);
         assert!(matches!(BackupStoreV1::from_bytes(b"\x02\x00"), Err(CodecError::Version { found: 2 })));
     }
@@ -166,10 +175,12 @@ mod tests {
     #[test]
     fn an_entry_that_does_not_hold_together_is_refused() {
         let hot = Hot::fresh(Timestamp::from_micros(7)).encode().unwrap();
-        let blob = encode_blob(None, &Extras::from_parts(vec![("metadata", "{}")], None)).unwrap();
-        let at = ExtrasRef { generation: 5 << 24 | 3, bytes: u32::try_from(blob.len()).unwrap() };
-        let (with, without) = (cold(Some(at)).to_bytes().unwrap(), cold(None).to_bytes().unwrap());
-        let spilled = cold(Some(at)).encode_spilled().unwrap();
+        let base = Base::encode(None, &[("metadata".into(), Field::Text("{}".into()))].into()).unwrap();
+        let at = ExtrasRef { generation: 5 << 24 | 3, bytes: u32::try_from(base.len()).unwrap() };
+        let part = |bytes| vec![BackupPartV1 { generation: at.generation, bytes }];
+        let (with, without) = (cold(Some((at, 10))).to_bytes().unwrap(), cold(None).to_bytes().unwrap());
+        let miscounted = cold(Some((at, 11))).to_bytes().unwrap();
+        let spilled = cold(Some((at, 10))).encode_spilled().unwrap();
         let turn = Turn { token: 9 << 24, started_at: Timestamp::from_micros(1), session_id: cold(None).session_id };
         let turn = turn.encode().unwrap();
         let term = Term { since: Timestamp::from_micros(1), end: Timestamp::from_micros(2) }.encode().unwrap();
@@ -177,7 +188,7 @@ mod tests {
             key: "k",
             hot: &hot,
             cold: &with,
-            blob: Some(&blob),
+            parts: part(&base),
             turn: Some(&turn),
             leases: vec![("job", &term)],
         };
@@ -193,8 +204,11 @@ mod tests {
             BackupEntryV1 { cold: &without, ..good() },
             BackupEntryV1 { cold: &spilled, ..good() },
             BackupEntryV1 { cold: &long, ..good() },
-            BackupEntryV1 { blob: None, ..good() },
-            BackupEntryV1 { blob: Some(&blob[1..]), ..good() },
+            BackupEntryV1 { cold: &miscounted, ..good() },
+            BackupEntryV1 { parts: Vec::new(), ..good() },
+            BackupEntryV1 { parts: part(&base[1..]), ..good() },
+            BackupEntryV1 { parts: part(&base).into_iter().chain(part(&base)).collect(), ..good() },
+            BackupEntryV1 { parts: vec![BackupPartV1 { generation: 7, bytes: &base }], ..good() },
             BackupEntryV1 { turn: Some(b"\x01"), ..good() },
             BackupEntryV1 { leases: vec![("job", b"\x01")], ..good() },
             BackupEntryV1 { leases: vec![("", &term)], ..good() },
@@ -202,10 +216,10 @@ mod tests {
             assert!(bad.check().is_err());
         }
         let at = ExtrasRef { bytes: at.bytes + 1, ..at };
-        let more = cold(Some(at)).to_bytes().unwrap();
+        let more = cold(Some((at, 10))).to_bytes().unwrap();
         let found = BackupEntryV1 { cold: &more, ..good() }.check().unwrap_err();
         assert!(
-            matches!(found, CodecError::ExtrasLength { found, expected } if found == blob.len() && expected == found + 1)
+            matches!(found, CodecError::ExtrasLength { found, expected } if found == base.len() && expected == found + 1)
         );
     }
 
@@ -219,7 +233,7 @@ mod tests {
         };
         let room = (0..MAX_VALUE_BYTES).rev().find(|n| named(*n).is_some()).unwrap();
         let most = named(room).unwrap();
-        let entry = |cold| BackupEntryV1 { key: "k", hot: &hot, cold, blob: None, turn: None, leases: vec![] };
+        let entry = |cold| BackupEntryV1 { key: "k", hot: &hot, cold, parts: Vec::new(), turn: None, leases: vec![] };
         assert_eq!((entry(&most).check().is_ok(), most.len()), (true, MAX_VALUE_BYTES));
         let mut more = most.clone();
         let length = more.windows(2).position(|bytes| bytes == (room as u16).to_le_bytes()).unwrap();
@@ -228,18 +242,14 @@ mod tests {
         assert!(decode_cold(&more).is_ok());
         assert!(matches!(entry(&more).check(), Err(CodecError::TooLong(_))));
 
-        let blob = |bytes: usize| {
-            let text = format!("\"{}\"", "x".repeat(bytes));
-            encode_blob(None, &Extras::from_parts(vec![("metadata", text.as_str())], None)).unwrap()
-        };
-        let room = MAX_EXTRAS_BYTES - (blob(MAX_EXTRAS_BYTES / 2).len() - MAX_EXTRAS_BYTES / 2);
-        for (bytes, fits) in [(room, true), (room + 1, false)] {
-            let blob = blob(bytes);
-            let bytes = u32::try_from(blob.len()).unwrap();
-            assert_eq!(blob.len() > MAX_EXTRAS_BYTES, !fits);
-            let cold = cold(Some(ExtrasRef { generation: 1, bytes })).to_bytes().unwrap();
-            let entry =
-                BackupEntryV1 { key: "k", hot: &hot, cold: &cold, blob: Some(&blob), turn: None, leases: vec![] };
+        for (bytes, fits) in [(MAX_EXTRAS_BYTES - 8, true), (MAX_EXTRAS_BYTES - 7, false)] {
+            let text = format!("\"{}\"", "1".repeat(bytes - 2)).into_bytes();
+            let at = ExtrasRef { generation: 1, bytes: u32::try_from(bytes).unwrap() };
+            let changed = [("metadata".into(), Some(Field::Stored(at)))].into();
+            let index = ExtrasIndex { bytes: at.bytes + 8, changed, ..ExtrasIndex::default() };
+            let cold = Cold { extras: Some(Arc::new(index)), ..cold(None) }.to_bytes().unwrap();
+            let parts = vec![BackupPartV1 { generation: 1, bytes: &text }];
+            let entry = BackupEntryV1 { key: "k", hot: &hot, cold: &cold, parts, turn: None, leases: vec![] };
             assert_eq!(entry.check().is_ok(), fits);
         }
     }

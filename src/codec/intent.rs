@@ -26,6 +26,11 @@ pub(crate) enum Step {
         /// The session id that it had, if the new one is another.
         old_id: Option<SessionId>,
     },
+    /// An entry gets another key.
+    Move {
+        from: Fingerprint,
+        to: Fingerprint,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,6 +45,7 @@ enum StepV1<'a> {
     Create([u8; 16]),
     Remove([u8; 16]),
     Replace { entry: [u8; 16], checksum: u32, hot: &'a [u8], old_id: Option<&'a str> },
+    Move { from: [u8; 16], to: [u8; 16] },
 }
 
 impl Intent {
@@ -60,7 +66,7 @@ impl Step {
     fn encode_hot(&self) -> Result<Vec<u8>, CodecError> {
         match self {
             Self::Replace { hot, .. } => hot.encode(),
-            Self::Create(_) | Self::Remove(_) => Ok(Vec::new()),
+            Self::Create(_) | Self::Remove(_) | Self::Move { .. } => Ok(Vec::new()),
         }
     }
 
@@ -68,6 +74,7 @@ impl Step {
         match self {
             Self::Create(entry) => StepV1::Create(*entry.as_bytes()),
             Self::Remove(entry) => StepV1::Remove(*entry.as_bytes()),
+            Self::Move { from, to } => StepV1::Move { from: *from.as_bytes(), to: *to.as_bytes() },
             Self::Replace { entry, checksum, old_id, .. } => StepV1::Replace {
                 entry: *entry.as_bytes(),
                 checksum: *checksum,
@@ -81,6 +88,9 @@ impl Step {
         Ok(match record {
             StepV1::Create(entry) => Self::Create(Fingerprint::from_bytes(entry)),
             StepV1::Remove(entry) => Self::Remove(Fingerprint::from_bytes(entry)),
+            StepV1::Move { from, to } => {
+                Self::Move { from: Fingerprint::from_bytes(from), to: Fingerprint::from_bytes(to) }
+            }
             StepV1::Replace { entry, checksum, hot, old_id } => Self::Replace {
                 entry: Fingerprint::from_bytes(entry),
                 checksum,
@@ -90,17 +100,20 @@ impl Step {
         })
     }
 
-    /// The entry that it is about.
-    pub(crate) fn entry(&self) -> Fingerprint {
-        match self {
-            Self::Create(entry) | Self::Remove(entry) | Self::Replace { entry, .. } => *entry,
-        }
+    /// The entries that it is about.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Fingerprint> + use<> {
+        let (entry, other) = match self {
+            Self::Create(entry) | Self::Remove(entry) | Self::Replace { entry, .. } => (*entry, None),
+            Self::Move { from, to } => (*from, Some(*to)),
+        };
+        std::iter::once(entry).chain(other)
     }
 
     /// The most bytes that it takes in an intent.
     pub(crate) fn max_bytes(&self) -> usize {
         match self {
             Self::Create(_) | Self::Remove(_) => 17,
+            Self::Move { .. } => 33,
             Self::Replace { old_id, .. } => 144 + old_id.as_ref().map_or(0, |id| id.as_str().len()),
         }
     }

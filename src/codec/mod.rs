@@ -8,7 +8,7 @@
 //! | `journal` | number of the row `u64` big-endian | version 1, then `JournalRecordV1` one after the other: hot records newer than those in `activity` |
 //! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, fingerprint | empty |
 //! | `by_session_id` | session id, `00`, fingerprint | empty |
-//! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 2,047 bytes of a blob |
+//! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 2,047 bytes of a part |
 //! | `turns` | fingerprint | version 1, `TurnV1` |
 //! | `leases` | fingerprint, name of the lease | version 1, `TermV1` |
 //! | `intent` | `group` | version 1, `IntentV1`: the structural changes under way |
@@ -18,7 +18,8 @@
 //!
 //! A fingerprint is SipHash-1-3-128 of the session key under the store's `seed`, both halves little endian.
 //!
-//! A blob is version 1, `BlobV1`: the entry's extras, cut into chunks that are full but for the last.
+//! A part of an entry's extras is a base, version 1 and `BaseV1`, or one JSON text as it is. Either is cut into chunks that
+//! are full but for the last. What goes where: see `extras.rs`.
 //!
 //! A record is `[version byte][bincode]`, bincode 2 in its standard configuration (varint integers, little endian),
 //! at most [`MAX_VALUE_BYTES`]. Records are frozen: a change of a struct is a new version byte and a new struct, and
@@ -28,6 +29,7 @@
 
 mod backup;
 mod clock;
+mod extras;
 mod fingerprint;
 mod index;
 mod intent;
@@ -40,17 +42,20 @@ mod turn;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use backup::{BackupEndV1, BackupEntryV1, BackupNoteV1, BackupRecord, BackupStoreV1, CheckedEntry};
+pub(crate) use backup::{
+    BackupEndV1, BackupEntryV1, BackupNoteV1, BackupPartV1, BackupRecord, BackupStoreV1, CheckedEntry,
+};
 pub(crate) use clock::{ClockNote, Held};
+pub(crate) use extras::{
+    ArrangeError, Base, ExtrasIndex, ExtrasRef, Field, NewExtras, Parts, arrange, assemble, value_text,
+};
 pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};
 pub(crate) use journal::{JournalRecord, JournalRow, MAX_JOURNAL_ROW};
 pub(crate) use lease::{LeaseRow, Term};
 pub(crate) use note::NoteRow;
-pub(crate) use records::{
-    AS_IMPORTED, Cold, ExtrasRef, Hot, PINNED, RESUME_PENDING, SUSPENDED, decode_blob, decode_cold, encode_blob,
-};
+pub(crate) use records::{AS_IMPORTED, Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED, decode_cold};
 pub(crate) use turn::Turn;
 
 use crate::key::NameError;
@@ -61,7 +66,7 @@ pub(crate) const MAX_VALUE_BYTES: usize = 4096;
 /// Bytes of text in one chunk, of extras or of a note. Half of what a value may hold: when leaves of sixteen chunks merge
 /// and split, a single write costs several of them, and all of that counts as unsynced.
 pub(crate) const CHUNK_BYTES: usize = MAX_VALUE_BYTES / 2 - 1;
-/// The largest blob of one entry, in bytes.
+/// The most that the extras of one entry may be, in bytes of names and texts.
 pub(crate) const MAX_EXTRAS_BYTES: usize = 1 << 20;
 
 const VERSION: u8 = 1;
@@ -88,6 +93,8 @@ pub(crate) enum CodecError {
     Name(#[from] NameError),
     #[error("the extras have {found} of {expected} bytes")]
     ExtrasLength { found: usize, expected: usize },
+    #[error("there is a part of extras that the record does not name")]
+    StrayPart,
     #[error("a value has {0} bytes, which is more than the store keeps")]
     TooLong(usize),
     #[error("the record points to details that are not there")]
@@ -103,9 +110,9 @@ pub(crate) enum CodecError {
 }
 
 /// bincode's settings; the limit bounds what a damaged length can make it allocate. bincode counts what it decodes to,
-/// and a length that takes one byte as eight.
+/// and a length that takes one byte as eight: a million bytes of short names and texts count eight times that.
 fn configuration() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<{ 8 * MAX_EXTRAS_BYTES }>()
+    bincode::config::standard().with_limit::<{ 16 * MAX_EXTRAS_BYTES }>()
 }
 
 /// `[version byte][bincode of value]`.

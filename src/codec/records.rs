@@ -1,9 +1,12 @@
 //! The records: what the store works with, and the frozen structs that are written.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use super::extras::{ExtrasIndex, ExtrasV1};
 use super::{CodecError, MAX_VALUE_BYTES, decode, encode};
-use crate::entry::{Details, Extras, Revision, Usage};
+use crate::entry::{Details, Revision, Usage};
 use crate::key::SessionId;
 use crate::source::SessionSource;
 use crate::time::Timestamp;
@@ -122,33 +125,23 @@ pub(crate) struct Cold {
     pub(crate) session_id: SessionId,
     pub(crate) created_at: Timestamp,
     pub(crate) details: Details,
-    pub(crate) extras: Option<ExtrasRef>,
-}
-
-/// Where the extras of an entry are. Chunks are numbered from 0 and full but for the last.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct ExtrasRef {
-    pub(crate) generation: u64,
-    pub(crate) bytes: u32,
-}
-
-impl ExtrasRef {
-    /// The one that takes the most bytes in a record.
-    pub(crate) const LONGEST: Self = Self { generation: u64::MAX, bytes: u32::MAX };
+    /// What it says of the extras, if there are any.
+    pub(crate) extras: Option<Arc<ExtrasIndex>>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct ColdV1<'a> {
     session_id: &'a str,
     created_at: u64,
-    /// Absent when they would make the record too large: then they are in the extras.
+    /// Absent when they would make the record too large: then they are in the base of the extras.
     #[serde(borrow)]
     details: Option<DetailsV1<'a>>,
-    extras: Option<ExtrasRef>,
+    #[serde(borrow)]
+    extras: Option<ExtrasV1<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct DetailsV1<'a> {
+pub(super) struct DetailsV1<'a> {
     display_name: Option<&'a str>,
     platform: Option<&'a str>,
     chat_type: Option<&'a str>,
@@ -188,7 +181,7 @@ struct SourceV1<'a> {
 }
 
 impl Cold {
-    /// The record's bytes; `None` if the details do not fit and must go into the extras (see [`encode_spilled`]).
+    /// The record's bytes; `None` if the details do not fit and must go into a base of the extras (see [`encode_spilled`]).
     ///
     /// [`encode_spilled`]: Cold::encode_spilled
     pub(crate) fn encode(&self) -> Result<Option<Vec<u8>>, CodecError> {
@@ -214,12 +207,12 @@ impl Cold {
             session_id: self.session_id.as_str(),
             created_at: self.created_at.as_micros().unsigned_abs(),
             details,
-            extras: self.extras,
+            extras: self.extras.as_ref().map(|extras| extras.record()),
         }
     }
 }
 
-/// Decodes a cold record. The details are `None` if they are in the extras.
+/// Decodes a cold record. Whether its details are not in it, but in the base of its extras, is told beside it.
 pub(crate) fn decode_cold(bytes: &[u8]) -> Result<(Cold, bool), CodecError> {
     let record: ColdV1<'_> = decode(bytes)?;
     let spilled = record.details.is_none();
@@ -227,7 +220,7 @@ pub(crate) fn decode_cold(bytes: &[u8]) -> Result<(Cold, bool), CodecError> {
         session_id: SessionId::new(record.session_id)?,
         created_at: timestamp(record.created_at),
         details: record.details.map(details).transpose()?.unwrap_or_default(),
-        extras: record.extras,
+        extras: record.extras.map(|extras| Arc::new(extras.into())),
     };
     Ok((cold, spilled))
 }
@@ -240,7 +233,7 @@ fn micros(time: Timestamp) -> u64 {
     time.as_micros().unsigned_abs()
 }
 
-fn details_v1(d: &Details) -> DetailsV1<'_> {
+pub(super) fn details_v1(d: &Details) -> DetailsV1<'_> {
     DetailsV1 {
         display_name: d.display_name.as_deref(),
         platform: d.platform.as_deref(),
@@ -260,7 +253,7 @@ fn details_v1(d: &Details) -> DetailsV1<'_> {
     }
 }
 
-fn details(d: DetailsV1<'_>) -> Result<Details, CodecError> {
+pub(super) fn details(d: DetailsV1<'_>) -> Result<Details, CodecError> {
     Ok(Details {
         display_name: d.display_name.map(Into::into),
         platform: d.platform.map(Into::into),
@@ -320,31 +313,4 @@ fn source(s: SourceV1<'_>) -> SessionSource {
         profile: s.profile.map(Into::into),
         prospective_thread_id: s.prospective_thread_id.map(Into::into),
     }
-}
-
-/// What the chunks of an entry's extras hold, put together.
-#[derive(Serialize, Deserialize)]
-struct BlobV1<'a> {
-    /// The details of the entry, where they did not fit into its record.
-    #[serde(borrow)]
-    details: Option<DetailsV1<'a>>,
-    /// Names and JSON texts.
-    #[serde(borrow)]
-    fields: Vec<(&'a str, &'a str)>,
-    /// How an imported file wrote the entry.
-    form: Option<&'a str>,
-}
-
-/// The bytes of an entry's extras; with `details` if they are spilled.
-pub(crate) fn encode_blob(details: Option<&Details>, extras: &Extras) -> Result<Vec<u8>, CodecError> {
-    let blob =
-        BlobV1 { details: details.map(details_v1), fields: extras.iter().collect(), form: extras.form.as_deref() };
-    encode(&blob, 1024)
-}
-
-/// Undoes [`encode_blob`].
-pub(crate) fn decode_blob(bytes: &[u8]) -> Result<(Option<Details>, Extras), CodecError> {
-    let blob: BlobV1<'_> = decode(bytes)?;
-    let extras = Extras::from_parts(blob.fields, blob.form);
-    Ok((blob.details.map(details).transpose()?, extras))
 }

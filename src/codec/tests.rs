@@ -3,8 +3,9 @@
 //! The golden bytes were put together by hand from the format table. If one of them changes, stores that exist no
 //! longer read: a new record version is needed, not a new golden text.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -163,13 +164,13 @@ fn golden_cold() {
         session_id: id("20260612_000653_p67x61eb"),
         created_at: NOW,
         details: full_details(),
-        extras: Some(ExtrasRef { generation: 5 << 24, bytes: 300 }),
+        extras: index(300, Some(ExtrasRef { generation: 5 << 24, bytes: 300 })),
     };
     let golden = "011832303236303631325f3030303635335f7036377836316562fd80c30a4103540600010102c3840105736c61636b0106746872\
                   6561640105736c61636b067468726561640101630102636e0101750102756e01017401026374010275610102636101027363010167\
                   0102706301016d0102707201027074010965737469\
                   6d617465640101077265737461727401fd81c30a41035406000103746f6b01fd82c30a41\
-                  035406000101010973757370656e6465640101047072657601fc00000005fb2c01";
+                  035406000101010973757370656e6465640101047072657601fb2c0101fc00000005fb2c010000";
     let bytes = full.encode().unwrap().unwrap();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(decode_cold(&bytes).unwrap(), (full, false));
@@ -178,10 +179,10 @@ fn golden_cold() {
     assert_eq!(hex(&bytes), "010169fd80c30a41035406000100000000000000000000000000000000");
     assert_eq!(decode_cold(&bytes).unwrap(), (small_cold(), false));
 
-    let at = Some(ExtrasRef { generation: 9, bytes: 5000 });
-    let spilled = Cold { details: full_details(), extras: at, ..small_cold() };
+    let at = index(0, Some(ExtrasRef { generation: 9, bytes: 5000 }));
+    let spilled = Cold { details: full_details(), extras: at.clone(), ..small_cold() };
     let bytes = spilled.encode_spilled().unwrap();
-    assert_eq!(hex(&bytes), "010169fd80c30a4103540600000109fb8813");
+    assert_eq!(hex(&bytes), "010169fd80c30a41035406000001000109fb88130000");
     assert_eq!(decode_cold(&bytes).unwrap(), (Cold { extras: at, ..small_cold() }, true));
 }
 
@@ -198,11 +199,17 @@ fn golden_intent() {
     let replace = |old_id| Step::Replace { entry: entry(), checksum: 0x0102_0304, hot: Hot::fresh(NOW), old_id };
     let intent = Intent {
         count: 300,
-        steps: vec![Step::Create(entry()), Step::Remove(entry()), replace(None), replace(Some(id("s1")))],
+        steps: vec![
+            Step::Create(entry()),
+            Step::Remove(entry()),
+            replace(None),
+            replace(Some(id("s1"))),
+            Step::Move { from: entry(), to: entry() },
+        ],
     };
     let bytes = intent.encode().unwrap();
     let replaced = format!("02{ENTRY}fc040302011501fd80c30a41035406000000000000000000000000");
-    assert_eq!(hex(&bytes), format!("01fb2c010400{ENTRY}01{ENTRY}{replaced}00{replaced}01027331"));
+    assert_eq!(hex(&bytes), format!("01fb2c010500{ENTRY}01{ENTRY}{replaced}00{replaced}0102733103{ENTRY}{ENTRY}"));
     assert_eq!(Intent::decode(&bytes).unwrap(), intent);
 
     // However long a step is, the writer has reckoned with it.
@@ -256,16 +263,44 @@ fn a_full_row_of_the_journal_keeps_its_limit() {
 }
 
 #[test]
-fn golden_blob() {
-    let fields = extras(&[("model", "\"x\""), ("metadata", "{\"a\":1}")], None);
-    let bytes = encode_blob(None, &fields).unwrap();
-    assert_eq!(hex(&bytes), "010002086d65746164617461077b2261223a317d056d6f64656c0322782200");
-    assert_eq!(decode_blob(&bytes).unwrap(), (None, fields));
+fn golden_extras() {
+    let at = |generation, bytes| ExtrasRef { generation, bytes };
+    let index = ExtrasIndex {
+        bytes: 5000,
+        base: Some(at(9, 70)),
+        changed: BTreeMap::from([
+            ("gone".into(), None),
+            ("large".into(), Some(Field::Stored(at(5 << 24, 4000)))),
+            ("model".into(), Some(Field::Text("\"x\"".into()))),
+        ]),
+        form: Some(Field::Text("openclaw".into())),
+    };
+    let cold = Cold { extras: Some(index.into()), ..small_cold() };
+    let bytes = cold.encode().unwrap().unwrap();
+    assert_eq!(
+        hex(&bytes),
+        "010169fd80c30a41035406000100000000000000000000000000000001fb88130109460304676f6e6500056c61\
+                  7267650101fc00000005fba00f056d6f64656c0100032278220100086f70656e636c6177"
+    );
+    assert_eq!(decode_cold(&bytes).unwrap(), (cold, false));
 
-    let formed = extras(&[], Some("openclaw"));
-    let bytes = encode_blob(Some(&Details::default()), &formed).unwrap();
-    assert_eq!(hex(&bytes), "01010000000000000000000000000000000001086f70656e636c6177");
-    assert_eq!(decode_blob(&bytes).unwrap(), (Some(Details::default()), formed));
+    let base = Base {
+        details: Some(Details::default()),
+        fields: BTreeMap::from([
+            ("large".into(), Field::Stored(at(5 << 24, 4000))),
+            ("metadata".into(), Field::Text("{\"a\":1}".into())),
+        ]),
+    };
+    let bytes = Base::encode(base.details.as_ref(), &base.fields).unwrap();
+    assert_eq!(
+        hex(&bytes),
+        "010100000000000000000000000000000002056c6172676501fc00000005fba00f086d6574616461746100077b2261223a317d"
+    );
+    assert_eq!(Base::decode(&bytes).unwrap(), base);
+}
+
+fn index(bytes: u32, base: Option<ExtrasRef>) -> Option<Arc<ExtrasIndex>> {
+    Some(Arc::new(ExtrasIndex { bytes, base, ..ExtrasIndex::default() }))
 }
 
 /// A fingerprint whose bytes are easy to find in golden ones.
@@ -372,11 +407,12 @@ type Decoder = fn(&[u8]) -> Result<(), CodecError>;
 fn decoders() -> Vec<(&'static str, Vec<u8>, Decoder)> {
     let hot = Hot { flags: 1, usage: used(), ..Hot::fresh(NOW) }.encode().unwrap();
     let cold = Cold { details: full_details(), ..small_cold() }.encode().unwrap().unwrap();
-    let blob = encode_blob(Some(&full_details()), &extras(&[("metadata", "{}")], Some("form"))).unwrap();
+    let fields = BTreeMap::from([("metadata".to_owned(), Field::Text("{}".into()))]);
+    let base = Base::encode(Some(&full_details()), &fields).unwrap();
     vec![
         ("hot", hot, |bytes| Hot::decode(bytes).map(drop)),
         ("cold", cold, |bytes| decode_cold(bytes).map(drop)),
-        ("blob", blob, |bytes| decode_blob(bytes).map(drop)),
+        ("base", base, |bytes| Base::decode(bytes).map(drop)),
         ("intent", Intent { count: 7, steps: vec![Step::Create(entry())] }.encode().unwrap(), |bytes| {
             Intent::decode(bytes).map(drop)
         }),
@@ -423,7 +459,7 @@ fn cut_records_are_refused() {
 #[test]
 fn huge_lengths_are_refused() {
     let huge = [vec![1, 0, 0xfd], vec![0xff; 8]].concat();
-    assert!(decode_blob(&huge).is_err());
+    assert!(Base::decode(&huge).is_err());
     let huge = [vec![1, 0xfd], vec![0xff; 8]].concat();
     assert!(decode_cold(&huge).is_err());
     assert!(decode_meta::<String>(&huge).is_err());
@@ -443,15 +479,39 @@ fn names_in_records_are_checked() {
 
 /// What the decoder may allocate is bounded, but never below what the store takes.
 #[test]
-fn the_largest_blobs_are_read() {
-    let one = format!("\"{}\"", "x".repeat(MAX_EXTRAS_BYTES - 100));
-    let many: Vec<String> = (0..MAX_EXTRAS_BYTES / 9 - 1).map(|n| format!("{n:06}")).collect();
-    for fields in [vec![("metadata", one.as_str())], many.iter().map(|name| (name.as_str(), "1")).collect()] {
-        let fields = extras(&fields, None);
-        let bytes = encode_blob(Some(&full_details()), &fields).unwrap();
-        assert!(bytes.len() > MAX_EXTRAS_BYTES - 1000, "{}", bytes.len());
-        assert_eq!(decode_blob(&bytes).unwrap(), (Some(full_details()), fields));
+fn the_largest_extras_are_read() {
+    let one = BTreeMap::from([("metadata".to_owned(), format!("\"{}\"", "1".repeat(MAX_EXTRAS_BYTES - 10)))]);
+    // Names as short as they can be, and as many.
+    let names = (0_u32..).filter_map(char::from_u32).map(String::from);
+    let mut bytes = 0;
+    let names = names.take_while(|name| {
+        bytes += name.len() + 1;
+        bytes <= MAX_EXTRAS_BYTES
+    });
+    let many: BTreeMap<_, _> = names.map(|name| (name, "1".to_owned())).collect();
+    for fields in [one, many] {
+        let all: Vec<_> = fields.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let all = extras(&all, None);
+        let (cold, parts) = arranged(Cold { details: full_details(), ..small_cold() }, NewExtras::All(&all));
+        let index = cold.extras.as_ref().unwrap();
+        assert_eq!(assembled(index, &parts), (None, all));
+        assert!(cold.encode().unwrap().is_some());
     }
+}
+
+/// What is arranged, of an entry that had nothing in parts.
+fn arranged(mut cold: Cold, extras: NewExtras<'_>) -> (Cold, Parts) {
+    let mut next = 5 << 24;
+    let none = |_| Err::<Base, ()>(());
+    let parts = arrange(&mut cold, extras, none, || {
+        next += 1;
+        next
+    });
+    (cold, parts.unwrap())
+}
+
+fn assembled(index: &ExtrasIndex, parts: &Parts) -> (Option<Details>, Extras) {
+    assemble(index, |generation| parts.get(&generation).map(|part| &**part)).unwrap()
 }
 
 /// Details that do not fit go to the extras, so no value is ever larger than the limit.
@@ -506,6 +566,14 @@ fn any_entry() -> impl Strategy<Value = Fingerprint> {
     any::<[u8; 16]>().prop_map(Fingerprint::from_bytes)
 }
 
+/// Short or long.
+fn any_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-z]{1,9}",
+        ("[1-9]", 1..1200_usize).prop_map(|(digit, times)| format!("\"{}\"", digit.repeat(times)))
+    ]
+}
+
 fn any_name() -> impl Strategy<Value = String> {
     "[a-z0-9äß:#]{1,40}"
         .prop_map(|text| format!("n{text}").replace("..", "-"))
@@ -540,7 +608,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_details()(
+fn any_details()(
         texts in proptest::array::uniform7(of(".{0,300}")),
         origin in of(any_source()),
         flags in any::<[bool; 4]>(),
@@ -637,7 +705,7 @@ proptest! {
         details in any_details(),
         at in of((any::<u64>(), any::<u32>())),
     ) {
-        let extras = at.map(|(generation, bytes)| ExtrasRef { generation, bytes });
+        let extras = at.and_then(|(generation, bytes)| index(bytes, Some(ExtrasRef { generation, bytes })));
         let cold = Cold { session_id: id(&name), created_at, details, extras };
         match cold.encode().unwrap() {
             Some(bytes) => {
@@ -652,16 +720,72 @@ proptest! {
         }
     }
 
+    /// However extras are changed, they are what they were set to, the record has its limit, what is short and alone
+    /// needs no part, and a change makes no part but for itself and for a base.
     #[test]
-    fn blob_round_trip(
-        details in of(any_details()),
-        fields in vec((".{0,20}", ".{0,100}"), 0..8),
-        form in of(".{0,20}"),
+    fn extras_are_what_they_were_set_to(
+        details in any_details(),
+        padding in prop_oneof![Just(0_usize), 0..5000_usize],
+        first in of((vec(("[a-e]{0,2}", any_text()), 0..8), of(any_text()))),
+        changes in vec(prop_oneof![
+            vec(("[a-e]{0,2}", of(any_text())), 1..3).prop_map(Some),
+            Just(None),
+        ], 0..12),
     ) {
-        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-        let extras = extras(&fields, form.as_deref());
-        let bytes = encode_blob(details.as_ref(), &extras).unwrap();
-        prop_assert_eq!(decode_blob(&bytes).unwrap(), (details, extras));
+        let display_name = Some("x".repeat(padding));
+        let mut cold = Cold { details: Details { display_name, ..details }, ..small_cold() };
+        let mut expected = Extras::default();
+        let (mut disk, mut next) = (Parts::new(), 5 << 24);
+        let whole = first.map(|(fields, form)| {
+            fields.into_iter().for_each(|(name, text)| expected.insert_text(name, text));
+            expected.form = form;
+            expected.clone()
+        });
+        let steps = [None].into_iter().chain(changes.into_iter().map(Some));
+        for step in steps {
+            let step = step.map(|changes| changes.unwrap_or_default().into_iter().collect::<BTreeMap<_, _>>());
+            let new = match (&step, &whole) {
+                (Some(changes), _) if changes.is_empty() => NewExtras::Kept,
+                (Some(changes), _) => NewExtras::Changed(changes),
+                (None, Some(whole)) => NewExtras::All(whole),
+                (None, None) => NewExtras::Kept,
+            };
+            let long = match new {
+                NewExtras::All(extras) => extras.iter().map(|(_, text)| text).chain(extras.form.as_deref())
+                    .filter(|text| text.len() > 512).count(),
+                NewExtras::Changed(changes) => changes.values().flatten().filter(|text| text.len() > 512).count(),
+                NewExtras::Kept => 0,
+            };
+            let read = |at: ExtrasRef| Base::decode(&disk[&at.generation]);
+            let parts = arrange(&mut cold, new, read, || { next += 1; next }).unwrap();
+            for (name, text) in step.into_iter().flatten() {
+                match text {
+                    Some(text) => expected.insert_text(name, text),
+                    None => drop(expected.remove(&name)),
+                }
+            }
+            let index = cold.extras.as_deref().cloned().unwrap_or_default();
+            let new_base = index.base.is_some_and(|at| parts.contains_key(&at.generation));
+            prop_assert_eq!(parts.len(), long + usize::from(new_base));
+            disk.extend(parts);
+            let base = index.base.map(|at| Base::decode(&disk[&at.generation]).unwrap()).unwrap_or_default();
+            let live = index.live(&base);
+            disk.retain(|generation, _| live.contains(generation));
+            prop_assert_eq!(disk.len(), live.len());
+
+            let record = cold.encode().unwrap();
+            let (found, extras) = assembled(&index, &disk);
+            prop_assert_eq!(&extras, &expected);
+            prop_assert_eq!(index.bytes as usize, expected.bytes());
+            match record {
+                Some(record) => prop_assert!(record.len() <= MAX_VALUE_BYTES),
+                None => {
+                    prop_assert!(cold.encode_spilled().unwrap().len() <= MAX_VALUE_BYTES);
+                    prop_assert_eq!(found, Some(cold.details.clone()));
+                }
+            }
+            prop_assert_eq!(cold.extras.is_none(), expected.is_empty() && cold.encode().unwrap().is_some());
+        }
     }
 
     #[test]

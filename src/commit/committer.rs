@@ -1,4 +1,4 @@
-//! The committer: one thread that takes what is pending, writes it, syncs, and wakes who waits.
+//! The committer: one thread that takes what is pending, writes it, syncs, and wakes those that wait.
 //!
 //! It sleeps until somebody asks, or something is due: the sync of the oldest change, a part of the journal, or the
 //! checkpoint. The first change after all others are in the trees wakes it.
@@ -161,8 +161,11 @@ impl Committer {
         let started = Instant::now();
         let sync = core.progress.take_sync_wanted() || sync || self.is_sync_due();
         let taken = core.pending.take();
+        let Taken { commit, changes, .. } = &taken;
+        let commit = *commit;
+        let is_idle = changes.is_empty() && !(sync && self.writer.is_dirty());
+        let _span = (!is_idle).then(|| tracing::debug_span!("commit", commit, changes = changes.len(), sync).entered());
         self.apply(&taken)?;
-        let Taken { commit, changes, .. } = taken;
         if sync {
             if self.writer.is_dirty() {
                 self.writer.sync(&core.engine)?;

@@ -1,13 +1,14 @@
 //! [`EntryLock`]: one entry, read and changed as one step.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::leases::Held;
-use super::pending::{Pending, read_cold, read_extras, structural_weight};
+use super::pending::{Pending, parts_of, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
-use crate::codec::{self, AS_IMPORTED, Cold, ExtrasRef, Hot, Term};
-use crate::entry::{Details, Extras};
+use super::turns::Marker;
+use crate::codec::{self, AS_IMPORTED, ArrangeError, Base, Cold, Hot, NewExtras, Parts, Term};
+use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::SessionId;
 use crate::storage::Engine;
@@ -51,11 +52,37 @@ impl EntryLock<'_> {
         self.slot().is_some_and(|slot| slot.queued || slot.commit >= commit)
     }
 
+    /// The commit that takes the entry that was here to another key, while none has.
+    pub(super) fn moved_away(&self) -> Option<u64> {
+        self.slot()?.moved_away
+    }
+
+    /// The commit that takes the last change, if it may not be in the trees yet.
+    pub(super) fn late_commit(&self) -> Option<u64> {
+        self.slot().map(|slot| slot.commit).filter(|commit| *commit > self.pending.applied())
+    }
+
     /// The extras that belong to `cold`, the entry's cold record.
     pub(crate) fn extras(&self, cold: &Cold) -> Result<Extras> {
         match self.slot() {
             Some(slot) => read_extras(self.engine, &slot.key, cold, Some(slot)),
             None => Ok(Extras::default()),
+        }
+    }
+
+    /// One of the extras that belong to `cold`, the entry's cold record. Reads the names and that text.
+    pub(crate) fn extra(&self, cold: &Cold, name: &str) -> Result<Option<String>> {
+        match (self.slot(), &cold.extras) {
+            (Some(slot), Some(index)) => parts_of(self.engine, &slot.key, Some(slot)).text(index, name),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether it has one of this name. Reads the names.
+    pub(crate) fn has_extra(&self, cold: &Cold, name: &str) -> Result<bool> {
+        match (self.slot(), &cold.extras) {
+            (Some(slot), Some(index)) => parts_of(self.engine, &slot.key, Some(slot)).has(index, name),
+            _ => Ok(false),
         }
     }
 
@@ -82,8 +109,13 @@ impl EntryLock<'_> {
         (token, commit)
     }
 
-    /// Ends the turn of `token`. Returns the commit that takes it; `None` if it is not the entry's.
-    pub(crate) fn end_turn(&mut self, token: u64) -> Option<u64> {
+    /// The marker of the entry's turn, if there is one.
+    pub(crate) fn marker(&self) -> Option<Marker> {
+        self.slot().and_then(|slot| self.pending.turns.marker(slot.entry))
+    }
+
+    /// Ends the turn of `token`, or any. Returns the commit that takes it; `None` if the entry has no such turn.
+    pub(crate) fn end_turn(&mut self, token: Option<u64>) -> Option<u64> {
         let ended = self.slot().is_some_and(|slot| self.pending.turns.end(slot.entry, token));
         ended.then(|| self.change(|slot| slot.turned = true))
     }
@@ -111,56 +143,35 @@ impl EntryLock<'_> {
         self.slot().is_some_and(|slot| self.pending.leases.is_held(slot.entry, now))
     }
 
-    /// Takes the leases of an entry that is about to get another key. Call it before [`remove`](Self::remove), which ends
-    /// what is left, and let nobody see the entry without them: nothing holds it until they are given.
-    pub(crate) fn take_leases(&self) -> Held {
-        self.slot().map_or_else(Held::default, |slot| self.pending.leases.take(slot.entry))
-    }
-
-    /// Gives them to the entry that it has become. Call it after [`put`](Self::put), with the entry locked since: the
-    /// group of changes that makes the entry writes them before the entry is whole.
-    pub(crate) fn give_leases(&mut self, leases: Held) {
-        if self.slot().is_some_and(|slot| self.pending.leases.give(slot.entry, leases)) {
-            self.change(|slot| slot.leased = true);
-        }
-    }
-
     /// Creates the entry or replaces both of its records, under a new revision, and its extras where they are given;
     /// otherwise it keeps those that `cold` points to.
     pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
         hot.set(AS_IMPORTED, false);
-        self.put_whole(hot, cold, extras)
+        self.put_whole(hot, cold, extras.map_or(NewExtras::Kept, NewExtras::All))
+    }
+
+    /// As [`put`](Self::put), of an entry that keeps its extras but for these `changes`: names with their new JSON
+    /// texts, or none for what goes. Costs what is new, and a look at the names.
+    pub(crate) fn change_extras(
+        &mut self,
+        mut hot: Hot,
+        cold: Cold,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<Placed> {
+        hot.set(AS_IMPORTED, false);
+        self.put_whole(hot, cold, NewExtras::Changed(changes))
     }
 
     /// As [`put`](Self::put), for an import: the entry counts as it was imported until it is changed.
     pub(crate) fn put_imported(&mut self, mut hot: Hot, cold: Cold, extras: &Extras) -> Result<Placed> {
         hot.set(AS_IMPORTED, true);
-        self.put_whole(hot, cold, Some(extras))
+        self.put_whole(hot, cold, NewExtras::All(extras))
     }
 
-    fn put_whole(&mut self, mut hot: Hot, mut cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
+    fn put_whole(&mut self, mut hot: Hot, mut cold: Cold, extras: NewExtras<'_>) -> Result<Placed> {
         hot.revision = self.pending.new_revision();
         self.keep_before(true);
-        // What points to the extras takes some room too.
-        let kept = cold.extras.replace(ExtrasRef::LONGEST);
-        let fits = cold.encode().map_err(|e| self.engine.encode_failed(e))?.is_some();
-        cold.extras = kept;
-        let blob = if extras.is_some() || !fits {
-            let kept;
-            let extras = match extras {
-                Some(extras) => extras,
-                None => {
-                    kept = self.extras(&cold)?;
-                    &kept
-                }
-            };
-            let (at, blob) = self.new_blob((!fits).then_some(&cold.details), extras)?.unzip();
-            cold.extras = at;
-            blob
-        } else {
-            // A blob that is not on disk yet goes with the record that names it.
-            self.slot().and_then(|slot| slot.cold.as_ref()?.blob_of(&cold)).cloned()
-        };
+        let parts = self.arrange(&mut cold, extras)?;
         let id = cold.session_id.clone();
         let key = self.slot().map(|slot| slot.key.clone());
         // The new id comes before the old one goes: they may be the same, and it must be found at every moment.
@@ -174,7 +185,7 @@ impl EntryLock<'_> {
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
         let cold = Arc::new(cold);
-        let new = NewCold { cold: Arc::clone(&cold), blob };
+        let new = NewCold { cold: Arc::clone(&cold), parts };
         let commit = self.change(|slot| {
             slot.turned |= turned;
             slot.hot = Some(hot);
@@ -199,30 +210,35 @@ impl EntryLock<'_> {
         self.change(|slot| {
             slot.turned |= turned;
             slot.is_another = true;
-            slot.hot = None;
-            slot.cold = None;
-            slot.stored = OnceCell::new();
-            slot.structural = true;
+            slot.clear();
         })
     }
 
-    /// The JSON of extras under a new generation; `None` if there is nothing to keep.
-    fn new_blob(&self, details: Option<&Details>, extras: &Extras) -> Result<Option<(ExtrasRef, Arc<[u8]>)>> {
-        if details.is_none() && extras.is_empty() {
-            return Ok(None);
-        }
-        let blob = codec::encode_blob(details, extras).map_err(|e| self.engine.encode_failed(e))?;
-        match (u32::try_from(blob.len()), self.slot()) {
-            (Ok(bytes), _) if blob.len() <= codec::MAX_EXTRAS_BYTES => {
-                let generation = self.pending.generation.fetch_add(1, Ordering::Relaxed);
-                Ok(Some((ExtrasRef { generation, bytes }, blob.into())))
+    /// Gives details and extras their places, and answers the parts that are not on disk yet.
+    fn arrange(&self, cold: &mut Cold, extras: NewExtras<'_>) -> Result<Parts> {
+        let Some(slot) = self.slot() else { return Ok(Parts::new()) };
+        let there = parts_of(self.engine, &slot.key, Some(slot));
+        let next = || self.pending.generation.fetch_add(1, Ordering::Relaxed);
+        let new = codec::arrange(cold, extras, |at| there.base(at), next);
+        let mut parts = new.map_err(|error| match error {
+            ArrangeError::Encode(error) => self.engine.encode_failed(error),
+            ArrangeError::TooLarge(bytes) => {
+                Error::TooLarge { key: slot.key.clone(), bytes, limit: codec::MAX_EXTRAS_BYTES }
             }
-            (_, Some(slot)) => {
-                let key = slot.key.clone();
-                Err(Error::TooLarge { key, bytes: blob.len(), limit: codec::MAX_EXTRAS_BYTES })
-            }
-            (_, None) => Ok(None),
+            ArrangeError::Base(error) => error,
+        })?;
+        // Those that wait go with the record that names them now.
+        if let (Some(index), Some(waiting)) = (&cold.extras, there.waiting)
+            && !waiting.is_empty()
+        {
+            // One that is on disk names none that wait.
+            let base = index.base.and_then(|at| parts.get(&at.generation).or_else(|| waiting.get(&at.generation)));
+            let base = base.map(|base| Base::decode(base)).transpose();
+            let live = index.live(&base.map_err(|e| self.engine.damaged_extras(&slot.key, e))?.unwrap_or_default());
+            let waiting = waiting.iter().filter(|(generation, _)| live.contains(generation));
+            parts.extend(waiting.map(|(generation, part)| (*generation, Arc::clone(part))));
         }
+        Ok(parts)
     }
 
     /// They go with the entry, and one that is made again has none of them.
@@ -256,7 +272,7 @@ impl EntryLock<'_> {
             change(slot);
             slot.commit = commit;
             let weight = match &slot.cold {
-                Some(new) if slot.structural => structural_weight(new.blob.as_deref()),
+                Some(new) if slot.structural => structural_weight(&new.cold, &new.parts),
                 _ => 1,
             };
             let before = std::mem::replace(&mut slot.weight, weight);

@@ -47,7 +47,7 @@ struct Table {
 
 /// What holds one entry.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+struct Held {
     guards: BTreeSet<u64>,
     named: BTreeMap<String, Term>,
     /// Names whose rows are to be written as `named` has them.
@@ -143,27 +143,22 @@ impl Leases {
         }
     }
 
-    /// Takes all leases from a locked entry that is about to be moved. Guards go on to stand for theirs.
-    pub(super) fn take(&self, entry: Fingerprint) -> Held {
-        self.table.lock().entries.remove(&entry).unwrap_or_default()
-    }
-
-    /// Gives them to the locked entry that it has become. Returns whether there is something to write.
-    pub(super) fn give(&self, entry: Fingerprint, mut held: Held) -> bool {
+    /// Moves all leases of an entry to the one that it has become; both are locked. Guards go on to stand for theirs.
+    /// Returns whether there is something to write.
+    pub(super) fn rename(&self, from: Fingerprint, to: Fingerprint) -> bool {
         let mut table = self.table.lock();
+        let Some(mut held) = table.entries.remove(&from) else { return false };
         for guard in &held.guards {
-            // It may have been dropped in between.
-            if let Some((of, _)) = table.guards.get_mut(guard) {
-                *of = entry;
+            if let Some((entry, _)) = table.guards.get_mut(guard) {
+                *entry = to;
             }
         }
-        held.guards.retain(|guard| table.guards.contains_key(guard));
         held.unwritten = held.named.keys().cloned().collect();
-        // What cannot be decoded went with the old entry.
+        // A row that cannot be decoded goes with the old key.
         held.is_unreadable = false;
         let is_to_write = !held.unwritten.is_empty();
         if !held.is_empty() {
-            table.entries.insert(entry, held);
+            table.entries.insert(to, held);
         }
         is_to_write
     }

@@ -14,6 +14,7 @@
 mod committer;
 mod entry_lock;
 mod leases;
+mod moving;
 mod pending;
 mod receipt;
 mod shard;
@@ -38,6 +39,8 @@ use crate::unreadable::Unreadable;
 use committer::{Committer, Order};
 pub(crate) use entry_lock::{EntryLock, Placed};
 pub(crate) use leases::{Known, Leases, MAX_LEASES};
+pub(crate) use moving::Moved;
+use moving::Try;
 pub(crate) use pending::Peeked;
 use pending::Pending;
 use receipt::Progress;
@@ -169,20 +172,56 @@ impl Commits {
         Ok(&self.core()?.pending.leases)
     }
 
-    /// Locks an entry to change it; waits while too many changes are pending.
+    /// Locks an entry to change it; waits while too many changes are pending, or while the entry that was there is on its
+    /// way to another key.
     pub(crate) fn lock(&self, key: &SessionKey) -> Result<EntryLock<'_>> {
         let Core { engine, pending, progress, .. } = self.core()?;
+        loop {
+            self.wait_for_room()?;
+            let entry = pending.lock(engine, key)?;
+            // Asked with the shard locked: the last commit takes each shard after this flag is set, so a change is
+            // either refused or committed.
+            progress.check_writable()?;
+            let Some(commit) = entry.moved_away() else { return Ok(entry) };
+            drop(entry);
+            self.wait_taken(commit)?;
+        }
+    }
+
+    /// Gives an entry another key, as one step. Waits for changes of either that have to be in the trees before.
+    pub(crate) fn rename(&self, from: &SessionKey, to: &SessionKey) -> Result<Moved> {
+        let Core { engine, pending, .. } = self.core()?;
+        loop {
+            self.wait_for_room()?;
+            match pending.rename(engine, from, to)? {
+                Try::Done(moved) => return Ok(moved),
+                Try::After(commit) => self.wait_taken(commit)?,
+            }
+        }
+    }
+
+    fn wait_for_room(&self) -> Result<()> {
+        let Core { pending, progress, .. } = self.core()?;
         // Before anything is read: after a failure reading may fail too, and the cause is to be told.
         progress.check_writable()?;
         if pending.weight() >= self.max_pending {
             progress.kick();
             progress.wait_for_room(|| pending.weight() < self.max_pending)?;
         }
-        let entry = pending.lock(engine, key)?;
-        // Asked with the shard locked: the last commit takes each shard after this flag is set, so a change is
-        // either refused or committed.
-        progress.check_writable()?;
-        Ok(entry)
+        Ok(())
+    }
+
+    /// Has the changes of `commit` written to the trees, without waiting for a sync.
+    fn wait_taken(&self, commit: u64) -> Result<()> {
+        let Core { progress, .. } = self.core()?;
+        progress.kick();
+        progress.wait_applied(commit)
+    }
+
+    /// Whether memory knows that a key has no entry, though the trees may still have it.
+    pub(crate) fn is_removed(&self, key: &SessionKey) -> Result<bool> {
+        let Core { engine, pending, .. } = self.core()?;
+        Ok(pending.is_removed(engine.fingerprint(key)))
     }
 
     /// Locks an entry to look at it, if there is one. It stays in memory, to be found sooner next time.
@@ -235,15 +274,13 @@ impl Commits {
         Ok(keys)
     }
 
-    /// Has everything changed so far written to the trees, without waiting for a sync.
+    /// Applies all pending changes to the trees; does not wait for a sync.
     pub(crate) fn apply_pending(&self) -> Result<()> {
         let Core { pending, progress, .. } = self.core()?;
         if pending.weight() == 0 || progress.is_failed() {
             return Ok(());
         }
-        let commit = pending.open_commit();
-        progress.kick();
-        progress.wait_applied(commit)
+        self.wait_taken(pending.open_commit())
     }
 
     /// Has the committer clear those index rows that are out of date. Returns how many were.
@@ -287,6 +324,11 @@ impl Commits {
             }
         }
         self.core.progress.check_failure()
+    }
+
+    /// Whether it was closed, or is being closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.core.progress.is_closed()
     }
 
     /// Whether a failure has ended all changes.

@@ -13,11 +13,11 @@ use super::receipt::Progress;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
 use super::turns::Turns;
-use crate::codec::{self, Cold, Fingerprint, Hot, Turn};
+use crate::codec::{Cold, Fingerprint, Hot, Parts, Turn};
 use crate::entry::{Extras, Revision};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
-use crate::storage::{Change, Content, Engine};
+use crate::storage::{Change, Content, Engine, MovedFrom, PartsOf};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// More shards than threads that will ever meet.
@@ -70,6 +70,9 @@ pub(crate) struct Pending {
     pub(super) turns: Turns,
     pub(super) leases: Arc<Leases>,
     pub(super) progress: Arc<Progress>,
+    /// Held while a commit takes the queues, and while an entry moves from one to another: both ends are taken by the
+    /// same commit. Taken before any shard.
+    pub(super) takes: Mutex<()>,
     slots_per_shard: usize,
 }
 
@@ -98,6 +101,7 @@ impl Pending {
             turns,
             leases: Arc::new(leases),
             progress,
+            takes: Mutex::default(),
             slots_per_shard: settings.cached_entries.div_ceil(SHARDS),
         }
     }
@@ -127,6 +131,11 @@ impl Pending {
         self.open_commit.load(Ordering::Acquire)
     }
 
+    /// The newest commit whose changes are all in the trees.
+    pub(super) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
     /// Locks an entry for reading or changing, and loads its hot record if it is not in memory.
     pub(super) fn lock<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<EntryLock<'a>> {
         let entry = engine.fingerprint(key);
@@ -152,16 +161,13 @@ impl Pending {
         Ok(Some(EntryLock { pending: self, engine, shard, place }))
     }
 
-    fn load(&self, shard: &mut Shard, entry: Fingerprint, key: &SessionKey, hot: Option<Hot>) -> usize {
-        let applied = self.applied.load(Ordering::Acquire);
-        shard.insert(entry, key.clone(), hot, self.slots_per_shard, applied)
+    pub(super) fn load(&self, shard: &mut Shard, entry: Fingerprint, key: &SessionKey, hot: Option<Hot>) -> usize {
+        shard.insert(entry, key.clone(), hot, self.slots_per_shard, self.applied())
     }
 
     pub(super) fn shard(&self, entry: Fingerprint) -> &Mutex<Shard> {
-        // The table uses the low bits and the top seven; these lie between.
-        let index = (entry.table_hash() >> 40) as usize % SHARDS;
         #[expect(clippy::indexing_slicing, reason = "the index is below the number of shards")]
-        &self.shards[index]
+        &self.shards[shard_of(entry)]
     }
 
     /// Keys whose entry got this id in a change that is not in the trees yet.
@@ -174,6 +180,7 @@ impl Pending {
     /// A change that reads the old number holds its shard's lock while it does, so its queue is taken after it; one
     /// that comes later may be taken too, ahead of the number it was told.
     pub(super) fn take(&self) -> Taken {
+        let _takes = self.takes.lock();
         let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
         let (mut changes, mut markers) = (Vec::new(), self.take_dropped_markers());
         let ended_leases = self.leases.take_ended();
@@ -187,19 +194,51 @@ impl Pending {
                 if std::mem::take(&mut slot.turned) {
                     markers.push((slot.entry, self.turns.get(slot.entry)));
                 }
-                is_ahead |= slot.commit > commit;
-                let mut change = take_slot(slot, commit);
-                if std::mem::take(&mut slot.leased) {
-                    change.leases = self.leases.take_unwritten(slot.entry);
+                if slot.moved_away.is_some() {
+                    // What was to be written goes with the entry, which has another key.
+                    (slot.queued, slot.structural, slot.leased, slot.is_another) = (false, false, false, false);
+                    self.weight.fetch_sub(std::mem::take(&mut slot.weight), Ordering::Relaxed);
+                    self.changes.fetch_sub(1, Ordering::Relaxed);
+                    continue;
                 }
-                changes.push(change);
+                is_ahead |= slot.commit > commit;
+                changes.push(self.take_slot(slot, commit));
             }
             // Keep the room for the next round.
             shard.queue = queue;
         }
+        for moved in changes.iter().filter_map(|change| change.moved.as_ref()) {
+            let mut shard = self.shard(moved.entry).lock();
+            if let Some(place) = shard.find(moved.entry)
+                && let Some(slot) = shard.slot_mut(place)
+            {
+                slot.moved_away = None;
+            }
+        }
         self.is_ahead.store(is_ahead, Ordering::Relaxed);
         changes.sort_unstable_by(Change::place);
         Taken { commit, changes, markers, ended_leases }
+    }
+
+    /// Takes the change out of a queued slot.
+    fn take_slot(&self, slot: &mut Slot, commit: u64) -> Change {
+        slot.queued = false;
+        slot.commit = commit;
+        slot.weight = 0;
+        let structural = std::mem::take(&mut slot.structural);
+        let is_another = std::mem::take(&mut slot.is_another);
+        let is_leased = std::mem::take(&mut slot.leased);
+        let leases = if is_leased { self.leases.take_unwritten(slot.entry) } else { Vec::new() };
+        let content = match (slot.hot, &slot.cold) {
+            (None, _) => Content::Gone,
+            (Some(hot), Some(new)) if structural => {
+                Content::Whole { hot, cold: Arc::clone(&new.cold), parts: new.parts.clone() }
+            }
+            (Some(hot), _) => Content::Hot(hot),
+        };
+        let turn = || self.turns.get(slot.entry);
+        let moved = slot.moved_from.take().map(|(key, entry)| Box::new(MovedFrom { key, entry, turn: turn() }));
+        Change { key: slot.key.clone(), entry: slot.entry, content, moved, is_another, leases }
     }
 
     /// The markers that are to go though nothing else of their entries changes.
@@ -248,33 +287,26 @@ impl Pending {
     }
 }
 
-/// Takes the change out of a queued slot.
-fn take_slot(slot: &mut Slot, commit: u64) -> Change {
-    slot.queued = false;
-    slot.commit = commit;
-    slot.weight = 0;
-    let structural = std::mem::take(&mut slot.structural);
-    let is_another = std::mem::take(&mut slot.is_another);
-    let content = match (slot.hot, &slot.cold) {
-        (None, _) => Content::Gone,
-        (Some(hot), Some(new)) if structural => {
-            Content::Whole { hot, cold: Arc::clone(&new.cold), blob: new.blob.clone() }
-        }
-        (Some(hot), _) => Content::Hot(hot),
-    };
-    Change { key: slot.key.clone(), entry: slot.entry, content, is_another, leases: Vec::new() }
+pub(super) fn shard_of(entry: Fingerprint) -> usize {
+    // The table uses the low bits and the top seven; these lie between.
+    (entry.table_hash() >> 40) as usize % SHARDS
 }
 
 /// What a change counts against the bound on pending ones.
 fn weight_of(content: &Content) -> usize {
     match content {
         Content::Hot(_) | Content::Gone => 1,
-        Content::Whole { blob, .. } => structural_weight(blob.as_deref()),
+        Content::Whole { cold, parts, .. } => structural_weight(cold, parts),
     }
 }
 
-pub(super) fn structural_weight(blob: Option<&[u8]>) -> usize {
-    STRUCTURAL_WEIGHT + blob.map_or(0, <[u8]>::len) / BYTES_PER_WEIGHT
+pub(super) fn structural_weight(cold: &Cold, parts: &Parts) -> usize {
+    let inline = cold.extras.as_ref().map_or(0, |extras| extras.inline_len());
+    STRUCTURAL_WEIGHT + (inline + parts_bytes(parts)) / BYTES_PER_WEIGHT
+}
+
+pub(super) fn parts_bytes(parts: &Parts) -> usize {
+    parts.values().map(|part| part.len()).sum()
 }
 
 impl Pending {
@@ -287,10 +319,17 @@ impl Pending {
         }
     }
 
+    /// Whether memory knows that there is no such entry, though the trees may still have it.
+    pub(super) fn is_removed(&self, entry: Fingerprint) -> bool {
+        let mut shard = self.shard(entry).lock();
+        let slot = shard.find(entry).and_then(|place| shard.slot(place));
+        slot.is_some_and(|slot| slot.hot.is_none())
+    }
+
     /// Begins a snapshot of all entries as they are now.
     pub(super) fn begin_snapshot(&self) -> Arc<Kept> {
-        // Nobody else locks more than one. A turn begins, and a lease that is kept on disk is taken, with its entry
-        // locked, so turns and leases are of this moment too.
+        // Whoever locks more than one does it in this order. A turn begins, and a lease that is kept on disk is taken, with
+        // its entry locked, so turns and leases are of this moment too.
         let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
         let pending = self.new_ids.lock().values().flatten().cloned().collect();
         let kept = self.snapshots.begin(pending, self.turns.copy(), self.leases.copy());
@@ -299,7 +338,7 @@ impl Pending {
     }
 
     /// Both records of an entry as of one moment, and its extras if `with_extras`. What was not in memory is not kept there:
-    /// this is for who reads many.
+    /// this is for scans.
     pub(super) fn peek(&self, engine: &Engine, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
@@ -336,31 +375,24 @@ pub(super) fn read_cold(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) 
     Ok(Arc::new(cold))
 }
 
-/// A cold record, and the JSON of its extras.
-pub(super) type Rest = (Arc<Cold>, Option<Arc<[u8]>>);
+/// A cold record, and all parts of its extras.
+pub(super) type Rest = (Arc<Cold>, Parts);
 
 /// What there is of an entry beside its hot record, in memory or on disk.
 pub(super) fn read_rest(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Rest> {
     let cold = read_cold(engine, key, slot)?;
-    let new = slot.and_then(|slot| slot.cold.as_ref());
-    let blob = match (new.and_then(|new| new.blob_of(&cold)), cold.extras) {
-        (Some(blob), _) => Some(Arc::clone(blob)),
-        (None, Some(at)) => Some(engine.blob(key, at)?.into()),
-        (None, None) => None,
-    };
-    Ok((cold, blob))
+    let parts = parts_of(engine, key, slot).all(cold.extras.as_deref())?;
+    Ok((cold, parts))
 }
 
 /// The extras in memory, or those on disk.
 pub(super) fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, slot: Option<&Slot>) -> Result<Extras> {
-    let new = slot.and_then(|slot| slot.cold.as_ref());
-    match (new.and_then(|new| new.blob_of(cold)), cold.extras) {
-        (Some(blob), _) => {
-            codec::decode_blob(blob).map(|(_, extras)| extras).map_err(|e| engine.damaged_extras(key, e))
-        }
-        (None, Some(at)) => engine.extras(key, at),
-        (None, None) => Ok(Extras::default()),
-    }
+    parts_of(engine, key, slot).extras(cold.extras.as_deref())
+}
+
+/// Where the parts of an entry's extras are.
+pub(super) fn parts_of<'a>(engine: &'a Engine, key: &'a SessionKey, slot: Option<&'a Slot>) -> PartsOf<'a> {
+    PartsOf { engine, key, waiting: slot.and_then(|slot| slot.cold.as_ref()).map(|new| &new.parts) }
 }
 
 #[cfg(test)]

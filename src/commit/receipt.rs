@@ -1,6 +1,7 @@
 //! How far the committer is, and the receipts that wait for it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -38,13 +39,28 @@ pub(crate) struct Progress {
 }
 
 /// Tasks that wait, by the commit they wait for. Each has a place there, so that polling costs the same however many
-/// there are.
+/// there are. What is left of one that no longer waits is room for another.
 #[derive(Debug, Default)]
-struct Waiting(BTreeMap<u64, Vec<Option<Waker>>>);
+struct Waiting {
+    commits: BTreeMap<u64, Places>,
+    /// Places that were looked at.
+    #[cfg(test)]
+    steps: usize,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
 
 impl Waiting {
     fn place(&mut self, commit: u64, place: usize) -> Option<&mut Option<Waker>> {
-        self.0.get_mut(&commit)?.get_mut(place)
+        #[cfg(test)]
+        {
+            self.steps += 1;
+        }
+        self.commits.get_mut(&commit)?.wakers.get_mut(place)
     }
 
     /// Puts a waker into its place. Returns the place, and the waker that was there.
@@ -52,15 +68,33 @@ impl Waiting {
         if let Some((place, there)) = place.and_then(|place| Some((place, self.place(commit, place)?))) {
             return (place, there.replace(waker));
         }
-        let places = self.0.entry(commit).or_default();
-        places.push(Some(waker));
-        (places.len() - 1, None)
+        let Places { wakers, free } = self.commits.entry(commit).or_default();
+        if let Some(place) = free.pop()
+            && let Some(there) = wakers.get_mut(place)
+        {
+            return (place, there.replace(waker));
+        }
+        wakers.push(Some(waker));
+        (wakers.len() - 1, None)
+    }
+
+    /// Takes the waker out of its place, which is free then. Returns what is to be dropped with no lock held.
+    fn leave(&mut self, commit: u64, place: usize) -> Option<Waker> {
+        let waker = self.place(commit, place)?.take();
+        if let Entry::Occupied(mut places) = self.commits.entry(commit) {
+            places.get_mut().free.push(place);
+            if places.get().free.len() == places.get().wakers.len() {
+                places.remove();
+            }
+        }
+        waker
     }
 
     /// Takes those that wait for a commit up to `commit`.
     fn take_until(&mut self, commit: u64) -> Vec<Waker> {
-        let later = commit.checked_add(1).map(|next| self.0.split_off(&next)).unwrap_or_default();
-        std::mem::replace(&mut self.0, later).into_values().flatten().flatten().collect()
+        let later = commit.checked_add(1).map(|next| self.commits.split_off(&next)).unwrap_or_default();
+        let done = std::mem::replace(&mut self.commits, later);
+        done.into_values().flat_map(|places| places.wakers).flatten().collect()
     }
 }
 
@@ -93,10 +127,14 @@ impl Progress {
     /// Whether changes are accepted.
     pub(super) fn check_writable(&self) -> Result<()> {
         self.check_failure()?;
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(Error::Closed { path: self.path.clone() });
         }
         Ok(())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     pub(super) fn is_failed(&self) -> bool {
@@ -152,7 +190,7 @@ impl Progress {
     }
 
     pub(super) fn set_failed(&self, error: Error) {
-        tracing::error!(error = %error, "the store is read-only from now on");
+        tracing::error!(error = &error as &dyn std::error::Error, "the store is read-only from now on");
         // The first failure is the cause; later ones follow from it.
         let _ = self.failure.set(Arc::new(error));
         self.notify();
@@ -168,7 +206,7 @@ impl Progress {
         self.wakers.close();
     }
 
-    /// Wakes all waiting threads, which look again themselves, and has the tasks woken whose commit is durable.
+    /// Wakes all waiting threads, and the tasks whose commit is durable.
     pub(super) fn notify(&self) {
         let known = if self.is_failed() { u64::MAX } else { self.durable.load(Ordering::Acquire) };
         let woken = {
@@ -259,7 +297,7 @@ impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some(place) = self.place.filter(|_| !fork::is_child()) {
             // Dropped with no lock held: it is the caller's code.
-            let waker = self.progress.waiting.lock().place(self.commit, place).and_then(Option::take);
+            let waker = self.progress.waiting.lock().leave(self.commit, place);
             drop(waker);
         }
     }

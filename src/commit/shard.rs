@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::codec::{Cold, Fingerprint, Hot};
+use crate::codec::{Cold, Fingerprint, Hot, Parts};
 use crate::key::SessionKey;
 use crate::storage::StoredCold;
 
@@ -34,6 +34,10 @@ pub(super) struct Slot {
     pub(super) leased: bool,
     /// The entry on disk was removed: what is queued is gone, or another.
     pub(super) is_another: bool,
+    /// The key that the entry had until now, where the change that is queued gives it this one.
+    pub(super) moved_from: Option<(SessionKey, Fingerprint)>,
+    /// The entry that was here has another key now, and this commit takes that.
+    pub(super) moved_away: Option<u64>,
     /// What the queued change counts against the bound.
     pub(super) weight: usize,
     /// The last commit that takes a change of this slot, as it is known so far. Until it is applied the slot must stay.
@@ -44,19 +48,22 @@ pub(super) struct Slot {
     recent: bool,
 }
 
+impl Slot {
+    /// The entry is no more.
+    pub(super) fn clear(&mut self) {
+        self.hot = None;
+        self.cold = None;
+        self.stored = OnceCell::new();
+        self.structural = true;
+    }
+}
+
 /// A cold record that is not on disk yet.
 #[derive(Debug, Clone)]
 pub(super) struct NewCold {
     pub(super) cold: Arc<Cold>,
-    /// The JSON of its extras, where that is new too.
-    pub(super) blob: Option<Arc<[u8]>>,
-}
-
-impl NewCold {
-    /// The blob, if it is the one that `cold` names: a renewed entry names none, and must not get the old one's.
-    pub(super) fn blob_of(&self, cold: &Cold) -> Option<&Arc<[u8]>> {
-        self.blob.as_ref().filter(|_| self.cold.extras == cold.extras)
-    }
+    /// The parts of its extras that are new too.
+    pub(super) parts: Parts,
 }
 
 /// A part of the keys, with its lock around it.
@@ -113,6 +120,8 @@ impl Shard {
             turned: false,
             leased: false,
             is_another: false,
+            moved_from: None,
+            moved_away: None,
             weight: 0,
             commit: 0,
             kept: (0, false),

@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::pending::{Pending, Rest, read_rest};
+use super::pending::{Pending, Rest, parts_bytes, read_rest};
 use super::shard::Slot;
-use crate::codec::{CodecError, Cold, Fingerprint, Hot, Term, Turn, decode_blob};
+use crate::codec::{CodecError, Cold, Fingerprint, Hot, Parts, Term, Turn, assemble};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::fork;
@@ -35,8 +35,8 @@ const COLD_BYTES: usize = 1024;
 pub(crate) struct Whole {
     pub(crate) hot: Hot,
     pub(crate) cold: Arc<Cold>,
-    /// What its extras are put together from.
-    pub(crate) blob: Option<Arc<[u8]>>,
+    /// What its extras are put together from, beside the cold record.
+    pub(crate) parts: Parts,
     pub(crate) turn: Option<Turn>,
     /// Those that are on disk, by their names.
     pub(crate) leases: BTreeMap<String, Term>,
@@ -44,7 +44,8 @@ pub(crate) struct Whole {
 
 impl Whole {
     pub(crate) fn extras(&self) -> Result<Extras, CodecError> {
-        self.blob.as_deref().map_or_else(|| Ok(Extras::default()), |blob| Ok(decode_blob(blob)?.1))
+        let Some(index) = &self.cold.extras else { return Ok(Extras::default()) };
+        assemble(index, |generation| self.parts.get(&generation).map(|part| &**part)).map(|(_, extras)| extras)
     }
 }
 
@@ -96,10 +97,10 @@ impl<'a> Snapshot<'a> {
             None => (slot.map_or_else(|| self.hot_on_disk(key, entry), |slot| Ok(slot.hot))?, None),
         };
         let Some(hot) = hot else { return Ok(None) };
-        let (cold, blob) = rest.map_or_else(|| read_rest(self.engine, key, slot), |rest| *rest)?;
+        let (cold, parts) = rest.map_or_else(|| read_rest(self.engine, key, slot), |rest| *rest)?;
         let turn = self.kept.turns.get(&entry).filter(|turn| turn.session_id == cold.session_id).cloned();
         let leases = self.kept.leases.get(&entry).cloned().unwrap_or_default();
-        Ok(Some(Whole { hot, cold, blob, turn, leases }))
+        Ok(Some(Whole { hot, cold, parts, turn, leases }))
     }
 }
 
@@ -234,7 +235,9 @@ struct Before {
 impl Before {
     fn bytes(&self, key: &SessionKey) -> usize {
         let rest = match self.rest.as_deref() {
-            Some(Ok((_, blob))) => COLD_BYTES + blob.as_deref().map_or(0, <[u8]>::len),
+            Some(Ok((cold, parts))) => {
+                COLD_BYTES + cold.extras.as_ref().map_or(0, |extras| extras.inline_len()) + parts_bytes(parts)
+            }
             _ => 0,
         };
         KEPT_BYTES + key.as_str().len() + rest

@@ -55,9 +55,9 @@ impl Turns {
         token
     }
 
-    /// Clears the marker of a locked entry if it is that of `token`. Returns whether it was.
-    pub(super) fn end(&self, entry: Fingerprint, token: u64) -> bool {
-        self.table.lock().clear_if(entry, |turn| turn.token == token)
+    /// Clears the marker of a locked entry if it is that of `token`, or any. Returns whether it was.
+    pub(super) fn end(&self, entry: Fingerprint, token: Option<u64>) -> bool {
+        self.table.lock().clear_if(entry, |turn| token.is_none_or(|token| turn.token == token))
     }
 
     /// Clears the marker of a locked entry that has this session from now on, or is gone. Returns whether there was one
@@ -66,9 +66,22 @@ impl Turns {
         self.table.lock().clear_if(entry, |turn| session_id != Some(&turn.session_id))
     }
 
+    /// The marker of a locked entry.
+    pub(super) fn marker(&self, entry: Fingerprint) -> Option<Marker> {
+        self.table.lock().markers.get(&entry).cloned()
+    }
+
+    /// The turn of an entry goes with it to another key. Both are locked. Returns whether there was one.
+    pub(super) fn rename(&self, from: Fingerprint, to: Fingerprint) -> bool {
+        let mut table = self.table.lock();
+        let Some(marker) = table.markers.remove(&from) else { return false };
+        table.markers.insert(to, marker);
+        true
+    }
+
     /// The turn of a locked entry.
     pub(super) fn get(&self, entry: Fingerprint) -> Option<Turn> {
-        self.table.lock().markers.get(&entry).map(|marker| marker.turn.clone())
+        self.marker(entry).map(|marker| marker.turn)
     }
 
     /// Drops the marker of `token`, whose turn is dealt with for good: what was made of it is durable, or its entry is

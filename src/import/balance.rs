@@ -1,6 +1,6 @@
 //! Where a key or a value ends, told by its brackets and quotes alone.
 
-/// Levels whose brackets are told apart. Deeper ones, which no good entry has, are only counted.
+/// Levels at which the kind of bracket is checked. Deeper ones, which no good entry has, are only counted.
 const TRACKED_DEPTH: u64 = 64;
 
 /// Where a value ends.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::codec::{AS_IMPORTED, Cold, Hot};
-use crate::commit::Peeked;
+use crate::commit::{Peeked, Placed};
 use crate::entry::{Extras, SessionEntry};
 use crate::error::Result;
-use crate::events::EventKind;
+use crate::events::{CHANGES, EventKind, Told};
 use crate::key::SessionKey;
 use crate::store::{SessionStore, both, entry, records};
 
@@ -45,10 +45,13 @@ pub(super) fn place(store: &SessionStore, new: &SessionEntry, extras: &Extras, r
         }
     }
     let (hot, cold) = records(new.clone());
-    let commit = locked.put_imported(hot, cold, extras)?.commit;
+    let Placed { hot, cold, commit } = locked.put_imported(hot, cold, extras)?;
     drop(locked);
     store.commits().receipt(commit);
-    store.listeners().tell(&new.key, if old.is_some() { EventKind::Replaced } else { EventKind::Created });
+    store.tell(&new.key, CHANGES, || {
+        let kind = if old.is_some() { EventKind::Replaced } else { EventKind::Created };
+        Told::of(kind, hot.revision).session(old.as_ref().map(|(_, old)| &old.session_id), &cold.session_id)
+    });
     Ok(())
 }
 

@@ -16,6 +16,8 @@ mod report;
 
 use std::time::Duration;
 
+use tracing::field::Empty;
+
 use crate::codec::Bucket;
 use crate::config::Config;
 use crate::error::Result;
@@ -174,7 +176,13 @@ impl SessionStore {
         dry_run: bool,
         go_on: impl Fn() -> bool,
     ) -> Result<PruneReport> {
-        Pass::new(self, &policy.limits(), guard, self.check_clock()?, as_of, dry_run).run(go_on)
+        let span = tracing::debug_span!("prune", dry_run, cutoff = Empty, removed = Empty, stopped = Empty).entered();
+        let report = Pass::new(self, &policy.limits(), guard, self.check_clock()?, as_of, dry_run).run(go_on)?;
+        if let Some(cutoff) = report.cutoff {
+            span.record("cutoff", tracing::field::display(cutoff));
+        }
+        span.record("removed", report.removed).record("stopped", report.stopped);
+        Ok(report)
     }
 
     /// How many index rows lie before the policy's cutoff at `now`, counted up to `limit`: at least as many as a pass

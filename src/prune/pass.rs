@@ -6,7 +6,7 @@ use crate::by_time::{Order, Piece};
 use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
 use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, SUSPENDED};
 use crate::error::Result;
-use crate::events::{EventKind, PruneReason};
+use crate::events::{CHANGES, EventKind, PruneReason, Told};
 use crate::key::SessionKey;
 use crate::meter;
 use crate::store::SessionStore;
@@ -284,9 +284,16 @@ impl<'a> Pass<'a> {
                 Answer::Failed => Some(ProtectedBy::GuardFailed),
             }
         };
+        let mut session = None;
         let protected = match protected {
-            // To remove it would lose what a repair may save.
-            None if self.report.unreadable.pass(self.store.peek(&key))?.is_none() => Some(ProtectedBy::Unreadable),
+            None => match self.report.unreadable.pass(self.store.peek(&key))? {
+                Some(entry) => {
+                    session = entry.map(|entry| entry.session_id);
+                    None
+                }
+                // To remove it would lose what a repair may save.
+                None => Some(ProtectedBy::Unreadable),
+            },
             protected => protected,
         };
         if let Some(reason) = protected {
@@ -306,7 +313,10 @@ impl<'a> Pass<'a> {
             tracing::warn!(%key, idle_seconds = idle.as_secs(), "held or called active for too long; removed");
         }
         if !self.report.dry_run {
-            self.store.listeners().tell(&key, EventKind::Pruned { reason: due });
+            // It had not changed since it was seen, so that is its session.
+            if let Some(session) = &session {
+                self.store.tell(&key, CHANGES, || Told::gone(EventKind::Pruned { reason: due }, session));
+            }
         }
         self.report.removed += 1;
         self.report.removed_active += u64::from(is_active);

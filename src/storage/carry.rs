@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use tracing::field::Empty;
+
 use super::journal::{Carry, Journal};
 use super::memtable::Portion;
 use super::write::{Writer, encode_error};
@@ -17,8 +19,7 @@ const MAX_ENTRIES: usize = 1 << 20;
 /// How long a half may grow. Openings read less, and pruning finds its rows in the tree.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// While there is room, so many records are carried, and so often, that nobody notices; and the most at once, for who
-/// waits for the next commit.
+/// Background rate; `MAX_SLICES` bounds how long one commit is delayed.
 const SLICE: usize = 1024;
 const SLICE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_SLICES: usize = 16;
@@ -34,7 +35,7 @@ impl Journal {
         self.bytes > 0 && (is_old || self.bytes >= self.limit || entries >= MAX_ENTRIES)
     }
 
-    /// Whether it is time to carry more than nobody notices. After an opening both halves of the last one are carried.
+    /// Whether carrying must exceed its background rate. After an opening both halves of the last one are carried.
     fn is_pressed(&self, entries: usize) -> bool {
         let both = self.bytes + self.carry.map_or(0, |carry| carry.bytes);
         self.bytes >= self.limit.div_ceil(2)
@@ -81,7 +82,7 @@ impl Writer {
         }
     }
 
-    /// Carries everything, and leaves the journal empty but for what does not read.
+    /// Carries everything, and leaves the journal empty but for what cannot be decoded.
     pub(super) fn carry_all(&mut self, engine: &Engine) -> Result<()> {
         self.finish_carrying(engine)?;
         self.journal.swap_halves();
@@ -97,18 +98,24 @@ impl Writer {
 
     /// Carries about `count` records of the half that is carried, or removes as many of its rows.
     fn carry(&mut self, engine: &Engine, count: usize) -> Result<()> {
-        let mut left = count;
+        if count == 0 || self.journal.carry.is_none() {
+            return Ok(());
+        }
+        let span = tracing::debug_span!("carry", records = Empty, rows = Empty).entered();
+        let (mut left, mut records_written, mut rows_removed) = (count, 0, 0);
         while let Some(carry) = self.journal.carry.filter(|_| left > 0) {
             let done = match u8::try_from(carry.part) {
                 Ok(part) => {
                     let Portion { records, is_all, walked } = engine.memtable.to_carry(part, self.journal.epoch, left);
                     let written = self.carry_records(engine, &records)?;
+                    records_written += written;
                     engine.memtable.set_carried(&records);
                     self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
                     written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
                 }
                 Err(_) => {
                     let removed = self.remove_rows(engine, carry.end, left)?;
+                    rows_removed += removed;
                     if removed < left {
                         engine.memtable.drop_carried();
                         self.journal.carry = None;
@@ -118,6 +125,7 @@ impl Writer {
             };
             left = left.saturating_sub(done);
         }
+        span.record("records", records_written).record("rows", rows_removed);
         Ok(())
     }
 

@@ -4,9 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::build::{NewDatabase, put};
+use super::extras::LiveParts;
 use super::lock::{Lock, State};
 use super::open::Opened;
-use super::{Engine, Trees, engine_error, files, open, swap, verify};
+use super::verify::{Led, led};
+use super::{Engine, Trees, Writer, engine_error, files, open, swap, verify};
+use crate::codec::ExtrasRow;
 use crate::error::{Error, Result};
 
 /// Rows between two calls that tell how far it is.
@@ -43,6 +46,9 @@ pub(crate) fn compact(
         return Err(Error::Unsound { path: path.to_path_buf(), violations: found.violations.len() as u64 });
     }
     let bytes_before = engine.bytes_on_disk()?;
+    if found.orphaned_chunks + found.orphaned_turns > 0 {
+        writer.drop_orphans(&engine)?;
+    }
 
     let mut rows = 0;
     let mut tell = |more: u64| {
@@ -76,6 +82,32 @@ impl Engine {
                 Err(Error::Damaged { path: files::database(&path), source: said.into() })
             }
         }
+    }
+}
+
+impl Writer {
+    /// Removes what a crash has left of entries that are gone: nobody could name it any more to have it erased.
+    fn drop_orphans(&mut self, engine: &Engine) -> Result<()> {
+        let mut parts = LiveParts::default();
+        for row in engine.trees.extras.iter().keys() {
+            let row = row.map_err(|e| engine_error("read", e))?;
+            let Ok(ExtrasRow { entry, generation, .. }) = ExtrasRow::decode(&row) else { continue };
+            let is_needed = match led(engine, entry)? {
+                Led::To(cold) => parts.needs(engine, entry, &cold, generation)?,
+                Led::Nowhere => false,
+                // It is not known whose it is.
+                Led::Astray => true,
+            };
+            if !is_needed {
+                self.remove(engine, &engine.trees.extras, row)?;
+            }
+        }
+        for (entry, turn) in engine.turns()?.into_iter().flatten() {
+            if !matches!(led(engine, entry)?, Led::To(cold) if cold.session_id == turn.session_id) {
+                self.remove(engine, &engine.trees.turns, entry.as_bytes())?;
+            }
+        }
+        self.end_use(engine)
     }
 }
 

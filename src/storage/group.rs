@@ -1,13 +1,17 @@
 //! The rows that a group of structural changes writes.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::leases::lease_writes;
-use super::write::{Change, Content, encode_error};
-use super::{Engine, Trees, bytes, engine_error};
+use super::verify::has;
+use super::write::{Change, Content, MovedFrom, encode_error};
+use super::{Engine, PartsOf, Trees, bytes, engine_error};
 use crate::codec::{
-    ActivityRow, Bucket, Cold, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
+    ActivityRow, Bucket, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
 };
 use crate::error::Result;
-use crate::key::SessionId;
+use crate::key::{SessionId, SessionKey};
 use crate::unreadable::if_readable;
 
 /// How much goes into one group, in bytes of keys and values.
@@ -23,6 +27,7 @@ pub(super) struct Group {
     activity: Rows,
     by_updated_at: Rows,
     by_session_id: Rows,
+    turns: Rows,
     leases: Rows,
     bytes: usize,
     pub(super) steps: Vec<Step>,
@@ -32,8 +37,8 @@ pub(super) struct Group {
     pub(super) has_new_extras: bool,
     /// Leases of no entry, as damage may leave them: they go before one is made that would have them.
     pub(super) stray_leases: Vec<Vec<u8>>,
-    /// Entries whose extras are to be swept afterwards, but for the generation given.
-    pub(super) stale_extras: Vec<(Fingerprint, Option<u64>)>,
+    /// Entries whose extras are to be swept afterwards, but for the generations given.
+    pub(super) stale_extras: Vec<(Fingerprint, BTreeSet<u64>)>,
 }
 
 /// A tree and its rows of a group, in key order.
@@ -42,46 +47,76 @@ pub(super) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
 impl Group {
     /// Adds the removal of the entry in whose place `change` puts another.
     pub(super) fn add_removal(&mut self, engine: &Engine, change: &Change) -> Result<()> {
-        let Some(before) = Before::read(engine, change)? else { return Ok(()) };
-        self.remove(engine, change, &before)?;
-        if before.extras.is_some() {
-            let kept = match &change.content {
-                Content::Whole { cold, .. } => cold.extras.map(|at| at.generation),
-                Content::Gone | Content::Hot(_) => None,
-            };
-            self.stale_extras.push((change.entry, kept));
+        let Some(before) = Before::read(engine, &change.key, change.entry)? else { return Ok(()) };
+        self.remove(engine, &change.key, change.entry, &before)?;
+        self.step(Step::Remove(change.entry));
+        // The parts that the new one names are on their way already.
+        if let Content::Whole { parts, .. } = &change.content {
+            self.stale_extras.push((change.entry, parts.keys().copied().collect()));
         }
         Ok(())
     }
 
+    /// Adds a structural change. No other one of the group may be about the same keys.
     pub(super) fn add(&mut self, engine: &Engine, change: &Change) -> Result<()> {
+        let left = match &change.moved {
+            Some(moved) => Before::read(engine, &moved.key, moved.entry)?.map(|before| (moved, before)),
+            None => None,
+        };
         let before = match change.content {
             Content::Hot(_) => return Ok(()),
-            Content::Whole { .. } | Content::Gone => Before::read(engine, change)?,
+            Content::Whole { .. } | Content::Gone => Before::read(engine, &change.key, change.entry)?,
         };
-        let extras_before = before.as_ref().and_then(|before| before.extras);
-        let kept = match &change.content {
-            Content::Whole { hot, cold, .. } => {
-                self.put(engine, change, hot, cold, before)?;
-                cold.extras.map(|at| at.generation)
+        let extras_before = before.as_ref().and_then(|before| before.extras.clone());
+        let (extras, parts) = match &change.content {
+            Content::Whole { hot, cold, parts } => {
+                let step = self.put(engine, change, hot, cold, before)?;
+                match left {
+                    Some((moved, left)) => self.leave(engine, change.entry, moved, &left)?,
+                    None => self.step(step),
+                }
+                (cold.extras.as_deref(), Some(parts))
             }
             Content::Gone | Content::Hot(_) => {
                 if let Some(before) = before {
-                    self.remove(engine, change, &before)?;
+                    self.remove(engine, &change.key, change.entry, &before)?;
+                    self.step(Step::Remove(change.entry));
                 }
-                None
+                // It was removed after it had come here.
+                if let Some((moved, left)) = left {
+                    self.remove(engine, &moved.key, moved.entry, &left)?;
+                    self.step(Step::Remove(moved.entry));
+                }
+                (None, None)
             }
         };
-        // Chunks of an older generation, and those that a crash left before anything named them.
-        let wrote_extras = matches!(&change.content, Content::Whole { blob: Some(_), .. });
-        self.has_new_extras |= wrote_extras;
-        if wrote_extras || (extras_before.is_some() && extras_before != kept) {
-            self.stale_extras.push((change.entry, kept));
+        // Parts that were named, and those that a crash left before anything named them.
+        let has_new_parts = parts.is_some_and(|parts| !parts.is_empty());
+        self.has_new_extras |= has_new_parts;
+        let is_gone = matches!(change.content, Content::Gone);
+        if has_new_parts || is_gone || ExtrasIndex::may_let_go(extras_before.as_deref(), extras) {
+            let of = PartsOf { engine, key: &change.key, waiting: parts };
+            let live = extras.map(|index| of.base_of(index).map(|base| index.live(&base)));
+            // Where that cannot be read, it is not known what else must stay.
+            if let Some(live) = live.map_or_else(|| Ok(Some(BTreeSet::new())), if_readable)? {
+                self.stale_extras.push((change.entry, live));
+            }
+        }
+        if let Some(moved) = &change.moved {
+            self.stale_extras.push((moved.entry, BTreeSet::new()));
         }
         Ok(())
     }
 
-    fn put(&mut self, engine: &Engine, change: &Change, hot: &Hot, cold: &Cold, before: Option<Before>) -> Result<()> {
+    /// The rows of an entry that comes or is replaced, and the step that does it.
+    fn put(
+        &mut self,
+        engine: &Engine,
+        change: &Change,
+        hot: &Hot,
+        cold: &Cold,
+        before: Option<Before>,
+    ) -> Result<Step> {
         let (entry, row) = (change.entry, change.entry.as_bytes().to_vec());
         let record = match cold.encode().map_err(encode_error)? {
             Some(record) => record,
@@ -105,7 +140,6 @@ impl Group {
             }
         };
         self.bytes += 2 * change.key.as_str().len() + record.len() + 160;
-        self.step(step);
         self.sessions.put.push((bytes(&change.key).to_vec(), record));
         self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
         self.by_updated_at.put.push((age_row.encode().into(), Vec::new()));
@@ -117,20 +151,33 @@ impl Group {
                 None => self.leases.gone.push(row),
             }
         }
+        Ok(step)
+    }
+
+    /// An entry that is put under a new key leaves its old one, and what hangs on it goes with it.
+    fn leave(&mut self, engine: &Engine, entry: Fingerprint, moved: &MovedFrom, left: &Before) -> Result<()> {
+        self.remove(engine, &moved.key, moved.entry, left)?;
+        self.step(Step::Move { from: moved.entry, to: entry });
+        if let Some(turn) = &moved.turn {
+            self.turns.put.push((entry.as_bytes().to_vec(), turn.encode().map_err(encode_error)?));
+        }
+        if has(&engine.trees.turns, moved.entry.as_bytes())? {
+            self.turns.gone.push(moved.entry.as_bytes().to_vec());
+        }
         Ok(())
     }
 
-    fn remove(&mut self, engine: &Engine, change: &Change, before: &Before) -> Result<()> {
-        let row = change.entry.as_bytes().to_vec();
-        self.bytes += change.key.as_str().len() + 160;
+    /// The rows of an entry that goes.
+    fn remove(&mut self, engine: &Engine, key: &SessionKey, entry: Fingerprint, before: &Before) -> Result<()> {
+        let row = entry.as_bytes().to_vec();
+        self.bytes += key.as_str().len() + 160;
         self.added -= 1;
-        self.step(Step::Remove(change.entry));
-        self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, change.entry)));
+        self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, entry)));
         self.by_updated_at.gone.extend(before.age_row.map(|row| row.encode().to_vec()));
         self.activity.gone.push(row.clone());
-        self.sessions.gone.push(bytes(&change.key).to_vec());
+        self.sessions.gone.push(bytes(key).to_vec());
         self.names.gone.push(row);
-        self.leases.gone.extend(engine.lease_rows(change.entry)?);
+        self.leases.gone.extend(engine.lease_rows(entry)?);
         Ok(())
     }
 
@@ -146,21 +193,23 @@ impl Group {
     /// The rows to put, in the order in which their trees are to be written. The hot record is what makes a new entry
     /// whole, so it goes last; a changed one is told by its cold record, so that goes before what hangs on it. Leases hang
     /// on nothing, and are not written again with the rest.
-    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 6] {
+    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 7] {
         [
             (&trees.leases, self.leases.take_put()),
             (&trees.names, self.names.take_put()),
             (&trees.sessions, self.sessions.take_put()),
             (&trees.by_session_id, self.by_session_id.take_put()),
             (&trees.by_updated_at, self.by_updated_at.take_put()),
+            (&trees.turns, self.turns.take_put()),
             (&trees.activity, self.activity.take_put()),
         ]
     }
 
     /// The rows to remove, after all were put, likewise. What leads to an entry's other rows goes last.
-    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 6] {
+    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 7] {
         [
             (&trees.leases, self.leases.take_gone()),
+            (&trees.turns, self.turns.take_gone()),
             (&trees.by_session_id, self.by_session_id.take_gone()),
             (&trees.by_updated_at, self.by_updated_at.take_gone()),
             (&trees.activity, self.activity.take_gone()),
@@ -195,21 +244,20 @@ struct Before {
     /// `None` if its record cannot be decoded: the verbs have seen a better one, and the committer serves all others too.
     session_id: Option<SessionId>,
     age_row: Option<ActivityRow>,
-    extras: Option<u64>,
+    extras: Option<Arc<ExtrasIndex>>,
 }
 
 impl Before {
-    fn read(engine: &Engine, change: &Change) -> Result<Option<Self>> {
-        let key = &change.key;
+    fn read(engine: &Engine, key: &SessionKey, entry: Fingerprint) -> Result<Option<Self>> {
         let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(None) };
         let cold = decode_cold(&value).ok().map(|(cold, _)| cold);
-        let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: change.entry };
+        let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
         Ok(Some(Self {
             // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
             // does no harm.
-            age_row: if_readable(engine.stored_hot(change.entry))?.flatten().map(row),
-            extras: cold.as_ref().and_then(|cold| Some(cold.extras?.generation)),
+            age_row: if_readable(engine.stored_hot(entry))?.flatten().map(row),
+            extras: cold.as_ref().and_then(|cold| cold.extras.clone()),
             session_id: cold.map(|cold| cold.session_id),
         }))
     }

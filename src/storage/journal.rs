@@ -44,7 +44,7 @@ pub(super) struct Journal {
     pub(super) limit: u64,
     /// Carry nothing that can wait: there is hardly any space.
     pub(super) is_held: bool,
-    /// Rows that do not read. They stay, for `verify` to tell and a repair to keep.
+    /// Rows that cannot be decoded. They stay, for `verify` to report and a repair to keep.
     pub(super) unreadable: BTreeSet<u64>,
 }
 
@@ -123,7 +123,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the journal forget entries that the trees know better, for who holds the gate.
+    /// Makes the journal forget entries that the trees know better. The caller holds the gate.
     pub(super) fn forget_held(&mut self, engine: &Engine, entries: impl Iterator<Item = Fingerprint>) -> Result<()> {
         let known: Vec<_> = entries.filter(|entry| engine.memtable.contains(*entry)).collect();
         let mut row = JournalRow::new();
@@ -140,7 +140,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Likewise for one entry, for who does not hold the gate.
+    /// Like `forget_held`, for one entry; takes the gate itself.
     pub(super) fn forget(&mut self, engine: &Engine, entry: Fingerprint) -> Result<()> {
         let _gate = engine.gate.lock();
         self.forget_held(engine, std::iter::once(entry))
@@ -191,7 +191,7 @@ impl Writer {
     }
 }
 
-/// A row that does not read may have said that the trees know better. So what is not newer than they are goes, and what
+/// A row that cannot be decoded may have said that the trees know better. So what is not newer than they are goes, and what
 /// they do not know.
 fn forget_doubtful(engine: &Engine) -> Result<()> {
     for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {

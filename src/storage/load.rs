@@ -1,11 +1,12 @@
 //! Entries of an imported file on their way into a store in the making.
 //!
-//! They are encoded in the thread that reads the file and written in another. What one thread allocates and another
-//! frees costs the allocator dearly, so the bytes of many entries are in one buffer, a [`Batch`], which goes to and fro.
+//! They are encoded in the thread that reads the file and written in another. Freeing on
+//! another thread is slow, so the bytes of many entries share one buffer, a [`Batch`], which is recycled.
 //!
 //! Each tree gets its rows of a batch in key order: its leaves are then found, and read back into sled's cache, once
 //! for many rows.
 
+use std::convert::Infallible;
 use std::ops::Range;
 use std::path::Path;
 
@@ -14,8 +15,8 @@ use super::files::{self, Found};
 use super::restore::NewStore;
 use super::{damaged, engine_error, parts, write::encode_error};
 use crate::codec::{
-    ActivityRow, Bucket, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, MAX_EXTRAS_BYTES, NoteRow, decode_cold,
-    decode_name, encode_blob, encode_name,
+    ActivityRow, ArrangeError, Base, Bucket, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, MAX_EXTRAS_BYTES,
+    NewExtras, NoteRow, arrange, decode_cold, decode_name, encode_name,
 };
 use crate::entry::Extras;
 use crate::error::{Error, Result};
@@ -42,8 +43,8 @@ struct Encoded {
     id_row: Range<usize>,
     hot: Range<usize>,
     cold: Range<usize>,
-    /// Generation and blob of its extras.
-    extras: Option<(u64, Range<usize>)>,
+    /// Generations and bytes of the parts of its extras.
+    parts: Vec<(u64, Range<usize>)>,
 }
 
 /// What became of the entries of a batch.
@@ -63,7 +64,7 @@ impl Loaded {
 }
 
 impl Batch {
-    /// Adds an entry; its extras, if it has any, under the number `generation`, which is used up then.
+    /// Adds an entry; the parts of its extras, if it has any, under numbers from `generation`, which goes on after them.
     pub(crate) fn push(
         &mut self,
         place: Fingerprint,
@@ -73,7 +74,16 @@ impl Batch {
         extras: &Extras,
         generation: &mut u64,
     ) -> Result<()> {
-        let (record, blob) = encode_whole(key, &mut cold, extras, *generation)?;
+        let parts = arrange(&mut cold, NewExtras::All(extras), no_base, || {
+            *generation += 1;
+            *generation - 1
+        });
+        let parts = parts.map_err(|error| match error {
+            ArrangeError::TooLarge(bytes) => Error::TooLarge { key: key.clone(), bytes, limit: MAX_EXTRAS_BYTES },
+            ArrangeError::Encode(error) => encode_error(error),
+            ArrangeError::Base(never) => match never {},
+        })?;
+        let record = cold.to_bytes().map_err(encode_error)?;
         let name = self.add(&encode_name(key));
         let entry = Encoded {
             place,
@@ -83,9 +93,8 @@ impl Batch {
             id_row: self.add(&IdRow::encode(&cold.session_id, place)),
             hot: self.add(&hot.encode().map_err(encode_error)?),
             cold: self.add(&record),
-            extras: blob.map(|blob| (*generation, self.add(&blob))),
+            parts: parts.into_iter().map(|(generation, part)| (generation, self.add(&part))).collect(),
         };
-        *generation += u64::from(entry.extras.is_some());
         self.entries.push(entry);
         Ok(())
     }
@@ -116,31 +125,9 @@ impl Batch {
     }
 }
 
-/// The record in `sessions` and the blob of the extras, with the details in whichever has room for them.
-fn encode_whole(
-    key: &SessionKey,
-    cold: &mut Cold,
-    extras: &Extras,
-    generation: u64,
-) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
-    let alone = cold.encode().map_err(encode_error)?;
-    let fits = alone.is_some();
-    if let Some(record) = alone.filter(|_| extras.is_empty()) {
-        return Ok((record, None));
-    }
-    let mut spill = !fits;
-    loop {
-        let blob = encode_blob(spill.then_some(&cold.details), extras).map_err(encode_error)?;
-        let too_large = || Error::TooLarge { key: key.clone(), bytes: blob.len(), limit: MAX_EXTRAS_BYTES };
-        let bytes = u32::try_from(blob.len()).ok().filter(|_| blob.len() <= MAX_EXTRAS_BYTES).ok_or_else(too_large)?;
-        cold.extras = Some(ExtrasRef { generation, bytes });
-        let record = if spill { cold.encode_spilled().map(Some) } else { cold.encode() };
-        match record.map_err(encode_error)? {
-            Some(record) => return Ok((record, Some(blob))),
-            // What points to the extras was too much for it.
-            None => spill = true,
-        }
-    }
+/// An imported entry has none.
+fn no_base(_: ExtrasRef) -> Result<Base, Infallible> {
+    Ok(Base::default())
 }
 
 impl NewStore {
@@ -187,9 +174,10 @@ impl NewStore {
             put(&trees.names, entry.place.as_bytes(), batch.get(&entry.name))?;
         }
         for entry in &new {
-            let Some((generation, blob)) = &entry.extras else { continue };
-            for (row, value) in ExtrasRow::encode_all(entry.place, *generation, batch.get(blob)) {
-                put(&trees.extras, row, &value)?;
+            for (generation, part) in &entry.parts {
+                for (row, value) in ExtrasRow::encode_all(entry.place, *generation, batch.get(part)) {
+                    put(&trees.extras, row, &value)?;
+                }
             }
         }
         let mut rows: Vec<_> = new.iter().map(|entry| activity_row(entry.place, entry.updated_at)).collect();

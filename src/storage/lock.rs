@@ -3,12 +3,19 @@
 //! It is 256 bytes: a line that says by whom, a line that says how things stand, a line that says how far the log was
 //! synced, and spaces. It is only ever written over in place, in one write. So there is no moment at which a mark is
 //! gone, and a full disk does not stand in the way.
+//!
+//! Which locks this process holds is kept in memory too: what the file says of the holder may be a namesake's, in another
+//! container.
 
-use std::fs::{File, TryLockError};
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata, TryLockError};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::fork;
@@ -20,6 +27,33 @@ use super::log::Position;
 const BYTES: usize = 256;
 /// The most of a host's name that is written down. Linux allows 64 bytes.
 const MAX_HOST_CHARS: usize = 64;
+
+/// The locks that this process holds, and which one each is.
+static HELD: Mutex<BTreeMap<Place, Hold>> = Mutex::new(BTreeMap::new());
+static RELEASED: Condvar = Condvar::new();
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Which file or directory, whatever its path: device and inode. No other has the same while it is open.
+pub(crate) type Place = (u64, u64);
+
+/// Names one taking of a lock. No two of a process are the same.
+pub(crate) type Hold = u64;
+
+pub(super) fn place_of(meta: &Metadata) -> Place {
+    (meta.dev(), meta.ino())
+}
+
+/// Waits until a lock is free, at most for `patience`. Answers whether it is.
+pub(crate) fn wait_released(hold: Hold, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    let mut held = HELD.lock();
+    while held.values().any(|one| *one == hold) {
+        if RELEASED.wait_until(&mut held, deadline).timed_out() {
+            return false;
+        }
+    }
+    true
+}
 
 /// How things stand with what was written.
 ///
@@ -79,6 +113,8 @@ pub(super) struct Lock {
     left: Left,
     /// The position that is written down with each state; negative if there is none.
     synced: AtomicI64,
+    place: Place,
+    hold: Hold,
 }
 
 impl Drop for Lock {
@@ -90,14 +126,18 @@ impl Drop for Lock {
         if fork::is_child() {
             return;
         }
+        // Held meanwhile, so that whoever takes the lock next comes in after this.
+        let mut held = HELD.lock();
         if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "the store could not be unlocked; closing its file does that too");
         }
+        held.remove(&self.place);
+        RELEASED.notify_all();
     }
 }
 
 /// Refuses to open a store in a process that was forked after another was opened. Whoever forks later is noticed.
-pub(super) fn check_process(store: &Path) -> Result<()> {
+pub(crate) fn check_process(store: &Path) -> Result<()> {
     fork::notice().map_err(|error| Error::io("watch for forks of the process that opens", store, error))?;
     if fork::is_child() { Err(Error::Forked { path: store.to_path_buf() }) } else { Ok(()) }
 }
@@ -114,7 +154,17 @@ impl Lock {
             },
             file => (file?, None),
         };
-        let locked = file.try_lock();
+        let place = place_of(&file.metadata().map_err(|e| Error::io("look at", &path, e))?);
+        let hold = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (locked, this_process) = {
+            let mut held = HELD.lock();
+            let locked = file.try_lock();
+            let this_process = locked.is_err() && held.contains_key(&place);
+            if locked.is_ok() {
+                held.insert(place, hold);
+            }
+            (locked, this_process)
+        };
         let mut text = String::new();
         let read = Read::by_ref(&mut file).take(BYTES as u64).read_to_string(&mut text);
         let mut lines = text.lines().map(str::trim);
@@ -122,20 +172,26 @@ impl Lock {
         match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::Locked { path: store.to_path_buf(), holder: holder.map(str::to_owned) });
+                let holder = holder.map(str::to_owned);
+                return Err(Error::Locked { path: store.to_path_buf(), holder, this_process });
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
-        }
-        if let Some(denied) = denied {
-            return Err(denied);
         }
         let mark = lines.next().unwrap_or_default();
         let known = State::ALL.into_iter().find(|state| state.text() == mark).filter(|_| read.is_ok());
         let synced = lines.next().and_then(|line| line.strip_prefix("synced ")?.parse().ok());
         let left = Left { state: known.unwrap_or(State::Failed), synced: synced.filter(|at| *at >= 0) };
-        let lock = Self { file, path, left, synced: AtomicI64::new(left.synced.unwrap_or(-1)) };
+        let lock = Self { file, path, left, synced: AtomicI64::new(left.synced.unwrap_or(-1)), place, hold };
+        if let Some(denied) = denied {
+            return Err(denied);
+        }
         lock.write(left.state)?;
         Ok(lock)
+    }
+
+    /// Which taking of the lock this is.
+    pub(super) fn hold(&self) -> Hold {
+        self.hold
     }
 
     /// How things stood when it was taken.
@@ -192,7 +248,7 @@ mod tests {
     fn who_comes_too_late_is_told_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let holder = || match Lock::take(dir.path()) {
-            Err(Error::Locked { path, holder }) if path == dir.path() => holder,
+            Err(Error::Locked { path, holder, this_process: true }) if path == dir.path() => holder,
             other => panic!("{other:?}"),
         };
         let lock = Lock::take(dir.path()).unwrap();
@@ -225,7 +281,7 @@ mod tests {
             }
             assert_eq!(std::fs::metadata(&path).unwrap().len(), BYTES as u64);
         }
-        // What does not read is the worst there is.
+        // A line that cannot be read counts as the worst state.
         for (text, state) in [("", State::Closed), ("process 4194304\nwhatever", State::Failed)] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(left(), Left { state, synced: None });

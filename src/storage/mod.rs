@@ -10,6 +10,7 @@ mod build;
 mod carry;
 mod checkpoint;
 mod compact;
+mod extras;
 mod files;
 mod group;
 mod journal;
@@ -44,22 +45,23 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::codec::{self, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
-use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
+pub(crate) use extras::PartsOf;
 pub(crate) use leases::StoredLease;
 pub(crate) use load::{Batch, Loaded, nothing_at};
-pub(crate) use open::{Opened, open, open_to_repair};
+pub(crate) use lock::{Hold, Place, check_process, wait_released};
+pub(crate) use open::{Opened, directory, open, open_to_repair};
 pub use repair::Repairs;
 pub(crate) use repair::repair;
 pub(crate) use restore::NewStore;
-pub(crate) use scan::KEYS_AT_A_TIME;
+pub(crate) use scan::{Direction, KEYS_AT_A_TIME, KeyRange};
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
-pub(crate) use write::{Change, Content, Writer};
+pub(crate) use write::{Change, Content, MovedFrom, Writer};
 
 /// The format this program writes, and the only one it reads: before the first release the old ones are dropped.
 const FORMAT: u32 = 3;
@@ -164,6 +166,16 @@ impl Engine {
         &self.path
     }
 
+    /// Which taking of the store's lock this is.
+    pub(crate) fn hold(&self) -> Hold {
+        self.lock.hold()
+    }
+
+    /// Whether its files were removed while it was open. What cannot be told is no.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_linked && self.links().is_ok_and(|links| links == 0)
+    }
+
     /// How many names sled's file has.
     fn links(&self) -> Result<u64> {
         self.file.metadata().map(|meta| meta.nlink()).map_err(|e| Error::io("look at", &self.path, e))
@@ -176,7 +188,7 @@ impl Engine {
         }
     }
 
-    /// An error for extras that do not read, wherever their bytes came from.
+    /// An error for extras that cannot be decoded, wherever their bytes came from.
     pub(crate) fn damaged_extras(&self, key: &SessionKey, error: CodecError) -> Error {
         damaged("extras", key, error)
     }
@@ -266,14 +278,13 @@ impl Engine {
         Ok(value.map(StoredCold))
     }
 
-    /// What the bytes of a cold record say. Spilled details are read from the extras.
+    /// What the bytes of a cold record say. Details that it had no room for are read from the base of the extras.
     pub(crate) fn decode_cold(&self, key: &SessionKey, stored: &StoredCold) -> Result<Cold> {
         let (mut cold, spilled) = codec::decode_cold(&stored.0).map_err(|e| damaged("sessions", key, e))?;
         if spilled {
-            let details = match cold.extras {
-                Some(at) => {
-                    self.blob(key, at).and_then(|b| codec::decode_blob(&b).map_err(|e| damaged("extras", key, e)))?.0
-                }
+            let base = cold.extras.as_ref().and_then(|extras| extras.base);
+            let details = match base {
+                Some(at) => PartsOf { engine: self, key, waiting: None }.base(at)?.details,
                 None => None,
             };
             cold.details = details.ok_or_else(|| damaged("sessions", key, CodecError::NoDetails))?;
@@ -281,16 +292,10 @@ impl Engine {
         Ok(cold)
     }
 
-    /// The extras that `at` points to.
-    pub(crate) fn extras(&self, key: &SessionKey, at: ExtrasRef) -> Result<Extras> {
-        let blob = self.blob(key, at)?;
-        codec::decode_blob(&blob).map(|(_, extras)| extras).map_err(|e| damaged("extras", key, e))
-    }
-
-    /// The blob of an entry's extras, put together from its chunks.
-    pub(crate) fn blob(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
+    /// A part of an entry's extras, put together from its chunks.
+    pub(crate) fn part(&self, key: &SessionKey, at: ExtrasRef) -> Result<Vec<u8>> {
         let expected = usize::try_from(at.bytes).unwrap_or(usize::MAX);
-        let mut blob = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
+        let mut whole = Vec::with_capacity(expected.min(codec::MAX_EXTRAS_BYTES));
         let rows = self.trees.extras.scan_prefix(ExtrasRow::prefix(self.fingerprint(key), at.generation));
         for (expected, row) in (0_u32..).zip(rows) {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
@@ -299,12 +304,12 @@ impl Engine {
                 Ok(_) => ExtrasRow::part(&value),
                 Err(error) => Err(error),
             };
-            blob.extend_from_slice(part.map_err(|e| damaged("extras", key, e))?);
+            whole.extend_from_slice(part.map_err(|e| damaged("extras", key, e))?);
         }
-        if blob.len() != expected {
-            return Err(damaged("extras", key, CodecError::ExtrasLength { found: blob.len(), expected }));
+        if whole.len() != expected {
+            return Err(damaged("extras", key, CodecError::ExtrasLength { found: whole.len(), expected }));
         }
-        Ok(blob)
+        Ok(whole)
     }
 
     /// The keys whose entry on disk has this id. Each row that leads to one is read by itself.

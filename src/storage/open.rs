@@ -11,7 +11,7 @@ use super::access;
 use super::build::NewDatabase;
 use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
-use super::lock::{Left, Lock, State, check_process};
+use super::lock::{Left, Lock, Place, State, check_process, place_of};
 use super::memtable::Memtable;
 use super::segments::Segments;
 use super::structural::Settled;
@@ -24,7 +24,7 @@ use crate::unreadable::if_readable;
 /// sled counts its cache in bytes as they are on disk. In memory a page takes about three times as much.
 const CACHE_EXPANSION: u64 = 3;
 
-/// sled's lock may linger after a drop, while its threads end. Ours is free by then, so it is only a wait.
+/// sled's lock may linger after a drop, while its threads end. We hold our own lock, so waiting is safe.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_STEP: Duration = Duration::from_millis(10);
 
@@ -55,6 +55,18 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
 /// Likewise for a repair, which also takes a store whose checkpoint is lost.
 pub(crate) fn open_to_repair(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
     open_parts(path, false, true, cache_bytes, trust_group)
+}
+
+/// Which directory `path` names, however it is spelled. Makes it, empty, if there is none and `create` is set.
+pub(crate) fn directory(path: &Path, create: bool) -> Result<Place> {
+    if files::inspect(path)? == Found::Nothing {
+        if !create {
+            return Err(Error::NotFound { path: path.to_path_buf() });
+        }
+        check_clock()?;
+        access::make_directory(path)?;
+    }
+    std::fs::metadata(path).map(|meta| place_of(&meta)).map_err(|e| Error::io("look at", path, e))
 }
 
 fn open_parts(path: &Path, create: bool, repair: bool, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
@@ -169,7 +181,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> R
     };
     last = LastHandle::of(&db);
 
-    // Recovery read what the page cache holds. Make that durable before anybody is told of it.
+    // Recovery read what the page cache holds. Make that durable before anybody hears of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
     files::sync_tree(&database).or_else(marked)?;
     // Up to where it is synced says the next sync: sled may hold something that it has not written yet.
@@ -262,7 +274,7 @@ pub(super) fn open_database(store: &Path, database: &PathBuf, cache_bytes: u64) 
         match error {
             sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
                 if waited >= LINGER {
-                    return Err(Error::Locked { path: store.to_path_buf(), holder: None });
+                    return Err(Error::Locked { path: store.to_path_buf(), holder: None, this_process: false });
                 }
                 std::thread::sleep(LINGER_STEP);
                 waited += LINGER_STEP;

@@ -6,19 +6,21 @@
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::extras::{LiveParts, PartsOf};
 use super::quarantine::Quarantine;
 use super::salvage::{Salvaged, salvage, salvage_journal};
 use super::verify::{Led, has, key, led};
 use super::write::encode_error;
 use super::{Engine, Writer, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, LeaseRow, Term, Turn, decode_cold,
-    decode_name, encode_name, whole_fingerprint,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasIndex, ExtrasRow, Fingerprint, Hot, IdRow, LeaseRow, MAX_VALUE_BYTES,
+    Term, Turn, decode_cold, decode_name, encode_name, whole_fingerprint,
 };
-use crate::entry::{Details, Revision};
+use crate::entry::Revision;
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::random;
@@ -36,7 +38,7 @@ pub struct Repairs {
     pub entries: u64,
     /// Entries whose own record did not read: they are gone, and their bytes in the quarantine.
     pub entries_lost: u64,
-    /// Entries whose extras were not whole: the entry stays, without them.
+    /// Entries whose extras were not whole: the entry stays, and those of its extras that are whole.
     pub extras_lost: u64,
     /// Entries among those whose platform, names and origin had been kept in the extras, and are lost too.
     pub details_lost: u64,
@@ -159,7 +161,7 @@ impl Repair<'_> {
             self.done.age_rows_written += 1;
         }
         if self.salvaged.broken_extras.contains(&entry) {
-            self.without_extras(key, cold, spilled)?;
+            self.without_broken(key, cold, spilled)?;
         }
         Ok(())
     }
@@ -189,16 +191,55 @@ impl Repair<'_> {
         Ok(bucket)
     }
 
-    /// Writes the cold record without its extras, whose chunks are then nobody's.
-    fn without_extras(&mut self, key: &SessionKey, cold: Cold, spilled: bool) -> Result<()> {
-        let details = if spilled { Details::default() } else { cold.details };
-        let record = Cold { details, extras: None, ..cold }.encode().map_err(encode_error)?;
-        // It fitted with the extras, or holds no details at all.
-        let record = record.ok_or_else(|| encode_error(CodecError::NoDetails))?;
-        self.writer.insert(self.engine, &self.engine.trees.sessions, bytes(key), &record)?;
+    /// Writes the cold record without those of its extras that are broken. Chunks of theirs are then nobody's.
+    fn without_broken(&mut self, key: &SessionKey, cold: Cold, spilled: bool) -> Result<()> {
+        let parts = PartsOf { engine: self.engine, key, waiting: None };
+        let mut index = cold.extras.as_deref().cloned().unwrap_or_default();
+        let base = if_readable(parts.base_of(&index))?;
+        let has_details = !spilled || base.as_ref().is_some_and(|base| base.details.is_some());
+        if base.is_none() || !has_details {
+            index.base = None;
+        }
+        let mut kept_bytes = 0;
+        for (name, field) in index.directory(base.unwrap_or_default()) {
+            if if_readable(parts.text_of(&field))?.is_some() {
+                kept_bytes += name.len() + field.len();
+                if index.base.is_none() {
+                    index.changed.insert(name, Some(field));
+                }
+            } else {
+                index.changed.insert(name, None);
+            }
+        }
+        if index.base.is_none() {
+            index.changed.retain(|_, field| field.is_some());
+        }
+        if let Some(form) = index.form.take()
+            && if_readable(parts.text_of(&form))?.is_some()
+        {
+            kept_bytes += form.len();
+            index.form = Some(form);
+        }
+        index.bytes = u32::try_from(kept_bytes).unwrap_or(u32::MAX);
+        let is_kept = index != ExtrasIndex::default();
+        let mended = Cold { extras: is_kept.then(|| Arc::new(index)), ..cold.clone() };
+        let in_base = spilled && has_details;
+        let record = if in_base { mended.encode_spilled().map(Some) } else { mended.encode() };
+        let fits = record.map_err(encode_error)?.filter(|record| record.len() <= MAX_VALUE_BYTES);
         self.done.extras_lost += 1;
-        self.done.details_lost += u64::from(spilled);
-        Ok(())
+        let record = match fits {
+            Some(record) => {
+                self.done.details_lost += u64::from(!has_details);
+                record
+            }
+            None => {
+                self.done.details_lost += u64::from(spilled);
+                let record = Cold { extras: None, ..cold }.encode().map_err(encode_error)?;
+                // It fitted with the extras, or holds no details at all.
+                record.ok_or_else(|| encode_error(CodecError::NoDetails))?
+            }
+        };
+        self.writer.insert(self.engine, &self.engine.trees.sessions, bytes(key), &record)
     }
 
     /// What is left of it did not read.
@@ -262,10 +303,11 @@ impl Repair<'_> {
 
     fn extras(&mut self) -> Result<()> {
         let tree = &self.engine.trees.extras;
+        let mut live = LiveParts::default();
         self.each(tree, |this, row, _| {
             if let Ok(row) = ExtrasRow::decode(row)
                 && let Led::To(cold) = led(this.engine, row.entry)?
-                && cold.extras.is_some_and(|at| at.generation == row.generation)
+                && live.needs(this.engine, row.entry, &cold, row.generation)?
             {
                 return Ok(());
             }

@@ -83,8 +83,8 @@ impl NewStore {
         let CheckedEntry { record, key, hot, cold, .. } = entry;
         let trees = &self.database.trees;
         let place = Seed::new(&self.seed).fingerprint(key);
-        if let (Some(at), Some(blob)) = (cold.extras, record.blob) {
-            for (row, value) in ExtrasRow::encode_all(place, at.generation, blob) {
+        for part in &record.parts {
+            for (row, value) in ExtrasRow::encode_all(place, part.generation, part.bytes) {
                 put(&trees.extras, row, &value)?;
             }
         }

@@ -8,12 +8,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::extras::PartsOf;
 use super::quarantine::Quarantine;
 use super::verify::{Led, key, led};
 use super::write::encode_error;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
     ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
+    assemble,
     decode_cold, decode_name, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
@@ -43,7 +45,7 @@ struct Survey<'a> {
     salvaged: Salvaged,
 }
 
-/// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that do not read, records of no
+/// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that cannot be decoded, records of no
 /// entry, and unreadable ones in `activity` that a record of the journal is about to replace. Answers how many rows of the
 /// journal did not read.
 pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> Result<u64> {
@@ -285,18 +287,18 @@ impl Engine {
             Ok(decoded) => decoded,
             Err(error) => return Ok(Err(with_causes(&error))),
         };
-        let whole = match (cold.extras, spilled) {
-            (Some(at), _) => self.blob(key, at).and_then(|blob| {
-                let (details, _) =
-                    crate::codec::decode_blob(&blob).map_err(|error| super::damaged("extras", key, error))?;
-                match details {
-                    None if spilled => Err(super::damaged("sessions", key, CodecError::NoDetails)),
-                    _ => Ok(()),
-                }
-            }),
-            (None, true) => Err(super::damaged("sessions", key, CodecError::NoDetails)),
-            (None, false) => Ok(()),
-        };
+        let damaged = |error| super::damaged("extras", key, error);
+        let index = cold.extras.unwrap_or_default();
+        let whole = PartsOf { engine: self, key, waiting: None }.all(Some(&index)).and_then(|parts| {
+            let part = |generation| parts.get(&generation).map(|part| &**part);
+            let (details, extras) = assemble(&index, part).map_err(damaged)?;
+            let (found, expected) = (extras.bytes(), usize::try_from(index.bytes).unwrap_or(usize::MAX));
+            match details {
+                None if spilled => Err(super::damaged("sessions", key, CodecError::NoDetails)),
+                _ if found != expected => Err(damaged(CodecError::ExtrasLength { found, expected })),
+                _ => Ok(()),
+            }
+        });
         Ok(Unreadable::split(whole)?.map_err(|record| record.reason))
     }
 }

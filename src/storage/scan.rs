@@ -179,24 +179,91 @@ impl Engine {
         prefix: &str,
         limit: usize,
     ) -> Result<Vec<Result<SessionKey>>> {
-        let from = match after {
-            Some(key) if key.as_str() >= prefix => Bound::Excluded(key.as_str().as_bytes()),
-            _ => Bound::Included(prefix.as_bytes()),
-        };
-        let mut keys = Vec::new();
-        let mut found = 0;
-        for row in self.trees.sessions.range::<&[u8], _>((from, Bound::Unbounded)).keys() {
+        let mut range = KeyRange::of(prefix);
+        if let Some(after) = after {
+            range.cut(after.as_str().as_bytes(), Direction::Forth);
+        }
+        self.keys_of(&mut range, Direction::Forth, limit)
+    }
+
+    /// Up to `limit` keys from one end of `range`, and on the way the rows that have none. What was read is cut off the
+    /// range.
+    pub(crate) fn keys_of(
+        &self,
+        range: &mut KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Result<SessionKey>>> {
+        let (mut keys, mut found, mut last) = (Vec::new(), 0, None);
+        let mut rows = self.trees.sessions.range::<&[u8], _>(range.bounds()).keys();
+        while found < limit {
+            let row = match direction {
+                Direction::Forth => rows.next(),
+                Direction::Back => rows.next_back(),
+            };
+            let Some(row) = row else { break };
             let row = row.map_err(|e| engine_error("read", e))?;
-            if !row.starts_with(prefix.as_bytes()) {
-                break;
-            }
+            #[cfg(test)]
+            self.count_row();
             let key = super::verify::key(&row).map_err(|e| damaged_at("sessions", &row, e));
             found += usize::from(key.is_ok());
             keys.push(key);
-            if found == limit {
-                break;
-            }
+            last = Some(row);
+        }
+        if let Some(last) = last {
+            range.cut(&last, direction);
         }
         Ok(keys)
+    }
+}
+
+/// Which end of a range comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forth,
+    Back,
+}
+
+/// The rows of `sessions` that begin with a prefix, or what is left of them.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyRange {
+    from: Bound<Vec<u8>>,
+    to: Bound<Vec<u8>>,
+}
+
+impl KeyRange {
+    pub(crate) fn of(prefix: &str) -> Self {
+        let mut end = prefix.as_bytes().to_vec();
+        // No byte of UTF-8 is the greatest there is.
+        let to = match end.last_mut() {
+            Some(last) => {
+                *last = last.saturating_add(1);
+                Bound::Excluded(end)
+            }
+            None => Bound::Unbounded,
+        };
+        Self { from: Bound::Included(prefix.as_bytes().to_vec()), to }
+    }
+
+    /// Cuts off all up to `row`, from one end.
+    fn cut(&mut self, row: &[u8], direction: Direction) {
+        match direction {
+            // A row before the range cuts nothing.
+            Direction::Forth if matches!(&self.from, Bound::Included(from) | Bound::Excluded(from) if row < &**from) => {
+            }
+            Direction::Forth => self.from = Bound::Excluded(row.to_vec()),
+            Direction::Back => self.to = Bound::Excluded(row.to_vec()),
+        }
+    }
+
+    fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        fn borrowed(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+            match bound {
+                Bound::Included(row) => Bound::Included(row),
+                Bound::Excluded(row) => Bound::Excluded(row),
+                Bound::Unbounded => Bound::Unbounded,
+            }
+        }
+        (borrowed(&self.from), borrowed(&self.to))
     }
 }

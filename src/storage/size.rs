@@ -22,7 +22,7 @@ impl Engine {
         let Some(value) = value else { return Ok(0) };
         let (cold, _) = decode_cold(&value).map_err(|e| damaged("sessions", key, e))?;
         let texts = value.len() + 2 * bytes(key).len() + cold.session_id.as_str().len();
-        Ok(FIXED + texts as u64 + cold.extras.map_or(0, |at| u64::from(at.bytes)))
+        Ok(FIXED + texts as u64 + cold.extras.map_or(0, |extras| extras.bytes_outside()))
     }
 
     /// An estimate of the live bytes of `entries` entries, from those next to evenly spaced fingerprints. These are

@@ -3,14 +3,16 @@
 //! sled has transactions over many trees. Each rolls its buffer twice and takes a lock that stops every reader, and
 //! each row is looked up twice: loading took more than twice as long. So a group of changes is written like a touch, row by
 //! row, in an order from which a half can be told. Before it goes its [`Intent`], which says what it is about; an opening that
-//! finds one finishes the group or takes it back ([`Writer::settle`]). A crash leaves a beginning of what was written, so
+//! finds one finishes the group or takes it back ([`Writer::settle`]). A crash keeps a prefix of the writes, so
 //! where the intent is missing, nothing of the group is there.
+
+use std::collections::BTreeSet;
 
 use super::group::Group;
 use super::write::{Change, Content, Writer, encode_error};
 use super::{Engine, damaged_at, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Step, decode_cold, encode_meta,
+    ActivityRow, Bucket, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Parts, Step, decode_cold, encode_meta,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionId;
@@ -28,20 +30,30 @@ pub(super) enum Settled {
 pub(super) const INTENT: &[u8] = b"group";
 
 impl Writer {
-    /// Applies the structural ones among `changes`.
+    /// Applies the structural ones among `changes`: what moves first, since another entry may come to a key that one leaves.
     pub(super) fn apply_structural(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
-        let mut structural = changes.iter().filter(|change| !matches!(change.content, Content::Hot(_))).peekable();
-        if structural.peek().is_none() {
+        let structural = || changes.iter().filter(|change| !matches!(change.content, Content::Hot(_)));
+        if structural().next().is_none() {
             return Ok(());
         }
+        self.write_structural(engine, structural().filter(|change| change.moved.is_some()))?;
+        self.write_structural(engine, structural().filter(|change| change.moved.is_none()))?;
+        self.remove(engine, &engine.trees.intent, INTENT)
+    }
+
+    fn write_structural<'a>(
+        &mut self,
+        engine: &Engine,
+        changes: impl Iterator<Item = &'a Change> + Clone,
+    ) -> Result<()> {
         // All extras go first, so that one sync serves many groups.
-        for change in changes {
-            if let Content::Whole { cold, blob: Some(blob), .. } = &change.content {
-                self.write_extras(engine, change.entry, cold, blob)?;
+        for change in changes.clone() {
+            if let Content::Whole { parts, .. } = &change.content {
+                self.write_parts(engine, change.entry, parts)?;
             }
         }
         let mut group = Group::default();
-        for change in structural {
+        for change in changes {
             if change.is_another {
                 // A group has one step for an entry, and what belonged to the old one is not to be the new one's.
                 group.add_removal(engine, change)?;
@@ -52,16 +64,16 @@ impl Writer {
                 self.write_group(engine, std::mem::take(&mut group))?;
             }
         }
-        self.write_group(engine, group)?;
-        self.remove(engine, &engine.trees.intent, INTENT)
+        self.write_group(engine, group)
     }
 
-    fn write_extras(&mut self, engine: &Engine, entry: Fingerprint, cold: &Cold, blob: &[u8]) -> Result<()> {
-        let Some(at) = cold.extras else { return Ok(()) };
-        for (row, value) in ExtrasRow::encode_all(entry, at.generation, blob) {
-            self.largest_chunk = self.largest_chunk.max((row.len() + value.len()) as u64);
-            self.insert(engine, &engine.trees.extras, row, &value)?;
-            self.has_unsynced_extras = true;
+    fn write_parts(&mut self, engine: &Engine, entry: Fingerprint, parts: &Parts) -> Result<()> {
+        for (generation, part) in parts {
+            for (row, value) in ExtrasRow::encode_all(entry, *generation, part) {
+                self.largest_chunk = self.largest_chunk.max((row.len() + value.len()) as u64);
+                self.insert(engine, &engine.trees.extras, row, &value)?;
+                self.has_unsynced_extras = true;
+            }
         }
         Ok(())
     }
@@ -103,31 +115,42 @@ impl Writer {
                 let value = encode_meta(&count).map_err(encode_error)?;
                 self.insert_held(engine, &engine.trees.meta, row, &value)?;
             }
-            self.forget_held(engine, intent.steps.iter().map(Step::entry))?;
+            self.forget_held(engine, intent.steps.iter().flat_map(Step::entries))?;
             *groups += 1;
         }
         self.mark.count = count;
-        for (entry, keep) in &group.stale_extras {
-            self.drop_extras(engine, *entry, *keep)?;
+        for (entry, live) in &group.stale_extras {
+            self.drop_extras(engine, *entry, live)?;
         }
         Ok(())
     }
 
-    /// Removes every generation of an entry's extras but `keep`.
-    fn drop_extras(&mut self, engine: &Engine, entry: Fingerprint, keep: Option<u64>) -> Result<()> {
-        let kept = keep.map(|generation| ExtrasRow::prefix(entry, generation));
-        for row in engine.trees.extras.scan_prefix(entry.as_bytes()).keys() {
+    /// Removes every part of an entry's extras but the `live` ones. Those are skipped, however long they are.
+    fn drop_extras(&mut self, engine: &Engine, entry: Fingerprint, live: &BTreeSet<u64>) -> Result<()> {
+        let tree = &engine.trees.extras;
+        let mut from = entry.as_bytes().to_vec();
+        while let Some(row) = tree.range(from..).keys().next() {
             let row = row.map_err(|e| engine_error("read", e))?;
-            if !kept.as_ref().is_some_and(|prefix| row.starts_with(prefix)) {
-                self.remove(engine, &engine.trees.extras, row)?;
+            if !row.starts_with(entry.as_bytes()) {
+                break;
             }
+            from = match ExtrasRow::decode(&row) {
+                Ok(row) if live.contains(&row.generation) => match row.generation.checked_add(1) {
+                    Some(next) => ExtrasRow::prefix(entry, next),
+                    None => break,
+                },
+                _ => {
+                    self.remove(engine, tree, &row)?;
+                    [&row[..], &[0]].concat()
+                }
+            };
         }
         Ok(())
     }
 
     /// Finishes, or takes back, the group that a crash cut short.
     ///
-    /// Each step may be done twice, so a crash in here does no harm. What does not read is left to `verify`.
+    /// Each step may be done twice, so a crash in here does no harm. What cannot be decoded is left to `verify`.
     pub(super) fn settle(&mut self, engine: &Engine) -> Result<Settled> {
         let value = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(Settled::All) };
@@ -177,6 +200,13 @@ impl Writer {
                 self.erase(engine, *entry)?;
                 self.forget(engine, *entry).map(|()| -1)
             }
+            // Nothing of the old key is removed before all of the new one is there, the hot record last.
+            Step::Move { from, to } if engine.has_hot(*to)? => {
+                self.erase(engine, *from)?;
+                self.forget(engine, *from)?;
+                self.forget(engine, *to).map(|()| 0)
+            }
+            Step::Move { to, .. } => self.erase(engine, *to).map(|()| 0),
             Step::Replace { entry, checksum, hot, old_id } => {
                 self.replace_again(engine, *entry, *checksum, hot, old_id.as_ref()).map(|()| 0)
             }
@@ -186,7 +216,8 @@ impl Writer {
     /// Removes what there is of an entry, and last what leads to the rest.
     fn erase(&mut self, engine: &Engine, entry: Fingerprint) -> Result<()> {
         let trees = &engine.trees;
-        self.drop_extras(engine, entry, None)?;
+        self.drop_extras(engine, entry, &BTreeSet::new())?;
+        self.remove(engine, &trees.turns, entry.as_bytes())?;
         self.drop_leases_of(engine, entry)?;
         let key = engine.key_of(entry)?;
         if let Some(key) = &key

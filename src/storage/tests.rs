@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use super::checkpoint::{Checkpoint, Mark};
 use super::open::Opened;
 use super::*;
-use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, Intent, SUSPENDED, Step, encode_blob, encode_meta, encode_name};
+use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, Intent, SUSPENDED, Step, Turn, encode_meta, encode_name};
+use crate::codec::{Base, ExtrasIndex, Field, Parts};
 use crate::entry::Details;
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
@@ -67,36 +68,44 @@ fn open_at(dir: &Path) -> Opened {
 
 fn cold(n: usize, extras: Option<ExtrasRef>) -> Cold {
     let details = Details { platform: Some("discord".into()), ..Details::default() };
-    Cold { session_id: id(n), created_at: NOW, details, extras }
+    // Of the base all but the name and the text are eight bytes, or six around a short text.
+    let index = |at: ExtrasRef| {
+        let bytes = at.bytes - if at.bytes > 260 { 8 } else { 6 };
+        Arc::new(ExtrasIndex { bytes, base: Some(at), ..ExtrasIndex::default() })
+    };
+    Cold { session_id: id(n), created_at: NOW, details, extras: extras.map(index) }
 }
 
-fn blob(bytes: usize) -> Arc<[u8]> {
+/// A base with a text of so many bytes.
+fn base(bytes: usize) -> Arc<[u8]> {
     let text = format!("\"{}\"", "x".repeat(bytes));
-    encode_blob(None, &Extras::from_parts(vec![("metadata", &text)], None)).unwrap().into()
+    Base::encode(None, &BTreeMap::from([("metadata".to_owned(), Field::Text(text))])).unwrap().into()
 }
 
-/// A new or changed entry, with extras under `generation` if it is given.
+/// A new or changed entry, with extras in a base of number `generation` if it is given.
 fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) -> Change {
-    let blob = extras.map(|(_, bytes)| blob(bytes));
-    let at_extras = extras
-        .zip(blob.as_ref())
-        .map(|((generation, _), blob)| ExtrasRef { generation, bytes: u32::try_from(blob.len()).unwrap() });
-    let cold = Arc::new(cold(session, at_extras));
-    Change {
-        key: key(n),
-        entry: entry(n),
-        content: Content::Whole { hot: Hot::fresh(at), cold, blob },
-        is_another: false,
-        leases: vec![],
-    }
+    let parts: Parts = extras.map(|(generation, bytes)| (generation, base(bytes))).into_iter().collect();
+    let of = |(generation, part): (&u64, &Arc<[u8]>)| ExtrasRef {
+        generation: *generation,
+        bytes: u32::try_from(part.len()).unwrap(),
+    };
+    let cold = Arc::new(cold(session, parts.iter().next().map(of)));
+    Change { key: key(n), entry: entry(n), content: Content::Whole { hot: Hot::fresh(at), cold, parts }, moved: None, is_another: false, leases: vec![] }
 }
 
 fn touch(n: usize, to: Timestamp) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)), is_another: false, leases: vec![] }
+    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)), moved: None, is_another: false, leases: vec![] }
 }
 
 fn gone(n: usize) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Gone, is_another: false, leases: vec![] }
+    Change { key: key(n), entry: entry(n), content: Content::Gone, moved: None, is_another: false, leases: vec![] }
+}
+
+/// Entry `from` moves to key `to`, with a turn of its session.
+fn moved(from: usize, to: usize, extras: Option<(u64, usize)>) -> Change {
+    let turn = Some(Turn { token: 5, started_at: NOW, session_id: id(from) });
+    let moved = Some(Box::new(MovedFrom { key: key(from), entry: entry(from), turn }));
+    Change { moved, ..whole(to, from, later(3), extras) }
 }
 
 fn commit(opened: &mut Opened, changes: &[Change]) -> Result<()> {
@@ -114,7 +123,8 @@ fn with_entries(dir: &Path) -> Opened {
     let suspended = Change {
         key: key(3),
         entry: entry(3),
-        content: Content::Whole { hot, cold: Arc::new(cold(3, None)), blob: None },
+        content: Content::Whole { hot, cold: Arc::new(cold(3, None)), parts: Parts::new() },
+        moved: None,
         is_another: false,
         leases: vec![],
     };

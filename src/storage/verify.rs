@@ -9,6 +9,7 @@ use std::ops::Bound;
 use parking_lot::MutexGuard;
 use serde::Serialize;
 
+use super::extras::LiveParts;
 use super::structural::INTENT;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
@@ -181,11 +182,12 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         }
         Ok(0)
     })?;
+    let mut live = LiveParts::default();
     in_batches(engine, &trees.extras, |row, _| {
         match ExtrasRow::decode(row) {
             Err(error) => found.violations.push(unreadable("extras", row, &error)),
             Ok(row) => match led(engine, row.entry)? {
-                Led::To(cold) if cold.extras.is_some_and(|at| at.generation == row.generation) => {}
+                Led::To(cold) if live.needs(engine, row.entry, &cold, row.generation)? => {}
                 Led::Astray => {}
                 _ => found.orphaned_chunks += 1,
             },
@@ -351,7 +353,7 @@ fn check_entry(
             if !has(&engine.trees.by_session_id, IdRow::encode(&cold.session_id, entry))? {
                 violations.push(Violation::NoIdRow { key: key.to_string() });
             }
-            bytes = cold.extras.map_or(0, |at| u64::from(at.bytes));
+            bytes = cold.extras.map_or(0, |extras| extras.bytes_outside());
             if let Err(reason) = engine.check_extras(&key, value)? {
                 violations.push(Violation::BrokenExtras { key: key.to_string(), reason });
             }

@@ -8,8 +8,9 @@
 //!   cleared when met.
 //! - A group of structural changes (create, new id, new details, remove) is announced by an intent; opening finishes it
 //!   or takes it back, see `structural.rs`.
-//! - Extras of a whole piece are written and synced first, under new generations; the groups that name them follow; the
-//!   old generations go last. A crash may leave a generation that nothing names, which is swept at the next change.
+//! - New parts of extras of a whole piece are written and synced first; the groups that name them follow; the parts that
+//!   nothing names any more go last. A crash may leave some that nothing names, which are swept when the entry gets its
+//!   next part. Extras that the cold record has room for are part of it, and need none of this.
 //!
 //! A long run of unsynced writes overwrites older synced data, because sled recycles its segments. So whatever the
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
@@ -24,8 +25,8 @@ use super::log::Position;
 use super::verify::has;
 use super::{Engine, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Term,
-    encode_meta,
+    ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Parts,
+    Term, Turn, encode_meta,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -51,10 +52,21 @@ pub(crate) struct Change {
     pub(crate) key: SessionKey,
     pub(crate) entry: Fingerprint,
     pub(crate) content: Content,
+    /// Where the entry comes from, if it had another key until now.
+    pub(crate) moved: Option<Box<MovedFrom>>,
     /// It is another entry than the one on disk, which was removed.
     pub(crate) is_another: bool,
     /// Leases of it that are new, or have ended. Those of an entry that goes are not among them.
     pub(crate) leases: Vec<(String, Option<Term>)>,
+}
+
+/// The key that an entry leaves, with all that is stored under it.
+#[derive(Debug)]
+pub(crate) struct MovedFrom {
+    pub(crate) key: SessionKey,
+    pub(crate) entry: Fingerprint,
+    /// The entry's turn, which goes with it.
+    pub(crate) turn: Option<Turn>,
 }
 
 impl Change {
@@ -63,7 +75,8 @@ impl Change {
         let structural = |change: &Self| !matches!(change.content, Content::Hot(_));
         match (structural(self), structural(other)) {
             (false, false) => self.entry.cmp(&other.entry),
-            (true, true) => self.key.cmp(&other.key),
+            // What moves goes first in a commit, however many pieces that has.
+            (true, true) => (self.moved.is_none(), &self.key).cmp(&(other.moved.is_none(), &other.key)),
             (this, that) => this.cmp(&that),
         }
     }
@@ -74,8 +87,8 @@ impl Change {
 pub(crate) enum Content {
     /// Only the hot record is new.
     Hot(Hot),
-    /// Both records are new; so is the JSON of the extras, where it is given.
-    Whole { hot: Hot, cold: Arc<Cold>, blob: Option<Arc<[u8]>> },
+    /// Both records are new, and so are these parts of the extras.
+    Whole { hot: Hot, cold: Arc<Cold>, parts: Parts },
     /// The entry goes.
     Gone,
 }
@@ -322,13 +335,13 @@ impl Writer {
         tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
     }
 
-    /// Like [`Writer::insert`], for who holds the gate.
+    /// Like [`Writer::insert`]; the caller holds the gate.
     pub(super) fn insert_held(&mut self, engine: &Engine, tree: &sled::Tree, row: &[u8], value: &[u8]) -> Result<()> {
         self.before_write(engine, self.log_bytes(engine, tree, row.len() + value.len()))?;
         tree.insert(row, value).map(drop).map_err(|e| engine_error("write", e))
     }
 
-    /// Like [`Writer::remove`], for who holds the gate.
+    /// Like [`Writer::remove`]; the caller holds the gate.
     pub(super) fn remove_held(&mut self, engine: &Engine, tree: &sled::Tree, row: &[u8]) -> Result<()> {
         self.before_write(engine, self.log_bytes(engine, tree, row.len()))?;
         tree.remove(row).map(drop).map_err(|e| engine_error("write", e))

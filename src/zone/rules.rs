@@ -25,7 +25,7 @@ pub(super) struct Rules {
     leaps: Option<Arc<[Leap]>>,
 }
 
-/// From a moment on, clocks that count leap seconds are behind by so many seconds.
+/// A moment, and the seconds by which clocks that count leap seconds are behind from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Leap {
     from: i64,

@@ -1,6 +1,6 @@
 //! Guards, clocks and wakers are the caller's code: slow, panicking, using the store, never answering, many at once.
 //!
-//! Whatever they do, other callers go on, nobody hangs who does not wait for them, nothing protected is pruned, and
+//! Whatever they do, other callers go on, only those that wait for them hang, nothing protected is pruned, and
 //! the store opens again with everything that was awaited.
 
 use std::cell::Cell;

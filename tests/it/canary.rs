@@ -261,7 +261,7 @@ fn imports(marker: &str, said: &Said, options: &Options) {
     said.note(store.close());
 }
 
-/// Records that do not read, with the marker in their bytes.
+/// Records that cannot be decoded, with the marker in their bytes.
 fn damaged(marker: &str, said: &Said, options: &Options, dir: &Path) {
     let database = dir.join("db/sled");
     {

@@ -1,4 +1,4 @@
-//! Caps: the oldest go until there is no more than is allowed, and what cannot go is told.
+//! Caps: the oldest go until there is no more than is allowed, and the report counts what cannot go.
 
 use std::sync::Mutex;
 use std::time::Duration;

@@ -325,7 +325,7 @@ const VERBS: [(&str, Verb); 13] = [
     ("set_metadata", |store, key| drop(store.set_metadata(key, &serde_json::Map::new()).unwrap().unwrap())),
     ("begin_turn", |store, key| drop(store.begin_turn(key).unwrap().unwrap())),
     ("mark_resume_pending", |store, key| drop(store.mark_resume_pending(key, "test").unwrap())),
-    ("clear_resume_pending", |store, key| drop(store.clear_resume_pending(key).unwrap().unwrap())),
+    ("clear_resume_pending", |store, key| drop(store.clear_resume_pending(key).unwrap())),
     ("resolve", |store, _| drop(store.resolve(&source(0)).unwrap())),
     ("resolve_with", |store, _| {
         let policies = ResetPolicies::from(ResetPolicy::idle(10));

@@ -331,7 +331,7 @@ fn judge(store: &SessionStore, expected: u64) -> String {
 fn repaired(path: &Path, clock: &ManualClock) -> Result<(), String> {
     match SessionStore::repair(options(path, clock), path.with_extension("quarantine")) {
         Ok(_) => {}
-        // The database itself does not read.
+        // The database itself cannot be opened.
         Err(Error::Engine { .. } | Error::Damaged { .. } | Error::DamagedRecord { .. }) => return Ok(()),
         Err(error) => return Err(format!("no repair: {}", chain(&error))),
     }

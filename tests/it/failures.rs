@@ -158,8 +158,9 @@ fn a_second_opener_in_another_process_is_refused() {
     assert!(output.lines().any(|line| line.unwrap().contains("held")));
     let error = refused(&home.path());
     let holder = format!("process {} on ", child.id());
-    assert!(matches!(&error, Error::Locked { holder: Some(found), .. } if found.starts_with(&holder)), "{error:?}");
-    assert!(error.to_string().contains(&holder), "{error}");
+    let Error::Locked { holder: Some(found), this_process: false, .. } = &error else { panic!("{error:?}") };
+    assert!(found.starts_with(&holder), "{error:?}");
+    assert!(error.to_string().contains(&holder) && !error.to_string().contains("open_shared"), "{error}");
     child.stdin.take().unwrap().write_all(b".").unwrap();
     child.wait().unwrap();
     // A lock that nobody holds is no lock, whatever the file says.

@@ -13,9 +13,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use cloakroom::{
-    BackupOptions, Error, Events, ExportFormat, ExportOptions, Filter, ImportOptions, Iter, NoActivity, Options,
-    PrunePolicy, Receipt, Repoint, ResetPolicies, ResetPolicy, Result, SessionId, SessionStore, TurnToken, Usage,
-    Watcher, WatcherConfig,
+    BackupOptions, Error, Events, ExportFormat, ExportOptions, Filter, ImportOptions, Iter, NoActivity, NoEvent,
+    Options, PrunePolicy, Receipt, Repoint, ResetPolicies, ResetPolicy, Result, SessionId, SessionStore, TurnToken,
+    Usage, Watcher, WatcherConfig,
 };
 use fork::Fork;
 
@@ -70,7 +70,8 @@ fn child_main() {
     };
     let root = Path::new(&root);
     let path = root.join("sessions.db");
-    let store = SessionStore::open(options(&path).commit_interval(Duration::from_millis(1)).max_pending(64)).unwrap();
+    let shared = options(&path).commit_interval(Duration::from_millis(1)).max_pending(64);
+    let store = SessionStore::open_shared(shared.clone()).unwrap();
     (0..20).for_each(|n| drop(store.resolve(&source(n)).unwrap()));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -91,6 +92,7 @@ fn child_main() {
         (0..FORKS).for_each(|n| fork_once(root, &store, n));
     });
     // The parent has lost nothing by it.
+    assert!(SessionStore::open_shared(shared).unwrap().contains(&key(1)).unwrap());
     assert!(matches!(SessionStore::open(options(&path)), Err(Error::Locked { .. })), "a child has unlocked it");
     assert_sound(&store);
     store.close().unwrap();
@@ -174,6 +176,10 @@ fn as_child(log: &Path, mut all: Inherited) {
         ("repoint", Box::new(|| verb(store.repoint(key, SessionId::new("b").unwrap(), &Repoint::new())))),
         ("begin_turn", Box::new(|| verb(store.begin_turn(key)))),
         ("end_turn", Box::new(|| verb(store.end_turn(key, all.token)))),
+        ("try_begin_turn", Box::new(|| verb(store.try_begin_turn(key)))),
+        ("turn", Box::new(|| verb(store.turn(key)))),
+        ("discard_turn", Box::new(|| verb(store.discard_turn(key)))),
+        ("discard_turns", Box::new(|| verb(store.discard_turns()))),
         ("turns", Box::new(|| verb(store.turns()))),
         ("recover_interrupted_turns", Box::new(|| verb(store.recover_interrupted_turns(HUNG)))),
         ("mark_resume_pending", Box::new(|| verb(store.mark_resume_pending(key, "test")))),
@@ -193,6 +199,8 @@ fn as_child(log: &Path, mut all: Inherited) {
         // sled's threads are not there for another store either.
         ("open", Box::new(|| verb(SessionStore::open(Options::new(&new).create(true))))),
         ("open the same", Box::new(|| verb(SessionStore::open(Options::new(store.path()))))),
+        ("open shared", Box::new(|| verb(SessionStore::open_shared(Options::new(&new).create(true))))),
+        ("open the same shared", Box::new(|| verb(SessionStore::open_shared(Options::new(store.path()))))),
         ("repair", Box::new(|| verb(SessionStore::repair(Options::new(&new), new.with_extension("q"))))),
         ("compact", Box::new(|| verb(SessionStore::compact(&Options::new(&new), |_| {})))),
         ("create_from", {
@@ -218,8 +226,8 @@ fn as_child(log: &Path, mut all: Inherited) {
     }
     // What answers no error answers nothing.
     step("events");
-    assert!(all.events.receiver().recv().is_err() && all.events.drain().next().is_none());
-    assert!(all.store.events(1).receiver().recv().is_err());
+    assert!(all.events.recv().is_none() && all.events.drain().next().is_none());
+    assert_eq!(all.store.events(1).try_recv(), Err(NoEvent::Ended));
     step("a watcher");
     all.watcher.prune_now();
     assert_eq!(all.watcher.status().passes, 0);

@@ -67,7 +67,7 @@ fn what_was_awaited_survives_a_kill() {
     println!("{repairs} repairs");
 }
 
-/// Starts a child and kills it when it has said so many lines, and a moment after.
+/// Starts a child and kills it a moment after it has printed the given number of lines.
 fn kill_after(path: &std::path::Path, plan: Plan, lines: usize, moment: usize, expected: &mut Expected) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "kill::child_main", "--nocapture", "--test-threads=1"])

@@ -11,12 +11,12 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::SessionStore;
+use cloakroom::{Expect, SessionStore};
 
 use crate::common::{assert_sound, fast_dir, key, options};
 use crate::rig::file_model::Dice;
-use spec::{Answer, Call, Entry, How, MAX_AGE, Op, has_an_order};
-use verbs::{TICKS, ThreadClock, Verbs, compared};
+use spec::{Answer, Call, Entry, How, MAX_AGE, Op, Revision, has_an_order};
+use verbs::{TICKS, ThreadClock, Verbs, compared, put_back};
 
 const CALLS: usize = 4;
 
@@ -62,7 +62,7 @@ fn record(verbs: &dyn Verbs, dice: &mut Dice, first: usize) -> Vec<Call> {
 
 /// The `n`-th call of a history; what it writes no other one does.
 fn op(dice: &mut Dice, n: usize) -> Op {
-    match dice.roll(16) {
+    match dice.roll(21) {
         0..2 => Op::Get,
         2..4 => Op::Touch,
         4..6 => Op::Append(char::from(b'a' + n as u8)),
@@ -72,6 +72,9 @@ fn op(dice: &mut Dice, n: usize) -> Op {
         9 => Op::Remove,
         10..12 => Op::Resolve,
         12 => Op::Reset,
+        13..15 => Op::Modify(char::from(b'A' + n as u8)),
+        15..17 => Op::Put(char::from(b'a' + n as u8).to_ascii_uppercase()),
+        17 => Op::Repoint(dice.roll(2) as u32),
         _ => Op::Prune,
     }
 }
@@ -157,6 +160,16 @@ impl Verbs for PrunesBlindly {
     }
 }
 
+/// Puts back what it read, whatever came since.
+struct PutsBlindly(SessionStore);
+
+impl Verbs for PutsBlindly {
+    fn call(&self, n: usize, op: Op) -> Answer {
+        let Op::Put(letter) = op else { return self.0.call(n, op) };
+        put_back(&self.0, n, letter, |_| Expect::Any)
+    }
+}
+
 /// Answers readers with what an earlier one saw.
 struct ReadsTheCache(SessionStore, Mutex<HashMap<usize, Option<Entry>>>);
 
@@ -182,6 +195,11 @@ fn a_lost_update_is_found() {
 }
 
 #[test]
+fn a_put_over_what_was_not_seen_is_found() {
+    assert_found(|store| Box::new(PutsBlindly(store)));
+}
+
+#[test]
 fn a_pass_that_does_not_look_again_is_found() {
     assert_found(|store| Box::new(PrunesBlindly(store)));
 }
@@ -197,7 +215,8 @@ fn touch(thread: usize, answer: bool, began: u64, ended: u64) -> Call {
 
 #[test]
 fn calls_may_change_places_only_while_they_overlap() {
-    let entry = Entry { id: "a".into(), updated_at: 0, suspended: false, name: String::new(), tokens: 0 };
+    let revision = Revision::of(1);
+    let entry = Entry { id: "a".into(), updated_at: 0, suspended: false, name: String::new(), tokens: 0, revision };
     let created = |began, ended| {
         let answer = Answer::Resolved { how: How::Created, entry: entry.clone() };
         Call { thread: 1, key: 0, op: Op::Resolve, at: 0, answer, began, ended }
@@ -211,8 +230,10 @@ fn calls_may_change_places_only_while_they_overlap() {
 
 #[test]
 fn a_pass_may_remove_what_was_created_behind_it() {
-    let entry =
-        |id: &str, updated_at| Entry { id: id.into(), updated_at, suspended: false, name: String::new(), tokens: 0 };
+    let entry = |id: &str, updated_at| {
+        let revision = Revision::of(u64::from(id.as_bytes()[0]));
+        Entry { id: id.into(), updated_at, suspended: false, name: String::new(), tokens: 0, revision }
+    };
     let call = |op, at, answer, began, ended| Call { thread: 0, key: 0, op, at, answer, began, ended };
     let created = |id: &str, at, began, ended| {
         call(Op::Resolve, at, Answer::Resolved { how: How::Created, entry: entry(id, at) }, began, ended)

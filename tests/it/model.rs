@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloakroom::{
-    Details, Extras, Filter, Options, PrunePolicy, Removal, ReplaceReason, Repoint, Repointed, ResetPolicies,
-    ResetPolicy, Resolution, ResumeMark, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, TurnEnd,
+    BulkRemoval, Details, Edit, Error, Expect, Extras, Filter, KeepExtras, Modified, Options, PrunePolicy, Put,
+    Removal, ReplaceReason, Repoint, Repointed, ResetPolicies, ResetPolicy, Resolution, Resolve, ResumeClear,
+    ResumeMark, Revision, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, Touch, TurnEnd, TurnStart,
     TurnToken, Usage, Verdict, Written,
 };
 use proptest::collection::vec;
@@ -37,9 +38,20 @@ enum Step {
     Reset(usize),
     /// To one of a few ids, so that keys share one.
     Switch(usize, u8),
+    /// Under another id, with all that there is, and untouched.
+    Continue(usize, u8),
+    /// A whole entry: at any time, over what is expected or not.
+    Put(usize, Expected, Duration),
+    Modify(usize, Change, bool),
+    /// A fresh one or not, touched or not.
+    ResolveAs(usize, bool, bool),
     Remove(usize),
     /// With what is there, or with what was there before a touch.
     RemoveIf(usize, bool),
+    /// Of the key, or of all; suspended ones, others, or both; expecting so many too much.
+    RemoveWhere(Option<usize>, Option<bool>, u64),
+    /// From one key to another, whether there are entries or not.
+    Rename(usize, usize),
     Advance(Duration),
     JumpBack(Duration),
     Flush,
@@ -52,6 +64,9 @@ enum Step {
     BeginTurn(usize),
     /// With the newest token of the key, or with the one before.
     EndTurn(usize, bool),
+    TryBeginTurn(usize),
+    DiscardTurn(usize),
+    DiscardTurns,
     MarkResume(usize),
     ClearResume(usize),
     /// Past so many days, down to so many entries (0: any number), and with a guard that says so of every other key.
@@ -63,6 +78,27 @@ enum Step {
     },
     /// Goes on with what a crash would leave now, and recovers turns of at most this age.
     Crash(Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Expected {
+    Any,
+    Absent,
+    Seen,
+    Wrong,
+}
+
+/// What a `modify` does to an entry.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Change {
+    Counters(u64),
+    Name(usize),
+    SetMetadata(usize),
+    RemoveMetadata,
+    Id(u8),
+    Nothing,
+    Keep,
+    Remove,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,6 +124,18 @@ fn any_step() -> impl Strategy<Value = Step> {
     let guard = prop_oneof![2 => Just(Guard::Idle), 1 => Just(Guard::Active), 1 => Just(Guard::Fails)];
     let prune = (prop_oneof![Just(0_u64), 1..6_u64], 0..5_u64, guard.clone(), any::<bool>());
     let bytes = prop_oneof![4 => 0..300_usize, 1 => 4000..9000_usize];
+    let change = prop_oneof![
+        (0..9_u64).prop_map(Change::Counters),
+        bytes.clone().prop_map(Change::Name),
+        bytes.clone().prop_map(Change::SetMetadata),
+        Just(Change::RemoveMetadata),
+        (0..3_u8).prop_map(Change::Id),
+        Just(Change::Nothing),
+        Just(Change::Keep),
+        Just(Change::Remove),
+    ];
+    let expected =
+        prop_oneof![Just(Expected::Any), Just(Expected::Absent), Just(Expected::Seen), Just(Expected::Wrong)];
     let time = prop_oneof![
         Just(Duration::ZERO),
         Just(Duration::from_micros(1)),
@@ -106,12 +154,22 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => (k.clone(), bytes).prop_map(|(k, n)| SetMetadata(k, n)),
         5 => k.clone().prop_map(Reset),
         4 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Switch(k, id)),
+        3 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Continue(k, id)),
+        5 => (k.clone(), expected, (0..20_u64).prop_map(|m| MINUTE * m as u32)).prop_map(|(k, e, back)| Put(k, e, back)),
+        9 => (k.clone(), change, any::<bool>()).prop_map(|(k, change, touch)| Modify(k, change, touch)),
+        3 => (k.clone(), any::<bool>(), any::<bool>()).prop_map(|(k, fresh, touch)| ResolveAs(k, fresh, touch)),
         4 => k.clone().prop_map(Remove),
         4 => (k.clone(), any::<bool>()).prop_map(|(k, seen)| RemoveIf(k, seen)),
+        2 => (proptest::option::of(k.clone()), any::<Option<bool>>(), 0..2_u64)
+            .prop_map(|(k, suspended, over)| RemoveWhere(k, suspended, over)),
+        6 => (k.clone(), k.clone()).prop_map(|(from, to)| Rename(from, to)),
         6 => (k.clone(), prop_oneof![Just(0_u64), Just(2), Just(1440)], guard)
             .prop_map(|(k, minutes, guard)| ResolveWith(k, minutes, guard)),
         5 => k.clone().prop_map(BeginTurn),
         4 => (k.clone(), any::<bool>()).prop_map(|(k, newest)| EndTurn(k, newest)),
+        3 => k.clone().prop_map(TryBeginTurn),
+        1 => k.clone().prop_map(DiscardTurn),
+        1 => Just(DiscardTurns),
         3 => k.clone().prop_map(MarkResume),
         2 => k.clone().prop_map(ClearResume),
         5 => prune.prop_map(|(days, entries, guard, dry_run)| Prune { days, entries, guard, dry_run }),
@@ -237,16 +295,14 @@ impl Run {
             ResolveWith(k, minutes, guard) => self.resolve(k, Some((minutes, guard))),
             BeginTurn(k) => self.begin_turn(k),
             EndTurn(k, newest) => self.end_turn(k, newest),
+            TryBeginTurn(k) => self.try_begin_turn(k),
+            DiscardTurn(k) => self.discard_turn(k),
+            DiscardTurns => {
+                assert_eq!(self.store().discard_turns().unwrap().discarded, self.open_turns().len() as u64);
+                self.turns.clear();
+            }
             MarkResume(k) => self.mark_resume(k),
-            ClearResume(k) => self.change(
-                k,
-                |store, key| store.clear_resume_pending(key).unwrap().is_some(),
-                |entry| {
-                    entry.resume_pending = false;
-                    entry.details.resume_reason = None;
-                    entry.details.last_resume_marked_at = None;
-                },
-            ),
+            ClearResume(k) => self.clear_resume(k),
             Prune { days, entries, guard, dry_run } => self.prune(days, entries, guard, dry_run),
             Crash(max_age) => self.crash(max_age),
             Touch(k) => self.change(
@@ -305,11 +361,17 @@ impl Run {
             }
             Reset(k) => self.renew(k, None),
             Switch(k, n) => self.renew(k, Some(SessionId::new(format!("shared-{n}")).unwrap())),
+            Continue(k, n) => self.carry_on(k, SessionId::new(format!("shared-{n}")).unwrap()),
+            Put(k, expected, back) => self.put(k, expected, back),
+            Modify(k, change, touch) => self.modify(k, change, touch),
+            ResolveAs(k, fresh, touch) => self.resolve_as(k, fresh, touch),
             Remove(k) => {
                 let removed = self.store().remove(&key(k)).unwrap().is_some();
                 assert_eq!(removed, self.model.remove(&key(k)).is_some());
             }
             RemoveIf(k, as_seen) => self.remove_if(k, as_seen),
+            RemoveWhere(k, suspended, over) => self.remove_where(k, suspended, over),
+            Rename(from, to) => self.rename(&key(from), &key(to)),
             Advance(by) => self.home.clock.advance(by),
             JumpBack(by) => self.home.clock.set_wall(now.saturating_sub(by)),
             Flush => self.store().flush().unwrap(),
@@ -396,16 +458,44 @@ impl Run {
     }
 
     fn begin_turn(&mut self, k: usize) {
-        let now = self.now();
         let begun = self.store().begin_turn(&key(k)).unwrap();
         assert_eq!(begun.is_some(), self.model.contains_key(&key(k)));
-        let Some((token, _)) = begun else { return };
+        if let Some((token, _)) = begun {
+            self.begun(k, token);
+        }
+    }
+
+    fn begun(&mut self, k: usize, token: TurnToken) {
+        let now = self.now();
         let entry = self.model.get_mut(&key(k)).unwrap();
         entry.updated_at = entry.updated_at.max(now);
         self.turns.insert(key(k), (token, now, entry.session_id.clone()));
         let tokens = self.tokens.entry(key(k)).or_default();
         assert!(tokens.iter().all(|older| *older < token));
         tokens.insert(0, token);
+    }
+
+    fn try_begin_turn(&mut self, k: usize) {
+        let open = self.open_turns().into_iter().find(|(_, open, _)| *open == key(k));
+        match (self.store().try_begin_turn(&key(k)).unwrap(), open) {
+            (TurnStart::Begun(token, _), None) => self.begun(k, token),
+            (TurnStart::Open(turn), Some((started_at, _, token))) => {
+                assert_eq!((turn.started_at, turn.token), (started_at, token));
+            }
+            (TurnStart::Missing, None) => assert!(!self.model.contains_key(&key(k))),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn discard_turn(&mut self, k: usize) {
+        let is_open = self.open_turns().iter().any(|(_, open, _)| *open == key(k));
+        match self.store().discard_turn(&key(k)).unwrap() {
+            TurnEnd::Ended(_) => assert!(is_open),
+            TurnEnd::NotCurrent => assert!(!is_open && self.model.contains_key(&key(k))),
+            TurnEnd::Missing => assert!(!self.model.contains_key(&key(k))),
+            other => panic!("{other:?}"),
+        }
+        self.turns.remove(&key(k));
     }
 
     fn end_turn(&mut self, k: usize, newest: bool) {
@@ -417,6 +507,7 @@ impl Run {
             TurnEnd::Ended(_) => assert!(self.model.contains_key(&key(k))),
             TurnEnd::NotCurrent => assert!(!is_open),
             TurnEnd::Missing => assert!(!self.model.contains_key(&key(k))),
+            other => panic!("{other:?}"),
         }
         if is_open {
             assert!(matches!(answer, TurnEnd::Ended(_)));
@@ -447,6 +538,19 @@ impl Run {
             }
             (ResumeMark::Suspended, Some(entry)) if entry.suspended => {}
             (ResumeMark::Missing, None) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn clear_resume(&mut self, k: usize) {
+        match (self.store().clear_resume_pending(&key(k)).unwrap(), self.model.get_mut(&key(k))) {
+            (ResumeClear::Cleared(_), Some(entry)) if entry.resume_pending => {
+                entry.resume_pending = false;
+                entry.details.resume_reason = None;
+                entry.details.last_resume_marked_at = None;
+            }
+            (ResumeClear::NotPending, Some(entry)) if !entry.resume_pending => {}
+            (ResumeClear::Missing, None) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -505,21 +609,29 @@ impl Run {
         self.open = Some(SessionStore::open(self.options.clone()).unwrap());
         assert!(!self.store().open_report().clean);
         let found: Vec<_> = self.store().turns().unwrap().into_iter().map(|turn| turn.key).collect();
+        let of_each: Vec<_> = (0..KEYS).filter_map(|k| self.store().turn(&key(k)).unwrap()).collect();
+        assert!(of_each.len() == found.len() && of_each.iter().all(|turn| turn.interrupted));
         let expected = self.open_turns();
         assert_eq!(found, expected.iter().map(|(_, key, _)| key.clone()).collect::<Vec<_>>());
         let recovery = self.store().recover_interrupted_turns(max_age).unwrap();
-        let mut resumable = Vec::new();
+        let (mut resumable, mut already_pending) = (Vec::new(), Vec::new());
         for (started_at, key, _) in expected {
             let entry = self.model.get_mut(&key).unwrap();
-            if !entry.suspended && now.since(started_at) <= max_age {
-                entry.resume_pending = true;
-                entry.details.resume_reason = Some("interrupted_turn".into());
-                entry.details.last_resume_marked_at = Some(now);
-                resumable.push(key);
+            if entry.suspended || now.since(started_at) > max_age {
+                continue;
             }
+            if entry.resume_pending {
+                already_pending.push(key);
+                continue;
+            }
+            entry.resume_pending = true;
+            entry.details.resume_reason = Some("interrupted_turn".into());
+            entry.details.last_resume_marked_at = Some(now);
+            resumable.push(key);
         }
         resumable.sort();
-        assert_eq!(recovery.resumable, resumable);
+        already_pending.sort();
+        assert_eq!((recovery.resumable, recovery.already_pending), (resumable, already_pending));
         self.turns.clear();
         assert_eq!(self.store().turns().unwrap().items, []);
         assert_sound(self.store());
@@ -572,6 +684,186 @@ impl Run {
         assert!(matches!(self.store().remove_if(&key(KEYS), &seen).unwrap(), Removal::Missing));
     }
 
+    /// What an entry is that begins now, with nothing known of it.
+    fn blank(&self, id: &SessionId) -> Entry {
+        let now = self.now();
+        Entry {
+            session_id: id.clone(),
+            created_at: now,
+            updated_at: now,
+            suspended: false,
+            resume_pending: false,
+            usage: Usage::ZERO,
+            details: Details::default(),
+            metadata: None,
+        }
+    }
+
+    fn carry_on(&mut self, k: usize, id: SessionId) {
+        let how = Repoint::new().keep_usage(true).keep(KeepExtras::All).touch(Touch::No);
+        let answer = self.store().repoint(&key(k), id.clone(), &how).unwrap();
+        let Some(entry) = self.model.get_mut(&key(k)) else { return assert!(matches!(answer, Repointed::Missing)) };
+        let previous = std::mem::replace(&mut entry.session_id, id.clone());
+        if previous == id {
+            return assert!(matches!(answer, Repointed::Same(_)));
+        }
+        entry.details.prev_session_id = Some(previous);
+        let Repointed::Switched(Written { entry: found, .. }) = answer else { panic!("{answer:?}") };
+        assert_eq!(found.session_id, id);
+    }
+
+    fn put(&mut self, k: usize, expected: Expected, back: Duration) {
+        let seen = self.store().get(&key(k)).unwrap();
+        let revision = seen.as_ref().map(|seen| seen.revision);
+        let (expect, is_met) = match (expected, revision) {
+            (Expected::Any, _) => (Expect::Any, true),
+            (Expected::Absent, there) => (Expect::Absent, there.is_none()),
+            (Expected::Seen, Some(revision)) => (Expect::Revision(revision), true),
+            (Expected::Seen | Expected::Wrong, _) => (Expect::Revision(Revision::NONE), false),
+        };
+        let at = self.now().saturating_sub(back);
+        let id = SessionId::new(format!("put-{}", self.ids.len())).unwrap();
+        let mut new = SessionEntry::new(key(k), id.clone(), at);
+        new.suspended = back == MINUTE;
+        new.usage.total_tokens = 5;
+        let mut extras = Extras::default();
+        extras.insert(Extras::METADATA, &metadata(7).into());
+        match self.store().put(&new, &extras, expect).unwrap() {
+            Put::Unexpected(found) => {
+                assert!(!is_met);
+                assert_eq!(found, seen);
+                return;
+            }
+            Put::Created(written) => assert_eq!((seen, written.entry.updated_at), (None, at)),
+            Put::Replaced(written) => assert_ne!(written.entry.revision, revision.unwrap()),
+        }
+        assert!(is_met);
+        self.ids.insert(id.clone());
+        let times = Entry { created_at: at, updated_at: at, ..self.blank(&id) };
+        let entry = Entry { suspended: new.suspended, usage: new.usage, metadata: Some(7), ..times };
+        self.model.insert(key(k), entry);
+    }
+
+    fn modify(&mut self, k: usize, change: Change, touch: bool) {
+        let mut runs = 0;
+        let how = if touch { Touch::Yes } else { Touch::No };
+        let answer = self.store().modify(&key(k), how, |draft| {
+            runs += 1;
+            match change {
+                Change::Counters(n) => draft.entry.usage.input_tokens = n,
+                Change::Name(bytes) => draft.entry.details.display_name = Some("n".repeat(bytes)),
+                Change::SetMetadata(bytes) => draft.set_extra(Extras::METADATA, &metadata(bytes).into()),
+                Change::RemoveMetadata => draft.remove_extra(Extras::METADATA),
+                Change::Id(n) => draft.entry.session_id = SessionId::new(format!("shared-{n}")).unwrap(),
+                Change::Nothing => {}
+                Change::Keep => return Edit::Keep,
+                Change::Remove => return Edit::Remove,
+            }
+            Edit::Write
+        });
+        assert_eq!(runs, 1, "nobody else changes it");
+        let before = self.model.get(&key(k)).cloned();
+        let written = match answer.unwrap() {
+            Modified::Removed(_) => {
+                assert_eq!((change, self.model.remove(&key(k)).is_some()), (Change::Remove, true));
+                return;
+            }
+            Modified::Kept(found) => {
+                let same = before.as_ref().map(|before| before.session_id.clone());
+                assert_eq!(found.map(|found| found.session_id), same);
+                return self.look(k);
+            }
+            Modified::Created(written) => {
+                assert!(before.is_none());
+                written
+            }
+            Modified::Changed(written) => {
+                assert!(before.is_some());
+                written
+            }
+        };
+        assert!(!matches!(change, Change::Keep | Change::Remove));
+        let mut entry = before.unwrap_or_else(|| self.blank(&written.entry.session_id));
+        match change {
+            Change::Counters(n) => entry.usage.input_tokens = n,
+            Change::Name(bytes) => entry.details.display_name = Some("n".repeat(bytes)),
+            Change::SetMetadata(bytes) => entry.metadata = Some(bytes),
+            Change::RemoveMetadata => entry.metadata = None,
+            Change::Id(n) => entry.session_id = SessionId::new(format!("shared-{n}")).unwrap(),
+            Change::Nothing | Change::Keep | Change::Remove => {}
+        }
+        if touch {
+            entry.updated_at = entry.updated_at.max(self.now());
+        }
+        self.ids.insert(entry.session_id.clone());
+        self.model.insert(key(k), entry);
+        self.look(k);
+    }
+
+    fn resolve_as(&mut self, k: usize, fresh: bool, touch: bool) {
+        let id = SessionId::new(format!("own-{}", self.ids.len())).unwrap();
+        let make = |_| id.clone();
+        let touched = if touch { Touch::Yes } else { Touch::No };
+        let how = Resolve::new().id_with(&make).fresh(fresh).touch(touched).keep(KeepExtras::All);
+        let found = self.store().resolve_as(&key(k), &how).unwrap();
+        let now = self.now();
+        let expected = match self.model.get(&key(k)) {
+            None => self.blank(&id),
+            Some(old) if old.suspended || fresh => {
+                let mut new = Entry { metadata: old.metadata, ..old.renewed(&id, now, !old.suspended) };
+                if old.suspended {
+                    new.details.was_auto_reset = true;
+                    new.details.auto_reset_reason = Some("suspended".into());
+                }
+                new
+            }
+            Some(old) if touch => Entry { updated_at: now.max(old.updated_at), ..old.clone() },
+            Some(old) => old.clone(),
+        };
+        self.ids.insert(found.entry.session_id.clone());
+        assert_eq!(found.entry.updated_at, expected.updated_at);
+        self.model.insert(key(k), expected);
+        self.look(k);
+    }
+
+    fn remove_where(&mut self, k: Option<usize>, suspended: Option<bool>, over: u64) {
+        let prefix = k.map_or_else(String::new, |k| key(k).as_str().to_owned());
+        let matches = |key: &SessionKey, entry: &Entry| {
+            key.as_str().starts_with(&prefix) && suspended.is_none_or(|suspended| entry.suspended == suspended)
+        };
+        let count = self.model.iter().filter(|(key, entry)| matches(key, entry)).count() as u64;
+        let filter = Filter { key_prefix: k.map(|_| prefix.clone()), suspended, ..Filter::default() };
+        match self.store().remove_where(&filter, count + over).unwrap() {
+            BulkRemoval::Removed(report) => assert_eq!((report.removed, report.changed, over), (count, 0, 0)),
+            BulkRemoval::CountDiffers { found, .. } => assert_eq!((found, over), (count, 1)),
+            other => panic!("{other:?}"),
+        }
+        self.model.retain(|key, entry| over > 0 || !matches(key, entry));
+    }
+
+    fn rename(&mut self, from: &SessionKey, to: &SessionKey) {
+        let renamed = self.store().rename(from.as_str(), to.as_str());
+        if from == to {
+            assert!(matches!(renamed, Err(Error::OverlappingPrefixes)));
+            return;
+        }
+        let report = renamed.unwrap();
+        let (is_there, is_taken) = (self.model.contains_key(from), self.model.contains_key(to));
+        assert_eq!(report.moved, u64::from(is_there && !is_taken));
+        assert_eq!(report.colliding, Vec::from_iter((is_there && is_taken).then(|| to.clone())));
+        if report.moved == 0 {
+            return;
+        }
+        let entry = self.model.remove(from).unwrap();
+        self.model.insert(to.clone(), entry);
+        self.turns.remove(to);
+        if let Some(turn) = self.turns.remove(from) {
+            self.turns.insert(to.clone(), turn);
+        }
+        let tokens = self.tokens.remove(from).unwrap_or_default();
+        self.tokens.insert(to.clone(), tokens);
+    }
+
     /// One key, in all ways.
     fn look(&self, k: usize) {
         let expected = self.model.get(&key(k));
@@ -608,6 +900,14 @@ impl Run {
             let expected: Vec<_> =
                 self.model.iter().filter(|(_, entry)| entry.session_id == *id).map(|(key, _)| key.clone()).collect();
             assert_eq!(found, expected, "{id}");
+        }
+        for prefix in [String::new(), "agent:main:discord:".to_owned(), key(1).as_str().to_owned(), "z".to_owned()] {
+            let expected: Vec<_> = self.model.keys().filter(|key| key.as_str().starts_with(&prefix)).cloned().collect();
+            let mut found: Vec<_> = self.store().keys(&prefix).unwrap().map(Result::unwrap).collect();
+            assert_eq!(found, expected);
+            assert_eq!(self.store().count_prefix(&prefix).unwrap(), expected.len() as u64);
+            found.reverse();
+            assert_eq!(self.store().keys(&prefix).unwrap().rev().map(Result::unwrap).collect::<Vec<_>>(), found);
         }
         let turns: Vec<_> =
             self.store().turns().unwrap().into_iter().map(|turn| (turn.started_at, turn.key, turn.token)).collect();
@@ -661,10 +961,15 @@ impl Run {
             let found = iter(Filter { user_id: Some(user.clone()), ..Filter::default() });
             assert_eq!(
                 found,
-                self.listed(|_, entry| entry.details.origin.as_ref().unwrap().user_id.as_ref() == Some(&user))
+                self.listed(|_, entry| entry
+                    .details
+                    .origin
+                    .as_ref()
+                    .is_some_and(|o| o.user_id.as_ref() == Some(&user)))
             );
         }
-        assert_eq!(iter(Filter { platform: Some("discord".into()), ..Filter::default() }), all);
+        let discord = self.listed(|_, entry| entry.details.platform.as_deref() == Some("discord"));
+        assert_eq!(iter(Filter { platform: Some("discord".into()), ..Filter::default() }), discord);
         assert_eq!(iter(Filter { chat_type: Some("dm".into()), ..Filter::default() }), []);
 
         let stats = self.store().stats().unwrap();

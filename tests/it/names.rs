@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 
 use cloakroom::{
     Details, Error, KeyPolicy, MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionId, SessionKey, SessionSource,
@@ -92,7 +93,7 @@ fn messages_never_repeat_the_text() {
     for text in ["/secret-chat", "C:secret-chat", "secret-chat..", "secret-chat\n", &"secret-chat".repeat(100)] {
         let key = SessionKey::new(text).unwrap_err();
         assert!(!format!("{key} {key:?}").contains("secret"), "{key}");
-        let errors = [Error::InvalidKey(key), Error::InvalidId(key)];
+        let errors = [Error::InvalidKey(key), Error::InvalidId(key), Error::from(key)];
         assert!(errors.iter().all(|error| !chain(error).contains("secret")));
     }
 }
@@ -202,8 +203,14 @@ fn the_platform_and_the_chat_type_stay() {
 #[test]
 fn errors_keep_their_cause() {
     let error = Error::InvalidKey(NameError::Empty);
-    assert_eq!(error.to_string(), "not a session key: it is empty");
-    assert!(error.source().is_some());
+    // The cause is told once, by whoever prints the chain.
+    assert_eq!(error.to_string(), "not a session key");
+    assert_eq!(error.source().unwrap().to_string(), "it is empty");
+    let error = Error::ReadOnly { path: "/a/b".into(), failure: Arc::new(error) };
+    assert_eq!(error.to_string(), "the store at /a/b is read-only since a failure");
+    assert_eq!(error.source().unwrap().to_string(), "not a session key");
+    let by_question_mark = || -> cloakroom::Result<SessionKey> { Ok(SessionKey::new("")?) };
+    assert_eq!(by_question_mark().unwrap_err().source().unwrap().to_string(), "it is empty");
     let source = io::Error::from(io::ErrorKind::PermissionDenied);
     let error = Error::PermissionDenied { action: "open", path: "/a/b".into(), source };
     assert!(error.to_string().contains("/a/b") && error.source().is_some());

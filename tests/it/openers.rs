@@ -1,7 +1,7 @@
 //! Processes race for one store: at most one has it at a time, whatever becomes of it.
 //!
-//! Who has it works for a moment, and then closes, falls dead, is killed, or hands it to the next in this process. The
-//! others are told that it is in use, and by whom. `CLOAKROOM_OPENERS` sets how many races (50).
+//! The holder works for a moment, and then closes, falls dead, is killed, or hands it to the next in this process. The
+//! others get an error that names the holder. `CLOAKROOM_OPENERS` sets how many races (50).
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

@@ -317,6 +317,52 @@ fn a_close_waits_for_the_one_before_it_and_never_for_itself() {
     });
 }
 
+/// Many tasks await one commit, and some give up: each of the others is woken once, and nothing is left of those.
+#[test]
+fn of_many_that_await_one_commit_each_is_woken_once() {
+    #[derive(Default)]
+    struct Counts(AtomicUsize);
+    impl Wake for Counts {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let tasks: Vec<_> = (0..10_000).map(|_| Arc::new(Counts::default())).collect();
+    let receipts: Vec<_> = tasks
+        .iter()
+        .enumerate()
+        .map(|(n, task)| {
+            let mut receipt = store.touch(&key(1)).unwrap().unwrap();
+            let waker = Waker::from(Arc::clone(task));
+            let polls = [(); 3].map(|()| Pin::new(&mut receipt).poll(&mut Context::from_waker(&waker)).is_pending());
+            let waits = polls == [true; 3];
+            if n % 2 == 0 {
+                return (None, waits);
+            }
+            (Some(receipt), waits)
+        })
+        .collect();
+    store.flush().unwrap();
+    store.close().unwrap();
+    drop(store);
+    while tasks.iter().any(|task| Arc::strong_count(task) > 1) {
+        std::thread::yield_now();
+    }
+    for (task, (receipt, waits)) in tasks.iter().zip(receipts) {
+        let woken = task.0.load(Ordering::SeqCst);
+        match receipt {
+            Some(receipt) => {
+                assert!(receipt.is_durable().unwrap());
+                assert!(woken <= 1 && (woken == 1) >= waits, "{woken}, {waits}");
+            }
+            None => assert!(woken <= 1, "{woken}"),
+        }
+    }
+}
+
 #[test]
 fn what_is_pending_is_told() {
     let home = Home::new();

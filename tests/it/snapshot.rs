@@ -213,7 +213,7 @@ fn all_entries_are_of_one_moment() {
     assert!(steps > 10, "only {steps} came in the middle");
 }
 
-/// What does not read is an error of the backup, not of who removes it meanwhile.
+/// An entry that cannot be decoded is an error of the backup, not of the verb that removes it meanwhile.
 #[test]
 fn an_entry_that_does_not_read_may_be_removed_meanwhile() {
     let home = Home::new();

@@ -29,6 +29,10 @@ const MAX_IDLE_DAYS: i64 = 20;
 /// What names begin with that the guard protects.
 const GUARDED: &str = "g";
 
+/// Likewise, of entries that get another key, and what that begins with.
+const MOVES: &str = "m";
+const MOVED: &str = "n";
+
 /// One child's work, also as a line of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -102,6 +106,11 @@ pub fn source(name: &str) -> SessionSource {
 
 fn key(name: &str) -> SessionKey {
     SessionKey::for_source(&source(name), &KeyPolicy::default()).unwrap()
+}
+
+/// The name of an entry that got another key.
+fn renamed(name: &str) -> String {
+    format!("{MOVED}{}", name.strip_prefix(MOVES).unwrap())
 }
 
 /// The metadata that is number `n` of its entry: what is in it follows from the number.
@@ -210,7 +219,7 @@ impl Worker<'_> {
         self.clock.advance(Duration::from_secs(by));
         let name = format!("t{}-{}", self.thread, self.dice.roll(self.plan.keys as usize));
         let key = key(&name);
-        match self.dice.roll(26) {
+        match self.dice.roll(27) {
             0..8 => {
                 let found = self.store.resolve(&source(&name))?;
                 let time = found.entry.updated_at.as_micros();
@@ -329,8 +338,30 @@ impl Worker<'_> {
                 let receipt = self.store.touch(&entry.key)?.unwrap();
                 self.awaited(&receipt, &format!("touched {name} 0"))
             }
+            25 => self.rename(),
             _ => self.prune(),
         }
+    }
+
+    /// Three entries get another key, one of them with metadata and one with a turn.
+    fn rename(&mut self) -> Result<()> {
+        let (name, _) = self.fresh(MOVES)?;
+        let names = ["a", "b", "c"].map(|end| format!("{name}x{end}"));
+        for name in &names {
+            self.store.resolve(&source(name))?;
+        }
+        let receipt = self.store.set_metadata(&key(&names[0]), &metadata(1, self.plan.metadata_bytes))?.unwrap();
+        self.awaited(&receipt, &format!("noted {} 1", names[0]))?;
+        let (_, receipt) = self.store.begin_turn(&key(&names[1]))?.unwrap();
+        self.awaited(&receipt, &format!("begun {} 1", names[1]))?;
+        let receipt = self.store.touch(&key(&names[2]))?.unwrap();
+        self.awaited(&receipt, &format!("touched {} 0", names[2]))?;
+        names.iter().for_each(|name| (self.say)(&format!("renaming {name} 1")));
+        let old = format!("{name}x");
+        let report = self.store.rename(key(&old).as_str(), key(&renamed(&old)).as_str())?;
+        assert_eq!((report.moved, report.collisions), (3, 0));
+        names.iter().for_each(|name| (self.say)(&format!("renamed {name} 1")));
+        Ok(())
     }
 
     /// Everything else is young, so only what is protected is there to be pruned. A thread that is alone now and then
@@ -427,7 +458,7 @@ impl Expected {
                 least.updated_at = least.updated_at.max(micros.parse().unwrap());
             }
             // Said before the change: tells nothing of an entry that was not told of.
-            ["ending" | "resetting" | "unsuspending", name, _] if !self.entries.contains_key(name) => {}
+            ["ending" | "resetting" | "unsuspending" | "renaming", name, _] if !self.entries.contains_key(name) => {}
             [what, name, n] => {
                 let least = self.entries.entry(name.into()).or_default();
                 let known = least.numbers.entry(what.into()).or_default();
@@ -456,7 +487,8 @@ impl Expected {
         for key in &old {
             store.remove(key)?;
         }
-        self.entries.retain(|name, _| !old.contains(&key(name)));
+        let is_old = |name: &str| old.contains(&key(name));
+        self.entries.retain(|name, _| !(is_old(name) || name.starts_with(MOVES) && is_old(&renamed(name))));
         Ok(())
     }
 
@@ -479,6 +511,11 @@ impl Expected {
         for row in store.iter(Filter::default()).map_err(|error| format!("list: {error}"))? {
             let row = row.map_err(|error| format!("list: {error}"))?;
             let (entry, extras) = store.get_with_extras(&row.key).map_err(|e| format!("{}: {e}", row.key))?.unwrap();
+            if let Some((_, name)) = row.key.as_str().rsplit_once(&format!(":{MOVES}"))
+                && store.contains(&key(&format!("{MOVED}{name}"))).map_err(|error| error.to_string())?
+            {
+                return Err(format!("{} is under two keys", row.key.as_str()));
+            }
             whole(&entry, &extras).map_err(|error| format!("{}: {error}", row.key.as_str()))?;
             if !store.find_by_session_id(&entry.session_id).unwrap().items.contains(&entry) {
                 return Err(format!("{} is not found by its id", row.key.as_str()));
@@ -494,7 +531,18 @@ impl Expected {
 
 fn check_entry(store: &SessionStore, name: &str, least: &Least, turns: &BTreeSet<SessionKey>) -> Result<(), String> {
     let number = |what: &str| least.number(what);
-    let found = store.get_with_extras(&key(name)).map_err(|error| error.to_string())?;
+    let look = |name: &str| store.get_with_extras(&key(name)).map_err(|error| error.to_string());
+    let mut found = look(name)?;
+    if number("renaming") + number("renamed") > 0 {
+        let moved = look(&renamed(name))?;
+        if found.is_some() && moved.is_some() {
+            return Err("it is under both keys".into());
+        }
+        if found.is_some() && number("renamed") > 0 {
+            return Err("it is under its old key".into());
+        }
+        found = moved.or(found);
+    }
     let Some((entry, extras)) = found else {
         return if number("removing") > 0 || least.may_be_gone { Ok(()) } else { Err("it is gone".into()) };
     };

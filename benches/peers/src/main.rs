@@ -120,7 +120,7 @@ fn child(args: &Args, what: &str) {
     println!("{figures}");
 }
 
-/// Has a child measure. A contender that fails is told of, and has no figures.
+/// Measures in a child process. A contender that fails is reported, and has no figures.
 fn measure(args: &Args, what: &str, contender: &str, size: usize, seed: u64) -> Option<Value> {
     eprintln!("{what} {contender} {size} (seed {seed})");
     let mut command = Command::new(std::env::current_exe().unwrap());

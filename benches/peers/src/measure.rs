@@ -15,7 +15,7 @@ use crate::adapters::{Clocked, Until};
 #[cfg(feature = "rocksdb")]
 use crate::rocksdb_store;
 use crate::support::cloakroom_store::CloakroomStore;
-use crate::support::contender::{Contender, bytes_on_disk};
+use crate::support::contender::{Contender, Fields, bytes_on_disk};
 use crate::support::json_store::JsonStore;
 use crate::support::people::{created_at, keys};
 use crate::support::stream::{MINUTE, Shape, Stream, Time, Touches};
@@ -158,6 +158,22 @@ impl Rig<'_> {
         rate
     }
 
+    /// Two fields changed in one step with each touch, where the store can.
+    fn modifies(&mut self, fields: Fields, name: &str) {
+        self.gather();
+        let stream = self.stream(Shape::Uniform, Time::Stay);
+        let started = Instant::now();
+        let mut until = Until { stream, end: started + self.job.time, every: 64, count: 0, last: None };
+        if !self.store.modifies(fields, &mut until) {
+            return;
+        }
+        let rate = until.count as f64 / started.elapsed().as_secs_f64();
+        let (entry, now) = until.last.unwrap();
+        assert_eq!(self.store.get(entry), Some(now), "the last change is there");
+        self.latest = self.latest.max(now);
+        self.note(format!("modify_{name}_per_s"), rate);
+    }
+
     fn latency(&mut self, name: &str, pace: Duration) {
         self.gather();
         let stream = self.stream(Shape::Uniform, Time::Stay);
@@ -278,6 +294,8 @@ pub fn all(job: &Job<'_>, dir: &Path) -> Value {
         rig.touches(shape, Time::Stay);
     }
     rig.touches(Shape::Uniform, Time::Cross);
+    rig.modifies(Fields::Counters, "counters");
+    rig.modifies(Fields::Details, "details");
     rig.note("rss_mib", (proc_figure("status", "VmRSS") - rss) / 1024.0);
     rig.latency("touch_flat_out", Duration::ZERO);
     rig.latency("touch_paced", Duration::from_micros(50));

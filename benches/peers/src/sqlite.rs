@@ -11,7 +11,7 @@ use std::time::Instant;
 use rusqlite::{Connection, params};
 
 use crate::group::Group;
-use crate::support::contender::{COMMIT_INTERVAL, Contender};
+use crate::support::contender::{COMMIT_INTERVAL, Contender, Fields};
 use crate::support::people::{Record, record, text_of_time, time_of_text};
 
 fn connect(dir: &Path, schema: &str) -> Connection {
@@ -156,6 +156,30 @@ impl Sqlite {
             db.prepare_cached("UPDATE sessions SET updated_at = max(updated_at, ?2) WHERE key = ?1").unwrap();
         assert_eq!(update.execute(params![self.keys[entry], now]).unwrap(), 1);
     }
+
+    /// Transactions as long as Cloakroom's commits.
+    fn in_groups(&self, stream: &mut dyn Iterator<Item = (usize, i64)>, change: impl Fn(&Connection, (usize, i64))) {
+        let mut ended = false;
+        while !ended {
+            let mut db = self.db.lock().unwrap();
+            let txn = db.transaction().unwrap();
+            let started = Instant::now();
+            'group: while started.elapsed() < COMMIT_INTERVAL {
+                for _ in 0..16 {
+                    match stream.next() {
+                        Some(touch) => change(&txn, touch),
+                        None => {
+                            ended = true;
+                            break 'group;
+                        }
+                    }
+                }
+            }
+            txn.commit().unwrap();
+            drop(db);
+            thread::yield_now();
+        }
+    }
 }
 
 impl Contender for Sqlite {
@@ -196,26 +220,26 @@ impl Contender for Sqlite {
     }
 
     fn touches(&self, stream: &mut dyn Iterator<Item = (usize, i64)>) {
-        let mut ended = false;
-        while !ended {
-            let mut db = self.db.lock().unwrap();
-            let txn = db.transaction().unwrap();
-            let started = Instant::now();
-            'group: while started.elapsed() < COMMIT_INTERVAL {
-                for _ in 0..16 {
-                    match stream.next() {
-                        Some(touch) => self.touch(&txn, touch),
-                        None => {
-                            ended = true;
-                            break 'group;
-                        }
-                    }
+        self.in_groups(stream, |db, touch| self.touch(db, touch));
+    }
+
+    fn modifies(&self, fields: Fields, stream: &mut dyn Iterator<Item = (usize, i64)>) -> bool {
+        self.in_groups(stream, |db, (entry, now)| {
+            let key = &self.keys[entry];
+            let set = "UPDATE sessions SET updated_at = max(updated_at, ?2), total_tokens = total_tokens + 7";
+            let changed = match fields {
+                Fields::Counters => {
+                    let sql = format!("{set}, output_tokens = ?2 WHERE key = ?1");
+                    db.prepare_cached(&sql).unwrap().execute(params![key, now])
                 }
-            }
-            txn.commit().unwrap();
-            drop(db);
-            thread::yield_now();
-        }
+                Fields::Details => {
+                    let sql = format!("{set}, display_name = ?3 WHERE key = ?1");
+                    db.prepare_cached(&sql).unwrap().execute(params![key, now, format!("shown {now}")])
+                }
+            };
+            assert_eq!(changed.unwrap(), 1);
+        });
+        true
     }
 
     fn touch_durable(&self, entry: usize, now: i64) {

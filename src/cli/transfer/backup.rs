@@ -46,7 +46,7 @@ pub(in crate::cli) struct Backup {
 /// Make a store from a backup, at the path that --db names. A store that is there is never replaced.
 ///
 /// Every checksum is verified before the store appears. If the backup is damaged, cut off, or of a newer version, the
-/// place is told and nothing is left behind. Turns that were open count as interrupted.
+/// error says where, and nothing is left behind. Turns that were open count as interrupted.
 ///
 /// With --json, one object:
 ///

@@ -64,7 +64,7 @@ fn a_task_is_woken_once_for_each_receipt_that_it_waits_for() {
     progress.notify();
     assert_eq!((one.so_far(), two.so_far()), (2, 1));
     assert!(matches!(one.poll(&mut seven), Poll::Ready(Ok(()))));
-    assert!(progress.waiting.lock().0.is_empty());
+    assert!(progress.waiting.lock().commits.is_empty());
 }
 
 #[test]
@@ -122,4 +122,50 @@ fn a_closed_store_takes_no_changes() {
     progress.set_closed();
     assert!(matches!(progress.check_writable(), Err(Error::Closed { .. })));
     assert!(matches!(progress.wait_for_room(|| false), Err(Error::Closed { .. })));
+}
+
+/// What polling costs is counted, not timed: the places that were looked at.
+#[test]
+fn a_poll_looks_at_one_place_however_many_wait() {
+    const MANY: usize = 10_000;
+    const POLLS: usize = 4;
+    let (progress, six, _) = begun();
+    let tasks: Vec<_> = (0..MANY).map(|_| Arc::new(Counts::default())).collect();
+    let mut receipts: Vec<_> = tasks.iter().map(|_| six.clone()).collect();
+    for _ in 0..POLLS {
+        for (task, receipt) in tasks.iter().zip(&mut receipts) {
+            assert!(task.poll(receipt).is_pending());
+        }
+    }
+    let steps = || progress.waiting.lock().steps;
+    assert!(steps() <= MANY * POLLS, "{} places for {} polls", steps(), MANY * POLLS);
+    // One that goes to another task, and one that is dropped, cost no more.
+    let before = steps();
+    for (task, receipt) in tasks.iter().rev().zip(&mut receipts) {
+        assert!(task.poll(receipt).is_pending());
+    }
+    drop(receipts);
+    assert!(steps() - before <= 3 * MANY, "{}", steps() - before);
+    assert!(progress.waiting.lock().commits.is_empty(), "nothing is left of them");
+    assert!(tasks.iter().all(|task| Arc::strong_count(task) == 1), "no waker is left");
+}
+
+#[test]
+fn what_is_dropped_makes_room_for_the_next() {
+    let (progress, six, _) = begun();
+    let task = Arc::new(Counts::default());
+    let mut first = six.clone();
+    assert!(task.poll(&mut first).is_pending());
+    for _ in 0..100 {
+        let (mut cancelled, mut also) = (six.clone(), six.clone());
+        assert!(task.poll(&mut cancelled).is_pending());
+        assert!(task.poll(&mut also).is_pending());
+    }
+    assert_eq!(progress.waiting.lock().commits[&6].wakers.len(), 3);
+    progress.set_durable(6);
+    task.wait(1);
+    assert!(matches!(task.poll(&mut first), Poll::Ready(Ok(()))));
+    // Dropped after it was woken: its place is gone.
+    drop(first);
+    assert_eq!((task.so_far(), progress.waiting.lock().commits.len()), (1, 0));
 }

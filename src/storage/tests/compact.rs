@@ -42,3 +42,29 @@ fn a_copy_that_differs_in_any_tree_is_found() {
         compared().unwrap();
     }
 }
+
+/// Nobody could have it erased: no entry has that key any more.
+#[test]
+fn what_a_crash_left_of_an_entry_that_is_gone_is_not_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let trees = &opened.engine.trees;
+    for (n, generation) in [(9, 5), (2, 77)] {
+        for (row, value) in crate::codec::ExtrasRow::encode_all(entry(n), generation, &[7; 5000]) {
+            trees.extras.insert(row, value).unwrap();
+        }
+    }
+    let turn = |n| (entry(n), Some(Turn { token: 1, started_at: NOW, session_id: id(1) }));
+    opened.writer.apply_turns(&opened.engine, &[turn(9), turn(1)]).unwrap();
+    let before = verify(&opened.engine).unwrap();
+    assert_eq!((before.orphaned_chunks, before.orphaned_turns), (6, 1));
+    drop(opened);
+    compact(&dir.path().join("db"), 16 << 20, false, |_| {}).unwrap();
+    let opened = open_at(dir.path());
+    let after = verify(&opened.engine).unwrap();
+    assert_eq!((&after.violations, after.orphaned_chunks, after.orphaned_turns), (&Vec::new(), 0, 0));
+    assert_eq!(opened.engine.turns().unwrap().len(), 1);
+    let index = cold_of(&opened.engine, 2).unwrap().extras.unwrap();
+    let parts = PartsOf { engine: &opened.engine, key: &key(2), waiting: None };
+    assert!(!parts.all(Some(&index)).unwrap().is_empty());
+}

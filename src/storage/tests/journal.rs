@@ -95,11 +95,7 @@ fn counters_and_flags_go_through_the_journal() {
     let mut hot = Hot::fresh(later(3));
     hot.usage.input_tokens = 7;
     hot.set(SUSPENDED, true);
-    commit(
-        &mut opened,
-        &[Change { key: key(1), entry: entry(1), content: Content::Hot(hot), is_another: false, leases: vec![] }],
-    )
-    .unwrap();
+    commit(&mut opened, &[Change { key: key(1), entry: entry(1), content: Content::Hot(hot), moved: None, is_another: false, leases: vec![] }]).unwrap();
     assert_eq!(opened.engine.hot(entry(1)).unwrap(), Some(hot));
     drop(opened);
     let mut opened = open_at(dir.path());
@@ -151,15 +147,14 @@ fn a_journal_that_is_held_waits() {
     assert_eq!(stored(&opened.engine, 1), later(5));
 }
 
-/// A row that does not read may have said that an entry was made anew.
+/// A row that cannot be decoded may have said that an entry was made anew.
 #[test]
 fn what_may_have_been_forgotten_does_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = with_entries(dir.path());
     let mut old = Hot::fresh(later(1));
     old.set(SUSPENDED, true);
-    let suspend =
-        |n| Change { key: key(n), entry: entry(n), content: Content::Hot(old), is_another: false, leases: vec![] };
+    let suspend = |n| Change { key: key(n), entry: entry(n), content: Content::Hot(old), moved: None, is_another: false, leases: vec![] };
     commit(&mut opened, &[suspend(1), suspend(2), suspend(3)]).unwrap();
     commit(&mut opened, &[whole(1, 77, later(1), None), gone(2)]).unwrap();
     let forgot = opened.engine.trees.journal.last().unwrap().unwrap().0;
@@ -178,7 +173,7 @@ fn what_may_have_been_forgotten_does_not_come_back() {
     assert!(matches!(&found.violations[..], [Violation::Unreadable { tree: "journal", .. }]), "{found:?}");
 }
 
-/// The bytes of an activity record that does not read are kept, though the journal has a newer one.
+/// The bytes of an activity record that cannot be decoded are kept, though the journal has a newer one.
 #[test]
 fn a_repair_keeps_what_carrying_writes_over() {
     let dir = tempfile::tempdir().unwrap();
@@ -287,7 +282,7 @@ fn half_carried(opened: &mut Opened) {
     assert!(!opened.engine.trees.journal.is_empty());
 }
 
-/// Waits until the journal is old enough, and then for so many slices.
+/// Waits until the journal is old enough, and then for the given number of slices.
 fn carry_slices(opened: &mut Opened, count: u64) -> Result<()> {
     let slices = (0..count).map(|n| 60_000 + 100 * n);
     let mut times = [0, 59_900].into_iter().chain(slices);

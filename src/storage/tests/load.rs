@@ -16,9 +16,10 @@ fn an_entry_that_a_newer_one_replaces_leaves_no_row() {
         let dir = tempfile::tempdir().unwrap();
         let store = NewStore::create(&dir.path().join("db"), 1 << 22, false).unwrap();
         let (mut batch, mut generation, mut loaded) = (Batch::default(), 7, Loaded::default());
-        for (n, id, minute, bytes) in [(1, 1, 5, 9000), (2, 2, 5, 10), (1, 3, 6, 10), (1, 4, 4, 9000), (1, 5, 6, 5000)]
+        for (n, id, minute, bytes) in
+            [(1, 1, 5, 9000), (2, 2, 5, 600), (1, 3, 6, 600), (1, 4, 4, 9000), (1, 5, 6, 5000)]
         {
-            push(&mut batch, n, id, minute, &"x".repeat(bytes), &mut generation);
+            push(&mut batch, n, id, minute, &format!("\"{}\"", "1".repeat(bytes)), &mut generation);
             if !is_one_batch {
                 loaded.add(store.put_batch(&batch).unwrap());
                 batch.clear();

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::entry::Revision;
 
-/// Faults of every kind in one store of eight entries. Those of 1 and 2 do not read any more.
+/// Faults of every kind in one store of eight entries. Those of 1 and 2 cannot be decoded any more.
 fn ruined(dir: &Path) -> Opened {
     let mut opened = with_entries(dir);
     let new: Vec<_> = (4..9).map(|n| whole(n, n, NOW, Some((n as u64, 6000)))).collect();
@@ -29,7 +29,7 @@ fn ruined(dir: &Path) -> Opened {
     // Extras in pieces, once with the details in them.
     let chunk = |n: usize| ExtrasRow::encode_all(entry(n), n as u64, &[0; 6000]).nth(1).unwrap().0;
     trees.extras.remove(chunk(5)).unwrap();
-    let at = Some(ExtrasRef { generation: 6, bytes: u32::try_from(blob(6000).len()).unwrap() });
+    let at = Some(ExtrasRef { generation: 6, bytes: u32::try_from(base(6000).len()).unwrap() });
     trees.sessions.insert(bytes(&key(6)), cold(6, at).encode_spilled().unwrap()).unwrap();
     trees.by_session_id.remove(IdRow::encode(&id(7), entry(7))).unwrap();
     trees.by_session_id.insert(IdRow::encode(&id(70), entry(7)), vec![]).unwrap();
@@ -102,7 +102,9 @@ fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
     assert_eq!((kept.extras, kept.details.platform.as_deref()), (None, Some("discord")));
     let kept = cold_of(engine, 6).unwrap();
     assert_eq!((kept.session_id, kept.extras, kept.details.platform), (id(6), None, None));
-    assert!(engine.extras(&key(8), cold_of(engine, 8).unwrap().extras.unwrap()).is_ok());
+    assert!(
+        PartsOf { engine, key: &key(8), waiting: None }.extras(cold_of(engine, 8).unwrap().extras.as_deref()).is_ok()
+    );
     assert_eq!(engine.turns().unwrap().len(), 1);
 
     // Nothing that held something is gone: it is in the store, or in the quarantine as it was.

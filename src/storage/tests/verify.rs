@@ -159,7 +159,7 @@ fn broken_extras_are_found() {
         (
             "details are nowhere",
             Box::new(|trees| {
-                let at = Some(ExtrasRef { generation: 1, bytes: u32::try_from(blob(9000).len()).unwrap() });
+                let at = Some(ExtrasRef { generation: 1, bytes: u32::try_from(base(9000).len()).unwrap() });
                 trees.sessions.insert(bytes(&key(2)), cold(2, at).encode_spilled().unwrap()).unwrap();
             }),
         ),
@@ -213,7 +213,7 @@ fn an_intent_that_does_not_read_is_found_and_stops_nobody() {
     let found = planted(|trees| drop(trees.intent.insert("group", &[9, 9]).unwrap()));
     assert!(matches!(&found[..], [Violation::Unreadable { tree: "intent", .. }]), "{found:?}");
 
-    // Nor does one about an entry that does not read.
+    // Nor does one about an entry that cannot be decoded.
     let dir = tempfile::tempdir().unwrap();
     let opened = with_entries(dir.path());
     let trees = &opened.engine.trees;

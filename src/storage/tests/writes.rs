@@ -38,6 +38,13 @@ fn stop_everywhere(name: &str, changes: impl Fn() -> Vec<Change>, done: impl Fn(
             let is = left.get(n);
             assert!(is == before.get(n) || is == after.get(n), "{name}, stopped at {stops}: half of entry {n}");
         }
+        for change in changes() {
+            let Some(moved) = &change.moved else { continue };
+            let there = [&moved.key, &change.key].map(|key| opened.engine.contains(key).unwrap());
+            let turns = opened.engine.turns().unwrap().into_iter().map(|turn| turn.unwrap().0).collect::<Vec<_>>();
+            assert!(there[0] != there[1], "{name}, stopped at {stops}: under both keys or none");
+            assert_eq!(turns.contains(&change.entry), there[1], "{name}, stopped at {stops}");
+        }
     }
     assert!(stops >= 3, "{name}: only {stops} writes were seen");
     let is_structural = changes().iter().any(|change| !matches!(change.content, Content::Hot(_)));
@@ -98,8 +105,13 @@ fn a_reset_may_stop_anywhere() {
 
 #[test]
 fn new_extras_may_stop_anywhere() {
-    let done =
-        |engine: &Engine| cold_of(engine, 2).unwrap().extras.is_some_and(|at| at.generation == 8 && at.bytes > 5000);
+    let done = |engine: &Engine| {
+        cold_of(engine, 2)
+            .unwrap()
+            .extras
+            .and_then(|extras| extras.base)
+            .is_some_and(|at| at.generation == 8 && at.bytes > 5000)
+    };
     stop_everywhere("extras", || vec![whole(2, 2, NOW, Some((8, 6000)))], done);
 }
 
@@ -114,4 +126,54 @@ fn a_mixed_commit_may_stop_anywhere() {
     let changes = || vec![touch(1, later(5)), gone(2), touch(3, later(1)), whole(4, 4, later(5), Some((9, 5000)))];
     let done = |engine: &Engine| !engine.contains(&key(2)).unwrap() && engine.contains(&key(4)).unwrap();
     stop_everywhere("mixed", changes, done);
+}
+
+/// Under one key, or under the other, with its turn.
+#[test]
+fn an_entry_that_moves_may_stop_anywhere() {
+    let done = |engine: &Engine| engine.contains(&key(8)).unwrap();
+    stop_everywhere("move", || vec![moved(1, 8, None)], done);
+    stop_everywhere("move with extras", || vec![moved(2, 8, Some((7, 9000)))], done);
+    stop_everywhere(
+        "two moves and a touch",
+        || vec![touch(3, later(2)), moved(2, 8, None), moved(1, 7, Some((7, 50)))],
+        done,
+    );
+}
+
+#[test]
+fn what_the_journal_says_of_an_entry_stays_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    commit(&mut opened, &[touch(2, later(50))]).unwrap();
+    commit(&mut opened, &[moved(2, 8, None)]).unwrap();
+    drop(opened);
+    let opened = open_at(dir.path());
+    assert_eq!(violations(&opened.engine), []);
+    let times = [2, 8].map(|n| opened.engine.hot(entry(n)).unwrap().map(|hot| hot.updated_at));
+    assert_eq!(times, [None, Some(later(3))]);
+}
+
+/// The order of a commit is that of the writer: what comes to the old key comes after what leaves it.
+#[test]
+fn a_key_that_an_entry_has_left_may_get_another_one_in_the_same_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let mut changes = vec![whole(2, 99, later(9), Some((20, 3000))), moved(2, 8, Some((21, 4000)))];
+    changes.sort_by(Change::place);
+    commit(&mut opened, &changes).unwrap();
+    assert_eq!(violations(&opened.engine), []);
+    let ids = [2, 8].map(|n| cold_of(&opened.engine, n).unwrap().session_id);
+    assert_eq!(ids, [id(99), id(2)]);
+}
+
+/// It came to a key and was removed there, all before its commit.
+#[test]
+fn an_entry_that_moves_and_goes_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let Change { moved, .. } = moved(2, 8, None);
+    commit(&mut opened, &[Change { moved, ..gone(8) }]).unwrap();
+    assert_eq!(violations(&opened.engine), []);
+    assert_eq!([2, 8].map(|n| opened.engine.contains(&key(n)).unwrap()), [false, false]);
 }

@@ -32,7 +32,7 @@ fn prune_removes_the_idle_and_keeps_the_suspended() {
     assert_eq!(keys(&store), [GROUP, DM, THREAD]);
 }
 
-/// Damage to one entry is told to who asks for it, and stops nobody else.
+/// Damage to one entry is an error of the verbs on that entry, and of no others.
 #[test]
 fn an_entry_that_does_not_read_is_kept_and_stops_nobody() {
     let store = Prepared::new();
@@ -177,4 +177,32 @@ fn unknown_keys_are_refused_by_name() {
         store.run(&[command, unknown]).failed(1, &["no entry for this key", unknown, "`cloakroom list`"]);
     }
     assert_eq!(keys(&store).len(), 4);
+}
+
+#[test]
+fn rename_and_forget_need_a_yes_and_say_what_they_did() {
+    let store = Prepared::new();
+    let all = keys(&store);
+    let prefix = "agent:main:";
+    for args in [&["rename", prefix, "agent:b:"][..], &["forget", prefix]] {
+        store.run(args).failed(2, &["4 entries", "--yes"]);
+    }
+    store.run(&["rename", prefix, "agent:main:b:", "--yes"]).failed(1, &["begins with the other"]);
+    assert_eq!(keys(&store), all);
+    let report = store.ok(&["rename", prefix, "agent:b:", "--yes", "--json"]).json();
+    assert_eq!((&report["moved"], &report["collisions"]), (&json!(4), &json!(0)));
+    let renamed: Vec<_> = all.iter().map(|key| key.replace(prefix, "agent:b:")).collect();
+    assert_eq!(keys(&store), renamed);
+
+    // A key that is taken.
+    let one = renamed[0].replace("agent:b:", "agent:c:");
+    store.ok(&["rename", &renamed[0], &one, "--yes"]);
+    store.ok(&["rename", &renamed[1], &one.replace("agent:c:", "agent:d:"), "--yes"]);
+    store.run(&["rename", "agent:c:", "agent:d:", "--yes"]).failed(1, &["other entries have: 1", "agent:d:"]);
+
+    assert_eq!(store.ok(&["forget", "agent:c:", "--yes", "--json"]).json()["removed"], json!(1));
+    let ran = store.ok(&["forget", "agent:", "--yes"]);
+    assert!(ran.out.contains("removed 3 entries") && ran.out.contains("cloakroom compact"));
+    assert!(keys(&store).is_empty());
+    assert_eq!(store.run(&["forget", "", "--yes"]).code, 2);
 }

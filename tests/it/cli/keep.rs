@@ -152,5 +152,5 @@ fn compacting_says_what_it_gave_back() {
 fn an_unsound_store_is_not_compacted() {
     let store = Prepared::new();
     store.vandalize("names", |tree| drop(tree.pop_min().unwrap()));
-    store.run(&["compact"]).failed(1, &["is not sound, with violations: ", "; `verify` names them"]);
+    store.run(&["compact"]).failed(1, &["is not sound: ", "; `cloakroom verify` names them"]);
 }

@@ -48,7 +48,9 @@ fn turns_that_a_crash_interrupted_are_listed_and_recovered() {
     let text = run(&crashed, &["turns"]).out;
     assert!(text.contains(GROUP) && text.contains("1 interrupted turns"), "{text}");
     let recovered = run(&crashed, &["turns", "--recover", "1h", "--json"]).json();
-    assert_eq!(recovered, json!({"resumable": [GROUP], "stale": 0, "suspended": 0, "orphaned": 0, "unreadable": 0}));
+    let cleared = json!({"resumable": [GROUP], "already_pending": [], "stale": 0, "suspended": 0, "orphaned": 0,
+        "unreadable": 0});
+    assert_eq!(recovered, cleared);
     assert_eq!(run(&crashed, &["turns", "--json"]).out, "");
     let pending = run(&crashed, &["resume-pending", "--json"]).json_lines();
     assert_eq!((pending.len(), &pending[0]["reason"]), (1, &json!("interrupted_turn")));

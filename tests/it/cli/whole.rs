@@ -88,7 +88,7 @@ fn verify_repairs_what_is_broken() {
         ("4", "4", "0")
     );
 
-    // An entry that does not read: it goes, raw, beside the store.
+    // An entry that cannot be decoded goes, raw, beside the store.
     store.vandalize("sessions", |tree| drop(tree.insert(DM, vec![9, 1, 2]).unwrap()));
     let ran = store.run(&["verify", "--repair", "--json"]);
     assert_eq!((ran.code, ran.err.as_str()), (3, ""));

@@ -15,6 +15,37 @@ pub struct Entry {
     /// The letters that were appended to the display name: they tell which changes a reader saw.
     pub name: String,
     pub tokens: u64,
+    pub revision: Revision,
+}
+
+/// The revision of an entry. A call that does not answer the entry leaves it unknown; then it is none of those before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Revision {
+    pub known: Option<u64>,
+    before: Vec<u64>,
+}
+
+impl Revision {
+    pub fn of(number: u64) -> Self {
+        Self { known: Some(number), before: Vec::new() }
+    }
+
+    /// After a change.
+    fn next(&self) -> Self {
+        let mut before = self.before.clone();
+        before.extend(self.known);
+        Self { known: None, before }
+    }
+
+    fn may_be(&self, number: u64) -> bool {
+        self.known.map_or(!self.before.contains(&number), |known| known == number)
+    }
+
+    /// With what an answer told of it, if it may be that.
+    fn told(&self, answer: &Self) -> Option<Self> {
+        let number = answer.known?;
+        self.may_be(number).then(|| Self { known: Some(number), before: self.before.clone() })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +53,11 @@ pub enum Op {
     Get,
     Touch,
     Append(char),
+    /// Appends and touches in one step, and makes an entry where there is none.
+    Modify(char),
+    /// Reads, appends, and writes the whole entry back if its revision is still the same.
+    Put(char),
+    Repoint(u32),
     Usage(u64),
     Suspend,
     Unsuspend,
@@ -40,6 +76,12 @@ pub enum Answer {
     Resolved {
         how: How,
         entry: Entry,
+    },
+    /// Whether the entry that had the revision `expected` was replaced; then the entry after the call, else before.
+    Put {
+        expected: u64,
+        replaced: bool,
+        entry: Option<Entry>,
     },
     /// How many entries the pass removed, and whether one was changed between question and removal.
     Pruned {
@@ -88,24 +130,66 @@ impl Call {
         };
         let touched = |entry: &mut Entry| entry.updated_at = entry.updated_at.max(self.at);
         let after = match (self.op, &self.answer) {
-            (Op::Get, Answer::Entry(found)) => return (found.as_ref() == state).then(|| state.cloned()),
+            (Op::Get, Answer::Entry(found)) => return told(state, found.as_ref()),
             (Op::Resolve, Answer::Resolved { how, entry }) => {
                 let expected = match (how, state) {
                     (How::Created, None) => Entry { id: entry.id.clone(), ..fresh(self.at) },
                     (How::Existing, Some(old)) if !old.suspended => changed(&touched)?,
                     (How::Replaced(previous), Some(old)) if old.suspended && *previous == old.id => {
-                        Entry { id: entry.id.clone(), ..fresh(self.at.max(old.updated_at)) }
+                        let revision = old.revision.next();
+                        Entry { id: entry.id.clone(), revision, ..fresh(self.at.max(old.updated_at)) }
                     }
                     _ => return None,
                 };
-                return (expected == *entry).then_some(Some(expected));
+                return told(Some(&expected), Some(entry));
+            }
+            (Op::Modify(letter), Answer::Resolved { how, entry }) => {
+                let expected = match (how, state) {
+                    (How::Created, None) => Entry { id: entry.id.clone(), name: letter.into(), ..fresh(self.at) },
+                    (How::Existing, Some(_)) => changed(&|entry| {
+                        touched(entry);
+                        entry.name.push(letter);
+                        entry.revision = entry.revision.next();
+                    })?,
+                    _ => return None,
+                };
+                return told(Some(&expected), Some(entry));
+            }
+            (Op::Put(_), Answer::Entry(None)) => return state.is_none().then_some(None),
+            (Op::Put(letter), Answer::Put { expected, replaced: true, entry }) => {
+                // The time that was read is put back, whatever touches came since: a touch gives no new revision.
+                let read = entry.as_ref()?.updated_at;
+                let after = changed(&|entry| {
+                    entry.updated_at = entry.updated_at.min(read);
+                    entry.name.push(letter);
+                    entry.revision = entry.revision.next();
+                });
+                let is_met = state.is_some_and(|state| state.revision.may_be(*expected));
+                return told(after.as_ref(), entry.as_ref()).filter(|_| is_met);
+            }
+            (Op::Put(_), Answer::Put { expected, replaced: false, entry }) => {
+                let is_met = entry.as_ref().is_some_and(|entry| entry.revision.known == Some(*expected));
+                return told(state, entry.as_ref()).filter(|_| !is_met);
+            }
+            (Op::Repoint(_), Answer::Entry(None)) => return state.is_none().then_some(None),
+            (Op::Repoint(n), Answer::Entry(Some(entry))) => {
+                let (old, id) = (state?, format!("run-{n}"));
+                let at = self.at.max(old.updated_at);
+                let revision = old.revision.next();
+                let expected = if old.id == id {
+                    old.clone()
+                } else {
+                    Entry { id, name: old.name.clone(), revision, ..fresh(at) }
+                };
+                return told(Some(&expected), Some(entry));
             }
             (Op::Reset, Answer::Entry(None)) => return state.is_none().then_some(None),
             (Op::Reset, Answer::Entry(Some(entry))) => {
                 let old = state?;
                 let at = self.at.max(old.updated_at);
-                let expected = Entry { id: entry.id.clone(), name: old.name.clone(), ..fresh(at) };
-                return (expected == *entry && entry.id != old.id).then_some(Some(expected));
+                let revision = old.revision.next();
+                let expected = Entry { id: entry.id.clone(), name: old.name.clone(), revision, ..fresh(at) };
+                return told(Some(&expected), Some(entry)).filter(|_| entry.id != old.id);
             }
             (Op::Prune, Answer::Pruned { removed, meanwhile }) => {
                 let due = state.is_some_and(|entry| !entry.suspended && entry.updated_at < self.at - MAX_AGE);
@@ -116,10 +200,16 @@ impl Call {
                 };
             }
             (Op::Touch, Answer::Found(_)) => changed(&touched),
-            (Op::Append(letter), Answer::Found(_)) => changed(&|entry| entry.name.push(letter)),
-            (Op::Usage(tokens), Answer::Found(_)) => changed(&|entry| entry.tokens += tokens),
-            (Op::Suspend, Answer::Found(_)) => changed(&|entry| entry.suspended = true),
-            (Op::Unsuspend, Answer::Found(_)) => changed(&|entry| entry.suspended = false),
+            (Op::Append(letter), Answer::Found(_)) => changed(&|entry| {
+                entry.name.push(letter);
+                entry.revision = entry.revision.next();
+            }),
+            (Op::Usage(tokens), Answer::Found(_)) => changed(&|entry| {
+                entry.tokens += tokens;
+                entry.revision = entry.revision.next();
+            }),
+            (Op::Suspend, Answer::Found(_)) => changed(&|entry| entry.suspend(true)),
+            (Op::Unsuspend, Answer::Found(_)) => changed(&|entry| entry.suspend(false)),
             (Op::Remove, Answer::Found(_)) => None,
             _ => return None,
         };
@@ -127,8 +217,27 @@ impl Call {
     }
 }
 
+impl Entry {
+    fn suspend(&mut self, suspended: bool) {
+        if std::mem::replace(&mut self.suspended, suspended) != suspended {
+            self.revision = self.revision.next();
+        }
+    }
+}
+
+/// The state with what an answer told of it, if that is what it may be.
+fn told(state: Option<&Entry>, answer: Option<&Entry>) -> Option<Option<Entry>> {
+    let (Some(state), Some(answer)) = (state, answer) else {
+        return (state.is_none() && answer.is_none()).then_some(None);
+    };
+    let revision = state.revision.told(&answer.revision)?;
+    let state = Entry { revision, ..state.clone() };
+    (Entry { revision: answer.revision.clone(), ..state.clone() } == *answer).then_some(Some(state))
+}
+
 fn fresh(at: i64) -> Entry {
-    Entry { id: String::new(), updated_at: at, suspended: false, name: String::new(), tokens: 0 }
+    let revision = Revision::default();
+    Entry { id: String::new(), updated_at: at, suspended: false, name: String::new(), tokens: 0, revision }
 }
 
 fn single(call: &Call) -> Vec<Call> {

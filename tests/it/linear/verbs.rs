@@ -4,11 +4,12 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use cloakroom::{
-    Clock, PrunePolicy, Resolution, SessionEntry, SessionKey, SessionStore, SystemClock, Timestamp, Usage,
+    Clock, Edit, Expect, Extras, Modified, PrunePolicy, Put, Repoint, Repointed, Resolution, SessionEntry, SessionKey,
+    SessionStore, SystemClock, Timestamp, Touch, Usage,
 };
 use crossbeam_channel::Receiver;
 
-use super::spec::{Answer, Entry, How, MAX_AGE, Op};
+use super::spec::{Answer, Entry, How, MAX_AGE, Op, Revision};
 use crate::common::{NOW, key, source};
 
 /// What the specification counts time in. All of a history lies within a day, so that no time is taken for wrong.
@@ -55,6 +56,26 @@ pub fn compared(entry: &SessionEntry) -> Entry {
         suspended: entry.suspended,
         name: entry.details.display_name.clone().unwrap_or_default(),
         tokens: entry.usage.input_tokens,
+        revision: Revision::of(number(entry)),
+    }
+}
+
+fn number(entry: &SessionEntry) -> u64 {
+    u64::from_str_radix(&entry.revision.to_string(), 16).unwrap()
+}
+
+/// Reads an entry, appends, and puts it back, as `expects` says of the revision that was read.
+pub fn put_back(store: &SessionStore, n: usize, letter: char, expects: impl Fn(&SessionEntry) -> Expect) -> Answer {
+    let Some(mut entry) = store.get(&key(n)).unwrap() else { return Answer::Entry(None) };
+    let (expected, expect) = (number(&entry), expects(&entry));
+    // So that what is not one step comes apart.
+    std::thread::yield_now();
+    entry.details.display_name.get_or_insert_default().push(letter);
+    match store.put(&entry, &Extras::default(), expect).unwrap() {
+        Put::Created(written) | Put::Replaced(written) => {
+            Answer::Put { expected, replaced: true, entry: Some(compared(&written.entry)) }
+        }
+        Put::Unexpected(found) => Answer::Put { expected, replaced: false, entry: found.as_ref().map(compared) },
     }
 }
 
@@ -69,6 +90,28 @@ impl Verbs for SessionStore {
                     details.display_name.get_or_insert_default().push(letter);
                 });
                 Answer::Found(changed.unwrap().is_some())
+            }
+            Op::Modify(letter) => {
+                let modified = self.modify(&key, Touch::Yes, |draft| {
+                    draft.entry.details.display_name.get_or_insert_default().push(letter);
+                    Edit::Write
+                });
+                let (how, written) = match modified.unwrap() {
+                    Modified::Created(written) => (How::Created, written),
+                    Modified::Changed(written) => (How::Existing, written),
+                    other => panic!("{other:?}"),
+                };
+                Answer::Resolved { how, entry: compared(&written.entry) }
+            }
+            Op::Put(letter) => put_back(self, n, letter, |entry| Expect::Revision(entry.revision)),
+            Op::Repoint(n) => {
+                let id = format!("run-{n}").parse().unwrap();
+                Answer::Entry(match self.repoint(&key, id, &Repoint::new()).unwrap() {
+                    Repointed::Switched(written) => Some(compared(&written.entry)),
+                    Repointed::Same(entry) => Some(compared(&entry)),
+                    Repointed::Missing => None,
+                    other => panic!("{other:?}"),
+                })
             }
             Op::Usage(input_tokens) => {
                 Answer::Found(self.record_usage(&key, &Usage { input_tokens, ..Usage::ZERO }).unwrap().is_some())

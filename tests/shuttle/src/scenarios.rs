@@ -19,7 +19,7 @@ use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
 use crate::unreadable::Unreadable;
 
-pub(crate) const ALL: [(&str, fn()); 14] = [
+pub(crate) const ALL: [(&str, fn()); 15] = [
     ("waiters find their change synced", waiters_find_their_change_synced),
     ("what nobody waits for is committed", what_nobody_waits_for_is_committed),
     ("a dropped or panicking waker hurts nobody", a_bad_waker_hurts_nobody),
@@ -34,6 +34,7 @@ pub(crate) const ALL: [(&str, fn()); 14] = [
     ("a snapshot has the turns of its moment", a_snapshot_has_the_turns_of_its_moment),
     ("an id is found at every moment", an_id_is_found_at_every_moment),
     ("a turn ends after its session", a_turn_ends_after_its_session),
+    ("an entry that moves is under one key", an_entry_that_moves_is_under_one_key),
 ];
 
 struct Store {
@@ -515,4 +516,31 @@ fn a_turn_ends_after_its_session() {
     join(writers.into_iter().chain([committing]));
     store.close();
     assert!(store.commits.turns().expect("this process").all().is_empty(), "no entry is left");
+}
+
+/// Two threads move it to and fro, and a third changes it: each sync finds it under one key.
+fn an_entry_that_moves_is_under_one_key() {
+    let [a, b, c] = [0, 1, 2].map(|n| keys()[n].clone());
+    let store = start_with(&keys()[..1], PLENTY, 0);
+    let count = |store: &Store| [&a, &b, &c].into_iter().filter(|key| store.disk.synced(key).is_some()).count();
+    let move_on = |from: &SessionKey, to: &SessionKey| {
+        let (store, from, to) = (Arc::clone(&store), from.clone(), to.clone());
+        thread::spawn(move || {
+            let moved = store.commits.rename(&from, &to).expect("an answer");
+            store.commits.receipt_of_all().expect("a receipt").wait().expect("a sync");
+            moved
+        })
+    };
+    let threads = [move_on(&a, &b), move_on(&b, &c), move_on(&a, &c)];
+    for key in [&b, &c] {
+        let mut locked = store.commits.lock(key).expect("a lock");
+        if let Some(hot) = locked.hot() {
+            let commit = locked.set_hot(hot);
+            drop(locked);
+            store.commits.receipt(commit).wait().expect("a sync");
+            assert_eq!(count(&store), 1);
+        }
+    }
+    threads.into_iter().for_each(|thread| drop(thread.join().expect("no panic")));
+    assert_eq!((count(&store), store.commits.count()), (1, 1));
 }

@@ -19,6 +19,7 @@ pub(crate) struct Change {
     pub(crate) key: SessionKey,
     pub(crate) entry: Fingerprint,
     pub(crate) content: Content,
+    pub(crate) moved: Option<Box<MovedFrom>>,
     pub(crate) is_another: bool,
     pub(crate) leases: Vec<(String, Option<Term>)>,
 }
@@ -30,9 +31,17 @@ pub(crate) struct StoredLease {
     pub(crate) lease: Result<(String, Term)>,
 }
 
+/// As in the library.
+#[derive(Debug)]
+pub(crate) struct MovedFrom {
+    pub(crate) key: SessionKey,
+    pub(crate) entry: Fingerprint,
+    pub(crate) turn: Option<Turn>,
+}
+
 impl Change {
     pub(crate) fn place(&self, other: &Self) -> Ordering {
-        self.entry.cmp(&other.entry)
+        (self.moved.is_none(), self.entry).cmp(&(other.moved.is_none(), other.entry))
     }
 }
 
@@ -212,6 +221,9 @@ impl Writer {
     pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
         for change in changes {
             let mut written = engine.0.written.lock();
+            if let Some(moved) = &change.moved {
+                written.remove(&moved.entry);
+            }
             match &change.content {
                 Content::Hot(new) => {
                     if let Some((hot, _)) = written.get_mut(&change.entry) {
