@@ -181,8 +181,9 @@ impl Leases {
         let mut table = self.table.lock();
         let Table { entries, ended, .. } = &mut *table;
         entries.retain(|entry, held| {
-            let past = held.named.extract_if(.., |_, term| term.end <= now);
-            ended.extend(past.map(|(name, _)| (*entry, name)));
+            let past = held.named.iter().filter(|(_, term)| term.end <= now);
+            ended.extend(past.map(|(name, _)| (*entry, name.clone())));
+            held.named.retain(|_, term| term.end > now);
             !held.is_empty()
         });
     }
