@@ -14,6 +14,7 @@ mod extras;
 mod files;
 mod group;
 mod journal;
+mod live_parts;
 mod load;
 mod lock;
 mod log;
