@@ -4,11 +4,7 @@
 //! them durable; the throughput is per change. `cargo test --bench extras` runs each once.
 
 #![allow(missing_docs, unreachable_pub, dead_code, reason = "a bench")]
-<<<<<<< HEAD
-#![allow(clippy::unwrap_used, reason = "a bench")]
-=======
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a bench")]
->>>>>>> 238a24f1a823967d84235757a298daddbb79947f
 
 mod support;
 
