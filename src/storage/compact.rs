@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::build::{NewDatabase, put};
-use super::extras::LiveParts;
+use super::live_parts::LiveParts;
 use super::lock::{Lock, State};
 use super::open::Opened;
 use super::verify::{Led, led};

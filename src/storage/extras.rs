@@ -1,14 +1,12 @@
 //! Reads the extras of one entry: parts that are in memory still, and the others from their tree.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Engine;
-use crate::codec::{Base, Cold, ExtrasIndex, ExtrasRef, Field, Fingerprint, Parts, assemble, value_text};
+use crate::codec::{Base, ExtrasIndex, ExtrasRef, Field, Parts, assemble, value_text};
 use crate::entry::Extras;
 use crate::error::Result;
 use crate::key::SessionKey;
-use crate::unreadable::if_readable;
 
 /// Where the parts of an entry's extras are.
 #[derive(Clone, Copy)]
@@ -87,30 +85,5 @@ impl PartsOf<'_> {
         let parts = self.all(Some(index))?;
         let put_together = assemble(index, |generation| parts.get(&generation).map(|part| &**part));
         put_together.map(|(_, extras)| extras).map_err(|e| self.engine.damaged_extras(self.key, e))
-    }
-}
-
-/// Tells which generations an entry needs. Remembers the base it read last, since rows of one entry follow each other.
-#[derive(Default)]
-pub(super) struct LiveParts(Option<(u64, Option<BTreeMap<u64, String>>)>);
-
-impl LiveParts {
-    /// Whether `cold`, the record of `entry`, needs `generation`. Where its base cannot be read, any may be needed.
-    pub(super) fn needs(&mut self, engine: &Engine, entry: Fingerprint, cold: &Cold, generation: u64) -> Result<bool> {
-        let Some(index) = &cold.extras else { return Ok(false) };
-        if index.named().any(|at| at.generation == generation) {
-            return Ok(true);
-        }
-        let Some(at) = index.base else { return Ok(false) };
-        if self.0.as_ref().is_none_or(|(last, _)| *last != at.generation) {
-            let Some(key) = engine.key_of(entry)? else { return Ok(false) };
-            let base = if_readable(PartsOf { engine, key: &key, waiting: None }.base(at))?;
-            let stored = |(name, field): (String, Field)| Some((field.stored()?.generation, name));
-            self.0 = Some((at.generation, base.map(|base| base.fields.into_iter().filter_map(stored).collect())));
-        }
-        Ok(match &self.0 {
-            Some((_, Some(stored))) => stored.get(&generation).is_some_and(|name| !index.changed.contains_key(name)),
-            _ => true,
-        })
     }
 }

@@ -15,6 +15,7 @@ mod files;
 mod group;
 mod journal;
 mod leases;
+mod live_parts;
 mod load;
 mod lock;
 mod log;

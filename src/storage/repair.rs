@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::extras::{LiveParts, PartsOf};
+use super::extras::PartsOf;
+use super::live_parts::LiveParts;
 use super::quarantine::Quarantine;
 use super::salvage::{Salvaged, salvage, salvage_journal};
 use super::verify::{Led, has, key, led};

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use parking_lot::MutexGuard;
 use serde::Serialize;
 
-use super::extras::LiveParts;
+use super::live_parts::LiveParts;
 use super::structural::INTENT;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{

@@ -1,7 +1,16 @@
 //! An entry's extras, one by one: what they say, what a change costs, and what is left where one is damaged.
 
-use cloakroom::{Extras, Options, SessionKey, SessionSource, SessionStore};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cloakroom::{Error, Extras, ManualClock, Options, SessionKey, SessionSource, SessionStore};
 use serde_json::Value;
+
+use crate::behind::open_sled;
+use crate::common::{NOW, key, options, source};
+use crate::powercut::DATABASE;
+use crate::rig::{CHILD_PART, CHILD_ROOT, Rig};
+use crate::rig_selftest::ack;
 
 fn store() -> (tempfile::TempDir, SessionStore, SessionKey) {
     let dir = tempfile::tempdir().unwrap();
@@ -63,4 +72,111 @@ fn all_together_have_a_limit() {
     assert!(matches!(refused, cloakroom::Error::TooLarge { .. }), "{refused}");
     assert_eq!(store.extra(&key, "one more").unwrap(), None);
     store.set_extra(&key, "0", &text("y", 100_000)).unwrap().unwrap();
+}
+
+/// The rows of extras in a store that is closed.
+fn rows(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let db = open_sled(&sled::Config::new().path(path.join("sled"))).unwrap();
+    let rows = db.open_tree("extras").unwrap();
+    rows.iter().map(|row| row.unwrap()).map(|(row, value)| (row.to_vec(), value.to_vec())).collect()
+}
+
+#[test]
+fn a_small_change_leaves_the_rows_of_a_large_one_alone() {
+    let (dir, store, key) = store();
+    let path = dir.path().join("db");
+    store.set_extra(&key, "large", &text("x", 100_000)).unwrap().unwrap();
+    store.set_extra(&key, "small", &text("a", 18)).unwrap().unwrap();
+    store.close().unwrap();
+    drop(store);
+    let before = rows(&path);
+    assert!(before.len() > 20, "{} rows", before.len());
+
+    let store = SessionStore::open(Options::new(&path)).unwrap();
+    for letter in ["b", "c", "d"] {
+        store.set_extra(&key, "small", &text(letter, 18)).unwrap().unwrap().wait().unwrap();
+    }
+    store.remove_extra(&key, "small").unwrap().unwrap().wait().unwrap();
+    store.close().unwrap();
+    drop(store);
+    assert!(rows(&path) == before, "the rows of the large one were written");
+}
+
+const MAIN: &str = "extras::child_main";
+const CHANGES: usize = 10;
+
+#[test]
+fn child_main() {
+    let (Ok(_), Ok(root)) = (std::env::var(CHILD_PART), std::env::var(CHILD_ROOT)) else {
+        return;
+    };
+    let root = Path::new(&root);
+    let store = SessionStore::open(options(&root.join("sessions.db")).clock(ManualClock::new(NOW))).unwrap();
+    store.resolve(&source(0)).unwrap();
+    store.set_extra(&key(0), "large", &text("x", 100_000)).unwrap().unwrap();
+    store.flush().unwrap();
+    ack(root, "begun");
+    for n in 0..CHANGES {
+        store.update(&key(0), |details| details.cost_status = Some(n.to_string())).unwrap().unwrap().wait().unwrap();
+    }
+    ack(root, "updated");
+    for n in 0..CHANGES {
+        store.set_extra(&key(0), "small", &n.into()).unwrap().unwrap().wait().unwrap();
+    }
+    ack(root, "set");
+}
+
+/// It goes with the record of the entry, as details do.
+#[test]
+fn a_small_change_costs_the_syncs_of_any_other() {
+    let rig = Rig::new();
+    assert!(rig.child(MAIN, "changes").status().unwrap().success());
+    let trace = rig.trace();
+    let mut syncs = BTreeMap::<String, usize>::new();
+    for at in trace.syncs_of(DATABASE) {
+        *syncs.entry(trace.acks_before(at).pop().unwrap_or_default()).or_default() += 1;
+    }
+    assert!(syncs["begun"] >= CHANGES, "{syncs:?}");
+    assert_eq!(syncs["begun"], syncs["updated"], "{syncs:?}");
+}
+
+/// Its text cannot be read; the other names, and all changes, do not look at it.
+#[test]
+fn one_that_is_damaged_harms_no_other() {
+    let (dir, store, key) = store();
+    let path = dir.path().join("db");
+    let others = [("large", text("l", 7000)), ("small", text("s", 18))];
+    store.set_extra(&key, "damaged", &text("d", 9000)).unwrap().unwrap();
+    for (name, value) in &others {
+        store.set_extra(&key, name, value).unwrap().unwrap();
+    }
+    store.close().unwrap();
+    drop(store);
+    {
+        let (row, mut value) = rows(&path).into_iter().find(|(_, value)| value.ends_with(b"ddd")).unwrap();
+        *value.last_mut().unwrap() = 0xff;
+        let db = open_sled(&sled::Config::new().path(path.join("sled"))).unwrap();
+        db.open_tree("extras").unwrap().insert(row, value).unwrap();
+    }
+
+    let store = SessionStore::open(Options::new(&path)).unwrap();
+    let is_damaged = |error: Error| matches!(error, Error::DamagedRecord { .. });
+    assert!(is_damaged(store.extra(&key, "damaged").unwrap_err()));
+    assert!(is_damaged(store.get_with_extras(&key).unwrap_err()));
+    for (name, value) in &others {
+        assert_eq!(store.extra(&key, name).unwrap(), Some(value.to_string()));
+        store.set_extra(&key, name, &text("n", 5000)).unwrap().unwrap().wait().unwrap();
+        assert_eq!(store.extra(&key, name).unwrap(), Some(text("n", 5000).to_string()));
+        store.remove_extra(&key, name).unwrap().unwrap();
+        assert_eq!(store.extra(&key, name).unwrap(), None);
+    }
+    assert!(is_damaged(store.extra(&key, "damaged").unwrap_err()));
+    store.set_extra(&key, "damaged", &text("n", 18)).unwrap().unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = SessionStore::open(Options::new(&path)).unwrap();
+    let (_, extras) = store.get_with_extras(&key).unwrap().unwrap();
+    assert_eq!(extras.iter().collect::<Vec<_>>(), [("damaged", &*text("n", 18).to_string())]);
+    let found = store.verify().unwrap();
+    assert_eq!((found.violations, found.orphaned_chunks), (vec![], 0));
 }

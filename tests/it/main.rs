@@ -65,6 +65,7 @@ mod rig_selftest;
 mod rig_sled;
 mod round_trip;
 mod shared;
+mod single_extras;
 mod snapshot;
 mod soak;
 mod spans;

@@ -21,6 +21,8 @@ use crate::common::{Home, assert_sound, key, options, source};
 use crate::turns::copy;
 
 const KEYS: usize = 5;
+/// Of extras beside the metadata.
+const NAMES: usize = 8;
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
@@ -35,6 +37,9 @@ enum Step {
     /// Changes nothing, but through `update`.
     Keep(usize),
     SetMetadata(usize, usize),
+    /// The name's number, and the bytes of its text.
+    SetExtra(usize, usize, usize),
+    RemoveExtra(usize, usize),
     Reset(usize),
     /// To one of a few ids, so that keys share one.
     Switch(usize, u8),
@@ -151,7 +156,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => k.clone().prop_map(Unsuspend),
         5 => (k.clone(), bytes.clone()).prop_map(|(k, n)| Update(k, n)),
         2 => k.clone().prop_map(Keep),
-        6 => (k.clone(), bytes).prop_map(|(k, n)| SetMetadata(k, n)),
+        4 => (k.clone(), bytes.clone()).prop_map(|(k, n)| SetMetadata(k, n)),
+        12 => (k.clone(), 0..NAMES, bytes).prop_map(|(k, name, n)| SetExtra(k, name, n)),
+        4 => (k.clone(), 0..NAMES).prop_map(|(k, name)| RemoveExtra(k, name)),
         5 => k.clone().prop_map(Reset),
         4 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Switch(k, id)),
         3 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Continue(k, id)),
@@ -195,14 +202,12 @@ struct Entry {
     resume_pending: bool,
     usage: Usage,
     details: Details,
-    metadata: Option<usize>,
+    extras: Extras,
 }
 
 impl Entry {
     fn from_store(entry: &SessionEntry, extras: &Extras) -> Self {
-        let metadata = extras.value(Extras::METADATA).map(|value| value["text"].as_str().unwrap().len());
-        assert_eq!(extras.iter().count(), usize::from(metadata.is_some()));
-        assert!(metadata.is_none() || entry.extras_bytes > 0);
+        assert!(extras.is_empty() || entry.extras_bytes > 0);
         Self {
             session_id: entry.session_id.clone(),
             created_at: entry.created_at,
@@ -211,7 +216,7 @@ impl Entry {
             resume_pending: entry.resume_pending,
             usage: entry.usage,
             details: entry.details.clone(),
-            metadata,
+            extras: extras.clone(),
         }
     }
 
@@ -235,13 +240,18 @@ impl Entry {
                 prev_session_id: Some(self.session_id.clone()),
                 ..Details::default()
             },
-            metadata: None,
+            extras: Extras::default(),
         }
     }
 }
 
 fn metadata(bytes: usize) -> Map<String, serde_json::Value> {
     Map::from_iter([("text".to_owned(), json!("m".repeat(bytes)))])
+}
+
+/// Long names, so that some small texts are more than a record has room for.
+fn extra(name: usize) -> String {
+    format!("extra-{name:-<200}")
 }
 
 struct Run {
@@ -355,9 +365,22 @@ impl Run {
                     k,
                     |store, key| store.set_metadata(key, &new).unwrap().is_some(),
                     |entry| {
-                        entry.metadata = Some(bytes);
+                        entry.extras.insert(Extras::METADATA, &new.clone().into());
                     },
                 );
+            }
+            SetExtra(k, name, bytes) => {
+                let (name, value) = (extra(name), json!("e".repeat(bytes)));
+                self.change(
+                    k,
+                    |store, key| store.set_extra(key, &name, &value).unwrap().is_some(),
+                    |entry| entry.extras.insert(name.clone(), &value),
+                );
+            }
+            RemoveExtra(k, name) => {
+                let removed = self.store().remove_extra(&key(k), &extra(name)).unwrap().is_some();
+                let entry = self.model.get_mut(&key(k));
+                assert_eq!(removed, entry.is_some_and(|entry| entry.extras.remove(&extra(name))));
             }
             Reset(k) => self.renew(k, None),
             Switch(k, n) => self.renew(k, Some(SessionId::new(format!("shared-{n}")).unwrap())),
@@ -429,7 +452,7 @@ impl Run {
             resume_pending: false,
             usage: Usage::ZERO,
             details: Details::from_source(source(k)),
-            metadata: None,
+            extras: Extras::default(),
         };
         let (expected, resolution) = match (self.model.get(&key(k)), reason) {
             (None, _) => (fresh, Resolution::Created),
@@ -452,8 +475,7 @@ impl Run {
         if resolution != Resolution::Existing {
             assert!(self.ids.insert(id), "a fresh id");
         }
-        let metadata = expected.metadata;
-        assert_eq!(Entry { metadata, ..Entry::from_store(&found.entry, &Extras::default()) }, expected);
+        assert_eq!(Entry::from_store(&found.entry, &expected.extras), expected);
         self.model.insert(key(k), expected);
     }
 
@@ -648,7 +670,7 @@ impl Run {
                     assert_eq!(found.session_id, *id);
                     return assert_eq!(
                         Entry::from_store(&found, &Extras::default()),
-                        Entry { metadata: None, ..known.clone() }
+                        Entry { extras: Extras::default(), ..known.clone() }
                     );
                 }
                 other => panic!("{other:?}"),
@@ -662,7 +684,7 @@ impl Run {
         assert!(to.as_ref().is_none_or(|id| *id == found.session_id));
         let expected = self.model[&key(k)].renewed(&found.session_id, self.now(), to.is_none());
         assert_eq!(Entry::from_store(&found, &Extras::default()), expected);
-        // The metadata is gone; only details that do not fit are kept there.
+        // The extras are gone; only details that do not fit are kept there.
         let name = found.details.display_name.as_ref().map_or(0, String::len);
         assert!(found.extras_bytes == 0 || name > 3000);
         self.model.insert(key(k), expected);
@@ -695,7 +717,7 @@ impl Run {
             resume_pending: false,
             usage: Usage::ZERO,
             details: Details::default(),
-            metadata: None,
+            extras: Extras::default(),
         }
     }
 
@@ -740,7 +762,7 @@ impl Run {
         assert!(is_met);
         self.ids.insert(id.clone());
         let times = Entry { created_at: at, updated_at: at, ..self.blank(&id) };
-        let entry = Entry { suspended: new.suspended, usage: new.usage, metadata: Some(7), ..times };
+        let entry = Entry { suspended: new.suspended, usage: new.usage, extras, ..times };
         self.model.insert(key(k), entry);
     }
 
@@ -787,8 +809,8 @@ impl Run {
         match change {
             Change::Counters(n) => entry.usage.input_tokens = n,
             Change::Name(bytes) => entry.details.display_name = Some("n".repeat(bytes)),
-            Change::SetMetadata(bytes) => entry.metadata = Some(bytes),
-            Change::RemoveMetadata => entry.metadata = None,
+            Change::SetMetadata(bytes) => entry.extras.insert(Extras::METADATA, &metadata(bytes).into()),
+            Change::RemoveMetadata => drop(entry.extras.remove(Extras::METADATA)),
             Change::Id(n) => entry.session_id = SessionId::new(format!("shared-{n}")).unwrap(),
             Change::Nothing | Change::Keep | Change::Remove => {}
         }
@@ -810,7 +832,7 @@ impl Run {
         let expected = match self.model.get(&key(k)) {
             None => self.blank(&id),
             Some(old) if old.suspended || fresh => {
-                let mut new = Entry { metadata: old.metadata, ..old.renewed(&id, now, !old.suspended) };
+                let mut new = Entry { extras: old.extras.clone(), ..old.renewed(&id, now, !old.suspended) };
                 if old.suspended {
                     new.details.was_auto_reset = true;
                     new.details.auto_reset_reason = Some("suspended".into());
@@ -870,6 +892,10 @@ impl Run {
         let found = self.store().get_with_extras(&key(k)).unwrap();
         assert_eq!(found.as_ref().map(|(entry, extras)| Entry::from_store(entry, extras)).as_ref(), expected);
         assert_eq!(self.store().get(&key(k)).unwrap(), found.map(|(entry, _)| entry));
+        for name in (0..NAMES).map(extra) {
+            let text = expected.and_then(|entry| entry.extras.text(&name));
+            assert_eq!(self.store().extra(&key(k), &name).unwrap().as_deref(), text);
+        }
         assert_eq!(self.store().contains(&key(k)).unwrap(), expected.is_some());
         assert_eq!(self.store().len(), self.model.len() as u64);
         assert_eq!(self.store().is_empty(), self.model.is_empty());

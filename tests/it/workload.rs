@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::common::NOW;
 use crate::rig::file_model::Dice;
+use crate::single_extras;
 
 /// An opening must have ended after this.
 pub const MAX_OPEN: Duration = Duration::from_secs(5);
@@ -221,7 +222,7 @@ impl Worker<'_> {
         self.clock.advance(Duration::from_secs(by));
         let name = format!("t{}-{}", self.thread, self.dice.roll(self.plan.keys as usize));
         let key = key(&name);
-        match self.dice.roll(28) {
+        match self.dice.roll(31) {
             0..8 => {
                 let found = self.store.resolve(&source(&name))?;
                 let time = found.entry.updated_at.as_micros();
@@ -341,7 +342,8 @@ impl Worker<'_> {
                 self.awaited(&receipt, &format!("touched {name} 0"))
             }
             25 => self.rename(),
-            27 => {
+            26..29 => self.single_extras(),
+            29 => {
                 let (name, entry) = self.fresh("h")?;
                 let receipt = self.store.hold_until(&entry.key, "job", FAR)?.unwrap();
                 self.awaited(&receipt, &format!("held {name} 1"))?;
@@ -367,7 +369,40 @@ impl Worker<'_> {
         }
     }
 
-    /// Three entries get another key, one of them with metadata and one with a turn.
+    /// Sets and removes some, in an entry of its own, where many pile up.
+    fn single_extras(&mut self) -> Result<()> {
+        let name = format!("xt{}-{}", self.thread, self.dice.roll(2));
+        let found = self.store.resolve(&source(&name))?;
+        let time = found.entry.updated_at.as_micros();
+        self.awaited(&found.receipt, &format!("touched {name} {time}"))?;
+        for _ in 0..=self.dice.roll(8) {
+            let which = single_extras::any(&mut self.dice);
+            if self.dice.roll(4) > 0 {
+                self.set_single(&name, which)?;
+                continue;
+            }
+            let n = self.next_single();
+            (self.say)(&format!("unsetting-{which} {name} {n}"));
+            if let Some(receipt) = self.store.remove_extra(&found.entry.key, &single_extras::name(which))? {
+                self.awaited(&receipt, &format!("unset-{which} {name} {n}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_single(&mut self, name: &str, which: usize) -> Result<()> {
+        let n = self.next_single();
+        let value = single_extras::value(which, n);
+        let receipt = self.store.set_extra(&key(name), &single_extras::name(which), &value)?.unwrap();
+        self.awaited(&receipt, &format!("set-{which} {name} {n}"))
+    }
+
+    /// Larger than any before, in earlier rounds too.
+    fn next_single(&self) -> u64 {
+        (self.plan.round + 1) << 32 | self.fresh.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Three entries get another key, one of them with extras and one with a turn.
     fn rename(&mut self) -> Result<()> {
         let (name, _) = self.fresh(MOVES)?;
         let names = ["a", "b", "c"].map(|end| format!("{name}x{end}"));
@@ -376,6 +411,8 @@ impl Worker<'_> {
         }
         let receipt = self.store.set_metadata(&key(&names[0]), &metadata(1, self.plan.metadata_bytes))?.unwrap();
         self.awaited(&receipt, &format!("noted {} 1", names[0]))?;
+        let singles = [single_extras::a_small_one(&mut self.dice), single_extras::a_large_one(&mut self.dice)];
+        singles.into_iter().try_for_each(|which| self.set_single(&names[0], which))?;
         let (_, receipt) = self.store.begin_turn(&key(&names[1]))?.unwrap();
         self.awaited(&receipt, &format!("begun {} 1", names[1]))?;
         let receipt = self.store.touch(&key(&names[2]))?.unwrap();
@@ -488,6 +525,7 @@ impl Expected {
             // Said before the change: tells nothing of an entry that was not told of.
             ["ending" | "resetting" | "unsuspending" | "renaming" | "releasing", name, _]
                 if !self.entries.contains_key(name) => {}
+            [what, name, _] if what.starts_with("unsetting-") && !self.entries.contains_key(name) => {}
             [what, name, n] => {
                 let least = self.entries.entry(name.into()).or_default();
                 let known = least.numbers.entry(what.into()).or_default();
@@ -619,7 +657,7 @@ fn check_entry(
     ];
     match checks.iter().find(|(_, holds)| !holds) {
         Some((what, _)) => Err(format!("{what} does not hold: {entry:?}")),
-        None => Ok(()),
+        None => single_extras::check(&extras, number),
     }
 }
 
@@ -644,5 +682,5 @@ fn whole(entry: &SessionEntry, extras: &Extras) -> Result<(), String> {
             return Err(format!("metadata {n} with session {}", entry.session_id));
         }
     }
-    Ok(())
+    single_extras::whole(extras)
 }

@@ -19,7 +19,7 @@ mod source;
 #[path = "../../../src/time.rs"]
 mod time;
 
-use codec::{ActivityRow, ExtrasRow, Hot, IdRow, JournalRow, NoteRow, Turn, decode_blob, decode_cold, encode_blob};
+use codec::{ActivityRow, Base, ExtrasRow, Hot, IdRow, JournalRow, NoteRow, Turn, decode_cold};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -36,10 +36,9 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-    if let Ok((details, extras)) = decode_blob(input) {
-        let bytes = encode_blob(details.as_ref(), &extras).expect("what was decoded");
-        let (details, extras) = decode_blob(&bytes).expect("what was encoded");
-        assert_eq!(encode_blob(details.as_ref(), &extras).expect("the same"), bytes);
+    if let Ok(base) = Base::decode(input) {
+        let bytes = Base::encode(base.details.as_ref(), &base.fields).expect("what was decoded");
+        assert_eq!(Base::decode(&bytes).expect("what was encoded"), base);
     }
     if let Ok(row) = ActivityRow::decode(input) {
         assert_eq!(row.encode().as_slice(), input);

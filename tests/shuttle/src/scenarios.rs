@@ -10,7 +10,7 @@ use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle};
 
 use crate::codec::{ActivityRow, Bucket, Hot};
-use crate::commit::{Commits, Receipt, Settings};
+use crate::commit::{Commits, Moved, Receipt, Settings};
 use crate::entry::Revision;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -19,7 +19,7 @@ use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use crate::time::{ManualClock, Timestamp};
 use crate::unreadable::Unreadable;
 
-pub(crate) const ALL: [(&str, fn()); 15] = [
+pub(crate) const ALL: [(&str, fn()); 16] = [
     ("waiters find their change synced", waiters_find_their_change_synced),
     ("what nobody waits for is committed", what_nobody_waits_for_is_committed),
     ("a dropped or panicking waker hurts nobody", a_bad_waker_hurts_nobody),
@@ -34,7 +34,8 @@ pub(crate) const ALL: [(&str, fn()); 15] = [
     ("a snapshot has the turns of its moment", a_snapshot_has_the_turns_of_its_moment),
     ("an id is found at every moment", an_id_is_found_at_every_moment),
     ("a turn ends after its session", a_turn_ends_after_its_session),
-    ("an entry that moves is under one key", an_entry_that_moves_is_under_one_key),
+    ("an entry that moves in a shard is under one key", an_entry_that_moves_in_a_shard_is_under_one_key),
+    ("an entry that moves between shards is under one key", an_entry_that_moves_between_shards_is_under_one_key),
 ];
 
 struct Store {
@@ -46,11 +47,35 @@ struct Store {
 fn keys() -> &'static [SessionKey] {
     static KEYS: OnceLock<Vec<SessionKey>> = OnceLock::new();
     KEYS.get_or_init(|| {
-        let engine = Engine(Disk::new(&[], Hot::fresh(Timestamp::MIN)));
-        let shard = |key: &SessionKey| (engine.fingerprint(key).table_hash() >> 40) % 64;
-        let all = (0..).map(|n| SessionKey::new(format!("agent:main:discord:dm:{n}")).expect("a key"));
-        let first = shard(&SessionKey::new("agent:main:discord:dm:0").expect("a key"));
-        all.filter(|key| shard(key) == first).take(3).collect()
+        let all = keys_and_shards();
+        let first = all.clone().next().map(|(_, shard)| shard);
+        all.filter(|(_, shard)| Some(*shard) == first).map(|(key, _)| key).take(3).collect()
+    })
+}
+
+/// Keys of three shards, in the order of these.
+fn keys_apart() -> &'static [SessionKey] {
+    static KEYS: OnceLock<Vec<SessionKey>> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let mut keys: Vec<(SessionKey, u64)> = Vec::new();
+        for (key, shard) in keys_and_shards() {
+            if keys.last().is_none_or(|(_, last)| *last < shard) {
+                keys.push((key, shard));
+            }
+            if keys.len() == 3 {
+                break;
+            }
+        }
+        keys.into_iter().map(|(key, _)| key).collect()
+    })
+}
+
+fn keys_and_shards() -> impl Iterator<Item = (SessionKey, u64)> + Clone {
+    let engine = Arc::new(Engine(Disk::new(&[], 0, Hot::fresh(Timestamp::MIN))));
+    let all = (0..).map(|n| SessionKey::new(format!("agent:main:discord:dm:{n}")).expect("a key"));
+    all.map(move |key| {
+        let shard = (engine.fingerprint(&key).table_hash() >> 40) % 64;
+        (key, shard)
     })
 }
 
@@ -68,8 +93,11 @@ fn start_with(keys: &[SessionKey], max_pending: usize, fails_at: u64) -> Arc<Sto
 }
 
 fn start_every(interval: Duration, keys: &[SessionKey], max_pending: usize, fails_at: u64) -> Arc<Store> {
-    let disk = Disk::new(keys, Hot::fresh(Timestamp::MIN));
-    let writer = Writer { mark: Mark { commit: 0, count: keys.len() as u64 }, fails_at, syncs: 0, is_dirty: false };
+    start_on(Disk::new(keys, keys.len(), Hot::fresh(Timestamp::MIN)), interval, max_pending, fails_at)
+}
+
+fn start_on(disk: Arc<Disk>, interval: Duration, max_pending: usize, fails_at: u64) -> Arc<Store> {
+    let writer = Writer { mark: Mark { commit: 0, count: disk.count() }, fails_at, syncs: 0, is_dirty: false };
     // Nothing is kept in memory that is not needed.
     let settings = Settings { interval, max_pending, cached_entries: 0, first_revision: Revision::NONE };
     let clock = Arc::new(ManualClock::new(Timestamp::MIN));
@@ -101,7 +129,7 @@ impl Store {
     /// Gives the entry this session.
     fn put(&self, key: &SessionKey, id: &SessionId, number: i64) -> Result<Receipt> {
         let mut locked = self.commits.lock(key)?;
-        let commit = locked.put(Hot::fresh(Timestamp::MIN), cold_of(id.clone(), number), None)?;
+        let commit = locked.put(Hot::fresh(Timestamp::MIN), cold_of(id.clone(), number), None)?.commit;
         drop(locked);
         Ok(self.commits.receipt(commit))
     }
@@ -413,7 +441,7 @@ fn a_snapshot_is_of_one_moment() {
                 Some(number) => {
                     hot.usage.input_tokens = number;
                     match is_whole {
-                        true => locked.put(hot, cold(number as i64), None).expect("a change"),
+                        true => locked.put(hot, cold(number as i64), None).expect("a change").commit,
                         false => locked.set_hot(hot),
                     }
                 }
@@ -518,29 +546,56 @@ fn a_turn_ends_after_its_session() {
     assert!(store.commits.turns().expect("this process").all().is_empty(), "no entry is left");
 }
 
-/// Two threads move it to and fro, and a third changes it: each sync finds it under one key.
-fn an_entry_that_moves_is_under_one_key() {
-    let [a, b, c] = [0, 1, 2].map(|n| keys()[n].clone());
-    let store = start_with(&keys()[..1], PLENTY, 0);
-    let count = |store: &Store| [&a, &b, &c].into_iter().filter(|key| store.disk.synced(key).is_some()).count();
-    let move_on = |from: &SessionKey, to: &SessionKey| {
-        let (store, from, to) = (Arc::clone(&store), from.clone(), to.clone());
-        thread::spawn(move || {
-            let moved = store.commits.rename(&from, &to).expect("an answer");
-            store.commits.receipt_of_all().expect("a receipt").wait().expect("a sync");
-            moved
+fn an_entry_that_moves_in_a_shard_is_under_one_key() {
+    an_entry_moves(keys());
+}
+
+/// Threads lock two shards at a time, and a snapshot all of them.
+fn an_entry_that_moves_between_shards_is_under_one_key() {
+    an_entry_moves(keys_apart());
+}
+
+/// Threads move it to and fro, and another changes it: each sync and each snapshot finds it under one key, with each
+/// change.
+fn an_entry_moves(keys: &'static [SessionKey]) {
+    let store = start_on(Disk::new(keys, 1, Hot::fresh(Timestamp::MIN)), Duration::MAX, PLENTY, 0);
+    let mover = |steps: &'static [(usize, usize)]| {
+        spawn(&store, move |store| {
+            for (from, to) in steps {
+                if let Moved::There(commit) = store.commits.rename(&keys[*from], &keys[*to]).expect("an answer") {
+                    store.commits.receipt(commit).wait().expect("a sync");
+                }
+                assert_eq!(store.disk.count(), 1, "on disk");
+            }
         })
     };
-    let threads = [move_on(&a, &b), move_on(&b, &c), move_on(&a, &c)];
-    for key in [&b, &c] {
-        let mut locked = store.commits.lock(key).expect("a lock");
-        if let Some(hot) = locked.hot() {
-            let commit = locked.set_hot(hot);
-            drop(locked);
-            store.commits.receipt(commit).wait().expect("a sync");
-            assert_eq!(count(&store), 1);
+    let movers = [mover(&[(0, 1), (1, 2), (2, 0)]), mover(&[(1, 0), (0, 2)])];
+    let changes = Arc::new(AtomicU64::new(0));
+    let changing = spawn(&store, {
+        let changes = Arc::clone(&changes);
+        move |store| {
+            for key in keys.iter().chain(keys) {
+                let mut locked = store.commits.lock(key).expect("a lock");
+                let Some(mut hot) = locked.hot() else { continue };
+                hot.usage.input_tokens += 1;
+                let commit = locked.set_hot(hot);
+                drop(locked);
+                changes.fetch_add(1, Ordering::AcqRel);
+                store.commits.receipt(commit).wait().expect("a sync");
+                assert_eq!(store.disk.count(), 1, "on disk");
+            }
         }
-    }
-    threads.into_iter().for_each(|thread| drop(thread.join().expect("no panic")));
-    assert_eq!((count(&store), store.commits.count()), (1, 1));
+    });
+    let reading = spawn(&store, |store| {
+        for _ in 0..2 {
+            let read = store.commits.snapshot().expect("a snapshot").map(|entry| entry.expect("a read").0);
+            assert_eq!(read.count(), 1, "in a snapshot");
+        }
+    });
+    join(movers.into_iter().chain([changing, reading]));
+    assert_eq!(store.commits.count(), 1);
+    store.close();
+    assert_eq!(store.disk.count(), 1);
+    let found = keys.iter().find_map(|key| store.disk.synced(key)).expect("the entry is there");
+    assert_eq!(found.usage.input_tokens, changes.load(Ordering::Acquire), "a change was lost");
 }

@@ -1,13 +1,18 @@
 //! In the place of the database: maps, of what was written and of what was synced.
 
+#[path = "../../../src/storage/extras.rs"]
+mod extras;
+
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Seed, Term, Turn};
-use crate::entry::{Details, Extras};
+pub(crate) use extras::PartsOf;
+
+use crate::codec::{ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Parts, Seed, Term, Turn};
+use crate::entry::Details;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering::SeqCst};
@@ -49,7 +54,7 @@ impl Change {
 #[derive(Debug)]
 pub(crate) enum Content {
     Hot(Hot),
-    Whole { hot: Hot, cold: Arc<Cold>, blob: Option<Arc<[u8]>> },
+    Whole { hot: Hot, cold: Arc<Cold>, parts: Parts },
     Gone,
 }
 
@@ -101,11 +106,12 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// With an entry for each of the keys. There will be no others.
-    pub(crate) fn new(keys: &[SessionKey], hot: Hot) -> Arc<Self> {
+    /// With an entry for each of the first `entries` keys. There will be no others than these keys.
+    pub(crate) fn new(keys: &[SessionKey], entries: usize, hot: Hot) -> Arc<Self> {
         let seed = Seed::new(&[7; 16]);
         let cold = Arc::new(cold(0));
-        let entries: Entries = keys.iter().map(|key| (seed.fingerprint(key), (hot, Arc::clone(&cold)))).collect();
+        let entry = |key| (seed.fingerprint(key), (hot, Arc::clone(&cold)));
+        let entries: Entries = keys.iter().take(entries).map(entry).collect();
         Arc::new(Self {
             seed,
             keys: keys.to_vec(),
@@ -116,6 +122,11 @@ impl Disk {
             closed: Mutex::new(false),
             closes: Condvar::new(),
         })
+    }
+
+    /// How many entries the last sync found.
+    pub(crate) fn count(&self) -> u64 {
+        self.synced.lock().len() as u64
     }
 
     pub(crate) fn synced(&self, key: &SessionKey) -> Option<Hot> {
@@ -173,11 +184,7 @@ impl Engine {
         Ok(Cold::clone(&stored.0))
     }
 
-    pub(crate) fn extras(&self, _: &SessionKey, _: ExtrasRef) -> Result<Extras> {
-        Ok(Extras::default())
-    }
-
-    pub(crate) fn blob(&self, _: &SessionKey, _: ExtrasRef) -> Result<Vec<u8>> {
+    pub(crate) fn part(&self, _: &SessionKey, _: ExtrasRef) -> Result<Vec<u8>> {
         Ok(Vec::new())
     }
 
