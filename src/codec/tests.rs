@@ -195,6 +195,21 @@ fn golden_turn() {
 }
 
 #[test]
+fn golden_lease() {
+    let term = Term { since: NOW, end: Timestamp::from_micros(250) };
+    let bytes = term.encode().unwrap();
+    assert_eq!(hex(&bytes), "01fd80c30a4103540600fa");
+    assert_eq!(Term::decode(&bytes).unwrap(), term);
+    let row = LeaseRow::encode(entry(), "job");
+    assert_eq!((&row[..16], &row[16..]), (&entry().as_bytes()[..], &b"job"[..]));
+    assert_eq!(
+        LeaseRow::decode(&row).map(|row| (row.entry, row.name.to_owned())).unwrap(),
+        (entry(), "job".to_owned())
+    );
+    assert!(LeaseRow::decode(&row[..16]).is_err() && LeaseRow::decode(b"short").is_err());
+}
+
+#[test]
 fn golden_intent() {
     let replace = |old_id| Step::Replace { entry: entry(), checksum: 0x0102_0304, hot: Hot::fresh(NOW), old_id };
     let intent = Intent {

@@ -12,7 +12,7 @@ use super::checkpoint::{Checkpoint, Mark};
 use super::open::Opened;
 use super::*;
 use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, Intent, SUSPENDED, Step, Turn, encode_meta, encode_name};
-use crate::codec::{Base, ExtrasIndex, Field, Parts};
+use crate::codec::{Base, ExtrasIndex, Field, Parts, Term};
 use crate::entry::Details;
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;

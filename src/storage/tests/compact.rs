@@ -9,7 +9,8 @@ fn a_copy_that_differs_in_any_tree_is_found() {
     let mut original = with_entries(dir.path());
     let turn = crate::codec::Turn { token: 1, started_at: NOW, session_id: id(1) };
     original.writer.apply_turns(&original.engine, &[(entry(1), Some(turn))]).unwrap();
-    commit(&mut original, &[touch(1, later(5))]).unwrap();
+    let leases = vec![("job".into(), Some(Term { since: NOW, end: later(9) }))];
+    commit(&mut original, &[Change { leases, ..touch(1, later(5)) }]).unwrap();
     let original = &original.engine.trees;
     // There is none in a sound store.
     original.intent.insert("group", vec![1]).unwrap();

@@ -177,3 +177,92 @@ fn an_entry_that_moves_and_goes_is_gone() {
     assert_eq!(violations(&opened.engine), []);
     assert_eq!([2, 8].map(|n| opened.engine.contains(&key(n)).unwrap()), [false, false]);
 }
+
+const TERM: Term = Term { since: NOW, end: Timestamp::from_micros(4_000_000_000_000_000) };
+
+fn leased(change: Change, name: &str) -> Change {
+    Change { leases: vec![(name.into(), Some(TERM))], ..change }
+}
+
+/// The entries that a lease of this name belongs to.
+fn leases(engine: &Engine, name: &str) -> Vec<Fingerprint> {
+    let all = engine.leases().unwrap().into_iter();
+    all.filter(|found| found.lease.as_ref().unwrap().0 == name).filter_map(|found| found.entry).collect()
+}
+
+/// Stops the writer before each of its writes in turn, in a store whose entries 1 and 2 have a lease. Whatever is there
+/// then, `check` is asked after a reopening.
+fn stop_with_leases(name: &str, changes: impl Fn() -> Vec<Change>, check: impl Fn(&Engine)) {
+    let mut stops = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = with_entries(dir.path());
+        commit(&mut opened, &[leased(touch(1, NOW), "job"), leased(touch(2, NOW), "job")]).unwrap();
+        opened.writer.hook = stop_before(stops + 1);
+        let is_done = commit(&mut opened, &changes()).is_ok();
+        stops += 1;
+        drop(opened);
+        let opened = open_at(dir.path());
+        let found = verify(&opened.engine).unwrap();
+        assert_eq!((found.violations, found.orphaned_leases), (vec![], 0), "{name}, stopped at {stops}");
+        check(&opened.engine);
+        if is_done {
+            break;
+        }
+    }
+    assert!(stops > 3, "{name}: only {stops} writes were seen");
+}
+
+#[test]
+fn an_entry_that_is_made_again_has_none_of_the_leases_wherever_that_stops() {
+    let again = || {
+        let change = leased(whole(2, 77, later(1), Some((7, 9000))), "new");
+        vec![Change { is_another: true, ..change }, whole(4, 4, NOW, None)]
+    };
+    stop_with_leases("again", again, |engine| {
+        let id_there = cold_of(engine, 2).map(|cold| cold.session_id);
+        let held = |name| leases(engine, name).contains(&entry(2));
+        let (old, new) = (id_there == Some(id(2)), id_there == Some(id(77)));
+        assert_eq!((held("job"), held("new")), (old, new), "{id_there:?}");
+    });
+    stop_with_leases(
+        "remove",
+        || vec![gone(2)],
+        |engine| {
+            assert_eq!(leases(engine, "job").contains(&entry(2)), engine.contains(&key(2)).unwrap());
+        },
+    );
+}
+
+#[test]
+fn leases_stay_with_what_is_replaced_and_go_with_what_moves_wherever_that_stops() {
+    stop_with_leases(
+        "reset",
+        || vec![whole(2, 77, later(1), None)],
+        |engine| {
+            assert!(leases(engine, "job").contains(&entry(2)));
+        },
+    );
+    stop_with_leases(
+        "move",
+        || vec![leased(moved(1, 8, None), "job")],
+        |engine| {
+            let held = leases(engine, "job");
+            assert!(held.contains(&entry(if engine.contains(&key(1)).unwrap() { 1 } else { 8 })), "{held:?}");
+        },
+    );
+}
+
+/// Damage may leave the leases of no entry. One that is made there does not get them.
+#[test]
+fn what_is_made_gets_no_lease_that_was_there_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let row = crate::codec::LeaseRow::encode(entry(9), "stray");
+    opened.engine.trees.leases.insert(row, TERM.encode().unwrap()).unwrap();
+    assert_eq!(verify(&opened.engine).unwrap().orphaned_leases, 1);
+    commit(&mut opened, &[leased(whole(9, 9, NOW, None), "job")]).unwrap();
+    assert_eq!((leases(&opened.engine, "stray"), leases(&opened.engine, "job")), (vec![], vec![entry(9)]));
+    opened.engine.trees.leases.insert(b"short", b"x").unwrap();
+    heals(dir.path(), opened);
+}
