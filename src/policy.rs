@@ -14,7 +14,7 @@ use chrono::NaiveDate;
 
 use crate::answer::{ReplaceReason, Resolved};
 use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
-use crate::codec::{Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
+use crate::codec::{Fingerprint, Hot, PINNED, RESUME_PENDING, SUSPENDED};
 use crate::config::{Config, DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES, ResetConfig, ResetMode, ResetRule};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -239,7 +239,7 @@ impl SessionStore {
     ///
     /// A policy never fires while a lease holds the entry ([`hold`](SessionStore::hold)), or while `guard`, asked with the session key and with no lock held, says that work is in
     /// progress, or fails or panics: the entry is then kept and touched. A touch between its answer and the
-    /// replacement wins. An entry with a resume pending keeps its id; a suspended one is replaced in any case. For an
+    /// replacement wins. An entry with a resume pending keeps its id, and so does a pinned one; a suspended one is replaced in any case. For an
     /// hour after the time of day has jumped, and while the clock is [doubted](crate::OpenReport::clock_doubted), none
     /// fires either.
     ///
@@ -319,7 +319,7 @@ impl SessionStore {
     fn over(&self, policy: &ResetPolicy, entry: Fingerprint, hot: &Hot) -> Result<Option<(ReplaceReason, Checked)>> {
         let now = self.now();
         let may_be = policy.due(hot.updated_at, now).is_some() || is_ahead(hot.updated_at, now);
-        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) || !may_be {
+        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) || hot.is(PINNED) || !may_be {
             return Ok(None);
         }
         let checked = self.look_at_clock()?;

@@ -167,7 +167,10 @@ mod tests {
         assert_eq!(end.to_bytes().unwrap(), b"\x01\x02\x01\xfa\xfb\xfb\x00");
         assert_eq!(BackupStoreV1::from_bytes(b"\x01\x01\x03UTC").unwrap(), store);
         assert_eq!(BackupNoteV1::from_bytes(b"\x01\x02_n\x03\"t\"\x01").unwrap(), note);
-        assert_eq!(BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x05\x03blo\x00\x01\x03job\x01t").unwrap(), entry);
+        assert_eq!(
+            BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x05\x03blo\x00\x01\x03job\x01t").unwrap(),
+            entry
+        );
         assert_eq!(BackupEndV1::from_bytes(b"\x01\x02\x01\xfa\xfb\xfb\x00").unwrap(), end);
         assert!(matches!(BackupStoreV1::from_bytes(b"\x02\x00"), Err(CodecError::Version { found: 2 })));
     }

@@ -2,7 +2,7 @@
 //!
 //! A pass reads the index of activity from its oldest bucket to the cutoff, so it costs what has expired and what is
 //! protected, however large the store. For each entry that is really expired it asks, in this order: is it suspended;
-//! does a lease hold it; does the [`ActivityGuard`] know an active process for its *key*; has it been used meanwhile. Only then it goes.
+//! is it pinned; does a lease hold it; does the [`ActivityGuard`] know an active process for its *key*; has it been used meanwhile. Only then it goes.
 //!
 //! Caps come after age, in the same pass, and take the oldest unprotected entries that are left. Age never depends on
 //! how many entries there are.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::by_time::{Order, Piece};
 use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
-use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, SUSPENDED};
+use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, PINNED, SUSPENDED};
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, PruneReason, Told};
 use crate::key::SessionKey;
@@ -272,6 +272,8 @@ impl<'a> Pass<'a> {
         let mut is_active = is_held;
         let protected = if seen.is(SUSPENDED) {
             Some(ProtectedBy::Suspended)
+        } else if seen.is(PINNED) {
+            Some(ProtectedBy::Pinned)
         } else if is_held && !is_overridden {
             Some(ProtectedBy::Held)
         } else {

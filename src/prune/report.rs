@@ -32,6 +32,8 @@ pub struct PruneReport {
     pub removed_active: u64,
     /// Kept because they are suspended.
     pub kept_suspended: u64,
+    /// Kept because they are pinned.
+    pub kept_pinned: u64,
     /// Kept because a lease holds them.
     pub kept_held: u64,
     /// Kept because the guard says that work is in progress.
@@ -86,6 +88,8 @@ pub struct Protected {
 pub enum ProtectedBy {
     /// It is suspended.
     Suspended,
+    /// It is pinned.
+    Pinned,
     /// A lease holds it.
     Held,
     /// The guard says that work is in progress.
@@ -101,6 +105,7 @@ impl PruneReport {
     pub(super) fn keep(&mut self, key: &SessionKey, reason: ProtectedBy, idle: Duration) {
         match reason {
             ProtectedBy::Suspended => self.kept_suspended += 1,
+            ProtectedBy::Pinned => self.kept_pinned += 1,
             ProtectedBy::Held => self.kept_held += 1,
             ProtectedBy::Active => self.kept_active += 1,
             ProtectedBy::GuardFailed => self.guard_failed += 1,

@@ -15,8 +15,7 @@ use super::write::encode_error;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
     ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
-    assemble,
-    decode_cold, decode_name, whole_fingerprint,
+    assemble, decode_cold, decode_name, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
 use crate::key::SessionKey;

@@ -90,11 +90,25 @@ fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) 
         bytes: u32::try_from(part.len()).unwrap(),
     };
     let cold = Arc::new(cold(session, parts.iter().next().map(of)));
-    Change { key: key(n), entry: entry(n), content: Content::Whole { hot: Hot::fresh(at), cold, parts }, moved: None, is_another: false, leases: vec![] }
+    Change {
+        key: key(n),
+        entry: entry(n),
+        content: Content::Whole { hot: Hot::fresh(at), cold, parts },
+        moved: None,
+        is_another: false,
+        leases: vec![],
+    }
 }
 
 fn touch(n: usize, to: Timestamp) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)), moved: None, is_another: false, leases: vec![] }
+    Change {
+        key: key(n),
+        entry: entry(n),
+        content: Content::Hot(Hot::fresh(to)),
+        moved: None,
+        is_another: false,
+        leases: vec![],
+    }
 }
 
 fn gone(n: usize) -> Change {
