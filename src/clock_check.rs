@@ -27,6 +27,9 @@ const DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Entries that one verb may count, so that its cost is bounded. Where there are more, a pass or an opening counts.
 const FEW: usize = 1024;
 
+/// How long no session ends by a policy, and no lease is forgotten, after the time of day has jumped.
+pub(crate) const AFTER_A_JUMP: Duration = Duration::from_secs(60 * 60);
+
 /// Whether a time lies too far ahead to be right.
 pub(crate) fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
     time > now.saturating_add(AHEAD)

@@ -29,6 +29,17 @@ pub enum Error {
     /// A text is no session id.
     #[error("not a session id")]
     InvalidId(#[source] NameError),
+    /// A text is no name of a lease.
+    #[error("not a name of a lease")]
+    InvalidLease(#[source] NameError),
+    /// An entry has as many leases with a name as it may have.
+    #[error("{key} has {limit} leases, which is the limit; release those that are not needed, or use fewer names")]
+    TooManyLeases {
+        /// Which entry.
+        key: SessionKey,
+        /// The limit.
+        limit: usize,
+    },
     /// A text is not what it was to be, a session key or a session id. This is what `?` makes of a [`NameError`], which
     /// does not know which of the two was asked for.
     #[error("not a session key or session id")]
@@ -361,6 +372,8 @@ impl Error {
         match self {
             Self::InvalidKey(_) => "invalid_key",
             Self::InvalidId(_) => "invalid_id",
+            Self::InvalidLease(_) => "invalid_lease",
+            Self::TooManyLeases { .. } => "too_many_leases",
             Self::InvalidName(_) => "invalid_name",
             Self::OverlappingPrefixes => "overlapping_prefixes",
             Self::NotFound { .. } => "not_found",

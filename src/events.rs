@@ -75,6 +75,10 @@ pub enum EventKind {
     Suspended,
     /// Its suspension was taken back.
     Unsuspended,
+    /// It was pinned.
+    Pinned,
+    /// It is pinned no more.
+    Unpinned,
     /// The next message continues it.
     ResumePending {
         /// Why.

@@ -55,8 +55,29 @@ pub enum NameError {
     Digits,
 }
 
+/// The longest name of a lease, in bytes.
+pub const MAX_LEASE_NAME_BYTES: usize = 64;
+
+/// Whether a text may name a lease: 1 to 64 bytes without control characters.
+pub(crate) fn check_lease_name(text: &str) -> Result<(), NameError> {
+    check_length(text, MAX_LEASE_NAME_BYTES)
+}
+
 /// The rules that keys and ids share.
 fn check_common(text: &str, max: usize) -> Result<(), NameError> {
+    check_length(text, max)?;
+    if text.contains("..") {
+        return Err(NameError::DotDot);
+    }
+    let mut start = text.chars();
+    if matches!((start.next(), start.next()), (Some(drive), Some(':')) if drive.is_ascii_alphabetic()) {
+        return Err(NameError::Drive);
+    }
+    Ok(())
+}
+
+/// The rules that all names share.
+fn check_length(text: &str, max: usize) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
     }
@@ -65,13 +86,6 @@ fn check_common(text: &str, max: usize) -> Result<(), NameError> {
     }
     if let Some((at, _)) = text.char_indices().find(|(_, c)| c.is_control()) {
         return Err(NameError::Control { at });
-    }
-    if text.contains("..") {
-        return Err(NameError::DotDot);
-    }
-    let mut start = text.chars();
-    if matches!((start.next(), start.next()), (Some(drive), Some(':')) if drive.is_ascii_alphabetic()) {
-        return Err(NameError::Drive);
     }
     Ok(())
 }

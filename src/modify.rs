@@ -167,6 +167,8 @@ impl SessionStore {
             self.tell(key, CHANGES, switched);
         } else if new.suspended != old.suspended {
             self.tell(key, CHANGES, || told(if new.suspended { EventKind::Suspended } else { EventKind::Unsuspended }));
+        } else if new.pinned != old.pinned {
+            self.tell(key, CHANGES, || told(if new.pinned { EventKind::Pinned } else { EventKind::Unpinned }));
         } else if new.resume_pending != old.resume_pending {
             let reason = || new.details.resume_reason.clone().unwrap_or_default();
             let kind = || match new.resume_pending {

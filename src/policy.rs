@@ -13,8 +13,8 @@ use std::time::Duration;
 use chrono::NaiveDate;
 
 use crate::answer::{ReplaceReason, Resolved};
-use crate::clock_check::{Checked, is_ahead};
-use crate::codec::{Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
+use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
+use crate::codec::{Fingerprint, Hot, PINNED, RESUME_PENDING, SUSPENDED};
 use crate::config::{Config, DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES, ResetConfig, ResetMode, ResetRule};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -27,9 +27,6 @@ use crate::zone::TimeZone;
 
 /// How often an entry that changes while the guard is asked is looked at again. After that it is in use, and kept.
 const ATTEMPTS: usize = 8;
-
-/// How long no session ends by a policy after the time of day has jumped.
-const AFTER_A_JUMP: Duration = Duration::from_secs(60 * 60);
 
 /// When a session is over: after some minutes without activity, at an hour of the day, at whichever comes first, or
 /// never.
@@ -240,9 +237,9 @@ impl SessionStore {
     /// says so is replaced by a fresh one. The answer tells which rule fired, the session before, and whether that
     /// had used any tokens.
     ///
-    /// A policy never fires while `guard`, asked with the session key and with no lock held, says that work is in
+    /// A policy never fires while a lease holds the entry ([`hold`](SessionStore::hold)), or while `guard`, asked with the session key and with no lock held, says that work is in
     /// progress, or fails or panics: the entry is then kept and touched. A touch between its answer and the
-    /// replacement wins. An entry with a resume pending keeps its id; a suspended one is replaced in any case. For an
+    /// replacement wins. An entry with a resume pending keeps its id, and so does a pinned one; a suspended one is replaced in any case. For an
     /// hour after the time of day has jumped, and while the clock is [doubted](crate::OpenReport::clock_doubted), none
     /// fires either.
     ///
@@ -295,7 +292,8 @@ impl SessionStore {
         let mut id = None;
         for _ in 0..ATTEMPTS {
             let Some(seen) = self.commits().peek_hot(entry)? else { break };
-            if self.over(policy, entry, &seen)?.is_none() {
+            let Some((_, Checked { now, .. })) = self.over(policy, entry, &seen)? else { break };
+            if self.commits().leases()?.is_held(entry, now.wall) {
                 break;
             }
             match ask(guard, key) {
@@ -305,7 +303,7 @@ impl SessionStore {
             let Some((reason, checked)) = self.over(policy, entry, &seen)? else { break };
             let mut locked = self.commits().lock(key)?;
             let same = |now: Hot| now.updated_at == seen.updated_at && now.flags == seen.flags;
-            if locked.hot().is_some_and(same) {
+            if locked.hot().is_some_and(same) && !locked.is_held(checked.now.wall) {
                 self.heal(&mut locked, &checked);
                 let now = checked.now.wall;
                 match self.resolve_locked(locked, key, how, now, Some(reason), id.take())? {
@@ -321,7 +319,7 @@ impl SessionStore {
     fn over(&self, policy: &ResetPolicy, entry: Fingerprint, hot: &Hot) -> Result<Option<(ReplaceReason, Checked)>> {
         let now = self.now();
         let may_be = policy.due(hot.updated_at, now).is_some() || is_ahead(hot.updated_at, now);
-        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) || !may_be {
+        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) || hot.is(PINNED) || !may_be {
             return Ok(None);
         }
         let checked = self.look_at_clock()?;

@@ -5,7 +5,7 @@ use std::vec;
 use serde::{Deserialize, Serialize};
 
 use crate::by_time::{Order, Piece, Place};
-use crate::codec::{Bucket, Fingerprint, Hot, RESUME_PENDING, SUSPENDED};
+use crate::codec::{Bucket, Fingerprint, Hot, PINNED, RESUME_PENDING, SUSPENDED};
 use crate::entry::{SessionEntry, Usage};
 use crate::error::Result;
 use crate::key::SessionKey;
@@ -23,6 +23,8 @@ pub struct Summary {
     pub updated_at: Timestamp,
     /// Whether the session is suspended.
     pub suspended: bool,
+    /// Whether it is pinned.
+    pub pinned: bool,
     /// Whether a resume is pending.
     pub resume_pending: bool,
     /// Token counters and cost.
@@ -66,6 +68,8 @@ pub struct Filter {
     pub idle_since: Option<Timestamp>,
     /// Only suspended ones, or only others.
     pub suspended: Option<bool>,
+    /// Only pinned ones, or only others.
+    pub pinned: Option<bool>,
 }
 
 impl Filter {
@@ -79,6 +83,7 @@ impl Filter {
         self.active_since.is_none_or(|since| hot.updated_at >= since)
             && self.idle_since.is_none_or(|since| hot.updated_at < since)
             && self.suspended.is_none_or(|suspended| hot.is(SUSPENDED) == suspended)
+            && self.pinned.is_none_or(|pinned| hot.is(PINNED) == pinned)
     }
 
     fn accepts_key(&self, key: &SessionKey) -> bool {
@@ -313,6 +318,7 @@ fn summary(key: SessionKey, hot: &Hot) -> Summary {
         key,
         updated_at: hot.updated_at,
         suspended: hot.is(SUSPENDED),
+        pinned: hot.is(PINNED),
         resume_pending: hot.is(RESUME_PENDING),
         usage: hot.usage,
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::answer::{ReplaceReason, Repointed, Resolution, Resolved, Written};
-use crate::codec::{Cold, Hot, SUSPENDED};
+use crate::codec::{Cold, Hot, PINNED, SUSPENDED};
 use crate::commit::{EntryLock, Receipt};
 use crate::entry::{Details, KeepExtras, SessionEntry, Touch, Usage};
 use crate::error::{Error, Result};
@@ -350,6 +350,8 @@ fn successor(hot: &Hot, cold: &Cold) -> Details {
 
 /// The records of a fresh session in the place of an old one.
 fn renewed(old: &Hot, id: SessionId, details: Details, now: Timestamp) -> (Hot, Cold) {
-    let hot = Hot::fresh(now.max(old.updated_at));
+    let mut hot = Hot::fresh(now.max(old.updated_at));
+    // That is the conversation's.
+    hot.set(PINNED, old.is(PINNED));
     (hot, Cold { session_id: id, created_at: now, details, extras: None })
 }

@@ -218,12 +218,26 @@ impl SessionStore {
 
     /// Suspends the session: it is never pruned, and the next message starts a fresh one. `updated_at` stays.
     pub fn suspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.set_suspended(key, true)
+        self.set_flag(key, SUSPENDED, true, EventKind::Suspended)
     }
 
     /// Takes a suspension back. `updated_at` stays.
     pub fn unsuspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.set_suspended(key, false)
+        self.set_flag(key, SUSPENDED, false, EventKind::Unsuspended)
+    }
+
+    /// Pins the entry: it is never pruned, no cap takes it, and no policy replaces it, until it is unpinned. Unlike
+    /// suspension it does not end the session at the next message. `updated_at` stays. `None` if there is no entry.
+    ///
+    /// It belongs to the conversation: a reset, a fresh start and another session under the key keep it. O(1); when the
+    /// receipt is durable it survives a crash.
+    pub fn pin(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+        self.set_flag(key, PINNED, true, EventKind::Pinned)
+    }
+
+    /// Takes that back. `updated_at` stays.
+    pub fn unpin(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+        self.set_flag(key, PINNED, false, EventKind::Unpinned)
     }
 
     /// Changes an entry's details. `updated_at` stays.
@@ -343,11 +357,10 @@ impl SessionStore {
         &self.inner.listeners
     }
 
-    fn set_suspended(&self, key: &SessionKey, suspended: bool) -> Result<Option<Receipt>> {
+    fn set_flag(&self, key: &SessionKey, flag: u8, on: bool, kind: EventKind) -> Result<Option<Receipt>> {
         let locked = self.lock_to_change(key)?;
-        let Some(done) = self.change_hot(locked, |hot| hot.set(SUSPENDED, suspended)) else { return Ok(None) };
+        let Some(done) = self.change_hot(locked, |hot| hot.set(flag, on)) else { return Ok(None) };
         if done.is_changed() {
-            let kind = if suspended { EventKind::Suspended } else { EventKind::Unsuspended };
             self.tell(key, CHANGES, || Told::of(kind, done.now.revision));
         }
         Ok(Some(done.receipt))

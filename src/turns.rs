@@ -13,7 +13,6 @@ mod token;
 
 use serde::Serialize;
 
-use crate::codec::Fingerprint;
 use crate::commit::{Marker, Receipt};
 use crate::error::Result;
 use crate::events::{EventKind, TOUCHES, Told};
@@ -184,17 +183,6 @@ impl SessionStore {
             unreadable.pass(marker)?;
         }
         Ok(unreadable)
-    }
-
-    /// The key of a marker's entry, if that is in the trees or on its way there.
-    fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
-        match self.commits().engine()?.key_of_listed(entry)? {
-            Some(key) => Ok(Some(key)),
-            None => {
-                self.commits().apply_pending()?;
-                self.commits().engine()?.key_of_listed(entry)
-            }
-        }
     }
 }
 

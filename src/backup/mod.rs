@@ -13,7 +13,7 @@
 //! | --- | --- | --- |
 //! | `S` | what there is once: the time zone of the last import | once |
 //! | `N` | a part of a note of an imported file | for each |
-//! | `E` | an entry: key, hot and cold record, extras, open turn | for each, in key order |
+//! | `E` | an entry: key, hot and cold record, extras, open turn, leases | for each, in key order |
 //! | `Z` | counts, the commit number, and the CRC-32 of the frames before, their own checksums left out | once, at the end |
 //!
 //! A damaged frame is found by its own checksum, which tells the place; one that is missing, doubled, moved or exchanged
@@ -46,6 +46,8 @@ pub struct BackupReport {
     pub entries: u64,
     /// Open turns among them.
     pub turns: u64,
+    /// Leases on disk among them, ended ones included.
+    pub leases: u64,
     /// Notes of imported files.
     pub notes: u64,
     /// Bytes of the backup.

@@ -17,8 +17,9 @@ const BATCH: u64 = 256;
 impl SessionStore {
     /// Makes a store at the path of `options` from a backup, and leaves it closed.
     ///
-    /// Every entry is as it was: ids, times, flags, counters, extras, open turns; and so are the notes and the time
+    /// Every entry is as it was: ids, times, flags, counters, extras, open turns, leases with an end; and so are the notes and the time
     /// zone of imported files. Turns that were open count as interrupted at the next opening.
+    /// Leases end when they would have ended.
     ///
     /// The store appears under its name when every checksum and the count were right and all of it is on disk. Killed,
     /// or cut off from power, before that, there is none, but for an empty directory and files that the next attempt
@@ -35,7 +36,7 @@ impl SessionStore {
         // A file that is no backup is refused before anything is made.
         let frames = FrameReader::begin(BufReader::new(input))?;
         let store = NewStore::create(&options.path, options.cache_bytes, options.trust_group)?;
-        let report = BackupReport { entries: 0, turns: 0, notes: 0, bytes: 0 };
+        let report = BackupReport { entries: 0, turns: 0, leases: 0, notes: 0, bytes: 0 };
         Run { frames, store, report, progress, last: None, note: None, commit: 0 }.run()
     }
 }
@@ -112,6 +113,7 @@ impl<R: Read, P: FnMut(&BackupProgress)> Run<R, P> {
         self.store.put_entry(&entry)?;
         self.commit = self.commit.max(entry.commit);
         self.report.turns += u64::from(entry.record.turn.is_some());
+        self.report.leases += entry.record.leases.len() as u64;
         self.report.entries += 1;
         self.last = Some(entry.key);
         if self.report.entries.is_multiple_of(BATCH) {

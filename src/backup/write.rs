@@ -45,7 +45,7 @@ impl BackupOptions {
 impl SessionStore {
     /// Writes all of the store, as [`restore`](SessionStore::restore) reads it, while others go on using it.
     ///
-    /// All entries are of one moment, the one at which the call begins, with their records, extras and open turns:
+    /// All entries are of one moment, the one at which the call begins, with their records, extras, open turns and leases with an end:
     /// nothing that is changed later is in it, and everything before is, and on disk when the first entry is written.
     /// Notes of imported files and the time zone are those of a moment soon after.
     ///
@@ -67,18 +67,20 @@ impl SessionStore {
     pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
         let snapshot = self.commits().snapshot()?;
         self.flush()?;
-        let mut report = BackupReport { entries: 0, turns: 0, notes: 0, bytes: 0 };
+        let mut report = BackupReport { entries: 0, turns: 0, leases: 0, notes: 0, bytes: 0 };
         let mut out = FrameWriter::begin(BufWriter::new(output))?;
         let zone = self.commits().engine()?.zone()?;
         self.put_record(&mut out, Kind::Store, &BackupStoreV1 { zone: zone.as_deref() })?;
         self.write_notes(&mut out, &mut report)?;
         // Those that cannot be decoded are not among the turns of the snapshot.
         self.commits().engine()?.turns()?.into_iter().try_for_each(|turn| turn.map(drop))?;
+        self.commits().engine()?.leases()?.into_iter().try_for_each(|found| found.lease.map(drop))?;
         for entry in snapshot {
             let (key, whole) = entry?;
             self.write_entry(&mut out, &key, &whole)?;
             report.entries += 1;
             report.turns += u64::from(whole.turn.is_some());
+            report.leases += whole.leases.len() as u64;
             if report.entries.is_multiple_of(TELL_EACH) {
                 progress(&BackupProgress { entries: report.entries, bytes: out.bytes() });
             }
@@ -131,7 +133,9 @@ impl SessionStore {
         let turn = whole.turn.as_ref().map(|turn| self.encoded(Turn::encode(turn))).transpose()?;
         let parts =
             whole.parts.iter().map(|(generation, bytes)| BackupPartV1 { generation: *generation, bytes }).collect();
-        let entry = BackupEntryV1 { key: key.as_str(), hot: &hot, cold: &cold, parts, turn: turn.as_deref() };
+        let terms: Vec<_> = whole.leases.values().map(|term| self.encoded(term.encode())).collect::<Result<_>>()?;
+        let leases = whole.leases.keys().map(String::as_str).zip(terms.iter().map(Vec::as_slice)).collect();
+        let entry = BackupEntryV1 { key: key.as_str(), hot: &hot, cold: &cold, parts, turn: turn.as_deref(), leases };
         self.put_record(out, Kind::Entry, &entry)
     }
 

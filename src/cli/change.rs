@@ -17,7 +17,8 @@ use super::{Exit, Format, with_store};
 
 /// Remove entries that have been idle for too long.
 ///
-/// Suspended entries stay. No gateway has the store open meanwhile, so no entry counts as active. What goes is the
+/// Suspended and pinned entries stay, and those that a lease holds. No gateway has the store open meanwhile, so no
+/// entry counts as active. What goes is the
 /// link from a key to its session: a user who returns gets a fresh one. To see the entries first:
 /// `cloakroom list --idle 90d`.
 ///
@@ -31,8 +32,10 @@ use super::{Exit, Format, with_store};
 ///   removed                    entries removed
 ///   removed_over_entries       … because there were too many
 ///   removed_over_bytes         … because they were too large
-///   removed_active             … although active, for too long
+///   removed_active             … although active or held, for too long
 ///   kept_suspended             expired entries kept because they are suspended
+///   kept_pinned                … because they are pinned
+///   kept_held                  … because a lease of the gateway holds them
 ///   kept_active                … because work is in progress
 ///   guard_failed               … because nobody could say whether it is
 ///   kept_unreadable            … because a record of it cannot be decoded
@@ -56,7 +59,7 @@ pub(super) struct Prune {
     /// Then keep at most this many entries: the oldest that are not protected go. 0 means no cap.
     #[arg(long, value_name = "N")]
     max_entries: Option<u64>,
-    /// After this long, "active" protects no more: 180d. No gateway is asked here, so it matters to a watcher only.
+    /// After this long, "active" protects no more, and no lease does: 180d. No gateway is asked here.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     max_active_age: Option<std::time::Duration>,
     /// Only say what would be removed.
@@ -163,6 +166,8 @@ fn print(report: &PruneReport, disabled: bool, left: u64, out: &mut Out) -> Resu
         ("of them, too many", report.removed_over_entries),
         ("of them, too large", report.removed_over_bytes),
         ("of them, active for too long", report.removed_active),
+        ("kept, pinned", report.kept_pinned),
+        ("kept, held", report.kept_held),
         ("kept, active", report.kept_active),
         ("kept, guard failed", report.guard_failed),
         ("kept, unreadable", report.kept_unreadable),

@@ -36,6 +36,7 @@ const NAME: usize = 28;
 ///   user_id          the user of the origin, or null
 ///   suspended        true or false
 ///   resume_pending   true or false
+///   pinned           true or false
 ///   total_tokens     tokens used by this run
 ///   extras_bytes     bytes of JSON kept with the entry and not read
 ///
@@ -67,6 +68,9 @@ pub(super) struct List {
     /// Only suspended entries; with `=false`, only the others.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     suspended: Option<bool>,
+    /// Only pinned entries; with `=false`, only the others.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pinned: Option<bool>,
     #[command(flatten)]
     format: Format,
 }
@@ -97,6 +101,7 @@ impl List {
             active_since: self.active.map(|active| now.saturating_sub(active)),
             idle_since: self.idle.map(|idle| now.saturating_sub(idle)),
             suspended: self.suspended,
+            pinned: self.pinned,
         };
         let Limit(limit) = self.limit;
         let limit = limit.unwrap_or(usize::MAX);
@@ -189,6 +194,7 @@ struct Row<'a> {
     user_id: Option<&'a str>,
     suspended: bool,
     resume_pending: bool,
+    pinned: bool,
     total_tokens: u64,
     extras_bytes: u32,
 }
@@ -224,23 +230,21 @@ impl Rows {
                 user_id: details.origin.as_ref().and_then(|origin| origin.user_id.as_deref()),
                 suspended: entry.suspended,
                 resume_pending: entry.resume_pending,
+                pinned: entry.pinned,
                 total_tokens: entry.usage.total_tokens,
                 extras_bytes: entry.extras_bytes,
             });
         };
-        let state = match (entry.suspended, entry.resume_pending) {
-            (true, true) => "suspended, resume pending",
-            (true, false) => "suspended",
-            (false, true) => "resume pending",
-            (false, false) => "",
-        };
+        let states =
+            [("suspended", entry.suspended), ("resume pending", entry.resume_pending), ("pinned", entry.pinned)];
+        let state: Vec<&str> = states.iter().filter(|(_, is_so)| *is_so).map(|(word, _)| *word).collect();
         table.row([
             words(idle).as_str(),
             &local(entry.updated_at),
             details.platform.as_deref().unwrap_or("-"),
             details.chat_type.as_deref().unwrap_or("-"),
             &shorten(details.display_name.as_deref().unwrap_or("-"), NAME),
-            state,
+            &state.join(", "),
             &thousands(entry.usage.total_tokens),
             entry.session_id.as_str(),
             entry.key.as_str(),

@@ -96,6 +96,7 @@ fn show(entry: &SessionEntry, extras: &Extras, idle: Duration, out: &mut Out) ->
     let flags = [
         ("suspended", entry.suspended),
         ("resume pending", entry.resume_pending),
+        ("pinned", entry.pinned),
         ("expiry finalized", details.expiry_finalized),
         ("fresh reset", details.is_fresh_reset),
         ("automatic reset", details.was_auto_reset),

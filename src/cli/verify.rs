@@ -32,6 +32,7 @@ use super::{Exit, Format, named, options, with_store};
 ///   repairs           list of texts: what was put right when the store was opened. That is not a fault
 ///   stale_rows        index rows out of date, as a crash may leave them; harmless
 ///   orphaned_turns    markers of turns whose session is gone, as a crash may leave them; harmless
+///   orphaned_leases   leases whose entry is gone, as damage may leave them; harmless
 ///   orphaned_chunks   pieces of extras that no entry names, as a crash may leave them; harmless
 ///   times_ahead       entries whose time lies more than a day ahead of the clock, as one that ran ahead leaves them
 ///   clock_doubted     they are half of the entries or more, so nothing ages until the clock is trusted
@@ -167,6 +168,9 @@ impl Verdict {
         if self.found.orphaned_turns > 0 {
             row("orphaned turns (harmless)", self.found.orphaned_turns);
         }
+        if self.found.orphaned_leases > 0 {
+            row("orphaned leases (harmless)", self.found.orphaned_leases);
+        }
         if self.found.times_ahead > 0 {
             row("times ahead of the clock", self.found.times_ahead);
         }
@@ -199,6 +203,7 @@ fn changes(repaired: &Repairs) -> impl Iterator<Item = (&'static str, u64)> {
         ("rows by session id removed", repaired.id_rows_removed),
         ("chunks removed", repaired.chunks_removed),
         ("turns removed", repaired.turns_removed),
+        ("leases removed", repaired.leases_removed),
         ("rows of late activity lost", repaired.journal_rows_lost),
         ("notes of imported files lost", repaired.notes_lost),
         ("time zone of the last import lost", u64::from(repaired.zone_lost)),

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Base, CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Turn, assemble, decode, decode_cold, encode,
+    Base, CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Term, Turn, assemble, decode, decode_cold, encode,
 };
-use crate::key::SessionKey;
+use crate::key::{SessionKey, check_lease_name};
 
 /// One record of a backup, as it is encoded.
 pub(crate) trait BackupRecord<'a>: Serialize + Deserialize<'a> {
@@ -52,6 +52,9 @@ pub(crate) struct BackupEntryV1<'a> {
     /// The value in `turns`, if a turn is open.
     #[serde(borrow)]
     pub(crate) turn: Option<&'a [u8]>,
+    /// Names and values in `leases`, in the order of the names.
+    #[serde(borrow)]
+    pub(crate) leases: Vec<(&'a str, &'a [u8])>,
 }
 
 /// A part of an entry's extras.
@@ -115,6 +118,10 @@ impl<'a> BackupEntryV1<'a> {
             return Err(CodecError::NoDetails);
         }
         let turn = self.turn.map(Turn::decode).transpose()?;
+        for (name, term) in &self.leases {
+            check_lease_name(name)?;
+            Term::decode(term)?;
+        }
         let numbers = self.parts.iter().map(|part| part.generation).chain(turn.map(|turn| turn.token));
         // A number is that of the opening's commit, shifted, and a count.
         let commit = numbers.max().unwrap_or(0) >> 24;
@@ -153,13 +160,17 @@ mod tests {
             cold: b"co",
             parts: vec![BackupPartV1 { generation: 5, bytes: b"blo" }],
             turn: None,
+            leases: vec![("job", b"t")],
         };
-        assert_eq!(entry.to_bytes().unwrap(), b"\x01\x01k\x01h\x02co\x01\x05\x03blo\x00");
+        assert_eq!(entry.to_bytes().unwrap(), b"\x01\x01k\x01h\x02co\x01\x05\x03blo\x00\x01\x03job\x01t");
         let end = BackupEndV1 { entries: 2, notes: 1, commit: 250, crc: 251 };
         assert_eq!(end.to_bytes().unwrap(), b"\x01\x02\x01\xfa\xfb\xfb\x00");
         assert_eq!(BackupStoreV1::from_bytes(b"\x01\x01\x03UTC").unwrap(), store);
         assert_eq!(BackupNoteV1::from_bytes(b"\x01\x02_n\x03\"t\"\x01").unwrap(), note);
-        assert_eq!(BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x05\x03blo\x00").unwrap(), entry);
+        assert_eq!(
+            BackupEntryV1::from_bytes(b"\x01\x01k\x01h\x02co\x01\x05\x03blo\x00\x01\x03job\x01t").unwrap(),
+            entry
+        );
         assert_eq!(BackupEndV1::from_bytes(b"\x01\x02\x01\xfa\xfb\xfb\x00").unwrap(), end);
         assert!(matches!(BackupStoreV1::from_bytes(b"\x02\x00"), Err(CodecError::Version { found: 2 })));
     }
@@ -175,7 +186,15 @@ mod tests {
         let spilled = cold(Some((at, 10))).encode_spilled().unwrap();
         let turn = Turn { token: 9 << 24, started_at: Timestamp::from_micros(1), session_id: cold(None).session_id };
         let turn = turn.encode().unwrap();
-        let good = || BackupEntryV1 { key: "k", hot: &hot, cold: &with, parts: part(&base), turn: Some(&turn) };
+        let term = Term { since: Timestamp::from_micros(1), end: Timestamp::from_micros(2) }.encode().unwrap();
+        let good = || BackupEntryV1 {
+            key: "k",
+            hot: &hot,
+            cold: &with,
+            parts: part(&base),
+            turn: Some(&turn),
+            leases: vec![("job", &term)],
+        };
         let checked = good().check().unwrap();
         assert_eq!((checked.key.as_str(), checked.commit), ("k", 9));
         assert_eq!(BackupEntryV1 { turn: None, ..good() }.check().unwrap().commit, 5);
@@ -194,6 +213,8 @@ mod tests {
             BackupEntryV1 { parts: part(&base).into_iter().chain(part(&base)).collect(), ..good() },
             BackupEntryV1 { parts: vec![BackupPartV1 { generation: 7, bytes: &base }], ..good() },
             BackupEntryV1 { turn: Some(b"\x01"), ..good() },
+            BackupEntryV1 { leases: vec![("job", b"\x01")], ..good() },
+            BackupEntryV1 { leases: vec![("", &term)], ..good() },
         ] {
             assert!(bad.check().is_err());
         }
@@ -215,7 +236,7 @@ mod tests {
         };
         let room = (0..MAX_VALUE_BYTES).rev().find(|n| named(*n).is_some()).unwrap();
         let most = named(room).unwrap();
-        let entry = |cold| BackupEntryV1 { key: "k", hot: &hot, cold, parts: Vec::new(), turn: None };
+        let entry = |cold| BackupEntryV1 { key: "k", hot: &hot, cold, parts: Vec::new(), turn: None, leases: vec![] };
         assert_eq!((entry(&most).check().is_ok(), most.len()), (true, MAX_VALUE_BYTES));
         let mut more = most.clone();
         let length = more.windows(2).position(|bytes| bytes == (room as u16).to_le_bytes()).unwrap();
@@ -231,7 +252,7 @@ mod tests {
             let index = ExtrasIndex { bytes: at.bytes + 8, changed, ..ExtrasIndex::default() };
             let cold = Cold { extras: Some(Arc::new(index)), ..cold(None) }.to_bytes().unwrap();
             let parts = vec![BackupPartV1 { generation: 1, bytes: &text }];
-            let entry = BackupEntryV1 { key: "k", hot: &hot, cold: &cold, parts, turn: None };
+            let entry = BackupEntryV1 { key: "k", hot: &hot, cold: &cold, parts, turn: None, leases: vec![] };
             assert_eq!(entry.check().is_ok(), fits);
         }
     }

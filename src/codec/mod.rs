@@ -10,6 +10,7 @@
 //! | `by_session_id` | session id, `00`, fingerprint | empty |
 //! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 2,047 bytes of a part |
 //! | `turns` | fingerprint | version 1, `TurnV1` |
+//! | `leases` | fingerprint, name of the lease | version 1, `TermV1` |
 //! | `intent` | `group` | version 1, `IntentV1`: the structural changes under way |
 //! | `meta` | `note`, `00`, name of a note, `00`, chunk number `u32` big-endian | version 1, at most 2,047 bytes of its text |
 //! | `meta` | `clock` | version 1, `ClockNoteV1`; absent while there is nothing to remember |
@@ -33,6 +34,7 @@ mod fingerprint;
 mod index;
 mod intent;
 mod journal;
+mod lease;
 mod note;
 mod records;
 mod turn;
@@ -51,6 +53,7 @@ pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};
 pub(crate) use journal::{JournalRecord, JournalRow, MAX_JOURNAL_ROW};
+pub(crate) use lease::{LeaseRow, Term};
 pub(crate) use note::NoteRow;
 pub(crate) use records::{AS_IMPORTED, Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED, decode_cold};
 pub(crate) use turn::Turn;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
-use super::pending::MarkerChange;
+use super::pending::Taken;
 use crate::codec::{ActivityRow, ClockNote};
 use crate::error::{Error, Result, panic_message};
 use crate::meter;
-use crate::storage::{Change, Writer};
+use crate::storage::Writer;
 use crate::sync::{Inbox, Sender, Wake};
 
 /// Changes after which their memory is freed, so that writers who wait for room go on soon.
@@ -160,10 +160,12 @@ impl Committer {
         let core = Arc::clone(&self.core);
         let started = Instant::now();
         let sync = core.progress.take_sync_wanted() || sync || self.is_sync_due();
-        let (commit, changes, markers) = core.pending.take();
+        let taken = core.pending.take();
+        let Taken { commit, changes, .. } = &taken;
+        let commit = *commit;
         let is_idle = changes.is_empty() && !(sync && self.writer.is_dirty());
         let _span = (!is_idle).then(|| tracing::debug_span!("commit", commit, changes = changes.len(), sync).entered());
-        self.apply(commit, &changes, &markers)?;
+        self.apply(&taken)?;
         if sync {
             if self.writer.is_dirty() {
                 self.writer.sync(&core.engine)?;
@@ -180,8 +182,10 @@ impl Committer {
         Ok(commit)
     }
 
-    fn apply(&mut self, commit: u64, changes: &[Change], markers: &[MarkerChange]) -> Result<()> {
-        let core = &self.core;
+    fn apply(&mut self, taken: &Taken) -> Result<()> {
+        let Taken { commit, changes, markers, ended_leases } = taken;
+        let (core, commit) = (&self.core, *commit);
+        self.writer.drop_leases(&core.engine, ended_leases)?;
         for piece in changes.chunks(PIECE) {
             self.writer.apply(&core.engine, piece)?;
             core.pending.settle(piece);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::pending::{Pending, parts_of, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
 use super::turns::Marker;
-use crate::codec::{self, AS_IMPORTED, ArrangeError, Base, Cold, Hot, NewExtras, Parts};
+use crate::codec::{self, AS_IMPORTED, ArrangeError, Base, Cold, Hot, NewExtras, Parts, Term};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::key::SessionId;
@@ -120,6 +120,29 @@ impl EntryLock<'_> {
         ended.then(|| self.change(|slot| slot.turned = true))
     }
 
+    /// Holds the entry until the guard of the number that this returns is dropped.
+    pub(crate) fn hold(&self, since: Timestamp) -> u64 {
+        self.slot().map_or(0, |slot| self.pending.leases.hold(slot.entry, since))
+    }
+
+    /// Holds the entry under a name until the end of the term, or changes the end of the lease of that name. Returns the
+    /// commit that takes it; `None` if the entry has too many.
+    pub(crate) fn hold_until(&mut self, name: &str, term: Term) -> Option<u64> {
+        let held = self.slot().is_some_and(|slot| self.pending.leases.hold_until(slot.entry, name, term));
+        held.then(|| self.change(|slot| slot.leased = true))
+    }
+
+    /// Ends the lease of that name. Returns the commit that takes it; `None` if there is none.
+    pub(crate) fn release(&mut self, name: &str) -> Option<u64> {
+        let was_held = self.slot().is_some_and(|slot| self.pending.leases.release(slot.entry, name));
+        was_held.then(|| self.change(|slot| slot.leased = true))
+    }
+
+    /// Whether a lease holds the entry at `now`.
+    pub(crate) fn is_held(&self, now: Timestamp) -> bool {
+        self.slot().is_some_and(|slot| self.pending.leases.is_held(slot.entry, now))
+    }
+
     /// Creates the entry or replaces both of its records, under a new revision, and its extras where they are given;
     /// otherwise it keeps those that `cold` points to.
     pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
@@ -158,6 +181,7 @@ impl EntryLock<'_> {
         self.forget_queued_id();
         if self.hot().is_none() {
             self.pending.count.fetch_add(1, Ordering::Relaxed);
+            self.end_leases();
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
         let cold = Arc::new(cold);
@@ -181,9 +205,11 @@ impl EntryLock<'_> {
             let less = |count: u64| count.checked_sub(1);
             let _ = self.pending.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
+        self.end_leases();
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, None));
         self.change(|slot| {
             slot.turned |= turned;
+            slot.is_another = true;
             slot.clear();
         })
     }
@@ -213,6 +239,13 @@ impl EntryLock<'_> {
             parts.extend(waiting.map(|(generation, part)| (*generation, Arc::clone(part))));
         }
         Ok(parts)
+    }
+
+    /// They go with the entry, and one that is made again has none of them.
+    fn end_leases(&self) {
+        if let Some(slot) = self.slot() {
+            self.pending.leases.clear(slot.entry);
+        }
     }
 
     /// A cold record that waits is being replaced: its id is no longer this key's.

@@ -13,6 +13,7 @@
 
 mod committer;
 mod entry_lock;
+mod leases;
 mod moving;
 mod pending;
 mod receipt;
@@ -37,6 +38,7 @@ use crate::unreadable::Unreadable;
 
 use committer::{Committer, Order};
 pub(crate) use entry_lock::{EntryLock, Placed};
+pub(crate) use leases::{Known, Leases, MAX_LEASES};
 pub(crate) use moving::Moved;
 use moving::Try;
 pub(crate) use pending::Peeked;
@@ -95,7 +97,12 @@ impl Commits {
             tracing::warn!(?unreadable, "turns of the last opening cannot be decoded");
         }
         let turns = Turns::new(turns, mark.commit);
-        let pending = Pending::new(mark.commit, mark.count, turns, &settings, Arc::clone(&progress));
+        let leases = engine.leases()?;
+        if leases.iter().any(|found| found.lease.is_err()) {
+            tracing::warn!("leases cannot be decoded; they hold their entries until the store is repaired");
+        }
+        let (counts, leases) = ((mark.commit, mark.count), Leases::new(leases));
+        let pending = Pending::new(counts, turns, leases, &settings, Arc::clone(&progress));
         let path = engine.path().to_path_buf();
         let last_checkpoint = clock.monotonic();
         let core = Arc::new(Core { engine, pending, progress, clock });
@@ -158,6 +165,11 @@ impl Commits {
     /// The turns that have begun and not ended.
     pub(crate) fn turns(&self) -> Result<&Turns> {
         Ok(&self.core()?.pending.turns)
+    }
+
+    /// What holds entries.
+    pub(crate) fn leases(&self) -> Result<&Arc<Leases>> {
+        Ok(&self.core()?.pending.leases)
     }
 
     /// Locks an entry to change it; waits while too many changes are pending, or while the entry that was there is on its

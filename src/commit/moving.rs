@@ -71,19 +71,20 @@ impl Pending {
 
         let Placed { commit, .. } = target.put(before, Cold::clone(&cold), Some(&extras))?;
         let EntryLock { mut shard, place, .. } = target;
-        let turned = self.move_satellites(old, new);
+        let (turned, leased) = self.move_satellites(old, new);
         if let Some(slot) = shard.slot_mut(place) {
             slot.moved_from = Some((from.clone(), old));
             slot.turned |= turned;
+            slot.leased |= leased;
         }
         self.leave(engine, from, before, commit, other.as_mut().unwrap_or(&mut shard));
         Ok(Try::Done(Moved::There(commit)))
     }
 
     /// What hangs on an entry in memory, beside its records, goes with it: all of that, and here alone. Both keys are
-    /// locked. Returns whether the marker of its turn is to be written anew.
-    fn move_satellites(&self, from: Fingerprint, to: Fingerprint) -> bool {
-        self.turns.rename(from, to)
+    /// locked. Returns whether the marker of its turn is to be written anew, and whether leases are.
+    fn move_satellites(&self, from: Fingerprint, to: Fingerprint) -> (bool, bool) {
+        (self.turns.rename(from, to), self.leases.rename(from, to))
     }
 
     /// Nothing is left under the old key, which had an entry with the record `before`.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::entry_lock::EntryLock;
+use super::leases::Leases;
 use super::receipt::Progress;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
@@ -30,6 +31,18 @@ const STRUCTURAL_WEIGHT: usize = 8;
 
 /// The marker of an entry: to be set, or to be removed.
 pub(super) type MarkerChange = (Fingerprint, Option<Turn>);
+
+/// What one commit takes.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) commit: u64,
+    /// In the order of their place.
+    pub(super) changes: Vec<Change>,
+    /// The markers of turns that go with them.
+    pub(super) markers: Vec<MarkerChange>,
+    /// Leases that have ended by themselves.
+    pub(super) ended_leases: Vec<(Fingerprint, String)>,
+}
 
 /// All shards.
 #[derive(Debug)]
@@ -55,6 +68,7 @@ pub(crate) struct Pending {
     revision: AtomicU64,
     pub(super) snapshots: Snapshots,
     pub(super) turns: Turns,
+    pub(super) leases: Arc<Leases>,
     pub(super) progress: Arc<Progress>,
     /// Held while a commit takes the queues, and while an entry moves from one to another: both ends are taken by the
     /// same commit. Taken before any shard.
@@ -64,7 +78,13 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Nothing pending; commit numbers go on after `commit`, which no earlier opening has had.
-    pub(super) fn new(commit: u64, count: u64, turns: Turns, settings: &Settings, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        (commit, count): (u64, u64),
+        turns: Turns,
+        leases: Leases,
+        settings: &Settings,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             open_commit: AtomicU64::new(commit + 1),
@@ -79,6 +99,7 @@ impl Pending {
             revision: AtomicU64::new(settings.first_revision.number()),
             snapshots: Snapshots::default(),
             turns,
+            leases: Arc::new(leases),
             progress,
             takes: Mutex::default(),
             slots_per_shard: settings.cached_entries.div_ceil(SHARDS),
@@ -154,15 +175,15 @@ impl Pending {
         self.new_ids.lock().get(id).cloned().unwrap_or_default()
     }
 
-    /// Closes the open commit and takes its changes, in the order of their place, and the markers of turns that go with
-    /// them, in the order to write them in. Returns its number.
+    /// Closes the open commit and takes its changes, and what goes with them.
     ///
     /// A change that reads the old number holds its shard's lock while it does, so its queue is taken after it; one
     /// that comes later may be taken too, ahead of the number it was told.
-    pub(super) fn take(&self) -> (u64, Vec<Change>, Vec<MarkerChange>) {
+    pub(super) fn take(&self) -> Taken {
         let _takes = self.takes.lock();
         let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
         let (mut changes, mut markers) = (Vec::new(), self.take_dropped_markers());
+        let ended_leases = self.leases.take_ended();
         let mut is_ahead = false;
         for shard in &self.shards {
             let mut shard = shard.lock();
@@ -175,7 +196,7 @@ impl Pending {
                 }
                 if slot.moved_away.is_some() {
                     // What was to be written goes with the entry, which has another key.
-                    (slot.queued, slot.structural) = (false, false);
+                    (slot.queued, slot.structural, slot.leased, slot.is_another) = (false, false, false, false);
                     self.weight.fetch_sub(std::mem::take(&mut slot.weight), Ordering::Relaxed);
                     self.changes.fetch_sub(1, Ordering::Relaxed);
                     continue;
@@ -196,7 +217,7 @@ impl Pending {
         }
         self.is_ahead.store(is_ahead, Ordering::Relaxed);
         changes.sort_unstable_by(Change::place);
-        (commit, changes, markers)
+        Taken { commit, changes, markers, ended_leases }
     }
 
     /// Takes the change out of a queued slot.
@@ -205,6 +226,9 @@ impl Pending {
         slot.commit = commit;
         slot.weight = 0;
         let structural = std::mem::take(&mut slot.structural);
+        let is_another = std::mem::take(&mut slot.is_another);
+        let is_leased = std::mem::take(&mut slot.leased);
+        let leases = if is_leased { self.leases.take_unwritten(slot.entry) } else { Vec::new() };
         let content = match (slot.hot, &slot.cold) {
             (None, _) => Content::Gone,
             (Some(hot), Some(new)) if structural => {
@@ -214,7 +238,7 @@ impl Pending {
         };
         let turn = || self.turns.get(slot.entry);
         let moved = slot.moved_from.take().map(|(key, entry)| Box::new(MovedFrom { key, entry, turn: turn() }));
-        Change { key: slot.key.clone(), entry: slot.entry, content, moved }
+        Change { key: slot.key.clone(), entry: slot.entry, content, moved, is_another, leases }
     }
 
     /// The markers that are to go though nothing else of their entries changes.
@@ -304,10 +328,11 @@ impl Pending {
 
     /// Begins a snapshot of all entries as they are now.
     pub(super) fn begin_snapshot(&self) -> Arc<Kept> {
-        // Whoever locks more than one does it in this order. A turn begins with its entry locked, so turns are of this moment too.
+        // Whoever locks more than one does it in this order. A turn begins, and a lease that is kept on disk is taken, with
+        // its entry locked, so turns and leases are of this moment too.
         let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
         let pending = self.new_ids.lock().values().flatten().cloned().collect();
-        let kept = self.snapshots.begin(pending, self.turns.copy());
+        let kept = self.snapshots.begin(pending, self.turns.copy(), self.leases.copy());
         drop(shards);
         kept
     }

@@ -30,6 +30,10 @@ pub(super) struct Slot {
     pub(super) structural: bool,
     /// The marker of its turn has changed with it.
     pub(super) turned: bool,
+    /// Leases of it have changed with it.
+    pub(super) leased: bool,
+    /// The entry on disk was removed: what is queued is gone, or another.
+    pub(super) is_another: bool,
     /// The key that the entry had until now, where the change that is queued gives it this one.
     pub(super) moved_from: Option<(SessionKey, Fingerprint)>,
     /// The entry that was here has another key now, and this commit takes that.
@@ -114,6 +118,8 @@ impl Shard {
             queued: false,
             structural: false,
             turned: false,
+            leased: false,
+            is_another: false,
             moved_from: None,
             moved_away: None,
             weight: 0,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::pending::{Pending, Rest, parts_bytes, read_rest};
 use super::shard::Slot;
-use crate::codec::{CodecError, Cold, Fingerprint, Hot, Parts, Turn, assemble};
+use crate::codec::{CodecError, Cold, Fingerprint, Hot, Parts, Term, Turn, assemble};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::fork;
@@ -38,6 +38,8 @@ pub(crate) struct Whole {
     /// What its extras are put together from, beside the cold record.
     pub(crate) parts: Parts,
     pub(crate) turn: Option<Turn>,
+    /// Those that are on disk, by their names.
+    pub(crate) leases: BTreeMap<String, Term>,
 }
 
 impl Whole {
@@ -97,7 +99,8 @@ impl<'a> Snapshot<'a> {
         let Some(hot) = hot else { return Ok(None) };
         let (cold, parts) = rest.map_or_else(|| read_rest(self.engine, key, slot), |rest| *rest)?;
         let turn = self.kept.turns.get(&entry).filter(|turn| turn.session_id == cold.session_id).cloned();
-        Ok(Some(Whole { hot, cold, parts, turn }))
+        let leases = self.kept.leases.get(&entry).cloned().unwrap_or_default();
+        Ok(Some(Whole { hot, cold, parts, turn, leases }))
     }
 }
 
@@ -161,8 +164,13 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     /// Begins one, of the entries in the tree and those of the `pending` keys. All shards are to be locked.
-    pub(super) fn begin(&self, pending: BTreeSet<SessionKey>, turns: HashMap<Fingerprint, Turn>) -> Arc<Kept> {
-        let kept = Arc::new(Kept { pending, turns, state: Mutex::default() });
+    pub(super) fn begin(
+        &self,
+        pending: BTreeSet<SessionKey>,
+        turns: HashMap<Fingerprint, Turn>,
+        leases: HashMap<Fingerprint, BTreeMap<String, Term>>,
+    ) -> Arc<Kept> {
+        let kept = Arc::new(Kept { pending, turns, leases, state: Mutex::default() });
         self.open.lock().push(Arc::clone(&kept));
         self.count.fetch_add(1, Ordering::Relaxed);
         self.newest.fetch_add(1, Ordering::Relaxed);
@@ -200,6 +208,7 @@ pub(super) struct Kept {
     /// Keys that may not have been in the tree yet.
     pending: BTreeSet<SessionKey>,
     turns: HashMap<Fingerprint, Turn>,
+    leases: HashMap<Fingerprint, BTreeMap<String, Term>>,
     state: Mutex<State>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A pass reads the index of activity from its oldest bucket to the cutoff, so it costs what has expired and what is
 //! protected, however large the store. For each entry that is really expired it asks, in this order: is it suspended;
-//! does the [`ActivityGuard`] know an active process for its *key*; has it been used meanwhile. Only then it goes.
+//! is it pinned; does a lease hold it; does the [`ActivityGuard`] know an active process for its *key*; has it been used meanwhile. Only then it goes.
 //!
 //! Caps come after age, in the same pass, and take the oldest unprotected entries that are left. Age never depends on
 //! how many entries there are.
@@ -51,8 +51,8 @@ pub struct PrunePolicy {
     pub max_disk_bytes: Option<u64>,
     /// See [`max_disk_bytes`](PrunePolicy::max_disk_bytes).
     pub low_water_bytes: Option<u64>,
-    /// An active entry that has been idle for longer is protected no more. With `None` or zero it always is, as a
-    /// suspended one.
+    /// An active entry, or one that a lease holds, is protected no more once it has been idle for longer. With `None`
+    /// or zero it always is, as a suspended one.
     pub max_active_age: Option<Duration>,
 }
 
@@ -86,7 +86,8 @@ impl PrunePolicy {
         self
     }
 
-    /// Lets "active" protect an entry only until it has been idle for longer than `age`. For guards that never let go.
+    /// Lets "active", and a lease, protect an entry only until it has been idle for longer than `age`. For guards and
+    /// leases that never let go.
     /// Zero means for ever.
     #[must_use]
     pub fn max_active_age(mut self, age: Duration) -> Self {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::by_time::{Order, Piece};
-use crate::clock_check::{Checked, is_ahead};
-use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, SUSPENDED};
+use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
+use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, PINNED, SUSPENDED};
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, PruneReason, Told};
 use crate::key::SessionKey;
@@ -27,6 +27,8 @@ pub(super) struct Pass<'a> {
     policy: &'a PrunePolicy,
     guard: &'a dyn ActivityGuard,
     now: Reading,
+    /// The time of day has jumped lately: what it says to have ended may not have.
+    has_jumped: bool,
     report: PruneReport,
     /// Entries whose time is wrong, and when they count as used; the longest ago first.
     wrong: Vec<(Timestamp, Fingerprint)>,
@@ -41,20 +43,25 @@ impl<'a> Pass<'a> {
         store: &'a SessionStore,
         policy: &'a PrunePolicy,
         guard: &'a dyn ActivityGuard,
-        Checked { now, doubted, .. }: Checked,
+        checked: Checked,
         as_of: Option<Timestamp>,
         dry_run: bool,
     ) -> Self {
+        let Checked { now, doubted, .. } = checked;
+        let has_jumped = checked.has_jumped_within(AFTER_A_JUMP);
         let cutoff = policy.cutoff(as_of.unwrap_or(now.wall));
         let report = PruneReport { dry_run, cutoff, clock_doubted: doubted, ..PruneReport::default() };
         let mut wrong = store.clock_check().wrong_entries(now);
         wrong.sort_unstable();
-        Self { store, policy, guard, now, report, wrong, entries: 0, live_bytes: None, freed_bytes: 0 }
+        Self { store, policy, guard, now, has_jumped, report, wrong, entries: 0, live_bytes: None, freed_bytes: 0 }
     }
 
     pub(super) fn run(mut self, go_on: impl Fn() -> bool) -> Result<PruneReport> {
         if self.policy.is_disabled() || self.report.clock_doubted {
             return Ok(self.report);
+        }
+        if !self.report.dry_run && !self.has_jumped {
+            self.store.commits().leases()?.drop_ended(self.now.wall);
         }
         self.store.commits().apply_pending()?;
         self.entries = self.store.len();
@@ -259,15 +266,22 @@ impl<'a> Pass<'a> {
         let Some(Some(key)) = self.report.unreadable.pass(key)? else { return Ok(()) };
         let used_at = self.store.clock_check().used_at(entry, seen.updated_at, self.now);
         let idle = self.now.wall.since(used_at);
-        let mut despite_guard = false;
+        // What is at work for longer is protected by that no more.
+        let is_overridden = self.policy.max_active_age.is_some_and(|max| idle > max);
+        let is_held = self.store.commits().leases()?.is_held(entry, self.now.wall);
+        let mut is_active = is_held;
         let protected = if seen.is(SUSPENDED) {
             Some(ProtectedBy::Suspended)
+        } else if seen.is(PINNED) {
+            Some(ProtectedBy::Pinned)
+        } else if is_held && !is_overridden {
+            Some(ProtectedBy::Held)
         } else {
             match ask(self.guard, &key) {
                 Answer::Idle => None,
                 Answer::Active => {
-                    despite_guard = self.policy.max_active_age.is_some_and(|max| idle > max);
-                    (!despite_guard).then_some(ProtectedBy::Active)
+                    is_active = true;
+                    (!is_overridden).then_some(ProtectedBy::Active)
                 }
                 Answer::Failed => Some(ProtectedBy::GuardFailed),
             }
@@ -288,7 +302,7 @@ impl<'a> Pass<'a> {
             self.report.keep(&key, reason, idle);
             return Ok(());
         }
-        let removed = self.remove(&key, &seen, seen_at);
+        let removed = self.remove(&key, &seen, seen_at, is_overridden);
         match self.report.unreadable.pass(removed)? {
             Some(true) => {}
             Some(false) => {
@@ -297,8 +311,8 @@ impl<'a> Pass<'a> {
             }
             None => return Ok(()),
         }
-        if despite_guard {
-            tracing::warn!(%key, idle_seconds = idle.as_secs(), "called active for too long; removed");
+        if is_active {
+            tracing::warn!(%key, idle_seconds = idle.as_secs(), "held or called active for too long; removed");
         }
         if !self.report.dry_run {
             // It had not changed since it was seen, so that is its session.
@@ -307,14 +321,15 @@ impl<'a> Pass<'a> {
             }
         }
         self.report.removed += 1;
-        self.report.removed_active += u64::from(despite_guard);
+        self.report.removed_active += u64::from(is_active);
         self.report.removed_over_entries += u64::from(due == PruneReason::Entries);
         self.report.removed_over_bytes += u64::from(due == PruneReason::Bytes);
         Ok(())
     }
 
-    /// Removes the entry, unless it has changed since it was seen. Returns whether it did, or would have.
-    fn remove(&mut self, key: &SessionKey, seen: &Hot, seen_at: u64) -> Result<bool> {
+    /// Removes the entry, unless it has changed since it was seen, or is held by now and that protects it. Returns
+    /// whether it did, or would have.
+    fn remove(&mut self, key: &SessionKey, seen: &Hot, seen_at: u64, is_overridden: bool) -> Result<bool> {
         let bytes = match self.live_bytes {
             Some(_) => self.store.commits().engine()?.entry_bytes(key)?,
             None => 0,
@@ -323,6 +338,9 @@ impl<'a> Pass<'a> {
             let mut locked = self.store.commits().lock(key)?;
             // A touch under a clock that stands still leaves the record as it was, but not the entry unchanged.
             if locked.hot() != Some(*seen) || locked.changed_since(seen_at) {
+                return Ok(false);
+            }
+            if !is_overridden && locked.is_held(self.now.wall) {
                 return Ok(false);
             }
             let commit = locked.remove();

@@ -28,10 +28,14 @@ pub struct PruneReport {
     pub removed_over_entries: u64,
     /// How many of them were not too old, and went because of `max_disk_bytes` alone.
     pub removed_over_bytes: u64,
-    /// How many of them the guard called active, for longer than `max_active_age` allows.
+    /// How many of them the guard called active, or a lease held, for longer than `max_active_age` allows.
     pub removed_active: u64,
     /// Kept because they are suspended.
     pub kept_suspended: u64,
+    /// Kept because they are pinned.
+    pub kept_pinned: u64,
+    /// Kept because a lease holds them.
+    pub kept_held: u64,
     /// Kept because the guard says that work is in progress.
     pub kept_active: u64,
     /// Kept because the guard failed or panicked.
@@ -84,6 +88,10 @@ pub struct Protected {
 pub enum ProtectedBy {
     /// It is suspended.
     Suspended,
+    /// It is pinned.
+    Pinned,
+    /// A lease holds it.
+    Held,
     /// The guard says that work is in progress.
     Active,
     /// The guard failed or panicked.
@@ -97,6 +105,8 @@ impl PruneReport {
     pub(super) fn keep(&mut self, key: &SessionKey, reason: ProtectedBy, idle: Duration) {
         match reason {
             ProtectedBy::Suspended => self.kept_suspended += 1,
+            ProtectedBy::Pinned => self.kept_pinned += 1,
+            ProtectedBy::Held => self.kept_held += 1,
             ProtectedBy::Active => self.kept_active += 1,
             ProtectedBy::GuardFailed => self.guard_failed += 1,
             // Counted with the others whose records cannot be decoded.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::leases::lease_writes;
 use super::verify::has;
 use super::write::{Change, Content, MovedFrom, encode_error};
 use super::{Engine, PartsOf, Trees, bytes, engine_error};
@@ -27,12 +28,15 @@ pub(super) struct Group {
     by_updated_at: Rows,
     by_session_id: Rows,
     turns: Rows,
+    leases: Rows,
     bytes: usize,
     pub(super) steps: Vec<Step>,
     steps_bytes: usize,
     /// Entries created less entries removed.
     pub(super) added: i64,
     pub(super) has_new_extras: bool,
+    /// Leases of no entry, as damage may leave them: they go before one is made that would have them.
+    pub(super) stray_leases: Vec<Vec<u8>>,
     /// Entries whose extras are to be swept afterwards, but for the generations given.
     pub(super) stale_extras: Vec<(Fingerprint, BTreeSet<u64>)>,
 }
@@ -41,6 +45,18 @@ pub(super) struct Group {
 pub(super) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
 
 impl Group {
+    /// Adds the removal of the entry in whose place `change` puts another.
+    pub(super) fn add_removal(&mut self, engine: &Engine, change: &Change) -> Result<()> {
+        let Some(before) = Before::read(engine, &change.key, change.entry)? else { return Ok(()) };
+        self.remove(engine, &change.key, change.entry, &before)?;
+        self.step(Step::Remove(change.entry));
+        // The parts that the new one names are on their way already.
+        if let Content::Whole { parts, .. } = &change.content {
+            self.stale_extras.push((change.entry, parts.keys().copied().collect()));
+        }
+        Ok(())
+    }
+
     /// Adds a structural change. No other one of the group may be about the same keys.
     pub(super) fn add(&mut self, engine: &Engine, change: &Change) -> Result<()> {
         let left = match &change.moved {
@@ -54,7 +70,7 @@ impl Group {
         let extras_before = before.as_ref().and_then(|before| before.extras.clone());
         let (extras, parts) = match &change.content {
             Content::Whole { hot, cold, parts } => {
-                let step = self.put(change, hot, cold, before)?;
+                let step = self.put(engine, change, hot, cold, before)?;
                 match left {
                     Some((moved, left)) => self.leave(engine, change.entry, moved, &left)?,
                     None => self.step(step),
@@ -63,12 +79,12 @@ impl Group {
             }
             Content::Gone | Content::Hot(_) => {
                 if let Some(before) = before {
-                    self.remove(&change.key, change.entry, &before);
+                    self.remove(engine, &change.key, change.entry, &before)?;
                     self.step(Step::Remove(change.entry));
                 }
                 // It was removed after it had come here.
                 if let Some((moved, left)) = left {
-                    self.remove(&moved.key, moved.entry, &left);
+                    self.remove(engine, &moved.key, moved.entry, &left)?;
                     self.step(Step::Remove(moved.entry));
                 }
                 (None, None)
@@ -93,7 +109,14 @@ impl Group {
     }
 
     /// The rows of an entry that comes or is replaced, and the step that does it.
-    fn put(&mut self, change: &Change, hot: &Hot, cold: &Cold, before: Option<Before>) -> Result<Step> {
+    fn put(
+        &mut self,
+        engine: &Engine,
+        change: &Change,
+        hot: &Hot,
+        cold: &Cold,
+        before: Option<Before>,
+    ) -> Result<Step> {
         let (entry, row) = (change.entry, change.entry.as_bytes().to_vec());
         let record = match cold.encode().map_err(encode_error)? {
             Some(record) => record,
@@ -104,6 +127,7 @@ impl Group {
             None => {
                 self.names.put.push((row.clone(), encode_name(&change.key)));
                 self.added += 1;
+                self.stray_leases.extend(engine.lease_rows(entry)?);
                 Step::Create(entry)
             }
             Some(before) => {
@@ -120,12 +144,19 @@ impl Group {
         self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
         self.by_updated_at.put.push((age_row.encode().into(), Vec::new()));
         self.activity.put.push((row, hot.encode().map_err(encode_error)?));
+        for (row, value) in lease_writes(entry, &change.leases)? {
+            self.bytes += row.len() + 32;
+            match value {
+                Some(value) => self.leases.put.push((row, value)),
+                None => self.leases.gone.push(row),
+            }
+        }
         Ok(step)
     }
 
     /// An entry that is put under a new key leaves its old one, and what hangs on it goes with it.
     fn leave(&mut self, engine: &Engine, entry: Fingerprint, moved: &MovedFrom, left: &Before) -> Result<()> {
-        self.remove(&moved.key, moved.entry, left);
+        self.remove(engine, &moved.key, moved.entry, left)?;
         self.step(Step::Move { from: moved.entry, to: entry });
         if let Some(turn) = &moved.turn {
             self.turns.put.push((entry.as_bytes().to_vec(), turn.encode().map_err(encode_error)?));
@@ -137,7 +168,7 @@ impl Group {
     }
 
     /// The rows of an entry that goes.
-    fn remove(&mut self, key: &SessionKey, entry: Fingerprint, before: &Before) {
+    fn remove(&mut self, engine: &Engine, key: &SessionKey, entry: Fingerprint, before: &Before) -> Result<()> {
         let row = entry.as_bytes().to_vec();
         self.bytes += key.as_str().len() + 160;
         self.added -= 1;
@@ -146,6 +177,8 @@ impl Group {
         self.activity.gone.push(row.clone());
         self.sessions.gone.push(bytes(key).to_vec());
         self.names.gone.push(row);
+        self.leases.gone.extend(engine.lease_rows(entry)?);
+        Ok(())
     }
 
     fn step(&mut self, step: Step) {
@@ -158,9 +191,11 @@ impl Group {
     }
 
     /// The rows to put, in the order in which their trees are to be written. The hot record is what makes a new entry
-    /// whole, so it goes last; a changed one is told by its cold record, so that goes before what hangs on it.
-    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 6] {
+    /// whole, so it goes last; a changed one is told by its cold record, so that goes before what hangs on it. Leases hang
+    /// on nothing, and are not written again with the rest.
+    pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 7] {
         [
+            (&trees.leases, self.leases.take_put()),
             (&trees.names, self.names.take_put()),
             (&trees.sessions, self.sessions.take_put()),
             (&trees.by_session_id, self.by_session_id.take_put()),
@@ -171,8 +206,9 @@ impl Group {
     }
 
     /// The rows to remove, after all were put, likewise. What leads to an entry's other rows goes last.
-    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 6] {
+    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 7] {
         [
+            (&trees.leases, self.leases.take_gone()),
             (&trees.turns, self.turns.take_gone()),
             (&trees.by_session_id, self.by_session_id.take_gone()),
             (&trees.by_updated_at, self.by_updated_at.take_gone()),

@@ -14,6 +14,7 @@ mod extras;
 mod files;
 mod group;
 mod journal;
+mod leases;
 mod live_parts;
 mod load;
 mod lock;
@@ -51,6 +52,7 @@ use crate::key::{SessionId, SessionKey};
 
 pub(crate) use compact::{Compacted, compact};
 pub(crate) use extras::PartsOf;
+pub(crate) use leases::StoredLease;
 pub(crate) use load::{Batch, Loaded, nothing_at};
 pub(crate) use lock::{Hold, Place, check_process, wait_released};
 pub(crate) use open::{Opened, directory, open, open_to_repair};
@@ -124,16 +126,28 @@ struct Trees {
     extras: sled::Tree,
     journal: sled::Tree,
     turns: sled::Tree,
+    leases: sled::Tree,
     intent: sled::Tree,
     meta: sled::Tree,
 }
 
 impl Trees {
     /// Each of them, always in the same order.
-    fn all(&self) -> [&sled::Tree; 10] {
-        let Self { sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, intent, meta } =
-            self;
-        [sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, intent, meta]
+    fn all(&self) -> [&sled::Tree; 11] {
+        let Self {
+            sessions,
+            names,
+            activity,
+            by_updated_at,
+            by_session_id,
+            extras,
+            journal,
+            turns,
+            leases,
+            intent,
+            meta,
+        } = self;
+        [sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, leases, intent, meta]
     }
 }
 

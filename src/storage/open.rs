@@ -298,6 +298,7 @@ pub(super) fn open_trees(db: &sled::Db) -> Result<Trees> {
         extras: tree("extras")?,
         journal: tree("journal")?,
         turns: tree("turns")?,
+        leases: tree("leases")?,
         intent: tree("intent")?,
         meta: tree("meta")?,
     })

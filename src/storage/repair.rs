@@ -18,8 +18,8 @@ use super::verify::{Led, has, key, led};
 use super::write::encode_error;
 use super::{Engine, Writer, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasIndex, ExtrasRow, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Turn,
-    decode_cold, decode_name, encode_name, whole_fingerprint,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasIndex, ExtrasRow, Fingerprint, Hot, IdRow, LeaseRow, MAX_VALUE_BYTES,
+    Term, Turn, decode_cold, decode_name, encode_name, whole_fingerprint,
 };
 use crate::entry::Revision;
 use crate::error::Result;
@@ -65,6 +65,8 @@ pub struct Repairs {
     pub chunks_removed: u64,
     /// Turn markers whose session is gone, removed.
     pub turns_removed: u64,
+    /// Leases whose entry is gone, or that did not read, removed.
+    pub leases_removed: u64,
     /// Notes of imported files that could not be decoded, removed.
     pub notes_lost: u64,
     /// Whether the time zone of the last import could not be decoded, and was removed.
@@ -110,6 +112,7 @@ pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) ->
     repair.id_rows()?;
     repair.extras()?;
     repair.turns()?;
+    repair.leases()?;
     repair.notes()?;
     repair.intent()?;
     repair.count()?;
@@ -323,6 +326,19 @@ impl Repair<'_> {
                 return Ok(());
             }
             this.done.turns_removed += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
+    }
+
+    fn leases(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.leases;
+        self.each(tree, |this, row, value| {
+            if let Ok((entry, _)) = LeaseRow::decode(row).and_then(|row| Ok((row.entry, Term::decode(value)?)))
+                && matches!(led(this.engine, entry)?, Led::To(_))
+            {
+                return Ok(());
+            }
+            this.done.leases_removed += 1;
             this.writer.remove(this.engine, tree, row)
         })
     }

@@ -10,7 +10,7 @@ use super::files::{self, Found};
 use super::lock::{Lock, check_process};
 use super::open::{check_clock, new_seed};
 use super::{bytes, meta, parts, swap};
-use crate::codec::{ActivityRow, Bucket, CheckedEntry, ExtrasRow, IdRow, NoteRow, Seed, encode_name};
+use crate::codec::{ActivityRow, Bucket, CheckedEntry, ExtrasRow, IdRow, LeaseRow, NoteRow, Seed, encode_name};
 use crate::error::{Error, Result};
 use crate::fork;
 
@@ -94,6 +94,9 @@ impl NewStore {
         let bucket = Bucket::of(hot.updated_at);
         put(&trees.by_updated_at, ActivityRow { bucket, entry: place }.encode(), &[])?;
         put(&trees.by_session_id, IdRow::encode(&cold.session_id, place), &[])?;
+        for (name, term) in &record.leases {
+            put(&trees.leases, LeaseRow::encode(place, name), term)?;
+        }
         record.turn.map_or(Ok(()), |turn| put(&trees.turns, place.as_bytes(), turn))
     }
 

@@ -14,8 +14,8 @@ use super::verify::{Led, key, led};
 use super::write::encode_error;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, NoteRow, Turn, assemble,
-    decode_cold, decode_name, whole_fingerprint,
+    ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
+    assemble, decode_cold, decode_name, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
 use crate::key::SessionKey;
@@ -80,6 +80,7 @@ pub(super) fn salvage(engine: &Engine, quarantine: &mut Quarantine) -> Result<Sa
     survey.index_rows()?;
     survey.extras()?;
     survey.turns()?;
+    survey.leases()?;
     survey.notes()?;
     survey.zone()?;
     survey.quarantine.sync()?;
@@ -213,6 +214,19 @@ impl Survey<'_> {
                 Ok(_) => continue,
             };
             self.quarantine.add("turns", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn leases(&mut self) -> Result<()> {
+        for row in self.engine.trees.leases.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match LeaseRow::decode(&row).and_then(|row| Ok((row.entry, Term::decode(&value)?))) {
+                Err(error) => with_causes(&error),
+                Ok((entry, _)) if self.lost.contains(&entry) => "its entry is lost".into(),
+                Ok(_) => continue,
+            };
+            self.quarantine.add("leases", &row, &value, &reason)?;
         }
         Ok(())
     }

@@ -54,6 +54,11 @@ impl Writer {
         }
         let mut group = Group::default();
         for change in changes {
+            if change.is_another {
+                // A group has one step for an entry, and what belonged to the old one is not to be the new one's.
+                group.add_removal(engine, change)?;
+                self.write_group(engine, std::mem::take(&mut group))?;
+            }
             group.add(engine, change)?;
             if group.is_full() {
                 self.write_group(engine, std::mem::take(&mut group))?;
@@ -79,6 +84,9 @@ impl Writer {
         }
         if group.has_new_extras && self.has_unsynced_extras {
             self.sync(engine)?;
+        }
+        for row in std::mem::take(&mut group.stray_leases) {
+            self.remove(engine, &engine.trees.leases, row)?;
         }
         let intent = Intent { count: self.mark.count, steps: std::mem::take(&mut group.steps) };
         self.insert(engine, &engine.trees.intent, INTENT, &intent.encode().map_err(encode_error)?)?;
@@ -210,6 +218,7 @@ impl Writer {
         let trees = &engine.trees;
         self.drop_extras(engine, entry, &BTreeSet::new())?;
         self.remove(engine, &trees.turns, entry.as_bytes())?;
+        self.drop_leases_of(engine, entry)?;
         let key = engine.key_of(entry)?;
         if let Some(key) = &key
             && let Some(value) = trees.sessions.get(key.as_str()).map_err(|e| engine_error("read", e))?

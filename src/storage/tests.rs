@@ -90,15 +90,29 @@ fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) 
         bytes: u32::try_from(part.len()).unwrap(),
     };
     let cold = Arc::new(cold(session, parts.iter().next().map(of)));
-    Change { key: key(n), entry: entry(n), content: Content::Whole { hot: Hot::fresh(at), cold, parts }, moved: None }
+    Change {
+        key: key(n),
+        entry: entry(n),
+        content: Content::Whole { hot: Hot::fresh(at), cold, parts },
+        moved: None,
+        is_another: false,
+        leases: vec![],
+    }
 }
 
 fn touch(n: usize, to: Timestamp) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Hot(Hot::fresh(to)), moved: None }
+    Change {
+        key: key(n),
+        entry: entry(n),
+        content: Content::Hot(Hot::fresh(to)),
+        moved: None,
+        is_another: false,
+        leases: vec![],
+    }
 }
 
 fn gone(n: usize) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Gone, moved: None }
+    Change { key: key(n), entry: entry(n), content: Content::Gone, moved: None, is_another: false, leases: vec![] }
 }
 
 /// Entry `from` moves to key `to`, with a turn of its session.
@@ -125,6 +139,8 @@ fn with_entries(dir: &Path) -> Opened {
         entry: entry(3),
         content: Content::Whole { hot, cold: Arc::new(cold(3, None)), parts: Parts::new() },
         moved: None,
+        is_another: false,
+        leases: vec![],
     };
     let changes = [whole(1, 1, NOW, None), whole(2, 2, NOW, Some((1, 9000))), suspended];
     commit(&mut opened, &changes).unwrap();

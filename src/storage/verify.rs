@@ -13,8 +13,8 @@ use super::live_parts::LiveParts;
 use super::structural::INTENT;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, JournalRow, Turn, decode_cold,
-    decode_name, whole_fingerprint,
+    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, JournalRow, LeaseRow, Term,
+    Turn, decode_cold, decode_name, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
 use crate::key::SessionKey;
@@ -39,6 +39,9 @@ pub struct Verification {
     /// Turn markers whose entry is gone or has another session, as a crash may leave them. They are harmless and
     /// cleared at the next recovery.
     pub orphaned_turns: u64,
+    /// Leases whose entry is gone, as damage may leave them. They are harmless: they hold nothing, and are cleared when
+    /// they end, or when their key gets an entry again.
+    pub orphaned_leases: u64,
     /// Entries whose time lies more than a day ahead of the clock, as one that ran ahead may have left them. A few are
     /// set right by their next change, see [`SessionStore::touch`](crate::SessionStore::touch).
     pub times_ahead: u64,
@@ -220,6 +223,13 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         }
         Ok(0)
     })?;
+    in_batches(engine, &trees.leases, |row, value| {
+        match LeaseRow::decode(row).and_then(|row| Ok((row.entry, Term::decode(value)?))) {
+            Err(error) => found.violations.push(unreadable_lease(engine, row, &error)),
+            Ok((entry, _)) => found.orphaned_leases += u64::from(matches!(led(engine, entry)?, Led::Nowhere)),
+        }
+        Ok(0)
+    })?;
     for note in engine.notes() {
         found.report(note.map(drop))?;
     }
@@ -387,6 +397,14 @@ pub(super) fn key(row: &[u8]) -> Result<SessionKey, CodecError> {
 fn unreadable(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
     let key = format!("row #{:08x}", crc32fast::hash(row));
     Violation::Unreadable { tree, key, reason: with_causes(error) }
+}
+
+/// Named by its entry, as all that read leases name it.
+fn unreadable_lease(engine: &Engine, row: &[u8], error: &CodecError) -> Violation {
+    match LeaseRow::entry_of(row) {
+        Some(entry) => Violation::Unreadable { tree: "leases", key: engine.shown(entry), reason: with_causes(error) },
+        None => unreadable("leases", row, error),
+    }
 }
 
 /// For a tree whose keys are fingerprints, if this one is.

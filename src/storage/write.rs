@@ -26,7 +26,7 @@ use super::verify::has;
 use super::{Engine, engine_error, meta};
 use crate::codec::{
     ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Parts,
-    Turn, encode_meta,
+    Term, Turn, encode_meta,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -54,6 +54,10 @@ pub(crate) struct Change {
     pub(crate) content: Content,
     /// Where the entry comes from, if it had another key until now.
     pub(crate) moved: Option<Box<MovedFrom>>,
+    /// It is another entry than the one on disk, which was removed.
+    pub(crate) is_another: bool,
+    /// Leases of it that are new, or have ended. Those of an entry that goes are not among them.
+    pub(crate) leases: Vec<(String, Option<Term>)>,
 }
 
 /// The key that an entry leaves, with all that is stored under it.
@@ -189,6 +193,9 @@ impl Writer {
             Content::Whole { .. } | Content::Gone => None,
         });
         self.journal_hot(engine, touches)?;
+        for change in changes.iter().filter(|change| matches!(change.content, Content::Hot(_))) {
+            self.write_leases(engine, change.entry, &change.leases)?;
+        }
         self.apply_structural(engine, changes)
     }
 
@@ -368,7 +375,10 @@ impl Writer {
         } else if name == engine.trees.journal.name() {
             // The same of rows that are as large as they may be.
             3 * bytes + 5 * 16 * (MAX_JOURNAL_ROW as u64 + 8) + 192
-        } else if name == engine.trees.by_updated_at.name() || name == engine.trees.turns.name() {
+        } else if [&engine.trees.by_updated_at, &engine.trees.turns, &engine.trees.leases]
+            .iter()
+            .any(|t| t.name() == name)
+        {
             // Rows come and go, so leaves split and merge.
             12 * bytes + 192
         } else {

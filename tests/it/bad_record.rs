@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cloakroom::{
-    Error, ExportFormat, ExportOptions, Filter, ImportOptions, ManualClock, NoActivity, OnConflict, Options,
+    Clock, Error, ExportFormat, ExportOptions, Filter, ImportOptions, ManualClock, NoActivity, OnConflict, Options,
     PrunePolicy, SessionEntry, SessionKey, SessionStore, Unreadable, Violation, Watcher, WatcherConfig,
 };
 use serde_json::json;
@@ -60,6 +60,9 @@ impl Base {
                 store.update(&key(n), |details| details.display_name = Some("n".repeat(5000))).unwrap().unwrap();
             }
             store.begin_turn(&key(n)).unwrap().unwrap();
+            if n >= ENTRIES / 2 {
+                store.hold_until(&key(n), "job", clock.now().saturating_add(DAY)).unwrap().unwrap();
+            }
         }
         store.flush().unwrap();
         // They stay in the journal.
@@ -250,6 +253,8 @@ impl Case<'_> {
         }
         let turns = self.ok("turns", store.turns());
         self.assert_told("turns", ENTRIES.saturating_sub(turns.items.len()), &turns.unreadable);
+        let leases = self.ok("leases", store.leases());
+        self.assert_told("leases", (ENTRIES / 2).saturating_sub(leases.items.len()), &leases.unreadable);
     }
 
     fn copies(&self, store: &SessionStore, good: &BTreeSet<SessionKey>) {
@@ -346,7 +351,7 @@ fn stands(base: &Base, tree: &'static str, at: usize, harm: Harm) {
     let mut left = None;
     let (_dir, path) = base.damaged(tree, |tree| left = harm.apply(tree, at));
     let is_index = tree.starts_with("by_");
-    let is_unseen = is_index || harm == Harm::Swapped || tree == "turns" && harm == Harm::Missing;
+    let is_unseen = is_index || harm == Harm::Swapped || ["turns", "leases"].contains(&tree) && harm == Harm::Missing;
     let case = Case { base, name: format!("{tree}, row {at}: {harm:?}"), path, tree, harm, is_unseen };
     let store = match base.open(&case.path) {
         Ok(store) => store,
@@ -373,7 +378,7 @@ fn stands(base: &Base, tree: &'static str, at: usize, harm: Harm) {
     // of the journal takes the place of a hot record, and marks of the store are written anew.
     let is_mark = tree == "meta" && !left.as_ref().is_some_and(|(row, _)| row.starts_with(b"note\0"));
     let is_late = tree == "activity" && good.len() == base.entries.len();
-    let is_replaced = is_mark || is_late || ["turns", "extras"].contains(&tree);
+    let is_replaced = is_mark || is_late || ["turns", "leases", "extras"].contains(&tree);
     if unreadable(&before.violations) && !is_replaced {
         assert!(unreadable(&after.violations), "{}: {:?}", case.name, after.violations);
         let (row, value) = left.unwrap();
@@ -443,6 +448,11 @@ fn in_extras() {
 #[test]
 fn in_turns() {
     each_harm("turns");
+}
+
+#[test]
+fn in_leases() {
+    each_harm("leases");
 }
 
 /// Notes, the time zone, the counter, the marks of the last commit: each row by its name.

@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
         "repair",
         "shared",
         "turns",
+        "leases",
         "events",
     ],
     &["prune", "policy", "import", "export", "backup", "compact"],

@@ -42,6 +42,7 @@ mod io_failures;
 mod kill;
 mod kill_calls;
 mod layers;
+mod leases;
 mod linear;
 #[cfg(feature = "metrics")]
 mod metrics;

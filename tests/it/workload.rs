@@ -29,6 +29,8 @@ pub const MAX_OPEN: Duration = Duration::from_secs(5);
 const MAX_IDLE_DAYS: i64 = 20;
 /// What names begin with that the guard protects.
 const GUARDED: &str = "g";
+/// Leases end here, after all time that passes.
+const FAR: Timestamp = Timestamp::from_micros(4_000_000_000_000_000);
 
 /// Likewise, of entries that get another key, and what that begins with.
 const MOVES: &str = "m";
@@ -220,7 +222,7 @@ impl Worker<'_> {
         self.clock.advance(Duration::from_secs(by));
         let name = format!("t{}-{}", self.thread, self.dice.roll(self.plan.keys as usize));
         let key = key(&name);
-        match self.dice.roll(30) {
+        match self.dice.roll(31) {
             0..8 => {
                 let found = self.store.resolve(&source(&name))?;
                 let time = found.entry.updated_at.as_micros();
@@ -340,7 +342,29 @@ impl Worker<'_> {
                 self.awaited(&receipt, &format!("touched {name} 0"))
             }
             25 => self.rename(),
-            26..29 => self.single_extras(),
+            27 => {
+                let (name, entry) = self.fresh("h")?;
+                let receipt = self.store.hold_until(&entry.key, "job", FAR)?.unwrap();
+                self.awaited(&receipt, &format!("held {name} 1"))?;
+                match self.dice.roll(5) {
+                    0 | 1 => Ok(()),
+                    2 => {
+                        (self.say)(&format!("releasing {name} 1"));
+                        let receipt = self.store.release(&entry.key, "job")?.unwrap();
+                        self.awaited(&receipt, &format!("released {name} 1"))
+                    }
+                    ends => {
+                        (self.say)(&format!("removing {name} 1"));
+                        let receipt = self.store.remove(&entry.key)?.unwrap();
+                        if ends == 3 {
+                            return self.awaited(&receipt, &format!("removed {name} 1"));
+                        }
+                        let again = self.store.resolve(&source(&name))?;
+                        self.awaited(&again.receipt, &format!("again {name} 1"))
+                    }
+                }
+            }
+            28..31 => self.single_extras(),
             _ => self.prune(),
         }
     }
@@ -456,6 +480,10 @@ impl Least {
         self.numbers.get(what).copied().unwrap_or(0)
     }
 
+    fn is_held(&self) -> bool {
+        self.number("held") > 0 && self.number("releasing") == 0 && self.number("removing") == 0
+    }
+
     fn is_suspended(&self) -> bool {
         self.number("suspended") > 0 && self.number("unsuspending") == 0
     }
@@ -495,7 +523,8 @@ impl Expected {
                 least.updated_at = least.updated_at.max(micros.parse().unwrap());
             }
             // Said before the change: tells nothing of an entry that was not told of.
-            ["ending" | "resetting" | "unsuspending" | "renaming", name, _] if !self.entries.contains_key(name) => {}
+            ["ending" | "resetting" | "unsuspending" | "renaming" | "releasing", name, _]
+                if !self.entries.contains_key(name) => {}
             [what, name, _] if what.starts_with("unsetting-") && !self.entries.contains_key(name) => {}
             [what, name, n] => {
                 let least = self.entries.entry(name.into()).or_default();
@@ -510,7 +539,8 @@ impl Expected {
     /// over it may come back as a fresh entry.
     fn give_up(&mut self, cutoff: i64) {
         for (name, least) in &mut self.entries {
-            let stays = least.updated_at >= cutoff || name.starts_with(GUARDED) || least.is_suspended();
+            let stays =
+                least.updated_at >= cutoff || name.starts_with(GUARDED) || least.is_suspended() || least.is_held();
             least.may_be_gone |= !stays;
         }
     }
@@ -542,8 +572,14 @@ impl Expected {
         }
         let turns = store.turns().map_err(|error| format!("turns: {error}"))?;
         let turns: BTreeSet<SessionKey> = turns.into_iter().map(|turn| turn.key).collect();
+        let held = store.leases().map_err(|error| format!("leases: {error}"))?;
+        let held: BTreeSet<SessionKey> = held.into_iter().map(|lease| lease.key).collect();
+        if found.orphaned_leases > 0 {
+            return Err(format!("leases of no entry: {found:?}"));
+        }
         for (name, least) in &self.entries {
-            check_entry(store, name, least, &turns).map_err(|error| format!("{name}: {error}; told was {least:?}"))?;
+            check_entry(store, name, least, &turns, &held)
+                .map_err(|error| format!("{name}: {error}; told was {least:?}"))?;
         }
         let mut listed = 0;
         for row in store.iter(Filter::default()).map_err(|error| format!("list: {error}"))? {
@@ -567,7 +603,13 @@ impl Expected {
     }
 }
 
-fn check_entry(store: &SessionStore, name: &str, least: &Least, turns: &BTreeSet<SessionKey>) -> Result<(), String> {
+fn check_entry(
+    store: &SessionStore,
+    name: &str,
+    least: &Least,
+    turns: &BTreeSet<SessionKey>,
+    held: &BTreeSet<SessionKey>,
+) -> Result<(), String> {
     let number = |what: &str| least.number(what);
     let look = |name: &str| store.get_with_extras(&key(name)).map_err(|error| error.to_string());
     let mut found = look(name)?;
@@ -588,6 +630,7 @@ fn check_entry(store: &SessionStore, name: &str, least: &Least, turns: &BTreeSet
         return Err("it is back".into());
     }
     let turn = turns.contains(&entry.key);
+    let held = held.contains(&entry.key);
     let goes_on = turn || entry.resume_pending;
     let is_reset = entry.details.is_fresh_reset;
     let begun = match number("begun") {
@@ -608,6 +651,9 @@ fn check_entry(store: &SessionStore, name: &str, least: &Least, turns: &BTreeSet
         ("begun", begun),
         ("reset", number("reset") == 0 || (is_reset && !goes_on)),
         ("ended", !turn || number("ended") == 0),
+        ("held", held || !least.is_held()),
+        ("released", !held || number("released") == 0),
+        ("made again", !held || number("again") == 0),
     ];
     match checks.iter().find(|(_, holds)| !holds) {
         Some((what, _)) => Err(format!("{what} does not hold: {entry:?}")),

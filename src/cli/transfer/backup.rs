@@ -18,7 +18,7 @@ use crate::cli::{Exit, Format, options, progress, with_store};
 
 /// Write all of the store into one file, which `restore` reads.
 ///
-/// It holds every entry with its times, flags, counters and extras, open turns, and the notes and the time zone of
+/// It holds every entry with its times, flags, counters and extras, open turns, leases, and the notes and the time zone of
 /// imported files. Every record has a checksum. The file is there whole or not at all, and only its owner may read it;
 /// a pipe or a device is written to. Nothing in it is encrypted. An entry that cannot be decoded stops the backup: repair
 /// the store with `verify --repair` first.
@@ -28,6 +28,7 @@ use crate::cli::{Exit, Format, options, progress, with_store};
 ///   file      the backup
 ///   entries   entries in it
 ///   turns     open turns among them
+///   leases    leases with an end among them
 ///   notes     notes of imported files in it
 ///   bytes     its size
 ///   seconds   how long it took
@@ -53,6 +54,7 @@ pub(in crate::cli) struct Backup {
 ///   file, db   the backup, and the store
 ///   entries    entries restored
 ///   turns      open turns among them
+///   leases     leases with an end among them
 ///   notes      notes of imported files restored
 ///   bytes      bytes read
 ///   seconds    how long it took

@@ -95,7 +95,18 @@ fn counters_and_flags_go_through_the_journal() {
     let mut hot = Hot::fresh(later(3));
     hot.usage.input_tokens = 7;
     hot.set(SUSPENDED, true);
-    commit(&mut opened, &[Change { key: key(1), entry: entry(1), content: Content::Hot(hot), moved: None }]).unwrap();
+    commit(
+        &mut opened,
+        &[Change {
+            key: key(1),
+            entry: entry(1),
+            content: Content::Hot(hot),
+            moved: None,
+            is_another: false,
+            leases: vec![],
+        }],
+    )
+    .unwrap();
     assert_eq!(opened.engine.hot(entry(1)).unwrap(), Some(hot));
     drop(opened);
     let mut opened = open_at(dir.path());
@@ -154,7 +165,14 @@ fn what_may_have_been_forgotten_does_not_come_back() {
     let mut opened = with_entries(dir.path());
     let mut old = Hot::fresh(later(1));
     old.set(SUSPENDED, true);
-    let suspend = |n| Change { key: key(n), entry: entry(n), content: Content::Hot(old), moved: None };
+    let suspend = |n| Change {
+        key: key(n),
+        entry: entry(n),
+        content: Content::Hot(old),
+        moved: None,
+        is_another: false,
+        leases: vec![],
+    };
     commit(&mut opened, &[suspend(1), suspend(2), suspend(3)]).unwrap();
     commit(&mut opened, &[whole(1, 77, later(1), None), gone(2)]).unwrap();
     let forgot = opened.engine.trees.journal.last().unwrap().unwrap().0;

@@ -20,7 +20,7 @@ fn prune_removes_the_idle_and_keeps_the_suspended() {
     let protected = report["oldest_protected_seconds"].as_u64().unwrap();
     assert_eq!(protected / 86_400, 100);
     let expected = json!({
-        "dry_run": false, "cutoff": report["cutoff"], "removed": 1, "kept_suspended": 1, "kept_active": 0,
+        "dry_run": false, "cutoff": report["cutoff"], "removed": 1, "kept_suspended": 1, "kept_pinned": 0, "kept_held": 0, "kept_active": 0,
         "guard_failed": 0, "kept_unreadable": 0, "touched_meanwhile": 0,
         "stale_rows_cleared": report["stale_rows_cleared"],
         "oldest_protected_seconds": protected, "stopped": false, "removed_over_entries": 0, "removed_over_bytes": 0,

@@ -41,12 +41,12 @@ fn reports_are_json_for_scripts() {
     let bytes = fs::metadata(&file).unwrap().len();
     assert!(told["seconds"].as_f64().unwrap() > 0.0);
     let expected = json!({
-        "file": name, "entries": 4, "turns": 0, "notes": 0, "bytes": bytes, "seconds": told["seconds"],
+        "file": name, "entries": 4, "turns": 0, "leases": 0, "notes": 0, "bytes": bytes, "seconds": told["seconds"],
     });
     assert_eq!(told, expected);
     let told = run(&back, &["restore", name, "--json"]).json();
     let expected = json!({
-        "file": name, "db": back.to_str().unwrap(), "entries": 4, "turns": 0, "notes": 0, "bytes": bytes,
+        "file": name, "db": back.to_str().unwrap(), "entries": 4, "turns": 0, "leases": 0, "notes": 0, "bytes": bytes,
         "seconds": told["seconds"],
     });
     assert_eq!(told, expected);

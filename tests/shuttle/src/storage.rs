@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use extras::PartsOf;
 
-use crate::codec::{ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Parts, Seed, Turn};
+use crate::codec::{ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Parts, Seed, Term, Turn};
 use crate::entry::Details;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -25,6 +25,15 @@ pub(crate) struct Change {
     pub(crate) entry: Fingerprint,
     pub(crate) content: Content,
     pub(crate) moved: Option<Box<MovedFrom>>,
+    pub(crate) is_another: bool,
+    pub(crate) leases: Vec<(String, Option<Term>)>,
+}
+
+/// As in the library.
+#[derive(Debug)]
+pub(crate) struct StoredLease {
+    pub(crate) entry: Option<Fingerprint>,
+    pub(crate) lease: Result<(String, Term)>,
 }
 
 /// As in the library.
@@ -141,6 +150,10 @@ impl Engine {
         Ok(Vec::new())
     }
 
+    pub(crate) fn leases(&self) -> Result<Vec<StoredLease>> {
+        Ok(Vec::new())
+    }
+
     pub(crate) fn mark_suspect(&self, _: &Error) {}
 
     pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
@@ -246,6 +259,10 @@ impl Writer {
             markers.extend(turn.as_ref().map(|turn| (*entry, turn.session_id.clone())));
         }
         self.is_dirty |= !turns.is_empty();
+        Ok(())
+    }
+
+    pub(crate) fn drop_leases(&mut self, _: &Engine, _: &[(Fingerprint, String)]) -> Result<()> {
         Ok(())
     }
 

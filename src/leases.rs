@@ -1,0 +1,171 @@
+//! Leases: holds on a key, for work that must not lose its session.
+//!
+//! A lease protects its entry as an active process does: no pruning, no cap and no reset policy takes it, until it has
+//! been idle for longer than [`max_active_age`](crate::PrunePolicy::max_active_age), where that is set. It is the key's
+//! and not the session's: it stays when the entry is suspended, reset or pointed at another session. It follows the
+//! entry to another key, and ends with the entry: one that is made again is held by nothing.
+//!
+//! [`hold`](SessionStore::hold) is for work inside this process and ends with it.
+//! [`hold_until`](SessionStore::hold_until) is on disk, for work that may outlive a crash of the gateway: pruning begins
+//! again when the gateway does, before anybody could tell it what is still running.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::codec::{Fingerprint, Term};
+use crate::commit::{Known, Leases, MAX_LEASES, Receipt};
+use crate::error::{Error, Result};
+use crate::fork;
+use crate::key::{SessionKey, check_lease_name};
+use crate::store::SessionStore;
+use crate::time::Timestamp;
+use crate::unreadable::{Listing, Unreadable};
+
+/// Holds an entry until it is dropped. See [`SessionStore::hold`].
+///
+/// It does not keep the store open, and may be dropped after it.
+#[must_use = "the lease ends when this is dropped"]
+#[derive(Debug)]
+pub struct Lease {
+    leases: Arc<Leases>,
+    number: u64,
+}
+
+impl Lease {
+    /// Whether it holds an entry still: `false` once that was removed.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !fork::is_child() && self.leases.is_current(self.number)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // It is the parent's, whose threads may have held the table's lock when the process was forked.
+        if !fork::is_child() {
+            self.leases.drop_guard(self.number);
+        }
+    }
+}
+
+/// A lease that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OpenLease {
+    /// The conversation.
+    #[serde(rename = "session_key")]
+    pub key: SessionKey,
+    /// Its name; `None` for one of this process.
+    pub name: Option<String>,
+    /// When it was taken. Setting another end does not change that.
+    pub since: Timestamp,
+    /// When it ends; `None` for one of this process.
+    pub end: Option<Timestamp>,
+    /// How long ago it was taken, in seconds.
+    #[serde(rename = "age_seconds", serialize_with = "whole_seconds")]
+    pub age: Duration,
+}
+
+impl SessionStore {
+    /// Holds an entry until the answer is dropped, or the process ends. `None` if there is no entry.
+    ///
+    /// Several may hold one key at once; each counts until it is dropped. Nothing is written: O(1).
+    ///
+    /// ```
+    /// # use cloakroom::{NoActivity, Options, PrunePolicy, SessionSource, SessionStore};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let store = SessionStore::open(Options::new(directory.path().join("db")).create(true))?;
+    /// # let key = store.resolve(&SessionSource { platform: "cli".into(), ..Default::default() })?.entry.key;
+    /// let lease = store.hold(&key)?;
+    /// // The job runs, and the session stays meanwhile.
+    /// let report = store.prune(&PrunePolicy::max_age_days(90), NoActivity)?;
+    /// drop(lease);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn hold(&self, key: &SessionKey) -> Result<Option<Lease>> {
+        // The clock is the caller's code: never ask it with an entry locked.
+        let now = self.now();
+        let leases = Arc::clone(self.commits().leases()?);
+        let Some(locked) = self.commits().look(key)? else { return Ok(None) };
+        Ok(locked.hot().is_some().then(|| Lease { leases, number: locked.hold(now) }))
+    }
+
+    /// Holds an entry until `end`, whatever becomes of the process, or sets another end to the lease of that name. `None`
+    /// if there is no entry.
+    ///
+    /// An `end` that has passed ends the lease of that name, if there is one, as [`release`](SessionStore::release) does.
+    /// Protection begins at once; when the receipt is durable the lease survives a crash. O(1).
+    ///
+    /// Whether a lease has ended is judged by the clock. What has ended is removed from the disk by later passes of
+    /// pruning.
+    ///
+    /// # Errors
+    /// [`Error::InvalidLease`] if `name` is empty, longer than 64 bytes or holds a control character;
+    /// [`Error::TooManyLeases`] beyond 1,024 names of one key.
+    pub fn hold_until(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
+        check_lease_name(name).map_err(Error::InvalidLease)?;
+        let now = self.now();
+        let mut locked = self.commits().lock(key)?;
+        if locked.hot().is_none() {
+            return Ok(None);
+        }
+        let commit = if end > now {
+            let held = locked.hold_until(name, Term { since: now, end });
+            held.ok_or_else(|| Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES })?
+        } else {
+            match locked.release(name) {
+                Some(commit) => commit,
+                None => self.commits().open_commit(),
+            }
+        };
+        drop(locked);
+        Ok(Some(self.commits().receipt(commit)))
+    }
+
+    /// Ends the lease of that name. `None` if there is none, or no entry.
+    ///
+    /// After a crash before the receipt is durable it may be there again, until its end.
+    pub fn release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
+        let mut locked = self.commits().lock(key)?;
+        let Some(commit) = locked.release(name) else { return Ok(None) };
+        drop(locked);
+        Ok(Some(self.commits().receipt(commit)))
+    }
+
+    /// The leases that have not ended, the oldest first. Costs as much as there are of them.
+    ///
+    /// A lease that cannot be decoded is passed over, and counted: nobody can tell when it ends, so it holds its entry
+    /// until [`repair`](SessionStore::repair) has removed it.
+    pub fn leases(&self) -> Result<Listing<OpenLease>> {
+        let now = self.now();
+        let (mut items, mut unreadable) = (Vec::new(), Unreadable::default());
+        for found in self.commits().engine()?.leases()? {
+            unreadable.pass(found.lease)?;
+        }
+        for Known { entry, name, since, end } in self.commits().leases()?.all(now) {
+            let Some(Some(key)) = unreadable.pass(self.key_of(entry))? else { continue };
+            if self.commits().peek_hot(entry)?.is_some() {
+                items.push(OpenLease { key, name, since, end, age: now.since(since) });
+            }
+        }
+        items.sort_unstable_by(|a, b| (a.since, &a.key, &a.name).cmp(&(b.since, &b.key, &b.name)));
+        Ok(Listing { items, unreadable })
+    }
+
+    /// The key of what belongs to an entry, if that is in the trees or on its way there.
+    pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
+        match self.commits().engine()?.key_of_listed(entry)? {
+            Some(key) => Ok(Some(key)),
+            None => {
+                self.commits().apply_pending()?;
+                self.commits().engine()?.key_of_listed(entry)
+            }
+        }
+    }
+}
+
+fn whole_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.as_secs().serialize(serializer)
+}
