@@ -146,7 +146,7 @@ impl SessionStore {
         }
         for Known { entry, name, since, end } in self.commits().leases()?.all(now) {
             let Some(Some(key)) = unreadable.pass(self.key_of(entry))? else { continue };
-            if self.commits().peek_hot(entry)?.is_some() {
+            if let Some(Some(_)) = unreadable.pass(self.commits().peek_hot(entry))? {
                 items.push(OpenLease { key, name, since, end, age: now.since(since) });
             }
         }

@@ -181,11 +181,9 @@ impl Leases {
         let mut table = self.table.lock();
         let Table { entries, ended, .. } = &mut *table;
         entries.retain(|entry, held| {
-            held.named.retain(|name, term| {
-                let is_held = term.end > now;
-                ended.extend((!is_held).then(|| (*entry, name.clone())));
-                is_held
-            });
+            let past = held.named.iter().filter(|(_, term)| term.end <= now);
+            ended.extend(past.map(|(name, _)| (*entry, name.clone())));
+            held.named.retain(|_, term| term.end > now);
             !held.is_empty()
         });
     }

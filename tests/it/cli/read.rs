@@ -91,6 +91,7 @@ fn list_as_json_has_every_documented_field() {
             "display_name",
             "extras_bytes",
             "idle_seconds",
+            "pinned",
             "platform",
             "resume_pending",
             "session_id",

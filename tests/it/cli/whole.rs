@@ -66,7 +66,7 @@ fn a_sound_store_verifies() {
     assert_eq!((ran.row("entries"), ran.row("violations")), ("4", "0"));
     let found = store.ok(&["verify", "--json"]).json();
     let expected = json!({
-        "entries": 4, "violations": [], "stale_rows": found["stale_rows"], "orphaned_chunks": 0, "orphaned_turns": 0, "count_checked": true,
+        "entries": 4, "violations": [], "stale_rows": found["stale_rows"], "orphaned_chunks": 0, "orphaned_turns": 0, "orphaned_leases": 0, "count_checked": true,
         "times_ahead": 0, "clock_doubted": false, "shortfall": null, "repairs": [], "repaired": null, "quarantine": null,
     });
     assert_eq!(found, expected);
