@@ -207,7 +207,7 @@ impl Iter {
     ///
     /// ```no_run
     /// # fn f(store: &cloakroom::SessionStore) -> cloakroom::Result<()> {
-    /// let mut entries = store.iter(cloakroom::Filter::default())?;
+    /// let mut entries = store.iter(cloakroom::query::Filter::default())?;
     /// for summary in &mut entries {
     ///     println!("{}", summary?.key);
     /// }

@@ -67,7 +67,8 @@ pub struct WatcherStatus {
 /// Prunes a store from a thread of its own: at once, then every interval, and when told.
 ///
 /// ```no_run
-/// use cloakroom::{Options, SessionKey, SessionStore, Watcher, WatcherConfig};
+/// use cloakroom::watcher::WatcherConfig;
+/// use cloakroom::{Options, SessionKey, SessionStore, Watcher};
 /// let store = SessionStore::open(Options::new("sessions.db").create(true))?;
 /// let watcher = Watcher::spawn(&store, WatcherConfig::default(), |_: &SessionKey| false)?;
 /// // … the gateway runs …
@@ -82,7 +83,7 @@ pub struct WatcherStatus {
 /// than the interval prunes too. After a restart of the machine the time of day alone tells when the interval is over.
 ///
 /// After a jump of the time of day a pass that would remove something waits for an interval as well, and while the clock
-/// is [doubted](crate::OpenReport::clock_doubted) none runs. [`SessionStore::prune`] and
+/// is [doubted](crate::report::OpenReport::clock_doubted) none runs. [`SessionStore::prune`] and
 /// [`prune_now`](Watcher::prune_now), called by people, are not held.
 ///
 /// Failures, panics of the guard's own code included, are counted and logged, and the next pass runs.

@@ -7,11 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cloakroom::change::{
+    Edit, Expect, KeepExtras, Modified, Put, Removal, ReplaceReason, Repoint, Repointed, Resolution, Resolve, Touch,
+    Written,
+};
+use cloakroom::prefix::BulkRemoval;
+use cloakroom::prune::Verdict;
+use cloakroom::query::Filter;
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::turns::{ResumeClear, ResumeMark, TurnEnd, TurnStart, TurnToken};
 use cloakroom::{
-    BulkRemoval, Details, Edit, Error, Expect, Extras, Filter, KeepExtras, Modified, Options, PrunePolicy, Put,
-    Removal, ReplaceReason, Repoint, Repointed, ResetPolicies, ResetPolicy, Resolution, Resolve, ResumeClear,
-    ResumeMark, Revision, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, Touch, TurnEnd, TurnStart,
-    TurnToken, Usage, Verdict, Written,
+    Details, Error, Extras, Options, PrunePolicy, Revision, SessionEntry, SessionId, SessionKey, SessionStore,
+    Timestamp, Usage,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -293,7 +300,7 @@ impl Run {
     }
 
     fn now(&self) -> Timestamp {
-        use cloakroom::Clock as _;
+        use cloakroom::time::Clock as _;
         self.home.clock.now()
     }
 

@@ -12,10 +12,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cloakroom::change::{Removal, Repoint, Repointed, Written};
+use cloakroom::query::Filter;
+use cloakroom::source::KeyPolicy;
+use cloakroom::time::{Clock, ManualClock};
+use cloakroom::turns::{ResumeMark, TurnEnd};
 use cloakroom::{
-    Clock, Details, Extras, Filter, KeyPolicy, ManualClock, Options, PrunePolicy, Receipt, Removal, Repoint, Repointed,
-    Result, ResumeMark, SessionEntry, SessionId, SessionKey, SessionSource, SessionStore, Timestamp, TurnEnd, Usage,
-    Written,
+    Details, Extras, Options, PrunePolicy, Receipt, Result, SessionEntry, SessionId, SessionKey, SessionSource,
+    SessionStore, Timestamp, Usage,
 };
 use serde_json::{Map, Value, json};
 
