@@ -40,7 +40,8 @@
 //! - A [`Receipt`] is kept through a power cut once it has been awaited. Changes whose receipt was dropped may be lost
 //!   if they are younger than [`commit_interval`](Options::commit_interval), and the commit in flight.
 //! - [Pruning](SessionStore::prune) goes by the time of activity, asks the [guard](prune::ActivityGuard) with the session
-//!   *key*, and never removes an entry that is suspended, pinned or held by a lease, or one that is touched meanwhile. A [`Watcher`] does it every hour.
+//!   *key*, and never removes an entry that is suspended, pinned, held by a lease, or touched meanwhile. A [`Watcher`]
+//!   does it every hour.
 //! - After a write or a sync has failed the store is read-only, and says why: [`Error::ReadOnly`].
 //! - An unreadable store is an error, never an empty one.
 //!

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use crate::clock_check::{Checked, almost};
 use crate::codec::Held;
@@ -45,7 +46,7 @@ impl From<&Config> for WatcherConfig {
 }
 
 /// What the watcher has done so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WatcherStatus {
     /// Passes that ended, well or not.
