@@ -20,7 +20,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use cloakroom::{PrunePolicy, Resolution, SessionKey, SessionStore, Verdict};
+use cloakroom::change::Resolution;
+use cloakroom::prune::Verdict;
+use cloakroom::{PrunePolicy, SessionKey, SessionStore};
 use support::cloakroom_store::CloakroomStore;
 use support::people::{START, keys, source};
 use support::stream::Random;

@@ -7,10 +7,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cloakroom::{
-    ActivityGuard, Options, PrunePolicy, ResetPolicies, ResetPolicy, Resolution, SessionKey, SessionSource,
-    SessionStore, TimeZone, Usage, Verdict, Watcher, WatcherConfig,
-};
+use cloakroom::change::Resolution;
+use cloakroom::prune::{ActivityGuard, Verdict};
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{Options, PrunePolicy, SessionKey, SessionSource, SessionStore, TimeZone, Usage, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

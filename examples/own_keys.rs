@@ -6,10 +6,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cloakroom::{
-    Expect, Extras, KeepExtras, Options, Put, Repoint, Repointed, Resolution, Resolve, SessionEntry, SessionId,
-    SessionKey, SessionStore, Timestamp,
-};
+use cloakroom::change::{Expect, KeepExtras, Put, Repoint, Repointed, Resolution, Resolve};
+use cloakroom::{Extras, Options, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -3,7 +3,8 @@
 //!
 //! `cargo run --example per_message`
 
-use cloakroom::{Edit, Modified, Options, Receipt, SessionKey, SessionStore, Touch, Usage};
+use cloakroom::change::{Edit, Modified, Touch};
+use cloakroom::{Options, Receipt, SessionKey, SessionStore, Usage};
 use serde_json::json;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
 
 /// What [`SessionStore::open`](crate::SessionStore::open) found and did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct OpenReport {
     /// The store was made just now.
@@ -100,7 +100,8 @@ pub enum Repointed {
 }
 
 /// Where a resolved entry comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Resolution {
     /// It was there, and was touched.

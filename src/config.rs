@@ -141,7 +141,7 @@ impl Options {
         self
     }
 
-    /// What tells the time. Tests pass a [`ManualClock`](crate::ManualClock).
+    /// What tells the time. Tests pass a [`ManualClock`](crate::time::ManualClock).
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -196,7 +196,7 @@ pub const DEFAULT_PRUNE_INTERVAL_MINUTES: i64 = 60;
 /// default and a warning in the log. A number beyond the calendar means never.
 ///
 /// ```
-/// let config: cloakroom::Config = serde_json::from_str(r#"{"session_store_max_age_days": "30"}"#)?;
+/// let config: cloakroom::config::Config = serde_json::from_str(r#"{"session_store_max_age_days": "30"}"#)?;
 /// assert_eq!(config.session_store_max_age_days, 30);
 /// # Ok::<(), serde_json::Error>(())
 /// ```

@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 /// Messages name the path or the (redacted) key they speak of and never hold raw chat or user ids. A message does not
 /// repeat its cause, which is its [`source`](std::error::Error::source): print the whole chain, as anyhow does with `{:#}`.
 ///
-/// A [`NameError`](crate::NameError) becomes one with `?`:
+/// A [`NameError`](crate::key::NameError) becomes one with `?`:
 ///
 /// ```
 /// fn key_of(chat: &str) -> cloakroom::Result<cloakroom::SessionKey> {
@@ -172,7 +172,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A record cannot be decoded. The store is otherwise usable: `verify` lists all such records, and verbs over many
-    /// entries pass them over and count them, see [`Unreadable`](crate::Unreadable).
+    /// entries pass them over and count them, see [`Unreadable`](crate::report::Unreadable).
     #[error("cannot decode the {record} record of {key}: repair the store, or restore a backup")]
     DamagedRecord {
         /// `sessions`, `activity`, …: the tree it is in.

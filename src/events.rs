@@ -359,7 +359,9 @@ impl SessionStore {
     /// Drop it to stop listening. Several may listen; each has a channel of its own.
     ///
     /// ```
-    /// use cloakroom::{EventKind, EventOptions, Options, Resolve, SessionStore};
+    /// use cloakroom::change::Resolve;
+    /// use cloakroom::events::{EventKind, EventOptions};
+    /// use cloakroom::{Options, SessionStore};
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("sessions.db");
     /// let store = SessionStore::open(Options::new(path).create(true))?;

@@ -104,7 +104,7 @@ fn check_length(text: &str, max: usize) -> Result<(), NameError> {
 /// let key: SessionKey = "agent:main:discord:group:1234:5678".parse()?;
 /// assert!(key.to_string().starts_with("discord:group:#"));
 /// assert!(!format!("{key:?}").contains("1234"));
-/// # Ok::<(), cloakroom::NameError>(())
+/// # Ok::<(), cloakroom::key::NameError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(Arc<str>);

@@ -74,7 +74,8 @@ impl SessionStore {
     /// Several may hold one key at once; each counts until it is dropped. Nothing is written: O(1).
     ///
     /// ```
-    /// # use cloakroom::{NoActivity, Options, PrunePolicy, SessionSource, SessionStore};
+    /// # use cloakroom::prune::NoActivity;
+    /// # use cloakroom::{Options, PrunePolicy, SessionSource, SessionStore};
     /// # let directory = tempfile::tempdir()?;
     /// # let store = SessionStore::open(Options::new(directory.path().join("db")).create(true))?;
     /// # let key = store.resolve(&SessionSource { platform: "cli".into(), ..Default::default() })?.entry.key;

@@ -5,7 +5,8 @@
 //! in [sled](https://docs.rs/sled/0.34.7) trees, in place of a `sessions.json` that is rewritten at every message.
 //!
 //! ```
-//! use cloakroom::{Options, PrunePolicy, Resolution, SessionKey, SessionSource, SessionStore};
+//! use cloakroom::change::Resolution;
+//! use cloakroom::{Options, PrunePolicy, SessionKey, SessionSource, SessionStore};
 //!
 //! # let directory = tempfile::tempdir()?;
 //! # let path = directory.path().join("sessions.db");
@@ -38,8 +39,9 @@
 //! - A [touch](SessionStore::touch) costs O(1), whatever the number of entries and their size.
 //! - A [`Receipt`] is kept through a power cut once it has been awaited. Changes whose receipt was dropped may be lost
 //!   if they are younger than [`commit_interval`](Options::commit_interval), and the commit in flight.
-//! - [Pruning](SessionStore::prune) goes by the time of activity, asks the [guard](ActivityGuard) with the session
-//!   *key*, and never removes a suspended entry or one that is touched meanwhile. A [`Watcher`] does it every hour.
+//! - [Pruning](SessionStore::prune) goes by the time of activity, asks the [guard](prune::ActivityGuard) with the session
+//!   *key*, and never removes an entry that is suspended, pinned, held by a lease, or touched meanwhile. A [`Watcher`]
+//!   does it every hour.
 //! - After a write or a sync has failed the store is read-only, and says why: [`Error::ReadOnly`].
 //! - An unreadable store is an error, never an empty one.
 //!
@@ -53,7 +55,7 @@
 //! - **cli** (default): the program `cloakroom`. A gateway needs none of it: with `default-features = false` it compiles
 //!   55 other crates in place of 94 (`cargo tree`, on Linux).
 //! - **metrics**: counters and times of a running store, through the facade crate
-//!   [metrics](https://docs.rs/metrics/0.24); their names are listed at [`Stats`].
+//!   [metrics](https://docs.rs/metrics/0.24); their names are listed at [`Stats`](report::Stats).
 //!
 //! # Threads and async code
 //!
@@ -75,13 +77,13 @@
 //!
 //! | what | on which thread |
 //! | --- | --- |
-//! | [`ActivityGuard`] | the one that prunes or resolves: the caller's, or the watcher's `cloakroom-prune` |
+//! | [`ActivityGuard`](prune::ActivityGuard) | the one that prunes or resolves: the caller's, or the watcher's `cloakroom-prune` |
 //! | closures given to a verb, such as that of [`update`](SessionStore::update), and reports of progress | the caller's |
-//! | [`WhatsAppAliases`] | the caller's, where a key is derived |
+//! | [`WhatsAppAliases`](source::WhatsAppAliases) | the caller's, where a key is derived |
 //! | wakers of receipts | `cloakroom-waker`, never the committer's; a slow one delays only other wakers |
-//! | [`Clock`], recorders of metrics | any of these, and the committer's `cloakroom-write`: keep them quick |
+//! | [`Clock`](time::Clock), recorders of metrics | any of these, and the committer's `cloakroom-write`: keep them quick |
 //!
-//! [`Events`] and the watcher's reports are channels that you read: a slow reader loses events, and delays nobody. A panic
+//! [`Events`](events::Events) and the watcher's reports are channels that you read: a slow reader loses events, and delays nobody. A panic
 //! of a guard counts as a failed guard, which keeps the entry; a panic of a waker is caught.
 //!
 //! # Logs
@@ -106,96 +108,124 @@ compile_error!("cloakroom counts commits and times in 64-bit atomics, which this
 compile_error!("cloakroom needs pointers of at least 32 bits");
 
 mod answer;
-mod backup;
+pub mod backup;
 mod by_time;
 mod clock_check;
 mod codec;
 mod commit;
 mod compact;
-mod config;
+pub mod config;
 mod entry;
 mod error;
-mod events;
-mod export;
+pub mod events;
+pub mod export;
 mod extras;
 mod fork;
-mod gateway;
+pub mod gateway;
 pub mod guide;
 mod healing;
-mod import;
+pub mod import;
 mod json;
-mod key;
+pub mod key;
 mod keys;
-mod leases;
+pub mod leases;
 mod meter;
 mod modify;
 mod outfile;
-mod policy;
-mod prune;
+pub mod prune;
 mod put;
-mod query;
+pub mod query;
 mod random;
 mod remove_where;
 mod rename;
 mod repair;
+pub mod reset;
 mod resolve;
 mod shared;
-mod source;
+pub mod source;
 mod storage;
 mod store;
 mod sync;
-mod time;
-mod turns;
+pub mod time;
+pub mod turns;
 mod unreadable;
-mod watcher;
+pub mod watcher;
 mod zone;
 
-pub use answer::{
-    Modified, OpenReport, Put, Removal, ReplaceReason, Repointed, Resolution, Resolved, Shortfall, Stats, Written,
-};
-pub use backup::{BackupOptions, BackupProgress, BackupReport};
 pub use commit::Receipt;
-pub use compact::CompactReport;
-pub use config::{
-    Config, DEFAULT_MAX_AGE_DAYS, DEFAULT_PRUNE_INTERVAL_MINUTES, Options, ResetConfig, ResetMode, ResetRule,
-};
-pub use entry::{Details, Extras, KeepExtras, Revision, SessionEntry, Touch, Usage};
+pub use config::Options;
+pub use entry::{Details, Extras, Revision, SessionEntry, Usage};
 pub use error::{Error, Result};
-pub use events::{Event, EventKind, EventOptions, Events, NoEvent, PruneReason};
-pub use export::{ExportFormat, ExportOptions, ExportReport};
-pub use gateway::Gateway;
-pub use import::{Damage, ImportOptions, ImportProgress, ImportReport, OnConflict, Problem};
-pub use key::{MAX_ID_BYTES, MAX_KEY_BYTES, MAX_LEASE_NAME_BYTES, NameError, SessionId, SessionKey};
-pub use keys::Keys;
-pub use leases::{Lease, OpenLease};
-pub use modify::{Draft, Edit};
-pub use policy::{ResetPolicies, ResetPolicy};
-pub use prune::{ActivityGuard, NoActivity, Protected, ProtectedBy, PrunePolicy, PruneReport, Verdict};
-pub use put::Expect;
-pub use query::{Cursor, Entries, Filter, Iter, Page, Summary};
-pub use remove_where::{BulkRemoval, ForgetReport, RemovalReport};
-pub use rename::RenameReport;
-pub use resolve::{Repoint, Resolve};
-pub use source::{KeyPolicy, SessionSource, WhatsAppAliases};
-pub use storage::{Repairs, Verification, Violation};
+pub use key::{SessionId, SessionKey};
+pub use prune::PrunePolicy;
+pub use source::SessionSource;
 pub use store::SessionStore;
-pub use time::{BootTime, Clock, ManualClock, SystemClock, Timestamp};
-pub use turns::{
-    OpenTurn, RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnRecovery, TurnStart, TurnToken, TurnTokenError,
-    TurnsDiscarded,
-};
-pub use unreadable::{Listing, Unreadable, UnreadableRecord};
-pub use watcher::{Watcher, WatcherConfig, WatcherStatus};
+pub use time::Timestamp;
+pub use watcher::Watcher;
 pub use zone::TimeZone;
+
+/// What the verbs of [`SessionStore`] that change an entry are given, and what they answer.
+pub mod change {
+    pub use crate::answer::{Modified, Put, Removal, ReplaceReason, Repointed, Resolution, Resolved, Written};
+    pub use crate::entry::{KeepExtras, Touch};
+    pub use crate::modify::{Draft, Edit};
+    pub use crate::put::Expect;
+    pub use crate::resolve::{Repoint, Resolve};
+}
+
+/// The verbs by prefix: what they answer.
+pub mod prefix {
+    pub use crate::keys::Keys;
+    pub use crate::remove_where::{BulkRemoval, ForgetReport, RemovalReport};
+    pub use crate::rename::RenameReport;
+}
+
+/// What is known of a store as a whole: on opening it, by its figures, after a check, a repair or a compaction.
+pub mod report {
+    pub use crate::answer::{OpenReport, Shortfall, Stats};
+    pub use crate::compact::CompactReport;
+    pub use crate::storage::{Repairs, Verification, Violation};
+    pub use crate::unreadable::{Listing, Unreadable, UnreadableRecord};
+}
 
 /// Threads of a gateway share what they get from the store, or hand it on.
 const _: fn() = || {
     fn is_shared<T: Send + Sync>() {}
     is_shared::<(SessionStore, Options, SessionEntry, SessionKey, SessionId, SessionSource, Extras)>();
-    is_shared::<(Receipt, Events, Watcher, ResetPolicies, PrunePolicy, TimeZone, Error)>();
-    is_shared::<(Iter, Entries, Page, Cursor, Filter, Resolved, Removal, OpenTurn, TurnRecovery, Verification)>();
-    is_shared::<(Put, Modified, Repointed, Written, Revision, Expect, Edit, Touch, Draft<'_>)>();
-    is_shared::<(OpenReport, Stats, PruneReport, ImportReport, ExportReport, BackupReport, CompactReport, Repairs)>();
+    is_shared::<(Receipt, events::Events, Watcher, reset::ResetPolicies, PrunePolicy, TimeZone, Error)>();
+    is_shared::<(
+        query::Iter,
+        query::Entries,
+        query::Page,
+        query::Cursor,
+        query::Filter,
+        change::Resolved,
+        change::Removal,
+        turns::OpenTurn,
+        turns::TurnRecovery,
+        report::Verification,
+    )>();
+    is_shared::<(
+        change::Put,
+        change::Modified,
+        change::Repointed,
+        change::Written,
+        Revision,
+        change::Expect,
+        change::Edit,
+        change::Touch,
+        change::Draft<'_>,
+    )>();
+    is_shared::<(
+        report::OpenReport,
+        report::Stats,
+        prune::PruneReport,
+        import::ImportReport,
+        export::ExportReport,
+        backup::BackupReport,
+        report::CompactReport,
+        report::Repairs,
+    )>();
 };
 
 /// The README's example is a test too.

@@ -1,6 +1,6 @@
 //! Figures for the `metrics` facade, behind the feature of that name. Without it these do nothing.
 //!
-//! The docs of [`Stats`](crate::Stats) list names and units.
+//! The docs of [`Stats`](crate::report::Stats) list names and units.
 //!
 //! All stores of a process count together. A recorder is the caller's code, and may use the store: call these with
 //! nothing locked. One that panics hurts nothing but its own figures.

@@ -77,7 +77,8 @@ impl SessionStore {
     /// those that are new. After a crash before the receipt is durable, the old entry or the new one is there, whole.
     ///
     /// ```
-    /// use cloakroom::{Edit, Modified, Options, SessionKey, SessionStore, Touch};
+    /// use cloakroom::change::{Edit, Modified, Touch};
+    /// use cloakroom::{Options, SessionKey, SessionStore};
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("sessions.db");
     /// let store = SessionStore::open(Options::new(path).create(true))?;

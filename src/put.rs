@@ -40,7 +40,8 @@ impl SessionStore {
     /// is durable, the old entry or the new one is there, whole.
     ///
     /// ```
-    /// use cloakroom::{Expect, Extras, Options, Put, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp};
+    /// use cloakroom::change::{Expect, Put};
+    /// use cloakroom::{Extras, Options, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp};
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("sessions.db");
     /// let store = SessionStore::open(Options::new(path).create(true))?;

@@ -15,6 +15,7 @@ use crate::unreadable::Unreadable;
 
 /// What the activity record knows of an entry; reading it costs no look at the larger record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// Names the conversation.
     #[serde(rename = "session_key")]
@@ -33,7 +34,7 @@ pub struct Summary {
 }
 
 /// One page of [`SessionStore::recent`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Page {
     /// The entries, newest first.
@@ -207,7 +208,7 @@ impl Iter {
     ///
     /// ```no_run
     /// # fn f(store: &cloakroom::SessionStore) -> cloakroom::Result<()> {
-    /// let mut entries = store.iter(cloakroom::Filter::default())?;
+    /// let mut entries = store.iter(cloakroom::query::Filter::default())?;
     /// for summary in &mut entries {
     ///     println!("{}", summary?.key);
     /// }

@@ -22,7 +22,8 @@ type MakeId<'a> = &'a (dyn Fn(Timestamp) -> SessionId + 'a);
 /// How [`SessionStore::resolve_as`] finds a session or starts one.
 ///
 /// ```
-/// use cloakroom::{Resolve, SessionId, Touch};
+/// use cloakroom::change::{Resolve, Touch};
+/// use cloakroom::SessionId;
 /// // A gateway with ids of its own, which only looks after its sessions here.
 /// let id = |_| SessionId::new("20260612_000653_3f9a01c2").unwrap();
 /// let how = Resolve::new().id_with(&id).touch(Touch::No);
@@ -162,7 +163,8 @@ impl SessionStore {
     /// As [`resolve`](SessionStore::resolve), at a key of the gateway's own and as `how` says.
     ///
     /// ```
-    /// use cloakroom::{Options, Resolution, Resolve, SessionKey, SessionStore};
+    /// use cloakroom::change::{Resolution, Resolve};
+    /// use cloakroom::{Options, SessionKey, SessionStore};
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("sessions.db");
     /// let store = SessionStore::open(Options::new(path).create(true))?;

@@ -208,7 +208,8 @@ impl SessionKey {
     /// OpenClaw's keys are not derived at all.
     ///
     /// ```
-    /// use cloakroom::{KeyPolicy, SessionKey, SessionSource};
+    /// use cloakroom::source::KeyPolicy;
+    /// use cloakroom::{SessionKey, SessionSource};
     /// let source = SessionSource {
     ///     platform: "discord".into(),
     ///     chat_type: "group".into(),
@@ -218,7 +219,7 @@ impl SessionKey {
     /// };
     /// let key = SessionKey::for_source(&source, &KeyPolicy::default())?;
     /// assert_eq!(key.as_str(), "agent:main:discord:group:1234:5678");
-    /// # Ok::<(), cloakroom::NameError>(())
+    /// # Ok::<(), cloakroom::key::NameError>(())
     /// ```
     pub fn for_source(source: &SessionSource, policy: &KeyPolicy) -> Result<Self, NameError> {
         let direct = source.chat_type == "dm";

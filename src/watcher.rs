@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use crate::clock_check::{Checked, almost};
 use crate::codec::Held;
@@ -45,7 +46,7 @@ impl From<&Config> for WatcherConfig {
 }
 
 /// What the watcher has done so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WatcherStatus {
     /// Passes that ended, well or not.
@@ -67,7 +68,8 @@ pub struct WatcherStatus {
 /// Prunes a store from a thread of its own: at once, then every interval, and when told.
 ///
 /// ```no_run
-/// use cloakroom::{Options, SessionKey, SessionStore, Watcher, WatcherConfig};
+/// use cloakroom::watcher::WatcherConfig;
+/// use cloakroom::{Options, SessionKey, SessionStore, Watcher};
 /// let store = SessionStore::open(Options::new("sessions.db").create(true))?;
 /// let watcher = Watcher::spawn(&store, WatcherConfig::default(), |_: &SessionKey| false)?;
 /// // … the gateway runs …
@@ -82,7 +84,7 @@ pub struct WatcherStatus {
 /// than the interval prunes too. After a restart of the machine the time of day alone tells when the interval is over.
 ///
 /// After a jump of the time of day a pass that would remove something waits for an interval as well, and while the clock
-/// is [doubted](crate::OpenReport::clock_doubted) none runs. [`SessionStore::prune`] and
+/// is [doubted](crate::report::OpenReport::clock_doubted) none runs. [`SessionStore::prune`] and
 /// [`prune_now`](Watcher::prune_now), called by people, are not held.
 ///
 /// Failures, panics of the guard's own code included, are counted and logged, and the next pass runs.

@@ -12,7 +12,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use cloakroom::{NoActivity, PrunePolicy};
+use cloakroom::PrunePolicy;
+use cloakroom::prune::NoActivity;
 
 use rig::Rig;
 use support::cloakroom_store::CloakroomStore;

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use cloakroom::{Resolution, SessionKey};
+use cloakroom::SessionKey;
+use cloakroom::change::Resolution;
 use tempfile::TempDir;
 
 use crate::support::cloakroom_store::CloakroomStore;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use cloakroom::{
-    Clock, Edit, Modified, NoActivity, Options, PrunePolicy, Resolution, SessionKey, SessionStore, Timestamp, Touch,
-};
+use cloakroom::change::{Edit, Modified, Resolution, Touch};
+use cloakroom::prune::NoActivity;
+use cloakroom::time::Clock;
+use cloakroom::{Options, PrunePolicy, SessionKey, SessionStore, Timestamp};
 use crossbeam_channel::Receiver;
 
 use super::contender::{Contender, Fields};

@@ -1,6 +1,7 @@
 //! The entries: conversations on servers with names, about 350 bytes each.
 
-use cloakroom::{KeyPolicy, SessionKey, SessionSource, Timestamp};
+use cloakroom::source::KeyPolicy;
+use cloakroom::{SessionKey, SessionSource, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::stream::side;

@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{Extras, KeepExtras, NoActivity, PrunePolicy, PruneReport, SessionId, SessionKey, SessionStore};
+use cloakroom::change::KeepExtras;
+use cloakroom::prune::{NoActivity, PruneReport};
+use cloakroom::{Extras, PrunePolicy, SessionId, SessionKey, SessionStore};
 
 use super::failure::Failure;
 use super::key::KeyArg;

@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{CompactReport, SessionStore};
+use cloakroom::SessionStore;
+use cloakroom::report::CompactReport;
 
 use super::output::{Out, clean, size, thousands};
 use super::{Exit, Format, named, options, progress};

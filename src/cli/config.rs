@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use cloakroom::{Config, PrunePolicy, ResetPolicies};
+use cloakroom::PrunePolicy;
+use cloakroom::config::Config;
+use cloakroom::reset::ResetPolicies;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 
 use anyhow::Result;
-use cloakroom::{NameError, SessionKey, SessionStore};
+use cloakroom::key::NameError;
+use cloakroom::{SessionKey, SessionStore};
 
 use super::failure::Failure;
 

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use cloakroom::{Clock, Error, Filter, Listing, ResumeClear, ResumeMark, SessionKey, SystemClock};
+use cloakroom::query::Filter;
+use cloakroom::report::Listing;
+use cloakroom::time::{Clock, SystemClock};
+use cloakroom::turns::{ResumeClear, ResumeMark};
+use cloakroom::{Error, SessionKey};
 use serde::Serialize;
 
 use super::failure::Failure;

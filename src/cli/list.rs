@@ -8,9 +8,10 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{
-    Clock, Error, Filter, SessionEntry, SessionId, SessionKey, SessionStore, SystemClock, Timestamp, Unreadable,
-};
+use cloakroom::query::Filter;
+use cloakroom::report::Unreadable;
+use cloakroom::time::{Clock, SystemClock};
+use cloakroom::{Error, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp};
 
 use super::failure::Failure;
 use super::output::{Columns, Out, local, shorten, thousands, words};

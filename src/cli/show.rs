@@ -9,7 +9,8 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use cloakroom::{Clock, Extras, SessionEntry, SystemClock};
+use cloakroom::time::{Clock, SystemClock};
+use cloakroom::{Extras, SessionEntry};
 
 use super::failure::Failure;
 use super::key::KeyArg;

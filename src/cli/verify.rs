@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{Error, OpenReport, Repairs, SessionStore, Shortfall, Verification};
+use cloakroom::report::{OpenReport, Repairs, Shortfall, Verification};
+use cloakroom::{Error, SessionStore};
 
 use super::failure::{self, Failure};
 use super::output::{Columns, Out, clean, thousands};

@@ -7,7 +7,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{Error, Filter, SessionStore, Timestamp, Unreadable};
+use cloakroom::query::Filter;
+use cloakroom::report::Unreadable;
+use cloakroom::{Error, SessionStore, Timestamp};
 
 use super::list::{name, none_unreadable};
 use super::output::{Columns, Out, local, size, thousands};
@@ -62,7 +64,7 @@ struct Counts {
 impl Stats {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         with_store(db, |store| {
-            let cloakroom::Stats { entries, bytes_on_disk, pending, last_commit, oldest, newest, .. } =
+            let cloakroom::report::Stats { entries, bytes_on_disk, pending, last_commit, oldest, newest, .. } =
                 store.stats()?;
             let counts = count(store)?;
             let figures = Figures { entries, bytes_on_disk, pending, last_commit, oldest, newest, counts };

@@ -397,7 +397,8 @@ pub(super) fn parts_of<'a>(engine: &'a Engine, key: &'a SessionKey, slot: Option
 
 #[cfg(test)]
 mod tests {
-    use crate::{Options, Repoint, SessionId, SessionSource, SessionStore};
+    use crate::change::Repoint;
+    use crate::{Options, SessionId, SessionSource, SessionStore};
 
     #[test]
     fn ids_are_remembered_until_they_are_in_the_trees() {

@@ -3,7 +3,7 @@
 //!
 //! A field of a file that has a place in [`SessionEntry`](crate::SessionEntry) is put there; all others are kept as text
 //! in [`Extras`](crate::Extras). How the typed ones were written is kept only where it is not what an export would write
-//! anyway: see [`form`].
+//! anyway: see `form`.
 
 mod form;
 mod hermes;

@@ -51,7 +51,8 @@ impl SessionStore {
     /// memory. A [dry run](ImportOptions::dry_run) makes nothing, and remembers about 40 bytes for each entry of the file.
     ///
     /// ```
-    /// use cloakroom::{ImportOptions, Options, SessionStore};
+    /// use cloakroom::import::ImportOptions;
+    /// use cloakroom::{Options, SessionStore};
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("sessions.db");
     /// let file = r#"{"agent:main:discord:dm:1234": {"session_id": "20260612_000653_3f9a01c2",

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! In memory there is one entry at a time, and what is on its way. The target is an open store and its committer, a store
-//! in the making ([`create`]), or nothing. One in the making takes a file in one pass, for it is thrown away if the file
+//! in the making (`create`), or nothing. One in the making takes a file in one pass, for it is thrown away if the file
 //! turns out to be none, or the clock wrong; an open store gets a file only after a first pass has seen all of it.
 
 mod bad;

@@ -26,7 +26,7 @@ pub struct ImportReport {
     /// Entries that took the place of one in the store.
     pub updated: u64,
     /// Entries left out because the store's stays: it is the same, it was active later, or it was changed, or
-    /// [`OnConflict::Keep`](crate::OnConflict::Keep) says so.
+    /// [`OnConflict::Keep`](crate::import::OnConflict::Keep) says so.
     pub kept: u64,
     /// Of those kept, entries that are the same in the store.
     pub unchanged: u64,
@@ -44,7 +44,7 @@ pub struct ImportReport {
     /// Notes of them that the store does not have: the name is in the file again, or the store's stays.
     pub notes_left_out: u64,
     /// The zone that the store remembers, where it is not `zone`, and entries with naive times were kept. If it was
-    /// wrong, [`OnConflict::Replace`](crate::OnConflict::Replace) reads them anew.
+    /// wrong, [`OnConflict::Replace`](crate::import::OnConflict::Replace) reads them anew.
     pub kept_zone: Option<String>,
     /// Times before 1970, or more than a day in the future. They were moved: to 1970, and to the file's time. An
     /// export writes the time they were moved to.

@@ -45,12 +45,13 @@ impl SessionStore {
     ///
     /// When it returns, what was imported survives a power cut. Killed half-way and run again, it ends in the same
     /// state as one clean run. So does a trial with an earlier version of the file, as to the entries of the later one,
-    /// where the store's were left alone in between: see [`Newer`](crate::OnConflict::Newer).
+    /// where the store's were left alone in between: see [`Newer`](crate::import::OnConflict::Newer).
     ///
     /// Others may change the store meanwhile. What they make or change counts as the store's own.
     ///
     /// ```
-    /// use cloakroom::{ImportOptions, Options, SessionStore};
+    /// use cloakroom::import::ImportOptions;
+    /// use cloakroom::{Options, SessionStore};
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("sessions.db");
     /// let file = r#"{"agent:main:discord:dm:1234": {"session_id": "20260612_000653_3f9a01c2",

@@ -11,7 +11,8 @@ use crate::key::SessionKey;
 /// that began this project: live work was orphaned. Here the types forbid it.
 ///
 /// ```compile_fail,E0308
-/// use cloakroom::{ActivityGuard, SessionId, Verdict};
+/// use cloakroom::prune::{ActivityGuard, Verdict};
+/// use cloakroom::SessionId;
 /// fn ask(guard: &dyn ActivityGuard, id: &SessionId) -> Verdict {
 ///     guard.check(id) // expected `&SessionKey`, found `&SessionId`
 /// }

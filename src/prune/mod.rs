@@ -155,7 +155,7 @@ impl SessionStore {
     /// What is removed is the mapping from key to session: a returning user gets a fresh entry, as after a
     /// [`reset`](SessionStore::reset), but with no previous id to tell. Transcripts are not the store's.
     ///
-    /// While the clock is [doubted](crate::OpenReport::clock_doubted) nothing is removed, and the report says so. A
+    /// While the clock is [doubted](crate::report::OpenReport::clock_doubted) nothing is removed, and the report says so. A
     /// mass prune is not held, as one of the [`Watcher`](crate::Watcher) is: look at a dry run first.
     pub fn prune(&self, policy: &PrunePolicy, guard: impl ActivityGuard) -> Result<PruneReport> {
         self.prune_pass(policy, &guard, None, false, || true)

@@ -64,7 +64,7 @@ pub struct PruneReport {
     pub bytes_over_cap: u64,
     /// The pass was told to stop before its end.
     pub stopped: bool,
-    /// Nothing was removed, since the clock is [doubted](crate::OpenReport::clock_doubted).
+    /// Nothing was removed, since the clock is [doubted](crate::report::OpenReport::clock_doubted).
     pub clock_doubted: bool,
 }
 

@@ -27,6 +27,7 @@ const BATCH_BYTES: u64 = 1 << 20;
 
 /// What [`SessionStore::verify`](crate::SessionStore::verify) found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Verification {
     /// Entries that were checked.
     pub entries: u64,

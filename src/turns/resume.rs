@@ -112,7 +112,7 @@ impl SessionStore {
     /// # use std::time::Duration;
     /// # let directory = tempfile::tempdir()?;
     /// # let store = cloakroom::SessionStore::open(cloakroom::Options::new(directory.path()).create(true))?;
-    /// use cloakroom::RecoverOptions;
+    /// use cloakroom::turns::RecoverOptions;
     /// let hour = Duration::from_secs(60 * 60);
     /// let recovery = store.recover_interrupted_turns(RecoverOptions::new(hour).reason("restart_interrupted"))?;
     /// assert!(recovery.resumable.is_empty());

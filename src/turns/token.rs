@@ -11,11 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// another process as well.
 ///
 /// ```
-/// use cloakroom::TurnToken;
+/// use cloakroom::turns::TurnToken;
 /// let token: TurnToken = "000000000300002a".parse()?;
 /// assert_eq!(token.to_string(), "000000000300002a");
 /// assert!("42".parse::<TurnToken>().is_err());
-/// # Ok::<(), cloakroom::TurnTokenError>(())
+/// # Ok::<(), cloakroom::turns::TurnTokenError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TurnToken(pub(crate) u64);

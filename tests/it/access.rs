@@ -28,7 +28,7 @@ fn child_main() {
     let store = SessionStore::open(options(&PathBuf::from(root).join("sessions.db"))).unwrap();
     store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
     let export = store.path().join("../export");
-    let format = cloakroom::ExportOptions::new(cloakroom::ExportFormat::Jsonl).force(true);
+    let format = cloakroom::export::ExportOptions::new(cloakroom::export::ExportFormat::Jsonl).force(true);
     store.export_to_file(export, &format).unwrap();
     store.close().unwrap();
 }
@@ -188,10 +188,13 @@ fn make_all(root: &Path) -> Vec<String> {
             }
             let made = match way {
                 "open" => SessionStore::open(options(&path)).map(drop),
-                "import" => {
-                    SessionStore::create_from(&options(&path), &b"{}"[..], cloakroom::ImportOptions::new(), |_| {})
-                        .map(drop)
-                }
+                "import" => SessionStore::create_from(
+                    &options(&path),
+                    &b"{}"[..],
+                    cloakroom::import::ImportOptions::new(),
+                    |_| {},
+                )
+                .map(drop),
                 _ => SessionStore::restore(&options(&path), &backup[..], |_| {}).map(drop),
             };
             let left = path.exists().then(|| fs::read_dir(&path).unwrap().count());

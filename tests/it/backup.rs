@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cloakroom::{
-    BackupOptions, Error, ExportFormat, ExportOptions, Gateway, ImportOptions, ManualClock, Options, SessionStore,
-    Usage,
-};
+use cloakroom::backup::BackupOptions;
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::gateway::Gateway;
+use cloakroom::import::ImportOptions;
+use cloakroom::time::ManualClock;
+use cloakroom::{Error, Options, SessionStore, Usage};
 use serde_json::json;
 
 use crate::behind::open_sled;

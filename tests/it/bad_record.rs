@@ -9,10 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cloakroom::{
-    Clock, Error, ExportFormat, ExportOptions, Filter, ImportOptions, ManualClock, NoActivity, OnConflict, Options,
-    PrunePolicy, SessionEntry, SessionKey, SessionStore, Unreadable, Violation, Watcher, WatcherConfig,
-};
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::import::{ImportOptions, OnConflict};
+use cloakroom::prune::NoActivity;
+use cloakroom::query::Filter;
+use cloakroom::report::{Unreadable, Violation};
+use cloakroom::time::{Clock, ManualClock};
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{Error, Options, PrunePolicy, SessionEntry, SessionKey, SessionStore, Watcher};
 use serde_json::json;
 
 use crate::behind::open_sled;

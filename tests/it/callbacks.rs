@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use cloakroom::{
-    Clock, Error, ManualClock, NoActivity, Options, PrunePolicy, Receipt, ResetPolicies, ResetPolicy, SessionKey,
-    SessionStore, Timestamp, Verdict, Watcher, WatcherConfig,
-};
+use cloakroom::prune::{NoActivity, Verdict};
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::time::{Clock, ManualClock};
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{Error, Options, PrunePolicy, Receipt, SessionKey, SessionStore, Timestamp, Watcher};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::common::{Home, assert_sound, key, source};
@@ -550,7 +551,7 @@ fn a_call_that_meets_a_close_ends() {
         let store = home.open();
         let (inside, file) = (store.clone(), Arc::clone(&file));
         let import = std::thread::spawn(move || {
-            while inside.import(file.as_bytes(), cloakroom::ImportOptions::new(), |_| {}).is_ok() {}
+            while inside.import(file.as_bytes(), cloakroom::import::ImportOptions::new(), |_| {}).is_ok() {}
         });
         std::thread::sleep(Duration::from_millis(1));
         store.close().unwrap();

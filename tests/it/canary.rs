@@ -14,10 +14,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloakroom::change::Repoint;
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::import::ImportOptions;
+use cloakroom::prune::Verdict;
+use cloakroom::query::Filter;
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::source::KeyPolicy;
+use cloakroom::time::ManualClock;
+use cloakroom::watcher::WatcherConfig;
 use cloakroom::{
-    Error, ExportFormat, ExportOptions, Filter, ImportOptions, KeyPolicy, ManualClock, Options, PrunePolicy, Repoint,
-    ResetPolicies, ResetPolicy, Revision, SessionId, SessionKey, SessionSource, SessionStore, Usage, Verdict, Watcher,
-    WatcherConfig,
+    Error, Options, PrunePolicy, Revision, SessionId, SessionKey, SessionSource, SessionStore, Usage, Watcher,
 };
 use serde_json::{Map, json};
 
@@ -286,7 +293,7 @@ fn damaged(marker: &str, said: &Said, options: &Options, dir: &Path) {
         said.note(store.resolve(&source(marker, n)));
     }
     verbs(marker, said, &store);
-    said.note(store.prune_dry_run(&PrunePolicy::max_age_days(1), cloakroom::NoActivity));
+    said.note(store.prune_dry_run(&PrunePolicy::max_age_days(1), cloakroom::prune::NoActivity));
     said.note(store.close());
     drop(store);
     let quarantine = dir.join("quarantine");

@@ -3,9 +3,10 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cloakroom::{
-    Clock, NoActivity, ProtectedBy, PrunePolicy, SessionKey, SessionStore, Verdict, Watcher, WatcherConfig,
-};
+use cloakroom::prune::{NoActivity, ProtectedBy, Verdict};
+use cloakroom::time::Clock;
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{PrunePolicy, SessionKey, SessionStore, Watcher};
 
 use crate::common::{Home, assert_sound, key, source};
 

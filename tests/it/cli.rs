@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use cloakroom::{Clock, ManualClock, Options, SessionKey, SessionSource, SessionStore, SystemClock, Timestamp};
+use cloakroom::time::{Clock, ManualClock, SystemClock};
+use cloakroom::{Options, SessionKey, SessionSource, SessionStore, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -8,10 +8,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cloakroom::{
-    Clock, ManualClock, NoActivity, PrunePolicy, PruneReport, ReplaceReason, Repoint, ResetPolicies, ResetPolicy,
-    Resolution, SessionId, SessionKey, SessionStore, Timestamp, Usage, Watcher, WatcherConfig,
-};
+use cloakroom::change::{ReplaceReason, Repoint, Resolution};
+use cloakroom::prune::{NoActivity, PruneReport};
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::time::{Clock, ManualClock};
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{PrunePolicy, SessionId, SessionKey, SessionStore, Timestamp, Usage, Watcher};
 
 use crate::battery::Battery;
 use crate::common::{Home, NOW, assert_sound, key, source};

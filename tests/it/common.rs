@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cloakroom::{KeyPolicy, ManualClock, Options, SessionKey, SessionSource, SessionStore, Timestamp};
+use cloakroom::source::KeyPolicy;
+use cloakroom::time::ManualClock;
+use cloakroom::{Options, SessionKey, SessionSource, SessionStore, Timestamp};
 use tempfile::TempDir;
 
 /// 2026-06-12T00:06:53.123456Z.

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cloakroom::{Error, Filter, ManualClock, OpenTurn, SessionEntry, SessionKey, SessionStore, Usage};
+use cloakroom::query::Filter;
+use cloakroom::time::ManualClock;
+use cloakroom::turns::OpenTurn;
+use cloakroom::{Error, SessionEntry, SessionKey, SessionStore, Usage};
 use serde_json::json;
 
 use crate::behind::open_sled;
@@ -51,7 +54,7 @@ pub fn fill(path: &Path, entries: usize) -> Everything {
     let store = SessionStore::open(options(path).clock(clock.clone())).unwrap();
     let file = r#"{"_README": "a note", "imported": {"session_id": "i", "created_at": "2026-06-01T10:00:00",
         "updated_at": "2026-06-03T00:41:19.752658", "unheard_of": [1, 2.50]}}"#;
-    let import = cloakroom::ImportOptions::new().zone("Europe/Berlin".parse().unwrap());
+    let import = cloakroom::import::ImportOptions::new().zone("Europe/Berlin".parse().unwrap());
     store.import(file.as_bytes(), import, |_| {}).unwrap();
     for n in 0..entries {
         clock.advance(Duration::from_secs(17));
@@ -148,7 +151,7 @@ fn every_kind_of_entry_is_the_same_after_a_compaction() {
     look(&path, &expected);
     let store = SessionStore::open(options(&path)).unwrap();
     let mut out = Vec::new();
-    let export = cloakroom::ExportOptions::new(cloakroom::ExportFormat::Hermes);
+    let export = cloakroom::export::ExportOptions::new(cloakroom::export::ExportFormat::Hermes);
     let report = store.export(&mut out, &export).unwrap();
     assert_eq!((report.notes, report.zone.to_string().as_str()), (1, "Europe/Berlin"));
 }

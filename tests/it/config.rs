@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use cloakroom::{Config, PrunePolicy};
+use cloakroom::PrunePolicy;
+use cloakroom::config::Config;
 
 /// The age that a JSON value gives.
 fn days(json: &str) -> i64 {

@@ -16,9 +16,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use cloakroom::{
-    Error, ExportFormat, ExportOptions, ImportOptions, ManualClock, OpenReport, Options, SessionStore, Usage,
-};
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::import::ImportOptions;
+use cloakroom::report::OpenReport;
+use cloakroom::time::ManualClock;
+use cloakroom::{Error, Options, SessionStore, Usage};
 use serde_json::{Map, Value};
 
 use crate::battery::Battery;

@@ -1,6 +1,7 @@
 //! The fields of an entry: a change of any of them is seen, and values that would stick are refused.
 
-use cloakroom::{Error, Removal, SessionEntry, SessionSource, SessionStore, Usage};
+use cloakroom::change::Removal;
+use cloakroom::{Error, SessionEntry, SessionSource, SessionStore, Usage};
 use serde_json::json;
 
 use crate::common::{Home, assert_sound, key, source};

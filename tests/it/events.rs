@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use cloakroom::{
-    Edit, Event, EventKind, EventOptions, Expect, Extras, ImportOptions, NoActivity, NoEvent, PrunePolicy, PruneReason,
-    RecoverOptions, ReplaceReason, Repoint, ResetPolicies, ResetPolicy, Resolve, ResumeClear, SessionId, SessionStore,
-    Touch, Usage,
-};
+use cloakroom::change::{Edit, Expect, ReplaceReason, Repoint, Resolve, Touch};
+use cloakroom::events::{Event, EventKind, EventOptions, NoEvent, PruneReason};
+use cloakroom::import::ImportOptions;
+use cloakroom::prune::NoActivity;
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::turns::{RecoverOptions, ResumeClear};
+use cloakroom::{Extras, PrunePolicy, SessionId, SessionStore, Usage};
 
 use crate::common::{Home, key, source};
 
@@ -167,7 +169,7 @@ fn id(name: &str) -> SessionId {
     SessionId::new(name).unwrap()
 }
 
-fn modify(store: &SessionStore, mut change: impl FnMut(&mut cloakroom::Draft<'_>)) {
+fn modify(store: &SessionStore, mut change: impl FnMut(&mut cloakroom::change::Draft<'_>)) {
     let modified = store.modify(&key(0), Touch::No, |draft| {
         change(draft);
         Edit::Write
@@ -203,7 +205,7 @@ fn each_verb_tells_one_event_with_its_time_ids_and_revision() {
             "{verb}"
         );
         let Some(event) = told.first() else { continue };
-        assert_eq!((&event.key, event.at), (&key(0), cloakroom::Clock::now(&home.clock)), "{verb}");
+        assert_eq!((&event.key, event.at), (&key(0), cloakroom::time::Clock::now(&home.clock)), "{verb}");
         assert_eq!(event.revision, after.as_ref().map(|entry| entry.revision), "{verb}");
         let ids = [before, after].map(|entry| entry.map(|entry| entry.session_id));
         let is_whole = *kind == Some("replaced");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cloakroom::{Error, ExportFormat, ExportOptions, ImportOptions, OnConflict};
+use cloakroom::Error;
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::import::{ImportOptions, OnConflict};
 use serde_json::Value;
 
 use crate::exact_json::Exact;

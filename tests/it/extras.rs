@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cloakroom::{Error, Extras, ManualClock, Options, SessionKey, SessionSource, SessionStore};
+use cloakroom::time::ManualClock;
+use cloakroom::{Error, Extras, Options, SessionKey, SessionSource, SessionStore};
 use serde_json::Value;
 
 use crate::behind::open_sled;

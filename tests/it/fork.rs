@@ -12,11 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use cloakroom::{
-    BackupOptions, Error, Events, ExportFormat, ExportOptions, Filter, ImportOptions, Iter, NoActivity, NoEvent,
-    Options, PrunePolicy, Receipt, Repoint, ResetPolicies, ResetPolicy, Result, SessionId, SessionStore, TurnToken,
-    Usage, Watcher, WatcherConfig,
-};
+use cloakroom::backup::BackupOptions;
+use cloakroom::change::Repoint;
+use cloakroom::events::{Events, NoEvent};
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::import::ImportOptions;
+use cloakroom::prune::NoActivity;
+use cloakroom::query::{Filter, Iter};
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::turns::TurnToken;
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{Error, Options, PrunePolicy, Receipt, Result, SessionId, SessionStore, Usage, Watcher};
 use fork::Fork;
 
 use crate::common::{assert_sound, fast_dir, key, options, source};

@@ -7,7 +7,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cloakroom::{Error, ManualClock, Options, PrunePolicy, SessionKey, SessionStore};
+use cloakroom::time::ManualClock;
+use cloakroom::{Error, Options, PrunePolicy, SessionKey, SessionStore};
 use serde_json::{Map, json};
 
 use crate::battery::Battery;

@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use cloakroom::{Error, ExportFormat, ExportOptions, ImportOptions, Options, SessionStore};
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::import::ImportOptions;
+use cloakroom::{Error, Options, SessionStore};
 
 /// Opens the gateway's store. As long as there is a `sessions.json`, it is imported first.
 ///

@@ -3,10 +3,12 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
-use cloakroom::{
-    Error, ExportFormat, ExportOptions, Filter, Gateway, ImportOptions, ImportReport, ManualClock, OnConflict, Options,
-    Revision, SessionEntry, SessionKey, SessionStore, Timestamp,
-};
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::gateway::Gateway;
+use cloakroom::import::{ImportOptions, ImportReport, OnConflict};
+use cloakroom::query::Filter;
+use cloakroom::time::ManualClock;
+use cloakroom::{Error, Options, Revision, SessionEntry, SessionKey, SessionStore, Timestamp};
 use serde_json::Value;
 
 /// 2026-09-01T00:00:00Z, later than every time in the fixtures.

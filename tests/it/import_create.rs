@@ -5,10 +5,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use cloakroom::{
-    Error, ExportFormat, ExportOptions, Gateway, ImportOptions, ImportProgress, ImportReport, ManualClock, OnConflict,
-    Options, SessionStore, Timestamp,
-};
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::gateway::Gateway;
+use cloakroom::import::{ImportOptions, ImportProgress, ImportReport, OnConflict};
+use cloakroom::time::ManualClock;
+use cloakroom::{Error, Options, SessionStore, Timestamp};
 use proptest::prelude::*;
 
 use crate::common::{assert_sound, chain, fast_dir};

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cloakroom::{Error, ImportOptions, ImportProgress, ManualClock, Options, SessionStore, Timestamp};
+use cloakroom::import::{ImportOptions, ImportProgress};
+use cloakroom::time::ManualClock;
+use cloakroom::{Error, Options, SessionStore, Timestamp};
 
 use crate::import::{Fresh, NOW, hermes};
 use crate::rig::file_model::Dice;

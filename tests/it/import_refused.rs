@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use cloakroom::{Error, ImportOptions, ImportReport, ManualClock, Options, SessionStore, Timestamp};
+use cloakroom::import::{ImportOptions, ImportReport};
+use cloakroom::time::ManualClock;
+use cloakroom::{Error, Options, SessionStore, Timestamp};
 
 use crate::common::fast_dir;
 use crate::import::{Fresh, NOW, file, fixture, hermes};
@@ -77,7 +79,8 @@ fn a_json_object_of_another_shape_is_no_session_file() {
         assert!(error.to_string().starts_with("not a session file: ") && error.to_string().contains(says), "{error}");
     }
     // The other gateway's file, where the format is said.
-    let error = refused(fixture("openclaw/small").as_bytes(), |options| options.gateway(cloakroom::Gateway::Hermes));
+    let error =
+        refused(fixture("openclaw/small").as_bytes(), |options| options.gateway(cloakroom::gateway::Gateway::Hermes));
     assert!(error.to_string().contains("it is an entry of OpenClaw, and the file is read as one of Hermes"), "{error}");
     // Valid and empty.
     for text in ["{}", " {\n} ", r#"{"_README": "a note"}"#] {

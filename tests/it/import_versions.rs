@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use cloakroom::{ImportOptions, OnConflict, SessionKey, SessionSource, Timestamp, Usage};
+use cloakroom::import::{ImportOptions, OnConflict};
+use cloakroom::{SessionKey, SessionSource, Timestamp, Usage};
 use serde_json::{Map, Value, json};
 
 use crate::import::{Fresh, NOW, Whole, file, fixture, hermes};
@@ -221,7 +222,10 @@ fn a_zone_is_remembered_with_the_entries_that_went_in_by_it() {
     let text = file(&[hermes("2026-06-03T00:41:19", ""), hermes("2026-06-04T00:41:19", "")]);
     let exported = |fresh: &Fresh| {
         let mut out = Vec::new();
-        fresh.store.export(&mut out, &cloakroom::ExportOptions::new(cloakroom::ExportFormat::Hermes)).unwrap();
+        fresh
+            .store
+            .export(&mut out, &cloakroom::export::ExportOptions::new(cloakroom::export::ExportFormat::Hermes))
+            .unwrap();
         serde_json::from_slice::<Value>(&out).unwrap()["k1"]["updated_at"].as_str().unwrap().to_owned()
     };
     let import = |fresh: &Fresh, text: &str, zone: &str, on_conflict| {

@@ -10,7 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cloakroom::{Error, Filter, SessionStore};
+use cloakroom::query::Filter;
+use cloakroom::{Error, SessionStore};
 
 use crate::battery::Battery;
 use crate::common::{chain, key, source};

@@ -33,7 +33,7 @@ const LAYERS: &[&[&str]] = &[
         "leases",
         "events",
     ],
-    &["prune", "policy", "import", "export", "backup", "compact"],
+    &["prune", "reset", "import", "export", "backup", "compact"],
     &["watcher"],
     &["guide"],
     &["main", "cli"],

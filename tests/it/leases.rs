@@ -4,10 +4,14 @@ use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
-use cloakroom::{
-    Clock, EventKind, EventOptions, Filter, NoActivity, OpenLease, Options, ProtectedBy, PrunePolicy, ReplaceReason,
-    Repoint, ResetPolicies, ResetPolicy, Resolution, SessionId, SessionKey, SessionStore, Timestamp,
-};
+use cloakroom::change::{ReplaceReason, Repoint, Resolution};
+use cloakroom::events::{EventKind, EventOptions};
+use cloakroom::leases::OpenLease;
+use cloakroom::prune::{NoActivity, ProtectedBy};
+use cloakroom::query::Filter;
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::time::Clock;
+use cloakroom::{Options, PrunePolicy, SessionId, SessionKey, SessionStore, Timestamp};
 
 use crate::behind::open_sled;
 use crate::common::{Home, NEVER, assert_sound, key, options, source};
@@ -397,7 +401,7 @@ fn pruning_from_the_command_line_honours_leases_and_pins() {
             entry.updated_at = long_ago;
             entry
         };
-        store.put(&entry, &cloakroom::Extras::default(), cloakroom::Expect::Any).unwrap();
+        store.put(&entry, &cloakroom::Extras::default(), cloakroom::change::Expect::Any).unwrap();
     }
     store.hold_until(&key(0), "job", Timestamp::from_micros(4_000_000_000_000_000)).unwrap().unwrap();
     store.pin(&key(1)).unwrap().unwrap();

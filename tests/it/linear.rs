@@ -11,7 +11,8 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::{Expect, SessionStore};
+use cloakroom::SessionStore;
+use cloakroom::change::Expect;
 
 use crate::common::{assert_sound, fast_dir, key, options};
 use crate::rig::file_model::Dice;

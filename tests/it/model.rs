@@ -7,11 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cloakroom::change::{
+    Edit, Expect, KeepExtras, Modified, Put, Removal, ReplaceReason, Repoint, Repointed, Resolution, Resolve, Touch,
+    Written,
+};
+use cloakroom::prefix::BulkRemoval;
+use cloakroom::prune::Verdict;
+use cloakroom::query::Filter;
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::turns::{ResumeClear, ResumeMark, TurnEnd, TurnStart, TurnToken};
 use cloakroom::{
-    BulkRemoval, Details, Edit, Error, Expect, Extras, Filter, KeepExtras, Modified, Options, PrunePolicy, Put,
-    Removal, ReplaceReason, Repoint, Repointed, ResetPolicies, ResetPolicy, Resolution, Resolve, ResumeClear,
-    ResumeMark, Revision, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, Touch, TurnEnd, TurnStart,
-    TurnToken, Usage, Verdict, Written,
+    Details, Error, Extras, Options, PrunePolicy, Revision, SessionEntry, SessionId, SessionKey, SessionStore,
+    Timestamp, Usage,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -22,7 +29,7 @@ use crate::turns::copy;
 
 const KEYS: usize = 5;
 /// Of extras beside the metadata.
-const NAMES: usize = 8;
+const NAMES: usize = 4;
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
@@ -157,8 +164,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         5 => (k.clone(), bytes.clone()).prop_map(|(k, n)| Update(k, n)),
         2 => k.clone().prop_map(Keep),
         4 => (k.clone(), bytes.clone()).prop_map(|(k, n)| SetMetadata(k, n)),
-        12 => (k.clone(), 0..NAMES, bytes).prop_map(|(k, name, n)| SetExtra(k, name, n)),
-        4 => (k.clone(), 0..NAMES).prop_map(|(k, name)| RemoveExtra(k, name)),
+        24 => (0..2_usize, 0..NAMES, bytes).prop_map(|(k, name, n)| SetExtra(k, name, n)),
+        12 => (0..2_usize, 0..NAMES).prop_map(|(k, name)| RemoveExtra(k, name)),
         5 => k.clone().prop_map(Reset),
         4 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Switch(k, id)),
         3 => (k.clone(), 0..3_u8).prop_map(|(k, id)| Continue(k, id)),
@@ -249,9 +256,9 @@ fn metadata(bytes: usize) -> Map<String, serde_json::Value> {
     Map::from_iter([("text".to_owned(), json!("m".repeat(bytes)))])
 }
 
-/// Long names, so that some small texts are more than a record has room for.
+/// Long names, so that two of them are more than a record has room for.
 fn extra(name: usize) -> String {
-    format!("extra-{name:-<200}")
+    format!("extra-{name:-<1000}")
 }
 
 struct Run {
@@ -293,7 +300,7 @@ impl Run {
     }
 
     fn now(&self) -> Timestamp {
-        use cloakroom::Clock as _;
+        use cloakroom::time::Clock as _;
         self.home.clock.now()
     }
 

@@ -4,10 +4,9 @@ use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
-use cloakroom::{
-    Details, Error, KeyPolicy, MAX_ID_BYTES, MAX_KEY_BYTES, NameError, SessionId, SessionKey, SessionSource,
-    SessionStore, WhatsAppAliases,
-};
+use cloakroom::key::{MAX_ID_BYTES, MAX_KEY_BYTES, NameError};
+use cloakroom::source::{KeyPolicy, WhatsAppAliases};
+use cloakroom::{Details, Error, SessionId, SessionKey, SessionSource, SessionStore};
 
 use crate::common::Home;
 

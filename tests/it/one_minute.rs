@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use cloakroom::{Filter, ImportOptions, NoActivity, PrunePolicy, SessionKey, SessionStore, Timestamp};
+use cloakroom::import::ImportOptions;
+use cloakroom::prune::NoActivity;
+use cloakroom::query::Filter;
+use cloakroom::{PrunePolicy, SessionKey, SessionStore, Timestamp};
 
 use crate::common::Home;
 
@@ -30,7 +33,7 @@ fn store(home: &Home, entries: usize) -> SessionStore {
         .collect();
     let store = home.open();
     let file = format!("{{{}}}", lines.join(","));
-    let options = ImportOptions::new().gateway(cloakroom::Gateway::Hermes).zone("UTC".parse().unwrap());
+    let options = ImportOptions::new().gateway(cloakroom::gateway::Gateway::Hermes).zone("UTC".parse().unwrap());
     assert_eq!(store.import(file.as_bytes(), options, |_| {}).unwrap().imported, entries as u64);
     store
 }

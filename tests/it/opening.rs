@@ -8,9 +8,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cloakroom::{
-    BackupOptions, Clock, Error, Filter, ImportOptions, PrunePolicy, SessionKey, SessionStore, SystemClock, Timestamp,
-};
+use cloakroom::backup::BackupOptions;
+use cloakroom::import::ImportOptions;
+use cloakroom::query::Filter;
+use cloakroom::time::{Clock, SystemClock};
+use cloakroom::{Error, PrunePolicy, SessionKey, SessionStore, Timestamp};
 use serde_json::{Map, Value};
 
 use crate::behind::open_sled;

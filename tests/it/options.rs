@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use cloakroom::{
-    Config, Error, Filter, ImportOptions, NoActivity, Options, PrunePolicy, ResetConfig, ResetMode, ResetPolicies,
-    ResetPolicy, ResetRule, SessionKey, SessionStore, TimeZone, Timestamp, Watcher, WatcherConfig,
-};
+use cloakroom::config::{Config, ResetConfig, ResetMode, ResetRule};
+use cloakroom::import::ImportOptions;
+use cloakroom::prune::NoActivity;
+use cloakroom::query::Filter;
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{Error, Options, PrunePolicy, SessionKey, SessionStore, TimeZone, Timestamp, Watcher};
 
 use crate::common::{Home, NEVER, NOW, assert_sound, key, options, source};
 

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cloakroom::{BackupOptions, Error, ExportFormat, ExportOptions, SessionStore};
+use cloakroom::backup::BackupOptions;
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::{Error, SessionStore};
 
 use crate::common::{Home, chain, fast_dir, options, source};
 use crate::rig::{CHILD_PART, CHILD_ROOT, Failure, Inject, Rig};

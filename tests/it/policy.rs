@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cloakroom::{
-    Clock, Details, NoActivity, PrunePolicy, ReplaceReason, ResetPolicies, ResetPolicy, Resolution, SessionEntry,
-    SessionKey, TimeZone, Timestamp, Usage, Verdict,
-};
+use cloakroom::change::{ReplaceReason, Resolution};
+use cloakroom::prune::{NoActivity, Verdict};
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::time::Clock;
+use cloakroom::{Details, PrunePolicy, SessionEntry, SessionKey, TimeZone, Timestamp, Usage};
 
 use crate::common::{Home, key, source};
 

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use cloakroom::{
-    BulkRemoval, Details, Error, EventKind, Extras, Filter, Revision, SessionEntry, SessionKey, SessionSource,
-    SessionStore, TurnEnd,
-};
+use cloakroom::events::EventKind;
+use cloakroom::prefix::BulkRemoval;
+use cloakroom::query::Filter;
+use cloakroom::turns::TurnEnd;
+use cloakroom::{Details, Error, Extras, Revision, SessionEntry, SessionKey, SessionSource, SessionStore};
 use serde_json::{Map, json};
 
 use crate::common::{Home, assert_sound};

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloakroom::{
-    ActivityGuard, ManualClock, NoActivity, Options, PrunePolicy, SessionKey, SessionSource, SessionStore, Timestamp,
-    Usage, Verdict,
-};
+use cloakroom::prune::{ActivityGuard, NoActivity, Verdict};
+use cloakroom::time::ManualClock;
+use cloakroom::{Options, PrunePolicy, SessionKey, SessionSource, SessionStore, Timestamp, Usage};
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -293,7 +292,7 @@ fn after_a_prune_the_user_gets_a_fresh_session() {
     bench.store.prune(&ninety_days(), NoActivity).unwrap();
 
     let back = bench.store.resolve(&source("returning")).unwrap();
-    assert_eq!(back.resolution, cloakroom::Resolution::Created);
+    assert_eq!(back.resolution, cloakroom::change::Resolution::Created);
     assert_ne!(back.entry.session_id, old.session_id);
     assert_eq!(back.entry.usage, Usage::ZERO);
     assert_eq!(back.entry.details.prev_session_id, None);

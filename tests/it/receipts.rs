@@ -9,7 +9,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use cloakroom::{Clock, Error, ManualClock, Receipt, Repoint, Resolution, SessionStore, Timestamp, Usage};
+use cloakroom::change::{Repoint, Resolution};
+use cloakroom::time::{Clock, ManualClock};
+use cloakroom::{Error, Receipt, SessionStore, Timestamp, Usage};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::common::{Home, assert_sound, key, source};

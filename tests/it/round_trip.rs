@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloakroom::{Error, ExportFormat, ExportOptions, Gateway, ImportOptions};
+use cloakroom::Error;
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::gateway::Gateway;
+use cloakroom::import::ImportOptions;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
-use cloakroom::{Clock, Error, KeyPolicy, ManualClock, Options, Result, SessionStore, Timestamp};
+use cloakroom::source::KeyPolicy;
+use cloakroom::time::{Clock, ManualClock};
+use cloakroom::{Error, Options, Result, SessionStore, Timestamp};
 use crossbeam_channel::Receiver;
 
 use crate::common::{Home, NOW, assert_sound, key, source};

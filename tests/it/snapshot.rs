@@ -4,7 +4,10 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cloakroom::{Error, ExportFormat, ExportOptions, NoActivity, PrunePolicy, Repoint, SessionId, SessionStore, Usage};
+use cloakroom::change::Repoint;
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::prune::NoActivity;
+use cloakroom::{Error, PrunePolicy, SessionId, SessionStore, Usage};
 use serde_json::json;
 
 use crate::behind::open_sled;

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloakroom::{ManualClock, Options, PrunePolicy, SessionKey, SessionSource, SessionStore};
+use cloakroom::time::ManualClock;
+use cloakroom::{Options, PrunePolicy, SessionKey, SessionSource, SessionStore};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cloakroom::{Clock, ManualClock, NoActivity, Options, SessionStore, Timestamp, Watcher, WatcherConfig};
+use cloakroom::prune::NoActivity;
+use cloakroom::time::{Clock, ManualClock};
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{Options, SessionStore, Timestamp, Watcher};
 use crossbeam_channel::Receiver;
 
 use crate::common::{Home, NOW, key, source};
@@ -95,14 +98,14 @@ fn what_nobody_waits_for_is_committed_all_the_same() {
         let (touched, suspended) = (store.touch(&key(1)).unwrap().unwrap(), store.suspend(&key(1)).unwrap().unwrap());
         is_durable(&touched);
         let unsuspended = store.unsuspend(&key(1)).unwrap().unwrap();
-        assert_eq!(store.iter(cloakroom::Filter::default()).unwrap().count(), 1);
+        assert_eq!(store.iter(cloakroom::query::Filter::default()).unwrap().count(), 1);
         is_durable(&suspended);
         is_durable(&unsuspended);
         if n % 10 == 0 {
             let (token, begun) = store.begin_turn(&key(1)).unwrap().unwrap();
             is_durable(&begun);
             match store.end_turn(&key(1), token).unwrap() {
-                cloakroom::TurnEnd::Ended(receipt) => is_durable(&receipt),
+                cloakroom::turns::TurnEnd::Ended(receipt) => is_durable(&receipt),
                 other => panic!("{other:?}"),
             }
         }

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cloakroom::{
-    Details, NoActivity, PrunePolicy, RecoverOptions, Repoint, ResetPolicies, ResetPolicy, Resolution, ResumeClear,
-    ResumeMark, SessionStore, TurnEnd, TurnRecovery, TurnStart, TurnToken,
-};
+use cloakroom::change::{Repoint, Resolution};
+use cloakroom::prune::NoActivity;
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::turns::{RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnRecovery, TurnStart, TurnToken};
+use cloakroom::{Details, PrunePolicy, SessionStore};
 
 use crate::common::{Home, assert_sound, key, options, source};
 
@@ -196,7 +197,7 @@ fn a_pending_resume_keeps_its_id_and_is_never_armed_on_a_suspended_entry() {
     assert!(marked.resume_pending);
     assert_eq!((marked.updated_at, &marked.session_id), (before.updated_at, &id));
     assert_eq!(marked.details.resume_reason.as_deref(), Some("restart"));
-    assert_eq!(marked.details.last_resume_marked_at, Some(cloakroom::Clock::now(&home.clock)));
+    assert_eq!(marked.details.last_resume_marked_at, Some(cloakroom::time::Clock::now(&home.clock)));
     // No policy ends it.
     home.clock.advance(1000 * MINUTE);
     let policies = ResetPolicies::from(ResetPolicy::idle(1));
@@ -308,7 +309,7 @@ fn of_several_that_try_one_begins() {
     assert!(matches!(again.try_begin_turn(&key(0)).unwrap(), TurnStart::Begun(..)));
     store.end_turn(&key(0), token).unwrap();
     let TurnStart::Begun(next, _) = store.try_begin_turn(&key(0)).unwrap() else { panic!("the first has ended") };
-    assert_eq!(store.get(&key(0)).unwrap().unwrap().updated_at, cloakroom::Clock::now(&home.clock), "it touches");
+    assert_eq!(store.get(&key(0)).unwrap().unwrap().updated_at, cloakroom::time::Clock::now(&home.clock), "it touches");
     assert!(matches!(store.end_turn(&key(0), next).unwrap(), TurnEnd::Ended(_)));
 }
 
@@ -390,7 +391,7 @@ fn a_recovery_keeps_the_reason_of_a_resume_that_is_pending() {
         (&key(0).as_str().into(), &key(2).as_str().into())
     );
     let details = |n| store.get(&key(n)).unwrap().unwrap().details;
-    let now = Some(cloakroom::Clock::now(&home.clock));
+    let now = Some(cloakroom::time::Clock::now(&home.clock));
     let said = |n| (details(n).resume_reason, details(n).last_resume_marked_at);
     assert_eq!(said(0), (Some("restart_interrupted".into()), now));
     assert_eq!(said(1), (Some("restart_timeout".into()), marked_at));

@@ -3,11 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cloakroom::{
-    Clock, Draft, Edit, Error, EventKind, Expect, Extras, Gateway, KeepExtras, Modified, NoActivity, Put, Removal,
-    ReplaceReason, Repoint, Repointed, ResetPolicies, ResetPolicy, Resolution, Resolve, Revision, SessionEntry,
-    SessionId, SessionKey, SessionStore, Timestamp, Touch, Usage, Written,
+use cloakroom::change::{
+    Draft, Edit, Expect, KeepExtras, Modified, Put, Removal, ReplaceReason, Repoint, Repointed, Resolution, Resolve,
+    Touch, Written,
 };
+use cloakroom::events::EventKind;
+use cloakroom::gateway::Gateway;
+use cloakroom::prune::NoActivity;
+use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::time::Clock;
+use cloakroom::{Error, Extras, Revision, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp, Usage};
 use serde_json::json;
 
 use crate::common::{Home, NOW, assert_sound, key, source};

@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloakroom::{Clock, NoActivity, PrunePolicy, PruneReport, SessionKey, Watcher, WatcherConfig};
+use cloakroom::prune::{NoActivity, PruneReport};
+use cloakroom::time::Clock;
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{PrunePolicy, SessionKey, Watcher};
 use crossbeam_channel::Receiver;
 
 use crate::prune::{Bench, DAY};

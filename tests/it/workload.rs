@@ -12,10 +12,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cloakroom::change::{Removal, Repoint, Repointed, Written};
+use cloakroom::query::Filter;
+use cloakroom::source::KeyPolicy;
+use cloakroom::time::{Clock, ManualClock};
+use cloakroom::turns::{ResumeMark, TurnEnd};
 use cloakroom::{
-    Clock, Details, Extras, Filter, KeyPolicy, ManualClock, Options, PrunePolicy, Receipt, Removal, Repoint, Repointed,
-    Result, ResumeMark, SessionEntry, SessionId, SessionKey, SessionSource, SessionStore, Timestamp, TurnEnd, Usage,
-    Written,
+    Details, Extras, Options, PrunePolicy, Receipt, Result, SessionEntry, SessionId, SessionKey, SessionSource,
+    SessionStore, Timestamp, Usage,
 };
 use serde_json::{Map, Value, json};
 
@@ -342,8 +346,7 @@ impl Worker<'_> {
                 self.awaited(&receipt, &format!("touched {name} 0"))
             }
             25 => self.rename(),
-            26..29 => self.single_extras(),
-            29 => {
+            27 => {
                 let (name, entry) = self.fresh("h")?;
                 let receipt = self.store.hold_until(&entry.key, "job", FAR)?.unwrap();
                 self.awaited(&receipt, &format!("held {name} 1"))?;
@@ -365,6 +368,7 @@ impl Worker<'_> {
                     }
                 }
             }
+            28..31 => self.single_extras(),
             _ => self.prune(),
         }
     }

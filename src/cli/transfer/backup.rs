@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use cloakroom::{BackupOptions, BackupProgress, BackupReport, Error, SessionStore};
+use cloakroom::backup::{BackupOptions, BackupProgress, BackupReport};
+use cloakroom::{Error, SessionStore};
 
 use super::source::open_regular;
 use super::{is_standard, open_stream};

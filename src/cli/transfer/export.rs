@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use cloakroom::{Error, ExportFormat, ExportOptions, TimeZone};
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::{Error, TimeZone};
 
 use super::{Zone, is_standard, open_stream};
 use crate::cli::failure::Failure;

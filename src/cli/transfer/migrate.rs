@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use cloakroom::{Error, Gateway, ImportOptions, ImportReport, OnConflict, SessionStore};
+use cloakroom::gateway::Gateway;
+use cloakroom::import::{ImportOptions, ImportReport, OnConflict};
+use cloakroom::{Error, SessionStore};
 
 use super::progress::show;
 use super::quarantine::Quarantine;

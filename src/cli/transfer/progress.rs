@@ -2,7 +2,7 @@
 
 use indicatif::ProgressBar;
 
-use cloakroom::ImportProgress;
+use cloakroom::import::ImportProgress;
 
 use crate::cli::output::thousands;
 
@@ -19,7 +19,8 @@ pub(super) fn show(bar: &ProgressBar, progress: &ImportProgress) {
 
 #[cfg(test)]
 mod tests {
-    use cloakroom::{ImportOptions, Options, SessionStore};
+    use cloakroom::import::ImportOptions;
+    use cloakroom::{Options, SessionStore};
     use indicatif::{InMemoryTerm, ProgressDrawTarget};
 
     use super::*;

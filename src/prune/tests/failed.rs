@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::error::Error;
-use crate::{ExportFormat, ExportOptions};
+use crate::export::{ExportFormat, ExportOptions};
 
 #[test]
 fn lists_and_dry_runs_of_a_store_that_failed_go_on() {

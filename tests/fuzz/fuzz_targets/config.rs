@@ -3,7 +3,10 @@
 
 #![no_main]
 
-use cloakroom::{Config, PrunePolicy, ResetPolicies, SessionSource, Timestamp, WatcherConfig};
+use cloakroom::config::Config;
+use cloakroom::reset::ResetPolicies;
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{PrunePolicy, SessionSource, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 fn check(config: &Config) {

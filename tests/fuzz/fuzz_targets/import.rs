@@ -10,9 +10,11 @@ mod exact_json;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cloakroom::{
-    Error, ExportFormat, ExportOptions, Filter, Gateway, ImportOptions, ImportReport, Options, SessionStore,
-};
+use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::gateway::Gateway;
+use cloakroom::import::{ImportOptions, ImportReport};
+use cloakroom::query::Filter;
+use cloakroom::{Error, Options, SessionStore};
 use exact_json::Exact;
 use libfuzzer_sys::fuzz_target;
 

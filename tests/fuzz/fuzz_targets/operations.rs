@@ -17,7 +17,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 
-use cloakroom::{Filter, SessionStore};
+use cloakroom::query::Filter;
+use cloakroom::SessionStore;
 use libfuzzer_sys::fuzz_target;
 use spec::{Call, Entry, Op};
 use verbs::{TICKS, ThreadClock, Verbs, compared};

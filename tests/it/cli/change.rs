@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::{DAY, DM, GROUP, OLD, Prepared, THREAD, key, timestamp};
-use cloakroom::{Clock, Error, ManualClock, NoActivity, Options, PrunePolicy, SessionStore, SystemClock};
+use cloakroom::prune::NoActivity;
+use cloakroom::time::{Clock, ManualClock, SystemClock};
+use cloakroom::{Error, Options, PrunePolicy, SessionStore};
 
 fn keys(store: &Prepared) -> Vec<String> {
     store.ok(&["list", "--limit", "all", "--json"]).keys()

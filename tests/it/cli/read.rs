@@ -1,6 +1,7 @@
 //! `list`, `show`, `find`.
 
-use cloakroom::{Clock, Repoint, SystemClock};
+use cloakroom::change::Repoint;
+use cloakroom::time::{Clock, SystemClock};
 use serde_json::json;
 
 use super::{DM, GROUP, OLD, Prepared, THREAD, command, run, source, timestamp};

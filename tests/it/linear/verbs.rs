@@ -3,10 +3,9 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use cloakroom::{
-    Clock, Edit, Expect, Extras, Modified, PrunePolicy, Put, Repoint, Repointed, Resolution, SessionEntry, SessionKey,
-    SessionStore, SystemClock, Timestamp, Touch, Usage,
-};
+use cloakroom::change::{Edit, Expect, Modified, Put, Repoint, Repointed, Resolution, Touch};
+use cloakroom::time::{Clock, SystemClock};
+use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionKey, SessionStore, Timestamp, Usage};
 use crossbeam_channel::Receiver;
 
 use super::spec::{Answer, Entry, How, MAX_AGE, Op, Revision};

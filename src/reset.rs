@@ -32,7 +32,9 @@ const ATTEMPTS: usize = 8;
 /// never.
 ///
 /// ```
-/// use cloakroom::{ReplaceReason, ResetPolicy, Timestamp};
+/// use cloakroom::change::ReplaceReason;
+/// use cloakroom::reset::ResetPolicy;
+/// use cloakroom::Timestamp;
 /// let policy = ResetPolicy::both(1440, 4, "Europe/Berlin".parse()?)?;
 /// let at = |text: &str| serde_json::from_str::<Timestamp>(&format!("{text:?}")).unwrap();
 /// let evening = at("2026-06-12T20:00:00Z");
@@ -240,7 +242,7 @@ impl SessionStore {
     /// A policy never fires while a lease holds the entry ([`hold`](SessionStore::hold)), or while `guard`, asked with the session key and with no lock held, says that work is in
     /// progress, or fails or panics: the entry is then kept and touched. A touch between its answer and the
     /// replacement wins. An entry with a resume pending keeps its id, and so does a pinned one; a suspended one is replaced in any case. For an
-    /// hour after the time of day has jumped, and while the clock is [doubted](crate::OpenReport::clock_doubted), none
+    /// hour after the time of day has jumped, and while the clock is [doubted](crate::report::OpenReport::clock_doubted), none
     /// fires either.
     ///
     /// # Errors
