@@ -175,7 +175,8 @@ mod tests {
         assert!(begins.iter().all(|begin| begin % SEGMENT == 0));
         let last = end / SEGMENT * SEGMENT;
         assert_eq!(begins.last(), Some(&last));
-        assert!((last - 8 * SEGMENT..last).contains(&segments.tail), "{} of {end}", segments.tail);
+        // How far that lies behind depends on when sled's threads last wrote a snapshot.
+        assert!(segments.tail <= last, "{} of {end}", segments.tail);
 
         let content = fs::read(dir.path().join("db")).unwrap();
         let all = segments.all.len() as u64 * SEGMENT_BYTES;
