@@ -327,5 +327,5 @@ fn what_is_allowed_is_not_found() {
     assert_eq!(wrong("lib.rs", "pub use store::X; use crate::watcher::Y;"), 0);
     assert_eq!(wrong("storage/tests.rs", "use crate::store::X;"), 0);
     assert_eq!(wrong("cli/list.rs", "use crate::output; use cloakroom::SessionStore;"), 0);
-    assert_eq!(wrong("prune.rs", "use crate::policy::P; use crate::store::S;"), 0);
+    assert_eq!(wrong("prune.rs", "use crate::reset::P; use crate::store::S;"), 0);
 }
