@@ -136,13 +136,13 @@ impl EventOptions {
         Self { capacity, wanted: CHANGES }
     }
 
-    /// Whether [`EventKind::Updated`] is told (default no).
+    /// Whether the channel gets [`EventKind::Updated`]. Off by default.
     #[must_use]
     pub fn updates(self, updates: bool) -> Self {
         self.want(UPDATES, updates)
     }
 
-    /// Whether [`EventKind::Touched`] is told (default no): one at each message.
+    /// Whether the channel gets [`EventKind::Touched`], one at each message. Off by default.
     #[must_use]
     pub fn touches(self, touches: bool) -> Self {
         self.want(TOUCHES, touches)

@@ -70,11 +70,11 @@ impl SessionStore {
     /// none, or removes it. Where the draft has nothing new, nothing is written.
     ///
     /// `change` is given a [`Draft`] and says what is to become of it. It runs with no lock held, and is run again if the
-    /// entry was changed meanwhile; a touch meanwhile is no reason, and wins over an older time. So it may be run any
-    /// number of times, and what it decides by should be the draft alone.
+    /// entry was changed meanwhile. So it may be run any number of times, and should decide by the draft alone. A touch
+    /// meanwhile does not make it run again, and is kept, unless the draft sets another `updated_at`.
     ///
-    /// Where only `updated_at`, flags and counters are new, it costs as little as a touch. Extras cost the size of
-    /// those that are new. After a crash before the receipt is durable, the old entry or the new one is there, whole.
+    /// It reads the whole entry, without its extras. Where only `updated_at`, flags and counters are new, it writes as
+    /// little as a touch. Extras cost the size of those that are new. After a crash before the receipt is durable, the old entry or the new one is there, whole.
     ///
     /// ```
     /// use cloakroom::change::{Edit, Modified, Touch};

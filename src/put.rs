@@ -34,10 +34,10 @@ impl SessionStore {
     ///
     /// The entry's key says where. Its `revision` and `extras_bytes` are not read, and the answer has the new ones. Its
     /// `updated_at` is kept exactly, back or forth. A touch gives no new revision, so a put of what was read before may take
-    /// one back; [`modify`](SessionStore::modify) never does.
+    /// one back. [`modify`](SessionStore::modify) keeps a touch that comes meanwhile.
     ///
-    /// One step to all threads; costs the size of the entry, and syncs nothing of its own. After a crash before the receipt
-    /// is durable, the old entry or the new one is there, whole.
+    /// One step to all threads; costs the size of the entry. It waits for no sync; its commit makes one more where an extra
+    /// is longer than 512 bytes. After a crash before the receipt is durable, the old entry or the new one is there, whole.
     ///
     /// ```
     /// use cloakroom::change::{Expect, Put};

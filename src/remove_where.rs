@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::codec::{Cold, Hot};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, Told};
 use crate::key::SessionKey;
 use crate::keys::Keys;
@@ -102,14 +102,18 @@ impl SessionStore {
         Ok(BulkRemoval::Removed(report))
     }
 
-    /// Removes every entry whose key begins with `prefix`, whatever protects it: for a user who asks to be erased. Returns
-    /// when that is durable.
+    /// Removes every entry whose key begins with `prefix`, whatever protects it. It is for a user who asks to be erased, and
+    /// returns when the removal is durable.
+    ///
+    /// A prefix is no key: `agent:main:telegram:dm:56` is also the beginning of another user's
+    /// `agent:main:telegram:dm:567`. Look at [`keys`](SessionStore::keys) first, or [`remove`](SessionStore::remove) the one
+    /// key.
     ///
     /// The entries can be read no more as soon as it returns, and no crash brings them back. Their bytes go later:
     ///
     /// - **Files of the store**: sled writes behind what is there, and lets go of old bytes only by and by. Until then
-    ///   whoever reads the files finds keys, names and extras in them. [`compact`](SessionStore::compact) ends that: when it
-    ///   returns, the store's files hold nothing of the entries. It wants the store closed. The file system, and a disk that
+    ///   the files hold keys, names and extras. After [`compact`](SessionStore::compact) they hold nothing of the entries; it
+    ///   needs the store closed. The file system, and a disk that
     ///   spreads its writes, may keep the blocks of deleted files for longer.
     /// - **Journal**: it never holds keys, names or extras, but times and counters under a number that stands for the
     ///   key. Those of the entries count no more at once, and go from the files as above.
@@ -121,6 +125,9 @@ impl SessionStore {
     ///   are not the store's.
     ///
     /// An entry that is made under the prefix while it runs may stay. Costs what matches.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the prefix is empty: that would remove everything.
     ///
     /// ```no_run
     /// # fn f(options: cloakroom::Options) -> cloakroom::Result<()> {
@@ -135,6 +142,10 @@ impl SessionStore {
     /// # Ok(()) }
     /// ```
     pub fn forget(&self, prefix: &str) -> Result<ForgetReport> {
+        if prefix.is_empty() {
+            let expected = "the beginning of the keys of one user";
+            return Err(Error::Setting { setting: "the prefix to forget", value: String::new(), expected });
+        }
         let filter = Filter { key_prefix: Some(prefix.to_owned()), ..Filter::default() };
         let mut report = RemovalReport::default();
         let mut keys = self.keys(prefix)?;

@@ -39,7 +39,7 @@ pub(super) struct Rename {
     format: Format,
 }
 
-/// Remove all entries whose key begins with PREFIX, whatever protects them, for a user who asks to be erased.
+/// Erase a user: remove all entries whose key begins with PREFIX, whatever protects them.
 ///
 /// They are gone at once, but the files of the store hold their bytes until `cloakroom compact` has run. Backups, exports,
 /// quarantine files and copies are yours to remove.

@@ -212,7 +212,7 @@ impl Cold {
     }
 }
 
-/// Decodes a cold record. Whether its details are not in it, but in the base of its extras, is told beside it.
+/// Decodes a cold record, and answers whether its details are in the base of its extras instead.
 pub(crate) fn decode_cold(bytes: &[u8]) -> Result<(Cold, bool), CodecError> {
     let record: ColdV1<'_> = decode(bytes)?;
     let spilled = record.details.is_none();

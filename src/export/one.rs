@@ -18,10 +18,13 @@ impl SessionStore {
     /// naive times; and the errors of the store.
     pub fn get_json(&self, key: &SessionKey, gateway: Gateway) -> Result<Option<String>> {
         let Some((mut entry, extras)) = self.get_with_extras(key)? else { return Ok(None) };
-        let zone = match self.commits().engine()?.zone()? {
-            Some(name) => name.parse()?,
-            None if gateway == Gateway::Hermes => TimeZone::local()?,
-            None => TimeZone::UTC,
+        let zone = match gateway {
+            Gateway::Hermes => match self.commits().engine()?.zone()? {
+                Some(name) => name.parse()?,
+                None => TimeZone::local()?,
+            },
+            // It writes milliseconds since 1970.
+            Gateway::OpenClaw => TimeZone::UTC,
         };
         let fields = write_entry(&mut entry, &extras, Times { gateway, zone: &zone });
         Ok(Some(object(&fields)))

@@ -28,29 +28,31 @@ impl SessionStore {
     /// [`put`](SessionStore::put). Nothing is changed then.
     pub fn put_json(&self, key: &SessionKey, text: &str, gateway: Gateway, expect: Expect) -> Result<Put> {
         let remembered = self.commits().engine()?.zone()?;
-        let zone = match &remembered {
-            Some(name) => Ok(name.parse()?),
-            None => TimeZone::local(),
-        };
+        let zone = remembered.as_ref().map_or_else(TimeZone::local, |name| name.parse());
         // Where none is known it is of no account: a naive time is an error then.
         let any = TimeZone::UTC;
         let times_zone = zone.as_ref().unwrap_or(&any);
         let read = self
             .read_json(key, text, Times { gateway, zone: times_zone })
             .map_err(|bad| Error::InvalidEntry { key: key.clone(), source: Box::new(bad) })?;
-        if read.is_naive {
-            let zone = zone?;
-            if remembered.is_none() {
-                self.commits().set_zone(zone.to_string())?;
-            }
-        }
-        let ReadEntry { entry, extras, .. } = read;
-        self.put_over(&entry, &extras, expect, |new, old| {
+        let ReadEntry { entry, extras, is_naive, .. } = read;
+        let new_zone = match (is_naive, remembered) {
+            (false, _) => None,
+            (true, None) => Some(zone?),
+            (true, Some(_)) => zone.map(|_| None)?,
+        };
+        let put = self.put_over(&entry, &extras, expect, |new, old| {
             new.pinned = old.pinned;
             if gateway == Gateway::Hermes {
                 new.last_interaction = old.last_interaction;
             }
-        })
+        })?;
+        if let (Some(zone), Put::Created(_) | Put::Replaced(_)) = (new_zone, &put) {
+            // The entry that went in by it is to be there first, as in an import.
+            self.commits().apply_pending()?;
+            self.commits().set_zone(zone.to_string())?;
+        }
+        Ok(put)
     }
 
     fn read_json(&self, key: &SessionKey, text: &str, times: Times<'_>) -> Result<ReadEntry, Bad> {

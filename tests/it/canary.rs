@@ -37,7 +37,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// All that was said.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Said(pub(crate) Arc<Mutex<Vec<u8>>>);
 
 impl Write for Said {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

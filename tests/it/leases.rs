@@ -15,7 +15,7 @@ use cloakroom::{Options, PrunePolicy, SessionId, SessionKey, SessionStore, Times
 
 use crate::behind::open_sled;
 use crate::common::{Home, NEVER, assert_sound, key, options, source};
-use crate::turns::copy;
+use crate::turns::crashed;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -47,16 +47,6 @@ fn held(store: &SessionStore) -> Vec<(SessionKey, Option<String>)> {
 
 fn job(n: usize) -> (SessionKey, Option<String>) {
     (key(n), Some("job".into()))
-}
-
-/// The store as a crash would leave it now.
-fn crashed(home: &Home, store: &SessionStore, name: &str) -> SessionStore {
-    store.flush().unwrap();
-    let to = home.path().with_file_name(name);
-    copy(store.path(), &to);
-    let store = SessionStore::open(options(&to).clock(home.clock.clone())).unwrap();
-    assert!(!store.open_report().clean);
-    store
 }
 
 #[test]

@@ -326,6 +326,7 @@ fn what_is_forgotten_is_in_no_file_after_a_compaction() {
     store.begin_turn(&user.key).unwrap().unwrap();
     store.flush().unwrap();
 
+    assert!(matches!(store.forget(""), Err(Error::Setting { .. })), "that would be everything");
     let report = store.forget("agent:main:telegram:dm:erased-user").unwrap();
     assert_eq!((report.removed, report.unreadable.count, store.len()), (1, 0, 1));
     assert!(store.turns().unwrap().items.is_empty());

@@ -1,8 +1,6 @@
 //! What a subscriber of tracing sees of the store's longer work: spans at debug, none at info, and no names in them.
 
-use std::io::Write;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloakroom::time::ManualClock;
@@ -10,23 +8,11 @@ use cloakroom::{Options, PrunePolicy, SessionKey, SessionSource, SessionStore};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::canary::Said;
 use crate::common::{NOW, fast_dir};
 use crate::rig::CHILD_PART;
 
 const DAY: Duration = Duration::from_secs(86_400);
-
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Said {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A subscriber is of the whole process, and the committer's thread is one of those that it hears.
 #[test]

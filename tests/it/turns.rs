@@ -15,7 +15,7 @@ use crate::common::{Home, assert_sound, key, options, source};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The store as a crash would leave it now: a copy of its synced files, opened while the first goes on.
-fn crashed(home: &Home, store: &SessionStore, name: &str) -> SessionStore {
+pub(crate) fn crashed(home: &Home, store: &SessionStore, name: &str) -> SessionStore {
     store.flush().unwrap();
     let to = home.path().with_file_name(name);
     copy(store.path(), &to);
