@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
+use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::RwLock;
 use serde::Serialize;
 
 use crate::answer::ReplaceReason;
 use crate::entry::Revision;
+use crate::feed::Feed;
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
+
+pub use crate::feed::Nothing;
 
 /// The most events that a channel holds: their room is taken at once.
 const MAX_CAPACITY: usize = 1 << 16;
@@ -173,78 +176,48 @@ pub enum PruneReason {
     Bytes,
 }
 
-/// There is no event to be had now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NoEvent {
-    /// None has come yet.
-    #[error("no event has come yet")]
-    Yet,
-    /// None will come: the store is gone, or this process was forked from the one that has it.
-    #[error("the store is gone")]
-    Ended,
-}
-
 /// A channel of events. While it is full it drops newer ones: it never makes a writer wait.
 ///
 /// It may be read from many threads at once; each event comes to one of them. As an iterator it waits for each event, and
 /// ends when the store is gone.
 #[derive(Debug)]
 pub struct Events {
-    events: Receiver<Event>,
-    /// For a forked process, in which nobody tells anything.
-    ended: Receiver<Event>,
+    events: Feed<Event>,
     dropped: Arc<AtomicU64>,
 }
 
-impl Drop for Events {
-    fn drop(&mut self) {
-        fork::keep_in_child(|| self.events.clone());
-    }
-}
-
 impl Events {
-    fn receiver(&self) -> &Receiver<Event> {
-        if fork::is_child() { &self.ended } else { &self.events }
-    }
-
     /// Waits for the next event. `None` once the store is gone and all events were taken, and at once in a forked process.
     #[must_use]
     pub fn recv(&self) -> Option<Event> {
-        self.receiver().recv().ok()
+        self.events.recv()
     }
 
     /// As [`recv`](Events::recv), but waits at most for `timeout`.
     ///
     /// # Errors
-    /// [`NoEvent`] says whether another call may have more luck.
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<Event, NoEvent> {
-        self.receiver().recv_timeout(timeout).map_err(|error| match error {
-            RecvTimeoutError::Timeout => NoEvent::Yet,
-            RecvTimeoutError::Disconnected => NoEvent::Ended,
-        })
+    /// [`Nothing`] says whether another call may have more luck.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Event, Nothing> {
+        self.events.recv_timeout(timeout)
     }
 
     /// The next event, if it is there. Does not wait.
     ///
     /// # Errors
-    /// [`NoEvent`] says whether another call may have more luck.
-    pub fn try_recv(&self) -> Result<Event, NoEvent> {
-        self.receiver().try_recv().map_err(|error| match error {
-            TryRecvError::Empty => NoEvent::Yet,
-            TryRecvError::Disconnected => NoEvent::Ended,
-        })
+    /// [`Nothing`] says whether another call may have more luck.
+    pub fn try_recv(&self) -> Result<Event, Nothing> {
+        self.events.try_recv()
     }
 
     /// The events that are there. Does not wait.
     pub fn drain(&self) -> impl Iterator<Item = Event> + '_ {
-        self.receiver().try_iter()
+        self.events.drain()
     }
 
     /// How many events it holds at most.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.events.capacity().unwrap_or(MAX_CAPACITY)
+        self.events.capacity()
     }
 
     /// How many events were dropped because nobody had taken those before.
@@ -308,16 +281,15 @@ impl Told {
 impl Listeners {
     fn listen(&self, options: EventOptions) -> Events {
         let EventOptions { capacity, wanted } = options;
-        let (sender, events) = crossbeam_channel::bounded(capacity.clamp(1, MAX_CAPACITY));
+        let (sender, events) = Feed::new(capacity.clamp(1, MAX_CAPACITY));
         let dropped = Arc::new(AtomicU64::new(0));
-        let (_, ended) = crossbeam_channel::bounded(0);
         if fork::is_child() {
-            return Events { events: ended.clone(), ended, dropped };
+            return Events { events: Feed::ended(), dropped };
         }
         let mut all = self.all.write();
         all.push(Listener { events: sender, wanted, dropped: Arc::clone(&dropped) });
         self.count(&all);
-        Events { events, ended, dropped }
+        Events { events, dropped }
     }
 
     /// Whether anybody wants to hear of a class of events.

@@ -86,6 +86,28 @@
 //! [`Events`](events::Events) and the watcher's reports are channels that you read: a slow reader loses events, and delays nobody. A panic
 //! of a guard counts as a failed guard, which keeps the entry; a panic of a waker is caught.
 //!
+//! # Types of other crates
+//!
+//! Two crates show in signatures, and are exported with this one, so that a gateway needs no dependency of the same
+//! version: [`serde_json`] (values of [extras](SessionStore::set_extra) and the
+//! [metadata](SessionStore::set_metadata)) and [`chrono`] (conversions of [`Timestamp`]). Reports, events and entries
+//! implement the traits of [serde](https://docs.rs/serde/1).
+//!
+//! ```
+//! use cloakroom::change::Resolve;
+//! use cloakroom::serde_json::{Map, json};
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("sessions.db");
+//! # let store = cloakroom::SessionStore::open(cloakroom::Options::new(path).create(true))?;
+//! let key = "agent:main:cron:nightly".parse()?;
+//! let found = store.resolve_as(&key, &Resolve::new())?;
+//! store.set_extra(&key, "model", &json!({"name": "large"}))?;
+//! store.set_metadata(&key, &Map::from_iter([("state".to_owned(), json!("idle"))]))?;
+//! let created: cloakroom::chrono::DateTime<cloakroom::chrono::Utc> = found.entry.created_at.into();
+//! # assert_eq!(cloakroom::Timestamp::from(created), found.entry.created_at);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Logs
 //!
 //! They go through [tracing](https://docs.rs/tracing/0.1). The spans `open`, `commit`, `carry` (late activity is brought to
@@ -120,6 +142,7 @@ mod error;
 pub mod events;
 pub mod export;
 mod extras;
+mod feed;
 mod fork;
 pub mod gateway;
 pub mod guide;
@@ -151,6 +174,9 @@ pub mod turns;
 mod unreadable;
 pub mod watcher;
 mod zone;
+
+#[doc(no_inline)]
+pub use {chrono, serde_json};
 
 pub use commit::Receipt;
 pub use config::Options;
@@ -192,7 +218,8 @@ pub mod report {
 const _: fn() = || {
     fn is_shared<T: Send + Sync>() {}
     is_shared::<(SessionStore, Options, SessionEntry, SessionKey, SessionId, SessionSource, Extras)>();
-    is_shared::<(Receipt, events::Events, Watcher, reset::ResetPolicies, PrunePolicy, TimeZone, Error)>();
+    is_shared::<(Receipt, events::Events, watcher::Reports, Watcher, reset::ResetPolicies, PrunePolicy, TimeZone, Error)>(
+    );
     is_shared::<(
         query::Iter,
         query::Entries,

@@ -79,6 +79,19 @@ impl From<Timestamp> for DateTime<Utc> {
     }
 }
 
+/// A time that the range does not hold becomes its nearer end.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        time.duration_since(UNIX_EPOCH).map_or(Self::MIN, |since| Self::MIN.saturating_add(since))
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        UNIX_EPOCH + time.since(Timestamp::MIN)
+    }
+}
+
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with six digits of a second, `2026-06-03T00:41:19.752658Z`: sorted as text, times are in order.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,6 +122,35 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// The store asks it for every `updated_at`, the watcher for its ticks. [`SystemClock`] is the default; tests use
 /// [`ManualClock`]. It is never asked with an entry locked, so it may use the store. One that panics hurts its caller
 /// only; if that is the committer, the store turns read-only.
+///
+/// A clock whose days are an hour long:
+///
+/// ```
+/// use std::time::Duration;
+/// use cloakroom::time::{Clock, SystemClock, Timer};
+/// use cloakroom::{Options, SessionKey, SessionStore, Timestamp};
+///
+/// #[derive(Debug)]
+/// struct Fast(SystemClock, Timestamp);
+///
+/// impl Clock for Fast {
+///     fn now(&self) -> Timestamp {
+///         self.1.saturating_add(self.monotonic())
+///     }
+///     fn monotonic(&self) -> Duration {
+///         self.0.monotonic() * 24
+///     }
+///     fn after(&self, delay: Duration) -> Timer {
+///         Timer::after(delay / 24)
+///     }
+/// }
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("sessions.db");
+/// let clock = Fast(SystemClock::new(), SystemClock::new().now());
+/// let store = SessionStore::open(Options::new(path).create(true).clock(clock))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// The time of day. It may jump, in both directions.
     fn now(&self) -> Timestamp;
@@ -123,8 +165,58 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
         BootTime { boot_id: None, elapsed: self.monotonic() }
     }
 
-    /// A channel that gets one message when `delay` of monotonic time has passed.
-    fn after(&self, delay: Duration) -> Receiver<Instant>;
+    /// A timer that goes off when `delay` of monotonic time has passed.
+    fn after(&self, delay: Duration) -> Timer;
+}
+
+/// Something that goes off once: what [`Clock::after`] answers.
+///
+/// ```
+/// use cloakroom::time::Timer;
+/// let (trigger, timer) = Timer::manual();
+/// let thread = std::thread::spawn(|| timer.wait());
+/// trigger.pull();
+/// thread.join().expect("it has gone off");
+/// ```
+#[derive(Debug)]
+pub struct Timer(Receiver<Instant>);
+
+impl Timer {
+    /// One that goes off when the operating system's monotonic clock has moved by `delay`.
+    #[must_use]
+    pub fn after(delay: Duration) -> Self {
+        Self(crossbeam_channel::after(delay))
+    }
+
+    /// One that goes off when its [`Trigger`] is pulled, or dropped.
+    #[must_use]
+    pub fn manual() -> (Trigger, Self) {
+        let (sender, receiver) = crossbeam_channel::bounded(0);
+        (Trigger { _sender: sender }, Self(receiver))
+    }
+
+    /// Waits until it goes off.
+    pub fn wait(self) {
+        // An error means that its trigger is gone, which is the same.
+        let _ = self.0.recv();
+    }
+
+    /// For a thread that waits for other things too. Disconnected counts as gone off.
+    pub(crate) fn receiver(&self) -> &Receiver<Instant> {
+        &self.0
+    }
+}
+
+/// Sets a [`Timer`] off, for clocks that are moved by hand. Dropped it does so as well, so that nothing waits for a clock
+/// that is gone.
+#[derive(Debug)]
+pub struct Trigger {
+    _sender: Sender<Instant>,
+}
+
+impl Trigger {
+    /// Sets the timer off.
+    pub fn pull(self) {}
 }
 
 /// How long a machine has been running: what [`Clock::boot_time`] answers.
@@ -172,9 +264,7 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         // chrono's own panics before 1970.
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(Timestamp::MIN, |since| Timestamp::MIN.saturating_add(since))
+        SystemTime::now().into()
     }
 
     fn monotonic(&self) -> Duration {
@@ -187,8 +277,8 @@ impl Clock for SystemClock {
         BootTime { boot_id: self.boot_id, elapsed: Duration::try_from(time).unwrap_or_default() }
     }
 
-    fn after(&self, delay: Duration) -> Receiver<Instant> {
-        crossbeam_channel::after(delay)
+    fn after(&self, delay: Duration) -> Timer {
+        Timer::after(delay)
     }
 }
 
@@ -206,7 +296,7 @@ struct ManualState {
     boot_id: u128,
     /// Monotonic time when the machine was started.
     booted: Duration,
-    timers: Vec<(Duration, Sender<Instant>)>,
+    timers: Vec<(Duration, Trigger)>,
 }
 
 impl ManualClock {
@@ -224,14 +314,8 @@ impl ManualClock {
         state.wall = state.wall.saturating_add(by);
         state.monotonic = state.monotonic.saturating_add(by);
         let now = state.monotonic;
-        state.timers.retain(|(due, timer)| {
-            let waiting = *due > now;
-            if !waiting {
-                // The channel holds one message and gets one; a receiver that is gone no longer cares.
-                let _ = timer.try_send(Instant::now());
-            }
-            waiting
-        });
+        // A dropped trigger is a pulled one.
+        state.timers.retain(|(due, _)| *due > now);
     }
 
     /// Sets the time of day, as an operator or a bad time server does. Monotonic time stays.
@@ -273,12 +357,12 @@ impl Clock for ManualClock {
         BootTime { boot_id: Some(state.boot_id), elapsed: state.monotonic.saturating_sub(state.booted) }
     }
 
-    fn after(&self, delay: Duration) -> Receiver<Instant> {
-        let (sender, receiver) = crossbeam_channel::bounded(1);
+    fn after(&self, delay: Duration) -> Timer {
+        let (trigger, timer) = Timer::manual();
         let mut state = self.state.lock();
         let due = state.monotonic.saturating_add(delay);
-        state.timers.push((due, sender));
-        receiver
+        state.timers.push((due, trigger));
+        timer
     }
 }
 
@@ -325,6 +409,14 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn times_of_the_system_are_clamped_and_come_back() {
+        let time = UNIX_EPOCH + Duration::from_micros(1_781_222_813_123_456);
+        assert_eq!(SystemTime::from(Timestamp::from(time)), time);
+        assert_eq!(Timestamp::from(UNIX_EPOCH - HOUR), Timestamp::MIN);
+        assert_eq!(Timestamp::from(SystemTime::from(Timestamp::MAX) + HOUR), Timestamp::MAX);
+    }
 
     #[test]
     fn a_reading_tells_a_jump_from_time_that_passed() {

@@ -1,10 +1,11 @@
 //! [`Watcher`]: the thread that prunes.
 
+use std::iter::FusedIterator;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use parking_lot::Mutex;
@@ -14,10 +15,13 @@ use crate::clock_check::{Checked, almost};
 use crate::codec::Held;
 use crate::config::Config;
 use crate::error::{Error, Result, panic_message, with_causes};
+use crate::feed::Feed;
 use crate::fork;
 use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::store::SessionStore;
-use crate::time::Timestamp;
+use crate::time::{Timer, Timestamp};
+
+pub use crate::feed::Nothing;
 
 /// Passes do not follow each other faster.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -97,7 +101,7 @@ pub struct Watcher {
     wake: Option<Sender<()>>,
     kick: Sender<()>,
     status: Arc<Mutex<WatcherStatus>>,
-    reports: Receiver<PruneReport>,
+    reports: Reports,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -117,7 +121,7 @@ impl Watcher {
         }
         let (wake, stopped) = crossbeam_channel::bounded(0);
         let (kick, kicks) = crossbeam_channel::bounded(1);
-        let (report, reports) = crossbeam_channel::bounded(REPORTS);
+        let (report, reports) = Feed::new(REPORTS);
         let status = Arc::new(Mutex::new(WatcherStatus::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let worker = Worker {
@@ -132,7 +136,7 @@ impl Watcher {
             .name("cloakroom-prune".into())
             .spawn(move || worker.run(&stopped, &kicks))
             .map_err(|e| Error::io("start the watcher of", store.path(), e))?;
-        Ok(Self { stop, wake: Some(wake), kick, status, reports, thread: Some(thread) })
+        Ok(Self { stop, wake: Some(wake), kick, status, reports: Reports { reports }, thread: Some(thread) })
     }
 
     /// Asks for a pass now. Does not wait for it: see [`reports`](Watcher::reports). Never held.
@@ -153,13 +157,9 @@ impl Watcher {
         self.status.lock().clone()
     }
 
-    /// The reports of the passes that ended well. It holds 16; while it is full newer ones are dropped, so it never
-    /// blocks the watcher.
+    /// The reports of the passes that ended well.
     #[must_use]
-    pub fn reports(&self) -> Receiver<PruneReport> {
-        if fork::is_child() {
-            return crossbeam_channel::bounded(0).1;
-        }
+    pub fn reports(&self) -> Reports {
         self.reports.clone()
     }
 
@@ -171,7 +171,7 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         if fork::is_child() {
             // There is no such thread, and its stack may be another's.
-            std::mem::forget((self.thread.take(), self.wake.take(), self.kick.clone(), self.reports.clone()));
+            std::mem::forget((self.thread.take(), self.wake.take(), self.kick.clone()));
             return;
         }
         self.stop.store(true, Ordering::Release);
@@ -184,6 +184,56 @@ impl Drop for Watcher {
         }
     }
 }
+
+/// A channel of the reports of passes that ended well. It holds 16; while it is full newer ones are dropped, so it never
+/// makes the watcher wait.
+///
+/// Clones are the same channel; each report comes to one reader. As an iterator it waits for each report, and ends when
+/// the watcher has stopped.
+#[derive(Debug, Clone)]
+pub struct Reports {
+    reports: Feed<PruneReport>,
+}
+
+impl Reports {
+    /// Waits for the next report. `None` once the watcher has stopped and all reports were taken, and at once in a forked
+    /// process.
+    #[must_use]
+    pub fn recv(&self) -> Option<PruneReport> {
+        self.reports.recv()
+    }
+
+    /// As [`recv`](Reports::recv), but waits at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`Nothing`] says whether another call may have more luck.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<PruneReport, Nothing> {
+        self.reports.recv_timeout(timeout)
+    }
+
+    /// The next report, if it is there. Does not wait.
+    ///
+    /// # Errors
+    /// [`Nothing`] says whether another call may have more luck.
+    pub fn try_recv(&self) -> Result<PruneReport, Nothing> {
+        self.reports.try_recv()
+    }
+
+    /// The reports that are there. Does not wait.
+    pub fn drain(&self) -> impl Iterator<Item = PruneReport> + '_ {
+        self.reports.drain()
+    }
+}
+
+impl Iterator for Reports {
+    type Item = PruneReport;
+
+    fn next(&mut self) -> Option<PruneReport> {
+        self.recv()
+    }
+}
+
+impl FusedIterator for Reports {}
 
 /// What the thread owns.
 struct Worker {
@@ -218,7 +268,7 @@ impl Worker {
             select! {
                 recv(stopped) -> _ => return,
                 recv(kicks) -> _ => self.pass(true),
-                recv(tick) -> _ => {
+                recv(tick.receiver()) -> _ => {
                     tick = self.tick();
                     self.pass(false);
                 }
@@ -227,10 +277,10 @@ impl Worker {
     }
 
     /// The next tick; by the system's clock, if that of the store panics.
-    fn tick(&self) -> Receiver<Instant> {
+    fn tick(&self) -> Timer {
         let interval = self.config.interval;
         let tick = catch_unwind(AssertUnwindSafe(|| self.store.clock().after(interval)));
-        tick.unwrap_or_else(|_| crossbeam_channel::after(interval))
+        tick.unwrap_or_else(|_| Timer::after(interval))
     }
 
     /// One pass. Whatever happens in it, the thread goes on.

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use cloakroom::change::{Edit, Modified, Resolution, Touch};
 use cloakroom::prune::NoActivity;
-use cloakroom::time::Clock;
+use cloakroom::time::{Clock, Timer};
 use cloakroom::{Options, PrunePolicy, SessionKey, SessionStore, Timestamp};
-use crossbeam_channel::Receiver;
 
 use super::contender::{Contender, Fields};
 use super::people::source;
@@ -32,8 +31,8 @@ impl Clock for StreamClock {
         self.start.elapsed()
     }
 
-    fn after(&self, delay: Duration) -> Receiver<Instant> {
-        crossbeam_channel::after(delay)
+    fn after(&self, delay: Duration) -> Timer {
+        Timer::after(delay)
     }
 }
 

@@ -10,11 +10,11 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cloakroom::prune::{NoActivity, Verdict};
 use cloakroom::reset::{ResetPolicies, ResetPolicy};
-use cloakroom::time::{Clock, ManualClock};
+use cloakroom::time::{Clock, ManualClock, Timer};
 use cloakroom::watcher::WatcherConfig;
 use cloakroom::{Error, Options, PrunePolicy, Receipt, SessionKey, SessionStore, Timestamp, Watcher};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -263,7 +263,7 @@ impl Clock for WildClock {
         self.inner.monotonic()
     }
 
-    fn after(&self, delay: Duration) -> Receiver<Instant> {
+    fn after(&self, delay: Duration) -> Timer {
         assert!(!self.monotonic_panics, "a clock");
         self.inner.after(delay)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cloakroom::change::{Edit, Expect, ReplaceReason, Repoint, Resolve, Touch};
-use cloakroom::events::{Event, EventKind, EventOptions, NoEvent, PruneReason};
+use cloakroom::events::{Event, EventKind, EventOptions, Nothing, PruneReason};
 use cloakroom::import::ImportOptions;
 use cloakroom::prune::NoActivity;
 use cloakroom::reset::{ResetPolicies, ResetPolicy};
@@ -86,12 +86,12 @@ fn a_full_channel_drops_and_counts_and_nobody_waits() {
     assert_eq!((large.drain().count(), large.dropped()), (10, 0));
     store.resolve(&source(10)).unwrap();
     assert_eq!((small.recv().map(|event| event.key), small.dropped()), (Some(key(10)), 8), "there is room again");
-    assert_eq!(small.try_recv(), Err(NoEvent::Yet));
-    assert_eq!(small.recv_timeout(Duration::ZERO), Err(NoEvent::Yet));
+    assert_eq!(small.try_recv(), Err(Nothing::Yet));
+    assert_eq!(small.recv_timeout(Duration::ZERO), Err(Nothing::Yet));
     drop(store);
     large.drain().for_each(drop);
-    assert_eq!((large.recv(), large.try_recv()), (None, Err(NoEvent::Ended)), "it ends with the store");
-    assert_eq!(large.recv_timeout(Duration::MAX), Err(NoEvent::Ended));
+    assert_eq!((large.recv(), large.try_recv()), (None, Err(Nothing::Ended)), "it ends with the store");
+    assert_eq!(large.recv_timeout(Duration::MAX), Err(Nothing::Ended));
 }
 
 /// A verb, and the kind of the one event that it tells of the entry of `key(0)`; none where nothing has changed.

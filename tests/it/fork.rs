@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::backup::BackupOptions;
 use cloakroom::change::Repoint;
-use cloakroom::events::{Events, NoEvent};
+use cloakroom::events::{Events, Nothing};
 use cloakroom::export::{ExportFormat, ExportOptions};
 use cloakroom::import::ImportOptions;
 use cloakroom::prune::NoActivity;
@@ -239,11 +239,11 @@ fn as_child(log: &Path, mut all: Inherited) {
     // What answers no error answers nothing.
     step("events");
     assert!(all.events.recv().is_none() && all.events.drain().next().is_none());
-    assert_eq!(all.store.events(1).try_recv(), Err(NoEvent::Ended));
+    assert_eq!(all.store.events(1).try_recv(), Err(Nothing::Ended));
     step("a watcher");
     all.watcher.prune_now();
     assert_eq!(all.watcher.status().passes, 0);
-    assert!(all.watcher.reports().recv().is_err());
+    assert!(all.watcher.reports().recv().is_none());
     step("the rest");
     assert!(!all.store.is_empty() && all.store.open_report().created);
     let Inherited { store, watcher, events, rows, durable, pending, .. } = all;

@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["fork", "key", "time", "json", "meter", "sync"],
     &["entry", "source"],
     &["codec"],
-    &["error", "unreadable", "config", "zone", "outfile", "random"],
+    &["error", "unreadable", "config", "feed", "zone", "outfile", "random"],
     &["gateway"],
     &["storage"],
     &["commit"],

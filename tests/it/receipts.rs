@@ -10,7 +10,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use cloakroom::change::{Repoint, Resolution};
-use cloakroom::time::{Clock, ManualClock};
+use cloakroom::time::{Clock, ManualClock, Timer};
 use cloakroom::{Error, Receipt, SessionStore, Timestamp, Usage};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -296,7 +296,7 @@ fn a_close_waits_for_the_one_before_it_and_never_for_itself() {
             }
             self.inner.monotonic()
         }
-        fn after(&self, delay: Duration) -> Receiver<std::time::Instant> {
+        fn after(&self, delay: Duration) -> Timer {
             self.inner.after(delay)
         }
     }

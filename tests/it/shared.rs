@@ -8,9 +8,8 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use cloakroom::source::KeyPolicy;
-use cloakroom::time::{Clock, ManualClock};
+use cloakroom::time::{Clock, ManualClock, Timer};
 use cloakroom::{Error, Options, Result, SessionStore, Timestamp};
-use crossbeam_channel::Receiver;
 
 use crate::common::{Home, NOW, assert_sound, key, source};
 
@@ -259,7 +258,7 @@ impl Clock for Calls {
         self.inner.monotonic()
     }
 
-    fn after(&self, delay: Duration) -> Receiver<Instant> {
+    fn after(&self, delay: Duration) -> Timer {
         self.inner.after(delay)
     }
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cloakroom::prune::NoActivity;
-use cloakroom::time::{Clock, ManualClock};
+use cloakroom::time::{Clock, ManualClock, Timer};
 use cloakroom::watcher::WatcherConfig;
 use cloakroom::{Options, SessionStore, Timestamp, Watcher};
-use crossbeam_channel::Receiver;
 
 use crate::common::{Home, NOW, key, source};
 
@@ -52,7 +51,7 @@ impl Clock for Counting {
         self.0.monotonic()
     }
 
-    fn after(&self, delay: Duration) -> Receiver<Instant> {
+    fn after(&self, delay: Duration) -> Timer {
         self.0.after(delay)
     }
 }

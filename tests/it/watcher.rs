@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use cloakroom::prune::{NoActivity, PruneReport};
 use cloakroom::time::Clock;
-use cloakroom::watcher::WatcherConfig;
+use cloakroom::watcher::{Reports, WatcherConfig};
 use cloakroom::{PrunePolicy, SessionKey, Watcher};
-use crossbeam_channel::Receiver;
 
 use crate::prune::{Bench, DAY};
 
@@ -20,7 +19,7 @@ fn config() -> WatcherConfig {
     WatcherConfig { policy: PrunePolicy::max_age_days(90), interval: HOUR }
 }
 
-fn next(reports: &Receiver<PruneReport>) -> PruneReport {
+fn next(reports: &Reports) -> PruneReport {
     reports.recv_timeout(PATIENCE).expect("a pass")
 }
 
@@ -120,11 +119,11 @@ fn stops_between_batches() {
     };
     let mut place = itself.lock().unwrap();
     let watcher = Watcher::spawn(&bench.store, config(), guard).unwrap();
-    let reports = watcher.reports().clone();
+    let mut reports = watcher.reports();
     *place = Some(watcher);
     drop(place);
     // They end with the thread.
-    assert!(reports.iter().all(|report| report.stopped));
+    assert!(reports.all(|report| report.stopped));
     assert_eq!(asked.load(Ordering::SeqCst), 512);
     assert_eq!(bench.store.len(), 5_000);
 }
@@ -381,7 +380,7 @@ fn unread_reports_never_block_it() {
         wait_for_passes(&watcher, passes);
         bench.clock.advance(HOUR);
     }
-    assert!(watcher.reports().len() <= 16);
+    assert!(watcher.reports().drain().count() <= 16);
 }
 
 /// Waits until the watcher has done its passes, and has set its timer again.

@@ -1,12 +1,11 @@
 //! The verbs, as calls with an answer that the specification knows.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cloakroom::change::{Edit, Expect, Modified, Put, Repoint, Repointed, Resolution, Touch};
-use cloakroom::time::{Clock, SystemClock};
+use cloakroom::time::{Clock, SystemClock, Timer};
 use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionKey, SessionStore, Timestamp, Usage};
-use crossbeam_channel::Receiver;
 
 use super::spec::{Answer, Entry, How, MAX_AGE, Op, Revision};
 use crate::common::{NOW, key, source};
@@ -38,7 +37,7 @@ impl Clock for ThreadClock {
         self.0.monotonic()
     }
 
-    fn after(&self, delay: Duration) -> Receiver<Instant> {
+    fn after(&self, delay: Duration) -> Timer {
         self.0.after(delay)
     }
 }
