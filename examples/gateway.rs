@@ -78,7 +78,7 @@ async fn answer(
         _ => {}
     }
     // From here until the end of the turn, a crash is noticed at the next start.
-    let Some((turn, _)) = store.begin_turn(&key)? else { return Ok(()) };
+    let Some(turn) = store.begin_turn(&key)? else { return Ok(()) };
     sleep(Duration::from_millis(2)).await;
     let used = message.text.len() as u64;
     store.record_usage(&key, &Usage { input_tokens: used, total_tokens: used, ..Usage::ZERO })?;
@@ -91,7 +91,7 @@ async fn answer(
             jobs.set(&key, false);
         });
     }
-    store.end_turn(&key, turn)?;
+    store.end_turn(&key, turn.token)?;
     Ok(())
 }
 

@@ -31,6 +31,7 @@ pub struct OpenReport {
 
 /// How far a database is behind what had been synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Shortfall {
     /// The newest commit known to have been synced.
     pub expected_commit: u64,
@@ -44,17 +45,19 @@ pub struct Shortfall {
 
 /// What [`SessionStore::resolve`](crate::SessionStore::resolve) answers.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Resolved {
     /// The entry to work with.
     pub entry: SessionEntry,
     /// Where it comes from.
     pub resolution: Resolution,
-    /// Proof of the touch or the creation.
+    /// Tells when the touch or the creation is durable.
     pub receipt: Receipt,
 }
 
 /// An entry as a verb left it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Written {
     /// The entry, with its new revision.
     pub entry: SessionEntry,
@@ -64,6 +67,7 @@ pub struct Written {
 
 /// What [`SessionStore::put`](crate::SessionStore::put) answers.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Put {
     /// There was no entry; there is one now.
     Created(Written),
@@ -75,6 +79,7 @@ pub enum Put {
 
 /// What [`SessionStore::modify`](crate::SessionStore::modify) answers.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Modified {
     /// There was no entry; there is one now.
     Created(Written),
@@ -88,6 +93,7 @@ pub enum Modified {
 
 /// What [`SessionStore::repoint`](crate::SessionStore::repoint) answers.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Repointed {
     /// The key leads to the new session now.
     Switched(Written),
@@ -149,6 +155,7 @@ impl ReplaceReason {
 
 /// What [`SessionStore::remove_if`](crate::SessionStore::remove_if) answers.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Removal {
     /// The entry is gone.
     Removed(Receipt),

@@ -146,6 +146,7 @@ impl fmt::Debug for SessionEntry {
 
 /// Whether a change counts as activity.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Touch {
     /// It does: `updated_at` becomes now, and never goes back.
     #[default]

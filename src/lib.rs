@@ -86,6 +86,14 @@
 //! [`Events`](events::Events) and the watcher's reports are channels that you read: a slow reader loses events, and delays nobody. A panic
 //! of a guard counts as a failed guard, which keeps the entry; a panic of a waker is caught.
 //!
+//! # What may come
+//!
+//! Answers, reports, events and errors are `non_exhaustive`: a later version may add fields and variants. The structs that
+//! you fill in yourself are not, so that a literal works: [`SessionSource`], [`Details`], [`Usage`],
+//! [`Filter`](query::Filter), [`KeyPolicy`](source::KeyPolicy), [`WatcherConfig`](watcher::WatcherConfig) and
+//! [`Config`](config::Config). End it with `..Default::default()`, for they may grow too. A
+//! [`BootTime`](time::BootTime) is complete.
+//!
 //! # Types of other crates
 //!
 //! Two crates show in signatures, and are exported with this one, so that a gateway needs no dependency of the same
@@ -191,6 +199,20 @@ pub use watcher::Watcher;
 pub use zone::TimeZone;
 
 /// What the verbs of [`SessionStore`] that change an entry are given, and what they answer.
+///
+/// One rule holds for all answers: what has changed comes with a [`Receipt`], and what has not comes without one.
+///
+/// - `Option<Receipt>` where there is nothing else to say, such as [`touch`](SessionStore::touch) or
+///   [`suspend`](SessionStore::suspend): `None` if there is no entry.
+/// - A struct with a field `receipt` where there is: [`Written`] with the entry, [`Resolved`] with the entry and where it
+///   comes from, [`BegunTurn`](crate::turns::BegunTurn) with the token. It is in an `Option` in the same sense.
+/// - An enum where a verb may decline for other reasons: [`Put`], [`Modified`], [`Repointed`], [`Removal`],
+///   [`TurnStart`](crate::turns::TurnStart), [`TurnEnd`](crate::turns::TurnEnd),
+///   [`ResumeMark`](crate::turns::ResumeMark), [`ResumeClear`](crate::turns::ResumeClear). Each variant that stands for a
+///   change holds a receipt or such a struct; the others say what is there instead.
+///
+/// A receipt that is there even though nothing had to change, such as that of pinning what is pinned, is that of the
+/// next commit, by which all that was seen is durable.
 pub mod change {
     pub use crate::answer::{Modified, Put, Removal, ReplaceReason, Repointed, Resolution, Resolved, Written};
     pub use crate::entry::{KeepExtras, Touch};
@@ -210,6 +232,7 @@ pub mod prefix {
 pub mod report {
     pub use crate::answer::{OpenReport, Shortfall, Stats};
     pub use crate::compact::CompactReport;
+    pub use crate::repair::RepairReport;
     pub use crate::storage::{Repairs, Verification, Violation};
     pub use crate::unreadable::{Listing, Unreadable, UnreadableRecord};
 }

@@ -18,6 +18,7 @@ use crate::time::Timestamp;
 
 /// What is to become of a [`Draft`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Edit {
     /// Write it.
     Write,

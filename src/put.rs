@@ -9,6 +9,7 @@ use crate::store::{SessionStore, both, entry, records};
 
 /// What must be there for a [`put`](SessionStore::put) to go on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Expect {
     /// Whatever is there, or nothing.
     #[default]

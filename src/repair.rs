@@ -2,11 +2,23 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::answer::{OpenReport, Shortfall};
 use crate::config::Options;
 use crate::error::Result;
 use crate::storage::{self, Repairs};
 use crate::store::SessionStore;
+
+/// What a repair found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RepairReport {
+    /// What opening the store found, and put right by itself.
+    pub opened: OpenReport,
+    /// What was put right in it then.
+    pub repairs: Repairs,
+}
 
 impl SessionStore {
     /// Makes a store sound that [`verify`](SessionStore::verify) finds faults in, and closes it.
@@ -19,15 +31,15 @@ impl SessionStore {
     /// # Errors
     /// Those of [`open`](SessionStore::open), for a database that does not open cannot be repaired: restore a backup.
     /// Those of writing the quarantine; then the store is as it was.
-    pub fn repair(options: Options, quarantine: impl AsRef<Path>) -> Result<(Repairs, OpenReport)> {
+    pub fn repair(options: Options, quarantine: impl AsRef<Path>) -> Result<RepairReport> {
         options.check()?;
-        let mut opened = storage::open_to_repair(&options.path, options.cache_bytes, options.trust_group)?;
-        let report = open_report(&mut opened);
-        let repairs = storage::repair(&opened.engine, &mut opened.writer, quarantine.as_ref())
-            .and_then(|repairs| opened.writer.end_use(&opened.engine).map(|()| repairs))
-            .inspect_err(|error| opened.engine.mark_suspect(error))?;
+        let mut store = storage::open_to_repair(&options.path, options.cache_bytes, options.trust_group)?;
+        let opened = open_report(&mut store);
+        let repairs = storage::repair(&store.engine, &mut store.writer, quarantine.as_ref())
+            .and_then(|repairs| store.writer.end_use(&store.engine).map(|()| repairs))
+            .inspect_err(|error| store.engine.mark_suspect(error))?;
         tracing::info!(?repairs, "repaired");
-        Ok((repairs, report))
+        Ok(RepairReport { repairs, opened })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::answer::{ReplaceReason, Repointed, Resolution, Resolved, Written};
 use crate::codec::{Cold, Hot, PINNED, SUSPENDED};
-use crate::commit::{EntryLock, Receipt};
+use crate::commit::EntryLock;
 use crate::entry::{Details, KeepExtras, SessionEntry, Touch, Usage};
 use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, TOUCHES, Told};
@@ -269,14 +269,15 @@ impl SessionStore {
         Resolved { entry, resolution: Resolution::Existing, receipt: self.commits().receipt(commit) }
     }
 
-    /// Starts a fresh session, as the user asked: new id, zero counters, not suspended, no extras. Answers the entry.
-    pub fn reset(&self, key: &SessionKey) -> Result<Option<(SessionEntry, Receipt)>> {
+    /// Starts a fresh session, as the user asked: new id, zero counters, not suspended, no extras. `None` if there is no
+    /// entry.
+    pub fn reset(&self, key: &SessionKey) -> Result<Option<Written>> {
         self.reset_keeping(key, &KeepExtras::None)
     }
 
     /// Like [`reset`](SessionStore::reset), but some extras stay: a model or a label that the user chose, say. Costs the
     /// size of the extras.
-    pub fn reset_keeping(&self, key: &SessionKey, keep: &KeepExtras) -> Result<Option<(SessionEntry, Receipt)>> {
+    pub fn reset_keeping(&self, key: &SessionKey, keep: &KeepExtras) -> Result<Option<Written>> {
         let id = random::session_id(self.now())?;
         let (mut locked, now) = self.lock_to_touch(key)?;
         let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
@@ -285,9 +286,9 @@ impl SessionStore {
         let (hot, new) = renewed(&hot, id, details, now);
         let placed = locked.put(hot, new, Some(&extras))?;
         drop(locked);
-        let Written { entry, receipt } = self.placed(key, placed);
-        self.tell_renewed(key, EventKind::Reset { reason: None }, &cold.session_id, &entry);
-        Ok(Some((entry, receipt)))
+        let written = self.placed(key, placed);
+        self.tell_renewed(key, EventKind::Reset { reason: None }, &cold.session_id, &written.entry);
+        Ok(Some(written))
     }
 
     /// Leads the key to another session: one to be resumed, or the same conversation under a new id. Where it leads there

@@ -52,12 +52,22 @@ pub struct OpenTurn {
     pub interrupted: bool,
 }
 
+/// A turn that has just begun.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BegunTurn {
+    /// Names the turn.
+    pub token: TurnToken,
+    /// Tells when the turn's marker and the touch are durable.
+    pub receipt: Receipt,
+}
+
 /// What [`SessionStore::try_begin_turn`] answers.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum TurnStart {
     /// It has begun, and the entry was touched.
-    Begun(TurnToken, Receipt),
+    Begun(BegunTurn),
     /// Another one is open. Nothing was changed.
     Open(OpenTurn),
     /// There is no entry.
@@ -85,9 +95,9 @@ impl SessionStore {
     /// An earlier turn of the entry that has not ended is replaced: its token ends nothing any more. Where that must not
     /// happen there is [`try_begin_turn`](SessionStore::try_begin_turn). O(1). When the receipt is durable the marker is
     /// too; after a crash before that, neither marker nor touch may be there.
-    pub fn begin_turn(&self, key: &SessionKey) -> Result<Option<(TurnToken, Receipt)>> {
+    pub fn begin_turn(&self, key: &SessionKey) -> Result<Option<BegunTurn>> {
         match self.begin(key, false)? {
-            TurnStart::Begun(token, receipt) => Ok(Some((token, receipt))),
+            TurnStart::Begun(begun) => Ok(Some(begun)),
             TurnStart::Open(_) | TurnStart::Missing => Ok(None),
         }
     }
@@ -110,7 +120,7 @@ impl SessionStore {
         drop(locked);
         meter::touched();
         self.tell(key, TOUCHES, || Told::of(EventKind::Touched, hot.revision));
-        Ok(TurnStart::Begun(TurnToken(token), self.commits().receipt(commit)))
+        Ok(TurnStart::Begun(BegunTurn { token: TurnToken(token), receipt: self.commits().receipt(commit) }))
     }
 
     /// Notes that the work of `token` is done: clears the entry's marker if it is of that turn. `updated_at` stays.

@@ -29,7 +29,7 @@ use serde::Serialize;
 pub use write::BackupOptions;
 
 /// How far a backup or a restoration is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BackupProgress {
     /// Entries written, or read.

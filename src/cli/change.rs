@@ -312,9 +312,9 @@ impl Reset {
         let keep = KeepExtras::named(self.keep);
         let (key, (entry, before, after)) = self.target.change(db, |store, key| {
             let Some((_, before)) = store.get_with_extras(key)? else { return Ok(None) };
-            let Some((entry, _)) = store.reset_keeping(key, &keep)? else { return Ok(None) };
+            let Some(written) = store.reset_keeping(key, &keep)? else { return Ok(None) };
             let after = store.get_with_extras(key)?.map(|(_, extras)| extras).unwrap_or_default();
-            Ok(Some((entry, before, after)))
+            Ok(Some((written.entry, before, after)))
         })?;
         let names = |extras: &Extras| extras.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
         let kept = names(&after);

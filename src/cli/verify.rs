@@ -109,7 +109,7 @@ impl Verify {
         // What the first opening finds it tells once.
         let first =
             if self.repair { Some(SessionStore::repair(options(db), &quarantine).map_err(told)?) } else { None };
-        let (repaired, first) = first.map_or((None, None), |(repaired, opened)| (Some(repaired), Some(opened)));
+        let (repaired, first) = first.map(|first| (first.repairs, first.opened)).unzip();
         with_store(db, |store| {
             let OpenReport { shortfall, repairs, .. } = first.as_ref().unwrap_or_else(|| store.open_report()).clone();
             let quarantine =

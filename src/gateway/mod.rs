@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 /// Whose file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Gateway {
     /// Hermes Agent: `sessions/sessions.json`.
     Hermes,

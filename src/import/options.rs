@@ -11,6 +11,7 @@ use crate::zone::TimeZone;
 
 /// What happens to an entry of the file where the store has one for its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnConflict {
     /// The one with the later activity stays. Where that is equal, the file's takes its place, for a gateway changes
     /// entries without moving their time; but not one that was changed in the store since it was imported.

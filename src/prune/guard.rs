@@ -34,6 +34,7 @@ pub trait ActivityGuard: Send + Sync {
 
 /// What a guard answers.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Work is in progress: the entry stays.
     Active,

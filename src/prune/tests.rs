@@ -55,9 +55,9 @@ impl Kind {
         let key = &key(user);
         match self {
             Self::Touch => store.touch(key).unwrap().unwrap(),
-            Self::Turn => store.begin_turn(key).unwrap().unwrap().1,
+            Self::Turn => store.begin_turn(key).unwrap().unwrap().receipt,
             Self::Suspend => store.suspend(key).unwrap().unwrap(),
-            Self::Reset => store.reset(key).unwrap().unwrap().1,
+            Self::Reset => store.reset(key).unwrap().unwrap().receipt,
             Self::Recreate => {
                 store.remove(key).unwrap().unwrap();
                 store.resolve(&source(user)).unwrap().receipt

@@ -53,7 +53,7 @@ impl Bench {
         let mut begun = Vec::new();
         for n in 0..ENTRIES {
             let id = store.resolve(&source(n)).unwrap().entry.session_id;
-            begun.push((id, store.begin_turn(&key(n)).unwrap().unwrap().0));
+            begun.push((id, store.begin_turn(&key(n)).unwrap().unwrap().token));
         }
         store.flush().unwrap();
         Self { dir, clock, store, left, begun }

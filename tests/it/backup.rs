@@ -90,7 +90,7 @@ fn every_kind_of_entry_is_the_same_after_a_restoration() {
     assert!(stats(&back) >= stats(&path));
     let store = SessionStore::open(options(&back)).unwrap();
     let newest = store.turns().unwrap().items.iter().map(|turn| turn.token).max().unwrap();
-    assert!(store.begin_turn(&key(1)).unwrap().unwrap().0 > newest);
+    assert!(store.begin_turn(&key(1)).unwrap().unwrap().token > newest);
     // And notes and zone are there.
     let export = |store: &SessionStore| {
         let mut out = Vec::new();

@@ -287,7 +287,7 @@ fn verbs(store: &SessionStore, n: usize) {
     store.touch(&key).unwrap();
     store.reset(&key).unwrap();
     store.resolve_with(&source, &ResetPolicies::new(ResetPolicy::idle(1)), guard).unwrap();
-    let (turn, _) = store.begin_turn(&key).unwrap().unwrap();
+    let turn = store.begin_turn(&key).unwrap().unwrap().token;
     store.end_turn(&key, turn).unwrap();
     store.mark_resume_pending(&key, "test").unwrap();
     store.suspend(&key).unwrap();

@@ -156,8 +156,8 @@ fn verbs(marker: &str, said: &Said, store: &SessionStore) {
         said.note(store.reset(&key));
         said.note(store.repoint(&key, id.clone(), &Repoint::new()));
         said.note(store.find_by_session_id(&id));
-        if let Some(Some((token, _))) = said.note(store.begin_turn(&key)) {
-            said.note(store.end_turn(&key, token));
+        if let Some(Some(begun)) = said.note(store.begin_turn(&key)) {
+            said.note(store.end_turn(&key, begun.token));
             said.note(store.begin_turn(&key));
         }
         if let Some(Some(mut entry)) = said.note(store.get(&key)) {

@@ -432,7 +432,7 @@ fn a_lost_tail_is_not_silent() {
         }
     };
     create(0);
-    store.begin_turn(&key(1)).unwrap().unwrap().1.wait().unwrap();
+    store.begin_turn(&key(1)).unwrap().unwrap().receipt.wait().unwrap();
     let mut states = vec![("at first", read(&path))];
     create(10);
     states.push(("killed", read(&path)));

@@ -74,7 +74,7 @@ fn what_a_verb_answers_is_what_is_there() {
         let replaced = store.resolve(&source).unwrap().entry;
         assert_eq!(replaced, get(&store, 0));
         assert_eq!(created, found);
-        let (reset, _) = store.reset(&key(0)).unwrap().unwrap();
+        let reset = store.reset(&key(0)).unwrap().unwrap().entry;
         assert_eq!(reset, get(&store, 0));
         let by_id = store.find_by_session_id(&reset.session_id).unwrap();
         assert_eq!(by_id.items, std::slice::from_ref(&reset));

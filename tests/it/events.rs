@@ -221,7 +221,7 @@ fn an_event_has_one_layout_as_json() {
     let store = home.open();
     let events = store.events(EventOptions::new(100).updates(true).touches(true));
     let first = store.resolve(&source(0)).unwrap().entry;
-    let reset = store.reset(&key(0)).unwrap().unwrap().0;
+    let reset = store.reset(&key(0)).unwrap().unwrap().entry;
     store.mark_resume_pending(&key(0), "restart").unwrap();
     let marked = store.get(&key(0)).unwrap().unwrap().revision;
     home.clock.advance(100 * DAY);

@@ -408,7 +408,7 @@ fn a_reset_session_forgets_how_the_old_one_was_written() {
     let fresh = Fresh::new();
     fresh.import(odd_hermes());
     let key = "k3".parse().unwrap();
-    let (entry, _) = fresh.store.reset(&key).unwrap().unwrap();
+    let entry = fresh.store.reset(&key).unwrap().unwrap().entry;
     let mut out = Exact::parse(&fresh.export(ExportFormat::Hermes));
     let fields = out.entry("k3");
     assert_eq!(fields["session_id"], Exact::Text(entry.session_id.as_str().into()));

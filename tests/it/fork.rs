@@ -20,7 +20,7 @@ use cloakroom::import::ImportOptions;
 use cloakroom::prune::NoActivity;
 use cloakroom::query::{Filter, Iter};
 use cloakroom::reset::{ResetPolicies, ResetPolicy};
-use cloakroom::turns::TurnToken;
+use cloakroom::turns::{BegunTurn, TurnToken};
 use cloakroom::watcher::WatcherConfig;
 use cloakroom::{Error, Options, PrunePolicy, Receipt, Result, SessionId, SessionStore, Usage, Watcher};
 use fork::Fork;
@@ -109,7 +109,7 @@ fn child_main() {
 }
 
 fn fork_once(root: &Path, store: &SessionStore, n: usize) {
-    let (token, durable) = store.begin_turn(&key(1)).unwrap().unwrap();
+    let BegunTurn { token, receipt: durable, .. } = store.begin_turn(&key(1)).unwrap().unwrap();
     durable.wait().unwrap();
     let mut rows = store.iter(Filter::default()).unwrap();
     rows.next().unwrap().unwrap();

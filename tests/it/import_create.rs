@@ -193,13 +193,13 @@ fn generated(gateway: Gateway, members: &[(String, String)]) {
     let text = format!("{{\n{}\n}}", [lines.as_slice(); 3].concat().join(",\n"));
     // A file that is refused is refused by both; with its times trusted more of them go in.
     match gateway {
-        Gateway::Hermes => {
-            let _ = same_outcome(&text, |options| options.gateway(Gateway::Hermes));
-            let _ = same_outcome(&text, |options| options.gateway(Gateway::Hermes).trust_times(true));
-        }
         Gateway::OpenClaw => {
             let _ = same_outcome(&text, |options| options.gateway(Gateway::OpenClaw));
             let _ = same_outcome(&text, |options| options.gateway(Gateway::OpenClaw).trust_times(true));
+        }
+        _ => {
+            let _ = same_outcome(&text, |options| options.gateway(Gateway::Hermes));
+            let _ = same_outcome(&text, |options| options.gateway(Gateway::Hermes).trust_times(true));
         }
     }
 }

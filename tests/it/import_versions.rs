@@ -151,7 +151,7 @@ fn what_was_changed_in_the_store_since_its_import_is_kept_and_counted() {
     fresh.import(file_at(""));
     fresh.clock.set_wall(Timestamp::from_micros(NOW - 200 * 86_400_000_000));
     fresh.store.touch(&key).unwrap();
-    let (turn, _) = fresh.store.begin_turn(&key).unwrap().unwrap();
+    let turn = fresh.store.begin_turn(&key).unwrap().unwrap().token;
     fresh.store.end_turn(&key, turn).unwrap();
     let options = ImportOptions::new().trust_times(true);
     assert_eq!(fresh.import_with(file_at(r#", "model_override": "m""#), options).updated, 1);

@@ -336,7 +336,7 @@ fn a_lease_that_cannot_be_decoded_holds_until_it_is_repaired() {
     store.close().unwrap();
     drop(store);
     let quarantine = home.path().with_extension("quarantine");
-    let (_, repairs) = SessionStore::repair(home.options(), &quarantine).map(|r| ((), r)).unwrap();
+    let repairs = SessionStore::repair(home.options(), &quarantine).unwrap();
     assert!(format!("{repairs:?}").contains("leases_removed: 1"), "{repairs:?}");
     assert!(std::fs::read_to_string(&quarantine).unwrap().contains(r#""tree":"leases""#));
     let store = home.open();
@@ -361,7 +361,7 @@ fn a_pin_protects_and_does_not_end_the_session() {
     assert_eq!((report.removed, report.kept_pinned), (1, 1));
     let resolved = store.resolve_with(&source(0), &policies, NoActivity).unwrap();
     assert_eq!((resolved.resolution, resolved.entry.pinned), (Resolution::Existing, true));
-    let (entry, _) = store.reset(&key(0)).unwrap().unwrap();
+    let entry = store.reset(&key(0)).unwrap().unwrap().entry;
     assert!(entry.pinned, "it is the conversation's");
     store.resolve(&source(5)).unwrap();
     let listed = |pinned| {

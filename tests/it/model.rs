@@ -15,7 +15,7 @@ use cloakroom::prefix::BulkRemoval;
 use cloakroom::prune::Verdict;
 use cloakroom::query::Filter;
 use cloakroom::reset::{ResetPolicies, ResetPolicy};
-use cloakroom::turns::{ResumeClear, ResumeMark, TurnEnd, TurnStart, TurnToken};
+use cloakroom::turns::{BegunTurn, ResumeClear, ResumeMark, TurnEnd, TurnStart, TurnToken};
 use cloakroom::{
     Details, Error, Extras, Options, PrunePolicy, Revision, SessionEntry, SessionId, SessionKey, SessionStore,
     Timestamp, Usage,
@@ -489,8 +489,8 @@ impl Run {
     fn begin_turn(&mut self, k: usize) {
         let begun = self.store().begin_turn(&key(k)).unwrap();
         assert_eq!(begun.is_some(), self.model.contains_key(&key(k)));
-        if let Some((token, _)) = begun {
-            self.begun(k, token);
+        if let Some(begun) = begun {
+            self.begun(k, begun.token);
         }
     }
 
@@ -507,7 +507,7 @@ impl Run {
     fn try_begin_turn(&mut self, k: usize) {
         let open = self.open_turns().into_iter().find(|(_, open, _)| *open == key(k));
         match (self.store().try_begin_turn(&key(k)).unwrap(), open) {
-            (TurnStart::Begun(token, _), None) => self.begun(k, token),
+            (TurnStart::Begun(BegunTurn { token, .. }), None) => self.begun(k, token),
             (TurnStart::Open(turn), Some((started_at, _, token))) => {
                 assert_eq!((turn.started_at, turn.token), (started_at, token));
             }
@@ -670,7 +670,7 @@ impl Run {
     fn renew(&mut self, k: usize, to: Option<SessionId>) {
         let answer = match &to {
             Some(id) => match self.store().repoint(&key(k), id.clone(), &Repoint::new()).unwrap() {
-                Repointed::Switched(Written { entry, receipt }) => Some((entry, receipt)),
+                Repointed::Switched(written) => Some(written),
                 Repointed::Missing => None,
                 Repointed::Same(found) => {
                     let known = &self.model[&key(k)];
@@ -685,7 +685,7 @@ impl Run {
             None => self.store().reset(&key(k)).unwrap(),
         };
         assert_eq!(answer.is_some(), self.model.contains_key(&key(k)));
-        let Some((found, _)) = answer else { return };
+        let Some(Written { entry: found, .. }) = answer else { return };
         let is_new = self.ids.insert(found.session_id.clone());
         assert!(is_new || to.is_some());
         assert!(to.as_ref().is_none_or(|id| *id == found.session_id));
@@ -765,6 +765,7 @@ impl Run {
             }
             Put::Created(written) => assert_eq!((seen, written.entry.updated_at), (None, at)),
             Put::Replaced(written) => assert_ne!(written.entry.revision, revision.unwrap()),
+            other => panic!("{other:?}"),
         }
         assert!(is_met);
         self.ids.insert(id.clone());
@@ -810,6 +811,7 @@ impl Run {
                 assert!(before.is_some());
                 written
             }
+            other => panic!("{other:?}"),
         };
         assert!(!matches!(change, Change::Keep | Change::Remove));
         let mut entry = before.unwrap_or_else(|| self.blank(&written.entry.session_id));

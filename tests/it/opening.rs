@@ -11,6 +11,7 @@ use std::process::Command;
 use cloakroom::backup::BackupOptions;
 use cloakroom::import::ImportOptions;
 use cloakroom::query::Filter;
+use cloakroom::report::RepairReport;
 use cloakroom::time::{Clock, SystemClock};
 use cloakroom::{Error, PrunePolicy, SessionKey, SessionStore, Timestamp};
 use serde_json::{Map, Value};
@@ -253,7 +254,7 @@ const VERBS: [(&str, Verb); 7] = [
     }),
     ("restore", |path, whole| Ok(SessionStore::restore(&options(path), whole.backup.as_slice(), |_| {})?.entries)),
     ("compact", |path, _| Ok(SessionStore::compact(&options(path), |_| {})?.entries)),
-    ("repair", |path, _| Ok(SessionStore::repair(options(path), path.with_extension("bad"))?.0.entries)),
+    ("repair", |path, _| Ok(SessionStore::repair(options(path), path.with_extension("bad"))?.repairs.entries)),
 ];
 
 #[test]
@@ -334,7 +335,8 @@ fn a_checkpoint_that_does_not_decode_is_told_and_a_repair_makes_it_anew() {
             let error = SessionStore::open(options(&path)).unwrap_err();
             assert!(chain(&error).contains("checkpoint") && matches!(error, Error::Damaged { .. }), "{error:?}");
             assert_eq!(fs::read(path.join("checkpoint")).unwrap(), *bytes);
-            let (repairs, report) = SessionStore::repair(options(&path), dir.path().join("bad")).unwrap();
+            let RepairReport { repairs, opened: report, .. } =
+                SessionStore::repair(options(&path), dir.path().join("bad")).unwrap();
             assert_eq!(repairs.entries, ENTRIES as u64);
             assert!(report.repairs.iter().any(|repair| repair.contains("checkpoint")), "{report:?}");
         }

@@ -175,7 +175,7 @@ fn an_entry_moves_with_all_there_is_of_it() {
     // Late changes, in the journal or pending, move with it.
     home.clock.advance(Duration::from_secs(300));
     store.touch(&old[1]).unwrap().unwrap();
-    let (token, _) = store.begin_turn(&old[3]).unwrap().unwrap();
+    let token = store.begin_turn(&old[3]).unwrap().unwrap().token;
     let before: Vec<_> = old.iter().map(|key| all_of(&store, key)).collect();
     home.clock.advance(Duration::from_secs(300));
     let events = store.events(100);

@@ -155,8 +155,8 @@ fn plausible() -> impl Strategy<Value = String> {
 
 fn entry(gateway: Gateway) -> impl Strategy<Value = String> {
     let (names, id) = match gateway {
-        Gateway::Hermes => (HERMES, "session_id"),
         Gateway::OpenClaw => (OPENCLAW, "sessionId"),
+        _ => (HERMES, "session_id"),
     };
     let name = prop_oneof![6 => select(names).prop_map(String::from), 1 => ".{0,6}", 1 => select(HERMES).prop_map(String::from)];
     let value = prop_oneof![json(), plausible()];
@@ -239,8 +239,8 @@ fn lost_nothing(gateway: Gateway, members: &[(String, String)]) {
     assert_eq!(report.imported, entries);
 
     let format = match gateway {
-        Gateway::Hermes => ExportFormat::Hermes,
         Gateway::OpenClaw => ExportFormat::OpenClaw,
+        _ => ExportFormat::Hermes,
     };
     let export = |fresh: &Fresh| {
         let mut out = Vec::new();

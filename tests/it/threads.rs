@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cloakroom::prune::NoActivity;
 use cloakroom::time::{Clock, ManualClock, Timer};
+use cloakroom::turns::BegunTurn;
 use cloakroom::watcher::WatcherConfig;
 use cloakroom::{Options, SessionStore, Timestamp, Watcher};
 
@@ -101,7 +102,7 @@ fn what_nobody_waits_for_is_committed_all_the_same() {
         is_durable(&suspended);
         is_durable(&unsuspended);
         if n % 10 == 0 {
-            let (token, begun) = store.begin_turn(&key(1)).unwrap().unwrap();
+            let BegunTurn { token, receipt: begun, .. } = store.begin_turn(&key(1)).unwrap().unwrap();
             is_durable(&begun);
             match store.end_turn(&key(1), token).unwrap() {
                 cloakroom::turns::TurnEnd::Ended(receipt) => is_durable(&receipt),

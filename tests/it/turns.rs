@@ -7,7 +7,9 @@ use std::time::Duration;
 use cloakroom::change::{Repoint, Resolution};
 use cloakroom::prune::NoActivity;
 use cloakroom::reset::{ResetPolicies, ResetPolicy};
-use cloakroom::turns::{RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnRecovery, TurnStart, TurnToken};
+use cloakroom::turns::{
+    BegunTurn, RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnRecovery, TurnStart, TurnToken,
+};
 use cloakroom::{Details, PrunePolicy, SessionStore};
 
 use crate::common::{Home, assert_sound, key, options, source};
@@ -52,13 +54,13 @@ fn an_older_turn_never_clears_a_newer_one() {
     assert!(store.begin_turn(&key(0)).unwrap().is_none());
     store.resolve(&source(0)).unwrap();
     home.clock.advance(MINUTE);
-    let (older, _) = store.begin_turn(&key(0)).unwrap().unwrap();
+    let older = store.begin_turn(&key(0)).unwrap().unwrap().token;
     assert_eq!(
         store.get(&key(0)).unwrap().unwrap().updated_at,
         store.turns().unwrap().items[0].started_at,
         "a turn touches"
     );
-    let (newer, _) = store.begin_turn(&key(0)).unwrap().unwrap();
+    let newer = store.begin_turn(&key(0)).unwrap().unwrap().token;
     assert!(newer > older);
     assert!(matches!(store.end_turn(&key(0), older).unwrap(), TurnEnd::NotCurrent));
     assert_eq!(open_turns(&store), [named(0, false)]);
@@ -72,7 +74,7 @@ fn an_older_turn_never_clears_a_newer_one() {
     assert!(matches!(store.end_turn(&key(1), newer).unwrap(), TurnEnd::Missing));
     let store = crashed(&home, &store, "crashed");
     assert_eq!(open_turns(&store), [], "its end was durable");
-    let (after, _) = store.begin_turn(&key(0)).unwrap().unwrap();
+    let after = store.begin_turn(&key(0)).unwrap().unwrap().token;
     assert!(after > newer, "tokens are not used twice");
 }
 
@@ -89,7 +91,7 @@ fn a_crash_turns_fresh_turns_into_pending_resumes() {
     store.begin_turn(&key(1)).unwrap().unwrap();
     store.begin_turn(&key(2)).unwrap().unwrap();
     store.suspend(&key(2)).unwrap().unwrap();
-    let (token, _) = store.begin_turn(&key(3)).unwrap().unwrap();
+    let token = store.begin_turn(&key(3)).unwrap().unwrap().token;
     assert!(matches!(store.end_turn(&key(3), token).unwrap(), TurnEnd::Ended(_)));
     // One whose session is replaced, and one that goes.
     store.begin_turn(&key(4)).unwrap().unwrap();
@@ -225,7 +227,7 @@ fn a_token_is_read_back_from_its_text() {
     let home = Home::new();
     let store = home.open();
     store.resolve(&source(0)).unwrap();
-    let (token, _) = store.begin_turn(&key(0)).unwrap().unwrap();
+    let token = store.begin_turn(&key(0)).unwrap().unwrap().token;
     // By another process, say.
     let text = token.to_string();
     assert_eq!((text.len(), text.parse::<TurnToken>()), (16, Ok(token)));
@@ -265,7 +267,7 @@ fn the_turn_of_one_key_is_found() {
         found.len()
     };
     assert_eq!(agrees(&store), 3);
-    let (newer, _) = store.begin_turn(&key(0)).unwrap().unwrap();
+    let newer = store.begin_turn(&key(0)).unwrap().unwrap().token;
     assert_eq!(turn(&store, 0).unwrap().token, newer);
     store.end_turn(&key(0), newer).unwrap();
     store.reset(&key(1)).unwrap().unwrap();
@@ -285,7 +287,7 @@ fn of_several_that_try_one_begins() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| match store.try_begin_turn(&key(0)).unwrap() {
-                TurnStart::Begun(token, receipt) => {
+                TurnStart::Begun(BegunTurn { token, receipt, .. }) => {
                     begun.lock().unwrap().push(token);
                     receipt.wait().unwrap();
                 }
@@ -302,13 +304,17 @@ fn of_several_that_try_one_begins() {
     // Those that were interrupted are in nobody's way, and a session's turn is not the next one's.
     let again = crashed(&home, &store, "crashed");
     assert!(again.turn(&key(0)).unwrap().unwrap().interrupted);
-    let TurnStart::Begun(newer, _) = again.try_begin_turn(&key(0)).unwrap() else { panic!("it was interrupted") };
+    let TurnStart::Begun(BegunTurn { token: newer, .. }) = again.try_begin_turn(&key(0)).unwrap() else {
+        panic!("it was interrupted")
+    };
     assert!(newer > token);
     assert!(matches!(again.try_begin_turn(&key(0)).unwrap(), TurnStart::Open(_)));
     again.reset(&key(0)).unwrap().unwrap();
     assert!(matches!(again.try_begin_turn(&key(0)).unwrap(), TurnStart::Begun(..)));
     store.end_turn(&key(0), token).unwrap();
-    let TurnStart::Begun(next, _) = store.try_begin_turn(&key(0)).unwrap() else { panic!("the first has ended") };
+    let TurnStart::Begun(BegunTurn { token: next, .. }) = store.try_begin_turn(&key(0)).unwrap() else {
+        panic!("the first has ended")
+    };
     assert_eq!(store.get(&key(0)).unwrap().unwrap().updated_at, cloakroom::time::Clock::now(&home.clock), "it touches");
     assert!(matches!(store.end_turn(&key(0), next).unwrap(), TurnEnd::Ended(_)));
 }

@@ -36,7 +36,7 @@ fn fresh(n: usize, session: &str) -> SessionEntry {
 fn written(put: Put) -> SessionEntry {
     match put {
         Put::Created(Written { entry, .. }) | Put::Replaced(Written { entry, .. }) => entry,
-        Put::Unexpected(found) => panic!("{found:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -154,7 +154,7 @@ fn every_change_but_a_touch_and_a_turn_gives_a_new_revision() {
     let before = get(&store, 0);
     home.clock.advance(HOUR);
     store.touch(&key(0)).unwrap().unwrap();
-    let (token, _) = store.begin_turn(&key(0)).unwrap().unwrap();
+    let token = store.begin_turn(&key(0)).unwrap().unwrap().token;
     store.end_turn(&key(0), token).unwrap();
     let after = store.resolve(&source(0)).unwrap().entry;
     assert_eq!(after.revision, before.revision);
@@ -326,7 +326,7 @@ fn no_update_is_lost_between_threads() {
                             match store.put(&entry, &extras, seen).unwrap() {
                                 Put::Replaced(_) => break,
                                 Put::Unexpected(_) => {}
-                                Put::Created(_) => panic!("it was there"),
+                                other => panic!("it was there: {other:?}"),
                             }
                         }
                         continue;

@@ -16,7 +16,7 @@ use cloakroom::change::{Removal, Repoint, Repointed, Written};
 use cloakroom::query::Filter;
 use cloakroom::source::KeyPolicy;
 use cloakroom::time::{Clock, ManualClock};
-use cloakroom::turns::{ResumeMark, TurnEnd};
+use cloakroom::turns::{BegunTurn, ResumeMark, TurnEnd};
 use cloakroom::{
     Details, Extras, Options, PrunePolicy, Receipt, Result, SessionEntry, SessionId, SessionKey, SessionSource,
     SessionStore, Timestamp, Usage,
@@ -306,7 +306,7 @@ impl Worker<'_> {
             }
             21..23 => {
                 let (name, entry) = self.fresh("f")?;
-                let (turn, receipt) = self.store.begin_turn(&entry.key)?.unwrap();
+                let BegunTurn { token: turn, receipt, .. } = self.store.begin_turn(&entry.key)?.unwrap();
                 self.awaited(&receipt, &format!("begun {name} 1"))?;
                 match self.dice.roll(7) {
                     // It is interrupted, or pruned.
@@ -324,11 +324,11 @@ impl Worker<'_> {
                     }
                     ends => {
                         (self.say)(&format!("resetting {name} 1"));
-                        let (_, receipt) = self.store.reset(&entry.key)?.unwrap();
+                        let receipt = self.store.reset(&entry.key)?.unwrap().receipt;
                         if ends == 5 {
                             return self.awaited(&receipt, &format!("reset {name} 1"));
                         }
-                        let (_, receipt) = self.store.begin_turn(&entry.key)?.unwrap();
+                        let receipt = self.store.begin_turn(&entry.key)?.unwrap().receipt;
                         self.awaited(&receipt, &format!("begun {name} 2"))
                     }
                 }
@@ -337,7 +337,7 @@ impl Worker<'_> {
                 // On keys of its own, since a new session has no counters.
                 let name = format!("r{name}");
                 let key = self.store.resolve(&source(&name))?.entry.key;
-                let (entry, receipt) = self.store.reset(&key)?.unwrap();
+                let Written { entry, receipt, .. } = self.store.reset(&key)?.unwrap();
                 self.awaited(&receipt, &format!("touched {name} {}", entry.updated_at.as_micros()))
             }
             24 => {
@@ -417,7 +417,7 @@ impl Worker<'_> {
         self.awaited(&receipt, &format!("noted {} 1", names[0]))?;
         let singles = [single_extras::a_small_one(&mut self.dice), single_extras::a_large_one(&mut self.dice)];
         singles.into_iter().try_for_each(|which| self.set_single(&names[0], which))?;
-        let (_, receipt) = self.store.begin_turn(&key(&names[1]))?.unwrap();
+        let receipt = self.store.begin_turn(&key(&names[1]))?.unwrap().receipt;
         self.awaited(&receipt, &format!("begun {} 1", names[1]))?;
         let receipt = self.store.touch(&key(&names[2]))?.unwrap();
         self.awaited(&receipt, &format!("touched {} 0", names[2]))?;

@@ -245,7 +245,7 @@ impl Migrate {
         let format = match report.gateway {
             Some(Gateway::Hermes) => "Hermes",
             Some(Gateway::OpenClaw) => "OpenClaw",
-            None => "unknown",
+            _ => "unknown",
         };
         row("format", format);
         row("naive times are in", &report.zone.to_string());

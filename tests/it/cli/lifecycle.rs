@@ -36,7 +36,7 @@ fn turns_that_a_crash_interrupted_are_listed_and_recovered() {
     let crashed = store.db.with_file_name("crashed");
     {
         let open = store.open();
-        open.begin_turn(&key(GROUP)).unwrap().unwrap().1.wait().unwrap();
+        open.begin_turn(&key(GROUP)).unwrap().unwrap().receipt.wait().unwrap();
         copy(&store.db, &crashed);
     }
     assert_eq!(store.ok(&["turns", "--json"]).out, "", "it was closed properly");

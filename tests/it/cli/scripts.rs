@@ -41,7 +41,7 @@ fn times(value: &Value, found: &mut Vec<(String, Value)>) {
 fn times_have_one_layout_and_a_number_beside_each() {
     let store = Prepared::new();
     let open = store.open();
-    open.begin_turn(&key(DM)).unwrap().unwrap().1.wait().unwrap();
+    open.begin_turn(&key(DM)).unwrap().unwrap().receipt.wait().unwrap();
     open.mark_resume_pending(&key(GROUP), "test").unwrap();
     open.close().unwrap();
     drop(open);

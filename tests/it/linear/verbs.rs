@@ -74,6 +74,7 @@ pub fn put_back(store: &SessionStore, n: usize, letter: char, expects: impl Fn(&
             Answer::Put { expected, replaced: true, entry: Some(compared(&written.entry)) }
         }
         Put::Unexpected(found) => Answer::Put { expected, replaced: false, entry: found.as_ref().map(compared) },
+        other => panic!("{other:?}"),
     }
 }
 
@@ -127,7 +128,7 @@ impl Verbs for SessionStore {
                 };
                 Answer::Resolved { how, entry: compared(&resolved.entry) }
             }
-            Op::Reset => Answer::Entry(self.reset(&key).unwrap().map(|(entry, _)| compared(&entry))),
+            Op::Reset => Answer::Entry(self.reset(&key).unwrap().map(|written| compared(&written.entry))),
             Op::Prune => {
                 // The guard keeps the other key, so the report speaks of this one.
                 let mut policy = PrunePolicy::max_age_days(1);
