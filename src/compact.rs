@@ -37,7 +37,7 @@ impl SessionStore {
     /// if the store holds less than was synced, [`Error::Elsewhere`](crate::Error::Elsewhere) if the database is a link
     /// or a mount, which it would have to leave, [`Error::DiskFull`](crate::Error::DiskFull) if the copy does not fit,
     /// and those of [`open`](SessionStore::open). A store is never made, whatever `options` say.
-    pub fn compact(options: &Options, progress: impl FnMut(u64)) -> Result<CompactReport> {
+    pub fn compact(options: Options, progress: impl FnMut(u64)) -> Result<CompactReport> {
         options.check()?;
         let done = storage::compact(&options.path, options.cache_bytes, options.trust_group, progress)?;
         for repair in &done.repairs {

@@ -138,7 +138,7 @@ impl SessionStore {
     /// assert!(forgotten.unreadable.is_empty());
     /// store.close()?;
     /// drop(store);
-    /// SessionStore::compact(&options, |_| {})?; // the bytes are gone now
+    /// SessionStore::compact(options, |_| {})?; // the bytes are gone now
     /// # Ok(()) }
     /// ```
     pub fn forget(&self, prefix: &str) -> Result<ForgetReport> {

@@ -31,7 +31,7 @@ impl SessionStore {
     /// place, [`Error::Io`](crate::Error::Io) and its like if `input` or the disk fails,
     /// [`Error::Damaged`](crate::Error::Damaged) if the path holds what is left of a store, and
     /// [`Error::NotAStore`](crate::Error::NotAStore) if something else is there.
-    pub fn restore(options: &Options, input: impl Read, progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
+    pub fn restore(options: Options, input: impl Read, progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
         options.check()?;
         // A file that is no backup is refused before anything is made.
         let frames = FrameReader::begin(BufReader::new(input))?;

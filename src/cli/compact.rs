@@ -48,7 +48,7 @@ impl Compact {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         let started = Instant::now();
         let bar = progress::of_rows();
-        let done = SessionStore::compact(&options(db).cache_bytes(CACHE), |rows| bar.set_position(rows));
+        let done = SessionStore::compact(options(db).cache_bytes(CACHE), |rows| bar.set_position(rows));
         bar.finish_and_clear();
         let report = done.map_err(named)?;
         let seconds = (started.elapsed().as_secs_f64() * 1e6).round() / 1e6;

@@ -58,7 +58,7 @@ impl SessionStore {
     /// let file = r#"{"agent:main:discord:dm:1234": {"session_id": "20260612_000653_3f9a01c2",
     ///     "created_at": "2026-06-12T00:06:53", "updated_at": "2026-06-12T00:07:04.247913"}}"#;
     /// let options = Options::new(&path);
-    /// let report = SessionStore::create_from(&options, file.as_bytes(), ImportOptions::new(), |_| {})?;
+    /// let report = SessionStore::create_from(options.clone(), file.as_bytes(), ImportOptions::new(), |_| {})?;
     /// assert_eq!(report.imported, 1);
     /// assert_eq!(SessionStore::open(options)?.len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -71,7 +71,7 @@ impl SessionStore {
     /// [`Error::NotASessionFile`] and [`Error::ClockBehind`] as by `import`, and [`Error::Io`] and its like if the
     /// input, the quarantine or the disk fails.
     pub fn create_from(
-        options: &Options,
+        options: Options,
         input: impl Read,
         import: ImportOptions<'_>,
         mut progress: impl FnMut(&ImportProgress),

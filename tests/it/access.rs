@@ -189,13 +189,13 @@ fn make_all(root: &Path) -> Vec<String> {
             let made = match way {
                 "open" => SessionStore::open(options(&path)).map(drop),
                 "import" => SessionStore::create_from(
-                    &options(&path),
+                    options(&path),
                     &b"{}"[..],
                     cloakroom::import::ImportOptions::new(),
                     |_| {},
                 )
                 .map(drop),
-                _ => SessionStore::restore(&options(&path), &backup[..], |_| {}).map(drop),
+                _ => SessionStore::restore(options(&path), &backup[..], |_| {}).map(drop),
             };
             let left = path.exists().then(|| fs::read_dir(&path).unwrap().count());
             if made.is_ok() {

@@ -33,7 +33,7 @@ fn child_main() {
     let done = match part.as_str() {
         "restore" => {
             let file = fs::File::open(root.join("backup")).unwrap();
-            SessionStore::restore(&options(&root.join("sessions.db")), file, |_| {}).map(drop)
+            SessionStore::restore(options(&root.join("sessions.db")), file, |_| {}).map(drop)
         }
         "backup" => SessionStore::open(options(&root.join("sessions.db")).create(false)).and_then(|store| {
             let done = store.backup_to_file(root.join("backup"), BackupOptions::new().force(true), |_| {});
@@ -61,7 +61,7 @@ fn filled(entries: usize) -> (Everything, Vec<u8>) {
 }
 
 fn restore(path: &Path, file: &[u8]) -> Result<(), Error> {
-    SessionStore::restore(&options(path), file, |_| {}).map(drop)
+    SessionStore::restore(options(path), file, |_| {}).map(drop)
 }
 
 fn look(path: &Path, expected: &Everything) {
@@ -80,7 +80,7 @@ fn every_kind_of_entry_is_the_same_after_a_restoration() {
     let file = backup(&path);
     let back = dir.path().join("back");
     let mut told = Vec::new();
-    let report = SessionStore::restore(&options(&back), &*file, |at| told.push(*at)).unwrap();
+    let report = SessionStore::restore(options(&back), &*file, |at| told.push(*at)).unwrap();
     assert_eq!((report.entries, report.turns, report.notes, report.bytes), (41, 6, 1, file.len() as u64));
     assert_eq!(told.last().map(|at| (at.entries, at.bytes)), Some((41, file.len() as u64)));
     look(&back, &expected);
@@ -151,7 +151,7 @@ fn generated_stores_survive_a_backup_and_a_compaction() {
         restore(&back, &backup(&path)).unwrap();
         look(&back, &expected);
         for path in [&path, &back] {
-            SessionStore::compact(&options(path), |_| {}).unwrap();
+            SessionStore::compact(options(path), |_| {}).unwrap();
             look(path, &expected);
         }
     }
@@ -447,7 +447,7 @@ fn a_file_that_fails_to_read_leaves_nothing() {
     let dir = fast_dir();
     let path = dir.path().join("db");
     let input = Failing(Cursor::new(file[..file.len() - 100].to_vec()));
-    let error = SessionStore::restore(&options(&path), input, |_| {}).unwrap_err();
+    let error = SessionStore::restore(options(&path), input, |_| {}).unwrap_err();
     assert!(matches!(error, Error::Io { .. }) && chain(&error).contains("the medium is bad"), "{error:?}");
     assert!(!path.exists());
 }
@@ -671,7 +671,7 @@ fn settings_that_cannot_work_are_refused() {
     let (_, file) = filled(1);
     let home = Home::new();
     let options: Options = home.options().cache_bytes(1000).clock(ManualClock::new(NOW));
-    assert!(matches!(SessionStore::restore(&options, &*file, |_| {}), Err(Error::Setting { .. })));
-    assert!(matches!(SessionStore::compact(&options, |_| {}), Err(Error::Setting { .. })));
+    assert!(matches!(SessionStore::restore(options.clone(), &*file, |_| {}), Err(Error::Setting { .. })));
+    assert!(matches!(SessionStore::compact(options, |_| {}), Err(Error::Setting { .. })));
     assert!(!home.path().exists());
 }

@@ -24,7 +24,7 @@ fn child_main() {
     let (Ok(part), Ok(root)) = (std::env::var(CHILD_PART), std::env::var(CHILD_ROOT)) else { return };
     assert_eq!(part, "compact");
     let root = PathBuf::from(root);
-    let done = SessionStore::compact(&options(&root.join("sessions.db")), |_| {});
+    let done = SessionStore::compact(options(&root.join("sessions.db")), |_| {});
     ack(&root, &done.map_or_else(|error| format!("{error:?}"), |_| "compacted".into()));
 }
 
@@ -124,7 +124,7 @@ fn a_store_that_was_pruned_shrinks_and_stays_the_same() {
     let expected = everything(&store);
     drop(store);
     let mut told = Vec::new();
-    let report = SessionStore::compact(&home.options(), |rows| told.push(rows)).unwrap();
+    let report = SessionStore::compact(home.options(), |rows| told.push(rows)).unwrap();
     println!("{report:?}");
     assert_eq!(report.entries, 300);
     assert!((report.bytes_after - BALLAST) * 4 < report.bytes_before - BALLAST, "{report:?}");
@@ -145,7 +145,7 @@ fn every_kind_of_entry_is_the_same_after_a_compaction() {
     let expected = fill(&path, 40);
     assert_eq!((expected.0.len(), expected.1.len()), (41, 6));
     for _ in 0..2 {
-        SessionStore::compact(&options(&path), |_| {}).unwrap();
+        SessionStore::compact(options(&path), |_| {}).unwrap();
         assert_eq!(names(&path), ["LOCK", "checkpoint", "sled"]);
     }
     look(&path, &expected);
@@ -159,13 +159,13 @@ fn every_kind_of_entry_is_the_same_after_a_compaction() {
 #[test]
 fn what_is_no_sound_store_is_left_as_it_is() {
     let home = Home::new();
-    let missing = SessionStore::compact(&home.options(), |_| {}).unwrap_err();
+    let missing = SessionStore::compact(home.options(), |_| {}).unwrap_err();
     assert!(matches!(missing, Error::NotFound { .. }), "{missing:?}");
     assert!(!home.path().exists());
 
     let store = home.open();
     store.resolve(&source(1)).unwrap();
-    let open = SessionStore::compact(&home.options(), |_| {}).unwrap_err();
+    let open = SessionStore::compact(home.options(), |_| {}).unwrap_err();
     assert!(matches!(open, Error::Locked { .. }), "{open:?}");
     store.close().unwrap();
     drop(store);
@@ -174,7 +174,7 @@ fn what_is_no_sound_store_is_left_as_it_is() {
         db.open_tree("names").unwrap().clear().unwrap();
         db.flush().unwrap();
     }
-    let unsound = SessionStore::compact(&home.options(), |_| {}).unwrap_err();
+    let unsound = SessionStore::compact(home.options(), |_| {}).unwrap_err();
     assert!(matches!(unsound, Error::Unsound { violations: 1.., .. }), "{unsound:?}");
     assert_eq!(names(&home.path()), ["LOCK", "checkpoint", "sled"]);
 }
@@ -194,7 +194,7 @@ fn a_store_that_lost_something_keeps_its_files() {
     drop(store);
     fs::remove_dir_all(home.path().join("sled")).unwrap();
     copy_tree(&copy.path().join("sled"), &home.path().join("sled")).unwrap();
-    let error = SessionStore::compact(&home.options(), |_| {}).unwrap_err();
+    let error = SessionStore::compact(home.options(), |_| {}).unwrap_err();
     let said = chain(&error);
     assert!(said.contains("it holds 1 entries, and there were 2 when it was last synced"), "{said}");
 }

@@ -214,9 +214,9 @@ fn as_child(log: &Path, mut all: Inherited) {
         ("open shared", Box::new(|| verb(SessionStore::open_shared(Options::new(&new).create(true))))),
         ("open the same shared", Box::new(|| verb(SessionStore::open_shared(Options::new(store.path()))))),
         ("repair", Box::new(|| verb(SessionStore::repair(Options::new(&new), new.with_extension("q"))))),
-        ("compact", Box::new(|| verb(SessionStore::compact(&Options::new(&new), |_| {})))),
+        ("compact", Box::new(|| verb(SessionStore::compact(Options::new(&new), |_| {})))),
         ("create_from", {
-            let create = || SessionStore::create_from(&Options::new(&new), empty(), ImportOptions::new(), |_| {});
+            let create = || SessionStore::create_from(Options::new(&new), empty(), ImportOptions::new(), |_| {});
             Box::new(move || verb(create()))
         }),
     ];

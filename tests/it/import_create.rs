@@ -21,7 +21,7 @@ fn options(path: &Path) -> Options {
 }
 
 fn create(path: &Path, text: impl AsRef<[u8]>) -> Result<ImportReport, Error> {
-    SessionStore::create_from(&options(path), text.as_ref(), ImportOptions::new(), |_| {})
+    SessionStore::create_from(options(path), text.as_ref(), ImportOptions::new(), |_| {})
 }
 
 /// All there is to see of an import.
@@ -44,7 +44,7 @@ fn outcome(text: &[u8], set: Set, create: bool) -> Outcome {
     let import = set(ImportOptions::new().zone("Asia/Tokyo".parse().unwrap())).quarantine(&mut quarantine);
     let tell = |at: &ImportProgress| progress.push(*at);
     let report = if create {
-        SessionStore::create_from(&options(&path), text, import, tell)
+        SessionStore::create_from(options(&path), text, import, tell)
     } else {
         SessionStore::open(options(&path).create(true)).and_then(|store| store.import(text, import, tell))
     };
@@ -241,7 +241,7 @@ fn after_an_error_nothing_is_left() {
     fs::create_dir(&empty).unwrap();
     for path in [&none, &empty] {
         let input = Failing(&text.as_bytes()[..text.len() - 3]);
-        let error = SessionStore::create_from(&options(path), input, ImportOptions::new(), |_| {}).unwrap_err();
+        let error = SessionStore::create_from(options(path), input, ImportOptions::new(), |_| {}).unwrap_err();
         assert!(matches!(error, Error::Io { .. }) && chain(&error).contains("the medium is bad"), "{error:?}");
         for text in ["", "[]", " "] {
             assert!(matches!(create(path, text), Err(Error::NotASessionFile { .. })), "{text:?}");
@@ -257,10 +257,10 @@ fn after_an_error_nothing_is_left() {
         }
         let mut full = Full;
         let import = ImportOptions::new().quarantine(&mut full);
-        let error = SessionStore::create_from(&options(path), &b"{\"k\": 1}"[..], import, |_| {}).unwrap_err();
+        let error = SessionStore::create_from(options(path), &b"{\"k\": 1}"[..], import, |_| {}).unwrap_err();
         assert!(chain(&error).contains("no room"), "{error:?}");
         let panics =
-            || SessionStore::create_from(&options(path), text.as_bytes(), ImportOptions::new(), |_| panic!("progress"));
+            || SessionStore::create_from(options(path), text.as_bytes(), ImportOptions::new(), |_| panic!("progress"));
         assert!(std::panic::catch_unwind(panics).is_err());
     }
     assert!(!none.exists());
@@ -279,7 +279,7 @@ fn a_dry_run_makes_nothing_and_reports_the_same() {
     let path = dir.path().join("db");
     let dry = || {
         let import = ImportOptions::new().dry_run(true);
-        SessionStore::create_from(&options(&path), text.as_bytes(), import, |_| {})
+        SessionStore::create_from(options(&path), text.as_bytes(), import, |_| {})
     };
     let mut report = dry().unwrap();
     assert!(!path.exists());
@@ -298,7 +298,7 @@ fn what_is_at_the_path_is_told_as_by_an_opening() {
     create(&store, &text).unwrap();
     for _ in 0..2 {
         let mut input = text.as_bytes();
-        let error = SessionStore::create_from(&options(&store), &mut input, ImportOptions::new(), |_| {}).unwrap_err();
+        let error = SessionStore::create_from(options(&store), &mut input, ImportOptions::new(), |_| {}).unwrap_err();
         assert!(matches!(&error, Error::StoreExists { path } if *path == store), "{error:?}");
         assert_eq!(input.len(), text.len());
         std::mem::forget(SessionStore::open(options(&store)));

@@ -38,7 +38,7 @@ fn child_main() {
     let import = ImportOptions::new().zone("Europe/Berlin".parse().unwrap());
     let tell = |at: &ImportProgress| println!("AT {}", at.read);
     if std::env::var_os(CREATE).is_some() {
-        SessionStore::create_from(&options, text().as_bytes(), import, tell).unwrap();
+        SessionStore::create_from(options, text().as_bytes(), import, tell).unwrap();
     } else {
         SessionStore::open(options).unwrap().import(text().as_bytes(), import, tell).unwrap();
     }
@@ -88,7 +88,7 @@ fn a_creation_that_is_killed_leaves_no_store_or_all_of_it() {
             Err(Error::NotFound { .. } | Error::NotAStore { .. }) => {
                 cut_short += 1;
                 let import = ImportOptions::new().zone("Europe/Berlin".parse().unwrap());
-                SessionStore::create_from(&options, text().as_bytes(), import, |_| {}).unwrap();
+                SessionStore::create_from(options, text().as_bytes(), import, |_| {}).unwrap();
             }
             Err(error) => panic!("round {round}: {error:?}"),
         }

@@ -21,13 +21,13 @@ fn refused(input: &[u8], set: impl Fn(ImportOptions<'_>) -> ImportOptions<'_>) -
         errors.push(fresh.try_import(input, set(ImportOptions::new()).dry_run(dry_run)).map_err(text));
         assert!(fresh.store.is_empty());
         let import = set(ImportOptions::new()).zone("Europe/Berlin".parse().unwrap()).dry_run(dry_run);
-        errors.push(SessionStore::create_from(&options, input, import, |_| {}).map_err(text));
+        errors.push(SessionStore::create_from(options.clone(), input, import, |_| {}).map_err(text));
         assert!(!path.exists());
     }
     errors.dedup();
     assert!(matches!(errors.as_slice(), [Err(_)]), "{errors:?}");
     let import = set(ImportOptions::new()).zone("Europe/Berlin".parse().unwrap());
-    SessionStore::create_from(&options, input, import, |_| {}).unwrap_err()
+    SessionStore::create_from(options, input, import, |_| {}).unwrap_err()
 }
 
 fn taken(input: &str, set: impl Fn(ImportOptions<'_>) -> ImportOptions<'_>) -> ImportReport {
@@ -35,7 +35,7 @@ fn taken(input: &str, set: impl Fn(ImportOptions<'_>) -> ImportOptions<'_>) -> I
     let dir = fast_dir();
     let options = Options::new(dir.path().join("db")).clock(ManualClock::new(Timestamp::from_micros(NOW)));
     let import = set(ImportOptions::new()).zone("Europe/Berlin".parse().unwrap());
-    assert_eq!(SessionStore::create_from(&options, input.as_bytes(), import, |_| {}).unwrap(), report);
+    assert_eq!(SessionStore::create_from(options, input.as_bytes(), import, |_| {}).unwrap(), report);
     report
 }
 

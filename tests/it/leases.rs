@@ -304,9 +304,9 @@ fn a_backup_has_the_leases_of_its_moment_and_a_compaction_keeps_them() {
     let report = store.backup(&mut late, |_| {}).unwrap();
     assert_eq!((report.entries, report.leases), (2, 1));
     let to = options(&home.path().with_file_name("restored")).clock(home.clock.clone());
-    assert_eq!(SessionStore::restore(&to, &late.1[..], |_| {}).unwrap().leases, 1);
+    assert_eq!(SessionStore::restore(to.clone(), &late.1[..], |_| {}).unwrap().leases, 1);
     assert_eq!(held(&SessionStore::open(to.clone()).unwrap()), [job(0)]);
-    SessionStore::compact(&to, |_| {}).unwrap();
+    SessionStore::compact(to.clone(), |_| {}).unwrap();
     let again = SessionStore::open(to).unwrap();
     assert_eq!(held(&again), [job(0)]);
     assert_sound(&again);

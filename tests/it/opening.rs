@@ -246,14 +246,14 @@ const VERBS: [(&str, Verb); 7] = [
     ("create", |path, _| {
         let file = r#"{"agent:main:discord:dm:1": {"session_id": "s", "created_at": "2026-06-12T00:06:53Z",
             "updated_at": "2026-06-12T00:06:53Z"}}"#;
-        Ok(SessionStore::create_from(&options(path), file.as_bytes(), ImportOptions::new(), |_| {})?.imported)
+        Ok(SessionStore::create_from(options(path), file.as_bytes(), ImportOptions::new(), |_| {})?.imported)
     }),
     ("create, dry", |path, _| {
         let import = ImportOptions::new().dry_run(true);
-        Ok(SessionStore::create_from(&options(path), &b"{}"[..], import, |_| {})?.imported)
+        Ok(SessionStore::create_from(options(path), &b"{}"[..], import, |_| {})?.imported)
     }),
-    ("restore", |path, whole| Ok(SessionStore::restore(&options(path), whole.backup.as_slice(), |_| {})?.entries)),
-    ("compact", |path, _| Ok(SessionStore::compact(&options(path), |_| {})?.entries)),
+    ("restore", |path, whole| Ok(SessionStore::restore(options(path), whole.backup.as_slice(), |_| {})?.entries)),
+    ("compact", |path, _| Ok(SessionStore::compact(options(path), |_| {})?.entries)),
     ("repair", |path, _| Ok(SessionStore::repair(options(path), path.with_extension("bad"))?.repairs.entries)),
 ];
 
@@ -412,7 +412,7 @@ fn a_database_behind_a_link_stays_where_it_is() {
         fs::rename(&from, &to).unwrap();
         symlink(&to, &from).unwrap();
         let before = files();
-        let error = SessionStore::compact(&options(&path), |_| {}).unwrap_err();
+        let error = SessionStore::compact(options(&path), |_| {}).unwrap_err();
         assert!(matches!(&error, Error::Elsewhere { path: found, .. } if *found == path), "{error:?}");
         assert!(error.to_string().contains(from.to_str().unwrap()), "{error}");
         assert!(files() == before);
@@ -445,7 +445,7 @@ fn a_database_behind_a_link_stays_where_it_is() {
         fs::rename(other.path().join("unmounted"), &from).unwrap();
     }
     assert!(!fs::symlink_metadata(&link).unwrap().is_symlink());
-    SessionStore::compact(&options(&path), |_| {}).unwrap();
+    SessionStore::compact(options(&path), |_| {}).unwrap();
     assert_eq!(reopened(&path).len(), 300);
 }
 

@@ -71,7 +71,7 @@ fn names(dir: &Path) -> Vec<String> {
 fn assert_whole(root: &Path) {
     let restored = fast_dir();
     let db = restored.path().join("db");
-    SessionStore::restore(&options(&db), File::open(root.join("backup")).unwrap(), |_| {}).unwrap();
+    SessionStore::restore(options(&db), File::open(root.join("backup")).unwrap(), |_| {}).unwrap();
     assert_eq!(fs::read_to_string(root.join("export")).unwrap().lines().count(), 50);
 }
 

@@ -337,7 +337,7 @@ fn what_is_forgotten_is_in_no_file_after_a_compaction() {
     let found = || traces.map(|trace| holds(&home.path(), trace.as_bytes()));
     // As the docs say: the files keep them until then.
     assert_eq!(found(), [true; 4]);
-    SessionStore::compact(&home.options(), |_| {}).unwrap();
+    SessionStore::compact(home.options(), |_| {}).unwrap();
     assert_eq!(found(), [false; 4]);
     assert!(holds(&home.path(), b"other-user"));
     assert_sound(&home.open());

@@ -110,7 +110,7 @@ fn a_store_that_is_opened_plainly_is_not_shared_and_the_error_says_where_it_is_o
     drop(plain);
     let shared = SessionStore::open_shared(home.options()).unwrap();
     told(SessionStore::open(home.options()));
-    assert!(is_ours(SessionStore::compact(&home.options(), |_| {})));
+    assert!(is_ours(SessionStore::compact(home.options(), |_| {})));
     drop(shared);
     home.open();
 }

@@ -34,7 +34,7 @@ impl<F: FnMut(usize)> Write for Meddler<F> {
 fn restored(file: &[u8], look: impl FnOnce(&SessionStore)) {
     let dir = fast_dir();
     let path = dir.path().join("db");
-    SessionStore::restore(&options(&path), file, |_| {}).unwrap();
+    SessionStore::restore(options(&path), file, |_| {}).unwrap();
     let store = SessionStore::open(options(&path)).unwrap();
     assert_sound(&store);
     look(&store);

@@ -141,7 +141,7 @@ impl Restore {
             (Box::new(file), bytes)
         };
         let bar = progress::of_bytes(bytes);
-        let done = SessionStore::restore(&options(db), input, |at: &BackupProgress| {
+        let done = SessionStore::restore(options(db), input, |at: &BackupProgress| {
             bar.set_position(at.bytes);
             bar.set_message(format!("{} entries", thousands(at.entries)));
         });

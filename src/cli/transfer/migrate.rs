@@ -143,7 +143,7 @@ impl Migrate {
         let opening = options(db).cache_bytes(CACHE);
         let sink: &mut dyn Write = if to_stdout { out } else { &mut quarantine };
         let options = self.options(&source, is_wanted.then_some(&mut *sink));
-        let made = SessionStore::create_from(&opening, &mut source, options, |progress| show(&bar, progress));
+        let made = SessionStore::create_from(opening.clone(), &mut source, options, |progress| show(&bar, progress));
         let report = match made {
             // Nothing of the file has been read yet.
             Err(Error::StoreExists { .. }) => {
