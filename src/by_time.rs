@@ -1,7 +1,7 @@
 //! The entries of one bucket of the index by age, in the order of their exact time.
 //!
-//! The index knows the minute alone, and the exact time stands in each entry's hot record. So whoever wants the first few
-//! of a minute looks at all of it, but keeps no more of it than asked for.
+//! The index knows the minute alone, and the exact time stands in each entry's hot record. So a reader of the first few
+//! of a minute looks at all of it, but keeps no more of it than it needs.
 
 use crate::codec::{Bucket, Fingerprint, Hot};
 use crate::error::Result;

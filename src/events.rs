@@ -1,4 +1,4 @@
-//! Events: what became of which session, for whoever wants to hear.
+//! Events: what became of which session, for listeners.
 
 use std::iter::FusedIterator;
 use std::sync::Arc;
@@ -25,9 +25,9 @@ const MAX_CAPACITY: usize = 1 << 16;
 
 /// Something became of a session.
 ///
-/// It is told when the change is made, before it is durable: a crash may undo what was told. Events of one key from
-/// different threads may be told in another order than the changes were made in. Each call of a verb tells one event of
-/// an entry, if it has changed it; that a wrong time was set right meanwhile is not told.
+/// It is sent when the change is made, before it is durable: a crash may undo the change. Events of one key from
+/// different threads may come in another order than the changes were made in. Each call of a verb sends one event of
+/// an entry, if it has changed it, and none for a wrong time that was set right meanwhile.
 ///
 /// As JSON it is one object, whose fields are all there, `null` where they do not apply:
 ///
@@ -89,10 +89,10 @@ pub enum EventKind {
     },
     /// That was taken back.
     ResumeCleared,
-    /// Something else of it has changed: details, extras, counters, other flags, times. Told to those who
+    /// Something else of it has changed: details, extras, counters, other flags, times. Sent to listeners that
     /// [asked for it](EventOptions::updates).
     Updated,
-    /// The user was active, and nothing but `updated_at` and the turn has changed. Told to those who
+    /// The user was active, and nothing but `updated_at` and the turn has changed. Sent to listeners that
     /// [asked for it](EventOptions::touches).
     Touched,
     /// It has another key: that of the event.
@@ -237,7 +237,7 @@ impl Iterator for Events {
 
 impl FusedIterator for Events {}
 
-/// Those who listen to a store.
+/// The listeners of a store.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     all: RwLock<Vec<Listener>>,
@@ -252,7 +252,7 @@ struct Listener {
     dropped: Arc<AtomicU64>,
 }
 
-/// What is to be told of an entry.
+/// What listeners are to hear of an entry.
 #[derive(Debug)]
 pub(crate) struct Told {
     kind: EventKind,
@@ -301,7 +301,7 @@ impl Listeners {
         self.wanted.store(all.iter().fold(0, |wanted, one| wanted | one.wanted), Ordering::Release);
     }
 
-    /// Tells everybody who wants it and has room for it.
+    /// Sends it to all listeners that want it and have room for it.
     fn tell(&self, event: &Event) {
         let (class, mut gone, mut dropped) = (event.kind.class(), false, 0);
         for listener in self.all.read().iter().filter(|listener| listener.wanted & class != 0) {
@@ -316,7 +316,7 @@ impl Listeners {
         }
         // If the lock is taken, the next event cleans up.
         if gone && let Some(mut all) = self.all.try_write() {
-            // The counter is shared with the one who listens, and with nobody else.
+            // The counter is shared with the listener, and with nobody else.
             all.retain(|listener| Arc::strong_count(&listener.dropped) > 1);
             self.count(&all);
         }
@@ -347,7 +347,7 @@ impl SessionStore {
         self.listeners().listen(options.into())
     }
 
-    /// Tells what became of an entry to those who want to hear of its class, if there are any. Call it with no entry
+    /// Sends what became of an entry to the listeners that want its class, if there are any. Call it with no entry
     /// locked: it asks the clock.
     pub(crate) fn tell(&self, key: &SessionKey, class: u8, told: impl FnOnce() -> Told) {
         if !self.listeners().want(class) {

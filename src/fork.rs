@@ -1,8 +1,8 @@
 //! Whether this process is a fork of one that has used stores.
 //!
 //! Of a fork's threads only the one that forked is in the child: the committer, sled's threads and whoever held a lock
-//! are gone, and the file lock belongs to both. So a child leaves everything alone: all that it can be answered is
-//! [`Error::Forked`](crate::Error::Forked), before a lock is taken, and what it drops is forgotten. It cannot open a store either,
+//! are gone, and the file lock belongs to both. So a child leaves everything alone: every call answers
+//! [`Error::Forked`](crate::Error::Forked) before a lock is taken, and what it drops is forgotten. It cannot open a store either,
 //! for sled's threads are those of the process.
 //!
 //! A handler of `pthread_atfork` counts: to ask for the process id would cost a system call each time.
@@ -26,7 +26,7 @@ pub(crate) fn notice() -> io::Result<()> {
 /// Whether the process was forked after it had used a store.
 #[inline]
 pub(crate) fn is_child() -> bool {
-    // The guard forgets a fork that it has told of. Its copy may.
+    // The guard forgets a fork that it has reported. Its copy may do so.
     FIRST_USE.get().is_some_and(|guard| guard.clone().detected_fork())
 }
 

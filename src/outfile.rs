@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::random;
 
-/// Has `write` fill a file that only its owner may read, and puts it at `path`.
+/// Lets `write` fill a file that only its owner may read, and puts it at `path`.
 ///
 /// It is written beside `path` under another name, which ends with `unfinished`, synced and renamed: at `path` there is
 /// the whole file or what was there before, even after a power cut. What was there is replaced only with `force`, and

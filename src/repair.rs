@@ -24,9 +24,10 @@ impl SessionStore {
     /// Makes a store sound that [`verify`](SessionStore::verify) finds faults in, and closes it.
     ///
     /// Every index is built anew from the entries, and what belongs to none is removed. An entry stays if its cold
-    /// record reads. What is removed and held something goes to the file `quarantine` before, as JSON lines, readable
-    /// by its owner alone; lines are added to a file that is there. Afterwards `verify` finds nothing. Cut short, it
-    /// has lost nothing: run it again. A store whose checkpoint is lost, which no opening takes, gets a new one. It is for a store that is closed; nobody else can open it meanwhile.
+    /// record can be decoded. What is removed and held something goes to the file `quarantine` before, as JSON lines,
+    /// readable by its owner alone; lines are added to a file that is there. Afterwards `verify` finds nothing. A repair
+    /// that was cut short has lost nothing: run it again. A store whose checkpoint is lost, which no opening takes, gets a
+    /// new one. It is for a store that is closed; nobody else can open it meanwhile.
     ///
     /// # Errors
     /// Those of [`open`](SessionStore::open), for a database that does not open cannot be repaired: restore a backup.

@@ -97,7 +97,7 @@ impl ResetPolicy {
         Ok(Self { idle: Self::idle(minutes).idle, ..Self::daily(hour, zone)? })
     }
 
-    /// The rule that ends, at `now`, a session last active at `updated_at`. Idleness is told first, where both do.
+    /// The rule that ends, at `now`, a session last active at `updated_at`. Idleness comes first, where both do.
     #[must_use]
     pub fn due(&self, updated_at: Timestamp, now: Timestamp) -> Option<ReplaceReason> {
         if self.idle.is_some_and(|idle| now.since(updated_at) > idle) {

@@ -23,7 +23,7 @@ pub struct SessionSource {
     pub chat_id: Option<String>,
     /// Its name.
     pub chat_name: Option<String>,
-    /// Who wrote.
+    /// The user that wrote.
     pub user_id: Option<String>,
     /// Their name.
     pub user_name: Option<String>,

@@ -49,9 +49,9 @@ impl SessionStore {
     /// nothing that is changed later is in it, and everything before is, and on disk when the first entry is written.
     /// Notes of imported files and the time zone are those of a moment soon after.
     ///
-    /// Others wait until that moment is there, and while an entry is read that they want too. Who replaces or removes an
-    /// entry before it is written reads it first, and its old content stays in memory so long: of a touched or new entry
-    /// about 400 bytes, of a replaced or removed one all of it, extras included. With more than 256 MiB of that the
+    /// Other threads wait until that moment is there, and while an entry is read that they want too. A thread that replaces
+    /// or removes an entry before it is written reads it first, and its old content stays in memory until then: of a
+    /// touched or new entry about 400 bytes, of a replaced or removed one all of it, extras included. With more than 256 MiB of that the
     /// backup fails. Beside that memory grows with the open turns, and not with the store.
     ///
     /// The format is documented in `src/backup/mod.rs`; it has the names and texts of people in it, and nothing is

@@ -39,7 +39,7 @@ const NAME: usize = 28;
 ///   resume_pending   true or false
 ///   pinned           true or false
 ///   total_tokens     tokens used by this run
-///   extras_bytes     bytes of JSON kept with the entry and not read
+///   extras_bytes     bytes of JSON kept with the entry for the gateway
 ///
 /// An entry that cannot be decoded is left out; the others are listed, and the exit code is 1.
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@
 //! | the form of an imported entry | as any text, but always named by the cold record |
 //!
 //! So a change writes the cold record and what is long in the change, and reads the directory. [`arrange`] decides all of
-//! this. Who writes keeps to an order: new parts, then the record, then the removal of parts that it names no more. Then
+//! this. A writer keeps to an order: new parts, then the record, then the removal of parts that it names no more. Then
 //! a crash leaves the old extras or the new ones, and parts that no record names at the most.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -250,7 +250,7 @@ pub(crate) enum NewExtras<'a> {
 #[derive(Debug)]
 pub(crate) enum ArrangeError<E> {
     Encode(CodecError),
-    /// It would have so many bytes of extras.
+    /// It would have this many bytes of extras.
     TooLarge(usize),
     Base(E),
 }

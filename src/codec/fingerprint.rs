@@ -76,7 +76,7 @@ impl Seed {
 }
 
 impl fmt::Debug for Seed {
-    /// Not the seed itself: who knows it can make fingerprints meet.
+    /// Not the seed itself: somebody who knows it can make fingerprints collide.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seed")
     }

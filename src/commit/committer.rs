@@ -15,7 +15,7 @@ use crate::meter;
 use crate::storage::Writer;
 use crate::sync::{Inbox, Sender, Wake};
 
-/// Changes after which their memory is freed, so that writers who wait for room go on soon.
+/// Changes after which their memory is freed, so that writers that wait for room go on soon.
 const PIECE: usize = if cfg!(test) { 4 } else { 2048 };
 /// How often the checkpoint file is written.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Commits until it is told to close, or nobody is left to tell it.
+    /// Commits until an order to close comes, or nobody is left to send one.
     pub(super) fn run(mut self) {
         // The journal of the last opening may be due.
         let _ = self.guarded(Self::tend);
@@ -73,7 +73,7 @@ impl Committer {
                 Wake::Due => {
                     let _ = self.guarded(Self::tend);
                 }
-                // Whoever asked may have given up.
+                // The thread that asked may have given up.
                 Wake::Order(Order::Recheck(rows, answer)) => {
                     let _ = answer.send(self.guarded(|this| this.recheck(&rows)));
                 }

@@ -122,7 +122,7 @@ impl Commits {
         Ok(Self { core, orders, committer, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })
     }
 
-    /// What the threads share, for whoever may take its locks: not for a forked process. All verbs come through here.
+    /// What the threads share. A forked process must not take its locks, and gets an error. All verbs come through here.
     fn core(&self) -> Result<&Core> {
         if fork::is_child() { Err(Error::Forked { path: self.path().to_path_buf() }) } else { Ok(&self.core) }
     }
@@ -211,7 +211,7 @@ impl Commits {
         Ok(())
     }
 
-    /// Has the changes of `commit` written to the trees, without waiting for a sync.
+    /// Applies the changes of `commit` to the trees; does not wait for a sync.
     fn wait_taken(&self, commit: u64) -> Result<()> {
         let Core { progress, .. } = self.core()?;
         progress.kick();
@@ -283,7 +283,7 @@ impl Commits {
         self.wait_taken(pending.open_commit())
     }
 
-    /// Has the committer clear those index rows that are out of date. Returns how many were.
+    /// Clears those index rows that are out of date, on the committer. Returns how many were.
     pub(crate) fn recheck(&self, rows: Vec<ActivityRow>) -> Result<u64> {
         if rows.is_empty() {
             return Ok(0);
@@ -355,7 +355,7 @@ impl Commits {
 impl Drop for Commits {
     fn drop(&mut self) {
         if self.thread.get_mut().is_none() {
-            // Closed before, and its outcome was told.
+            // It was closed before, and that call returned the outcome.
             return;
         }
         if self.committer == current().id() {

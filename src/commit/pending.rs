@@ -52,7 +52,7 @@ pub(crate) struct Pending {
     open_commit: AtomicU64,
     /// The newest commit whose changes are all in the trees.
     applied: AtomicU64,
-    /// The last commit took a change that was told the number of the next one.
+    /// The last commit took a change that had got the number of the next one.
     is_ahead: AtomicBool,
     /// Entries there are, changes that wait included.
     pub(super) count: AtomicU64,
@@ -147,7 +147,7 @@ impl Pending {
         Ok(EntryLock { pending: self, engine, shard, place })
     }
 
-    /// Likewise for reading alone. Of an entry that is not there nothing is kept in memory.
+    /// Like `lock`, for reading alone. Of an entry that is not there nothing is kept in memory.
     pub(super) fn look<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<Option<EntryLock<'a>>> {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
@@ -178,7 +178,7 @@ impl Pending {
     /// Closes the open commit and takes its changes, and what goes with them.
     ///
     /// A change that reads the old number holds its shard's lock while it does, so its queue is taken after it; one
-    /// that comes later may be taken too, ahead of the number it was told.
+    /// that comes later may be taken too, ahead of the number it got.
     pub(super) fn take(&self) -> Taken {
         let _takes = self.takes.lock();
         let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
@@ -328,7 +328,7 @@ impl Pending {
 
     /// Begins a snapshot of all entries as they are now.
     pub(super) fn begin_snapshot(&self) -> Arc<Kept> {
-        // Whoever locks more than one does it in this order. A turn begins, and a lease that is kept on disk is taken, with
+        // More than one are locked in this order only. A turn begins, and a lease that is kept on disk is taken, with
         // its entry locked, so turns and leases are of this moment too.
         let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
         let pending = self.new_ids.lock().values().flatten().cloned().collect();

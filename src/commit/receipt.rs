@@ -267,7 +267,7 @@ impl Progress {
 ///
 /// A change is visible to every reader as soon as the verb returns. Whoever drops the receipt accepts that a power
 /// cut may undo the last `commit_interval` and the commit in flight. [`wait`](Receipt::wait) blocks; `.await` works
-/// on any async runtime. Both start a commit at once, and all who wait share its sync.
+/// on any async runtime. Both start a commit at once, and all that wait share its sync.
 ///
 /// ```no_run
 /// # fn f(store: &cloakroom::SessionStore, key: &cloakroom::SessionKey) -> Result<(), cloakroom::Error> {
@@ -361,7 +361,7 @@ impl Future for Receipt {
         // Cloned and dropped with no lock held: it is the caller's code.
         let waker = context.waker().clone();
         let mut waiting = progress.waiting.lock();
-        // Looked at under the lock: who sets the outcome takes it before it wakes those that wait.
+        // Looked at under the lock: the thread that sets the outcome takes it before it wakes those that wait.
         if let Some(outcome) = progress.outcome(*commit) {
             return Poll::Ready(outcome);
         }

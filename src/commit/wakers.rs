@@ -42,7 +42,7 @@ struct State {
 }
 
 impl Wakers {
-    /// Has the wakers called. Does not wait for them.
+    /// Queues the wakers for a thread to call. Does not wait for them.
     pub(super) fn call(self: &Arc<Self>, wakers: Vec<Waker>) {
         let mut state = self.state.lock();
         state.queue.extend(wakers);
@@ -58,7 +58,7 @@ impl Wakers {
         self.changed.notify_all();
     }
 
-    /// Has a thread call what waits, or watch the one that does.
+    /// Makes sure that a thread calls what waits, and that another watches it.
     fn rouse(self: &Arc<Self>, state: &mut State) {
         let is_running = state.running.is_some();
         if state.queue.is_empty() || (is_running && state.is_watched) {

@@ -156,7 +156,7 @@ impl Load {
         }
     }
 
-    /// Has what was read so far written.
+    /// Sends what was read so far to the writer.
     fn send_batch(&mut self) -> Result<()> {
         if self.batch.is_empty() {
             return Ok(());

@@ -102,7 +102,7 @@ impl PrunePolicy {
         max_age.is_none() && max_entries.is_none() && max_disk_bytes.is_none()
     }
 
-    /// Zero is no limit anywhere: it would take everything, for a slip of the one who computed it.
+    /// Zero is no limit anywhere: it would take everything, for a slip in a computation.
     fn limits(&self) -> Self {
         Self {
             max_age: self.max_age.filter(|age| !age.is_zero()),

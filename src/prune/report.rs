@@ -62,7 +62,7 @@ pub struct PruneReport {
     /// By how many bytes that is still above the low-water mark, because the rest are protected or in use. Zero if
     /// the cap is met, or there is none.
     pub bytes_over_cap: u64,
-    /// The pass was told to stop before its end.
+    /// The pass was asked to stop before its end.
     pub stopped: bool,
     /// Nothing was removed, since the clock is [doubted](crate::report::OpenReport::clock_doubted).
     pub clock_doubted: bool,

@@ -224,7 +224,7 @@ fn change_all(store: &SessionStore) -> Receipt {
     changed.into_iter().flatten().last().unwrap()
 }
 
-/// Who is left if `asked` was changed between the question and the removal.
+/// Which entries are left if `asked` was changed between the question and the removal.
 fn left(asked: bool) -> Vec<String> {
     let saved = |user: &String| {
         KINDS.iter().any(|kind| kind.saves() && user.ends_with(&format!("-{kind:?}"))) || (asked && user == "asked")

@@ -1,10 +1,10 @@
-//! Who may use the store's directory: its owner, and nobody else.
+//! Access to the store's directory: its owner may use it, and nobody else.
 //!
 //! A directory that others can read is closed to them without a word. One that others can write to may hold anything
 //! by now (a database of theirs, or a symlink where our files go), so it is refused. An empty one of our own is taken.
 //!
-//! Whoever trusts a group may have a directory that this group can write to, or another user's, such as a volume in
-//! Kubernetes, which is root's and its `fsGroup`'s. The group must be one of the process's own.
+//! With [`trust_group`](crate::Options::trust_group) the group may write to it too, or it may be another user's, such as a volume
+//! in Kubernetes, which is root's and its `fsGroup`'s. The group must be one of the process's own.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;

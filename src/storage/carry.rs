@@ -24,9 +24,9 @@ const SLICE: usize = 1024;
 const SLICE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_SLICES: usize = 16;
 
-/// Records that are in their trees already cost a look. So many of them count as one that is written.
+/// Records that are in their trees already cost a look. This many of them count as one that is written.
 const LOOKS_PER_WRITE: usize = 8;
-/// Likewise of those that are only passed on the walk through the memtable.
+/// The same for those that are only passed on the walk through the memtable.
 const STEPS_PER_WRITE: usize = 64;
 
 impl Journal {

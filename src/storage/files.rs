@@ -104,7 +104,7 @@ pub(super) fn install(new: &Path, store: &Path) -> Result<()> {
     sync_directory(store)?;
     fs::rename(new, database(store)).map_err(|e| Error::io("rename", new, e))?;
     sync_directory(store).inspect_err(|_| {
-        // Whoever made it is told that there is none.
+        // The caller gets an error, so there must be no database.
         let _ = fs::rename(database(store), new);
     })
 }

@@ -191,7 +191,7 @@ impl Group {
     }
 
     /// The rows to put, in the order in which their trees are to be written. The hot record is what makes a new entry
-    /// whole, so it goes last; a changed one is told by its cold record, so that goes before what hangs on it. Leases hang
+    /// whole, so it goes last; a changed one is recognised by its cold record, so that goes before what hangs on it. Leases hang
     /// on nothing, and are not written again with the rest.
     pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 7] {
         [

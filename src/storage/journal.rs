@@ -2,8 +2,8 @@
 //!
 //! A touch changes a hot record and, now and then, its row in the index by age: three writes at three random places of
 //! two trees. In a large store each of them misses the processor's caches. So the committer writes the new hot records
-//! one after the other into rows of the tree `journal`, and keeps them in the [`Memtable`](super::memtable) for all who
-//! read. Later, and in the order of the trees, it *carries* them to `activity` and `by_updated_at`, and removes the
+//! one after the other into rows of the tree `journal`, and keeps them in the [`Memtable`](super::memtable) for all
+//! readers. Later, and in the order of the trees, it *carries* them to `activity` and `by_updated_at`, and removes the
 //! rows (`carry.rs`). The journal has two halves: while one is carried, the other grows. (Log-structured merge trees do this with
 //! all their data: O'Neil and others, 1996.)
 //!

@@ -58,7 +58,7 @@ pub(crate) fn wait_released(hold: Hold, patience: Duration) -> bool {
 /// How things stand with what was written.
 ///
 /// A write or a sync that fails leaves pages that look written, are not on disk, and that no sync saves unless they are
-/// written again. Linux tells such an error once, and to nobody who opens the file later. So a process may die of, or
+/// written again. Linux reports such an error once, and never to a process that opens the file later. So a process may die of, or
 /// right after, a failure that nobody will ever hear of again, and any state but [`State::Closed`] leaves what was written
 /// since the last sync in doubt.
 ///
@@ -126,7 +126,7 @@ impl Drop for Lock {
         if fork::is_child() {
             return;
         }
-        // Held meanwhile, so that whoever takes the lock next comes in after this.
+        // Held meanwhile, so that the next thread that takes the lock comes in after this.
         let mut held = HELD.lock();
         if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "the store could not be unlocked; closing its file does that too");
@@ -136,7 +136,7 @@ impl Drop for Lock {
     }
 }
 
-/// Refuses to open a store in a process that was forked after another was opened. Whoever forks later is noticed.
+/// Refuses to open a store in a process that was forked after another was opened. Later forks are noticed.
 pub(crate) fn check_process(store: &Path) -> Result<()> {
     fork::notice().map_err(|error| Error::io("watch for forks of the process that opens", store, error))?;
     if fork::is_child() { Err(Error::Forked { path: store.to_path_buf() }) } else { Ok(()) }
@@ -146,7 +146,7 @@ impl Lock {
     pub(super) fn take(store: &Path) -> Result<Self> {
         let path = store.join(LOCK);
         let (mut file, denied) = match access::private_file(&path) {
-            // One that cannot be written can be locked all the same. Who has it open elsewhere is told first: a copy
+            // One that cannot be written can be locked all the same. That the store is in use is reported first: a copy
             // would not be whole.
             Err(denied @ Error::PermissionDenied { .. }) => match File::open(&path) {
                 Ok(file) => (file, Some(denied)),

@@ -1,8 +1,8 @@
 //! Hot records that are newer than those in `activity`, in memory: what the journal says, ready to be read.
 //!
 //! The writer alone changes it, and the journal holds all of it, so an opening makes it anew. A record stays until its
-//! rows of the journal are gone, though it was carried to its tree before: whoever changes its entry by other ways has
-//! to know that the journal speaks of it.
+//! rows of the journal are gone, though it was carried to its tree before: code that changes its entry by other ways
+//! has to know that the journal speaks of it.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -139,7 +139,7 @@ impl Memtable {
         let bucket = Bucket::of(hot.updated_at);
         let is_listed = self.find(entry, |record| Bucket::of(record.updated_at) == bucket).unwrap_or(false);
         if !is_listed {
-            // First, so that whoever reads the list of either bucket finds the entry in one of them.
+            // First, so that a reader of the list of either bucket finds the entry in one of them.
             self.list(bucket, entry);
         }
         let &Hot { updated_at, flags, revision, last_interaction, usage } = hot;

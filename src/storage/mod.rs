@@ -92,7 +92,7 @@ pub(crate) struct Engine {
     file: File,
     /// The file had a name when it was opened: some file systems say of no file that it has.
     is_linked: bool,
-    /// Held while the trees are written, and by whoever must see them stand still. Counts the groups of structural
+    /// Held while the trees are written, and by readers that must see them stand still. Counts the groups of structural
     /// changes.
     gate: Mutex<u64>,
     /// Held while a note is written, and while one is read: it is many rows.

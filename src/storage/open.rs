@@ -52,7 +52,7 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
     open_parts(path, create, false, cache_bytes, trust_group)
 }
 
-/// Likewise for a repair, which also takes a store whose checkpoint is lost.
+/// Like [`open`], for a repair, which also takes a store whose checkpoint is lost.
 pub(crate) fn open_to_repair(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
     open_parts(path, false, true, cache_bytes, trust_group)
 }

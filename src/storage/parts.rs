@@ -2,7 +2,7 @@
 //!
 //! An interrupted copy, a disk that is not mounted or a careless hand may leave some of them. sled would make a new,
 //! empty database in the place of a lost one, and all sessions would be forgotten without a word. So a part that is missing
-//! is damage, and is told before anything is written, with how many entries there had been.
+//! is damage, and reported before anything is written, with how many entries there had been.
 //!
 //! | missing | what happens |
 //! | --- | --- |
@@ -95,7 +95,7 @@ pub(super) fn occupied(store: &Path) -> Error {
     if files::database(store).exists() {
         return exists();
     }
-    // Who has it locked may be putting the database in its place.
+    // The process that has it locked may be putting the database in its place.
     let look = || {
         // It is only looked at.
         access::check(store, &Found::Store, true)?;

@@ -37,7 +37,7 @@ const BATCH: usize = 512;
 pub struct Repairs {
     /// Entries there are now.
     pub entries: u64,
-    /// Entries whose own record did not read: they are gone, and their bytes in the quarantine.
+    /// Entries whose own record could not be decoded: they are gone, and their bytes in the quarantine.
     pub entries_lost: u64,
     /// Entries whose extras were not whole: the entry stays, and those of its extras that are whole.
     pub extras_lost: u64,
@@ -57,26 +57,26 @@ pub struct Repairs {
     pub names_removed: u64,
     /// Hot records without an entry, removed.
     pub activity_removed: u64,
-    /// Rows of `by_updated_at` that were out of date or did not read, removed.
+    /// Rows of `by_updated_at` that were out of date or could not be decoded, removed.
     pub age_rows_removed: u64,
-    /// Rows of `by_session_id` that were wrong or did not read, removed.
+    /// Rows of `by_session_id` that were wrong or could not be decoded, removed.
     pub id_rows_removed: u64,
     /// Pieces of extras that no entry names, removed.
     pub chunks_removed: u64,
     /// Turn markers whose session is gone, removed.
     pub turns_removed: u64,
-    /// Leases whose entry is gone, or that did not read, removed.
+    /// Leases whose entry is gone, or that could not be decoded, removed.
     pub leases_removed: u64,
     /// Notes of imported files that could not be decoded, removed.
     pub notes_lost: u64,
     /// Whether the time zone of the last import could not be decoded, and was removed.
     pub zone_lost: bool,
-    /// Whether the note of the changes under way did not read, and was removed.
+    /// Whether the note of the changes under way could not be decoded, and was removed.
     pub intent_removed: bool,
     /// Whether the counter of entries was wrong.
     pub count_corrected: bool,
-    /// Rows of the journal of late activity that did not read: what they said is lost, and their bytes are in the
-    /// quarantine.
+    /// Rows of the journal of late activity that could not be decoded: what they said is lost, and their bytes are
+    /// in the quarantine.
     pub journal_rows_lost: u64,
     /// Rows whose bytes went into the quarantine.
     pub quarantined: u64,
@@ -243,7 +243,7 @@ impl Repair<'_> {
         self.writer.insert(self.engine, &self.engine.trees.sessions, bytes(key), &record)
     }
 
-    /// What is left of it did not read.
+    /// What is left of it could not be decoded.
     fn journal(&mut self) -> Result<()> {
         let tree = &self.engine.trees.journal;
         self.each(tree, |this, row, _| this.writer.remove(this.engine, tree, row))

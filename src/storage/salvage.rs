@@ -46,7 +46,7 @@ struct Survey<'a> {
 
 /// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that cannot be decoded, records of no
 /// entry, and unreadable ones in `activity` that a record of the journal is about to replace. Answers how many rows of the
-/// journal did not read.
+/// journal cannot be decoded.
 pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> Result<u64> {
     for row in &engine.trees.journal {
         let (row, value) = row.map_err(|e| engine_error("read", e))?;

@@ -9,7 +9,7 @@ use crate::key::SessionKey;
 use crate::time::Timestamp;
 use crate::unreadable::{Unreadable, if_readable};
 
-/// Keys that are read in one go by those who read all.
+/// Keys that a scan of all reads in one go.
 pub(crate) const KEYS_AT_A_TIME: usize = 256;
 const ROWS_AT_A_TIME: usize = 256;
 

@@ -1,7 +1,7 @@
 //! What of a database is in doubt after its process has died, and the writing of it again.
 //!
-//! A page whose write failed looks written, and no sync saves it. Linux tells that to those who have the file open at the
-//! time, and to nobody else once it was told. So what was written since the last sync that is known to have succeeded
+//! A page whose write failed looks written, and no sync saves it. Linux reports that to the processes that have the file open at
+//! the time, and to no other once it has done so. So what was written since the last sync that is known to have succeeded
 //! is written again, with what it holds, and the next sync tells how that went.
 //!
 //! sled's file is a row of segments of one size. Each begins with a header that says at which position of the log it

@@ -22,7 +22,7 @@ use crate::key::SessionId;
 pub(super) enum Settled {
     /// Each is there or not, and counted.
     All,
-    /// Some did not read, so the count of entries may be wrong.
+    /// Some could not be decoded, so the count of entries may be wrong.
     Unsure,
 }
 
@@ -96,7 +96,7 @@ impl Writer {
             0
         });
         {
-            // Whoever holds the gate sees the whole group or nothing of it.
+            // A holder of the gate sees the whole group or nothing of it.
             let mut groups = engine.gate.lock();
             for (tree, rows) in group.puts(&engine.trees) {
                 for (row, value) in rows {

@@ -76,7 +76,7 @@ fn cold(n: usize, extras: Option<ExtrasRef>) -> Cold {
     Cold { session_id: id(n), created_at: NOW, details, extras: extras.map(index) }
 }
 
-/// A base with a text of so many bytes.
+/// A base with a text of that many bytes.
 fn base(bytes: usize) -> Arc<[u8]> {
     let text = format!("\"{}\"", "x".repeat(bytes));
     Base::encode(None, &BTreeMap::from([("metadata".to_owned(), Field::Text(text))])).unwrap().into()

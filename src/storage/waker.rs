@@ -1,7 +1,7 @@
 //! Wakes a flush that sled forgets.
 //!
-//! Where the write of a buffer fails in sled's own threads, sled 0.34.7 keeps the error, but does not always wake who
-//! waits for that buffer (`exit_reservation`): on a full disk the committer hung for ever in every other run. Any
+//! Where the write of a buffer fails in sled's own threads, sled 0.34.7 keeps the error, but does not always wake the
+//! thread that waits for that buffer (`exit_reservation`): on a full disk the committer hung for ever in every other run. Any
 //! other flush then fails at once, and wakes the one that waits.
 
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl Shared {
             }
             park_timeout(TICK);
             if self.is_flushing.load(Ordering::SeqCst) && db.context.global_error().is_err() {
-                // It fails, and whoever waits looks at the error again.
+                // It fails, and the thread that waits looks at the error again.
                 let _ = db.flush();
             }
         }

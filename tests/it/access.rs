@@ -1,4 +1,4 @@
-//! Who may use a store: its owner alone. A directory that others can write to is refused.
+//! Access to a store: its owner alone may use it. A directory that others can write to is refused.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;

@@ -378,7 +378,7 @@ fn stands(base: &Base, tree: &'static str, at: usize, harm: Harm) {
     let unreadable = |violations: &[Violation]| {
         violations.iter().any(|violation| matches!(violation, Violation::Unreadable { tree: at, .. } if *at == tree))
     };
-    // What cannot be read was told, and nothing has removed it. But a turn goes with its entry, and so do extras, late activity
+    // What cannot be read was reported, and nothing has removed it. But a turn goes with its entry, and so do extras, late activity
     // of the journal takes the place of a hot record, and marks of the store are written anew.
     let is_mark = tree == "meta" && !left.as_ref().is_some_and(|(row, _)| row.starts_with(b"note\0"));
     let is_late = tree == "activity" && good.len() == base.entries.len();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// After so long a lock does not linger, it is held.
+/// A lock that is not free after this does not linger: it is held.
 const LINGER: Duration = Duration::from_secs(60);
 
 /// Opens a database of sled's behind the store's back.

@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use crate::common::{Home, assert_sound, key, source};
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// Who has not answered after this never will.
+/// A thread that has not answered after this never will.
 const HUNG: Duration = Duration::from_secs(60);
 const ENTRIES: usize = 60;
 /// Entries with a number below this are suspended, and those below twice this are active.
@@ -233,7 +233,7 @@ fn a_guard_may_stop_its_own_watcher() {
     check("stops", &home, store);
 }
 
-/// A clock of the caller's that does as it likes each so many times that it is asked.
+/// A clock of the caller's that does as it likes every seventh time that it is asked.
 #[derive(Clone)]
 struct WildClock {
     inner: ManualClock,
@@ -510,7 +510,7 @@ fn a_waker_that_never_returns_holds_up_nobody() {
     let stuck = polled(&store, 1, &sticky);
     sticks.recv_timeout(HUNG).unwrap();
     let inside = store.clone();
-    // Who blocks goes on at once, and who awaits soon.
+    // A thread that blocks goes on at once, and a task that awaits soon.
     within("a flood of changes", move || {
         (0..200).for_each(|n| drop(inside.resolve(&source(n)).unwrap()));
         inside.flush().unwrap();

@@ -172,7 +172,7 @@ fn bytes_go_down_to_the_low_water_mark_once_they_are_above_the_cap() {
     assert_eq!(left(&store, 100), (1..100).collect::<Vec<_>>());
     assert_eq!(report.live_bytes, live(u64::MAX, 0).live_bytes, "what it says is what is found later");
     assert_eq!(store.prune(&policy, NoActivity).unwrap().removed, 0, "and a second pass finds no more to do");
-    // What cannot be reached is told.
+    // What cannot be reached is reported.
     for n in 1..100 {
         store.suspend(&key(n)).unwrap().unwrap();
     }

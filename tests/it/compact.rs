@@ -42,7 +42,7 @@ pub fn everything(store: &SessionStore) -> Everything {
     let mut turns = store.turns().unwrap().items;
     turns.sort_by(|a, b| a.key.cmp(&b.key));
     for turn in &mut turns {
-        // Whoever opens the store next finds them so.
+        // The next opening finds them so.
         turn.interrupted = true;
     }
     (entries, turns)

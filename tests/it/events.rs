@@ -182,7 +182,7 @@ fn import(store: &SessionStore, updated_at: &str) {
     store.import(file.as_bytes(), ImportOptions::new().zone("UTC".parse().unwrap()), |_| {}).unwrap();
 }
 
-/// Every verb, with what it tells to one who asked for everything, and to one who asked for nothing more.
+/// Every verb, with what it sends to a listener that asked for everything, and to one that asked for nothing more.
 #[test]
 fn each_verb_tells_one_event_with_its_time_ids_and_revision() {
     let home = Home::new();

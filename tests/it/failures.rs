@@ -240,7 +240,7 @@ fn work_until_failure(root: &Path) {
         Error::Io { .. } => "io",
         _ => "other",
     };
-    // Everything that was told reads. sled may have left a node half split, the root of a small tree even: reading what
+    // Everything that was answered can be read. sled may have left a node half split, the root of a small tree even: reading what
     // is below it is a write, and fails.
     let mut unread = 0;
     for n in 0..told {

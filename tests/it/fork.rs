@@ -31,7 +31,7 @@ use crate::rig::{CHILD_PART, CHILD_ROOT};
 const MAIN: &str = "fork::child_main";
 /// Forks, each while other threads hold some lock or other.
 const FORKS: usize = 12;
-/// Who has not answered after this never will.
+/// A call that has not returned after this never will.
 const HUNG: Duration = Duration::from_secs(30);
 
 #[test]

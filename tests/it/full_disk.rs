@@ -1,7 +1,7 @@
 //! The disk fills up, and the store is got out of it.
 //!
 //! Under the rig the files may take a fixed number of bytes. A child fills the store until that fails, with a typed
-//! error; what it was told stays readable. The next one must open without any more space, prune, and close. Then the
+//! error; what was written stays readable. The next one must open without any more space, prune, and close. Then the
 //! store goes on, and nothing that was awaited and not pruned is missing. `CLOAKROOM_FULL_DISK` sets how often (3).
 
 use std::path::Path;

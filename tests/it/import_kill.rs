@@ -106,7 +106,7 @@ fn in_the_making(store: &Path) -> usize {
     entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("sled.")).count()
 }
 
-/// Starts the child and kills it when it has told its progress so often, and a moment after.
+/// Starts the child and kills it when it has reported its progress that often, and a moment after.
 fn kill(store: &Path, create: bool, lines: usize, micros: usize) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "import_kill::child_main", "--nocapture", "--test-threads=1"])

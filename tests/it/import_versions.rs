@@ -257,7 +257,7 @@ fn a_zone_is_remembered_with_the_entries_that_went_in_by_it() {
     assert_eq!((report.updated, report.kept_zone), (2, None));
     let report = import(&fresh, &text, "Europe/Berlin", OnConflict::Newer);
     assert_eq!(report.kept_zone.as_deref(), Some("Asia/Tokyo"));
-    // Some went in and some stayed: both are told.
+    // Some went in and some stayed: the report counts both.
     let later = text.replace("2026-06-04T00:41:19", "2026-06-05T00:41:19");
     let report = import(&fresh, &later, "Europe/Berlin", OnConflict::Newer);
     assert_eq!((report.updated, report.kept, report.kept_zone.as_deref()), (1, 1, Some("Asia/Tokyo")));

@@ -69,7 +69,7 @@ fn what_a_store_does_is_counted() {
     store.flush().unwrap();
     home.clock.advance(Duration::from_secs(100 * 24 * 60 * 60));
     store.prune(&PrunePolicy::max_age_days(90), NoActivity).unwrap();
-    // Waits for the committer, which wakes who waits before it counts.
+    // Waits for the committer, which wakes the waiters before it counts.
     store.close().unwrap();
     for (name, at_least) in [
         ("cloakroom_touches_total", 1),

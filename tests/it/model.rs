@@ -60,7 +60,7 @@ enum Step {
     Remove(usize),
     /// With what is there, or with what was there before a touch.
     RemoveIf(usize, bool),
-    /// Of the key, or of all; suspended ones, others, or both; expecting so many too much.
+    /// Of the key, or of all; suspended ones, others, or both; expecting that many too much.
     RemoveWhere(Option<usize>, Option<bool>, u64),
     /// From one key to another, whether there are entries or not.
     Rename(usize, usize),
@@ -71,7 +71,7 @@ enum Step {
     Look(usize),
     Lists,
     Reopen,
-    /// By a policy of so many idle minutes, and with a guard that says so.
+    /// By a policy of that many idle minutes, and with a guard of that answer.
     ResolveWith(usize, u64, Guard),
     BeginTurn(usize),
     /// With the newest token of the key, or with the one before.
@@ -81,7 +81,7 @@ enum Step {
     DiscardTurns,
     MarkResume(usize),
     ClearResume(usize),
-    /// Past so many days, down to so many entries (0: any number), and with a guard that says so of every other key.
+    /// Past that many days, down to that many entries (0: any number), and with a guard of that answer for every other key.
     Prune {
         days: u64,
         entries: u64,

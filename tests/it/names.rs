@@ -202,7 +202,7 @@ fn the_platform_and_the_chat_type_stay() {
 #[test]
 fn errors_keep_their_cause() {
     let error = Error::InvalidKey(NameError::Empty);
-    // The cause is told once, by whoever prints the chain.
+    // The cause is printed once, with the chain.
     assert_eq!(error.to_string(), "not a session key");
     assert_eq!(error.source().unwrap().to_string(), "it is empty");
     let error = Error::ReadOnly { path: "/a/b".into(), failure: Arc::new(error) };

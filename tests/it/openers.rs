@@ -37,7 +37,7 @@ fn contend(root: &Path, me: usize, end: &str) {
     let pid = std::process::id();
     for turn in 0..TURNS {
         let store = acquire(&root.join("sessions.db"), pid);
-        // Whoever wrote this last is dead, or let go.
+        // The process that wrote this last is dead, or let go.
         let held = root.join(HELD);
         if let Ok(holder) = fs::read_to_string(&held) {
             assert!(!is_alive(&holder), "{holder} has it too");

@@ -232,7 +232,7 @@ fn files_below(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     }
     let mut files = BTreeMap::new();
     collect(path, path, &mut files);
-    // Who takes the lock writes there.
+    // Taking the lock writes there.
     files.remove(Path::new("LOCK"));
     files
 }

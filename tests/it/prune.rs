@@ -200,7 +200,7 @@ fn a_guard_that_fails_or_panics_keeps_the_entry_and_is_logged() {
         log.contains("DEBUG") && log.contains("the job table is locked") && log.contains("a bug in the guard"),
         "{log}"
     );
-    // Its own words may hold the key, which it was told.
+    // Its own words may hold the key, which it was given.
     let above_trace = log.lines().filter(|line| !line.contains("TRACE"));
     assert_eq!(above_trace.filter(|line| line.contains("guard failed") && !line.contains("a bug")).count(), 2, "{log}");
     assert!(!log.contains("4711"), "no raw chat id in a log: {log}");

@@ -1,4 +1,4 @@
-//! Receipts: what was awaited is durable, whoever waits and however.
+//! Receipts: what was awaited is durable, by threads and by tasks.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -30,7 +30,7 @@ fn a_receipt_waits_for_its_commit() {
     let (one, two) = (pending(&store, 1), pending(&store, 2));
     assert_eq!(one.commit(), two.commit());
     one.wait().unwrap();
-    // One sync for all who are in the commit.
+    // One sync for all changes of the commit.
     assert!(one.is_durable().unwrap() && two.is_durable().unwrap());
     one.wait().unwrap();
     let three = pending(&store, 3);

@@ -32,7 +32,7 @@ const DAYS: u64 = 7;
 const MAX_STEPS: u64 = 600;
 /// More than there is time for.
 const ROUNDS_PER_LIFE: u64 = 400;
-/// A child that says nothing for so long hangs, however busy the machine is.
+/// A child that says nothing for this long hangs, however busy the machine is.
 const MAX_SILENCE: Duration = Duration::from_secs(300);
 /// Of fewer kills the figures say nothing.
 const LEAST_KILLS: usize = 12;
@@ -130,7 +130,7 @@ fn a_store_that_is_used_for_hours_stays_small() {
     check_flat(&all).unwrap();
 }
 
-/// Starts a child, and kills it so long after it had opened the store. Answers its memory, half way and at the end, and
+/// Starts a child, and kills it that long after it had opened the store. Answers its memory, half way and at the end, and
 /// how many rounds it had begun.
 fn live_and_die(path: &Path, plan: Plan, life: Duration, expected: &mut Expected) -> ([u64; 2], u64) {
     let mut child = Command::new(std::env::current_exe().unwrap())

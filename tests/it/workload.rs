@@ -36,7 +36,7 @@ const GUARDED: &str = "g";
 /// Leases end here, after all time that passes.
 const FAR: Timestamp = Timestamp::from_micros(4_000_000_000_000_000);
 
-/// Likewise, of entries that get another key, and what that begins with.
+/// The same of entries that get another key, and what that begins with.
 const MOVES: &str = "m";
 const MOVED: &str = "n";
 
@@ -51,7 +51,7 @@ pub struct Plan {
     pub keys: u64,
     /// Metadata is at most this large.
     pub metadata_bytes: u64,
-    /// One change in so many is awaited.
+    /// One change in this many is awaited.
     pub await_one_in: u64,
     /// The time between commits that nobody asked for.
     pub interval_ms: u64,

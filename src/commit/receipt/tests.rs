@@ -1,4 +1,4 @@
-//! Who is woken, who asks for a sync, and what a failure answers, without a committer.
+//! Which waiters are woken, which of them ask for a sync, and what a failure answers, without a committer.
 
 use std::sync::atomic::AtomicUsize;
 use std::task::Wake;
@@ -23,7 +23,7 @@ impl Counts {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Waits until it was woken so often.
+    /// Waits until it was woken `times` times.
     fn wait(&self, times: usize) {
         while self.so_far() < times {
             std::thread::yield_now();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-/// How many of 35 entries the guard is asked for, if a pass may go on so often.
+/// How many of 35 entries the guard is asked for, if a pass may go on that often.
 fn asked(policy: &PrunePolicy, apart: Duration, allowed: usize) -> (usize, bool) {
     let dir = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(START);

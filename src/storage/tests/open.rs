@@ -88,7 +88,7 @@ fn an_older_database_under_a_newer_checkpoint_is_a_shortfall() {
     // Numbers go on behind the lost ones, so that none is used twice.
     assert!(opened.writer.mark().commit > synced.commit);
     drop(opened);
-    // It was told once. The store goes on from what there is.
+    // It was reported once. The store goes on from what there is.
     let mut opened = open_at(dir.path());
     assert_eq!(opened.expected, None);
     opened.writer.end_use(&opened.engine).unwrap();

@@ -85,11 +85,11 @@ fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
     assert_eq!((repairs.entries, repairs.entries_lost, repairs.extras_lost, repairs.details_lost), (6, 2, 2, 1));
     assert_eq!((repairs.activity_from_index, repairs.activity_from_creation), (1, 1));
     assert_eq!((repairs.names_written, repairs.id_rows_written, repairs.age_rows_written), (1, 1, 0));
-    // Of 1 and 2, and one that does not read; of the ids, also the wrong one of 7.
+    // Of 1 and 2, and one that cannot be decoded; of the ids, also the wrong one of 7.
     assert_eq!((repairs.names_removed, repairs.activity_removed, repairs.id_rows_removed), (3, 3, 4));
-    // 2's five, what is left of 5's and 6's, the two of 8 that nobody names, and one that does not read.
+    // 2's five, what is left of 5's and 6's, the two of 8 that nobody names, and one that cannot be decoded.
     assert_eq!((repairs.turns_removed, repairs.chunks_removed), (3, 5 + 2 + 3 + 3 + 1));
-    // Of 1 and 2, the older one of 3, and one that does not read.
+    // Of 1 and 2, the older one of 3, and one that cannot be decoded.
     assert_eq!(repairs.age_rows_removed, 4);
     assert!(repairs.count_corrected && repairs.has_losses());
 

@@ -294,7 +294,7 @@ fn a_pipe_at_the_path_of_an_output_is_written_to_with_the_store_closed() {
         assert!(ran.out.contains("304 entries"), "{}", ran.out);
         assert!(bytes.len() > 100_000);
         drop(reader);
-        // That the reader goes is told.
+        // That the reader is gone is reported.
         let child = command(&store.db, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(File::open(&pipe).unwrap());
         Ran::from(child.wait_with_output().unwrap()).failed(1, &[name, "Broken pipe"]);

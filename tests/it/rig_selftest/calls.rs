@@ -13,7 +13,7 @@ use crate::rig::{Failure, Inject, Rig};
 
 // Failures.
 
-/// Ten records of 8 bytes; every result is told.
+/// Ten records of 8 bytes; every result is printed.
 pub fn write_records(root: &Path) {
     let mut file = File::create(root.join("f")).unwrap();
     for number in 1..=10 {
