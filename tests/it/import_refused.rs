@@ -126,7 +126,7 @@ fn a_file_of_another_kind_is_named() {
     }
 }
 
-/// Of 200 entries `ahead` are of next week.
+/// Of 200 entries `count` are of next week.
 fn ahead(count: usize) -> String {
     let time =
         |n| if n < count { format!("2026-09-08T00:{:02}:{:02}", n / 60, n % 60) } else { "2026-08-01T10:00:00".into() };
