@@ -15,7 +15,7 @@ use crate::source::KeyPolicy;
 use crate::time::{Clock, SystemClock};
 
 pub(crate) use reset::{DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES};
-pub use reset::{ResetConfig, ResetMode, ResetRule};
+pub use reset::{DailyFrom, ResetConfig, ResetMode, ResetRule};
 
 /// Bytes that each half of the journal may hold, unless the options say otherwise.
 pub(crate) const DEFAULT_JOURNAL_BYTES: u64 = 64 << 20;

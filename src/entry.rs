@@ -25,14 +25,24 @@ pub struct SessionEntry {
     pub key: SessionKey,
     /// Names the run that is live now.
     pub session_id: SessionId,
-    /// Names this state of the entry: new at each change of anything but `updated_at` and the marker of a turn.
+    /// Names this state of the entry: new at each change of anything but `updated_at`, the marker of a turn, and
+    /// `last_interaction` where a message moves it.
     pub revision: Revision,
     /// When this run began.
     pub created_at: Timestamp,
     /// When the user was last active. Bookkeeping never moves it, unless it lies in the future: see
     /// [`touch`](crate::SessionStore::touch).
     pub updated_at: Timestamp,
-    /// When a person last wrote, where the gateway tells that apart from other activity.
+    /// When a person last wrote, where the gateway tells that apart from other activity: OpenClaw's `lastInteractionAt`.
+    /// Idle [policies](crate::reset::ResetPolicy) count from it where it is set, pruning never does.
+    ///
+    /// The store sets none by itself. A time that is set follows the user's messages:
+    /// [`resolve`](crate::SessionStore::resolve) and its kin move it to now where they touch the entry, and a session that
+    /// starts in the place of another by [`reset`](crate::SessionStore::reset), by one of these or by a
+    /// [`repoint`](crate::SessionStore::repoint) that touches begins with now. [`touch`](crate::SessionStore::touch), a turn, and
+    /// [`modify`](crate::SessionStore::modify) leave it alone, but that the draft may set it: a gateway that tells messages
+    /// by these verbs sets it at each. A time more than a day in the future counts for nothing, and the next
+    /// change sets it back to `updated_at`.
     pub last_interaction: Option<Timestamp>,
     /// Replaced by a fresh session at the next message, and never pruned.
     pub suspended: bool,

@@ -14,7 +14,7 @@ impl SessionStore {
         // The clock is the caller's code, and may use the store: never ask it with an entry locked.
         let now = self.now();
         let locked = self.commits().lock(key)?;
-        if !locked.hot().is_some_and(|hot| is_ahead(hot.updated_at, now)) {
+        if !locked.hot().is_some_and(|hot| lies_ahead(&hot, now)) {
             return Ok((locked, now));
         }
         drop(locked);
@@ -29,11 +29,13 @@ impl SessionStore {
         self.lock_to_touch(key).map(|(locked, _)| locked)
     }
 
-    /// Sets the time of a locked entry to now if it is wrong.
+    /// Sets the time of a locked entry to now if it is wrong. That of the last interaction goes back to it.
     pub(crate) fn heal(&self, locked: &mut EntryLock<'_>, checked: &Checked) {
         let now = checked.now.wall;
-        if let Some(hot) = locked.hot().filter(|hot| !checked.doubted && is_ahead(hot.updated_at, now)) {
-            locked.set_hot(Hot { updated_at: now, ..hot });
+        if let Some(hot) = locked.hot().filter(|hot| !checked.doubted && lies_ahead(hot, now)) {
+            let updated_at = if is_ahead(hot.updated_at, now) { now } else { hot.updated_at };
+            let last_interaction = hot.last_interaction.map(|at| if is_ahead(at, now) { updated_at } else { at });
+            locked.set_times(Hot { updated_at, last_interaction, ..hot });
         }
     }
 
@@ -51,4 +53,9 @@ impl SessionStore {
     pub(crate) fn check_clock(&self) -> Result<Checked> {
         self.clock_check().count(self.commits(), Reading::of(&**self.clock()))
     }
+}
+
+/// Whether one of an entry's times of use is wrong.
+fn lies_ahead(hot: &Hot, now: Timestamp) -> bool {
+    is_ahead(hot.updated_at, now) || hot.last_interaction.is_some_and(|at| is_ahead(at, now))
 }

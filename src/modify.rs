@@ -72,7 +72,7 @@ impl SessionStore {
     ///
     /// `change` is given a [`Draft`] and says what is to become of it. It runs with no lock held, and is run again if the
     /// entry was changed meanwhile. So it may be run any number of times, and should decide by the draft alone. A touch
-    /// meanwhile does not make it run again, and is kept, unless the draft sets another `updated_at`.
+    /// meanwhile does not make it run again, and is kept, unless the draft sets another `updated_at` or `last_interaction`.
     ///
     /// It reads the whole entry, without its extras. Where only `updated_at`, flags and counters are new, it writes as
     /// little as a touch. Extras cost the size of those that are new. After a crash before the receipt is durable, the old entry or the new one is there, whole.
@@ -137,11 +137,14 @@ impl SessionStore {
                 self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
                 return Ok(Modified::Removed(self.commits().receipt(commit)));
             }
-            if let Some((hot, _)) = &found
-                && new.updated_at == old.updated_at
-            {
-                // It may have been touched since, or set right.
-                new.updated_at = hot.updated_at;
+            if let Some((hot, _)) = &found {
+                // They may have been moved since by a message, or set right.
+                if new.updated_at == old.updated_at {
+                    new.updated_at = hot.updated_at;
+                }
+                if new.last_interaction == old.last_interaction {
+                    new.last_interaction = hot.last_interaction;
+                }
             }
             let touched_at = (touch == Touch::Yes).then_some(now);
             let Some(placed) = write(&mut locked, found, new, &extras, touched_at)? else {

@@ -1,11 +1,12 @@
 //! Reset policies: when the next message of a conversation starts a fresh session.
 //!
-//! A policy is a pure rule over two times. [`SessionStore::resolve_with`] applies it, and asks the
+//! A policy is a pure rule over the times of an entry and now. [`SessionStore::resolve_with`] applies it, and asks the
 //! [`ActivityGuard`] first, as pruning does.
 //!
 //! Whether an old session ends by a prune or by a policy, its user is in the same place at the next message: a fresh
 //! id, counters at zero, no extras, the details of the new message's source. An entry that was reset also tells that
-//! it was: `prev_session_id`, `was_auto_reset`, `auto_reset_reason`, `reset_had_activity`. Nothing else differs.
+//! it was: `prev_session_id`, `was_auto_reset`, `auto_reset_reason`, `reset_had_activity`; and it has a `last_interaction` if the
+//! old one had. Nothing else differs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,8 +15,9 @@ use chrono::NaiveDate;
 
 use crate::answer::{ReplaceReason, Resolved};
 use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
-use crate::codec::{Fingerprint, Hot, PINNED, RESUME_PENDING, SUSPENDED};
+use crate::codec::{Hot, PINNED, RESUME_PENDING, SUSPENDED};
 use crate::config::{Config, DEFAULT_AT_HOUR, DEFAULT_IDLE_MINUTES, ResetConfig, ResetMode, ResetRule};
+use crate::entry::SessionEntry;
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::prune::{ActivityGuard, Answer, ask};
@@ -25,11 +27,25 @@ use crate::store::SessionStore;
 use crate::time::Timestamp;
 use crate::zone::TimeZone;
 
+pub use crate::config::DailyFrom;
+
 /// How often an entry that changes while the guard is asked is looked at again. After that it is in use, and kept.
 const ATTEMPTS: usize = 8;
 
 /// When a session is over: after some minutes without activity, at an hour of the day, at whichever comes first, or
 /// never.
+///
+/// It counts from these times of an entry:
+///
+/// | rule | from |
+/// | --- | --- |
+/// | idle | `last_interaction` where it is set, else `updated_at` |
+/// | daily | `updated_at`; `created_at` with [`DailyFrom::Start`] |
+///
+/// A `last_interaction` or `created_at` that lies more than a day ahead of the clock counts for nothing: `updated_at`
+/// stands in for it. For one of those that lies ahead see [`touch`](SessionStore::touch). Which verbs move
+/// `last_interaction` is said [there](crate::SessionEntry::last_interaction): an entry that has one and is in use by
+/// `resolve` is not idle, and one that only work in the background touches is.
 ///
 /// ```
 /// use cloakroom::change::ReplaceReason;
@@ -53,6 +69,28 @@ pub struct ResetPolicy {
 struct Daily {
     hour: u8,
     zone: TimeZone,
+    from: DailyFrom,
+}
+
+/// The times that a policy counts from.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    updated_at: Timestamp,
+    interaction: Timestamp,
+    start: Timestamp,
+}
+
+impl Times {
+    /// A time that lies ahead is not to be believed, and `updated_at` stands in for it.
+    fn new(
+        updated_at: Timestamp,
+        last_interaction: Option<Timestamp>,
+        start: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Self {
+        let or_updated = |time: Option<Timestamp>| time.filter(|time| !is_ahead(*time, now)).unwrap_or(updated_at);
+        Self { updated_at, interaction: or_updated(last_interaction), start: or_updated(start) }
+    }
 }
 
 impl ResetPolicy {
@@ -86,7 +124,7 @@ impl ResetPolicy {
             let expected = "hours of a day are 0 to 23";
             return Err(Error::Setting { setting: "the hour of a daily reset", value: hour.to_string(), expected });
         }
-        Ok(Self { idle: None, daily: Some(Daily { hour, zone }) })
+        Ok(Self { idle: None, daily: Some(Daily { hour, zone, from: DailyFrom::Activity }) })
     }
 
     /// A session ends by whichever of [`idle`](ResetPolicy::idle) and [`daily`](ResetPolicy::daily) comes first.
@@ -97,14 +135,47 @@ impl ResetPolicy {
         Ok(Self { idle: Self::idle(minutes).idle, ..Self::daily(hour, zone)? })
     }
 
-    /// The rule that ends, at `now`, a session last active at `updated_at`. Idleness comes first, where both do.
+    /// What the daily rule counts from: activity, where nothing is said. Without a daily rule it changes nothing.
+    ///
+    /// ```
+    /// use cloakroom::TimeZone;
+    /// use cloakroom::reset::{DailyFrom, ResetPolicy};
+    /// let policy = ResetPolicy::daily(4, TimeZone::UTC)?.daily_from(DailyFrom::Start);
+    /// assert_eq!(policy.to_string(), "daily at 04:00 (UTC), from the session's start");
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    #[must_use]
+    pub fn daily_from(mut self, from: DailyFrom) -> Self {
+        if let Some(daily) = &mut self.daily {
+            daily.from = from;
+        }
+        self
+    }
+
+    /// The rule that ends, at `now`, a session of which one time is known, `updated_at`. Idleness comes first, where
+    /// both do.
     #[must_use]
     pub fn due(&self, updated_at: Timestamp, now: Timestamp) -> Option<ReplaceReason> {
-        if self.idle.is_some_and(|idle| now.since(updated_at) > idle) {
+        self.rule(Times::new(updated_at, None, None, now), now)
+    }
+
+    /// The rule that ends the session of `entry` at `now`, by its times alone.
+    #[must_use]
+    pub fn due_for(&self, entry: &SessionEntry, now: Timestamp) -> Option<ReplaceReason> {
+        self.rule(Times::new(entry.updated_at, entry.last_interaction, Some(entry.created_at), now), now)
+    }
+
+    fn rule(&self, times: Times, now: Timestamp) -> Option<ReplaceReason> {
+        if self.idle.is_some_and(|idle| now.since(times.interaction) > idle) {
             return Some(ReplaceReason::Idle);
         }
         let daily = self.daily.as_ref()?;
-        (updated_at < daily.last_before(now)?).then_some(ReplaceReason::Daily)
+        let time = if self.needs_start() { times.start } else { times.updated_at };
+        (time < daily.last_before(now)?).then_some(ReplaceReason::Daily)
+    }
+
+    fn needs_start(&self) -> bool {
+        self.daily.as_ref().is_some_and(|daily| daily.from == DailyFrom::Start)
     }
 }
 
@@ -124,7 +195,8 @@ impl Daily {
 }
 
 impl std::fmt::Display for ResetPolicy {
-    /// `none`, `idle for more than 1440 minutes`, `daily at 04:00 (Europe/Berlin)`, or both.
+    /// `none`, `idle for more than 1440 minutes`, `daily at 04:00 (Europe/Berlin)`, or both. A daily rule by the start of
+    /// the session says so: `daily at 04:00 (Europe/Berlin), from the session's start`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(idle) = self.idle {
             write!(f, "idle for more than {} minutes", idle.as_secs() / 60)?;
@@ -132,8 +204,12 @@ impl std::fmt::Display for ResetPolicy {
         match (self.idle, &self.daily) {
             (None, None) => f.write_str("none"),
             (_, None) => Ok(()),
-            (idle, Some(Daily { hour, zone })) => {
-                write!(f, "{}daily at {hour:02}:00 ({zone})", if idle.is_some() { ", or " } else { "" })
+            (idle, Some(Daily { hour, zone, from })) => {
+                write!(f, "{}daily at {hour:02}:00 ({zone})", if idle.is_some() { ", or " } else { "" })?;
+                match from {
+                    DailyFrom::Activity => Ok(()),
+                    DailyFrom::Start => f.write_str(", from the session's start"),
+                }
             }
         }
     }
@@ -225,7 +301,8 @@ fn policy(rule: &ResetRule) -> Result<ResetPolicy> {
         (None, ResetMode::Daily | ResetMode::Both) => TimeZone::local()?,
     };
     let minutes = u64::try_from(rule.idle_minutes).unwrap_or(0);
-    let ResetPolicy { idle, daily } = ResetPolicy::both(minutes, u8::try_from(rule.at_hour).unwrap_or(u8::MAX), zone)?;
+    let both = ResetPolicy::both(minutes, u8::try_from(rule.at_hour).unwrap_or(u8::MAX), zone)?;
+    let ResetPolicy { idle, daily } = both.daily_from(rule.daily_from);
     Ok(match rule.mode {
         ResetMode::None => ResetPolicy::none(),
         ResetMode::Idle => ResetPolicy { idle, daily: None },
@@ -294,18 +371,23 @@ impl SessionStore {
         let mut id = None;
         for _ in 0..ATTEMPTS {
             let Some(seen) = self.commits().peek_hot(entry)? else { break };
-            let Some((_, Checked { now, .. })) = self.over(policy, entry, &seen)? else { break };
-            if self.commits().leases()?.is_held(entry, now.wall) {
+            let Some(Over { checked, .. }) = self.over(policy, key, &seen)? else { break };
+            if self.commits().leases()?.is_held(entry, checked.now.wall) {
                 break;
             }
             match ask(guard, key) {
                 Answer::Active | Answer::Failed => break,
                 Answer::Idle => {}
             }
-            let Some((reason, checked)) = self.over(policy, entry, &seen)? else { break };
+            let Some(Over { reason, start, checked }) = self.over(policy, key, &seen)? else { break };
             let mut locked = self.commits().lock(key)?;
-            let same = |now: Hot| now.updated_at == seen.updated_at && now.flags == seen.flags;
-            if locked.hot().is_some_and(same) && !locked.is_held(checked.now.wall) {
+            let times = |hot: &Hot| (hot.updated_at, hot.last_interaction);
+            let same = |now: Hot| times(&now) == times(&seen) && now.flags == seen.flags;
+            let same_start = match start {
+                Some(start) => locked.cold()?.is_some_and(|cold| cold.created_at == start),
+                None => true,
+            };
+            if locked.hot().is_some_and(same) && same_start && !locked.is_held(checked.now.wall) {
                 self.heal(&mut locked, &checked);
                 let now = checked.now.wall;
                 match self.resolve_locked(locked, key, how, now, Some(reason), id.take())? {
@@ -317,18 +399,38 @@ impl SessionStore {
         self.resolve_as(key, how)
     }
 
-    /// The rule by which a session is over, and what the clock said. While the clock may be wrong none is.
-    fn over(&self, policy: &ResetPolicy, entry: Fingerprint, hot: &Hot) -> Result<Option<(ReplaceReason, Checked)>> {
+    /// The rule by which a session is over. While the clock may be wrong none is. Reads the larger record of the entry only
+    /// where the policy counts from the start.
+    fn over(&self, policy: &ResetPolicy, key: &SessionKey, hot: &Hot) -> Result<Option<Over>> {
+        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) || hot.is(PINNED) {
+            return Ok(None);
+        }
+        let start = if policy.needs_start() {
+            let Some(found) = self.commits().peek(key, false)? else { return Ok(None) };
+            Some(found.cold.created_at)
+        } else {
+            None
+        };
+        let due = |used_at, now| policy.rule(Times::new(used_at, hot.last_interaction, start, now), now);
         let now = self.now();
-        let may_be = policy.due(hot.updated_at, now).is_some() || is_ahead(hot.updated_at, now);
-        if hot.is(SUSPENDED) || hot.is(RESUME_PENDING) || hot.is(PINNED) || !may_be {
+        if due(hot.updated_at, now).is_none() && !is_ahead(hot.updated_at, now) {
             return Ok(None);
         }
         let checked = self.look_at_clock()?;
         if checked.doubted || checked.has_jumped_within(AFTER_A_JUMP) {
             return Ok(None);
         }
+        let entry = self.commits().fingerprint(key);
         let used_at = self.clock_check().used_at(entry, hot.updated_at, checked.now);
-        Ok(policy.due(used_at, checked.now.wall).map(|reason| (reason, checked)))
+        Ok(due(used_at, checked.now.wall).map(|reason| Over { reason, start, checked }))
     }
+}
+
+/// A session that a policy ends.
+struct Over {
+    reason: ReplaceReason,
+    /// When it began, if that mattered.
+    start: Option<Timestamp>,
+    /// What the clock said.
+    checked: Checked,
 }

@@ -13,7 +13,7 @@ use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::random;
 use crate::source::SessionSource;
-use crate::store::{SessionStore, both, entry, touched};
+use crate::store::{SessionStore, both, entry, touched_by_message};
 use crate::time::Timestamp;
 
 /// Makes the id of a session that begins at a time.
@@ -255,8 +255,8 @@ impl SessionStore {
     ) -> Resolved {
         let commit = match touched_at {
             Some(now) => {
-                hot = touched(hot, now);
-                locked.set_hot(hot)
+                hot = touched_by_message(hot, now);
+                locked.set_times(hot)
             }
             None => self.commits().open_commit(),
         };
@@ -314,6 +314,9 @@ impl SessionStore {
             renewed(&hot, id, successor(&hot, &cold), now)
         };
         new_hot.updated_at = if how.touch == Touch::Yes { hot.updated_at.max(now) } else { hot.updated_at };
+        if how.touch == Touch::No {
+            new_hot.last_interaction = hot.last_interaction;
+        }
         let kept = match how.keep {
             KeepExtras::All => None,
             _ => Some(how.keep.of(|| locked.extras(&cold))?),
@@ -354,7 +357,8 @@ fn successor(hot: &Hot, cold: &Cold) -> Details {
 /// The records of a fresh session in the place of an old one.
 fn renewed(old: &Hot, id: SessionId, details: Details, now: Timestamp) -> (Hot, Cold) {
     let mut hot = Hot::fresh(now.max(old.updated_at));
-    // That is the conversation's.
+    // These are the conversation's.
     hot.set(PINNED, old.is(PINNED));
+    hot.last_interaction = old.last_interaction.map(|_| hot.updated_at);
     (hot, Cold { session_id: id, created_at: now, details, extras: None })
 }

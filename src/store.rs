@@ -441,3 +441,8 @@ pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
 pub(crate) fn touched(hot: Hot, now: Timestamp) -> Hot {
     Hot { updated_at: hot.updated_at.max(now), ..hot }
 }
+
+/// A message of the user at `now`, which is activity too.
+pub(crate) fn touched_by_message(hot: Hot, now: Timestamp) -> Hot {
+    Hot { last_interaction: hot.last_interaction.map(|at| at.max(now)), ..touched(hot, now) }
+}

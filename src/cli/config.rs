@@ -42,6 +42,7 @@ enum Verb {
 ///   idle_minutes = 1440
 ///   at_hour = 4
 ///   time_zone = "Europe/Berlin"                # the machine's own, if it is missing
+///   daily_from = "activity"                    # or "start": at_hour ends what began before it, in use or not
 ///   [session_reset.platforms.discord]
 ///   mode = "none"
 ///   [session_reset.chat_types.dm]
@@ -153,7 +154,7 @@ fn named(file: Option<&Path>) -> String {
 fn unknown(found: &Value) -> Result<Option<String>> {
     let known = serde_json::to_value(Config::default())?;
     let rules = |table: &Value| -> Option<String> {
-        let names = ["mode", "idle_minutes", "at_hour", "time_zone"];
+        let names = ["mode", "idle_minutes", "at_hour", "time_zone", "daily_from"];
         table.as_object()?.keys().find(|name| !names.contains(&name.as_str())).cloned()
     };
     let Some(settings) = found.as_object() else { return Ok(None) };

@@ -93,6 +93,12 @@ impl EntryLock<'_> {
             hot.set(AS_IMPORTED, false);
             hot.revision = self.pending.new_revision();
         }
+        self.set_times(hot)
+    }
+
+    /// Replaces the hot record of an existing entry by one that has other times, and nothing else new: the revision
+    /// stays. Returns the commit that takes it.
+    pub(crate) fn set_times(&mut self, hot: Hot) -> u64 {
         self.keep_before(false);
         self.change(|slot| slot.hot = Some(hot))
     }

@@ -42,6 +42,20 @@ pub struct ResetRule {
     /// The time zone of that hour, `Europe/Berlin` or `+02:00` (default: the machine's own).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
+    /// What that hour ends a session by (default: its last activity).
+    pub daily_from: DailyFrom,
+}
+
+/// What a daily rule counts from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DailyFrom {
+    /// A session ends that was last active before the hour: one in use around it goes on.
+    #[default]
+    Activity,
+    /// A session ends that began before the hour, however much it is in use.
+    Start,
 }
 
 /// Which rules end a session.
@@ -62,7 +76,13 @@ pub enum ResetMode {
 
 impl Default for ResetRule {
     fn default() -> Self {
-        Self { mode: ResetMode::None, idle_minutes: DEFAULT_IDLE_MINUTES, at_hour: DEFAULT_AT_HOUR, time_zone: None }
+        Self {
+            mode: ResetMode::None,
+            idle_minutes: DEFAULT_IDLE_MINUTES,
+            at_hour: DEFAULT_AT_HOUR,
+            time_zone: None,
+            daily_from: DailyFrom::Activity,
+        }
     }
 }
 

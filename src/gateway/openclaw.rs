@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Shown::{Alias, Always, IfSet};
+use super::Shown::{Always, IfSet};
 use super::{Field, Shown, Slot};
 use crate::json;
 
@@ -53,8 +53,8 @@ const fn field(name: &'static str, slot: Slot, shown: Shown) -> Field {
 pub(super) const FIELDS: &[Field] = &[
     field("sessionId", Slot::SessionId, Always),
     field("updatedAt", Slot::UpdatedAt, Always),
-    // What the user did, where `updatedAt` is anything that changed the entry.
-    field("lastInteractionAt", Slot::UpdatedAt, Alias),
+    // What a person did, where `updatedAt` is anything that changed the entry.
+    field("lastInteractionAt", Slot::LastInteraction, IfSet),
     field("sessionStartedAt", Slot::CreatedAt, Always),
     field("displayName", Slot::DisplayName, IfSet),
     field("channel", Slot::Platform, IfSet),

@@ -13,6 +13,7 @@ pub(crate) enum Slot {
     SessionId,
     CreatedAt,
     UpdatedAt,
+    LastInteraction,
     DisplayName,
     Platform,
     ChatType,
@@ -70,7 +71,11 @@ impl Slot {
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::SessionId | Self::PrevSessionId => Kind::Id,
-            Self::CreatedAt | Self::UpdatedAt | Self::LastResumeMarkedAt | Self::ActiveTurnStartedAt => Kind::Time,
+            Self::CreatedAt
+            | Self::UpdatedAt
+            | Self::LastInteraction
+            | Self::LastResumeMarkedAt
+            | Self::ActiveTurnStartedAt => Kind::Time,
             Self::InputTokens
             | Self::OutputTokens
             | Self::CacheReadTokens
@@ -103,6 +108,7 @@ impl Slot {
             Self::SessionId => Place::Id(&mut entry.session_id),
             Self::CreatedAt => Place::Time(&mut entry.created_at),
             Self::UpdatedAt => Place::Time(&mut entry.updated_at),
+            Self::LastInteraction => Place::OptionalTime(&mut entry.last_interaction),
             Self::DisplayName => Place::Text(&mut details.display_name),
             Self::Platform => Place::Text(&mut details.platform),
             Self::ChatType => Place::Text(&mut details.chat_type),

@@ -17,8 +17,9 @@ impl SessionStore {
     /// Puts an entry in place that a gateway wrote as JSON, as [`import`](SessionStore::import) reads it and
     /// [`get_json`](SessionStore::get_json) writes it, if what is there is as expected.
     ///
-    /// All times are kept exactly. Where the text says no `updated_at` it is now. `pinned`, and with Hermes
-    /// `last_interaction`, of which the text does not speak, stay as they are. Naive times are at home in the zone that the
+    /// All times are kept exactly. Where the text says no `updated_at` it is now, or OpenClaw's
+    /// `lastInteractionAt` where the text says that. `pinned`, and with Hermes `last_interaction`, of which the text does
+    /// not speak, stay as they are. Naive times are at home in the zone that the
     /// store remembers; where it remembers none yet, the machine's is taken and remembered. Otherwise as
     /// [`put`](SessionStore::put).
     ///

@@ -116,7 +116,7 @@ pub(super) fn read_entry(key: SessionKey, fields: &Fields, times: Times, bounds:
         fields.by_name.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut repaired = Vec::new();
     let mut is_naive = false;
-    let mut activity = None;
+    let (mut activity, mut interaction) = (None, None);
     let mut says_activity = false;
     let mut has_creation = false;
     for field in times.gateway.fields() {
@@ -129,7 +129,11 @@ pub(super) fn read_entry(key: SessionKey, fields: &Fields, times: Times, bounds:
             match field.slot {
                 Slot::UpdatedAt => {
                     says_activity |= is_said;
-                    activity = moment.map(|moment| moment.micros).or(activity);
+                    activity = moment.map(|moment| moment.micros);
+                }
+                Slot::LastInteraction => {
+                    says_activity |= is_said;
+                    interaction = moment.map(|moment| moment.micros);
                 }
                 Slot::CreatedAt => has_creation |= moment.is_some(),
                 _ => {}
@@ -148,6 +152,11 @@ pub(super) fn read_entry(key: SessionKey, fields: &Fields, times: Times, bounds:
         if !(is_older_name && texts.contains_key("expiry_finalized")) {
             field.slot.set(&mut entry, value);
         }
+    }
+    if let (None, Some(at)) = (activity, entry.last_interaction) {
+        // The file says no other activity.
+        entry.updated_at = at;
+        activity = interaction;
     }
     repairs.without_time = !says_activity;
     if !has_creation {

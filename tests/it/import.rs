@@ -508,9 +508,26 @@ fn entries_without_a_time_are_as_old_as_the_file() {
         assert_eq!(fresh.get(key).updated_at, file_time, "{key}");
     }
     assert_eq!(fresh.get("k2").created_at, Timestamp::from_micros(1_000_000));
-    assert_eq!(fresh.get("k4").updated_at, Timestamp::from_micros(1_774_868_000_000_000));
+    assert_eq!(fresh.get("k4").updated_at, Timestamp::from_micros(1_774_868_423_845_000));
+    assert_eq!(fresh.get("k4").last_interaction, Some(Timestamp::from_micros(1_774_868_000_000_000)));
+    assert_eq!(fresh.get("k5").last_interaction, None);
     assert_eq!(fresh.get("k5").updated_at, Timestamp::from_micros(1_774_868_423_845_000));
     assert_eq!(fresh.get("k6").updated_at, Timestamp::MIN);
+    // The last interaction stands in for activity that the file does not say, or not as a time.
+    let alone = Fresh::new();
+    let report = alone.import(file(&[
+        r#"{"sessionId": "a", "lastInteractionAt": 1774868000000}"#.into(),
+        r#"{"sessionId": "b", "updatedAt": null, "lastInteractionAt": 1774868000000}"#.into(),
+        r#"{"sessionId": "c", "updatedAt": "soon", "lastInteractionAt": 1774868000000, "sessionStartedAt": 1000}"#
+            .into(),
+    ]));
+    assert_eq!((report.without_time, report.unreadable_times), (0, 1));
+    for (key, created) in [("k1", 1_774_868_000_000_000), ("k2", 1_774_868_000_000_000), ("k3", 1_000_000)] {
+        let time = Timestamp::from_micros(1_774_868_000_000_000);
+        let entry = alone.get(key);
+        assert_eq!((entry.updated_at, entry.last_interaction), (time, Some(time)), "{key}");
+        assert_eq!(entry.created_at, Timestamp::from_micros(created), "{key}");
+    }
     // A file time in the future is none.
     let late = Fresh::new();
     late.import_with(r#"{"k": {"sessionId": "a"}}"#, ImportOptions::new().file_time(Timestamp::MAX));

@@ -159,11 +159,13 @@ fn many_entries_from_the_future_are_proof_of_a_wrong_clock() {
     let error = refused(ahead(1).as_bytes(), |options| options.file_time(next_week));
     assert!(matches!(error, Error::ClockBehind { ahead: 1, entries: 200, .. }), "{error}");
     assert_eq!(taken(&ahead(0), |options| options.file_time(next_week)).clamped, 0);
-    // A time that is not the one of activity, and one that is not the last word on it.
+    // A time that is not the one of activity, unless it stands in for it.
     let made = r#", "last_resume_marked_at": "2026-09-08T00:00:00""#;
     assert_eq!(taken(&file(&[hermes("2026-08-01T10:00:00", made)]), |options| options).clamped, 1);
-    let both = r#"{"k": {"sessionId": "s", "updatedAt": 1788825600000, "lastInteractionAt": 5000}}"#;
+    let both = r#"{"k": {"sessionId": "s", "updatedAt": 5000, "lastInteractionAt": 1788825600000}}"#;
     assert_eq!(taken(both, |options| options).clamped, 1);
+    let alone = r#"{"k": {"sessionId": "s", "lastInteractionAt": 1788825600000}}"#;
+    assert!(matches!(refused(alone.as_bytes(), |options| options), Error::ClockBehind { ahead: 1, entries: 1, .. }));
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cloakroom::change::{ReplaceReason, Resolution};
+use cloakroom::change::{Edit, Expect, ReplaceReason, Resolution, Resolve, Touch};
+use cloakroom::config::Config;
 use cloakroom::prune::{NoActivity, Verdict};
-use cloakroom::reset::{ResetPolicies, ResetPolicy};
+use cloakroom::reset::{DailyFrom, ResetPolicies, ResetPolicy};
 use cloakroom::time::Clock;
-use cloakroom::{Details, PrunePolicy, SessionEntry, SessionKey, TimeZone, Timestamp, Usage};
+use cloakroom::{Details, Extras, PrunePolicy, SessionEntry, SessionKey, SessionStore, TimeZone, Timestamp, Usage};
 
 use crate::common::{Home, key, source};
 
@@ -291,4 +292,169 @@ fn the_same_end_by_either_road() {
         ..Details::from_source(source(1))
     };
     assert_eq!(reset_details, told);
+}
+
+/// An entry of a gateway that tells messages from other activity.
+fn talked_to(store: &SessionStore, n: usize, at: Timestamp) -> SessionEntry {
+    let mut entry = SessionEntry::new(key(n), "s".parse().unwrap(), at);
+    entry.last_interaction = Some(at);
+    drop(store.put(&entry, &Extras::default(), Expect::Any).unwrap());
+    store.get(&key(n)).unwrap().unwrap()
+}
+
+#[test]
+fn idleness_counts_from_the_last_interaction_where_it_is_set() {
+    let policy = ResetPolicy::both(10, 4, TimeZone::UTC).unwrap();
+    let now = at("2026-06-12T12:00:00Z");
+    let mut entry = SessionEntry::new(key(0), "s".parse().unwrap(), at("2026-06-12T03:00:00Z"));
+    entry.updated_at = now;
+    assert_eq!(policy.due_for(&entry, now), None);
+    entry.last_interaction = Some(at("2026-06-12T11:49:59Z"));
+    assert_eq!(policy.due_for(&entry, now), Some(ReplaceReason::Idle));
+    // The day goes by all activity.
+    assert_eq!(ResetPolicy::daily(4, TimeZone::UTC).unwrap().due_for(&entry, now), None);
+    entry.last_interaction = Some(at("2026-06-12T11:50:00Z"));
+    assert_eq!(policy.due_for(&entry, now), None);
+    entry.updated_at = at("2026-06-12T11:00:00Z");
+    assert_eq!(policy.due_for(&entry, now), None);
+    // One that lies ahead counts for nothing, and a little ahead is now.
+    entry.last_interaction = Some(at("2026-06-13T12:00:00Z"));
+    assert_eq!(policy.due_for(&entry, now), None);
+    entry.last_interaction = Some(at("2026-06-13T12:00:01Z"));
+    assert_eq!(policy.due_for(&entry, now), Some(ReplaceReason::Idle));
+}
+
+#[test]
+fn messages_keep_a_session_and_work_in_the_background_does_not() {
+    let (home, policies) = (Home::new(), ResetPolicies::from(ResetPolicy::idle(10)));
+    let store = home.open();
+    let first = talked_to(&store, 0, home.clock.now());
+    let get = || store.get(&key(0)).unwrap().unwrap();
+    let resolve = || store.resolve_with(&source(0), &policies, NoActivity).unwrap();
+    for _ in 0..3 {
+        home.clock.advance(8 * MINUTE);
+        let found = resolve();
+        assert_eq!(found.resolution, Resolution::Existing, "its user writes");
+        assert_eq!(found.entry.last_interaction, Some(home.clock.now()));
+        assert_eq!(found.entry.revision, first.revision, "a message is no change");
+        assert_eq!(found.entry, get());
+    }
+    // None of these is a message.
+    let last = home.clock.now();
+    home.clock.advance(8 * MINUTE);
+    drop(store.touch(&key(0)).unwrap().unwrap());
+    drop(store.modify(&key(0), Touch::Yes, |_| Edit::Write).unwrap());
+    drop(store.begin_turn(&key(0)).unwrap());
+    drop(store.discard_turns().unwrap());
+    drop(store.resolve_as(&key(0), &Resolve::new().touch(Touch::No)).unwrap());
+    assert_eq!((get().last_interaction, get().updated_at), (Some(last), home.clock.now()));
+    home.clock.advance(3 * MINUTE);
+    let next = resolve();
+    assert!(matches!(next.resolution, Resolution::Replaced { reason: ReplaceReason::Idle, .. }), "{next:?}");
+    // The next session goes by messages too, and so does one that the user asks for.
+    assert_eq!(next.entry.last_interaction, Some(home.clock.now()));
+    home.clock.advance(MINUTE);
+    let (reset, _) = store.reset(&key(0)).unwrap().unwrap();
+    assert_eq!(reset.last_interaction, Some(home.clock.now()));
+    // Where none is set, none is made.
+    assert_eq!(store.resolve(&source(1)).unwrap().entry.last_interaction, None);
+    assert_eq!(store.resolve(&source(1)).unwrap().entry.last_interaction, None);
+    // A message while the draft is made is kept, and does not make it run again.
+    home.clock.advance(MINUTE);
+    let mut runs = 0;
+    let change = |draft: &mut cloakroom::change::Draft<'_>| {
+        runs += 1;
+        store.resolve(&source(0)).unwrap();
+        draft.entry.usage.total_tokens = 5;
+        Edit::Write
+    };
+    drop(store.modify(&key(0), Touch::No, change).unwrap());
+    assert_eq!((runs, get().last_interaction, get().usage.total_tokens), (1, Some(home.clock.now()), 5));
+}
+
+#[test]
+fn a_last_interaction_ahead_of_the_clock_counts_for_nothing() {
+    let (home, policies) = (Home::new(), ResetPolicies::from(ResetPolicy::idle(10)));
+    let store = home.open();
+    let resolve = |n| store.resolve_with(&source(n), &policies, NoActivity).unwrap();
+    let ahead = |n| {
+        let mut entry = talked_to(&store, n, home.clock.now());
+        entry.last_interaction = Some(home.clock.now().saturating_add(3 * DAY));
+        drop(store.put(&entry, &Extras::default(), Expect::Any).unwrap());
+    };
+    ahead(0);
+    ahead(1);
+    home.clock.advance(11 * MINUTE);
+    assert!(matches!(resolve(0).resolution, Resolution::Replaced { reason: ReplaceReason::Idle, .. }));
+    // The next change of any kind sets it right, and a message moves it on as ever.
+    drop(store.suspend(&key(1)).unwrap().unwrap());
+    drop(store.unsuspend(&key(1)).unwrap().unwrap());
+    let healed = store.get(&key(1)).unwrap().unwrap();
+    assert_eq!(healed.last_interaction, Some(healed.updated_at));
+    ahead(2);
+    home.clock.advance(9 * MINUTE);
+    let found = resolve(2);
+    assert_eq!((found.resolution, found.entry.last_interaction), (Resolution::Existing, Some(home.clock.now())));
+}
+
+#[test]
+fn a_day_by_the_start_ends_a_session_in_constant_use() {
+    let daily = ResetPolicy::daily(4, TimeZone::UTC).unwrap();
+    let (by_use, by_start) =
+        (ResetPolicies::from(daily.clone()), ResetPolicies::from(daily.daily_from(DailyFrom::Start)));
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    store.resolve(&source(1)).unwrap();
+    let (mut ends_by_use, mut ends_by_start) = (0, Vec::new());
+    for _ in 0..3 * 24 * 4 {
+        home.clock.advance(15 * MINUTE);
+        let used = store.resolve_with(&source(0), &by_use, NoActivity).unwrap();
+        // Only the first after the hour: it was last in use before.
+        ends_by_use += u32::from(used.resolution != Resolution::Existing);
+        let found = store.resolve_with(&source(1), &by_start, NoActivity).unwrap();
+        if let Resolution::Replaced { reason, .. } = found.resolution {
+            assert_eq!((reason, found.entry.created_at), (ReplaceReason::Daily, home.clock.now()));
+            ends_by_start.push(home.clock.now());
+        }
+        // At the hour itself something is always in use.
+        drop(store.touch(&key(1)).unwrap().unwrap());
+    }
+    assert_eq!((ends_by_use, ends_by_start.len()), (3, 3), "{ends_by_start:?}");
+    // In use just after the hour, by work in the background: only the start tells that it is over.
+    for n in [0, 1] {
+        home.clock.advance(DAY);
+        drop(store.touch(&key(n)).unwrap().unwrap());
+    }
+    let end = |n, policies: &ResetPolicies| store.resolve_with(&source(n), policies, NoActivity).unwrap().resolution;
+    drop(store.touch(&key(0)).unwrap().unwrap());
+    assert_eq!(end(0, &by_use), Resolution::Existing);
+    assert!(matches!(end(1, &by_start), Resolution::Replaced { reason: ReplaceReason::Daily, .. }));
+    // One that is protected goes on all the same, and so does one whose start lies ahead while it is in use.
+    home.clock.advance(DAY);
+    assert_eq!(
+        store.resolve_with(&source(1), &by_start, |_: &SessionKey| true).unwrap().resolution,
+        Resolution::Existing
+    );
+    let mut entry = store.get(&key(1)).unwrap().unwrap();
+    entry.created_at = home.clock.now().saturating_add(3 * DAY);
+    drop(store.put(&entry, &Extras::default(), Expect::Any).unwrap());
+    assert_eq!(end(1, &by_start), Resolution::Existing);
+    home.clock.advance(DAY);
+    assert!(matches!(end(1, &by_start), Resolution::Replaced { reason: ReplaceReason::Daily, .. }));
+}
+
+#[test]
+fn the_file_says_what_a_day_counts_from() {
+    let words = |rule: &str| {
+        let config = format!(r#"{{"session_reset": {{"mode": "both", "time_zone": "UTC", {rule} "at_hour": 4}}}}"#);
+        let config: Config = serde_json::from_str(&config)?;
+        let (_, words) = ResetPolicies::try_from(&config).unwrap().describe().next().unwrap();
+        Ok::<_, serde_json::Error>(words)
+    };
+    let by_use = "idle for more than 1440 minutes, or daily at 04:00 (UTC)";
+    assert_eq!(words("").unwrap(), by_use);
+    assert_eq!(words(r#""daily_from": "activity","#).unwrap(), by_use);
+    assert_eq!(words(r#""daily_from": "start","#).unwrap(), format!("{by_use}, from the session's start"));
+    assert!(words(r#""daily_from": "end","#).unwrap_err().to_string().contains("`start`"));
 }

@@ -501,6 +501,30 @@ fn an_entry_goes_in_and_out_in_the_gateways_own_json() {
         assert_eq!(json_of(&store, 1, Gateway::OpenClaw), openclaw);
         assert_eq!(get(&store, 1).updated_at, Timestamp::from_micros(updated_at as i64 * 1000));
     }
+    let told = |at: serde_json::Value| json!({"sessionId": "a", "updatedAt": 2000, "lastInteractionAt": at, "sessionStartedAt": 500});
+    for (at, read) in [(json!(1000), Some(1_000_000)), (json!("soon"), None), (json!(1000.5), Some(1_000_500))] {
+        written(put_json(&store, 1, &told(at.clone()).to_string(), Gateway::OpenClaw).unwrap());
+        assert_eq!(json_of(&store, 1, Gateway::OpenClaw), told(at.clone()));
+        assert_eq!(get(&store, 1).last_interaction, read.map(Timestamp::from_micros), "{at}");
+    }
+    let interaction = |at| {
+        let change = |draft: &mut Draft<'_>| {
+            draft.entry.last_interaction = at;
+            Edit::Write
+        };
+        changed(store.modify(&key(1), Touch::No, change).unwrap())
+    };
+    interaction(Some(Timestamp::from_micros(1_500_000)));
+    let text = store.get_json(&key(1), Gateway::OpenClaw).unwrap().unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), told(json!(1500)));
+    let places: Vec<_> = ["updatedAt", "lastInteractionAt", "sessionStartedAt"].map(|name| text.find(name)).into();
+    assert!(places.is_sorted() && places.iter().all(Option::is_some), "{text}");
+    interaction(None);
+    assert_eq!(json_of(&store, 1, Gateway::OpenClaw), told(json!(null)));
+    // A text that says none takes it away.
+    interaction(Some(NOW));
+    written(put_json(&store, 1, r#"{"sessionId": "a", "updatedAt": 2000}"#, Gateway::OpenClaw).unwrap());
+    assert_eq!(get(&store, 1).last_interaction, None);
     let first = get(&store, 1).revision;
     let put = |expect| store.put_json(&key(1), r#"{"sessionId": "b"}"#, Gateway::OpenClaw, expect).unwrap();
     assert!(matches!(put(Expect::Absent), Put::Unexpected(Some(_))));
