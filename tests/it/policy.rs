@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cloakroom::change::{Edit, Expect, ReplaceReason, Resolution, Resolve, Touch};
+use cloakroom::change::{Edit, Expect, ReplaceReason, Repoint, Repointed, Resolution, Resolve, Touch};
 use cloakroom::config::Config;
 use cloakroom::prune::{NoActivity, Verdict};
 use cloakroom::reset::{DailyFrom, ResetPolicies, ResetPolicy};
@@ -356,6 +356,16 @@ fn messages_keep_a_session_and_work_in_the_background_does_not() {
     home.clock.advance(MINUTE);
     let (reset, _) = store.reset(&key(0)).unwrap().unwrap();
     assert_eq!(reset.last_interaction, Some(home.clock.now()));
+    // One that the key is led to has a user who is there, unless that is no activity, or the session stays the same.
+    for (how, moves) in
+        [(Repoint::new(), true), (Repoint::new().touch(Touch::No), false), (Repoint::new().keep_usage(true), false)]
+    {
+        home.clock.advance(MINUTE);
+        let before = get().last_interaction;
+        let id = format!("led-to-{:?}", home.clock.now()).replace([':', '.'], "-").parse().unwrap();
+        assert!(matches!(store.repoint(&key(0), id, &how).unwrap(), Repointed::Switched(_)));
+        assert_eq!(get().last_interaction, if moves { Some(home.clock.now()) } else { before }, "{how:?}");
+    }
     // Where none is set, none is made.
     assert_eq!(store.resolve(&source(1)).unwrap().entry.last_interaction, None);
     assert_eq!(store.resolve(&source(1)).unwrap().entry.last_interaction, None);
@@ -430,6 +440,14 @@ fn a_day_by_the_start_ends_a_session_in_constant_use() {
     drop(store.touch(&key(0)).unwrap().unwrap());
     assert_eq!(end(0, &by_use), Resolution::Existing);
     assert!(matches!(end(1, &by_start), Resolution::Replaced { reason: ReplaceReason::Daily, .. }));
+    // A session that began while the guard was asked is another one, though it has the same time of activity.
+    home.clock.advance(DAY);
+    drop(store.touch(&key(1)).unwrap().unwrap());
+    let resetting = |key: &SessionKey| {
+        drop(store.reset(key).unwrap().unwrap());
+        false
+    };
+    assert_eq!(store.resolve_with(&source(1), &by_start, resetting).unwrap().resolution, Resolution::Existing);
     // One that is protected goes on all the same, and so does one whose start lies ahead while it is in use.
     home.clock.advance(DAY);
     assert_eq!(
