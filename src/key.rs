@@ -126,6 +126,14 @@ impl SessionKey {
         &self.0
     }
 
+    /// Whether it is `part`, or goes on behind it with a colon, or `part` ends with one: `agent:a:dm:56:7` is within
+    /// `agent:a:dm:56`, and `agent:a:dm:567` is not.
+    #[must_use]
+    pub fn is_within(&self, part: &str) -> bool {
+        let rest = self.0.strip_prefix(part);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':') || part.is_empty() || part.ends_with(':'))
+    }
+
     /// The platform and the chat type, where the key has the shape `<a>:<b>:<platform>:<chat type>:…`.
     fn public_parts(&self) -> Option<(&str, &str)> {
         let mut parts = self.0.split(':').skip(2);

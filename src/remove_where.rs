@@ -102,12 +102,13 @@ impl SessionStore {
         Ok(BulkRemoval::Removed(report))
     }
 
-    /// Removes every entry whose key begins with `prefix`, whatever protects it. It is for a user who asks to be erased, and
-    /// returns when the removal is durable.
+    /// Removes the entry whose key is `prefix`, and each one below it, whatever protects them. It is for a user who asks to
+    /// be erased, and returns when the removal is durable.
     ///
-    /// A prefix is no key: `agent:main:telegram:dm:56` is also the beginning of another user's
-    /// `agent:main:telegram:dm:567`. Look at [`keys`](SessionStore::keys) first, or [`remove`](SessionStore::remove) the one
-    /// key.
+    /// A key is below `prefix` if it goes on with a colon, or `prefix` ends with one
+    /// ([`is_within`](SessionKey::is_within)): `agent:main:telegram:dm:56` takes `agent:main:telegram:dm:56:7` with it, and
+    /// never another user's `agent:main:telegram:dm:567`. [`keys`](SessionStore::keys) and the other verbs over prefixes
+    /// compare bytes alone.
     ///
     /// The entries can be read no more as soon as it returns, and no crash brings them back. Their bytes go later:
     ///
@@ -124,7 +125,7 @@ impl SessionStore {
     ///   `prev_session_id`), and the notes of an imported file may hold anything; `forget` looks at neither. Transcripts
     ///   are not the store's.
     ///
-    /// An entry that is made under the prefix while it runs may stay. Costs what matches.
+    /// An entry that is made under the prefix while it runs may stay. Costs what begins with the prefix.
     ///
     /// # Errors
     /// [`Error::Setting`] if the prefix is empty: that would remove everything.
@@ -150,7 +151,10 @@ impl SessionStore {
         let mut report = RemovalReport::default();
         let mut keys = self.keys(prefix)?;
         for key in &mut keys {
-            self.remove_match(&key?, &filter, &mut report)?;
+            let key = key?;
+            if key.is_within(prefix) {
+                self.remove_match(&key, &filter, &mut report)?;
+            }
         }
         report.unreadable.add_all(keys.unreadable());
         self.flush()?;

@@ -39,20 +39,20 @@ pub(super) struct Rename {
     format: Format,
 }
 
-/// Erase a user: remove all entries whose key begins with PREFIX, whatever protects them.
+/// Erase a user: remove the entry whose key is PREFIX and all below it, whatever protects them.
 ///
 /// They are gone at once, but the files of the store hold their bytes until `cloakroom compact` has run. Backups, exports,
 /// quarantine files and copies are yours to remove.
 ///
-/// A prefix is no key: agent:main:telegram:dm:5678 is also the beginning of agent:main:telegram:dm:56789. See first what
-/// begins with it: `cloakroom list --prefix PREFIX --limit all`. It asks as well, and tells how many there are. Where it
+/// Below agent:main:telegram:dm:5678 is agent:main:telegram:dm:5678:9, but not agent:main:telegram:dm:56789: the key ends
+/// where PREFIX does, or goes on with a colon. It asks first, and tells how many there are. Where it
 /// cannot ask, for standard input is no terminal, it needs --yes, or else removes nothing and ends with exit code 2.
 ///
 /// With --json, one object: removed, unreadable (entries that cannot be decoded, which stay; the exit code is then 1).
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Forget {
-    /// What the keys begin with.
+    /// The key, or the parts that the keys begin with.
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
     /// Do not ask.
@@ -88,7 +88,10 @@ impl Forget {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         let report = with_store(db, |store| {
             if !self.yes {
-                ask(&format!("remove {} entries for good", thousands(store.count_prefix(&self.prefix)?)), "removed")?;
+                let found = store
+                    .keys(&self.prefix)?
+                    .try_fold(0, |found, key| key.map(|key| found + u64::from(key.is_within(&self.prefix))))?;
+                ask(&format!("remove {} entries for good", thousands(found)), "removed")?;
             }
             Ok(store.forget(&self.prefix)?)
         })?;

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use cloakroom::change::{Expect, Put};
 use cloakroom::events::EventKind;
 use cloakroom::prefix::BulkRemoval;
 use cloakroom::query::Filter;
+use cloakroom::time::Clock as _;
 use cloakroom::turns::TurnEnd;
 use cloakroom::{Details, Error, Extras, Revision, SessionEntry, SessionKey, SessionSource, SessionStore};
 use serde_json::{Map, json};
@@ -341,4 +343,20 @@ fn what_is_forgotten_is_in_no_file_after_a_compaction() {
     assert_eq!(found(), [false; 4]);
     assert!(holds(&home.path(), b"other-user"));
     assert_sound(&home.open());
+}
+
+#[test]
+fn to_forget_one_user_takes_nobody_whose_key_only_begins_alike() {
+    let home = Home::new();
+    let store = home.open();
+    for chat in ["56", "567", "56-a"] {
+        create(&store, "telegram", chat);
+    }
+    let below = SessionEntry::new(key("agent:main:telegram:dm:56:topic"), "below".parse().unwrap(), home.clock.now());
+    let put = store.put(&below, &Extras::default(), Expect::Absent).unwrap();
+    assert!(matches!(put, Put::Created(_)));
+    assert_eq!(store.forget("agent:main:telegram:dm:5").unwrap().removed, 0);
+    assert_eq!(store.forget("agent:main:telegram:dm:56").unwrap().removed, 2);
+    assert_eq!(forth(&store, ""), ["agent:main:telegram:dm:56-a", "agent:main:telegram:dm:567"]);
+    assert_eq!(store.forget("agent:main:telegram:dm:").unwrap().removed, 2);
 }
