@@ -99,8 +99,8 @@ impl SessionStore {
     /// An `end` that has passed ends the lease of that name, if there is one, as [`release`](SessionStore::release) does.
     /// Protection begins at once; when the receipt is durable the lease survives a crash. O(1).
     ///
-    /// Whether a lease has ended is judged by the clock. What has ended is removed from the disk by later passes of
-    /// pruning.
+    /// Whether a lease has ended is judged by the clock. For an hour after the time of day has jumped while the store was
+    /// open, pruning takes no lease for ended. What has ended is removed from the disk by later passes of pruning.
     ///
     /// # Errors
     /// [`Error::InvalidLease`] if `name` is empty, longer than 64 bytes or holds a control character;

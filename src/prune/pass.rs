@@ -259,6 +259,12 @@ impl<'a> Pass<'a> {
         self.policy.low_water_bytes.map_or(0, |low| left.saturating_sub(low))
     }
 
+    /// The time that tells whether a lease has ended. After a jump of the time of day none has: the jump may be wrong, and
+    /// would end all of them at once, so each that is not forgotten counts.
+    fn leases_at(&self) -> Timestamp {
+        if self.has_jumped { Timestamp::MIN } else { self.now.wall }
+    }
+
     /// Decides on an entry that is due.
     fn decide(&mut self, entry: Fingerprint, seen: Hot, seen_at: u64, due: PruneReason) -> Result<()> {
         // Without its key nobody can tell whether work is in progress, so it stays.
@@ -268,7 +274,7 @@ impl<'a> Pass<'a> {
         let idle = self.now.wall.since(used_at);
         // What is at work for longer is protected by that no more.
         let is_overridden = self.policy.max_active_age.is_some_and(|max| idle > max);
-        let is_held = self.store.commits().leases()?.is_held(entry, self.now.wall);
+        let is_held = self.store.commits().leases()?.is_held(entry, self.leases_at());
         let mut is_active = is_held;
         let protected = if seen.is(SUSPENDED) {
             Some(ProtectedBy::Suspended)
@@ -340,7 +346,7 @@ impl<'a> Pass<'a> {
             if locked.hot() != Some(*seen) || locked.changed_since(seen_at) {
                 return Ok(false);
             }
-            if !is_overridden && locked.is_held(self.now.wall) {
+            if !is_overridden && locked.is_held(self.leases_at()) {
                 return Ok(false);
             }
             let commit = locked.remove();

@@ -74,6 +74,24 @@ fn what_is_held_is_not_pruned_until_every_lease_has_ended() {
 }
 
 #[test]
+fn no_lease_ends_for_pruning_within_an_hour_of_a_jump() {
+    let home = Home::new();
+    let store = filled(&home, 2);
+    store.hold_until(&key(0), "job", after(&home, DAY)).unwrap().unwrap();
+    // Live work, and then a clock that is wrong.
+    home.clock.set_wall(after(&home, 200 * DAY));
+    for dry_run in [true, false] {
+        let report = if dry_run { store.prune_dry_run(&old(), NoActivity) } else { store.prune(&old(), NoActivity) };
+        let report = report.unwrap();
+        assert_eq!((report.removed, report.kept_held), (1, 1), "{report:?}");
+    }
+    // If it runs on without a jump, it is right.
+    home.clock.advance(DAY / 24);
+    assert_eq!(store.prune(&old(), NoActivity).unwrap().removed, 1);
+    assert!(store.is_empty());
+}
+
+#[test]
 fn no_cap_takes_what_is_held() {
     let home = Home::new();
     let store = filled(&home, 4);
