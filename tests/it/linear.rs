@@ -5,18 +5,18 @@
 mod spec;
 mod verbs;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::SessionStore;
 use cloakroom::change::Expect;
+use cloakroom::{SessionKey, SessionStore};
 
 use crate::common::{assert_sound, fast_dir, key, options};
 use crate::rig::file_model::Dice;
-use spec::{Answer, Call, Entry, How, MAX_AGE, Op, Revision, has_an_order};
+use spec::{Answer, Call, Entry, How, Leases, MAX_AGE, Op, Revision, has_an_order};
 use verbs::{TICKS, ThreadClock, Verbs, compared, put_back};
 
 const CALLS: usize = 4;
@@ -63,7 +63,7 @@ fn record(verbs: &dyn Verbs, dice: &mut Dice, first: usize) -> Vec<Call> {
 
 /// The `n`-th call of a history; what it writes no other one does.
 fn op(dice: &mut Dice, n: usize) -> Op {
-    match dice.roll(21) {
+    match dice.roll(27) {
         0..2 => Op::Get,
         2..4 => Op::Touch,
         4..6 => Op::Append(char::from(b'a' + n as u8)),
@@ -76,6 +76,10 @@ fn op(dice: &mut Dice, n: usize) -> Op {
         13..15 => Op::Modify(char::from(b'A' + n as u8)),
         15..17 => Op::Put(char::from(b'a' + n as u8).to_ascii_uppercase()),
         17 => Op::Repoint(dice.roll(2) as u32),
+        18..20 => Op::Hold,
+        20 => Op::LetGo,
+        21..23 => Op::HoldUntil(dice.roll(3) > 0),
+        23 => Op::Release,
         _ => Op::Prune,
     }
 }
@@ -161,6 +165,42 @@ impl Verbs for PrunesBlindly {
     }
 }
 
+/// Prunes what is held, as if no lease were there.
+struct PrunesOverLeases(SessionStore);
+
+impl Verbs for PrunesOverLeases {
+    fn call(&self, n: usize, op: Op) -> Answer {
+        if op != Op::Prune {
+            return self.0.call(n, op);
+        }
+        let policy = verbs::policy().max_active_age(Duration::from_secs(1));
+        let report = self.0.prune(&policy, |other: &SessionKey| *other != key(n)).unwrap();
+        Answer::Pruned { removed: report.removed, meanwhile: report.touched_meanwhile > 0 }
+    }
+}
+
+/// Leaves the lease behind when an entry goes: the next one of the key has it.
+struct RemovesWithoutTheLease(SessionStore, Mutex<HashSet<usize>>);
+
+impl Verbs for RemovesWithoutTheLease {
+    fn call(&self, n: usize, op: Op) -> Answer {
+        let answer = self.0.call(n, op);
+        match (op, &answer) {
+            (Op::HoldUntil(true), Answer::Found(true)) => {
+                self.1.lock().unwrap().insert(n);
+            }
+            (Op::HoldUntil(false) | Op::Release, _) => {
+                self.1.lock().unwrap().remove(&n);
+            }
+            (_, Answer::Resolved { how: How::Created, .. }) if self.1.lock().unwrap().contains(&n) => {
+                let _ = self.0.call(n, Op::HoldUntil(true));
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
 /// Puts back what it read, whatever came since.
 struct PutsBlindly(SessionStore);
 
@@ -179,7 +219,9 @@ impl Verbs for ReadsTheCache {
         let cached = self.1.lock().unwrap().get(&n).cloned();
         match (op, cached) {
             (Op::Get, Some(cached)) => return Answer::Entry(cached),
-            (Op::Remove, _) => drop(self.1.lock().unwrap().remove(&n)),
+            (Op::Remove, _) => {
+                self.1.lock().unwrap().remove(&n);
+            }
             _ => {}
         }
         let answer = self.0.call(n, op);
@@ -206,6 +248,16 @@ fn a_pass_that_does_not_look_again_is_found() {
 }
 
 #[test]
+fn a_pass_over_leases_is_found() {
+    assert_found(|store| Box::new(PrunesOverLeases(store)));
+}
+
+#[test]
+fn a_lease_that_outlives_its_entry_is_found() {
+    assert_found(|store| Box::new(RemovesWithoutTheLease(store, Mutex::default())));
+}
+
+#[test]
 fn a_stale_read_is_found() {
     assert_found(|store| Box::new(ReadsTheCache(store, Mutex::default())));
 }
@@ -217,7 +269,9 @@ fn touch(thread: usize, answer: bool, began: u64, ended: u64) -> Call {
 #[test]
 fn calls_may_change_places_only_while_they_overlap() {
     let revision = Revision::of(1);
-    let entry = Entry { id: "a".into(), updated_at: 0, suspended: false, name: String::new(), tokens: 0, revision };
+    let leases = Leases::default();
+    let entry =
+        Entry { id: "a".into(), updated_at: 0, suspended: false, name: String::new(), tokens: 0, revision, leases };
     let created = |began, ended| {
         let answer = Answer::Resolved { how: How::Created, entry: entry.clone() };
         Call { thread: 1, key: 0, op: Op::Resolve, at: 0, answer, began, ended }
@@ -233,7 +287,8 @@ fn calls_may_change_places_only_while_they_overlap() {
 fn a_pass_may_remove_what_was_created_behind_it() {
     let entry = |id: &str, updated_at| {
         let revision = Revision::of(u64::from(id.as_bytes()[0]));
-        Entry { id: id.into(), updated_at, suspended: false, name: String::new(), tokens: 0, revision }
+        let leases = Leases::default();
+        Entry { id: id.into(), updated_at, suspended: false, name: String::new(), tokens: 0, revision, leases }
     };
     let call = |op, at, answer, began, ended| Call { thread: 0, key: 0, op, at, answer, began, ended };
     let created = |id: &str, at, began, ended| {

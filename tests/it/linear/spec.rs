@@ -3,7 +3,7 @@
 //! The search is Wing and Gong's: of the calls that no other one ended before, each is tried as the next; a set of calls
 //! that are done and the state they led to is looked at once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// An entry, as far as it is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -16,6 +16,17 @@ pub struct Entry {
     pub name: String,
     pub tokens: u64,
     pub revision: Revision,
+    /// No answer tells them: they show in what a pass leaves, and in whether one was there when it ended.
+    pub leases: Leases,
+}
+
+/// What holds an entry. It stays with whatever session the key has, and goes with the entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Leases {
+    /// The threads that hold it.
+    guards: BTreeSet<usize>,
+    /// One with a name, whose end no clock reaches.
+    named: bool,
 }
 
 /// The revision of an entry. A call that does not answer the entry leaves it unknown; then it is none of those before.
@@ -65,6 +76,13 @@ pub enum Op {
     Resolve,
     Reset,
     Prune,
+    /// Holds the entry for the thread, which drops what it held before.
+    Hold,
+    /// Drops what the thread holds. Answers whether that was a lease still.
+    LetGo,
+    /// Until a time that no clock here reaches, or one that has passed.
+    HoldUntil(bool),
+    Release,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,8 +154,8 @@ impl Call {
                     (How::Created, None) => Entry { id: entry.id.clone(), ..fresh(self.at) },
                     (How::Existing, Some(old)) if !old.suspended => changed(&touched)?,
                     (How::Replaced(previous), Some(old)) if old.suspended && *previous == old.id => {
-                        let revision = old.revision.next();
-                        Entry { id: entry.id.clone(), revision, ..fresh(self.at.max(old.updated_at)) }
+                        let (revision, leases) = (old.revision.next(), old.leases.clone());
+                        Entry { id: entry.id.clone(), revision, leases, ..fresh(self.at.max(old.updated_at)) }
                     }
                     _ => return None,
                 };
@@ -175,11 +193,11 @@ impl Call {
             (Op::Repoint(n), Answer::Entry(Some(entry))) => {
                 let (old, id) = (state?, format!("run-{n}"));
                 let at = self.at.max(old.updated_at);
-                let revision = old.revision.next();
+                let (revision, leases) = (old.revision.next(), old.leases.clone());
                 let expected = if old.id == id {
                     old.clone()
                 } else {
-                    Entry { id, name: old.name.clone(), revision, ..fresh(at) }
+                    Entry { id, name: old.name.clone(), revision, leases, ..fresh(at) }
                 };
                 return told(Some(&expected), Some(entry));
             }
@@ -187,12 +205,15 @@ impl Call {
             (Op::Reset, Answer::Entry(Some(entry))) => {
                 let old = state?;
                 let at = self.at.max(old.updated_at);
-                let revision = old.revision.next();
-                let expected = Entry { id: entry.id.clone(), name: old.name.clone(), revision, ..fresh(at) };
+                let (revision, leases) = (old.revision.next(), old.leases.clone());
+                let expected = Entry { id: entry.id.clone(), name: old.name.clone(), revision, leases, ..fresh(at) };
                 return told(Some(&expected), Some(entry)).filter(|_| entry.id != old.id);
             }
             (Op::Prune, Answer::Pruned { removed, meanwhile }) => {
-                let due = state.is_some_and(|entry| !entry.suspended && entry.updated_at < self.at - MAX_AGE);
+                let due = state.is_some_and(|entry| {
+                    let is_held = entry.leases != Leases::default();
+                    !entry.suspended && !is_held && entry.updated_at < self.at - MAX_AGE
+                });
                 return match removed {
                     1 => due.then_some(None),
                     0 => (!due || *meanwhile || disturbed).then(|| state.cloned()),
@@ -210,6 +231,21 @@ impl Call {
             }),
             (Op::Suspend, Answer::Found(_)) => changed(&|entry| entry.suspend(true)),
             (Op::Unsuspend, Answer::Found(_)) => changed(&|entry| entry.suspend(false)),
+            (Op::Hold, Answer::Found(_)) => changed(&|entry| {
+                entry.leases.guards.insert(self.thread);
+            }),
+            (Op::HoldUntil(is_ahead), Answer::Found(_)) => changed(&|entry| entry.leases.named = is_ahead),
+            (Op::LetGo, Answer::Found(was_held)) => {
+                let is_held = state.is_some_and(|entry| entry.leases.guards.contains(&self.thread));
+                let after = changed(&|entry| {
+                    entry.leases.guards.remove(&self.thread);
+                });
+                return (is_held == *was_held).then_some(after);
+            }
+            (Op::Release, Answer::Found(was_held)) => {
+                let is_held = state.is_some_and(|entry| entry.leases.named);
+                return (is_held == *was_held).then(|| changed(&|entry| entry.leases.named = false));
+            }
             (Op::Remove, Answer::Found(_)) => None,
             _ => return None,
         };
@@ -232,12 +268,13 @@ fn told(state: Option<&Entry>, answer: Option<&Entry>) -> Option<Option<Entry>> 
     };
     let revision = state.revision.told(&answer.revision)?;
     let state = Entry { revision, ..state.clone() };
-    (Entry { revision: answer.revision.clone(), ..state.clone() } == *answer).then_some(Some(state))
+    let seen = Entry { revision: answer.revision.clone(), leases: answer.leases.clone(), ..state.clone() };
+    (seen == *answer).then_some(Some(state))
 }
 
 fn fresh(at: i64) -> Entry {
-    let revision = Revision::default();
-    Entry { id: String::new(), updated_at: at, suspended: false, name: String::new(), tokens: 0, revision }
+    let (revision, leases) = (Revision::default(), Leases::default());
+    Entry { id: String::new(), updated_at: at, suspended: false, name: String::new(), tokens: 0, revision, leases }
 }
 
 fn single(call: &Call) -> Vec<Call> {

@@ -1,13 +1,16 @@
 //! The verbs, as calls with an answer that the specification knows.
 
-use std::cell::Cell;
-use std::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
 
 use cloakroom::change::{Edit, Expect, Modified, Put, Repoint, Repointed, Resolution, Touch};
+use cloakroom::leases::Lease;
 use cloakroom::time::{Clock, SystemClock, Timer};
 use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionKey, SessionStore, Timestamp, Usage};
 
-use super::spec::{Answer, Entry, How, MAX_AGE, Op, Revision};
+use super::spec::{Answer, Entry, How, Leases, MAX_AGE, Op, Revision};
 use crate::common::{NOW, key, source};
 
 /// What the specification counts time in. All of a history lies within a day, so that no time is taken for wrong.
@@ -17,6 +20,9 @@ const TICK_MICROS: i64 = TICK.as_micros() as i64;
 thread_local! {
     /// What the clock says on this thread, in ticks. So each call has its own time, and no other call moves it.
     pub static TICKS: Cell<i64> = const { Cell::new(0) };
+
+    /// What this thread holds. It does not let go by ending: that would be no call. The leases end with their entries.
+    static HELD: RefCell<HashMap<usize, ManuallyDrop<Lease>>> = RefCell::default();
 }
 
 #[derive(Debug)]
@@ -55,7 +61,14 @@ pub fn compared(entry: &SessionEntry) -> Entry {
         name: entry.details.display_name.clone().unwrap_or_default(),
         tokens: entry.usage.input_tokens,
         revision: Revision::of(number(entry)),
+        leases: Leases::default(),
     }
+}
+
+pub fn policy() -> PrunePolicy {
+    let mut policy = PrunePolicy::max_age_days(1);
+    policy.max_age = Some(TICK * MAX_AGE as u32);
+    policy
 }
 
 fn number(entry: &SessionEntry) -> u64 {
@@ -129,11 +142,24 @@ impl Verbs for SessionStore {
                 Answer::Resolved { how, entry: compared(&resolved.entry) }
             }
             Op::Reset => Answer::Entry(self.reset(&key).unwrap().map(|written| compared(&written.entry))),
+            Op::Hold => {
+                let Some(lease) = self.hold(&key).unwrap() else { return Answer::Found(false) };
+                let before = HELD.with_borrow_mut(|held| held.insert(n, ManuallyDrop::new(lease)));
+                drop(before.map(ManuallyDrop::into_inner));
+                Answer::Found(true)
+            }
+            Op::LetGo => {
+                let lease = HELD.with_borrow_mut(|held| held.remove(&n)).map(ManuallyDrop::into_inner);
+                Answer::Found(lease.is_some_and(|lease| lease.is_held()))
+            }
+            Op::HoldUntil(is_ahead) => {
+                let end = if is_ahead { NOW.saturating_add(TICK * 1000) } else { NOW };
+                Answer::Found(self.hold_until(&key, "job", end).unwrap().is_some())
+            }
+            Op::Release => Answer::Found(self.release(&key, "job").unwrap().is_some()),
             Op::Prune => {
                 // The guard keeps the other key, so the report speaks of this one.
-                let mut policy = PrunePolicy::max_age_days(1);
-                policy.max_age = Some(TICK * MAX_AGE as u32);
-                let report = self.prune(&policy, |other: &SessionKey| *other != key).unwrap();
+                let report = self.prune(&policy(), |other: &SessionKey| *other != key).unwrap();
                 Answer::Pruned { removed: report.removed, meanwhile: report.touched_meanwhile > 0 }
             }
         }
