@@ -58,6 +58,13 @@ enum Step {
     /// A fresh one or not, touched or not.
     ResolveAs(usize, bool, bool),
     Remove(usize),
+    /// Pins or unpins.
+    Pin(usize, bool),
+    /// Under one of a few names, until so long from now.
+    HoldUntil(usize, u8, Duration),
+    Release(usize, u8),
+    /// All that is at this key or below it.
+    Forget(usize),
     /// With what is there, or with what was there before a touch.
     RemoveIf(usize, bool),
     /// Of the key, or of all; suspended ones, others, or both; expecting that many too much.
@@ -108,6 +115,7 @@ enum Change {
     SetMetadata(usize),
     RemoveMetadata,
     Id(u8),
+    Pin(bool),
     Nothing,
     Keep,
     Remove,
@@ -142,6 +150,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         bytes.clone().prop_map(Change::SetMetadata),
         Just(Change::RemoveMetadata),
         (0..3_u8).prop_map(Change::Id),
+        any::<bool>().prop_map(Change::Pin),
         Just(Change::Nothing),
         Just(Change::Keep),
         Just(Change::Remove),
@@ -173,6 +182,10 @@ fn any_step() -> impl Strategy<Value = Step> {
         9 => (k.clone(), change, any::<bool>()).prop_map(|(k, change, touch)| Modify(k, change, touch)),
         3 => (k.clone(), any::<bool>(), any::<bool>()).prop_map(|(k, fresh, touch)| ResolveAs(k, fresh, touch)),
         4 => k.clone().prop_map(Remove),
+        4 => (k.clone(), any::<bool>()).prop_map(|(k, pinned)| Pin(k, pinned)),
+        8 => (k.clone(), 0..2_u8, time.clone()).prop_map(|(k, name, end)| HoldUntil(k, name, end)),
+        3 => (k.clone(), 0..2_u8).prop_map(|(k, name)| Release(k, name)),
+        1 => k.clone().prop_map(Forget),
         4 => (k.clone(), any::<bool>()).prop_map(|(k, seen)| RemoveIf(k, seen)),
         2 => (proptest::option::of(k.clone()), any::<Option<bool>>(), 0..2_u64)
             .prop_map(|(k, suspended, over)| RemoveWhere(k, suspended, over)),
@@ -206,6 +219,7 @@ struct Entry {
     created_at: Timestamp,
     updated_at: Timestamp,
     suspended: bool,
+    pinned: bool,
     resume_pending: bool,
     usage: Usage,
     details: Details,
@@ -220,6 +234,7 @@ impl Entry {
             created_at: entry.created_at,
             updated_at: entry.updated_at,
             suspended: entry.suspended,
+            pinned: entry.pinned,
             resume_pending: entry.resume_pending,
             usage: entry.usage,
             details: entry.details.clone(),
@@ -235,6 +250,7 @@ impl Entry {
             created_at: now,
             updated_at: now.max(self.updated_at),
             suspended: false,
+            pinned: self.pinned,
             resume_pending: false,
             usage: Usage::ZERO,
             details: Details {
@@ -271,6 +287,8 @@ struct Run {
     turns: BTreeMap<SessionKey, (TurnToken, Timestamp, SessionId)>,
     /// The two newest tokens of a key, the newest first.
     tokens: BTreeMap<SessionKey, Vec<TurnToken>>,
+    /// The leases of a key: the end of each. One that has ended may be forgotten by the store or not.
+    leases: BTreeMap<SessionKey, BTreeMap<u8, Timestamp>>,
     crashes: usize,
     cached_entries: usize,
     max_pending: usize,
@@ -289,6 +307,7 @@ impl Run {
             ids: BTreeSet::new(),
             turns: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            leases: BTreeMap::new(),
             crashes: 0,
             cached_entries,
             max_pending,
@@ -399,6 +418,17 @@ impl Run {
                 let removed = self.store().remove(&key(k)).unwrap().is_some();
                 assert_eq!(removed, self.model.remove(&key(k)).is_some());
             }
+            Pin(k, pinned) => self.change(
+                k,
+                |store, key| if pinned { store.pin(key) } else { store.unpin(key) }.unwrap().is_some(),
+                |entry| entry.pinned = pinned,
+            ),
+            HoldUntil(k, name, end) => self.hold_until(k, name, now.saturating_add(end)),
+            Release(k, name) => self.release(k, name),
+            Forget(k) => {
+                let removed = self.store().forget(key(k).as_str()).unwrap().removed;
+                assert_eq!(removed, u64::from(self.model.remove(&key(k)).is_some()));
+            }
             RemoveIf(k, as_seen) => self.remove_if(k, as_seen),
             RemoveWhere(k, suspended, over) => self.remove_where(k, suspended, over),
             Rename(from, to) => self.rename(&key(from), &key(to)),
@@ -415,6 +445,34 @@ impl Run {
             Look(k) => self.look(k),
             Lists => self.lists(),
             Reopen => self.reopen(),
+        }
+        // Leases go with their entry.
+        self.leases.retain(|key, _| self.model.contains_key(key));
+    }
+
+    fn is_held(&self, key: &SessionKey) -> bool {
+        self.leases.get(key).is_some_and(|named| named.values().any(|end| *end > self.now()))
+    }
+
+    fn hold_until(&mut self, k: usize, name: u8, end: Timestamp) {
+        let held = self.store().hold_until(&key(k), &name.to_string(), end).unwrap();
+        assert_eq!(held.is_some(), self.model.contains_key(&key(k)));
+        let is_past = end <= self.now();
+        let named = self.leases.entry(key(k)).or_default();
+        if is_past {
+            named.remove(&name);
+        } else {
+            named.insert(name, end);
+        }
+    }
+
+    fn release(&mut self, k: usize, name: u8) {
+        let released = self.store().release(&key(k), &name.to_string()).unwrap().is_some();
+        let now = self.now();
+        match self.leases.get_mut(&key(k)).and_then(|named| named.remove(&name)) {
+            Some(end) if end > now => assert!(released),
+            Some(_) => {}
+            None => assert!(!released),
         }
     }
 
@@ -444,7 +502,8 @@ impl Run {
         .unwrap();
         let reason = self.model.get(&key(k)).and_then(|old| {
             let idle = |minutes: u64| minutes > 0 && now.since(old.updated_at) > MINUTE * minutes as u32;
-            let over = |(minutes, guard)| idle(minutes) && guard == Guard::Idle && !old.resume_pending;
+            let is_free = !old.resume_pending && !old.pinned && !self.is_held(&key(k));
+            let over = |(minutes, guard)| idle(minutes) && guard == Guard::Idle && is_free;
             match old.suspended {
                 true => Some(ReplaceReason::Suspended),
                 false => policy.filter(|policy| over(*policy)).map(|_| ReplaceReason::Idle),
@@ -456,6 +515,7 @@ impl Run {
             created_at: now,
             updated_at: now,
             suspended: false,
+            pinned: false,
             resume_pending: false,
             usage: Usage::ZERO,
             details: Details::from_source(source(k)),
@@ -474,7 +534,7 @@ impl Run {
                 };
                 let previous = old.session_id.clone();
                 let resolution = Resolution::Replaced { reason, previous, had_activity };
-                (Entry { details, updated_at: now.max(old.updated_at), ..fresh }, resolution)
+                (Entry { details, pinned: old.pinned, updated_at: now.max(old.updated_at), ..fresh }, resolution)
             }
             (Some(old), None) => (Entry { updated_at: now.max(old.updated_at), ..old.clone() }, Resolution::Existing),
         };
@@ -595,12 +655,20 @@ impl Run {
             false => self.store().prune(&policy, verdict),
         }
         .unwrap();
-        let may_go =
-            |key: &SessionKey, entry: &Entry| !entry.suspended && (guard == Guard::Idle || !guarded.contains(key));
+        let may_go = |key: &SessionKey, entry: &Entry| {
+            let is_free = !entry.suspended && !entry.pinned && !self.is_held(key);
+            is_free && (guard == Guard::Idle || !guarded.contains(key))
+        };
         let too_old = |entry: &Entry| days > 0 && now.since(entry.updated_at) > Duration::from_secs(days * 86_400);
         let mut left = self.model.clone();
         left.retain(|key, entry| !(too_old(entry) && may_go(key, entry)));
         let by_age = self.model.len() - left.len();
+        if entries == 0 {
+            let old = || self.model.iter().filter(|(_, entry)| too_old(entry) && !entry.suspended);
+            let pinned = old().filter(|(_, entry)| entry.pinned).count();
+            let held = old().filter(|(key, entry)| !entry.pinned && self.is_held(key)).count();
+            assert_eq!((report.kept_pinned, report.kept_held), (pinned as u64, held as u64), "{report:?}");
+        }
         // Then the oldest; of one microsecond any may go, so the store's choice is looked at below.
         let mut rest: Vec<_> =
             left.iter().filter(|(key, entry)| may_go(key, entry)).map(|(key, e)| (e.updated_at, key.clone())).collect();
@@ -622,11 +690,24 @@ impl Run {
             assert!(may_go(&key, &entry) && Some(entry.updated_at) <= youngest_gone, "the oldest go");
         }
         self.model = left;
+        if days > 0 || entries > 0 {
+            // What has ended is forgotten. If the clock goes back a little, it does not hold again.
+            for named in self.leases.values_mut() {
+                named.values_mut().filter(|end| **end <= now).for_each(|end| *end = Timestamp::MIN);
+            }
+        }
     }
 
     /// Goes on with a copy of the files: what a crash leaves right after a sync.
     fn crash(&mut self, max_age: Duration) {
         let now = self.now();
+        // Rows of leases that have ended go some time later, and would come back.
+        for (key, named) in &mut self.leases {
+            for (name, _) in named.extract_if(.., |_, end| *end <= now) {
+                let store = self.open.as_ref().unwrap();
+                let _ = store.release(key, &name.to_string()).unwrap();
+            }
+        }
         self.store().flush().unwrap();
         self.crashes += 1;
         let copied = self.home.path().with_file_name(format!("crash-{}", self.crashes));
@@ -721,6 +802,7 @@ impl Run {
             created_at: now,
             updated_at: now,
             suspended: false,
+            pinned: false,
             resume_pending: false,
             usage: Usage::ZERO,
             details: Details::default(),
@@ -754,6 +836,7 @@ impl Run {
         let id = SessionId::new(format!("put-{}", self.ids.len())).unwrap();
         let mut new = SessionEntry::new(key(k), id.clone(), at);
         new.suspended = back == MINUTE;
+        new.pinned = back == 2 * MINUTE;
         new.usage.total_tokens = 5;
         let mut extras = Extras::default();
         extras.insert(Extras::METADATA, &metadata(7).into());
@@ -770,7 +853,7 @@ impl Run {
         assert!(is_met);
         self.ids.insert(id.clone());
         let times = Entry { created_at: at, updated_at: at, ..self.blank(&id) };
-        let entry = Entry { suspended: new.suspended, usage: new.usage, extras, ..times };
+        let entry = Entry { suspended: new.suspended, pinned: new.pinned, usage: new.usage, extras, ..times };
         self.model.insert(key(k), entry);
     }
 
@@ -784,6 +867,7 @@ impl Run {
                 Change::Name(bytes) => draft.entry.details.display_name = Some("n".repeat(bytes)),
                 Change::SetMetadata(bytes) => draft.set_extra(Extras::METADATA, &metadata(bytes).into()),
                 Change::RemoveMetadata => draft.remove_extra(Extras::METADATA),
+                Change::Pin(pinned) => draft.entry.pinned = pinned,
                 Change::Id(n) => draft.entry.session_id = SessionId::new(format!("shared-{n}")).unwrap(),
                 Change::Nothing => {}
                 Change::Keep => return Edit::Keep,
@@ -820,6 +904,7 @@ impl Run {
             Change::Name(bytes) => entry.details.display_name = Some("n".repeat(bytes)),
             Change::SetMetadata(bytes) => entry.extras.insert(Extras::METADATA, &metadata(bytes).into()),
             Change::RemoveMetadata => drop(entry.extras.remove(Extras::METADATA)),
+            Change::Pin(pinned) => entry.pinned = pinned,
             Change::Id(n) => entry.session_id = SessionId::new(format!("shared-{n}")).unwrap(),
             Change::Nothing | Change::Keep | Change::Remove => {}
         }
@@ -891,6 +976,10 @@ impl Run {
         if let Some(turn) = self.turns.remove(from) {
             self.turns.insert(to.clone(), turn);
         }
+        self.leases.remove(to);
+        if let Some(named) = self.leases.remove(from) {
+            self.leases.insert(to.clone(), named);
+        }
         let tokens = self.tokens.remove(from).unwrap_or_default();
         self.tokens.insert(to.clone(), tokens);
     }
@@ -944,6 +1033,15 @@ impl Run {
             found.reverse();
             assert_eq!(self.store().keys(&prefix).unwrap().rev().map(Result::unwrap).collect::<Vec<_>>(), found);
         }
+        let now = self.now();
+        let named = self.leases.iter().flat_map(|(key, named)| named.iter().map(move |lease| (key.clone(), lease)));
+        let expected: BTreeSet<_> =
+            named.filter(|(_, (_, end))| **end > now).map(|(key, (name, end))| (key, name.to_string(), *end)).collect();
+        let leases = self.store().leases().unwrap();
+        assert!(leases.unreadable.is_empty());
+        let found: BTreeSet<_> =
+            leases.into_iter().map(|lease| (lease.key, lease.name.unwrap(), lease.end.unwrap())).collect();
+        assert_eq!(found, expected);
         let turns: Vec<_> =
             self.store().turns().unwrap().into_iter().map(|turn| (turn.started_at, turn.key, turn.token)).collect();
         assert_eq!(turns, self.open_turns());
