@@ -118,7 +118,8 @@ fn every_history_has_an_order() {
     assert_sound(&store);
 }
 
-// The search itself: faults that it has to find.
+// The search itself: faults that it has to find. In the store itself, removal that did not end leases was
+// found by history 210 of `every_history_has_an_order`.
 
 /// Histories of `broken` until one has no order.
 fn assert_found(broken: impl FnOnce(SessionStore) -> Box<dyn Verbs>) {
