@@ -13,9 +13,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use cloakroom::PrunePolicy;
-use cloakroom::prune::NoActivity;
 
 use rig::Rig;
+use support::api::{self, NoActivity};
 use support::cloakroom_store::CloakroomStore;
 use support::people::{created_at, key, source};
 use support::stream::MINUTE;

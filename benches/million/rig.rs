@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use cloakroom::SessionKey;
-use cloakroom::change::Resolution;
 use tempfile::TempDir;
 
+use crate::support::api::Resolution;
 use crate::support::cloakroom_store::CloakroomStore;
 use crate::support::people::{created_at, key, source};
 use crate::support::stream::{MINUTE, shuffled};

@@ -3,15 +3,13 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cloakroom::change::{Edit, Modified, Resolution, Touch};
-use cloakroom::prune::NoActivity;
-use cloakroom::time::{Clock, Timer};
 use cloakroom::{Options, PrunePolicy, SessionKey, SessionStore, Timestamp};
 
-use super::contender::{Contender, Fields};
+use super::api::{self, Clock, NoActivity, Resolution};
+use super::contender::{Contender, Fields, bytes_written};
 use super::people::source;
 
 /// The time of day is set by the stream; monotonic time is real, so that the store's own work by the clock is measured
@@ -20,6 +18,14 @@ use super::people::source;
 pub struct StreamClock {
     wall: Arc<AtomicI64>,
     start: Instant,
+    /// Seconds that monotonic time was taken ahead.
+    ahead: Arc<AtomicU64>,
+}
+
+impl StreamClock {
+    fn new() -> Self {
+        Self { wall: Arc::default(), start: Instant::now(), ahead: Arc::default() }
+    }
 }
 
 impl Clock for StreamClock {
@@ -28,7 +34,7 @@ impl Clock for StreamClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        self.start.elapsed() + Duration::from_secs(self.ahead.load(Ordering::Relaxed))
     }
 
     fn after(&self, delay: Duration) -> Timer {
@@ -41,15 +47,27 @@ impl Clock for StreamClock {
 pub struct CloakroomStore {
     pub store: SessionStore,
     clock: StreamClock,
-    keys: Vec<SessionKey>,
+    keys: Arc<Vec<SessionKey>>,
 }
 
 impl CloakroomStore {
     /// Opens the store in `dir`, and makes it where there is none.
     pub fn open(dir: &Path, keys: Vec<SessionKey>) -> Self {
-        let clock = StreamClock { wall: Arc::new(AtomicI64::new(0)), start: Instant::now() };
+        Self::open_with(dir, Arc::new(keys))
+    }
+
+    pub fn open_with(dir: &Path, keys: Arc<Vec<SessionKey>>) -> Self {
+        let clock = StreamClock::new();
         let options = Options::new(dir.join("sessions.db")).create(true).clock(clock.clone());
         Self { store: SessionStore::open(options).unwrap(), clock, keys }
+    }
+
+    /// Makes the store in `dir` from a gateway's file, at the time `now`, and leaves it closed. Answers how many entries
+    /// it got.
+    pub fn migrate(dir: &Path, file: &Path, now: i64) -> u64 {
+        let clock = StreamClock::new();
+        clock.wall.store(now, Ordering::Relaxed);
+        api::migrate(&Options::new(dir.join("sessions.db")).clock(clock), file)
     }
 
     pub fn set_now(&self, micros: i64) {
@@ -84,20 +102,31 @@ impl Contender for CloakroomStore {
     }
 
     fn modifies(&self, fields: Fields, stream: &mut dyn Iterator<Item = (usize, i64)>) -> bool {
+        if !api::CAN_MODIFY {
+            return false;
+        }
         for (entry, now) in stream {
             self.set_now(now);
-            let done = self.store.modify(&self.keys[entry], Touch::Yes, |draft| {
-                draft.entry.usage.total_tokens += 7;
-                match fields {
-                    Fields::Counters => draft.entry.usage.last_prompt_tokens = now.unsigned_abs(),
-                    Fields::Details => draft.entry.details.display_name = Some(format!("shown {now}")),
-                }
-                Edit::Write
-            });
-            assert!(matches!(done, Ok(Modified::Changed(_))));
+            api::modify(&self.store, &self.keys[entry], fields, now);
         }
         self.store.flush().unwrap();
         true
+    }
+
+    /// Monotonic time goes ahead by more than a minute before each of several commits, so that all that waits for its time
+    /// is due. It is done when nothing more is written but the touch that asks for the commit.
+    fn settle(&self) {
+        const NOTHING: u64 = 48 << 10;
+        let key = &self.keys[0];
+        let mut quiet = 0;
+        while quiet < 16 {
+            let before = bytes_written();
+            self.clock.ahead.fetch_add(61, Ordering::Relaxed);
+            self.store.touch(key).unwrap().unwrap().wait().unwrap();
+            // The committer does it after the commit.
+            self.store.touch(key).unwrap().unwrap().wait().unwrap();
+            quiet = if bytes_written() - before <= NOTHING { quiet + 1 } else { 0 };
+        }
     }
 
     fn touch_durable(&self, entry: usize, now: i64) {

@@ -35,6 +35,9 @@ pub trait Contender: Sync {
         false
     }
 
+    /// Finishes what the store has put off, as if nothing came for a long time.
+    fn settle(&self) {}
+
     /// One touch, durable on return. Called from many threads.
     fn touch_durable(&self, entry: usize, now: i64);
 
@@ -64,4 +67,11 @@ pub fn bytes_on_disk(dir: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+/// Bytes that this process has handed to `write` and its like.
+pub fn bytes_written() -> u64 {
+    let text = fs::read_to_string("/proc/self/io").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
+    line.parse().unwrap()
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::contender::Contender;
+use super::contender::{Contender, Fields};
 use super::people::{Record, record, text_of_time, time_of_text};
 
 /// The whole store.
@@ -65,6 +65,15 @@ impl Contender for JsonStore {
         for (entry, now) in stream {
             self.touch_durable(entry, now);
         }
+    }
+
+    fn modifies(&self, fields: Fields, stream: &mut dyn Iterator<Item = (usize, i64)>) -> bool {
+        for (entry, now) in stream {
+            let mut sessions = self.sessions.lock().unwrap();
+            sessions.get_mut(&self.keys[entry]).unwrap().change(fields, now);
+            self.save(&sessions);
+        }
+        true
     }
 
     fn touch_durable(&self, entry: usize, now: i64) {

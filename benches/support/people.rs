@@ -1,10 +1,11 @@
 //! The entries: conversations on servers with names, about 350 bytes each.
 
-use cloakroom::source::KeyPolicy;
 use cloakroom::{SessionKey, SessionSource, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::stream::side;
+use super::api::KeyPolicy;
+use super::contender::Fields;
+use super::stream::{place_of, side};
 
 /// 2026-06-12T00:00:00Z: when the first entry is made.
 pub const START: i64 = 1_781_222_400_000_000;
@@ -21,8 +22,8 @@ const NAMES: [&str; 8] = ["Ada", "Grace", "Linus", "Margaret", "Edsger", "Barbar
 
 /// Where entry number `entry` of `entries` takes place.
 pub fn source(entry: usize, entries: usize) -> SessionSource {
-    let side = side(entries);
-    let (server, channel, user) = (entry / (side * side), entry / side % side, entry % side);
+    let (side, place) = (side(entries), place_of(entry, entries));
+    let (server, channel, user) = (place / (side * side), place / side % side, place % side);
     let chat = server * side + channel;
     SessionSource {
         platform: "discord".into(),
@@ -74,6 +75,18 @@ pub struct Record {
     pub auto_reset_reason: Option<String>,
     pub reset_had_activity: bool,
     pub origin: Origin,
+}
+
+impl Record {
+    /// Two fields changed with a touch.
+    pub fn change(&mut self, fields: Fields, now: i64) {
+        self.updated_at = text_of_time(now);
+        self.total_tokens += 7;
+        match fields {
+            Fields::Counters => self.last_prompt_tokens = now.unsigned_abs(),
+            Fields::Details => self.display_name = Some(format!("shown {now}")),
+        }
+    }
 }
 
 /// Where it takes place, as a gateway writes it.

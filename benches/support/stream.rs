@@ -84,6 +84,42 @@ pub fn side(entries: usize) -> usize {
     (1..).find(|side| side * side * side >= entries).unwrap()
 }
 
+/// A fixed shuffle of the numbers below `entries`, and its inverse, without a table: four rounds of Feistel over the next
+/// even power of two, again and again until the number is below `entries`.
+fn shuffle(number: usize, entries: usize, rounds: [u64; 4], inverse: bool) -> usize {
+    let half = (usize::BITS - entries.max(2).saturating_sub(1).leading_zeros()).div_ceil(2);
+    let mask = (1_u64 << half) - 1;
+    let mut number = number as u64;
+    loop {
+        let (mut left, mut right) = (number >> half, number & mask);
+        for round in rounds {
+            if inverse {
+                (left, right) = (right ^ (Random::new(left ^ round).next() & mask), left);
+            } else {
+                (left, right) = (right, left ^ (Random::new(right ^ round).next() & mask));
+            }
+        }
+        number = left << half | right;
+        if number < entries as u64 {
+            return number as usize;
+        }
+    }
+}
+
+const SHUFFLE: [u64; 4] = [0x1000_0000, 0x2000_0000, 0x3000_0000, 0x4000_0000];
+
+/// Where an entry takes place: entries are numbered by age, places by server, channel and user, as their keys are. Neither
+/// order says anything of the other, as in life.
+pub fn place_of(entry: usize, entries: usize) -> usize {
+    shuffle(entry, entries, SHUFFLE, false)
+}
+
+/// And back.
+pub fn entry_at(place: usize, entries: usize) -> usize {
+    let [first, second, third, fourth] = SHUFFLE;
+    shuffle(place, entries, [fourth, third, second, first], true)
+}
+
 /// An endless stream of entries, the same for the same seed.
 #[derive(Debug, Clone)]
 pub struct Stream {
@@ -91,7 +127,7 @@ pub struct Stream {
     entries: usize,
     random: Random,
     zipf: Zipf,
-    /// Of the Discord shape: the first entry of the channel that is busy.
+    /// Of the Discord shape: the first place of the channel that is busy.
     channel: usize,
 }
 
@@ -117,9 +153,9 @@ impl Iterator for Stream {
                     let channel = self.zipf.draw(&mut self.random);
                     self.channel = (server * side + channel) * side;
                 }
-                let entry = self.channel + self.zipf.draw(&mut self.random);
-                if entry < self.entries {
-                    break entry;
+                let place = self.channel + self.zipf.draw(&mut self.random);
+                if place < self.entries {
+                    break entry_at(place, self.entries);
                 }
             },
         })

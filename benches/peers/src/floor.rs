@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::group::Group;
 use crate::layout;
-use crate::support::contender::{COMMIT_INTERVAL, Contender};
+use crate::support::contender::{COMMIT_INTERVAL, Contender, Fields};
 use crate::support::people::record;
 
 const NONE: u32 = u32::MAX;
@@ -23,6 +23,7 @@ struct Slot {
     newer: u32,
     older: u32,
     entry: usize,
+    counters: [i64; 2],
     cold: Vec<u8>,
 }
 
@@ -67,6 +68,23 @@ impl State {
         self.tail.extend_from_slice(&(place ^ time as u32).to_le_bytes());
     }
 
+    fn change(&mut self, key: &str, now: i64, fields: Option<Fields>) {
+        self.touch(key, now);
+        let Some(fields) = fields else { return };
+        let slot = &mut self.slots[self.places[key] as usize];
+        slot.counters[0] += 7;
+        match fields {
+            Fields::Counters => slot.counters[1] = now,
+            Fields::Details => slot.cold = layout::renamed(&slot.cold, format!("shown {now}")),
+        }
+        for counter in slot.counters {
+            self.tail.extend_from_slice(&counter.to_le_bytes());
+        }
+        if fields == Fields::Details {
+            self.tail.extend_from_slice(&slot.cold);
+        }
+    }
+
     fn touch(&mut self, key: &str, now: i64) {
         let place = self.places[key];
         self.unlink(place);
@@ -88,6 +106,26 @@ impl Floor {
         let state = State { places: HashMap::new(), slots: Vec::new(), newest: NONE, oldest: NONE, tail: Vec::new() };
         let log = File::create(dir.join("log")).unwrap();
         Self { state: Mutex::new(state), log, keys, group: Group::default() }
+    }
+
+    fn in_groups(&self, stream: &mut dyn Iterator<Item = (usize, i64)>, fields: Option<Fields>) {
+        let mut ended = false;
+        while !ended {
+            let started = Instant::now();
+            'group: while started.elapsed() < COMMIT_INTERVAL {
+                for _ in 0..16 {
+                    match stream.next() {
+                        Some((entry, now)) => self.state.lock().unwrap().change(&self.keys[entry], now, fields),
+                        None => {
+                            ended = true;
+                            break 'group;
+                        }
+                    }
+                }
+            }
+            self.sync();
+            thread::yield_now();
+        }
     }
 
     fn sync(&self) {
@@ -112,7 +150,7 @@ impl Contender for Floor {
             state.log(0, place, now);
             state.tail.extend_from_slice(self.keys[entry].as_bytes());
             state.tail.extend_from_slice(&cold);
-            state.slots.push(Slot { updated_at: now, newer: NONE, older: NONE, entry, cold });
+            state.slots.push(Slot { updated_at: now, newer: NONE, older: NONE, entry, counters: [0; 2], cold });
             state.link_newest(place);
             if state.tail.len() > 1 << 20 {
                 drop(state);
@@ -123,23 +161,12 @@ impl Contender for Floor {
     }
 
     fn touches(&self, stream: &mut dyn Iterator<Item = (usize, i64)>) {
-        let mut ended = false;
-        while !ended {
-            let started = Instant::now();
-            'group: while started.elapsed() < COMMIT_INTERVAL {
-                for _ in 0..16 {
-                    match stream.next() {
-                        Some((entry, now)) => self.state.lock().unwrap().touch(&self.keys[entry], now),
-                        None => {
-                            ended = true;
-                            break 'group;
-                        }
-                    }
-                }
-            }
-            self.sync();
-            thread::yield_now();
-        }
+        self.in_groups(stream, None);
+    }
+
+    fn modifies(&self, fields: Fields, stream: &mut dyn Iterator<Item = (usize, i64)>) -> bool {
+        self.in_groups(stream, Some(fields));
+        true
     }
 
     fn touch_durable(&self, entry: usize, now: i64) {

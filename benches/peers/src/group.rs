@@ -1,6 +1,6 @@
 //! Group commit for stores that have none: whoever comes first commits for all who wait.
 
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Default)]
 struct State {
@@ -40,5 +40,19 @@ impl Group {
             state.done = number;
             self.changed.notify_all();
         }
+    }
+}
+
+/// A lock that is handed on in turn: a stream of touches asks for it again at once, and would never let a prune in.
+#[derive(Default)]
+pub struct Queue {
+    next: Mutex<()>,
+    held: Mutex<()>,
+}
+
+impl Queue {
+    pub fn enter(&self) -> MutexGuard<'_, ()> {
+        let _next = self.next.lock().unwrap();
+        self.held.lock().unwrap()
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::group::Group;
 use crate::layout;
-use crate::support::contender::{COMMIT_INTERVAL, Contender};
+use crate::support::contender::{COMMIT_INTERVAL, Contender, Fields};
 use crate::support::people::record;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,16 +48,52 @@ impl<E: Engine> Kv<E> {
         Self { engine, keys, group: Group::default() }
     }
 
-    fn touch(&self, txn: &mut dyn Txn, (entry, now): (usize, i64)) {
+    fn touch(&self, txn: &mut dyn Txn, touch: (usize, i64)) {
+        self.change(txn, touch, None);
+    }
+
+    fn change(&self, txn: &mut dyn Txn, (entry, now): (usize, i64), fields: Option<Fields>) {
         let key = self.keys[entry].as_bytes();
-        let before = layout::updated_at(&txn.get(Tree::Hot, key).unwrap());
+        let hot = txn.get(Tree::Hot, key).unwrap();
+        let before = layout::updated_at(&hot);
         let now = now.max(before);
-        txn.put(Tree::Hot, key, &layout::hot(now));
+        let mut hot = layout::touched(&hot, now);
+        if let Some(fields) = fields {
+            layout::counted(&mut hot, 7, (fields == Fields::Counters).then_some(now));
+        }
+        txn.put(Tree::Hot, key, &hot);
+        if fields == Some(Fields::Details) {
+            let cold = layout::renamed(&txn.get(Tree::Cold, key).unwrap(), format!("shown {now}"));
+            txn.put(Tree::Cold, key, &cold);
+        }
         if layout::bucket(before) != layout::bucket(now) {
             txn.remove(Tree::Index, &layout::index_row(before, key));
             txn.put(Tree::Index, &layout::index_row(now, key), &[]);
         }
         txn.step();
+    }
+
+    /// Transactions as long as Cloakroom's commits.
+    fn in_groups(&self, stream: &mut dyn Iterator<Item = (usize, i64)>, fields: Option<Fields>) {
+        let mut ended = false;
+        while !ended {
+            self.engine.write(&mut |txn| {
+                let started = Instant::now();
+                while started.elapsed() < COMMIT_INTERVAL {
+                    for _ in 0..16 {
+                        match stream.next() {
+                            Some(touch) => self.change(txn, touch, fields),
+                            None => {
+                                ended = true;
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+            // Lets another writer in.
+            thread::yield_now();
+        }
     }
 }
 
@@ -82,25 +118,12 @@ impl<E: Engine> Contender for Kv<E> {
     }
 
     fn touches(&self, stream: &mut dyn Iterator<Item = (usize, i64)>) {
-        let mut ended = false;
-        while !ended {
-            self.engine.write(&mut |txn| {
-                let started = Instant::now();
-                while started.elapsed() < COMMIT_INTERVAL {
-                    for _ in 0..16 {
-                        match stream.next() {
-                            Some(touch) => self.touch(txn, touch),
-                            None => {
-                                ended = true;
-                                return;
-                            }
-                        }
-                    }
-                }
-            });
-            // Lets another writer in.
-            thread::yield_now();
-        }
+        self.in_groups(stream, None);
+    }
+
+    fn modifies(&self, fields: Fields, stream: &mut dyn Iterator<Item = (usize, i64)>) -> bool {
+        self.in_groups(stream, Some(fields));
+        true
     }
 
     fn touch_durable(&self, entry: usize, now: i64) {

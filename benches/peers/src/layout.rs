@@ -12,6 +12,22 @@ pub fn hot(updated_at: i64) -> [u8; HOT_BYTES] {
     hot
 }
 
+/// The same record with a later time.
+pub fn touched(hot: &[u8], updated_at: i64) -> [u8; HOT_BYTES] {
+    let mut hot: [u8; HOT_BYTES] = hot.try_into().unwrap();
+    hot[..8].copy_from_slice(&updated_at.to_le_bytes());
+    hot
+}
+
+/// Adds to the counter in the record, and sets the other where one is given.
+pub fn counted(hot: &mut [u8; HOT_BYTES], added: u32, set: Option<i64>) {
+    let total = u32::from_le_bytes(hot[8..12].try_into().unwrap()).wrapping_add(added);
+    hot[8..12].copy_from_slice(&total.to_le_bytes());
+    if let Some(set) = set {
+        hot[12..].copy_from_slice(&set.to_le_bytes());
+    }
+}
+
 pub fn updated_at(hot: &[u8]) -> i64 {
     i64::from_le_bytes(hot[..8].try_into().unwrap())
 }
@@ -41,13 +57,29 @@ pub fn cold(record: &Record) -> Vec<u8> {
         origin.guild_id.as_ref(),
         origin.message_id.as_ref(),
     ];
+    joined(texts.into_iter().map(|text| text.map_or("", String::as_str)))
+}
+
+fn joined<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(300);
     for text in texts {
-        let text = text.map_or("", String::as_str);
         bytes.extend_from_slice(&u16::try_from(text.len()).unwrap().to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
     }
     bytes
+}
+
+/// The same with another name to show.
+pub fn renamed(cold: &[u8], name: String) -> Vec<u8> {
+    let mut texts = texts(cold);
+    texts[2] = name;
+    joined(texts.iter().map(String::as_str))
+}
+
+/// The session id: the first text.
+pub fn session_id(cold: &[u8]) -> &[u8] {
+    let (length, rest) = cold.split_first_chunk::<2>().unwrap();
+    &rest[..usize::from(u16::from_le_bytes(*length))]
 }
 
 /// And back: what a reader of an entry gets.

@@ -23,6 +23,7 @@ mod redb_store;
 mod report;
 #[cfg(feature = "rocksdb")]
 mod rocksdb_store;
+mod sled_safe;
 mod sled_store;
 mod sqlite;
 #[allow(dead_code, unreachable_pub, reason = "shared with the criterion benches")]
@@ -44,7 +45,8 @@ const USAGE: &str = "options, with their defaults:
   --rounds 3           turns of each contender in the main table
   --seconds 2          time of each measurement
   --out <dir>          where JSON, CSV and pictures go; nothing is written without it
-  --contenders a,b     cloakroom,json,sqlite_json,sqlite,redb,fjall,heed,sled,floor; with feature rocksdb also rocksdb
+  --contenders a,b     cloakroom,json,sqlite_json,sqlite,redb,fjall,heed,sled,sled_safe,sled_safe4,floor; rocksdb with
+                       the feature of that name
   --only table,curve,timeline,disk,large
   --touches <n>        of the disk curve; without it 200 for each entry, or what ten times --seconds allow
   --dir <dir>          where the stores are made: a real disk, or the figures mean nothing";
@@ -217,6 +219,26 @@ fn main() {
         Err(message) => {
             eprintln!("{message}");
             std::process::exit(2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::support::stream::{entry_at, place_of};
+
+    #[test]
+    fn each_entry_has_a_place_of_its_own_and_neighbours_are_no_neighbours() {
+        for entries in [1, 2, 3, 1_000, 4_096, 50_001] {
+            let mut taken = vec![false; entries];
+            let mut neighbours = 0;
+            for entry in 0..entries {
+                let place = place_of(entry, entries);
+                assert!(!std::mem::replace(&mut taken[place], true));
+                assert_eq!(entry_at(place, entries), entry);
+                neighbours += usize::from(entry > 0 && place.abs_diff(place_of(entry - 1, entries)) == 1);
+            }
+            assert!(entries < 1_000 || neighbours < 10);
         }
     }
 }

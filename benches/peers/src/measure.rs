@@ -19,7 +19,7 @@ use crate::support::contender::{Contender, Fields, bytes_on_disk};
 use crate::support::json_store::JsonStore;
 use crate::support::people::{created_at, keys};
 use crate::support::stream::{MINUTE, Shape, Stream, Time, Touches};
-use crate::{fjall_store, floor, heed_store, kv, redb_store, sled_store, sqlite};
+use crate::{fjall_store, floor, heed_store, kv, redb_store, sled_safe, sled_store, sqlite};
 
 pub const CONTENDERS: &[&str] = &[
     "cloakroom",
@@ -32,6 +32,8 @@ pub const CONTENDERS: &[&str] = &[
     #[cfg(feature = "rocksdb")]
     "rocksdb",
     "sled",
+    "sled_safe",
+    "sled_safe4",
     "floor",
 ];
 
@@ -53,18 +55,18 @@ fn texts(size: usize) -> Arc<Vec<String>> {
 /// Keys, made before anything is measured.
 pub enum Keys {
     Shared(Arc<Vec<String>>),
-    Cloakroom(Vec<cloakroom::SessionKey>),
+    Cloakroom(Arc<Vec<cloakroom::SessionKey>>),
 }
 
 impl Keys {
     pub fn of(contender: &str, size: usize) -> Self {
-        if contender == "cloakroom" { Self::Cloakroom(keys(size)) } else { Self::Shared(texts(size)) }
+        if contender == "cloakroom" { Self::Cloakroom(Arc::new(keys(size))) } else { Self::Shared(texts(size)) }
     }
 }
 
 fn open(contender: &str, dir: &Path, keys: &Keys) -> Box<dyn Contender> {
     let texts = match keys {
-        Keys::Cloakroom(keys) => return Box::new(CloakroomStore::open(dir, keys.clone())),
+        Keys::Cloakroom(keys) => return Box::new(CloakroomStore::open_with(dir, Arc::clone(keys))),
         Keys::Shared(texts) => Arc::clone(texts),
     };
     match contender {
@@ -77,6 +79,9 @@ fn open(contender: &str, dir: &Path, keys: &Keys) -> Box<dyn Contender> {
         #[cfg(feature = "rocksdb")]
         "rocksdb" => Box::new(kv::Kv::new(rocksdb_store::Rocksdb::open(dir), texts)),
         "sled" => Box::new(kv::Kv::new(sled_store::Sled::open(dir), texts)),
+        "sled_safe" | "sled_safe4" => {
+            Box::new(kv::Kv::new(sled_safe::SledSafe::open(dir, contender == "sled_safe"), texts))
+        }
         "floor" => Box::new(floor::Floor::open(dir, texts)),
         _ => panic!("no contender {contender}"),
     }
@@ -163,7 +168,8 @@ impl Rig<'_> {
         self.gather();
         let stream = self.stream(Shape::Uniform, Time::Stay);
         let started = Instant::now();
-        let mut until = Until { stream, end: started + self.job.time, every: 64, count: 0, last: None };
+        let every = if self.is_slow() { 1 } else { 64 };
+        let mut until = Until { stream, end: started + self.job.time, every, count: 0, last: None };
         if !self.store.modifies(fields, &mut until) {
             return;
         }
@@ -214,10 +220,10 @@ impl Rig<'_> {
         self.note(format!("durable_{threads}_threads_per_s"), rate);
     }
 
-    fn reads(&mut self) {
-        let mut stream = Stream::new(Shape::Uniform, self.job.size, self.job.seed);
+    /// Reads whole entries, after a pass that warms the caches.
+    fn gets(&mut self, shape: Shape, name: &str) {
+        let mut stream = Stream::new(shape, self.job.size, self.job.seed);
         let mut nanos = Vec::with_capacity(100_000);
-        // The first pass warms the caches.
         for _ in 0..2 {
             nanos.clear();
             for _ in 0..100_000 {
@@ -229,10 +235,15 @@ impl Rig<'_> {
             }
         }
         let sum: f64 = nanos.iter().map(|nanos| f64::from(*nanos)).sum();
-        self.note("get_per_s", 1e9 * nanos.len() as f64 / sum);
+        self.note(format!("{name}_per_s"), 1e9 * nanos.len() as f64 / sum);
         nanos.sort_unstable();
-        self.note("get_p50_ns", percentile(&nanos, 0.5));
-        self.note("get_p99_ns", percentile(&nanos, 0.99));
+        self.note(format!("{name}_p50_ns"), percentile(&nanos, 0.5));
+        self.note(format!("{name}_p99_ns"), percentile(&nanos, 0.99));
+    }
+
+    pub fn reads(&mut self) {
+        self.gets(Shape::Uniform, "get");
+        self.gets(Shape::Zipf, "get_zipf");
         let recent = median_micros(|| {
             let recent = self.store.recent(50);
             assert_eq!(recent.len(), 50);

@@ -26,6 +26,9 @@ fn color(contender: &str) -> RGBColor {
         "heed" => RGBColor(130, 70, 170),
         "rocksdb" => RGBColor(20, 160, 170),
         "sled" => RGBColor(120, 90, 60),
+        "sled_safe" => RGBColor(190, 150, 90),
+        "sled_safe4" => RGBColor(160, 130, 110),
+        "old" => RGBColor(240, 150, 150),
         _ => RGBColor(20, 20, 20),
     }
 }

@@ -5,13 +5,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DataBlockIndexType, Options,
     ReadOptions, WriteBatch, WriteOptions,
 };
 
+use crate::group::Queue;
 use crate::kv::{Engine, Tree, Txn};
 
 const TREES: [&str; 3] = ["hot", "cold", "index"];
@@ -19,20 +19,6 @@ const TREES: [&str; 3] = ["hot", "cold", "index"];
 pub struct Rocksdb {
     db: DB,
     writers: Queue,
-}
-
-/// A lock that is handed on in turn: a stream of touches asks for it again at once, and would never let a prune in.
-#[derive(Default)]
-struct Queue {
-    next: Mutex<()>,
-    held: Mutex<()>,
-}
-
-impl Queue {
-    fn enter(&self) -> MutexGuard<'_, ()> {
-        let _next = self.next.lock().unwrap();
-        self.held.lock().unwrap()
-    }
 }
 
 impl Rocksdb {

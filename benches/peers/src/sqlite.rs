@@ -81,6 +81,19 @@ impl Contender for SqliteJson {
         db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
     }
 
+    fn modifies(&self, fields: Fields, stream: &mut dyn Iterator<Item = (usize, i64)>) -> bool {
+        self.set_synchronous("NORMAL");
+        for (entry, now) in stream {
+            let mut sessions = self.sessions.lock().unwrap();
+            let record = sessions.get_mut(&entry).unwrap();
+            record.change(fields, now);
+            self.upsert(&self.db.lock().unwrap(), &self.keys[entry], record);
+        }
+        let db = self.db.lock().unwrap();
+        db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        true
+    }
+
     fn touch_durable(&self, entry: usize, now: i64) {
         // Set by the load; the relaxed touches come before. Cheap when it is so already.
         self.set_synchronous("FULL");
