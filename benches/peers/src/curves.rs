@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use crate::adapters::{Clocked, Until};
+use crate::adapters::Clocked;
 use crate::measure::{Figures, Job, Keys, Rig, loaded, percentile};
 use crate::support::cloakroom_store::CloakroomStore;
 use crate::support::contender::{Contender, bytes_on_disk};
@@ -34,11 +35,11 @@ pub fn timeline(job: &Job<'_>, dir: &Path) -> Value {
     let stream = Stream::new(Shape::Uniform, job.size - tenth, job.seed).enumerate();
     let stream = stream.map(|(i, entry)| (tenth + entry, latest + i as i64));
     let started = Instant::now();
-    let end = started + 4 * job.time;
+    let (end, pruned) = (started + 4 * job.time, AtomicBool::new(false));
     let mut windows: BTreeMap<u128, Vec<u32>> = BTreeMap::new();
     let mut samples: Vec<(u128, u32)> = Vec::with_capacity(1 << 20);
 
-    let pruned = {
+    let (begun, done) = {
         let store = &*rig.store;
         let mut note = |now: Instant, took: Duration| {
             samples.push(((now - started).as_micros(), u32::try_from(took.as_nanos()).unwrap_or(u32::MAX)));
@@ -48,16 +49,20 @@ pub fn timeline(job: &Job<'_>, dir: &Path) -> Value {
                 thread::sleep(2 * job.time);
                 let begun = started.elapsed();
                 assert_eq!(store.prune(created_at(tenth)), tenth as u64);
-                (begun, started.elapsed())
+                let done = started.elapsed();
+                pruned.store(true, Ordering::Relaxed);
+                (begun, done)
             });
-            let until = Until { stream, end, every: 1, count: 0, last: None };
-            store.touches(&mut Clocked::new(until, Duration::from_micros(50), &mut note));
+            // A long prune is seen to its end.
+            let is_over = || pruned.load(Ordering::Relaxed) && Instant::now() >= end;
+            let stream = stream.take_while(|_| !is_over());
+            store.touches(&mut Clocked::new(stream, Duration::from_micros(50), &mut note));
 
             pruner.join().unwrap()
         })
     };
     // What comes late belongs to the last whole window: one of a few touches has no p99.
-    let last = ((4 * job.time).as_millis() / WINDOW).saturating_sub(1);
+    let last = ((4 * job.time).max(done).as_millis() / WINDOW).saturating_sub(1);
     for (at, nanos) in &samples {
         windows.entry((at / 1000 / WINDOW).min(last)).or_default().push(*nanos);
     }
@@ -73,13 +78,14 @@ pub fn timeline(job: &Job<'_>, dir: &Path) -> Value {
         nanos.sort_unstable();
         if nanos.is_empty() { 0.0 } else { percentile(&nanos, 0.99) }
     };
-    let (begun, done) = (pruned.0.as_micros(), pruned.1.as_micros());
-    let within = samples.iter().filter(|(at, _)| (begun..done).contains(at)).map(|(_, nanos)| *nanos).collect();
-    let before = samples.iter().filter(|(at, _)| *at < begun).map(|(_, nanos)| *nanos).collect();
+    let pruning = begun.as_micros()..done.as_micros();
+    let within = samples.iter().filter(|(at, _)| pruning.contains(at)).map(|(_, nanos)| *nanos).collect();
+    let before = samples.iter().filter(|(at, _)| *at < pruning.start).map(|(_, nanos)| *nanos).collect();
     rig.note("p99_before_prune_ns", p99(before));
     rig.note("p99_while_pruning_ns", p99(within));
-    rig.note("pruned_from_s", pruned.0.as_secs_f64());
-    rig.note("pruned_until_s", pruned.1.as_secs_f64());
+    rig.note("pruned_from_s", begun.as_secs_f64());
+    rig.note("pruned_until_s", done.as_secs_f64());
+    rig.note("prune_while_touched_per_s", tenth as f64 / (done - begun).as_secs_f64());
     json!({ "figures": rig.figures, "windows": rows })
 }
 

@@ -17,6 +17,7 @@ mod group;
 mod heed_store;
 mod kv;
 mod layout;
+mod longer;
 mod measure;
 mod plots;
 mod redb_store;
@@ -48,7 +49,10 @@ const USAGE: &str = "options, with their defaults:
   --contenders a,b     cloakroom,json,sqlite_json,sqlite,redb,fjall,heed,sled,sled_safe,sled_safe4,floor; rocksdb with
                        the feature of that name
   --only table,curve,timeline,disk,large
+                       and, where it is asked for: read, migrate (of cloakroom), sustained
   --touches <n>        of the disk curve; without it 200 for each entry, or what ten times --seconds allow
+  --sustain <seconds>  of each stream of sustained touches; without it ten times --seconds
+  --old <program>      this program, built against an older commit: it becomes the contender `old`
   --dir <dir>          where the stores are made: a real disk, or the figures mean nothing";
 
 struct Args {
@@ -59,6 +63,8 @@ struct Args {
     contenders: Vec<String>,
     only: Vec<String>,
     touches: Option<usize>,
+    sustain: Option<f64>,
+    old: Option<PathBuf>,
     dir: PathBuf,
     /// Set in a child process: what to measure, of whom, and the seed.
     child: Option<String>,
@@ -71,9 +77,11 @@ fn args() -> Result<Args, String> {
         rounds: 3,
         seconds: 2.0,
         out: None,
-        contenders: CONTENDERS.iter().copied().map(String::from).collect(),
+        contenders: Vec::new(),
         only: ["table", "curve", "timeline", "disk", "large"].map(String::from).to_vec(),
         touches: None,
+        sustain: None,
+        old: None,
         dir: std::env::temp_dir(),
         child: None,
         seed: 1,
@@ -91,11 +99,20 @@ fn args() -> Result<Args, String> {
             "--contenders" => args.contenders = list(),
             "--only" => args.only = list(),
             "--touches" => args.touches = Some(value.replace('_', "").parse().map_err(bad)?),
+            "--sustain" => args.sustain = Some(value.parse().map_err(|_| format!("{name} {value}: no number"))?),
+            "--old" => args.old = Some(value.into()),
             "--dir" => args.dir = value.into(),
             "--child" => args.child = Some(value),
             "--seed" => args.seed = value.parse().map_err(bad)?,
             _ => return Err(format!("{name} is unknown\n{USAGE}")),
         }
+    }
+    if args.contenders.is_empty() {
+        let all = CONTENDERS.iter().filter(|name| **name != "old" || args.old.is_some());
+        args.contenders = all.copied().map(String::from).collect();
+    }
+    if args.old.is_none() && args.contenders.iter().any(|name| name == "old") {
+        return Err(format!("--old names the program of the contender old\n{USAGE}"));
     }
     if let Some(unknown) = args.contenders.iter().find(|name| !CONTENDERS.contains(&name.as_str())) {
         return Err(format!("no contender {unknown}\n{USAGE}"));
@@ -110,13 +127,18 @@ fn args() -> Result<Args, String> {
 fn child(args: &Args, what: &str) {
     let dir = tempfile::Builder::new().prefix("cloakroom-peers-").tempdir_in(&args.dir).unwrap();
     let time = Duration::from_secs_f64(args.seconds);
-    let job = Job { contender: &args.contenders[0], size: args.size, time, seed: args.seed, touches: args.touches };
+    let sustain = args.sustain.map_or(10 * time, Duration::from_secs_f64);
+    let (contender, size, seed, touches) = (&args.contenders[0], args.size, args.seed, args.touches);
+    let job = Job { contender, size, time, seed, touches, sustain };
     let figures = match what {
         "table" => measure::all(&job, dir.path()),
         "curve" => curves::curve(&job, dir.path()),
         "timeline" => curves::timeline(&job, dir.path()),
         "disk" => curves::disk(&job, dir.path()),
         "large" => curves::large(&job, dir.path()),
+        "read" => longer::read(&job, dir.path()),
+        "migrate" => longer::migrate(&job, dir.path()),
+        "sustained" => longer::sustained(&job, dir.path()),
         _ => panic!("nothing called {what} is measured"),
     };
     println!("{figures}");
@@ -125,12 +147,19 @@ fn child(args: &Args, what: &str) {
 /// Measures in a child process. A contender that fails is reported, and has no figures.
 fn measure(args: &Args, what: &str, contender: &str, size: usize, seed: u64) -> Option<Value> {
     eprintln!("{what} {contender} {size} (seed {seed})");
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let (program, its_name) = match &args.old {
+        Some(old) if contender == "old" => (old.clone(), "cloakroom"),
+        _ => (std::env::current_exe().unwrap(), contender),
+    };
+    let mut command = Command::new(program);
+    if let Some(sustain) = args.sustain {
+        command.args(["--sustain", &sustain.to_string()]);
+    }
     if let Some(touches) = args.touches {
         command.args(["--touches", &touches.to_string()]);
     }
     let output = command
-        .args(["--child", what, "--contenders", contender, "--size", &size.to_string(), "--seed", &seed.to_string()])
+        .args(["--child", what, "--contenders", its_name, "--size", &size.to_string(), "--seed", &seed.to_string()])
         .args(["--seconds", &args.seconds.to_string(), "--dir"])
         .arg(&args.dir)
         .stderr(Stdio::inherit())
@@ -153,10 +182,17 @@ fn run(args: &Args) -> usize {
     };
     let mut results = Results::new(args.size, args.rounds, args.seconds);
     let wants = |what: &str| args.only.iter().any(|only| only == what);
-    if wants("table") {
+    let is_ours = |contender: &str| matches!(contender, "cloakroom" | "old");
+    for what in ["table", "read", "migrate", "sustained"].into_iter().filter(|what| wants(what)) {
         for round in 1..=args.rounds {
             for contender in &args.contenders {
-                if let Some(figures) = measure("table", contender, args.size, round) {
+                let can = match what {
+                    "migrate" => is_ours(contender),
+                    // The file takes seconds for a touch.
+                    "sustained" => !matches!(contender.as_str(), "json" | "sqlite_json"),
+                    _ => true,
+                };
+                if can && let Some(figures) = measure(what, contender, args.size, round) {
                     results.add_table(contender, &figures);
                 }
             }
@@ -191,8 +227,10 @@ fn run(args: &Args) -> usize {
             results.add_disk(contender, &figures);
         }
     }
-    if wants("large") && args.contenders.iter().any(|name| name == "cloakroom") {
-        results.large = measure("large", "cloakroom", args.size, 1).unwrap_or_default();
+    for contender in args.contenders.iter().filter(|name| wants("large") && is_ours(name)) {
+        if let Some(figures) = measure("large", contender, args.size, 1) {
+            results.large.insert(contender.clone(), figures);
+        }
     }
     println!("{}", results.table());
     if let Some(out) = &args.out {

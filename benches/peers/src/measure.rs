@@ -18,11 +18,12 @@ use crate::support::cloakroom_store::CloakroomStore;
 use crate::support::contender::{Contender, Fields, bytes_on_disk};
 use crate::support::json_store::JsonStore;
 use crate::support::people::{created_at, keys};
-use crate::support::stream::{MINUTE, Shape, Stream, Time, Touches};
+use crate::support::stream::{MINUTE, Shape, Stream, Time, Touches, shuffled};
 use crate::{fjall_store, floor, heed_store, kv, redb_store, sled_safe, sled_store, sqlite};
 
 pub const CONTENDERS: &[&str] = &[
     "cloakroom",
+    "old",
     "json",
     "sqlite_json",
     "sqlite",
@@ -44,6 +45,8 @@ pub struct Job<'a> {
     pub seed: u64,
     /// Of the disk curve.
     pub touches: Option<usize>,
+    /// How long touches are sustained.
+    pub sustain: Duration,
 }
 
 pub type Figures = BTreeMap<String, f64>;
@@ -64,7 +67,7 @@ impl Keys {
     }
 }
 
-fn open(contender: &str, dir: &Path, keys: &Keys) -> Box<dyn Contender> {
+pub fn open(contender: &str, dir: &Path, keys: &Keys) -> Box<dyn Contender> {
     let texts = match keys {
         Keys::Cloakroom(keys) => return Box::new(CloakroomStore::open_with(dir, Arc::clone(keys))),
         Keys::Shared(texts) => Arc::clone(texts),
@@ -88,7 +91,7 @@ fn open(contender: &str, dir: &Path, keys: &Keys) -> Box<dyn Contender> {
 }
 
 /// A figure of /proc/self: `VmRSS` and `VmHWM` of `status` in KiB, `write_bytes` of `io` in bytes.
-fn proc_figure(file: &str, name: &str) -> f64 {
+pub fn proc_figure(file: &str, name: &str) -> f64 {
     let text = fs::read_to_string(format!("/proc/self/{file}")).unwrap();
     let line = text.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -264,6 +267,26 @@ impl Rig<'_> {
         self.store.create(0..tenth, &|entry| created_at(size + entry));
         self.latest = created_at(size + tenth);
     }
+
+    /// The fifty touched last, where nine tenths of the store were touched in one minute. Not of the file: each touch
+    /// would write all of it.
+    fn recent_in_crowd(&mut self) {
+        if self.job.contender == "json" {
+            return;
+        }
+        let start = (self.latest / MINUTE + 2) * MINUTE;
+        let tenth = self.job.size / 10;
+        let crowd = shuffled(self.job.size - tenth, self.job.seed);
+        let last = start + crowd.len() as i64 - 1;
+        assert!(last < start + MINUTE, "the minute has a microsecond for each");
+        self.store.touches(&mut crowd.iter().zip(start..).map(|(entry, now)| (tenth + entry, now)));
+        self.latest = last;
+        let recent = median_micros(|| {
+            let recent = self.store.recent(50);
+            assert_eq!((recent.len(), recent[0], recent[49]), (50, last, last - 49));
+        });
+        self.note("recent_50_crowded_us", recent);
+    }
 }
 
 fn median_micros(mut work: impl FnMut()) -> f64 {
@@ -300,6 +323,7 @@ pub fn all(job: &Job<'_>, dir: &Path) -> Value {
     assert_eq!(rig.store.count(), job.size as u64);
     rig.reads();
     rig.prunes();
+    rig.recent_in_crowd();
     assert_eq!(rig.store.count(), job.size as u64);
     for shape in [Shape::Uniform, Shape::Zipf, Shape::Discord] {
         rig.touches(shape, Time::Stay);
@@ -313,14 +337,29 @@ pub fn all(job: &Job<'_>, dir: &Path) -> Value {
     rig.durable(1);
     rig.durable(8);
     rig.note("disk_bytes", bytes_on_disk(dir) as f64);
-    let Rig { store, mut figures, .. } = rig;
-    drop(store);
-    if job.contender != "floor" {
+    rig.note("rss_peak_mib", (proc_figure("status", "VmHWM") - rss) / 1024.0);
+    json!(reopened(rig, dir, &keys))
+}
+
+/// Closes the store and opens it, twice: the first opening may pay for what was changed since the one before.
+pub fn reopened(rig: Rig<'_>, dir: &Path, keys: &Keys) -> Figures {
+    let Rig { job, mut store, mut figures, .. } = rig;
+    // It cannot be opened again.
+    if job.contender == "floor" {
+        return figures;
+    }
+    for prefix in ["", "later_"] {
         let started = Instant::now();
-        let store = open(job.contender, dir, &keys);
-        figures.insert("open_ms".into(), started.elapsed().as_secs_f64() * 1e3);
+        drop(store);
+        let closed = started.elapsed().as_secs_f64() * 1e3;
+        let started = Instant::now();
+        store = open(job.contender, dir, keys);
+        let opened = started.elapsed().as_secs_f64() * 1e3;
+        figures.insert(format!("{prefix}close_ms"), closed);
+        figures.insert(format!("{prefix}open_ms"), opened);
+        figures.insert(format!("{prefix}close_and_open_ms"), closed + opened);
         assert!(store.get(job.size / 2).is_some());
         assert_eq!(store.count(), job.size as u64);
     }
-    json!(figures)
+    figures
 }

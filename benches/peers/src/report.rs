@@ -32,7 +32,8 @@ pub struct Results {
     pub curve: BTreeMap<String, Vec<(usize, f64, f64)>>,
     pub timeline: BTreeMap<String, Value>,
     pub disk: BTreeMap<String, Value>,
-    pub large: Value,
+    /// Of Cloakroom and its older self.
+    pub large: BTreeMap<String, Value>,
 }
 
 fn machine() -> String {
@@ -130,7 +131,9 @@ impl Results {
                 let of = |figure: &str| short(timeline["figures"][figure].as_f64().unwrap_or(f64::NAN));
                 let (before, during) = (of("p99_before_prune_ns"), of("p99_while_pruning_ns"));
                 let (from, until) = (of("pruned_from_s"), of("pruned_until_s"));
-                writeln!(text, "- {name}: {before} ns / {during} ns, pruning from {from} s until {until} s").unwrap();
+                let rate = of("prune_while_touched_per_s");
+                writeln!(text, "- {name}: {before} ns / {during} ns, pruning {rate}/s from {from} s until {until} s")
+                    .unwrap();
             }
         }
         if !self.disk.is_empty() {
@@ -144,8 +147,8 @@ impl Results {
                 writeln!(text, "- {name}: {loaded} / {most} / {ended} after {touches} touches").unwrap();
             }
         }
-        if self.large.is_object() {
-            writeln!(text, "\nEntries of 350 bytes and of 100 KB, touches/s: {}", self.large).unwrap();
+        for (name, figures) in &self.large {
+            writeln!(text, "\nEntries of 350 bytes and of 100 KB, touches/s of {name}: {figures}").unwrap();
         }
         text
     }
