@@ -10,6 +10,7 @@ mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use cloakroom::PrunePolicy;
@@ -17,8 +18,9 @@ use cloakroom::PrunePolicy;
 use rig::Rig;
 use support::api::{self, NoActivity};
 use support::cloakroom_store::CloakroomStore;
+use support::contender::bytes_on_disk;
 use support::people::{created_at, key, source};
-use support::stream::MINUTE;
+use support::stream::{MINUTE, Shape, Stream};
 
 const DAYS: i64 = 90;
 
@@ -54,6 +56,35 @@ fn told_median(what: &str, mut work: impl FnMut()) {
         .collect();
     times.sort_unstable();
     println!("{}  median of 11 [{:.2?} – {:.2?}]", row(what, 1, times[5]), times[0], times[10]);
+}
+
+/// Bytes on disk.
+fn told_disk(rig: &Rig, what: &str) {
+    println!("{:<46} {:>9.2} GB", format!("on disk, {what}"), bytes_on_disk(rig.dir.path()) as f64 / 1e9);
+}
+
+/// Whole entries, after as many that warm the caches.
+fn gets(rig: &Rig, shape: Shape) {
+    const READS: usize = 100_000;
+    let mut took = Duration::ZERO;
+    for (read, entry) in Stream::new(shape, rig.entries, 11).take(2 * READS).enumerate() {
+        // Made one by one, for the memory that is measured is the store's.
+        let key = rig.key(entry);
+        let started = Instant::now();
+        let found = rig.cloakroom.store.get(&key).unwrap();
+        if read >= READS {
+            took += started.elapsed();
+        }
+        assert!(black_box(found).is_some());
+    }
+    told(&format!("get, {}", shape.name()), READS, took);
+}
+
+fn backup(rig: &Rig) {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let started = Instant::now();
+    let bytes = api::backup(&rig.cloakroom.store, &dir.path().join("backup"));
+    told(&format!("backup, {} MB", bytes / 1_000_000), rig.entries, started.elapsed());
 }
 
 /// The fifty touched last, with nothing pending. The newest of them is of the time `newest`.
@@ -120,6 +151,9 @@ fn main() {
 
     let (mut rig, took) = Rig::load(entries);
     told("created, a hundred a minute", entries, took);
+    told_disk(&rig, "after the load");
+    gets(&rig, Shape::Uniform);
+    gets(&rig, Shape::Zipf);
     recent(&rig, "recent(50), a hundred a minute", rig.now);
     prune_nothing(&rig, "pruned, nothing to do, after the load");
 
@@ -132,7 +166,10 @@ fn main() {
     let some = touched.start..touched.start + 500;
     rig.touch_each(some, MINUTE / 100);
     recent(&rig, "recent(50), a hundred touches a minute lately", rig.now);
+    told_disk(&rig, "after the touches");
     prune_tenth(&mut rig);
+    backup(&rig);
+    told_disk(&rig, "after all of this");
     let mut rig = reopen(rig);
 
     let smaller = [1_000, 10_000, 100_000].into_iter().filter(|size| *size < entries);
