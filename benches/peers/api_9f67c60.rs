@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 pub use cloakroom::{Clock, KeyPolicy, NoActivity, Resolution};
 use cloakroom::{BackupOptions, ImportOptions, Options, SessionKey, SessionStore, TimeZone};
 
 use super::contender::Fields;
+
+pub type Timer = crossbeam_channel::Receiver<Instant>;
 
 /// There is no verb for it.
 pub const CAN_MODIFY: bool = false;
@@ -26,4 +29,8 @@ pub fn migrate(options: &Options, file: &Path) -> u64 {
 /// Writes a backup, and answers its bytes.
 pub fn backup(store: &SessionStore, path: &Path) -> u64 {
     store.backup_to_file(path, BackupOptions::default(), |_| {}).unwrap().bytes
+}
+
+pub fn timer(delay: Duration) -> Timer {
+    crossbeam_channel::after(delay)
 }

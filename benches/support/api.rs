@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use cloakroom::backup::BackupOptions;
 pub use cloakroom::change::Resolution;
@@ -10,7 +11,7 @@ use cloakroom::change::{Edit, Modified, Touch};
 use cloakroom::import::ImportOptions;
 pub use cloakroom::prune::NoActivity;
 pub use cloakroom::source::KeyPolicy;
-pub use cloakroom::time::Clock;
+pub use cloakroom::time::{Clock, Timer};
 use cloakroom::{Options, SessionKey, SessionStore, TimeZone};
 
 use super::contender::Fields;
@@ -33,7 +34,7 @@ pub fn modify(store: &SessionStore, key: &SessionKey, fields: Fields, now: i64) 
 /// Makes a store from a gateway's file, whose naive times are UTC, and answers how many entries it got.
 pub fn migrate(options: &Options, file: &Path) -> u64 {
     let import = ImportOptions::new().zone("UTC".parse::<TimeZone>().unwrap());
-    let report = SessionStore::create_from(options, File::open(file).unwrap(), import, |_| {}).unwrap();
+    let report = SessionStore::create_from(options.clone(), File::open(file).unwrap(), import, |_| {}).unwrap();
     assert!(report.is_complete());
     report.imported
 }
@@ -41,4 +42,8 @@ pub fn migrate(options: &Options, file: &Path) -> u64 {
 /// Writes a backup, and answers its bytes.
 pub fn backup(store: &SessionStore, path: &Path) -> u64 {
     store.backup_to_file(path, BackupOptions::default(), |_| {}).unwrap().bytes
+}
+
+pub fn timer(delay: Duration) -> Timer {
+    Timer::after(delay)
 }

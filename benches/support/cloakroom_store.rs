@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::{Options, PrunePolicy, SessionKey, SessionStore, Timestamp};
 
-use super::api::{self, Clock, NoActivity, Resolution};
+use super::api::{self, Clock, NoActivity, Resolution, Timer};
 use super::contender::{Contender, Fields, bytes_written};
 use super::people::source;
 
@@ -38,7 +38,7 @@ impl Clock for StreamClock {
     }
 
     fn after(&self, delay: Duration) -> Timer {
-        Timer::after(delay)
+        api::timer(delay)
     }
 }
 
