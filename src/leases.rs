@@ -146,24 +146,17 @@ impl SessionStore {
             unreadable.pass(found.lease)?;
         }
         for Known { entry, name, since, end } in self.commits().leases()?.all(now) {
-            let Some(Some(key)) = unreadable.pass(self.key_of(entry))? else { continue };
-            if let Some(Some(_)) = unreadable.pass(self.commits().peek_hot(entry))? {
-                items.push(OpenLease { key, name, since, end, age: now.since(since) });
+            if let Some(Some(found)) = unreadable.pass(self.commits().peek_listed(entry))? {
+                items.push(OpenLease { key: found.key, name, since, end, age: now.since(since) });
             }
         }
         items.sort_unstable_by(|a, b| (a.since, &a.key, &a.name).cmp(&(b.since, &b.key, &b.name)));
         Ok(Listing { items, unreadable })
     }
 
-    /// The key of what belongs to an entry, if that is in the trees or on its way there.
+    /// The key of an entry, if there is such a one.
     pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
-        match self.commits().engine()?.key_of_listed(entry)? {
-            Some(key) => Ok(Some(key)),
-            None => {
-                self.commits().apply_pending()?;
-                self.commits().engine()?.key_of_listed(entry)
-            }
-        }
+        Ok(self.commits().peek_listed(entry)?.map(|found| found.key))
     }
 }
 

@@ -139,7 +139,6 @@ compile_error!("cloakroom needs pointers of at least 32 bits");
 
 mod answer;
 pub mod backup;
-mod by_time;
 mod clock_check;
 mod codec;
 mod commit;

@@ -1,11 +1,11 @@
 //! Lists: newest first from the index of activity.
 
+use std::cmp::Reverse;
 use std::vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::by_time::{Order, Piece, Place};
-use crate::codec::{Bucket, Fingerprint, Hot, PINNED, RESUME_PENDING, SUSPENDED};
+use crate::codec::{Activity, ActivityRow, Hot, PINNED, RESUME_PENDING, SUSPENDED};
 use crate::entry::{SessionEntry, Usage};
 use crate::error::Result;
 use crate::key::SessionKey;
@@ -41,7 +41,7 @@ pub struct Page {
     pub entries: Vec<Summary>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<Cursor>,
-    /// Records that were passed over in the minutes that were read for this page.
+    /// Records that were passed over for this page.
     pub unreadable: Unreadable,
 }
 
@@ -109,9 +109,7 @@ impl Filter {
 impl SessionStore {
     /// The `limit` entries that were active last, or those after `cursor`, newest first.
     ///
-    /// The index by age knows minutes, so this looks at each entry of every minute that the page reaches into, and keeps
-    /// `limit` of them: 50 of 100,000 entries of one minute cost as many looks as all of them. To walk over very many
-    /// entries use [`iter`](SessionStore::iter), which looks at each once.
+    /// Costs a look at each entry of the page, however many there are.
     ///
     /// A record that cannot be decoded is passed over, and counted in the page.
     pub fn recent(&self, limit: usize, cursor: Option<&Cursor>) -> Result<Page> {
@@ -135,7 +133,7 @@ impl SessionStore {
     /// The entries that `filter` accepts, newest first.
     ///
     /// It is no snapshot: an entry that is touched while the iterator runs may be passed over, and one that is created
-    /// meanwhile is not shown. Nothing is shown twice. A minute's entries are in memory together, about 100 bytes each.
+    /// meanwhile is not shown. Nothing is shown twice.
     ///
     /// With a [`key_prefix`](Filter::key_prefix) that at most 65,536 keys begin with, those keys are looked up, and all of
     /// them are in memory together. With more it walks over the whole list, as without one;
@@ -147,58 +145,89 @@ impl SessionStore {
         self.iter_after(filter, None, usize::MAX)
     }
 
-    /// Reads `piece` entries of a minute at a time.
+    /// Reads up to `piece` rows of the index at a time.
     fn iter_after(&self, filter: Filter, cursor: Option<Cursor>, piece: usize) -> Result<Iter> {
         self.commits().apply_pending()?;
         let mut unreadable = Unreadable::default();
-        if let Some(rows) = self.few_rows(&filter, &mut unreadable)? {
-            let rows = rows.into_iter();
-            return Ok(Iter { store: self.clone(), filter, last: None, bucket: None, rows, piece: 1, unreadable });
+        if let Some(found) = self.few_found(&filter, &mut unreadable)? {
+            let found = found.into_iter();
+            return Ok(Iter { store: self.clone(), filter, before: None, found, piece: 0, unreadable });
         }
+        let before = match cursor {
+            Some(cursor) => {
+                Some(ActivityRow { time: cursor.updated_at, entry: self.commits().fingerprint(&cursor.key) })
+            }
+            None => filter.idle_since.map(ActivityRow::first_at),
+        };
+        let piece = piece.clamp(1, MAX_PIECE);
+        Ok(Iter { store: self.clone(), filter, before, found: Vec::new().into_iter(), piece, unreadable })
+    }
+
+    /// The oldest and the newest `updated_at`.
+    pub(crate) fn ends(&self, unreadable: &mut Unreadable) -> Result<Option<(Timestamp, Timestamp)>> {
+        self.commits().apply_pending()?;
         let engine = self.commits().engine()?;
-        let first = cursor.as_ref().map(|cursor| cursor.updated_at).or(filter.idle_since).map(Bucket::of);
-        let bucket = engine.newest_bucket(first, &mut unreadable)?;
-        let last = cursor.map(|cursor| ORDER.place(cursor.updated_at, engine.fingerprint(&cursor.key)));
-        let rows = Vec::new().into_iter();
-        Ok(Iter { store: self.clone(), filter, last, bucket, rows, piece: piece.max(1), unreadable })
+        let mut end = |newest: bool| -> Result<Option<Timestamp>> {
+            let mut last = None;
+            loop {
+                let rows = match newest {
+                    true => engine.newest_rows(last, PIECE_AT_END, unreadable)?,
+                    false => engine.oldest_rows(last, None, PIECE_AT_END, unreadable)?,
+                };
+                for row in &rows {
+                    let found = unreadable.pass(self.commits().peek_listed(row.entry))?.flatten();
+                    if found.is_some_and(|found| found.hot.updated_at == row.time) {
+                        return Ok(Some(row.time));
+                    }
+                }
+                match rows.last() {
+                    Some(row) => last = Some(*row),
+                    None => return Ok(None),
+                }
+            }
+        };
+        let (oldest, newest) = (end(false)?, end(true)?);
+        Ok(oldest.zip(newest))
     }
 
     /// The entries that a filter with a prefix accepts by their hot records, newest first. `None` without a prefix, or where
     /// too many keys begin with it to keep all in memory.
-    fn few_rows(&self, filter: &Filter, unreadable: &mut Unreadable) -> Result<Option<Vec<(Fingerprint, Hot)>>> {
+    fn few_found(&self, filter: &Filter, unreadable: &mut Unreadable) -> Result<Option<Vec<Activity>>> {
         let Some(prefix) = &filter.key_prefix else { return Ok(None) };
-        let (mut rows, mut looks) = (Vec::new(), 0);
+        let (mut found, mut looks) = (Vec::new(), 0);
         for key in self.keys(prefix)? {
-            let entry = self.commits().fingerprint(&key?);
-            let hot = unreadable.pass(self.commits().peek_hot(entry))?.flatten();
-            rows.extend(hot.filter(|hot| filter.accepts_hot(hot)).map(|hot| (entry, hot)));
+            let key = key?;
+            let hot = unreadable.pass(self.commits().peek_hot(&key))?.flatten();
+            found.extend(hot.filter(|hot| filter.accepts_hot(hot)).map(|hot| Activity { key, hot }));
             looks += 1;
             if looks > MAX_LOOKED_UP {
                 return Ok(None);
             }
         }
-        rows.sort_unstable_by_key(|(entry, hot)| ORDER.place(hot.updated_at, *entry));
-        Ok(Some(rows))
+        let row = |found: &Activity| ActivityRow::of(&found.hot, self.commits().fingerprint(&found.key));
+        found.sort_by_cached_key(|found| Reverse(row(found)));
+        Ok(Some(found))
     }
 }
 
 /// Entries that a list by prefix looks up and keeps in memory.
 const MAX_LOOKED_UP: usize = if cfg!(test) { 100 } else { 1 << 16 };
 
-/// Entries of one microsecond have to stand in some order, too.
-const ORDER: Order = Order::NewestFirst;
+/// Rows of the index that are read at a time, at most.
+const MAX_PIECE: usize = 512;
+/// Rows that are read at a time to find one that is not out of date.
+const PIECE_AT_END: usize = 16;
 
 /// Entries, newest first. See [`SessionStore::iter`].
 #[derive(Debug)]
 pub struct Iter {
     store: SessionStore,
     filter: Filter,
-    /// The place of the entry read last; those behind it follow.
-    last: Option<Place>,
-    /// The bucket to read next; `None` at the end.
-    bucket: Option<Bucket>,
-    /// What is left of the piece read last.
-    rows: vec::IntoIter<(Fingerprint, Hot)>,
+    /// The row read last; those before it follow.
+    before: Option<ActivityRow>,
+    /// What is left of what was read last.
+    found: vec::IntoIter<Activity>,
+    /// How many rows to read at a time; 0 at the end.
     piece: usize,
     unreadable: Unreadable,
 }
@@ -226,32 +255,33 @@ impl Iter {
         Entries { rows: self }
     }
 
-    /// Reads more of the bucket, and finds the one to read after it.
-    fn read(&mut self, bucket: Bucket) -> Result<()> {
-        let Self { store, filter, unreadable, .. } = self;
-        let order = (bucket, ORDER);
-        let wanted = |hot: &Hot| filter.accepts_hot(hot);
-        let piece = store.first_of_bucket(order, self.last, self.piece, unreadable, || true, wanted)?;
-        let Piece { rows, is_cut } = piece.unwrap_or(Piece { rows: Vec::new(), is_cut: false });
-        self.last = rows.last().map(|(entry, hot)| ORDER.place(hot.updated_at, *entry)).or(self.last);
-        self.rows = rows.into_iter();
-        if is_cut {
-            return Ok(());
+    /// Reads more of the index.
+    fn read(&mut self) -> Result<()> {
+        let commits = self.store.commits();
+        let rows = commits.engine()?.newest_rows(self.before, self.piece, &mut self.unreadable)?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            // The row is out of date if the entry is gone or has moved on.
+            let listed = self.unreadable.pass(commits.peek_listed(row.entry))?.flatten();
+            found.extend(
+                listed.filter(|listed| listed.hot.updated_at == row.time && self.filter.accepts_hot(&listed.hot)),
+            );
         }
-        let too_old = self.filter.active_since.is_some_and(|since| bucket <= Bucket::of(since));
-        let previous = bucket.previous().filter(|_| !too_old);
-        self.bucket = match previous {
-            Some(previous) => self.store.commits().engine()?.newest_bucket(Some(previous), &mut self.unreadable)?,
-            None => None,
-        };
+        self.before = rows.last().copied().or(self.before);
+        let is_too_old = |row: &ActivityRow| self.filter.active_since.is_some_and(|since| row.time < since);
+        if rows.len() < self.piece || rows.last().is_some_and(is_too_old) {
+            self.piece = 0;
+        }
+        self.found = found.into_iter();
         Ok(())
     }
 
     fn advance(&mut self) -> Result<Option<Summary>> {
         loop {
-            while let Some((entry, hot)) = self.rows.next() {
-                let key = self.unreadable.pass(self.store.commits().engine()?.key_of_listed(entry))?.flatten();
-                let Some(key) = key.filter(|key| self.filter.accepts_key(key)) else { continue };
+            while let Some(Activity { key, hot }) = self.found.next() {
+                if !self.filter.accepts_key(&key) {
+                    continue;
+                }
                 if self.filter.needs_entry() {
                     let entry = self.unreadable.pass(self.store.peek(&key))?.flatten();
                     if !entry.is_some_and(|entry| self.filter.accepts_entry(&entry)) {
@@ -260,17 +290,17 @@ impl Iter {
                 }
                 return Ok(Some(summary(key, &hot)));
             }
-            match self.bucket {
-                Some(bucket) => self.read(bucket)?,
-                None => return Ok(None),
+            if self.piece == 0 {
+                return Ok(None);
             }
+            self.read()?;
         }
     }
 
     /// After an error it ends rather than repeats it.
     fn end(&mut self) {
-        self.bucket = None;
-        self.rows = Vec::new().into_iter();
+        self.piece = 0;
+        self.found = Vec::new().into_iter();
     }
 }
 

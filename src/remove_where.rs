@@ -210,7 +210,7 @@ impl Matches<'_> {
                     let key = key?;
                     let accepted = || {
                         if !filter.needs_entry() {
-                            let hot = store.commits().peek_hot(store.commits().fingerprint(&key))?;
+                            let hot = store.commits().peek_hot(&key)?;
                             return Ok(hot.is_some_and(|hot| filter.accepts_hot(&hot)));
                         }
                         let found = store.commits().peek(&key, false)?;

@@ -91,7 +91,7 @@ impl SessionStore {
             self.clock_check().follow(self.commits().fingerprint(&key), moved_to);
             self.tell(&to, CHANGES, || {
                 // Another thread may have removed it since.
-                let hot = self.commits().peek_hot(moved_to).ok().flatten();
+                let hot = self.commits().peek_hot(&to).ok().flatten();
                 Told::of(EventKind::Renamed { from: key }, hot.map_or(Revision::NONE, |hot| hot.revision))
             });
             report.moved += 1;

@@ -370,7 +370,7 @@ impl SessionStore {
         let entry = self.commits().fingerprint(key);
         let mut id = None;
         for _ in 0..ATTEMPTS {
-            let Some(seen) = self.commits().peek_hot(entry)? else { break };
+            let Some(seen) = self.commits().peek_hot(key)? else { break };
             let Some(Over { checked, .. }) = self.over(policy, key, &seen)? else { break };
             if self.commits().leases()?.is_held(entry, checked.now.wall) {
                 break;

@@ -158,7 +158,7 @@ impl SessionStore {
 
     /// Whether a key has an entry.
     pub fn contains(&self, key: &SessionKey) -> Result<bool> {
-        Ok(self.commits().peek_hot(self.commits().fingerprint(key))?.is_some())
+        Ok(self.commits().peek_hot(key)?.is_some())
     }
 
     /// How many entries there are. O(1).
@@ -293,8 +293,8 @@ impl SessionStore {
         Ok(found)
     }
 
-    /// Figures of the store. It looks at each of its files, and at no more than a thousand entries or two, but that it
-    /// walks past the old index rows of those that woke up within the last minutes.
+    /// Figures of the store. It looks at each of its files, and at a few entries, but that it walks past the old index rows
+    /// of those that woke up within the last minutes.
     pub fn stats(&self) -> Result<Stats> {
         let mut unreadable = Unreadable::default();
         // Before the look at the trees has them written.

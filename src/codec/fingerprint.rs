@@ -1,7 +1,7 @@
 //! [`Fingerprint`]: sixteen bytes that stand for a session key.
 //!
 //! Session keys are long, and a tree of long keys is large: at a million entries the trees that a touch writes would
-//! not fit into memory. Sixteen bytes stay inline in sled's nodes, also behind the four of a bucket.
+//! not fit into memory. Sixteen bytes stay inline in sled's nodes, and nearly so behind the eight of a time.
 
 use std::fmt;
 
@@ -17,6 +17,8 @@ use crate::key::SessionKey;
 pub(crate) struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
+    /// The first one in the order of the trees.
+    pub(crate) const FIRST: Self = Self([0; 16]);
     /// The last one in the order of the trees.
     pub(crate) const LAST: Self = Self([0xff; 16]);
 

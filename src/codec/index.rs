@@ -1,69 +1,41 @@
 //! Keys of the index trees.
 
-use super::{CHUNK_BYTES, CodecError, Fingerprint, VERSION, strip_version};
-use crate::key::{SessionId, SessionKey};
+use super::records::micros;
+use super::{CHUNK_BYTES, CodecError, Fingerprint, Hot, VERSION, strip_version};
+use crate::key::SessionId;
 use crate::time::Timestamp;
-
-/// The minute of an `updated_at`, counted from 1970. Busy chats stay in their bucket, so a touch seldom moves a row.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub(crate) struct Bucket(u32);
-
-const MICROS_PER_BUCKET: i64 = 60_000_000;
-
-impl Bucket {
-    pub(crate) fn of(time: Timestamp) -> Self {
-        // The range of Timestamp, 1970 to 9999, has 4,223,371,680 minutes: less than u32::MAX.
-        Self(u32::try_from(time.as_micros() / MICROS_PER_BUCKET).unwrap_or(u32::MAX))
-    }
-
-    /// The last one.
-    pub(crate) const LAST: Self = Self(u32::MAX);
-
-    /// That of a row of `by_updated_at`, whatever follows it there.
-    pub(crate) fn of_row(row: &[u8]) -> Option<Self> {
-        row.first_chunk().map(|bucket| Self(u32::from_be_bytes(*bucket)))
-    }
-
-    /// Its first moment.
-    pub(crate) fn start(self) -> Timestamp {
-        Timestamp::from_micros(i64::from(self.0) * MICROS_PER_BUCKET)
-    }
-
-    /// What the rows of this bucket begin with.
-    pub(crate) fn prefix(self) -> [u8; 4] {
-        self.0.to_be_bytes()
-    }
-
-    /// The bucket after, if this is not the last.
-    pub(crate) fn next(self) -> Option<Self> {
-        self.0.checked_add(1).map(Self)
-    }
-
-    /// The bucket before, if this is not the first.
-    pub(crate) fn previous(self) -> Option<Self> {
-        self.0.checked_sub(1).map(Self)
-    }
-}
 
 /// A row of `by_updated_at`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ActivityRow {
-    pub(crate) bucket: Bucket,
+    pub(crate) time: Timestamp,
     pub(crate) entry: Fingerprint,
 }
 
 impl ActivityRow {
-    pub(crate) fn encode(&self) -> [u8; 20] {
-        let mut row = [0; 20];
-        let (bucket, entry) = row.split_at_mut(4);
-        bucket.copy_from_slice(&self.bucket.prefix());
+    /// The row of an entry with this hot record.
+    pub(crate) fn of(hot: &Hot, entry: Fingerprint) -> Self {
+        Self { time: hot.updated_at, entry }
+    }
+
+    /// The first that a row of this time may be.
+    pub(crate) fn first_at(time: Timestamp) -> Self {
+        Self { time, entry: Fingerprint::FIRST }
+    }
+
+    pub(crate) fn encode(&self) -> [u8; 24] {
+        let mut row = [0; 24];
+        let (time, entry) = row.split_at_mut(8);
+        time.copy_from_slice(&micros(self.time).to_be_bytes());
         entry.copy_from_slice(self.entry.as_bytes());
         row
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (bucket, entry) = bytes.split_first_chunk::<4>().ok_or(CodecError::Short)?;
-        Ok(Self { bucket: Bucket(u32::from_be_bytes(*bucket)), entry: whole_fingerprint(entry)? })
+        let (time, entry) = bytes.split_first_chunk::<8>().ok_or(CodecError::Short)?;
+        let micros = i64::try_from(u64::from_be_bytes(*time)).ok();
+        let time = micros.map(Timestamp::from_micros).filter(|time| Some(time.as_micros()) == micros);
+        Ok(Self { time: time.ok_or(CodecError::NoTime)?, entry: whole_fingerprint(entry)? })
     }
 }
 
@@ -134,16 +106,6 @@ impl ExtrasRow {
     pub(crate) fn part(value: &[u8]) -> Result<&[u8], CodecError> {
         strip_version(value)
     }
-}
-
-/// The value of `names`: the key that a fingerprint stands for.
-pub(crate) fn encode_name(key: &SessionKey) -> Vec<u8> {
-    [&[VERSION], key.as_str().as_bytes()].concat()
-}
-
-/// Undoes [`encode_name`].
-pub(crate) fn decode_name(value: &[u8]) -> Result<SessionKey, CodecError> {
-    Ok(SessionKey::new(std::str::from_utf8(strip_version(value)?)?)?)
 }
 
 /// A row of a tree whose keys are fingerprints.

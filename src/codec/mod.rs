@@ -3,10 +3,9 @@
 //! | tree | key | value |
 //! | --- | --- | --- |
 //! | `sessions` | session key | version 1, `ColdV1` |
-//! | `names` | fingerprint | version 1, the session key |
-//! | `activity` | fingerprint | version 1, `HotV1` |
+//! | `activity` | fingerprint | version 1, `ActivityV1`: the session key and the hot record |
 //! | `journal` | number of the row `u64` big-endian | version 1, then `JournalRecordV1` one after the other: hot records newer than those in `activity` |
-//! | `by_updated_at` | minute of `updated_at` since 1970 as `u32` big-endian, fingerprint | empty |
+//! | `by_updated_at` | `updated_at` in µs since 1970 as `u64` big-endian, fingerprint | empty |
 //! | `by_session_id` | session id, `00`, fingerprint | empty |
 //! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 2,047 bytes of a part |
 //! | `turns` | fingerprint | version 1, `TurnV1` |
@@ -50,12 +49,12 @@ pub(crate) use extras::{
     ArrangeError, Base, ExtrasIndex, ExtrasRef, Field, NewExtras, Parts, arrange, assemble, value_text,
 };
 pub(crate) use fingerprint::{Fingerprint, Seed};
-pub(crate) use index::{ActivityRow, Bucket, ExtrasRow, IdRow, decode_name, encode_name, id_prefix, whole_fingerprint};
+pub(crate) use index::{ActivityRow, ExtrasRow, IdRow, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};
 pub(crate) use journal::{JournalRecord, JournalRow, MAX_JOURNAL_ROW};
 pub(crate) use lease::{LeaseRow, Term};
 pub(crate) use note::NoteRow;
-pub(crate) use records::{AS_IMPORTED, Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED, decode_cold};
+pub(crate) use records::{AS_IMPORTED, Activity, Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED, decode_cold};
 pub(crate) use turn::Turn;
 
 use crate::key::NameError;
@@ -103,6 +102,8 @@ pub(crate) enum CodecError {
     Missing,
     #[error("the row leads to another key")]
     WrongKey,
+    #[error("the row has no time between 1970 and 9999")]
+    NoTime,
     #[error("chunk {0} is missing")]
     NoChunk(u32),
     #[error("the text is no JSON")]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::extras::{ExtrasIndex, ExtrasV1};
 use super::{CodecError, MAX_VALUE_BYTES, decode, encode};
 use crate::entry::{Details, Revision, Usage};
-use crate::key::SessionId;
+use crate::key::{SessionId, SessionKey};
 use crate::source::SessionSource;
 use crate::time::Timestamp;
 
@@ -38,7 +38,7 @@ pub(super) struct HotV1 {
     flags: u8,
     revision: [u8; 8],
     last_interaction: Option<u64>,
-    /// Absent while all are zero, so that most records fit in sled's 22 inline bytes.
+    /// Absent while all are zero.
     usage: Option<UsageV1>,
 }
 
@@ -73,6 +73,42 @@ impl Hot {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         decode::<HotV1>(bytes).map(Self::from)
+    }
+}
+
+/// What `activity` has of an entry: which one it is, and its hot record.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Activity {
+    pub(crate) key: SessionKey,
+    pub(crate) hot: Hot,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ActivityV1<'a> {
+    key: &'a str,
+    hot: HotV1,
+}
+
+impl Activity {
+    pub(crate) fn encode(key: &SessionKey, hot: &Hot) -> Result<Vec<u8>, CodecError> {
+        encode(&ActivityV1 { key: key.as_str(), hot: HotV1::of(hot) }, 64 + key.as_str().len())
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let ActivityV1 { key, hot } = decode(bytes)?;
+        Ok(Self { key: SessionKey::new(key)?, hot: hot.into() })
+    }
+
+    /// The hot record alone.
+    pub(crate) fn decode_hot(bytes: &[u8]) -> Result<Hot, CodecError> {
+        let ActivityV1 { hot, .. } = decode(bytes)?;
+        Ok(hot.into())
+    }
+
+    /// The key alone.
+    pub(crate) fn decode_key(bytes: &[u8]) -> Result<SessionKey, CodecError> {
+        let ActivityV1 { key, .. } = decode(bytes)?;
+        Ok(SessionKey::new(key)?)
     }
 }
 
@@ -229,7 +265,7 @@ fn timestamp(micros: u64) -> Timestamp {
     Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
-fn micros(time: Timestamp) -> u64 {
+pub(super) fn micros(time: Timestamp) -> u64 {
     time.as_micros().unsigned_abs()
 }
 

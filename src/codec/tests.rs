@@ -338,8 +338,8 @@ fn golden_fingerprint() {
 
 #[test]
 fn golden_index_keys() {
-    let row = ActivityRow { bucket: Bucket::of(NOW), entry: entry() };
-    assert_eq!(hex(&row.encode()), format!("01c4fd06{ENTRY}"));
+    let row = ActivityRow { time: NOW, entry: entry() };
+    assert_eq!(hex(&row.encode()), format!("00065403410ac380{ENTRY}"));
     assert_eq!(ActivityRow::decode(&row.encode()).unwrap(), row);
 
     let row = IdRow { id: id("20260612_000653_p67x61eb"), entry: entry() };
@@ -361,10 +361,25 @@ fn golden_index_keys() {
             && row.starts_with(&ExtrasRow::prefix(entry(), 5 << 24))
             && row.starts_with(entry().as_bytes())
     }));
+}
 
-    let name = encode_name(&key("agent:x"));
-    assert_eq!(hex(&name), "016167656e743a78");
-    assert_eq!(decode_name(&name).unwrap(), key("agent:x"));
+#[test]
+fn golden_activity() {
+    let (key, hot) = (key("agent:x"), Hot::fresh(NOW));
+    let bytes = Activity::encode(&key, &hot).unwrap();
+    assert_eq!(hex(&bytes), "01076167656e743a78fd80c30a41035406000000000000000000000000");
+    assert_eq!(Activity::decode_hot(&bytes).unwrap(), hot);
+    assert_eq!(Activity::decode_key(&bytes).unwrap(), key);
+    assert_eq!(Activity::decode(&bytes).unwrap(), Activity { key, hot });
+}
+
+/// What is later than any time is no row.
+#[test]
+fn a_row_of_no_time_is_refused() {
+    for bad in [u64::MAX, 1 << 63, Timestamp::MAX.as_micros() as u64 + 1] {
+        let row = [&bad.to_be_bytes()[..], entry().as_bytes()].concat();
+        assert!(matches!(ActivityRow::decode(&row), Err(CodecError::NoTime)), "{bad}");
+    }
 }
 
 #[test]
@@ -426,6 +441,9 @@ fn decoders() -> Vec<(&'static str, Vec<u8>, Decoder)> {
     let base = Base::encode(Some(&full_details()), &fields).unwrap();
     vec![
         ("hot", hot, |bytes| Hot::decode(bytes).map(drop)),
+        ("activity", Activity::encode(&key("agent:x"), &Hot::fresh(NOW)).unwrap(), |bytes| {
+            Activity::decode(bytes).map(drop)
+        }),
         ("cold", cold, |bytes| decode_cold(bytes).map(drop)),
         ("base", base, |bytes| Base::decode(bytes).map(drop)),
         ("intent", Intent { count: 7, steps: vec![Step::Create(entry())] }.encode().unwrap(), |bytes| {
@@ -456,7 +474,6 @@ fn other_versions_are_refused() {
         }
         assert!(matches!(decode(&[]), Err(CodecError::Empty)), "{name}");
     }
-    assert!(matches!(decode_name(&[2, b'a']), Err(CodecError::Version { found: 2 })));
     assert!(matches!(ExtrasRow::part(&[2, 1]), Err(CodecError::Version { found: 2 })));
     assert!(matches!(ExtrasRow::part(&[]), Err(CodecError::Empty)));
 }
@@ -488,7 +505,8 @@ fn names_in_records_are_checked() {
         assert!(IdRow::decode(&[bad.as_bytes(), b"\0", entry().as_bytes()].concat()).is_err(), "{bad:?}");
     }
     for bad in ["", "/a", "_a", "..", "C:"] {
-        assert!(decode_name(&[&[1], bad.as_bytes()].concat()).is_err(), "{bad:?}");
+        let hot = records::HotV1::of(&Hot::fresh(NOW));
+        assert!(Activity::decode(&encode(&(bad, hot), 64).unwrap()).is_err(), "{bad:?}");
     }
 }
 
@@ -541,25 +559,6 @@ fn large_details_are_spilled() {
     assert_eq!(with(room + 1).encode().unwrap(), None);
     assert_eq!(with(3 << 20).encode().unwrap(), None);
     assert!(with(3 << 20).encode_spilled().unwrap().len() < 20);
-}
-
-// Order.
-
-fn start(time: Timestamp) -> Timestamp {
-    Bucket::of(time).start()
-}
-
-#[test]
-fn buckets_are_minutes_from_the_first_to_the_last() {
-    assert_eq!(Bucket::of(Timestamp::MIN).prefix(), [0; 4]);
-    assert_eq!(Bucket::of(Timestamp::MAX).prefix(), 4_223_371_679_u32.to_be_bytes());
-    assert_eq!(start(Timestamp::MAX), Timestamp::from_micros(253_402_300_740_000_000));
-    assert_eq!(Bucket::of(Timestamp::MIN).previous(), None);
-    assert!(Bucket::of(Timestamp::MAX).next().is_some());
-    let minute = start(NOW);
-    assert_eq!(Bucket::of(minute), Bucket::of(NOW));
-    assert_eq!(Some(Bucket::of(Timestamp::from_micros(minute.as_micros() - 1))), Bucket::of(NOW).previous());
-    assert_eq!(Some(Bucket::of(Timestamp::from_micros(minute.as_micros() + 60_000_000))), Bucket::of(NOW).next());
 }
 
 // Properties.
@@ -677,7 +676,7 @@ proptest! {
         let _ = ExtrasRow::decode(&bytes);
         let _ = Turn::decode(&bytes);
         let _ = ExtrasRow::part(&bytes);
-        let _ = decode_name(&bytes);
+        let _ = Activity::decode(&bytes);
         let _ = whole_fingerprint(&bytes);
     }
 
@@ -817,17 +816,12 @@ proptest! {
 
     #[test]
     fn rows_are_ordered_like_time(a in any_time(), b in any_time(), one in any_entry(), two in any_entry()) {
-        prop_assert_eq!(Bucket::of(a) <= Bucket::of(b), Bucket::of(a).prefix() <= Bucket::of(b).prefix());
-        if a <= b {
-            prop_assert!(Bucket::of(a) <= Bucket::of(b));
-        }
-        let rows = [(a, one), (b, two)].map(|(time, entry)| ActivityRow { bucket: Bucket::of(time), entry });
+        let rows = [(a, one), (b, two)].map(|(time, entry)| ActivityRow { time, entry });
         let bytes = rows.map(|row| row.encode());
         prop_assert_eq!(rows[0].cmp(&rows[1]), bytes[0].cmp(&bytes[1]));
         for (row, bytes) in rows.iter().zip(&bytes) {
             prop_assert_eq!(&ActivityRow::decode(bytes).unwrap(), row);
         }
-        prop_assert!(start(a) <= a && a.since(start(a)) < Duration::from_secs(60));
     }
 
     #[test]

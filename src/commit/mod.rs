@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{ActivityRow, ClockNote, Fingerprint, Hot};
+use crate::codec::{Activity, ActivityRow, ClockNote, Fingerprint, Hot};
 use crate::entry::Revision;
 use crate::error::{Error, Result, panic_message};
 use crate::fork;
@@ -244,9 +244,15 @@ impl Commits {
     }
 
     /// The hot record of an entry.
-    pub(crate) fn peek_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
+    pub(crate) fn peek_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
         let Core { engine, pending, .. } = self.core()?;
-        pending.peek_hot(engine, entry)
+        pending.peek_hot(engine, key)
+    }
+
+    /// The key and the hot record of an entry that an index leads to.
+    pub(crate) fn peek_listed(&self, entry: Fingerprint) -> Result<Option<Activity>> {
+        let Core { engine, pending, .. } = self.core()?;
+        pending.peek_listed(engine, entry)
     }
 
     /// Both records of an entry, and its extras if `with_extras`.

@@ -13,7 +13,7 @@ use super::receipt::Progress;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
 use super::turns::Turns;
-use crate::codec::{Cold, Fingerprint, Hot, Parts, Turn};
+use crate::codec::{Activity, Cold, Fingerprint, Hot, Parts, Turn};
 use crate::entry::{Extras, Revision};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
@@ -142,7 +142,7 @@ impl Pending {
         let mut shard = self.shard(entry).lock();
         let place = match shard.find(entry) {
             Some(place) => place,
-            None => self.load(&mut shard, entry, key, engine.hot(entry)?),
+            None => self.load(&mut shard, entry, key, engine.hot(key)?),
         };
         Ok(EntryLock { pending: self, engine, shard, place })
     }
@@ -153,7 +153,7 @@ impl Pending {
         let mut shard = self.shard(entry).lock();
         let place = match shard.find(entry) {
             Some(place) => place,
-            None => match engine.hot(entry)? {
+            None => match engine.hot(key)? {
                 None => return Ok(None),
                 hot => self.load(&mut shard, entry, key, hot),
             },
@@ -311,11 +311,21 @@ pub(super) fn parts_bytes(parts: &Parts) -> usize {
 
 impl Pending {
     /// The hot record of an entry, without keeping it in memory.
-    pub(super) fn peek_hot(&self, engine: &Engine, entry: Fingerprint) -> Result<Option<Hot>> {
+    pub(super) fn peek_hot(&self, engine: &Engine, key: &SessionKey) -> Result<Option<Hot>> {
+        let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
         match shard.find(entry) {
             Some(place) => Ok(shard.slot(place).and_then(|slot| slot.hot)),
-            None => engine.hot(entry),
+            None => engine.hot(key),
+        }
+    }
+
+    /// The key and the hot record of an entry that an index leads to, without keeping them in memory.
+    pub(super) fn peek_listed(&self, engine: &Engine, entry: Fingerprint) -> Result<Option<Activity>> {
+        let mut shard = self.shard(entry).lock();
+        match shard.find(entry).and_then(|place| shard.slot(place)) {
+            Some(slot) => Ok(slot.hot.map(|hot| Activity { key: slot.key.clone(), hot })),
+            None => engine.listed(entry),
         }
     }
 
@@ -343,7 +353,7 @@ impl Pending {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
         let slot = shard.find(entry).and_then(|place| shard.slot(place));
-        let Some(hot) = slot.map_or_else(|| engine.hot(entry), |slot| Ok(slot.hot))? else { return Ok(None) };
+        let Some(hot) = slot.map_or_else(|| engine.hot(key), |slot| Ok(slot.hot))? else { return Ok(None) };
         let cold = read_cold(engine, key, slot)?;
         let extras = with_extras.then(|| read_extras(engine, key, &cold, slot)).transpose()?;
         Ok(Some(Peeked { hot, cold, extras: extras.unwrap_or_default() }))

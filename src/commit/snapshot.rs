@@ -94,23 +94,13 @@ impl<'a> Snapshot<'a> {
         let slot = shard.find(entry).and_then(|place| shard.slot(place));
         let (hot, rest) = match self.kept.pass(key)? {
             Some(Before { hot, rest }) => (hot, rest),
-            None => (slot.map_or_else(|| self.hot_on_disk(key, entry), |slot| Ok(slot.hot))?, None),
+            None => (slot.map_or_else(|| self.engine.hot(key), |slot| Ok(slot.hot))?, None),
         };
         let Some(hot) = hot else { return Ok(None) };
         let (cold, parts) = rest.map_or_else(|| read_rest(self.engine, key, slot), |rest| *rest)?;
         let turn = self.kept.turns.get(&entry).filter(|turn| turn.session_id == cold.session_id).cloned();
         let leases = self.kept.leases.get(&entry).cloned().unwrap_or_default();
         Ok(Some(Whole { hot, cold, parts, turn, leases }))
-    }
-}
-
-impl Snapshot<'_> {
-    /// The hot record of an entry of which nothing is in memory.
-    fn hot_on_disk(&self, key: &SessionKey, entry: Fingerprint) -> Result<Option<Hot>> {
-        match self.engine.hot(entry)? {
-            None if self.engine.contains(key)? => Err(self.engine.missing_record("activity", key)),
-            hot => Ok(hot),
-        }
     }
 }
 

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use tracing::field::Empty;
 
-use crate::codec::Bucket;
 use crate::config::Config;
 use crate::error::Result;
 use crate::store::SessionStore;
@@ -190,7 +189,7 @@ impl SessionStore {
     pub(crate) fn count_expired(&self, policy: &PrunePolicy, now: Timestamp, limit: u64) -> Result<u64> {
         let Some(cutoff) = policy.cutoff(now) else { return Ok(0) };
         self.commits().apply_pending()?;
-        self.commits().engine()?.count_rows(Bucket::of(cutoff), limit)
+        self.commits().engine()?.count_rows(cutoff, limit)
     }
 }
 

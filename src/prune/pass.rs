@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use crate::by_time::{Order, Piece};
 use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
-use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, PINNED, SUSPENDED};
+use crate::codec::{Activity, ActivityRow, Fingerprint, Hot, PINNED, SUSPENDED};
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, PruneReason, Told};
 use crate::key::SessionKey;
@@ -90,16 +89,16 @@ impl<'a> Pass<'a> {
     }
 
     fn remove_old(&mut self, cutoff: Timestamp, go_on: &impl Fn() -> bool) -> Result<()> {
-        let mut after = None;
+        let (mut after, end) = (None, ActivityRow::first_at(cutoff));
         loop {
-            let (engine, last) = (self.store.commits().engine()?, Bucket::of(cutoff));
-            let rows = engine.oldest_rows(after.as_ref(), last, BATCH, &mut self.report.unreadable)?;
+            let engine = self.store.commits().engine()?;
+            let rows = engine.oldest_rows(after, Some(end), BATCH, &mut self.report.unreadable)?;
             let Some(last) = rows.last().copied() else { return self.remove_wrong(cutoff, go_on) };
             if !go_on() {
                 self.report.stopped = true;
                 return Ok(());
             }
-            self.batch(rows, cutoff)?;
+            self.batch(rows)?;
             after = Some(last);
         }
     }
@@ -113,31 +112,29 @@ impl<'a> Pass<'a> {
                 return Ok(());
             }
             let seen_at = self.store.commits().open_commit();
-            if let Some(hot) = self.look_at_wrong(entry)? {
-                self.decide(entry, hot, seen_at, PruneReason::Age)?;
+            if let Some(seen) = self.look_at_wrong(entry)? {
+                self.decide(entry, &seen, seen_at, PruneReason::Age)?;
             }
         }
         Ok(())
     }
 
-    /// The hot record of an entry whose time was wrong, if it still is.
-    fn look_at_wrong(&mut self, entry: Fingerprint) -> Result<Option<Hot>> {
-        let hot = self.report.unreadable.pass(self.store.commits().peek_hot(entry))?.flatten();
-        Ok(hot.filter(|hot| is_ahead(hot.updated_at, self.now.wall)))
+    /// An entry whose time was wrong, if it still is.
+    fn look_at_wrong(&mut self, entry: Fingerprint) -> Result<Option<Activity>> {
+        let seen = self.report.unreadable.pass(self.store.commits().peek_listed(entry))?.flatten();
+        Ok(seen.filter(|seen| is_ahead(seen.hot.updated_at, self.now.wall)))
     }
 
-    fn batch(&mut self, rows: Vec<ActivityRow>, cutoff: Timestamp) -> Result<()> {
+    fn batch(&mut self, rows: Vec<ActivityRow>) -> Result<()> {
         let mut doubtful = Vec::new();
         for row in rows {
             let seen_at = self.store.commits().open_commit();
             // An entry that is gone or has moved on. Whether the row is out of date on disk too, the committer knows.
             match self.report.unreadable.pass(self.look(row))? {
-                Some(Some(hot)) if hot.updated_at < cutoff => {
-                    self.decide(row.entry, hot, seen_at, PruneReason::Age)?;
-                }
+                Some(Some(seen)) => self.decide(row.entry, &seen, seen_at, PruneReason::Age)?,
                 Some(None) => doubtful.push(row),
-                // Not expired, or nobody knows.
-                Some(Some(_)) | None => {}
+                // Nobody knows.
+                None => {}
             }
         }
         if !self.report.dry_run {
@@ -146,10 +143,10 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// The hot record of a row's entry, if the row is the one that it should have.
-    fn look(&self, row: ActivityRow) -> Result<Option<Hot>> {
-        let hot = self.store.commits().peek_hot(row.entry)?;
-        Ok(hot.filter(|hot| Bucket::of(hot.updated_at) == row.bucket))
+    /// A row's entry, if the row is the one that it should have.
+    fn look(&self, row: ActivityRow) -> Result<Option<Activity>> {
+        let seen = self.store.commits().peek_listed(row.entry)?;
+        Ok(seen.filter(|seen| seen.hot.updated_at == row.time))
     }
 
     /// Removes the oldest entries while there is more than the caps allow. Those past the cutoff were decided on.
@@ -158,24 +155,37 @@ impl<'a> Pass<'a> {
         let high = self.policy.max_disk_bytes;
         let too_large =
             high.zip(self.live_bytes).is_some_and(|(high, live)| live.saturating_sub(self.freed_bytes) > high);
-        let mut after = None;
-        let mut wrong = self.wrong_by_rank();
-        loop {
-            if self.over_cap(too_large).is_none() {
-                break;
-            }
-            let next = self.store.commits().engine()?.oldest_bucket(after)?;
-            let next_wrong = wrong.first().map(|(rank, _)| Bucket::of(*rank));
-            let Some(bucket) = next.into_iter().chain(next_wrong).min() else { break };
-            after = Some(bucket);
-            if !go_on() {
+        let mut after = self.report.cutoff.map(|cutoff| ActivityRow { entry: Fingerprint::FIRST, time: cutoff });
+        let mut wrong = self.wrong_by_rank().into_iter().peekable();
+        while self.over_cap(too_large).is_some() {
+            let engine = self.store.commits().engine()?;
+            let rows = engine.oldest_rows(after, None, BATCH, &mut self.report.unreadable)?;
+            if !rows.is_empty() && !go_on() {
                 self.report.stopped = true;
                 break;
             }
-            let rest = wrong.split_off(wrong.partition_point(|(rank, _)| Bucket::of(*rank) <= bucket));
-            self.bucket(bucket, std::mem::replace(&mut wrong, rest), too_large, go_on)?;
-            if self.report.stopped {
-                break;
+            for row in &rows {
+                // Those whose time is wrong have their place among the others.
+                while let Some((_, entry)) = wrong.next_if(|(rank, _)| *rank <= row.time) {
+                    self.remove_for_cap(too_large, |this| this.look_at_wrong(entry), entry)?;
+                }
+                let look = |this: &mut Self| {
+                    let seen = this.report.unreadable.pass(this.look(*row))?.flatten();
+                    // What lies ahead has its place elsewhere.
+                    Ok(seen.filter(|seen| !is_ahead(seen.hot.updated_at, this.now.wall)))
+                };
+                self.remove_for_cap(too_large, look, row.entry)?;
+            }
+            after = rows.last().copied();
+            if after.is_none() {
+                let left: Vec<_> = wrong.by_ref().take(BATCH).collect();
+                if left.is_empty() {
+                    break;
+                }
+                for (_, entry) in left {
+                    self.remove_for_cap(too_large, |this| this.look_at_wrong(entry), entry)?;
+                }
+                after = Some(ActivityRow { time: Timestamp::MAX, entry: Fingerprint::LAST });
             }
         }
         if too_large {
@@ -184,63 +194,27 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// Decides on an entry, if a cap still wants more to go.
+    fn remove_for_cap(
+        &mut self,
+        too_large: bool,
+        look: impl FnOnce(&mut Self) -> Result<Option<Activity>>,
+        entry: Fingerprint,
+    ) -> Result<()> {
+        let Some(due) = self.over_cap(too_large) else { return Ok(()) };
+        let seen_at = self.store.commits().open_commit();
+        match look(self)? {
+            Some(seen) => self.decide(entry, &seen, seen_at, due),
+            None => Ok(()),
+        }
+    }
+
     /// The entries whose time is wrong and that are not past the cutoff, by their place among the others. When they
     /// were used is not known, so they go before all that were used in the day before they were found.
     fn wrong_by_rank(&self) -> Vec<(Timestamp, Fingerprint)> {
         let not_past = |used_at: Timestamp| self.report.cutoff.is_none_or(|cutoff| used_at >= cutoff);
         let wrong = self.wrong.iter().filter(|(used_at, _)| not_past(*used_at));
         wrong.map(|(used_at, entry)| (used_at.saturating_sub(WRONG_YIELDS), *entry)).collect()
-    }
-
-    /// One bucket: first the `wrong` entries that have their place there, then its own by their exact time.
-    fn bucket(
-        &mut self,
-        bucket: Bucket,
-        mut wrong: Vec<(Timestamp, Fingerprint)>,
-        too_large: bool,
-        go_on: &impl Fn() -> bool,
-    ) -> Result<()> {
-        let seen_at = self.store.commits().open_commit();
-        wrong.sort_unstable();
-        for (n, (_, entry)) in wrong.into_iter().enumerate() {
-            if n % BATCH == BATCH - 1 && !go_on() {
-                self.report.stopped = true;
-                return Ok(());
-            }
-            let Some(due) = self.over_cap(too_large) else { return Ok(()) };
-            if let Some(hot) = self.look_at_wrong(entry)? {
-                self.decide(entry, hot, seen_at, due)?;
-            }
-        }
-        let (cutoff, now) = (self.report.cutoff, self.now.wall);
-        // An import may have put everything into one bucket. Each further piece costs a look at all of it again.
-        let mut limit = BATCH.max(usize::try_from(self.entries_over()).unwrap_or(usize::MAX));
-        let mut after = None;
-        loop {
-            let seen_at = self.store.commits().open_commit();
-            let (order, unreadable) = (Order::OldestFirst, &mut self.report.unreadable);
-            // What lies ahead has its place elsewhere.
-            let wanted =
-                |hot: &Hot| cutoff.is_none_or(|cutoff| hot.updated_at >= cutoff) && !is_ahead(hot.updated_at, now);
-            let piece = self.store.first_of_bucket((bucket, order), after, limit, unreadable, go_on, wanted)?;
-            let Some(Piece { rows, is_cut }) = piece else {
-                self.report.stopped = true;
-                return Ok(());
-            };
-            for (n, (entry, hot)) in rows.into_iter().enumerate() {
-                if n % BATCH == BATCH - 1 && !go_on() {
-                    self.report.stopped = true;
-                    return Ok(());
-                }
-                let Some(due) = self.over_cap(too_large) else { return Ok(()) };
-                after = Some(order.place(hot.updated_at, entry));
-                self.decide(entry, hot, seen_at, due)?;
-            }
-            if !is_cut {
-                return Ok(());
-            }
-            limit = limit.saturating_mul(8);
-        }
     }
 
     /// The cap that more has to go for.
@@ -266,10 +240,13 @@ impl<'a> Pass<'a> {
     }
 
     /// Decides on an entry that is due.
-    fn decide(&mut self, entry: Fingerprint, seen: Hot, seen_at: u64, due: PruneReason) -> Result<()> {
-        // Without its key nobody can tell whether work is in progress, so it stays.
-        let key = self.store.commits().engine()?.key_of_listed(entry);
-        let Some(Some(key)) = self.report.unreadable.pass(key)? else { return Ok(()) };
+    fn decide(
+        &mut self,
+        entry: Fingerprint,
+        Activity { key, hot: seen }: &Activity,
+        seen_at: u64,
+        due: PruneReason,
+    ) -> Result<()> {
         let used_at = self.store.clock_check().used_at(entry, seen.updated_at, self.now);
         let idle = self.now.wall.since(used_at);
         // What is at work for longer is protected by that no more.

@@ -10,9 +10,8 @@ use super::journal::{Carry, Journal};
 use super::memtable::Portion;
 use super::write::{Writer, encode_error};
 use super::{Engine, engine_error};
-use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot, JournalRow};
+use crate::codec::{Activity, ActivityRow, Fingerprint, Hot, JournalRow};
 use crate::error::Result;
-use crate::unreadable::if_readable;
 
 /// How many entries the memtable may hold before it is time to carry them: with the two halves, twice as many.
 const MAX_ENTRIES: usize = 1 << 20;
@@ -133,39 +132,39 @@ impl Writer {
     /// first, then the record, then the old row: so at every moment it has a row that is not later than its record, and
     /// pruning finds it. Among entries the order is the one that sled takes best.
     fn carry_records(&mut self, engine: &Engine, records: &[(Fingerprint, Hot)]) -> Result<usize> {
-        let (mut new, mut hot_records, mut old) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut new, mut values, mut old) = (Vec::new(), Vec::new(), Vec::new());
         for (entry, hot) in records {
-            let row = |time| ActivityRow { bucket: Bucket::of(time), entry: *entry };
-            let stored = match if_readable(engine.stored_hot(*entry))? {
-                Some(Some(stored)) if stored == *hot => continue,
-                Some(Some(stored)) => Some(row(stored.updated_at)),
-                Some(None) => {
-                    // Only damage leaves it: see `forget_doubtful`.
-                    tracing::warn!(%entry, "activity of an entry that is not there is dropped");
-                    continue;
-                }
-                // It is about to be written over.
-                None => None,
+            let Some(value) = engine.activity(*entry)? else {
+                // Only damage leaves it: see `forget_doubtful`.
+                tracing::warn!(%entry, "activity of an entry that is not there is dropped");
+                continue;
             };
-            let now = row(hot.updated_at);
-            if stored != Some(now) {
-                new.push(now);
-                old.extend(stored);
+            let Ok(Activity { key, hot: stored }) = Activity::decode(&value) else {
+                // Its key is lost, and with it where it belongs. It stays for `verify` to report.
+                tracing::warn!(%entry, "cannot decode the activity of an entry; what came later is dropped");
+                continue;
+            };
+            if stored == *hot {
+                continue;
             }
-            hot_records.push((entry, hot.encode().map_err(encode_error)?));
+            if stored.updated_at != hot.updated_at {
+                new.push(ActivityRow::of(hot, *entry));
+                old.push(ActivityRow::of(&stored, *entry));
+            }
+            values.push((entry, Activity::encode(&key, hot).map_err(encode_error)?));
         }
         new.sort_unstable();
         old.sort_unstable();
         for row in new {
             self.insert(engine, &engine.trees.by_updated_at, row.encode(), &[])?;
         }
-        for (entry, value) in &hot_records {
+        for (entry, value) in &values {
             self.insert(engine, &engine.trees.activity, entry.as_bytes(), value)?;
         }
         for row in old {
             self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
         }
-        Ok(hot_records.len())
+        Ok(values.len())
     }
 
     /// Removes up to `count` rows before `end`, from the front. Answers how many.

@@ -8,7 +8,7 @@ use super::verify::has;
 use super::write::{Change, Content, MovedFrom, encode_error};
 use super::{Engine, PartsOf, Trees, bytes, engine_error};
 use crate::codec::{
-    ActivityRow, Bucket, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold, encode_name,
+    Activity, ActivityRow, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold,
 };
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
@@ -23,7 +23,8 @@ const MAX_STEPS_BYTES: usize = MAX_VALUE_BYTES - 512;
 #[derive(Debug, Default)]
 pub(super) struct Group {
     sessions: Rows,
-    names: Rows,
+    /// Of new entries; those of others are in `activity`.
+    new_activity: Rows,
     activity: Rows,
     by_updated_at: Rows,
     by_session_id: Rows,
@@ -122,10 +123,11 @@ impl Group {
             Some(record) => record,
             None => cold.encode_spilled().map_err(encode_error)?,
         };
-        let age_row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
+        let activity = (row, Activity::encode(&change.key, hot).map_err(encode_error)?);
+        let age_row = ActivityRow::of(hot, entry);
         let step = match before {
             None => {
-                self.names.put.push((row.clone(), encode_name(&change.key)));
+                self.new_activity.put.push(activity);
                 self.added += 1;
                 self.stray_leases.extend(engine.lease_rows(entry)?);
                 Step::Create(entry)
@@ -136,6 +138,7 @@ impl Group {
                 }
                 let old_id = before.session_id.filter(|old| *old != cold.session_id);
                 self.by_session_id.gone.extend(old_id.as_ref().map(|old| IdRow::encode(old, entry)));
+                self.activity.put.push(activity);
                 Step::Replace { entry, checksum: crc32fast::hash(&record), hot: *hot, old_id }
             }
         };
@@ -143,7 +146,6 @@ impl Group {
         self.sessions.put.push((bytes(&change.key).to_vec(), record));
         self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
         self.by_updated_at.put.push((age_row.encode().into(), Vec::new()));
-        self.activity.put.push((row, hot.encode().map_err(encode_error)?));
         for (row, value) in lease_writes(entry, &change.leases)? {
             self.bytes += row.len() + 32;
             match value {
@@ -174,9 +176,8 @@ impl Group {
         self.added -= 1;
         self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, entry)));
         self.by_updated_at.gone.extend(before.age_row.map(|row| row.encode().to_vec()));
-        self.activity.gone.push(row.clone());
         self.sessions.gone.push(bytes(key).to_vec());
-        self.names.gone.push(row);
+        self.activity.gone.push(row);
         self.leases.gone.extend(engine.lease_rows(entry)?);
         Ok(())
     }
@@ -190,31 +191,30 @@ impl Group {
         self.bytes >= MAX_GROUP_BYTES || self.steps_bytes >= MAX_STEPS_BYTES
     }
 
-    /// The rows to put, in the order in which their trees are to be written. The hot record is what makes a new entry
-    /// whole, so it goes last; a changed one is recognised by its cold record, so that goes before what hangs on it. Leases hang
-    /// on nothing, and are not written again with the rest.
+    /// The rows to put, in the order in which their trees are to be written. What leads from a new entry's fingerprint to
+    /// its key goes before the cold records, by which it can be told what a crash has left; then comes what can be made
+    /// anew from them. Leases and turns cannot, so they go first.
     pub(super) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 7] {
         [
             (&trees.leases, self.leases.take_put()),
-            (&trees.names, self.names.take_put()),
+            (&trees.turns, self.turns.take_put()),
+            (&trees.activity, self.new_activity.take_put()),
             (&trees.sessions, self.sessions.take_put()),
             (&trees.by_session_id, self.by_session_id.take_put()),
             (&trees.by_updated_at, self.by_updated_at.take_put()),
-            (&trees.turns, self.turns.take_put()),
             (&trees.activity, self.activity.take_put()),
         ]
     }
 
     /// The rows to remove, after all were put, likewise. What leads to an entry's other rows goes last.
-    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 7] {
+    pub(super) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 6] {
         [
             (&trees.leases, self.leases.take_gone()),
             (&trees.turns, self.turns.take_gone()),
             (&trees.by_session_id, self.by_session_id.take_gone()),
             (&trees.by_updated_at, self.by_updated_at.take_gone()),
-            (&trees.activity, self.activity.take_gone()),
             (&trees.sessions, self.sessions.take_gone()),
-            (&trees.names, self.names.take_gone()),
+            (&trees.activity, self.activity.take_gone()),
         ]
     }
 }
@@ -252,7 +252,7 @@ impl Before {
         let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(None) };
         let cold = decode_cold(&value).ok().map(|(cold, _)| cold);
-        let row = |hot: Hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
+        let row = |hot: Hot| ActivityRow::of(&hot, entry);
         Ok(Some(Self {
             // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
             // does no harm.

@@ -13,10 +13,10 @@ use std::path::Path;
 use super::build::put;
 use super::files::{self, Found};
 use super::restore::NewStore;
-use super::{damaged, engine_error, parts, write::encode_error};
+use super::{bytes, damaged, engine_error, parts, write::encode_error};
 use crate::codec::{
-    ActivityRow, ArrangeError, Base, Bucket, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, MAX_EXTRAS_BYTES,
-    NewExtras, NoteRow, arrange, decode_cold, decode_name, encode_name,
+    Activity, ActivityRow, ArrangeError, Base, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, MAX_EXTRAS_BYTES,
+    NewExtras, NoteRow, arrange, decode_cold,
 };
 use crate::entry::Extras;
 use crate::error::{Error, Result};
@@ -36,12 +36,10 @@ pub(crate) struct Batch {
 struct Encoded {
     place: Fingerprint,
     updated_at: Timestamp,
-    /// The value in `names`. The session key is its end.
-    name: Range<usize>,
     key: Range<usize>,
     /// The key in `by_session_id`.
     id_row: Range<usize>,
-    hot: Range<usize>,
+    activity: Range<usize>,
     cold: Range<usize>,
     /// Generations and bytes of the parts of its extras.
     parts: Vec<(u64, Range<usize>)>,
@@ -84,14 +82,12 @@ impl Batch {
             ArrangeError::Base(never) => match never {},
         })?;
         let record = cold.to_bytes().map_err(encode_error)?;
-        let name = self.add(&encode_name(key));
         let entry = Encoded {
             place,
             updated_at: hot.updated_at,
-            key: name.end - key.as_str().len()..name.end,
-            name,
+            key: self.add(bytes(key)),
             id_row: self.add(&IdRow::encode(&cold.session_id, place)),
-            hot: self.add(&hot.encode().map_err(encode_error)?),
+            activity: self.add(&Activity::encode(key, hot).map_err(encode_error)?),
             cold: self.add(&record),
             parts: parts.into_iter().map(|(generation, part)| (generation, self.add(&part))).collect(),
         };
@@ -151,18 +147,18 @@ impl NewStore {
             let row = entry.place.as_bytes();
             // Whether the key came in an earlier batch costs nothing to know here, and the memory for it does not
             // grow with the file.
-            let old = trees.activity.insert(row, batch.get(&entry.hot)).map_err(|e| engine_error("write", e))?;
+            let old = trees.activity.insert(row, batch.get(&entry.activity)).map_err(|e| engine_error("write", e))?;
             match old {
                 None => {
                     loaded.created += 1;
                     new.push(entry);
                 }
                 Some(old) => {
-                    let hot = Hot::decode(&old).map_err(|e| damaged("activity", &entry.place, e))?;
-                    if hot.updated_at > entry.updated_at {
+                    let activity = Activity::decode(&old).map_err(|e| damaged("activity", &entry.place, e))?;
+                    if activity.hot.updated_at > entry.updated_at {
                         put(&trees.activity, row, &old)?;
                     } else {
-                        self.forget(entry.place, &hot)?;
+                        self.forget(entry.place, &activity)?;
                         new.push(entry);
                     }
                 }
@@ -171,16 +167,14 @@ impl NewStore {
         loaded.duplicates = batch.entries.len() as u64 - loaded.created;
 
         for entry in &new {
-            put(&trees.names, entry.place.as_bytes(), batch.get(&entry.name))?;
-        }
-        for entry in &new {
             for (generation, part) in &entry.parts {
                 for (row, value) in ExtrasRow::encode_all(entry.place, *generation, batch.get(part)) {
                     put(&trees.extras, row, &value)?;
                 }
             }
         }
-        let mut rows: Vec<_> = new.iter().map(|entry| activity_row(entry.place, entry.updated_at)).collect();
+        let age_row = |entry: &&Encoded| ActivityRow { time: entry.updated_at, entry: entry.place };
+        let mut rows: Vec<_> = new.iter().map(age_row).collect();
         rows.sort_unstable();
         for row in rows {
             put(&trees.by_updated_at, row.encode(), &[])?;
@@ -197,16 +191,14 @@ impl NewStore {
     }
 
     /// Removes the rows of an entry that the next one of its key does not write over.
-    fn forget(&self, place: Fingerprint, hot: &Hot) -> Result<()> {
+    fn forget(&self, place: Fingerprint, Activity { key, hot }: &Activity) -> Result<()> {
         let trees = &self.database.trees;
         let remove = |tree: &sled::Tree, row: &[u8]| tree.remove(row).map(drop).map_err(|e| engine_error("write", e));
         let read = |e| engine_error("read", e);
-        let Some(name) = trees.names.get(place.as_bytes()).map_err(read)? else { return Ok(()) };
-        let key = decode_name(&name).map_err(|e| damaged("names", &place, e))?;
-        let Some(cold) = trees.sessions.get(key.as_str()).map_err(read)? else { return Ok(()) };
-        let (cold, _) = decode_cold(&cold).map_err(|e| damaged("sessions", &key, e))?;
+        let Some(cold) = trees.sessions.get(bytes(key)).map_err(read)? else { return Ok(()) };
+        let (cold, _) = decode_cold(&cold).map_err(|e| damaged("sessions", key, e))?;
         remove(&trees.by_session_id, &IdRow::encode(&cold.session_id, place))?;
-        remove(&trees.by_updated_at, &activity_row(place, hot.updated_at).encode())?;
+        remove(&trees.by_updated_at, &ActivityRow::of(hot, place).encode())?;
         for row in trees.extras.scan_prefix(place.as_bytes()).keys() {
             remove(&trees.extras, &row.map_err(read)?)?;
         }
@@ -216,7 +208,8 @@ impl NewStore {
     /// When the entry of a key that came already was active.
     pub(crate) fn activity(&self, place: Fingerprint) -> Result<Option<Timestamp>> {
         let value = self.database.trees.activity.get(place.as_bytes()).map_err(|e| engine_error("read", e))?;
-        let hot = value.map(|value| Hot::decode(&value)).transpose().map_err(|e| damaged("activity", &place, e))?;
+        let hot =
+            value.map(|value| Activity::decode_hot(&value)).transpose().map_err(|e| damaged("activity", &place, e))?;
         Ok(hot.map(|hot| hot.updated_at))
     }
 
@@ -231,10 +224,6 @@ impl NewStore {
         }
         self.put_note(name, text)
     }
-}
-
-fn activity_row(entry: Fingerprint, updated_at: Timestamp) -> ActivityRow {
-    ActivityRow { bucket: Bucket::of(updated_at), entry }
 }
 
 /// Whether a store can be made at `path`: nothing is there, or an empty directory. Changes nothing.

@@ -5,13 +5,13 @@
 //! has to know that the journal speaks of it.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
-use crate::codec::{ActivityRow, Bucket, Fingerprint, Hot};
+use crate::codec::{ActivityRow, Fingerprint, Hot};
 use crate::entry::{Revision, Usage};
 use crate::time::Timestamp;
 
@@ -21,11 +21,11 @@ const PARTS: usize = 256;
 /// Which half of the journal a record was written in last. There are never more than two.
 pub(super) type Epoch = u8;
 
-/// The records, found by entry and by bucket.
+/// The records, found by entry and by time.
 #[derive(Debug)]
 pub(super) struct Memtable {
     parts: Box<[Mutex<HashTable<Record>>]>,
-    buckets: Mutex<Buckets>,
+    lists: Mutex<Lists>,
     len: AtomicUsize,
 }
 
@@ -71,31 +71,36 @@ pub(super) struct Portion {
     pub(super) walked: usize,
 }
 
-/// The entries of each bucket. Those that have moved on stay in their list until it is made anew: what the record says
+/// Which end of the index by age comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AgeOrder {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// Rows of the index by age, from one to another.
+pub(super) type AgeRange = (Bound<ActivityRow>, Bound<ActivityRow>);
+
+/// The time of a list: about the sixtieth part of a second. What one commit touches goes to a list or two, and a list is
+/// sorted each time that it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Grain(i64);
+
+impl Grain {
+    const MICROS_SHIFT: u32 = 14;
+
+    fn of(time: Timestamp) -> Self {
+        Self(time.as_micros() >> Self::MICROS_SHIFT)
+    }
+}
+
+/// The entries of each grain. Those that have moved on stay in their list until it is made anew: what the record says
 /// counts.
 #[derive(Debug, Default)]
-struct Buckets {
-    lists: BTreeMap<Bucket, List>,
+struct Lists {
+    by_grain: BTreeMap<Grain, Vec<Fingerprint>>,
     /// Items in all lists.
     items: usize,
-}
-
-#[derive(Debug, Default)]
-struct List {
-    entries: Vec<Fingerprint>,
-    is_sorted: bool,
-}
-
-impl List {
-    /// Without repetitions, in the order of the trees.
-    fn sorted(&mut self) -> &[Fingerprint] {
-        if !std::mem::replace(&mut self.is_sorted, true) {
-            // Commits append their entries in order, so this is a merge of runs.
-            self.entries.sort();
-            self.entries.dedup();
-        }
-        &self.entries
-    }
 }
 
 /// Items that are out of date, beyond as many as there are records, before the lists are made anew.
@@ -105,7 +110,7 @@ impl Memtable {
     pub(super) fn new() -> Self {
         Self {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
-            buckets: Mutex::default(),
+            lists: Mutex::default(),
             len: AtomicUsize::new(0),
         }
     }
@@ -136,11 +141,11 @@ impl Memtable {
     }
 
     pub(super) fn set(&self, entry: Fingerprint, hot: &Hot, epoch: Epoch) {
-        let bucket = Bucket::of(hot.updated_at);
-        let is_listed = self.find(entry, |record| Bucket::of(record.updated_at) == bucket).unwrap_or(false);
+        let grain = Grain::of(hot.updated_at);
+        let is_listed = self.find(entry, |record| Grain::of(record.updated_at) == grain).unwrap_or(false);
         if !is_listed {
-            // First, so that a reader of the list of either bucket finds the entry in one of them.
-            self.list(bucket, entry);
+            // First, so that whoever reads the list of either grain finds the entry in one of them.
+            self.list(grain, entry);
         }
         let &Hot { updated_at, flags, revision, last_interaction, usage } = hot;
         let rest = Rest { last_interaction, usage };
@@ -166,77 +171,76 @@ impl Memtable {
         }
     }
 
-    fn list(&self, bucket: Bucket, entry: Fingerprint) {
-        let mut buckets = self.buckets.lock();
-        if buckets.items > 2 * self.len() + MAX_STALE_ITEMS {
-            self.make_lists(&mut buckets);
+    fn list(&self, grain: Grain, entry: Fingerprint) {
+        let mut lists = self.lists.lock();
+        if lists.items > 2 * self.len() + MAX_STALE_ITEMS {
+            self.make_lists(&mut lists);
         }
-        let list = buckets.lists.entry(bucket).or_default();
-        list.entries.push(entry);
-        list.is_sorted = false;
-        buckets.items += 1;
+        lists.by_grain.entry(grain).or_default().push(entry);
+        lists.items += 1;
     }
 
-    fn make_lists(&self, buckets: &mut Buckets) {
-        *buckets = Buckets::default();
+    fn make_lists(&self, lists: &mut Lists) {
+        *lists = Lists::default();
         for part in &self.parts {
             for record in part.lock().iter() {
-                buckets.lists.entry(Bucket::of(record.updated_at)).or_default().entries.push(record.entry);
-                buckets.items += 1;
+                lists.by_grain.entry(Grain::of(record.updated_at)).or_default().push(record.entry);
+                lists.items += 1;
             }
         }
     }
 
-    fn is_in(&self, row: &ActivityRow) -> bool {
-        self.find(row.entry, |record| Bucket::of(record.updated_at) == row.bucket).unwrap_or(false)
-    }
-
-    /// Whether a row of the tree is of an entry that has another bucket by now.
+    /// Whether a row of the tree is of an entry that has another time by now.
     pub(super) fn has_moved(&self, row: &ActivityRow) -> bool {
-        self.find(row.entry, |record| Bucket::of(record.updated_at) != row.bucket).unwrap_or(false)
+        self.find(row.entry, |record| record.updated_at != row.time).unwrap_or(false)
     }
 
-    /// Up to `limit` rows after `after`, in the order of the index, not later than `last`.
-    pub(super) fn rows(&self, after: Option<&ActivityRow>, last: Bucket, limit: usize) -> Vec<ActivityRow> {
-        let mut rows = Vec::new();
-        let mut after = after.copied();
+    /// Up to `limit` rows of the range, from its first end.
+    pub(super) fn rows(&self, range: &AgeRange, order: AgeOrder, limit: usize) -> Vec<ActivityRow> {
+        let mut rows: Vec<ActivityRow> = Vec::new();
+        let (mut from, mut to) = (grain(&range.0), grain(&range.1));
         while rows.len() < limit {
-            let items = self.items(after.as_ref(), last, limit);
-            let Some(end) = items.last().copied() else { break };
+            let Some((grain, entries)) = self.next_list((from, to), order) else { break };
             // Looked up with no lock on the lists, for which the writer would wait.
-            rows.extend(items.into_iter().filter(|row| self.is_in(row)).take(limit - rows.len()));
-            after = Some(end);
+            let start = rows.len();
+            rows.extend(entries.into_iter().filter_map(|entry| {
+                let time = self.find(entry, |record| record.updated_at).filter(|time| Grain::of(*time) == grain)?;
+                Some(ActivityRow { time, entry }).filter(|row| range.contains(row))
+            }));
+            let new = rows.get_mut(start..).unwrap_or_default();
+            match order {
+                AgeOrder::OldestFirst => {
+                    new.sort_unstable();
+                    from = Bound::Excluded(grain);
+                }
+                AgeOrder::NewestFirst => {
+                    new.sort_unstable_by(|a, b| b.cmp(a));
+                    to = Bound::Excluded(grain);
+                }
+            }
+            // An entry that went to and fro is in a list twice.
+            rows.dedup();
         }
+        rows.truncate(limit);
         rows
     }
 
-    /// Up to `limit` items of the lists after `after`, whether they are out of date or not.
-    fn items(&self, after: Option<&ActivityRow>, last: Bucket, limit: usize) -> Vec<ActivityRow> {
-        let mut items = Vec::new();
-        if after.is_some_and(|row| row.bucket > last) {
-            return items;
+    /// The first list of a range that is not empty.
+    fn next_list(
+        &self,
+        (from, to): (Bound<Grain>, Bound<Grain>),
+        order: AgeOrder,
+    ) -> Option<(Grain, Vec<Fingerprint>)> {
+        if is_empty(&from, &to) {
+            return None;
         }
-        let from = after.map_or(Bound::Unbounded, |row| Bound::Included(row.bucket));
-        for (&bucket, list) in self.buckets.lock().lists.range_mut((from, Bound::Included(last))) {
-            let entries = list.sorted();
-            let start = match after {
-                Some(row) if row.bucket == bucket => entries.partition_point(|entry| *entry <= row.entry),
-                _ => 0,
-            };
-            let more = entries.iter().skip(start).take(limit - items.len());
-            items.extend(more.map(|&entry| ActivityRow { bucket, entry }));
-            if items.len() >= limit {
-                break;
-            }
-        }
-        items
-    }
-
-    /// The newest bucket, not later than `last`, that may have entries.
-    pub(super) fn newest_bucket(&self, last: Option<Bucket>) -> Option<Bucket> {
-        let buckets = self.buckets.lock();
-        let end = last.map_or(Bound::Unbounded, Bound::Included);
-        buckets.lists.range((Bound::Unbounded, end)).next_back().map(|(bucket, _)| *bucket)
+        let lists = self.lists.lock();
+        let mut range = lists.by_grain.range((from, to));
+        let list = match order {
+            AgeOrder::OldestFirst => range.next(),
+            AgeOrder::NewestFirst => range.next_back(),
+        };
+        list.map(|(grain, entries)| (*grain, entries.clone()))
     }
 
     /// The entries of one part.
@@ -277,6 +281,23 @@ impl Memtable {
             let room = 2 * part.len();
             part.shrink_to(room, |record| record.entry.part_and_hash().1);
         }
-        self.make_lists(&mut self.buckets.lock());
+        self.make_lists(&mut self.lists.lock());
+    }
+}
+
+/// The grains of a bound of rows. That of the row itself is always among them.
+fn grain(bound: &Bound<ActivityRow>) -> Bound<Grain> {
+    match bound {
+        Bound::Included(row) | Bound::Excluded(row) => Bound::Included(Grain::of(row.time)),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
+
+/// Whether no grain can lie between. A map panics at such a range.
+fn is_empty(from: &Bound<Grain>, to: &Bound<Grain>) -> bool {
+    match (from, to) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(from), Bound::Included(to)) => from > to,
+        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
     }
 }

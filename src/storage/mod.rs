@@ -45,7 +45,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::codec::{self, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
+use crate::codec::{self, Activity, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
@@ -65,7 +65,7 @@ pub use verify::{Verification, Violation};
 pub(crate) use write::{Change, Content, MovedFrom, Writer};
 
 /// The format this program writes, and the only one it reads: before the first release the old ones are dropped.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Names in the `meta` tree.
 mod meta {
@@ -119,7 +119,6 @@ impl StoredCold {
 #[derive(Debug, Clone)]
 struct Trees {
     sessions: sled::Tree,
-    names: sled::Tree,
     activity: sled::Tree,
     by_updated_at: sled::Tree,
     by_session_id: sled::Tree,
@@ -133,21 +132,10 @@ struct Trees {
 
 impl Trees {
     /// Each of them, always in the same order.
-    fn all(&self) -> [&sled::Tree; 11] {
-        let Self {
-            sessions,
-            names,
-            activity,
-            by_updated_at,
-            by_session_id,
-            extras,
-            journal,
-            turns,
-            leases,
-            intent,
-            meta,
-        } = self;
-        [sessions, names, activity, by_updated_at, by_session_id, extras, journal, turns, leases, intent, meta]
+    fn all(&self) -> [&sled::Tree; 10] {
+        let Self { sessions, activity, by_updated_at, by_session_id, extras, journal, turns, leases, intent, meta } =
+            self;
+        [sessions, activity, by_updated_at, by_session_id, extras, journal, turns, leases, intent, meta]
     }
 }
 
@@ -216,61 +204,59 @@ impl Engine {
 
     /// The key that a fingerprint stands for; `None` if there is no such entry.
     pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
-        let value = self.trees.names.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
-        let Some(value) = value else { return Ok(None) };
-        match codec::decode_name(&value) {
-            Ok(key) if self.fingerprint(&key) == entry => Ok(Some(key)),
-            Ok(_) => Err(damaged("names", &entry, CodecError::WrongKey)),
-            Err(error) => Err(damaged("names", &entry, error)),
+        let value = self.activity(entry)?;
+        value.map(|value| self.decoded(entry, Activity::decode_key(&value), |key| key)).transpose()
+    }
+
+    /// The hot record of an entry: the journal's, or else the one in its tree. `sessions` decides whether there is an
+    /// entry, so one without a hot record is damaged.
+    pub(crate) fn hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
+        let entry = self.fingerprint(key);
+        if let Some(hot) = self.memtable.get(entry) {
+            return Ok(Some(hot));
+        }
+        match self.activity(entry)? {
+            Some(value) => Activity::decode_hot(&value).map(Some).map_err(|e| damaged("activity", key, e)),
+            None if self.contains(key)? => Err(self.missing_record("activity", key)),
+            None => Ok(None),
         }
     }
 
-    /// The key of an entry that an index leads to; `None` if it is gone by now.
-    ///
-    /// The first row of a new entry and the last one of a removed one is that in `names`. So where there is a hot
-    /// record and no name, the name is lost.
-    pub(crate) fn key_of_listed(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
-        if let Some(key) = self.key_of(entry)? {
-            return Ok(Some(key));
-        }
-        if !self.has_hot(entry)? {
-            return Ok(None);
-        }
-        // It may have been made again between the two looks.
-        self.key_of(entry)?.map_or_else(|| Err(damaged("names", &entry, CodecError::Missing)), |key| Ok(Some(key)))
-    }
-
-    /// The hot record of an entry: the journal's, or else the one in its tree.
-    pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        match self.memtable.get(entry) {
-            Some(hot) => Ok(Some(hot)),
-            None => self.stored_hot(entry),
-        }
+    /// The key and the hot record of an entry that an index leads to; `None` if it is gone by now.
+    pub(crate) fn listed(&self, entry: Fingerprint) -> Result<Option<Activity>> {
+        let newest = self.memtable.get(entry);
+        let Some(value) = self.activity(entry)? else { return Ok(None) };
+        let Activity { key, hot } = self.decoded(entry, Activity::decode(&value), |activity| &activity.key)?;
+        Ok(Some(Activity { key, hot: newest.unwrap_or(hot) }))
     }
 
     /// The hot record in `activity`.
-    ///
-    /// An entry's records come and go together, so this reads the small tree only. Where nothing is found, `names`
-    /// says whether that is an entry that is damaged or none.
     fn stored_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        let value = self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
-        match value {
-            Some(value) => Hot::decode(&value).map(Some).map_err(|e| damaged("activity", &self.shown(entry), e)),
-            None => match self.key_of(entry)? {
-                Some(key) => Err(damaged("activity", &key, CodecError::Missing)),
-                None => Ok(None),
-            },
+        let value = self.activity(entry)?;
+        value.map(|value| Activity::decode_hot(&value).map_err(|e| damaged("activity", &entry, e))).transpose()
+    }
+
+    fn activity(&self, entry: Fingerprint) -> Result<Option<sled::IVec>> {
+        self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))
+    }
+
+    /// What a row of `activity` says, if it is the row of the key in it.
+    fn decoded<T>(
+        &self,
+        entry: Fingerprint,
+        decoded: Result<T, CodecError>,
+        key: impl FnOnce(&T) -> &SessionKey,
+    ) -> Result<T> {
+        match decoded {
+            Ok(row) if self.fingerprint(key(&row)) == entry => Ok(row),
+            Ok(_) => Err(damaged("activity", &entry, CodecError::WrongKey)),
+            Err(error) => Err(damaged("activity", &entry, error)),
         }
     }
 
     /// What stands for an entry in messages: its redacted key, where that can be found.
     fn shown(&self, entry: Fingerprint) -> String {
         self.key_of(entry).ok().flatten().map_or_else(|| entry.to_string(), |key| key.to_string())
-    }
-
-    /// Whether there is a hot record, readable or not.
-    fn has_hot(&self, entry: Fingerprint) -> Result<bool> {
-        self.trees.activity.contains_key(entry.as_bytes()).map_err(|e| engine_error("read", e))
     }
 
     /// The cold record on disk, as its bytes.
@@ -319,7 +305,7 @@ impl Engine {
         for row in self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys() {
             let row = row.map_err(|e| engine_error("read", e))?;
             let entry = IdRow::decode(&row).map_err(|e| damaged_at("by_session_id", &row, e)).map(|row| row.entry);
-            keys.extend(entry.and_then(|entry| self.key_of_listed(entry)).transpose());
+            keys.extend(entry.and_then(|entry| self.key_of(entry)).transpose());
         }
         Ok(keys)
     }

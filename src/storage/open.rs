@@ -291,7 +291,6 @@ pub(super) fn open_trees(db: &sled::Db) -> Result<Trees> {
     let tree = |name: &str| db.open_tree(name).map_err(|e| engine_error("open", e));
     Ok(Trees {
         sessions: tree("sessions")?,
-        names: tree("names")?,
         activity: tree("activity")?,
         by_updated_at: tree("by_updated_at")?,
         by_session_id: tree("by_session_id")?,

@@ -18,13 +18,14 @@ use super::verify::{Led, has, key, led};
 use super::write::encode_error;
 use super::{Engine, Writer, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasIndex, ExtrasRow, Fingerprint, Hot, IdRow, LeaseRow, MAX_VALUE_BYTES,
-    Term, Turn, decode_cold, decode_name, encode_name, whole_fingerprint,
+    Activity, ActivityRow, CodecError, Cold, ExtrasIndex, ExtrasRow, Fingerprint, Hot, IdRow, LeaseRow,
+    MAX_VALUE_BYTES, Term, Turn, decode_cold, whole_fingerprint,
 };
 use crate::entry::Revision;
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::random;
+use crate::time::Timestamp;
 use crate::unreadable::if_readable;
 
 /// Rows read before any of them is changed.
@@ -43,19 +44,17 @@ pub struct Repairs {
     pub extras_lost: u64,
     /// Entries among those whose platform, names and origin had been kept in the extras, and are lost too.
     pub details_lost: u64,
-    /// Hot records made anew, at the minute at which the index had the entry. Counters and flags begin at zero.
+    /// Hot records made anew, at the time at which the index had the entry. Counters and flags begin at zero.
     pub activity_from_index: u64,
+    /// Hot records made anew as the journal had them. Nothing of them is lost.
+    pub activity_from_journal: u64,
     /// Hot records made anew at the entry's time of creation, since the index had none. Counters and flags likewise.
     pub activity_from_creation: u64,
-    /// Missing or wrong rows of `names`, written.
-    pub names_written: u64,
     /// Missing rows of `by_updated_at`, written.
     pub age_rows_written: u64,
     /// Missing rows of `by_session_id`, written.
     pub id_rows_written: u64,
-    /// Rows of `names` that led to no entry, removed.
-    pub names_removed: u64,
-    /// Hot records without an entry, removed.
+    /// Hot records without an entry or that cannot be decoded, removed.
     pub activity_removed: u64,
     /// Rows of `by_updated_at` that were out of date or could not be decoded, removed.
     pub age_rows_removed: u64,
@@ -99,14 +98,13 @@ impl Repairs {
 /// Makes the trees sound. What is removed and held something goes to `quarantine` first.
 pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) -> Result<Repairs> {
     let mut quarantine = Quarantine::new(quarantine);
-    let journal_rows_lost = salvage_journal(engine, &mut quarantine)?;
+    let (journal_rows_lost, late) = salvage_journal(engine, &mut quarantine)?;
     writer.carry_all(engine)?;
-    let salvaged = salvage(engine, &mut quarantine)?;
+    let salvaged = Salvaged { late, ..salvage(engine, &mut quarantine)? };
     let done = Repairs { quarantined: quarantine.lines(), journal_rows_lost, ..Repairs::default() };
     let mut repair = Repair { engine, writer, salvaged, done };
     repair.journal()?;
     repair.entries()?;
-    repair.names()?;
     repair.activity()?;
     repair.age_rows()?;
     repair.id_rows()?;
@@ -146,17 +144,13 @@ impl Repair<'_> {
     fn entry(&mut self, key: &SessionKey, cold: Cold, spilled: bool) -> Result<()> {
         let (engine, trees) = (self.engine, &self.engine.trees);
         let entry = engine.fingerprint(key);
-        if if_readable(engine.key_of(entry))?.flatten().as_ref() != Some(key) {
-            self.writer.insert(engine, &trees.names, entry.as_bytes(), &encode_name(key))?;
-            self.done.names_written += 1;
-        }
         let id_row = IdRow::encode(&cold.session_id, entry);
         if !has(&trees.by_session_id, &id_row)? {
             self.writer.insert(engine, &trees.by_session_id, id_row, &[])?;
             self.done.id_rows_written += 1;
         }
-        let bucket = self.hot(entry, &cold)?;
-        let age_row = ActivityRow { bucket, entry }.encode();
+        let time = self.hot(key, entry, &cold)?;
+        let age_row = ActivityRow { time, entry }.encode();
         if !has(&trees.by_updated_at, age_row)? {
             self.writer.insert(engine, &trees.by_updated_at, age_row, &[])?;
             self.done.age_rows_written += 1;
@@ -167,29 +161,33 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// The bucket of the hot record, which is made anew if it is missing.
-    fn hot(&mut self, entry: Fingerprint, cold: &Cold) -> Result<Bucket> {
+    /// The time of the hot record, which is made anew if it is missing: the journal's, or one at the time that the index
+    /// had.
+    fn hot(&mut self, key: &SessionKey, entry: Fingerprint, cold: &Cold) -> Result<Timestamp> {
         let Some(newest) = self.salvaged.without_hot.get(&entry) else {
-            let hot = self.engine.hot(entry)?;
-            return Ok(Bucket::of(hot.map_or(cold.created_at, |hot| hot.updated_at)));
+            let hot = self.engine.hot(key)?;
+            return Ok(hot.map_or(cold.created_at, |hot| hot.updated_at));
         };
-        let updated_at = newest.map_or(cold.created_at, |bucket| bucket.start().max(cold.created_at));
-        match newest {
-            Some(_) => self.done.activity_from_index += 1,
-            None => self.done.activity_from_creation += 1,
-        }
-        let revision = Revision::from_number(random::bits()?);
-        let value = Hot { revision, ..Hot::fresh(updated_at) }.encode().map_err(encode_error)?;
+        let hot = match (self.salvaged.late.get(&entry), newest) {
+            (Some(late), _) => {
+                self.done.activity_from_journal += 1;
+                *late
+            }
+            (None, newest) => {
+                match newest {
+                    Some(_) => self.done.activity_from_index += 1,
+                    None => self.done.activity_from_creation += 1,
+                }
+                let updated_at = newest.map_or(cold.created_at, |time| time.max(cold.created_at));
+                Hot { revision: Revision::from_number(random::bits()?), ..Hot::fresh(updated_at) }
+            }
+        };
+        let value = Activity::encode(key, &hot).map_err(encode_error)?;
         // The row of the index first, as for a touch: an entry is never without one.
-        let bucket = Bucket::of(updated_at);
-        self.writer.insert(
-            self.engine,
-            &self.engine.trees.by_updated_at,
-            ActivityRow { bucket, entry }.encode(),
-            &[],
-        )?;
-        self.writer.insert(self.engine, &self.engine.trees.activity, entry.as_bytes(), &value)?;
-        Ok(bucket)
+        let (engine, trees) = (self.engine, &self.engine.trees);
+        self.writer.insert(engine, &trees.by_updated_at, ActivityRow::of(&hot, entry).encode(), &[])?;
+        self.writer.insert(engine, &trees.activity, entry.as_bytes(), &value)?;
+        Ok(hot.updated_at)
     }
 
     /// Writes the cold record without those of its extras that are broken. Chunks of theirs are then nobody's.
@@ -249,25 +247,13 @@ impl Repair<'_> {
         self.each(tree, |this, row, _| this.writer.remove(this.engine, tree, row))
     }
 
-    fn names(&mut self) -> Result<()> {
-        let tree = &self.engine.trees.names;
-        self.each(tree, |this, row, value| {
-            if let Ok((entry, key)) = whole_fingerprint(row).and_then(|entry| Ok((entry, decode_name(value)?)))
-                && this.engine.fingerprint(&key) == entry
-                && this.engine.contains(&key)?
-            {
-                return Ok(());
-            }
-            this.done.names_removed += 1;
-            this.writer.remove(this.engine, tree, row)
-        })
-    }
-
     fn activity(&mut self) -> Result<()> {
         let tree = &self.engine.trees.activity;
-        self.each(tree, |this, row, _| {
-            if let Ok(entry) = whole_fingerprint(row)
-                && !matches!(led(this.engine, entry)?, Led::Nowhere)
+        self.each(tree, |this, row, value| {
+            if let Ok((entry, Activity { key, .. })) =
+                whole_fingerprint(row).and_then(|entry| Ok((entry, Activity::decode(value)?)))
+                && this.engine.fingerprint(&key) == entry
+                && this.engine.contains(&key)?
             {
                 return Ok(());
             }
@@ -280,7 +266,7 @@ impl Repair<'_> {
         let tree = &self.engine.trees.by_updated_at;
         self.each(tree, |this, row, _| {
             if let Ok(row) = ActivityRow::decode(row)
-                && this.engine.hot(row.entry)?.is_some_and(|hot| Bucket::of(hot.updated_at) == row.bucket)
+                && this.engine.stored_hot(row.entry)?.is_some_and(|hot| hot.updated_at == row.time)
             {
                 return Ok(());
             }

@@ -9,8 +9,9 @@ use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
 use super::lock::{Lock, check_process};
 use super::open::{check_clock, new_seed};
+use super::write::encode_error;
 use super::{bytes, meta, parts, swap};
-use crate::codec::{ActivityRow, Bucket, CheckedEntry, ExtrasRow, IdRow, LeaseRow, NoteRow, Seed, encode_name};
+use crate::codec::{Activity, ActivityRow, CheckedEntry, ExtrasRow, IdRow, LeaseRow, NoteRow, Seed};
 use crate::error::{Error, Result};
 use crate::fork;
 
@@ -89,10 +90,8 @@ impl NewStore {
             }
         }
         put(&trees.sessions, bytes(key), record.cold)?;
-        put(&trees.names, place.as_bytes(), &encode_name(key))?;
-        put(&trees.activity, place.as_bytes(), record.hot)?;
-        let bucket = Bucket::of(hot.updated_at);
-        put(&trees.by_updated_at, ActivityRow { bucket, entry: place }.encode(), &[])?;
+        put(&trees.activity, place.as_bytes(), &Activity::encode(key, hot).map_err(encode_error)?)?;
+        put(&trees.by_updated_at, ActivityRow::of(hot, place).encode(), &[])?;
         put(&trees.by_session_id, IdRow::encode(&cold.session_id, place), &[])?;
         for (name, term) in &record.leases {
             put(&trees.leases, LeaseRow::encode(place, name), term)?;

@@ -10,22 +10,25 @@ use std::collections::{HashMap, HashSet};
 
 use super::extras::PartsOf;
 use super::quarantine::Quarantine;
-use super::verify::{Led, key, led};
+use super::verify::key;
 use super::write::encode_error;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
-    assemble, decode_cold, decode_name, whole_fingerprint,
+    Activity, ActivityRow, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
+    assemble, decode_cold, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
 use crate::key::SessionKey;
+use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
 
 /// What the second half has to know.
 #[derive(Debug, Default)]
 pub(super) struct Salvaged {
-    /// Entries without a hot record that reads, and the newest bucket in which the index has them.
-    pub(super) without_hot: HashMap<Fingerprint, Option<Bucket>>,
+    /// Entries without a hot record that reads, and the newest time at which the index has them.
+    pub(super) without_hot: HashMap<Fingerprint, Option<Timestamp>>,
+    /// Hot records of the journal that have no readable row in `activity` to replace.
+    pub(super) late: HashMap<Fingerprint, Hot>,
     /// Entries whose extras are not whole.
     pub(super) broken_extras: HashSet<Fingerprint>,
     /// Notes that cannot be decoded: the keys of their rows.
@@ -44,10 +47,13 @@ struct Survey<'a> {
     salvaged: Salvaged,
 }
 
-/// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that cannot be decoded, records of no
-/// entry, and unreadable ones in `activity` that a record of the journal is about to replace. Answers how many rows of the
-/// journal cannot be decoded.
-pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> Result<u64> {
+/// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that cannot be decoded, and records
+/// that have no readable row in `activity` to replace. Answers how many rows of the journal cannot be decoded, and those
+/// records.
+pub(super) fn salvage_journal(
+    engine: &Engine,
+    quarantine: &mut Quarantine,
+) -> Result<(u64, HashMap<Fingerprint, Hot>)> {
     for row in &engine.trees.journal {
         let (row, value) = row.map_err(|e| engine_error("read", e))?;
         if let Err(error) = JournalRow::number(&row).and_then(|_| JournalRow::decode(&value)) {
@@ -55,19 +61,20 @@ pub(super) fn salvage_journal(engine: &Engine, quarantine: &mut Quarantine) -> R
         }
     }
     let unreadable = quarantine.lines();
+    let mut late = HashMap::new();
     for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
         let Some(hot) = engine.memtable.get(entry) else { continue };
-        if let Led::Nowhere = led(engine, entry)? {
-            let value = hot.encode().map_err(encode_error)?;
-            quarantine.add("journal", entry.as_bytes(), &value, "it has no entry")?;
-        }
-        let stored = engine.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
-        if let Some((value, error)) = stored.and_then(|value| Hot::decode(&value).err().map(|error| (value, error))) {
-            quarantine.add("activity", entry.as_bytes(), &value, &with_causes(&error))?;
-        }
+        let stored = engine.activity(entry)?;
+        let reason = match stored.as_deref().map(Activity::decode) {
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => with_causes(&error),
+            None => "it has no row in activity".into(),
+        };
+        quarantine.add("journal", entry.as_bytes(), &hot.encode().map_err(encode_error)?, &reason)?;
+        late.insert(entry, hot);
     }
     quarantine.sync()?;
-    Ok(unreadable)
+    Ok((unreadable, late))
 }
 
 /// Fills the quarantine and syncs it.
@@ -75,7 +82,6 @@ pub(super) fn salvage(engine: &Engine, quarantine: &mut Quarantine) -> Result<Sa
     let mut survey =
         Survey { engine, quarantine, live: HashSet::new(), lost: HashSet::new(), salvaged: Salvaged::default() };
     survey.entries()?;
-    survey.names()?;
     survey.activity()?;
     survey.index_rows()?;
     survey.extras()?;
@@ -122,30 +128,16 @@ impl Survey<'_> {
         Ok(())
     }
 
-    fn names(&mut self) -> Result<()> {
-        for row in self.engine.trees.names.iter() {
-            let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            let (entry, name) = (whole_fingerprint(&row), decode_name(&value));
-            let reason = match (&entry, &name) {
-                (Err(error), _) => with_causes(error),
-                // It is written anew from the entry's own key.
-                (Ok(entry), _) if self.live.contains(entry) => continue,
-                (Ok(_), Err(error)) => with_causes(error),
-                (Ok(_), Ok(_)) => "it has no entry".into(),
-            };
-            self.lost.extend(entry.ok());
-            self.quarantine.add("names", &row, &value, &reason)?;
-        }
-        Ok(())
-    }
-
     fn activity(&mut self) -> Result<()> {
         let mut with_hot = HashSet::new();
         for row in self.engine.trees.activity.iter() {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            let (entry, hot) = (whole_fingerprint(&row), Hot::decode(&value));
-            let reason = match (&entry, &hot) {
+            let (entry, activity) = (whole_fingerprint(&row), Activity::decode(&value));
+            let reason = match (&entry, &activity) {
                 (Err(error), _) | (Ok(_), Err(error)) => with_causes(error),
+                (Ok(entry), Ok(Activity { key, .. })) if self.engine.fingerprint(key) != *entry => {
+                    with_causes(&CodecError::WrongKey)
+                }
                 (Ok(entry), Ok(_)) if self.live.contains(entry) => {
                     with_hot.insert(*entry);
                     continue;
@@ -166,7 +158,7 @@ impl Survey<'_> {
                 Err(error) => with_causes(&error),
                 Ok(row) => {
                     if let Some(newest) = self.salvaged.without_hot.get_mut(&row.entry) {
-                        *newest = (*newest).max(Some(row.bucket));
+                        *newest = (*newest).max(Some(row.time));
                     }
                     if !self.lost.contains(&row.entry) {
                         continue;

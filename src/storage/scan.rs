@@ -2,8 +2,9 @@
 
 use std::ops::Bound;
 
+use super::memtable::{AgeOrder, AgeRange};
 use super::{Engine, damaged_at, engine_error};
-use crate::codec::{ActivityRow, Bucket, CodecError, Fingerprint, Hot};
+use crate::codec::{ActivityRow, Fingerprint};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::time::Timestamp;
@@ -21,67 +22,57 @@ struct Walked {
 }
 
 impl Engine {
-    /// Up to `limit` rows of the activity index after `after`, oldest bucket first, not later than `last`. After the
-    /// last one the answer is empty.
+    /// Up to `limit` rows of the index by age that come after `after` and before `end`, the oldest first. After the last
+    /// one the answer is empty.
     ///
     /// Rows come in batches rather than as an iterator, so that nothing in sled stays pinned while a caller thinks.
     pub(crate) fn oldest_rows(
         &self,
-        after: Option<&ActivityRow>,
-        last: Bucket,
+        after: Option<ActivityRow>,
+        end: Option<ActivityRow>,
         limit: usize,
         unreadable: &mut Unreadable,
     ) -> Result<Vec<ActivityRow>> {
-        let from = after.map_or(Bound::Unbounded, |row| Bound::Excluded(row.encode().to_vec()));
-        self.rows(after, from, last, limit, unreadable)
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), end.map_or(Bound::Unbounded, Bound::Excluded));
+        self.rows(&range, AgeOrder::OldestFirst, limit, unreadable)
     }
 
-    /// Up to `limit` of the entries that have a row in `bucket`, in the order of the index after `after`.
-    pub(crate) fn bucket_rows(
+    /// Up to `limit` rows before `before`, the newest first.
+    pub(crate) fn newest_rows(
         &self,
-        bucket: Bucket,
-        after: Option<Fingerprint>,
+        before: Option<ActivityRow>,
         limit: usize,
         unreadable: &mut Unreadable,
-    ) -> Result<Vec<Fingerprint>> {
-        let after = after.map(|entry| ActivityRow { bucket, entry });
-        let from = match after {
-            Some(row) => Bound::Excluded(row.encode().to_vec()),
-            None => Bound::Included(bucket.prefix().to_vec()),
-        };
-        let before = bucket.previous().map(|bucket| ActivityRow { bucket, entry: Fingerprint::LAST });
-        let rows = self.rows(after.or(before).as_ref(), from, bucket, limit, unreadable)?;
-        Ok(rows.into_iter().map(|row| row.entry).collect())
-    }
-
-    /// The oldest bucket after `after` that has rows.
-    pub(crate) fn oldest_bucket(&self, after: Option<Bucket>) -> Result<Option<Bucket>> {
-        let after = after.map(|bucket| ActivityRow { bucket, entry: Fingerprint::LAST });
-        let from = after.map_or(Bound::Unbounded, |row| Bound::Excluded(row.encode().to_vec()));
-        let journaled = self.memtable.rows(after.as_ref(), Bucket::LAST, 1);
-        let stored = self.walk(from, Bucket::LAST, 1)?.rows;
-        Ok(journaled.into_iter().chain(stored).map(|row| row.bucket).min())
+    ) -> Result<Vec<ActivityRow>> {
+        let range = (Bound::Unbounded, before.map_or(Bound::Unbounded, Bound::Excluded));
+        self.rows(&range, AgeOrder::NewestFirst, limit, unreadable)
     }
 
     fn rows(
         &self,
-        after: Option<&ActivityRow>,
-        from: Bound<Vec<u8>>,
-        last: Bucket,
+        range: &AgeRange,
+        order: AgeOrder,
         limit: usize,
         unreadable: &mut Unreadable,
     ) -> Result<Vec<ActivityRow>> {
         // The journal first: what leaves it meanwhile is in the tree by then.
-        let mut rows = self.memtable.rows(after, last, limit);
-        let stored = self.walk(from, last, limit)?;
+        let mut rows = self.memtable.rows(range, order, limit);
+        let stored = self.walk(range, order, limit)?;
         rows.extend(stored.rows);
-        rows.sort_unstable();
+        match order {
+            AgeOrder::OldestFirst => rows.sort_unstable(),
+            AgeOrder::NewestFirst => rows.sort_unstable_by(|a, b| b.cmp(a)),
+        }
         rows.dedup();
         rows.truncate(limit);
         // Those behind the last row are met again by the next call.
-        let end = rows.last().map(ActivityRow::encode);
+        let last = rows.last().map(ActivityRow::encode);
         for (row, error) in stored.unreadable {
-            if end.is_none_or(|end| row.as_ref() < end.as_slice()) {
+            let is_passed = |last: &[u8; 24]| match order {
+                AgeOrder::OldestFirst => row.as_ref() < last.as_slice(),
+                AgeOrder::NewestFirst => row.as_ref() > last.as_slice(),
+            };
+            if last.as_ref().is_none_or(is_passed) {
                 unreadable.pass::<()>(Err(error))?;
             }
         }
@@ -89,13 +80,16 @@ impl Engine {
     }
 
     /// Walks the tree alone, up to `limit` rows of entries that have not moved on in the journal.
-    fn walk(&self, from: Bound<Vec<u8>>, last: Bucket, limit: usize) -> Result<Walked> {
-        let end = last.next().map_or(Bound::Unbounded, |next| Bound::Excluded(next.prefix().to_vec()));
+    fn walk(&self, range: &AgeRange, order: AgeOrder, limit: usize) -> Result<Walked> {
         let mut walked = Walked { rows: Vec::new(), unreadable: Vec::new() };
-        for row in self.trees.by_updated_at.range((from, end)).keys() {
-            if walked.rows.len() == limit {
-                break;
-            }
+        let bounds = (range.0.map(|row| row.encode()), range.1.map(|row| row.encode()));
+        let mut rows = self.trees.by_updated_at.range(bounds).keys();
+        while walked.rows.len() < limit {
+            let row = match order {
+                AgeOrder::OldestFirst => rows.next(),
+                AgeOrder::NewestFirst => rows.next_back(),
+            };
+            let Some(row) = row else { break };
             let row = row.map_err(|e| engine_error("read", e))?;
             #[cfg(test)]
             self.count_row();
@@ -111,15 +105,13 @@ impl Engine {
         Ok(walked)
     }
 
-    /// How many entries the index has in buckets not later than `last`, counted up to `limit`.
-    pub(crate) fn count_rows(&self, last: Bucket, limit: u64) -> Result<u64> {
+    /// How many entries were last active before `end`, counted up to `limit`.
+    pub(crate) fn count_rows(&self, end: Timestamp, limit: u64) -> Result<u64> {
+        let end = ActivityRow::first_at(end);
         let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let mut rows = self.memtable.rows(None, last, most).len() as u64;
-        let end = match last.next() {
-            Some(next) => Bound::Excluded(next.prefix()),
-            None => Bound::Unbounded,
-        };
-        for row in self.trees.by_updated_at.range::<[u8; 4], _>((Bound::Unbounded, end)).keys() {
+        let range = (Bound::Unbounded, Bound::Excluded(end));
+        let mut rows = self.memtable.rows(&range, AgeOrder::OldestFirst, most).len() as u64;
+        for row in self.trees.by_updated_at.range(..end.encode()).keys() {
             if rows >= limit {
                 break;
             }
@@ -132,44 +124,22 @@ impl Engine {
     /// Up to `limit` entries whose time is later than `latest`. Costs what there is of them. One that cannot be decoded
     /// has no time.
     pub(crate) fn entries_after(&self, latest: Timestamp, limit: usize) -> Result<Vec<Fingerprint>> {
-        let first = Bucket::of(latest);
-        let mut after = first.previous().map(|bucket| ActivityRow { bucket, entry: Fingerprint::LAST });
+        let mut after = ActivityRow { time: latest, entry: Fingerprint::LAST };
         let mut entries = Vec::new();
         while entries.len() < limit {
-            let (last, mut unreadable) = (Bucket::of(Timestamp::MAX), Unreadable::default());
-            let rows = self.oldest_rows(after.as_ref(), last, ROWS_AT_A_TIME, &mut unreadable)?;
+            let rows = self.oldest_rows(Some(after), None, ROWS_AT_A_TIME, &mut Unreadable::default())?;
             let Some(last) = rows.last().copied() else { break };
             for row in rows {
-                let hot = if_readable(self.hot(row.entry))?.flatten();
                 // The row may be out of date.
-                let is_its = |hot: &Hot| Bucket::of(hot.updated_at) == row.bucket && hot.updated_at > latest;
-                if hot.as_ref().is_some_and(is_its) {
+                let time = if_readable(self.listed(row.entry))?.flatten().map(|found| found.hot.updated_at);
+                if time == Some(row.time) {
                     entries.push(row.entry);
                 }
             }
-            after = Some(last);
+            after = last;
         }
         entries.truncate(limit);
         Ok(entries)
-    }
-
-    /// The newest bucket that has rows and is not later than `last`. Rows that are in no bucket are counted on the way;
-    /// those that are, when their bucket is read.
-    pub(crate) fn newest_bucket(&self, last: Option<Bucket>, unreadable: &mut Unreadable) -> Result<Option<Bucket>> {
-        let journaled = self.memtable.newest_bucket(last);
-        let tree = &self.trees.by_updated_at;
-        let mut row = match last.and_then(Bucket::next) {
-            Some(end) => tree.get_lt(end.prefix()),
-            None => tree.last(),
-        };
-        loop {
-            let Some((key, _)) = row.map_err(|e| engine_error("read", e))? else { return Ok(journaled) };
-            if let Some(stored) = Bucket::of_row(&key) {
-                return Ok(journaled.max(Some(stored)));
-            }
-            unreadable.pass::<()>(Err(damaged_at("by_updated_at", &key, CodecError::Short)))?;
-            row = tree.get_lt(key);
-        }
     }
 
     /// Up to `limit` keys after `after` that begin with `prefix`, in key order, and on the way the rows that have none.

@@ -5,15 +5,15 @@
 //! bytes: keys and values of all trees, as they were written, without sled's own overhead.
 
 use super::{Engine, bytes, damaged, damaged_at, engine_error};
-use crate::codec::{decode_cold, decode_name};
+use crate::codec::{Activity, decode_cold};
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::unreadable::if_readable;
 
 /// Entries looked at for an estimate. With fewer than twice as many, all are.
 const SAMPLE: u64 = 512;
-/// Bytes of the hot record, and of the fingerprints and the bucket in the rows of an entry.
-const FIXED: u64 = 22 + 4 * 16 + 4;
+/// Bytes of the hot record, and of the fingerprints and the time in the rows of an entry.
+const FIXED: u64 = 22 + 3 * 16 + 8;
 
 impl Engine {
     /// Live bytes of one entry, its extras included; zero if there is none.
@@ -30,8 +30,8 @@ impl Engine {
     pub(crate) fn live_bytes(&self, entries: u64) -> Result<u64> {
         let (mut sum, mut looked_at) = (0_u64, 0_u64);
         let mut add = |row: Result<(sled::IVec, sled::IVec), sled::Error>| -> Result<()> {
-            let (row, name) = row.map_err(|e| engine_error("read a key", e))?;
-            let key = decode_name(&name).map_err(|e| damaged_at("names", &row, e));
+            let (row, value) = row.map_err(|e| engine_error("read a key", e))?;
+            let key = Activity::decode_key(&value).map_err(|e| damaged_at("activity", &row, e));
             // An entry that cannot be decoded cannot be pruned either; `verify` reports it.
             if let Some(bytes) = if_readable(key.and_then(|key| self.entry_bytes(&key)))? {
                 sum = sum.saturating_add(bytes);
@@ -40,16 +40,12 @@ impl Engine {
             Ok(())
         };
         if entries < 2 * SAMPLE {
-            self.trees.names.iter().try_for_each(add)?;
+            self.trees.activity.iter().try_for_each(add)?;
         } else {
             for n in 0..SAMPLE {
                 let start = (n * (u64::MAX / SAMPLE)).to_be_bytes();
-                self.trees
-                    .names
-                    .range(start..)
-                    .next()
-                    .or_else(|| self.trees.names.iter().next())
-                    .map_or(Ok(()), &mut add)?;
+                let tree = &self.trees.activity;
+                tree.range(start..).next().or_else(|| tree.iter().next()).map_or(Ok(()), &mut add)?;
             }
         }
         let average = u128::from(sum).checked_div(u128::from(looked_at)).unwrap_or(0);

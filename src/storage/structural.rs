@@ -12,7 +12,7 @@ use super::group::Group;
 use super::write::{Change, Content, Writer, encode_error};
 use super::{Engine, damaged_at, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Parts, Step, decode_cold, encode_meta,
+    Activity, ActivityRow, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Parts, Step, decode_cold, encode_meta,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionId;
@@ -193,24 +193,43 @@ impl Writer {
     /// Answers what it adds to the number of entries.
     fn settle_step(&mut self, engine: &Engine, step: &Step) -> Result<i64> {
         match step {
-            // Its hot record was written last.
-            Step::Create(entry) if engine.has_hot(*entry)? => self.forget(engine, *entry).map(|()| 1),
-            Step::Create(entry) => self.erase(engine, *entry).map(|()| 0),
+            Step::Create(entry) => Ok(i64::from(self.settle_new(engine, *entry)?)),
             Step::Remove(entry) => {
                 self.erase(engine, *entry)?;
                 self.forget(engine, *entry).map(|()| -1)
             }
-            // Nothing of the old key is removed before all of the new one is there, the hot record last.
-            Step::Move { from, to } if engine.has_hot(*to)? => {
-                self.erase(engine, *from)?;
-                self.forget(engine, *from)?;
-                self.forget(engine, *to).map(|()| 0)
+            // Nothing of the old key is removed before all of the new one is there.
+            Step::Move { from, to } => {
+                if self.settle_new(engine, *to)? {
+                    self.erase(engine, *from)?;
+                    self.forget(engine, *from)?;
+                }
+                Ok(0)
             }
-            Step::Move { to, .. } => self.erase(engine, *to).map(|()| 0),
             Step::Replace { entry, checksum, hot, old_id } => {
                 self.replace_again(engine, *entry, *checksum, hot, old_id.as_ref()).map(|()| 0)
             }
         }
+    }
+
+    /// Finishes a new entry if its cold record is there, and removes what there is of it otherwise. Returns whether it is
+    /// there.
+    fn settle_new(&mut self, engine: &Engine, entry: Fingerprint) -> Result<bool> {
+        let cold = match engine.key_of(entry)? {
+            Some(key) => engine.stored_cold(&key)?.map(|stored| (key, stored)),
+            None => None,
+        };
+        let Some((key, cold)) = cold else {
+            self.erase(engine, entry)?;
+            return Ok(false);
+        };
+        let (cold, _) = decode_cold(&cold.0).map_err(|e| super::damaged("sessions", &key, e))?;
+        self.insert(engine, &engine.trees.by_session_id, IdRow::encode(&cold.session_id, entry), &[])?;
+        if let Some(hot) = engine.stored_hot(entry)? {
+            self.insert(engine, &engine.trees.by_updated_at, ActivityRow::of(&hot, entry).encode(), &[])?;
+        }
+        self.forget(engine, entry)?;
+        Ok(true)
     }
 
     /// Removes what there is of an entry, and last what leads to the rest.
@@ -219,25 +238,15 @@ impl Writer {
         self.drop_extras(engine, entry, &BTreeSet::new())?;
         self.remove(engine, &trees.turns, entry.as_bytes())?;
         self.drop_leases_of(engine, entry)?;
-        let key = engine.key_of(entry)?;
-        if let Some(key) = &key
-            && let Some(value) = trees.sessions.get(key.as_str()).map_err(|e| engine_error("read", e))?
-        {
-            let (cold, _) = decode_cold(&value).map_err(|e| super::damaged("sessions", key, e))?;
+        let Some(value) = engine.activity(entry)? else { return Ok(()) };
+        let Activity { key, hot } = Activity::decode(&value).map_err(|e| super::damaged("activity", &entry, e))?;
+        if let Some(value) = engine.stored_cold(&key)? {
+            let (cold, _) = decode_cold(&value.0).map_err(|e| super::damaged("sessions", &key, e))?;
             self.remove(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry))?;
         }
-        if engine.has_hot(entry)?
-            && let Some(hot) = engine.stored_hot(entry)?
-        {
-            let row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
-            self.remove(engine, &trees.by_updated_at, row.encode())?;
-            self.remove(engine, &trees.activity, entry.as_bytes())?;
-        }
-        if let Some(key) = &key {
-            self.remove(engine, &trees.sessions, key.as_str())?;
-            self.remove(engine, &trees.names, entry.as_bytes())?;
-        }
-        Ok(())
+        self.remove(engine, &trees.by_updated_at, ActivityRow::of(&hot, entry).encode())?;
+        self.remove(engine, &trees.sessions, key.as_str())?;
+        self.remove(engine, &trees.activity, entry.as_bytes())
     }
 
     /// Writes what follows an entry's new row in `sessions`, if that row is there.
@@ -251,13 +260,13 @@ impl Writer {
     ) -> Result<()> {
         let trees = &engine.trees;
         let Some(key) = engine.key_of(entry)? else { return Ok(()) };
-        let value = trees.sessions.get(key.as_str()).map_err(|e| engine_error("read", e))?;
-        let Some(value) = value.filter(|value| crc32fast::hash(value) == checksum) else { return Ok(()) };
-        let (cold, _) = decode_cold(&value).map_err(|e| super::damaged("sessions", &key, e))?;
+        let value = engine.stored_cold(&key)?.filter(|value| crc32fast::hash(&value.0) == checksum);
+        let Some(value) = value else { return Ok(()) };
+        let (cold, _) = decode_cold(&value.0).map_err(|e| super::damaged("sessions", &key, e))?;
         self.insert(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry), &[])?;
-        let row = ActivityRow { bucket: Bucket::of(hot.updated_at), entry };
-        self.insert(engine, &trees.by_updated_at, row.encode(), &[])?;
-        self.insert(engine, &trees.activity, entry.as_bytes(), &hot.encode().map_err(encode_error)?)?;
+        self.insert(engine, &trees.by_updated_at, ActivityRow::of(hot, entry).encode(), &[])?;
+        let value = Activity::encode(&key, hot).map_err(encode_error)?;
+        self.insert(engine, &trees.activity, entry.as_bytes(), &value)?;
         // Its old row by age is stale now, which does no harm.
         if let Some(old) = old_id {
             self.remove(engine, &trees.by_session_id, IdRow::encode(old, entry))?;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::checkpoint::{Checkpoint, Mark};
 use super::open::Opened;
 use super::*;
-use crate::codec::{ActivityRow, Bucket, CHUNK_BYTES, Intent, SUSPENDED, Step, Turn, encode_meta, encode_name};
+use crate::codec::{ActivityRow, CHUNK_BYTES, Intent, SUSPENDED, Step, Turn, encode_meta};
 use crate::codec::{Base, ExtrasIndex, Field, Parts, Term};
 use crate::entry::Details;
 use crate::time::Timestamp;
@@ -120,6 +120,11 @@ fn moved(from: usize, to: usize, extras: Option<(u64, usize)>) -> Change {
     let turn = Some(Turn { token: 5, started_at: NOW, session_id: id(from) });
     let moved = Some(Box::new(MovedFrom { key: key(from), entry: entry(from), turn }));
     Change { moved, ..whole(to, from, later(3), extras) }
+}
+
+/// The row of an entry in `activity`.
+fn activity(n: usize, hot: &Hot) -> Vec<u8> {
+    Activity::encode(&key(n), hot).unwrap()
 }
 
 fn commit(opened: &mut Opened, changes: &[Change]) -> Result<()> {

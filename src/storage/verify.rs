@@ -3,7 +3,7 @@
 //! It runs beside writers: a batch of rows is checked while the writer's gate is held, and what holds at every crash
 //! holds between any two writes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 
 use parking_lot::MutexGuard;
@@ -13,11 +13,12 @@ use super::live_parts::LiveParts;
 use super::structural::INTENT;
 use super::{Engine, bytes, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CodecError, Cold, ExtrasRow, Fingerprint, Hot, IdRow, Intent, JournalRow, LeaseRow, Term,
-    Turn, decode_cold, decode_name, whole_fingerprint,
+    Activity, ActivityRow, CodecError, Cold, ExtrasRow, Fingerprint, IdRow, Intent, JournalRow, LeaseRow, Term, Turn,
+    decode_cold, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
 use crate::key::SessionKey;
+use crate::time::Timestamp;
 use crate::unreadable::{Unreadable, UnreadableRecord, if_readable};
 
 /// Rows checked while the writer waits.
@@ -83,18 +84,6 @@ pub enum Violation {
         /// The entry.
         key: String,
     },
-    /// An entry has no row, or the wrong one, that leads from its fingerprint to its key.
-    #[error("{key} has no row in names")]
-    NoName {
-        /// The entry.
-        key: String,
-    },
-    /// A row of `names` leads to no entry.
-    #[error("names holds {key}, which has no entry")]
-    OrphanedName {
-        /// The key.
-        key: String,
-    },
     /// A hot record has no entry.
     #[error("activity holds {key}, which has no entry")]
     OrphanedActivity {
@@ -128,29 +117,26 @@ pub enum Violation {
 /// Checks the trees of `engine`.
 pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     let mut found = Verification::default();
-    let mut without_age_row = WithoutAgeRow::default();
+    let (mut without_age_row, mut lost) = (WithoutAgeRow::default(), HashSet::new());
     let groups_before = *engine.gate.lock();
     let trees = &engine.trees;
     in_batches(engine, &trees.sessions, |row, value| {
         found.entries += 1;
-        check_entry(engine, row, value, &mut found, &mut without_age_row)
+        check_entry(engine, row, value, &mut found, &mut without_age_row, &mut lost)
     })?;
-    in_batches(engine, &trees.names, |row, value| {
-        match whole_fingerprint(row).and_then(|entry| Ok((entry, decode_name(value)?))) {
-            Err(error) => found.violations.push(unreadable_row(engine, "names", row, &error)),
-            Ok((entry, key)) if engine.fingerprint(&key) != entry || !engine.contains(&key)? => {
-                found.violations.push(Violation::OrphanedName { key: key.to_string() });
-            }
-            Ok(_) => {}
-        }
-        Ok(0)
-    })?;
+    // Nothing leads from the fingerprint of such an entry to its key, which is reported on its own.
+    let led = |engine: &Engine, entry: Fingerprint| {
+        if lost.contains(&entry) { Ok(Led::Astray) } else { led(engine, entry) }
+    };
     in_batches(engine, &trees.activity, |row, value| {
-        match whole_fingerprint(row).and_then(|entry| Ok((entry, Hot::decode(value)?))) {
+        match whole_fingerprint(row).and_then(|entry| Ok((entry, Activity::decode(value)?))) {
             Err(error) => found.violations.push(unreadable_row(engine, "activity", row, &error)),
-            Ok((entry, _)) => {
-                if let Led::Nowhere = led(engine, entry)? {
-                    found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
+            Ok((entry, Activity { key, .. })) if engine.fingerprint(&key) != entry => {
+                found.violations.push(unreadable_row(engine, "activity", row, &CodecError::WrongKey));
+            }
+            Ok((_, Activity { key, .. })) => {
+                if !engine.contains(&key)? {
+                    found.violations.push(Violation::OrphanedActivity { key: key.to_string() });
                 }
             }
         }
@@ -163,7 +149,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
                 without_age_row.meet(&row);
                 // A hot record that cannot be decoded is reported with its own tree.
                 if let Some(hot) = if_readable(engine.stored_hot(row.entry))?
-                    && hot.is_none_or(|hot| Bucket::of(hot.updated_at) != row.bucket)
+                    && hot.is_none_or(|hot| hot.updated_at != row.time)
                 {
                     found.stale_rows += 1;
                 }
@@ -264,12 +250,12 @@ impl Verification {
 /// Entries whose row by age is not where it belongs. An earlier one would do; the walk over the index looks for it, so
 /// that verifying costs the same for few and for many.
 #[derive(Default)]
-struct WithoutAgeRow(HashMap<Fingerprint, (SessionKey, Bucket)>);
+struct WithoutAgeRow(HashMap<Fingerprint, (SessionKey, Timestamp)>);
 
 impl WithoutAgeRow {
     /// Takes a row of the index, and lets go of the entry that it serves.
     fn meet(&mut self, row: &ActivityRow) {
-        if self.0.get(&row.entry).is_some_and(|(_, bucket)| row.bucket <= *bucket) {
+        if self.0.get(&row.entry).is_some_and(|(_, time)| row.time <= *time) {
             self.0.remove(&row.entry);
         }
     }
@@ -281,7 +267,7 @@ impl WithoutAgeRow {
         for piece in left.chunks(BATCH) {
             let _gate = engine.gate.lock();
             for (key, entry) in piece {
-                if !engine.contains(key)? || age_bucket(engine, *entry)?.is_none_or(|(_, has_row)| has_row) {
+                if !engine.contains(key)? || age_row(engine, *entry)?.is_none_or(|(_, has_row)| has_row) {
                     continue;
                 }
                 found.violations.push(Violation::NoAgeRow { key: key.to_string() });
@@ -291,13 +277,11 @@ impl WithoutAgeRow {
     }
 }
 
-/// The bucket of an entry's hot record in its tree, and whether the index has its row there. `None` where that record
-/// is missing or cannot be decoded, which is reported on its own.
-fn age_bucket(engine: &Engine, entry: Fingerprint) -> Result<Option<(Bucket, bool)>> {
-    let hot = engine.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
-    let Some(Ok(hot)) = hot.map(|hot| Hot::decode(&hot)) else { return Ok(None) };
-    let bucket = Bucket::of(hot.updated_at);
-    Ok(Some((bucket, has(&engine.trees.by_updated_at, ActivityRow { bucket, entry }.encode())?)))
+/// The time of an entry's hot record in its tree, and whether the index has its row there. `None` where that record is
+/// missing or cannot be decoded, which is reported on its own.
+fn age_row(engine: &Engine, entry: Fingerprint) -> Result<Option<(Timestamp, bool)>> {
+    let Some(Ok(hot)) = engine.activity(entry)?.map(|value| Activity::decode_hot(&value)) else { return Ok(None) };
+    Ok(Some((hot.updated_at, has(&engine.trees.by_updated_at, ActivityRow::of(&hot, entry).encode())?)))
 }
 
 /// Visits every row of `tree`, a piece at a time, with the writer stopped meanwhile. `visit` answers how many bytes it
@@ -332,6 +316,7 @@ fn check_entry(
     value: &[u8],
     found: &mut Verification,
     without_age_row: &mut WithoutAgeRow,
+    lost: &mut HashSet<Fingerprint>,
 ) -> Result<u64> {
     let violations = &mut found.violations;
     let key = match key(row) {
@@ -342,11 +327,6 @@ fn check_entry(
         }
     };
     let entry = engine.fingerprint(&key);
-    let name = engine.trees.names.get(entry.as_bytes()).map_err(|e| engine_error("read", e))?;
-    // One that cannot be decoded is reported on its own.
-    if name.is_none_or(|name| decode_name(&name).is_ok_and(|named| named != key)) {
-        violations.push(Violation::NoName { key: key.to_string() });
-    }
     let mut bytes = 0;
     match decode_cold(value) {
         Err(error) => violations.push(unreadable_of("sessions", &key, &error)),
@@ -362,8 +342,9 @@ fn check_entry(
     }
     if !has(&engine.trees.activity, entry.as_bytes())? {
         violations.push(Violation::NoActivity { key: key.to_string() });
-    } else if let Some((bucket, false)) = age_bucket(engine, entry)? {
-        without_age_row.0.insert(entry, (key, bucket));
+        lost.insert(entry);
+    } else if let Some((time, false)) = age_row(engine, entry)? {
+        without_age_row.0.insert(entry, (key, time));
     }
     Ok(bytes)
 }

@@ -25,8 +25,8 @@ use super::log::Position;
 use super::verify::has;
 use super::{Engine, engine_error, meta};
 use crate::codec::{
-    ActivityRow, Bucket, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Parts,
-    Term, Turn, encode_meta,
+    ActivityRow, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Parts, Term,
+    Turn, encode_meta,
 };
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -211,13 +211,14 @@ impl Writer {
         let rows = &engine.trees.by_updated_at;
         // The row of an entry whose record cannot be decoded stays: it is the only trace of its time.
         let Some(hot) = if_readable(engine.stored_hot(row.entry))? else { return Ok(false) };
-        let right = hot.map(|hot| ActivityRow { bucket: Bucket::of(hot.updated_at), entry: row.entry });
+        // A row of no entry is the only trace of its time, if `verify` finds that the entry has lost its record.
+        let Some(right) = hot.map(|hot| ActivityRow::of(&hot, row.entry)) else { return Ok(false) };
         // It may be gone since it was met.
-        if right.is_some_and(|right| row.bucket >= right.bucket) || !has(rows, row.encode())? {
+        if row.time >= right.time || !has(rows, row.encode())? {
             return Ok(false);
         }
         // Without any row no later pass would find the entry.
-        if let Some(right) = right.filter(|right| has(rows, right.encode()).is_ok_and(|has_row| !has_row)) {
+        if !has(rows, right.encode())? {
             self.insert(engine, rows, right.encode(), &[])?;
         }
         self.remove(engine, rows, row.encode())?;

@@ -39,7 +39,7 @@ fn stored(engine: &Engine, n: usize) -> Timestamp {
 }
 
 fn seen(engine: &Engine, n: usize) -> Timestamp {
-    engine.hot(entry(n)).unwrap().unwrap().updated_at
+    engine.hot(&key(n)).unwrap().unwrap().updated_at
 }
 
 fn many(n: usize) -> Vec<Change> {
@@ -64,11 +64,13 @@ fn many_touches_are_few_writes_and_wait_in_the_journal() {
         assert_eq!((seen(&opened.engine, n), stored(&opened.engine, n)), (later(5), NOW));
     }
     let mut none = Unreadable::default();
-    assert_eq!(opened.engine.newest_bucket(None, &mut none).unwrap(), Some(Bucket::of(later(5))));
-    assert_eq!(opened.engine.oldest_bucket(None).unwrap(), Some(Bucket::of(later(5))));
-    assert_eq!(opened.engine.bucket_rows(Bucket::of(later(5)), None, 1000, &mut none).unwrap().len(), 100);
-    assert_eq!(opened.engine.bucket_rows(Bucket::of(NOW), None, 1000, &mut none).unwrap(), []);
-    assert_eq!(opened.engine.count_rows(Bucket::of(later(4)), 1000).unwrap(), 0);
+    let newest = opened.engine.newest_rows(None, 1000, &mut none).unwrap();
+    let mut oldest = opened.engine.oldest_rows(None, None, 1000, &mut none).unwrap();
+    assert!(oldest.len() == 100 && oldest.iter().all(|row| row.time == later(5)));
+    oldest.reverse();
+    assert_eq!(oldest, newest);
+    assert_eq!(opened.engine.count_rows(later(5), 1000).unwrap(), 0);
+    assert_eq!(opened.engine.count_rows(later(6), 1000).unwrap(), 100);
 }
 
 #[test]
@@ -107,10 +109,10 @@ fn counters_and_flags_go_through_the_journal() {
         }],
     )
     .unwrap();
-    assert_eq!(opened.engine.hot(entry(1)).unwrap(), Some(hot));
+    assert_eq!(opened.engine.hot(&key(1)).unwrap(), Some(hot));
     drop(opened);
     let mut opened = open_at(dir.path());
-    assert_eq!(opened.engine.hot(entry(1)).unwrap(), Some(hot));
+    assert_eq!(opened.engine.hot(&key(1)).unwrap(), Some(hot));
     carry(&mut opened);
     assert_eq!(opened.engine.stored_hot(entry(1)).unwrap(), Some(hot));
 }
@@ -180,9 +182,9 @@ fn what_may_have_been_forgotten_does_not_come_back() {
     drop(opened);
     let mut opened = open_at(dir.path());
     for _ in 0..2 {
-        assert_eq!(opened.engine.hot(entry(1)).unwrap(), Some(Hot::fresh(later(1))));
-        assert_eq!(opened.engine.hot(entry(2)).unwrap(), None);
-        assert_eq!(opened.engine.hot(entry(3)).unwrap(), Some(old));
+        assert_eq!(opened.engine.hot(&key(1)).unwrap(), Some(Hot::fresh(later(1))));
+        assert_eq!(opened.engine.hot(&key(2)).unwrap(), None);
+        assert_eq!(opened.engine.hot(&key(3)).unwrap(), Some(old));
         for n in 1..9 {
             opened.writer.tend_journal(&opened.engine, minutes(n), 0).unwrap();
         }
@@ -201,10 +203,10 @@ fn a_repair_keeps_what_carrying_writes_over() {
     // Neither a change nor a pass that meets it stops the store.
     commit(&mut opened, &[whole(1, 1, later(5), None)]).unwrap();
     opened.engine.trees.activity.insert(entry(2).as_bytes(), vec![9, 7]).unwrap();
-    let row = ActivityRow { bucket: Bucket::of(NOW), entry: entry(2) };
+    let row = ActivityRow { time: NOW, entry: entry(2) };
     assert!(!opened.writer.recheck(&opened.engine, &row).unwrap());
     let repairs = heals(dir.path(), opened);
-    assert_eq!((repairs.quarantined, repairs.activity_from_index), (1, 0));
+    assert_eq!((repairs.quarantined, repairs.activity_from_index, repairs.activity_from_journal), (2, 0, 1));
     let kept = fs::read_to_string(quarantine(dir.path())).unwrap();
     assert!(kept.contains("\"value_hex\":\"0907\"") && kept.contains("\"tree\":\"activity\""), "{kept}");
     assert_eq!(stored(&open_at(dir.path()).engine, 2), later(6));
@@ -439,7 +441,7 @@ proptest! {
 }
 
 fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
-    let row = |(n, minute): (&usize, &i64)| ActivityRow { bucket: Bucket::of(later(*minute)), entry: entry(*n) };
+    let row = |(n, minute): (&usize, &i64)| ActivityRow { time: later(*minute), entry: entry(*n) };
     let wanted: BTreeSet<ActivityRow> = model.iter().map(row).collect();
     assert_eq!(violations(engine), []);
     let mut none = Unreadable::default();
@@ -447,35 +449,29 @@ fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
         assert_eq!(seen(engine, *n), later(*minute));
     }
     for minute in -1..7 {
-        let bucket = Bucket::of(later(minute));
-        let until: Vec<_> = wanted.iter().copied().filter(|row| row.bucket <= bucket).collect();
+        let edge = ActivityRow::first_at(later(minute));
+        let before: Vec<_> = wanted.iter().copied().filter(|row| *row < edge).collect();
+        let not_before: Vec<_> = wanted.iter().copied().filter(|row| *row >= edge).collect();
         for limit in [1, 3, 100] {
-            let (mut read, mut after) = (Vec::new(), None);
-            loop {
-                let rows = engine.oldest_rows(after.as_ref(), bucket, limit, &mut none).unwrap();
-                let Some(last) = rows.last().copied() else { break };
-                assert!(rows.len() <= limit);
-                read.extend(rows);
-                after = Some(last);
-            }
-            assert_eq!(read, until);
-            assert_eq!(engine.count_rows(bucket, limit as u64).unwrap(), until.len().min(limit) as u64);
+            let all = |read: &mut dyn FnMut(Option<ActivityRow>) -> Vec<ActivityRow>| {
+                let (mut all, mut last) = (Vec::new(), None);
+                loop {
+                    let rows = read(last);
+                    let Some(end) = rows.last().copied() else { return all };
+                    assert!(rows.len() <= limit);
+                    all.extend(rows);
+                    last = Some(end);
+                }
+            };
+            let until = all(&mut |last| engine.oldest_rows(last, Some(edge), limit, &mut none).unwrap());
+            assert_eq!(until, before);
+            let from = all(&mut |last| engine.oldest_rows(last.or(Some(edge)), None, limit, &mut none).unwrap());
+            assert_eq!(from, not_before);
+            let mut back = all(&mut |last| engine.newest_rows(last.or(Some(edge)), limit, &mut none).unwrap());
+            back.reverse();
+            assert_eq!(back, before);
+            assert_eq!(engine.count_rows(later(minute), limit as u64).unwrap(), before.len().min(limit) as u64);
         }
-        let entries: Vec<_> = until.iter().filter(|row| row.bucket == bucket).map(|row| row.entry).collect();
-        for limit in [1, 3, 100] {
-            let (mut read, mut after) = (Vec::new(), None);
-            loop {
-                let page = engine.bucket_rows(bucket, after, limit, &mut none).unwrap();
-                let Some(last) = page.last().copied() else { break };
-                assert!(page.len() <= limit);
-                read.extend(page);
-                after = Some(last);
-            }
-            assert_eq!(read, entries);
-        }
-        // It may name a bucket that all have left, but passes over none that has entries.
-        let newest = engine.newest_bucket(Some(bucket), &mut none).unwrap();
-        assert!(newest >= until.last().map(|row| row.bucket) && newest.is_none_or(|newest| newest <= bucket));
     }
 }
 

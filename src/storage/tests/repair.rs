@@ -14,7 +14,7 @@ fn ruined(dir: &Path) -> Opened {
     let turns = [(entry(1), Some(turn(1))), (entry(3), Some(turn(3))), (entry(4), Some(turn(77)))];
     opened.writer.apply_turns(&opened.engine, &turns).unwrap();
     let trees = &opened.engine.trees;
-    let age_row = |n: usize, time: Timestamp| ActivityRow { bucket: Bucket::of(time), entry: entry(n) }.encode();
+    let age_row = |n: usize, time: Timestamp| ActivityRow { time: time, entry: entry(n) }.encode();
 
     trees.sessions.insert(bytes(&key(1)), &[9, 9]).unwrap();
     trees.sessions.remove(bytes(&key(2))).unwrap();
@@ -22,7 +22,6 @@ fn ruined(dir: &Path) -> Opened {
     // Its hot record is lost; the index knows when it was active.
     trees.activity.insert(entry(3).as_bytes(), &[9]).unwrap();
     trees.by_updated_at.insert(age_row(3, later(40)), vec![]).unwrap();
-    trees.names.remove(entry(3).as_bytes()).unwrap();
     // And this one's too, with its row.
     trees.activity.remove(entry(4).as_bytes()).unwrap();
     trees.by_updated_at.remove(age_row(4, NOW)).unwrap();
@@ -36,8 +35,7 @@ fn ruined(dir: &Path) -> Opened {
     for (row, value) in ExtrasRow::encode_all(entry(8), 99, &[1; 5000]) {
         trees.extras.insert(row, value).unwrap();
     }
-    for tree in [&trees.names, &trees.activity, &trees.by_updated_at, &trees.by_session_id, &trees.extras, &trees.turns]
-    {
+    for tree in [&trees.activity, &trees.by_updated_at, &trees.by_session_id, &trees.extras, &trees.turns] {
         tree.insert(b"short", b"x").unwrap();
     }
     opened.writer.put_meta(&opened.engine, meta::COUNT, &77_u64).unwrap();
@@ -50,7 +48,6 @@ fn rows(engine: &Engine) -> Vec<(String, Vec<u8>, Vec<u8>)> {
     let trees = &engine.trees;
     let all = [
         &trees.sessions,
-        &trees.names,
         &trees.activity,
         &trees.by_updated_at,
         &trees.by_session_id,
@@ -62,8 +59,8 @@ fn rows(engine: &Engine) -> Vec<(String, Vec<u8>, Vec<u8>)> {
         tree.iter().map(|row| {
             let (row, mut value) = row.unwrap();
             // Those that a repair gives are random.
-            if let (b"activity", Ok(hot)) = (&*tree.name(), Hot::decode(&value)) {
-                value = Hot { revision: Revision::NONE, ..hot }.encode().unwrap().into();
+            if let (b"activity", Ok(Activity { key, hot })) = (&*tree.name(), Activity::decode(&value)) {
+                value = Activity::encode(&key, &Hot { revision: Revision::NONE, ..hot }).unwrap().into();
             }
             (String::from_utf8(tree.name().to_vec()).unwrap(), row.to_vec(), value.to_vec())
         })
@@ -84,9 +81,9 @@ fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
     let repairs = heals(dir.path(), opened);
     assert_eq!((repairs.entries, repairs.entries_lost, repairs.extras_lost, repairs.details_lost), (6, 2, 2, 1));
     assert_eq!((repairs.activity_from_index, repairs.activity_from_creation), (1, 1));
-    assert_eq!((repairs.names_written, repairs.id_rows_written, repairs.age_rows_written), (1, 1, 0));
+    assert_eq!((repairs.id_rows_written, repairs.age_rows_written), (1, 0));
     // Of 1 and 2, and one that cannot be decoded; of the ids, also the wrong one of 7.
-    assert_eq!((repairs.names_removed, repairs.activity_removed, repairs.id_rows_removed), (3, 3, 4));
+    assert_eq!((repairs.activity_removed, repairs.id_rows_removed), (3, 4));
     // 2's five, what is left of 5's and 6's, the two of 8 that nobody names, and one that cannot be decoded.
     assert_eq!((repairs.turns_removed, repairs.chunks_removed), (3, 5 + 2 + 3 + 3 + 1));
     // Of 1 and 2, the older one of 3, and one that cannot be decoded.
@@ -95,9 +92,8 @@ fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
 
     let opened = open_at(dir.path());
     let engine = &opened.engine;
-    let minute = |time: Timestamp| Bucket::of(time).start();
-    assert_eq!(engine.hot(entry(3)).unwrap().unwrap().updated_at, minute(later(40)));
-    assert_eq!(engine.hot(entry(4)).unwrap().unwrap().updated_at, NOW);
+    assert_eq!(engine.hot(&key(3)).unwrap().unwrap().updated_at, later(40));
+    assert_eq!(engine.hot(&key(4)).unwrap().unwrap().updated_at, NOW);
     let kept = cold_of(engine, 5).unwrap();
     assert_eq!((kept.extras, kept.details.platform.as_deref()), (None, Some("discord")));
     let kept = cold_of(engine, 6).unwrap();
@@ -199,14 +195,15 @@ fn each_repair_is_counted_once() {
     };
     let nothing = Repairs { entries: 3, ..Repairs::default() };
     let age_row = |trees: &Trees| {
-        let row = ActivityRow { bucket: Bucket::of(NOW), entry: entry(1) }.encode();
+        let row = ActivityRow { time: NOW, entry: entry(1) }.encode();
         trees.by_updated_at.remove(row).unwrap().unwrap();
     };
     assert_eq!(repaired(age_row), Repairs { age_rows_written: 1, ..nothing });
     let id_row = |trees: &Trees| drop(trees.by_session_id.remove(IdRow::encode(&id(1), entry(1))).unwrap().unwrap());
     assert_eq!(repaired(id_row), Repairs { id_rows_written: 1, ..nothing });
-    let name = |trees: &Trees| drop(trees.names.remove(entry(1).as_bytes()).unwrap().unwrap());
-    assert_eq!(repaired(name), Repairs { names_written: 1, ..nothing });
+    let orphan =
+        |trees: &Trees| drop(trees.activity.insert(entry(8).as_bytes(), activity(8, &Hot::fresh(NOW))).unwrap());
+    assert_eq!(repaired(orphan), Repairs { activity_removed: 1, quarantined: 1, ..nothing });
     let intent = |trees: &Trees| drop(trees.intent.insert("group", &[9, 9]).unwrap());
     assert_eq!(repaired(intent), Repairs { intent_removed: true, ..nothing });
     let journal = |trees: &Trees| drop(trees.journal.insert([0; 8], &[9, 9]).unwrap());
@@ -215,7 +212,8 @@ fn each_repair_is_counted_once() {
 
 #[test]
 fn what_cannot_be_made_anew_is_a_loss() {
-    let none = Repairs { entries: 3, names_written: 1, chunks_removed: 2, count_corrected: true, ..Repairs::default() };
+    let none =
+        Repairs { entries: 3, id_rows_written: 1, chunks_removed: 2, count_corrected: true, ..Repairs::default() };
     assert!(!none.has_losses());
     for lost in [
         Repairs { quarantined: 1, ..none },

@@ -9,7 +9,7 @@ use std::time::Duration;
 use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle};
 
-use crate::codec::{ActivityRow, Bucket, Hot};
+use crate::codec::{ActivityRow, Hot};
 use crate::commit::{Commits, Moved, Receipt, Settings};
 use crate::entry::Revision;
 use crate::error::{Error, Result};
@@ -293,7 +293,7 @@ fn an_order_is_carried_out_or_refused_by_a_close() {
     let ordering = [0, 1].map(|_| {
         spawn(&store, |store| {
             let entry = store.commits.fingerprint(&keys()[0]);
-            let row = ActivityRow { bucket: Bucket::of(Timestamp::MIN), entry };
+            let row = ActivityRow { time: Timestamp::MIN, entry };
             match store.commits.recheck(vec![row]) {
                 Ok(cleared) => assert_eq!(cleared, 1),
                 Err(error) => assert!(matches!(error, Error::Closed { .. }), "{error}"),
