@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Seen;
 use super::pending::{Pending, parts_of, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
 use super::turns::Marker;
@@ -47,9 +48,9 @@ impl EntryLock<'_> {
         }
     }
 
-    /// Whether the entry was changed, or changes that no commit had taken, since `commit` was the open one.
-    pub(crate) fn changed_since(&self, commit: u64) -> bool {
-        self.slot().is_some_and(|slot| slot.queued || slot.commit >= commit)
+    /// Whether the entry was changed, or changes that no commit had taken, since it was seen.
+    pub(crate) fn changed_since(&self, seen: Seen) -> bool {
+        self.slot().is_some_and(|slot| slot.queued || slot.commit >= seen.open)
     }
 
     /// The commit that takes the entry that was here to another key, while none has.
@@ -190,9 +191,11 @@ impl EntryLock<'_> {
             self.end_leases();
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
+        let applied = self.pending.applied();
         let cold = Arc::new(cold);
         let new = NewCold { cold: Arc::clone(&cold), parts };
         let commit = self.change(|slot| {
+            slot.note_before(applied);
             slot.turned |= turned;
             slot.hot = Some(hot);
             slot.cold = Some(new);
@@ -213,7 +216,9 @@ impl EntryLock<'_> {
         }
         self.end_leases();
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, None));
+        let applied = self.pending.applied();
         self.change(|slot| {
+            slot.note_before(applied);
             slot.turned |= turned;
             slot.is_another = true;
             slot.clear();

@@ -71,6 +71,15 @@ pub(crate) struct Settings {
     pub(crate) first_revision: Revision,
 }
 
+/// How far the commits had come when an entry was looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    /// The commit that took what was changed then.
+    open: u64,
+    /// The newest one in the trees.
+    applied: u64,
+}
+
 /// The pending changes and the thread that commits them.
 #[derive(Debug)]
 pub(crate) struct Commits {
@@ -186,6 +195,26 @@ impl Commits {
             drop(entry);
             self.wait_taken(commit)?;
         }
+    }
+
+    /// Locks an entry that was seen just now, as [`lock`](Self::lock).
+    pub(crate) fn lock_seen(&self, seen: &Activity, seen_at: Seen) -> Result<EntryLock<'_>> {
+        let Core { engine, pending, progress, .. } = self.core()?;
+        self.wait_for_room()?;
+        let entry = pending.lock_seen(engine, seen, seen_at.applied)?;
+        progress.check_writable()?;
+        match entry.moved_away() {
+            None => Ok(entry),
+            Some(_) => {
+                drop(entry);
+                self.lock(&seen.key)
+            }
+        }
+    }
+
+    /// The moment at which something is looked at.
+    pub(crate) fn seen_now(&self) -> Seen {
+        Seen { open: self.core.pending.open_commit(), applied: self.core.pending.applied() }
     }
 
     /// Gives an entry another key, as one step. Waits for changes of either that have to be in the trees before.

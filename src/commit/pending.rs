@@ -147,6 +147,23 @@ impl Pending {
         Ok(EntryLock { pending: self, engine, shard, place })
     }
 
+    /// Like `lock`, of an entry that was `seen` when `applied` was the newest commit in the trees: where that has not changed it
+    /// is not read again.
+    pub(super) fn lock_seen<'a>(&'a self, engine: &'a Engine, seen: &Activity, applied: u64) -> Result<EntryLock<'a>> {
+        let entry = engine.fingerprint(&seen.key);
+        let mut shard = self.shard(entry).lock();
+        let place = match shard.find(entry) {
+            Some(place) => place,
+            None => {
+                // What is on its way to the trees is in memory.
+                let is_newest = self.applied() == applied;
+                let hot = if is_newest { Some(seen.hot) } else { engine.hot(&seen.key)? };
+                self.load(&mut shard, entry, &seen.key, hot)
+            }
+        };
+        Ok(EntryLock { pending: self, engine, shard, place })
+    }
+
     /// Like `lock`, for reading alone. Of an entry that is not there nothing is kept in memory.
     pub(super) fn look<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<Option<EntryLock<'a>>> {
         let entry = engine.fingerprint(key);
@@ -197,6 +214,7 @@ impl Pending {
                 if slot.moved_away.is_some() {
                     // What was to be written goes with the entry, which has another key.
                     (slot.queued, slot.structural, slot.leased, slot.is_another) = (false, false, false, false);
+                    slot.before = None;
                     self.weight.fetch_sub(std::mem::take(&mut slot.weight), Ordering::Relaxed);
                     self.changes.fetch_sub(1, Ordering::Relaxed);
                     continue;
@@ -236,9 +254,10 @@ impl Pending {
             }
             (Some(hot), _) => Content::Hot(hot),
         };
+        let before = slot.before.take();
         let turn = || self.turns.get(slot.entry);
         let moved = slot.moved_from.take().map(|(key, entry)| Box::new(MovedFrom { key, entry, turn: turn() }));
-        Change { key: slot.key.clone(), entry: slot.entry, content, moved, is_another, leases }
+        Change { key: slot.key.clone(), entry: slot.entry, content, moved, is_another, leases, before }
     }
 
     /// The markers that are to go though nothing else of their entries changes.

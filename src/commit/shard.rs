@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 
 use crate::codec::{Cold, Fingerprint, Hot, Parts};
 use crate::key::SessionKey;
-use crate::storage::StoredCold;
+use crate::storage::{Known, StoredCold};
 
 /// What is known of one key.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Slot {
     pub(super) cold: Option<NewCold>,
     /// The cold record on disk, once it was read.
     pub(super) stored: OnceCell<StoredCold>,
+    /// What was on disk before the change that is queued, where that is known.
+    pub(super) before: Option<Known>,
     /// In the shard's queue for the next commit.
     pub(super) queued: bool,
     /// What is queued is more than a new hot record.
@@ -49,6 +51,18 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Notes what is on disk, before a change of a slot all of whose changes are there.
+    pub(super) fn note_before(&mut self, applied: u64) {
+        if self.queued || self.commit > applied {
+            return;
+        }
+        self.before = match (self.hot, self.stored.get()) {
+            (None, _) => Some(Known::Nothing),
+            (Some(hot), Some(cold)) => Some(Known::Entry { hot, cold: cold.clone() }),
+            (Some(_), None) => None,
+        };
+    }
+
     /// The entry is no more.
     pub(super) fn clear(&mut self) {
         self.hot = None;
@@ -115,6 +129,7 @@ impl Shard {
             hot,
             cold: None,
             stored: OnceCell::new(),
+            before: None,
             queued: false,
             structural: false,
             turned: false,

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
-use crate::codec::{Activity, ActivityRow, Fingerprint, Hot, PINNED, SUSPENDED};
+use crate::codec::{Activity, ActivityRow, Fingerprint, PINNED, SUSPENDED};
+use crate::commit::Seen;
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, PruneReason, Told};
-use crate::key::SessionKey;
+use crate::key::SessionId;
 use crate::meter;
 use crate::store::SessionStore;
 use crate::time::{Reading, Timestamp};
@@ -111,7 +112,7 @@ impl<'a> Pass<'a> {
                 self.report.stopped = true;
                 return Ok(());
             }
-            let seen_at = self.store.commits().open_commit();
+            let seen_at = self.store.commits().seen_now();
             if let Some(seen) = self.look_at_wrong(entry)? {
                 self.decide(entry, &seen, seen_at, PruneReason::Age)?;
             }
@@ -128,7 +129,7 @@ impl<'a> Pass<'a> {
     fn batch(&mut self, rows: Vec<ActivityRow>) -> Result<()> {
         let mut doubtful = Vec::new();
         for row in rows {
-            let seen_at = self.store.commits().open_commit();
+            let seen_at = self.store.commits().seen_now();
             // An entry that is gone or has moved on. Whether the row is out of date on disk too, the committer knows.
             match self.report.unreadable.pass(self.look(row))? {
                 Some(Some(seen)) => self.decide(row.entry, &seen, seen_at, PruneReason::Age)?,
@@ -202,7 +203,7 @@ impl<'a> Pass<'a> {
         entry: Fingerprint,
     ) -> Result<()> {
         let Some(due) = self.over_cap(too_large) else { return Ok(()) };
-        let seen_at = self.store.commits().open_commit();
+        let seen_at = self.store.commits().seen_now();
         match look(self)? {
             Some(seen) => self.decide(entry, &seen, seen_at, due),
             None => Ok(()),
@@ -240,27 +241,22 @@ impl<'a> Pass<'a> {
     }
 
     /// Decides on an entry that is due.
-    fn decide(
-        &mut self,
-        entry: Fingerprint,
-        Activity { key, hot: seen }: &Activity,
-        seen_at: u64,
-        due: PruneReason,
-    ) -> Result<()> {
-        let used_at = self.store.clock_check().used_at(entry, seen.updated_at, self.now);
+    fn decide(&mut self, entry: Fingerprint, seen: &Activity, seen_at: Seen, due: PruneReason) -> Result<()> {
+        let Activity { key, hot } = seen;
+        let used_at = self.store.clock_check().used_at(entry, hot.updated_at, self.now);
         let idle = self.now.wall.since(used_at);
         // What is at work for longer is protected by that no more.
         let is_overridden = self.policy.max_active_age.is_some_and(|max| idle > max);
         let is_held = self.store.commits().leases()?.is_held(entry, self.leases_at());
         let mut is_active = is_held;
-        let protected = if seen.is(SUSPENDED) {
+        let protected = if hot.is(SUSPENDED) {
             Some(ProtectedBy::Suspended)
-        } else if seen.is(PINNED) {
+        } else if hot.is(PINNED) {
             Some(ProtectedBy::Pinned)
         } else if is_held && !is_overridden {
             Some(ProtectedBy::Held)
         } else {
-            match ask(self.guard, &key) {
+            match ask(self.guard, key) {
                 Answer::Idle => None,
                 Answer::Active => {
                     is_active = true;
@@ -269,39 +265,28 @@ impl<'a> Pass<'a> {
                 Answer::Failed => Some(ProtectedBy::GuardFailed),
             }
         };
-        let mut session = None;
-        let protected = match protected {
-            None => match self.report.unreadable.pass(self.store.peek(&key))? {
-                Some(entry) => {
-                    session = entry.map(|entry| entry.session_id);
-                    None
-                }
-                // To remove it would lose what a repair may save.
-                None => Some(ProtectedBy::Unreadable),
-            },
-            protected => protected,
-        };
         if let Some(reason) = protected {
-            self.report.keep(&key, reason, idle);
+            self.report.keep(key, reason, idle);
             return Ok(());
         }
-        let removed = self.remove(&key, &seen, seen_at, is_overridden);
-        match self.report.unreadable.pass(removed)? {
-            Some(true) => {}
-            Some(false) => {
+        let removed = self.remove(seen, seen_at, is_overridden);
+        let session = match self.report.unreadable.pass(removed)? {
+            Some(Some(session)) => session,
+            Some(None) => {
                 self.report.touched_meanwhile += 1;
                 return Ok(());
             }
-            None => return Ok(()),
-        }
+            // To remove it would lose what a repair may save.
+            None => {
+                self.report.keep(key, ProtectedBy::Unreadable, idle);
+                return Ok(());
+            }
+        };
         if is_active {
             tracing::warn!(%key, idle_seconds = idle.as_secs(), "held or called active for too long; removed");
         }
         if !self.report.dry_run {
-            // It had not changed since it was seen, so that is its session.
-            if let Some(session) = &session {
-                self.store.tell(&key, CHANGES, || Told::gone(EventKind::Pruned { reason: due }, session));
-            }
+            self.store.tell(key, CHANGES, || Told::gone(EventKind::Pruned { reason: due }, &session));
         }
         self.report.removed += 1;
         self.report.removed_active += u64::from(is_active);
@@ -310,27 +295,30 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Removes the entry, unless it has changed since it was seen, or is held by now and that protects it. Returns
-    /// whether it did, or would have.
-    fn remove(&mut self, key: &SessionKey, seen: &Hot, seen_at: u64, is_overridden: bool) -> Result<bool> {
+    /// Removes the entry, or looks whether it could be removed. Returns its session; `None` if it has changed since it was
+    /// seen, or is held by now and that protects it. Nothing that was seen is read again.
+    fn remove(&mut self, seen: &Activity, seen_at: Seen, is_overridden: bool) -> Result<Option<SessionId>> {
+        let Activity { key, hot } = seen;
         let bytes = match self.live_bytes {
             Some(_) => self.store.commits().engine()?.entry_bytes(key)?,
             None => 0,
         };
-        if !self.report.dry_run {
-            let mut locked = self.store.commits().lock(key)?;
+        let session = if self.report.dry_run {
+            self.store.peek(key)?.map(|entry| entry.session_id)
+        } else {
+            let mut locked = self.store.commits().lock_seen(seen, seen_at)?;
             // A touch under a clock that stands still leaves the record as it was, but not the entry unchanged.
-            if locked.hot() != Some(*seen) || locked.changed_since(seen_at) {
-                return Ok(false);
+            let is_changed = locked.hot() != Some(*hot) || locked.changed_since(seen_at);
+            if is_changed || !is_overridden && locked.is_held(self.leases_at()) {
+                return Ok(None);
             }
-            if !is_overridden && locked.is_held(self.leases_at()) {
-                return Ok(false);
-            }
+            let session = locked.cold()?.map(|cold| cold.session_id.clone());
             let commit = locked.remove();
             drop(locked);
             self.store.commits().receipt(commit);
-        }
+            session
+        };
         self.freed_bytes += bytes;
-        Ok(true)
+        Ok(session)
     }
 }

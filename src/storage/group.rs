@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::leases::lease_writes;
 use super::verify::has;
-use super::write::{Change, Content, MovedFrom, encode_error};
+use super::write::{Change, Content, Known, MovedFrom, encode_error};
 use super::{Engine, PartsOf, Trees, bytes, engine_error};
 use crate::codec::{
     Activity, ActivityRow, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold,
@@ -48,7 +48,7 @@ pub(super) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
 impl Group {
     /// Adds the removal of the entry in whose place `change` puts another.
     pub(super) fn add_removal(&mut self, engine: &Engine, change: &Change) -> Result<()> {
-        let Some(before) = Before::read(engine, &change.key, change.entry)? else { return Ok(()) };
+        let Some(before) = Before::of(engine, change)? else { return Ok(()) };
         self.remove(engine, &change.key, change.entry, &before)?;
         self.step(Step::Remove(change.entry));
         // The parts that the new one names are on their way already.
@@ -66,7 +66,9 @@ impl Group {
         };
         let before = match change.content {
             Content::Hot(_) => return Ok(()),
-            Content::Whole { .. } | Content::Gone => Before::read(engine, &change.key, change.entry)?,
+            // It was removed from the trees just now.
+            Content::Whole { .. } | Content::Gone if change.is_another => None,
+            Content::Whole { .. } | Content::Gone => Before::of(engine, change)?,
         };
         let extras_before = before.as_ref().and_then(|before| before.extras.clone());
         let (extras, parts) = match &change.content {
@@ -248,17 +250,33 @@ struct Before {
 }
 
 impl Before {
+    /// What a change replaces: what its slot knows, or what is read now.
+    fn of(engine: &Engine, change: &Change) -> Result<Option<Self>> {
+        match &change.before {
+            Some(Known::Nothing) => Ok(None),
+            // While the journal speaks of the entry, its row by age is older than the hot record that is known.
+            Some(Known::Entry { hot, cold }) if !engine.memtable.contains(change.entry) => {
+                Ok(Some(Self::new(Some(hot), &cold.0, change.entry)))
+            }
+            _ => Self::read(engine, &change.key, change.entry),
+        }
+    }
+
     fn read(engine: &Engine, key: &SessionKey, entry: Fingerprint) -> Result<Option<Self>> {
         let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
         let Some(value) = value else { return Ok(None) };
-        let cold = decode_cold(&value).ok().map(|(cold, _)| cold);
-        let row = |hot: Hot| ActivityRow::of(&hot, entry);
-        Ok(Some(Self {
-            // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
-            // does no harm.
-            age_row: if_readable(engine.stored_hot(entry))?.flatten().map(row),
+        // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
+        // does no harm.
+        let hot = if_readable(engine.stored_hot(entry))?.flatten();
+        Ok(Some(Self::new(hot.as_ref(), &value, entry)))
+    }
+
+    fn new(hot: Option<&Hot>, cold: &[u8], entry: Fingerprint) -> Self {
+        let cold = decode_cold(cold).ok().map(|(cold, _)| cold);
+        Self {
+            age_row: hot.map(|hot| ActivityRow::of(hot, entry)),
             extras: cold.as_ref().and_then(|cold| cold.extras.clone()),
             session_id: cold.map(|cold| cold.session_id),
-        }))
+        }
     }
 }

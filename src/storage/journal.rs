@@ -117,9 +117,7 @@ impl Writer {
         }
         let number = self.take_number(&row);
         self.insert(engine, &engine.trees.journal, number, row.value())?;
-        for (entry, hot) in records {
-            engine.memtable.set(*entry, hot, self.journal.epoch);
-        }
+        engine.memtable.set(records, self.journal.epoch);
         Ok(())
     }
 
@@ -176,7 +174,7 @@ impl Writer {
             });
             for record in records {
                 match record {
-                    JournalRecord::Set(entry, hot) => engine.memtable.set(entry, &hot, self.journal.epoch),
+                    JournalRecord::Set(entry, hot) => engine.memtable.set(&[(entry, hot)], self.journal.epoch),
                     JournalRecord::Forget(entry) => engine.memtable.forget(entry),
                 }
             }

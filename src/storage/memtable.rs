@@ -4,8 +4,7 @@
 //! rows of the journal are gone, though it was carried to its tree before: code that changes its entry by other ways
 //! has to know that the journal speaks of it.
 
-use std::collections::BTreeMap;
-use std::ops::{Bound, RangeBounds};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
@@ -25,7 +24,9 @@ pub(super) type Epoch = u8;
 #[derive(Debug)]
 pub(super) struct Memtable {
     parts: Box<[Mutex<HashTable<Record>>]>,
-    lists: Mutex<Lists>,
+    appended: Mutex<Appended>,
+    /// A reader locks it before `appended`, and the writer never.
+    runs: Mutex<Runs>,
     len: AtomicUsize,
 }
 
@@ -54,6 +55,10 @@ impl Rest {
 }
 
 impl Record {
+    fn row(&self) -> ActivityRow {
+        ActivityRow { time: self.updated_at, entry: self.entry }
+    }
+
     fn hot(&self) -> Hot {
         let Rest { last_interaction, usage } = self.rest.as_deref().copied().unwrap_or(Rest::NONE);
         Hot { updated_at: self.updated_at, flags: self.flags, revision: self.revision, last_interaction, usage }
@@ -81,36 +86,88 @@ pub(crate) enum AgeOrder {
 /// Rows of the index by age, from one to another.
 pub(super) type AgeRange = (Bound<ActivityRow>, Bound<ActivityRow>);
 
-/// The time of a list: about the sixtieth part of a second. What one commit touches goes to a list or two, and a list is
-/// sorted each time that it is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Grain(i64);
+/// The rows of the index by age that the records stand for, as the writer appends them: a touch costs no more than that.
+/// Rows of records that have moved on stay until all are listed anew: what the record says counts.
+#[derive(Debug, Default)]
+struct Appended {
+    rows: Vec<ActivityRow>,
+    /// All rows are among these: those that were sorted before are out of date.
+    is_all: bool,
+    /// How many were sorted before.
+    sorted: usize,
+}
 
-impl Grain {
-    const MICROS_SHIFT: u32 = 14;
+/// Rows that a reader has sorted, in runs: a later one is less than half as long as that before it.
+#[derive(Debug, Default)]
+struct Runs(Vec<Vec<ActivityRow>>);
 
-    fn of(time: Timestamp) -> Self {
-        Self(time.as_micros() >> Self::MICROS_SHIFT)
+impl Runs {
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    fn add(&mut self, mut run: Vec<ActivityRow>) {
+        run.sort_unstable();
+        run.dedup();
+        while let Some(before) = self.0.pop_if(|before| before.len() <= 2 * run.len()) {
+            run = [before, run].concat();
+            // A merge: it finds the two runs.
+            run.sort();
+            run.dedup();
+        }
+        if !run.is_empty() {
+            self.0.push(run);
+        }
+    }
+
+    /// The rows of a range, from one of its ends.
+    fn iter(&self, range: &AgeRange, order: AgeOrder) -> impl Iterator<Item = ActivityRow> {
+        let mut left: Vec<&[ActivityRow]> = self.0.iter().map(|run| part(run, range)).collect();
+        std::iter::from_fn(move || {
+            let ends = left.iter().enumerate();
+            let (at, row) = match order {
+                AgeOrder::OldestFirst => {
+                    ends.filter_map(|(at, run)| Some((at, *run.first()?))).min_by_key(|(_, row)| *row)
+                }
+                AgeOrder::NewestFirst => {
+                    ends.filter_map(|(at, run)| Some((at, *run.last()?))).max_by_key(|(_, row)| *row)
+                }
+            }?;
+            let run = left.get_mut(at)?;
+            let rest = match order {
+                AgeOrder::OldestFirst => run.split_first().map(|(_, rest)| rest),
+                AgeOrder::NewestFirst => run.split_last().map(|(_, rest)| rest),
+            };
+            *run = rest.unwrap_or_default();
+            Some(row)
+        })
     }
 }
 
-/// The entries of each grain. Those that have moved on stay in their list until it is made anew: what the record says
-/// counts.
-#[derive(Debug, Default)]
-struct Lists {
-    by_grain: BTreeMap<Grain, Vec<Fingerprint>>,
-    /// Items in all lists.
-    items: usize,
+/// What lies in a range.
+fn part<'a>(run: &'a [ActivityRow], (from, to): &AgeRange) -> &'a [ActivityRow] {
+    let start = match from {
+        Bound::Included(from) => run.partition_point(|row| row < from),
+        Bound::Excluded(from) => run.partition_point(|row| row <= from),
+        Bound::Unbounded => 0,
+    };
+    let end = match to {
+        Bound::Included(to) => run.partition_point(|row| row <= to),
+        Bound::Excluded(to) => run.partition_point(|row| row < to),
+        Bound::Unbounded => run.len(),
+    };
+    run.get(start..end).unwrap_or_default()
 }
 
-/// Items that are out of date, beyond as many as there are records, before the lists are made anew.
-const MAX_STALE_ITEMS: usize = 4096;
+/// Rows that are out of date, beyond twice as many as there are records, before all are listed anew.
+const MAX_STALE_ROWS: usize = 4096;
 
 impl Memtable {
     pub(super) fn new() -> Self {
         Self {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
-            lists: Mutex::default(),
+            appended: Mutex::default(),
+            runs: Mutex::default(),
             len: AtomicUsize::new(0),
         }
     }
@@ -140,13 +197,15 @@ impl Memtable {
         &self.parts[usize::from(part)]
     }
 
-    pub(super) fn set(&self, entry: Fingerprint, hot: &Hot, epoch: Epoch) {
-        let grain = Grain::of(hot.updated_at);
-        let is_listed = self.find(entry, |record| Grain::of(record.updated_at) == grain).unwrap_or(false);
-        if !is_listed {
-            // First, so that whoever reads the list of either grain finds the entry in one of them.
-            self.list(grain, entry);
+    /// Sets records. Their rows come first, so that whoever reads them finds an entry by its old row or its new one.
+    pub(super) fn set(&self, records: &[(Fingerprint, Hot)], epoch: Epoch) {
+        self.append(records.iter().map(|(entry, hot)| ActivityRow::of(hot, *entry)));
+        for (entry, hot) in records {
+            self.set_record(*entry, hot, epoch);
         }
+    }
+
+    fn set_record(&self, entry: Fingerprint, hot: &Hot, epoch: Epoch) {
         let &Hot { updated_at, flags, revision, last_interaction, usage } = hot;
         let rest = Rest { last_interaction, usage };
         let rest = (rest != Rest::NONE).then(|| Box::new(rest));
@@ -171,23 +230,20 @@ impl Memtable {
         }
     }
 
-    fn list(&self, grain: Grain, entry: Fingerprint) {
-        let mut lists = self.lists.lock();
-        if lists.items > 2 * self.len() + MAX_STALE_ITEMS {
-            self.make_lists(&mut lists);
+    fn append(&self, rows: impl Iterator<Item = ActivityRow>) {
+        let mut appended = self.appended.lock();
+        if appended.rows.len() + appended.sorted > 3 * self.len() + MAX_STALE_ROWS {
+            self.list_anew(&mut appended);
         }
-        lists.by_grain.entry(grain).or_default().push(entry);
-        lists.items += 1;
+        appended.rows.extend(rows);
     }
 
-    fn make_lists(&self, lists: &mut Lists) {
-        *lists = Lists::default();
+    fn list_anew(&self, appended: &mut Appended) {
+        appended.rows.clear();
         for part in &self.parts {
-            for record in part.lock().iter() {
-                lists.by_grain.entry(Grain::of(record.updated_at)).or_default().push(record.entry);
-                lists.items += 1;
-            }
+            appended.rows.extend(part.lock().iter().map(Record::row));
         }
+        (appended.is_all, appended.sorted) = (true, 0);
     }
 
     /// Whether a row of the tree is of an entry that has another time by now.
@@ -195,52 +251,32 @@ impl Memtable {
         self.find(row.entry, |record| record.updated_at != row.time).unwrap_or(false)
     }
 
-    /// Up to `limit` rows of the range, from its first end.
+    /// Up to `limit` rows of the range, from one of its ends.
     pub(super) fn rows(&self, range: &AgeRange, order: AgeOrder, limit: usize) -> Vec<ActivityRow> {
-        let mut rows: Vec<ActivityRow> = Vec::new();
-        let (mut from, mut to) = (grain(&range.0), grain(&range.1));
-        while rows.len() < limit {
-            let Some((grain, entries)) = self.next_list((from, to), order) else { break };
-            // Looked up with no lock on the lists, for which the writer would wait.
-            let start = rows.len();
-            rows.extend(entries.into_iter().filter_map(|entry| {
-                let time = self.find(entry, |record| record.updated_at).filter(|time| Grain::of(*time) == grain)?;
-                Some(ActivityRow { time, entry }).filter(|row| range.contains(row))
-            }));
-            let new = rows.get_mut(start..).unwrap_or_default();
-            match order {
-                AgeOrder::OldestFirst => {
-                    new.sort_unstable();
-                    from = Bound::Excluded(grain);
-                }
-                AgeOrder::NewestFirst => {
-                    new.sort_unstable_by(|a, b| b.cmp(a));
-                    to = Bound::Excluded(grain);
-                }
+        if self.len() == 0 {
+            return Vec::new();
+        }
+        let mut runs = self.runs.lock();
+        let new = {
+            let mut appended = self.appended.lock();
+            if std::mem::take(&mut appended.is_all) {
+                *runs = Runs::default();
             }
-            // An entry that went to and fro is in a list twice.
-            rows.dedup();
-        }
-        rows.truncate(limit);
-        rows
-    }
-
-    /// The first list of a range that is not empty.
-    fn next_list(
-        &self,
-        (from, to): (Bound<Grain>, Bound<Grain>),
-        order: AgeOrder,
-    ) -> Option<(Grain, Vec<Fingerprint>)> {
-        if is_empty(&from, &to) {
-            return None;
-        }
-        let lists = self.lists.lock();
-        let mut range = lists.by_grain.range((from, to));
-        let list = match order {
-            AgeOrder::OldestFirst => range.next(),
-            AgeOrder::NewestFirst => range.next_back(),
+            appended.sorted += appended.rows.len();
+            std::mem::take(&mut appended.rows)
         };
-        list.map(|(grain, entries)| (*grain, entries.clone()))
+        // Sorted and looked up while the writer goes on.
+        runs.add(new);
+        let is_its = |row: &ActivityRow| self.find(row.entry, |record| record.updated_at == row.time).unwrap_or(false);
+        if runs.len() > 2 * self.len() + MAX_STALE_ROWS {
+            let all = std::mem::take(&mut *runs).0.concat();
+            runs.add(all.into_iter().filter(is_its).collect());
+            self.appended.lock().sorted = runs.len();
+        }
+        let mut rows: Vec<_> = runs.iter(range, order).filter(is_its).take(limit).collect();
+        // An entry that went to and fro is in two runs.
+        rows.dedup();
+        rows
     }
 
     /// The entries of one part.
@@ -281,23 +317,6 @@ impl Memtable {
             let room = 2 * part.len();
             part.shrink_to(room, |record| record.entry.part_and_hash().1);
         }
-        self.make_lists(&mut self.lists.lock());
-    }
-}
-
-/// The grains of a bound of rows. That of the row itself is always among them.
-fn grain(bound: &Bound<ActivityRow>) -> Bound<Grain> {
-    match bound {
-        Bound::Included(row) | Bound::Excluded(row) => Bound::Included(Grain::of(row.time)),
-        Bound::Unbounded => Bound::Unbounded,
-    }
-}
-
-/// Whether no grain can lie between. A map panics at such a range.
-fn is_empty(from: &Bound<Grain>, to: &Bound<Grain>) -> bool {
-    match (from, to) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(from), Bound::Included(to)) => from > to,
-        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+        self.list_anew(&mut self.appended.lock());
     }
 }

@@ -62,7 +62,7 @@ pub(crate) use restore::NewStore;
 pub(crate) use scan::{Direction, KEYS_AT_A_TIME, KeyRange};
 pub(crate) use verify::verify;
 pub use verify::{Verification, Violation};
-pub(crate) use write::{Change, Content, MovedFrom, Writer};
+pub(crate) use write::{Change, Content, Known, MovedFrom, Writer};
 
 /// The format this program writes, and the only one it reads: before the first release the old ones are dropped.
 const FORMAT: u32 = 4;

@@ -97,6 +97,7 @@ fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) 
         moved: None,
         is_another: false,
         leases: vec![],
+        before: None,
     }
 }
 
@@ -108,11 +109,20 @@ fn touch(n: usize, to: Timestamp) -> Change {
         moved: None,
         is_another: false,
         leases: vec![],
+        before: None,
     }
 }
 
 fn gone(n: usize) -> Change {
-    Change { key: key(n), entry: entry(n), content: Content::Gone, moved: None, is_another: false, leases: vec![] }
+    Change {
+        key: key(n),
+        entry: entry(n),
+        content: Content::Gone,
+        moved: None,
+        is_another: false,
+        leases: vec![],
+        before: None,
+    }
 }
 
 /// Entry `from` moves to key `to`, with a turn of its session.
@@ -146,6 +156,7 @@ fn with_entries(dir: &Path) -> Opened {
         moved: None,
         is_another: false,
         leases: vec![],
+        before: None,
     };
     let changes = [whole(1, 1, NOW, None), whole(2, 2, NOW, Some((1, 9000))), suspended];
     commit(&mut opened, &changes).unwrap();

@@ -23,7 +23,7 @@ use super::journal::Journal;
 use super::lock::State;
 use super::log::Position;
 use super::verify::has;
-use super::{Engine, engine_error, meta};
+use super::{Engine, StoredCold, engine_error, meta};
 use crate::codec::{
     ActivityRow, CHUNK_BYTES, ClockNote, CodecError, Cold, Fingerprint, Hot, MAX_JOURNAL_ROW, NoteRow, Parts, Term,
     Turn, encode_meta,
@@ -58,6 +58,15 @@ pub(crate) struct Change {
     pub(crate) is_another: bool,
     /// Leases of it that are new, or have ended. Those of an entry that goes are not among them.
     pub(crate) leases: Vec<(String, Option<Term>)>,
+    /// What was there before, so that it is not read again; `None` if that is not known.
+    pub(crate) before: Option<Known>,
+}
+
+/// What there is of an entry, in the trees and the journal.
+#[derive(Debug, Clone)]
+pub(crate) enum Known {
+    Nothing,
+    Entry { hot: Hot, cold: StoredCold },
 }
 
 /// The key that an entry leaves, with all that is stored under it.

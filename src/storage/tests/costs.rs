@@ -29,7 +29,7 @@ fn costs_of_writes() {
         let cold = Arc::new(Cold { details, ..cold(n + round, None) });
         let content = Content::Whole { hot: Hot::fresh(later(40)), cold, parts: Parts::new() };
         let n = n * 7 % 500;
-        Change { key: key(n), entry: entry(n), content, moved: None, is_another: false, leases: vec![] }
+        Change { key: key(n), entry: entry(n), content, moved: None, is_another: false, leases: vec![], before: None }
     };
     let kinds: [(&str, usize, Make); 8] = [
         ("touches in their bucket, uniform", 60_000, |n, _| touch(n * 7919 % ENTRIES, NOW)),

@@ -106,6 +106,7 @@ fn counters_and_flags_go_through_the_journal() {
             moved: None,
             is_another: false,
             leases: vec![],
+            before: None,
         }],
     )
     .unwrap();
@@ -174,6 +175,7 @@ fn what_may_have_been_forgotten_does_not_come_back() {
         moved: None,
         is_another: false,
         leases: vec![],
+        before: None,
     };
     commit(&mut opened, &[suspend(1), suspend(2), suspend(3)]).unwrap();
     commit(&mut opened, &[whole(1, 77, later(1), None), gone(2)]).unwrap();
