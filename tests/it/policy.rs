@@ -354,7 +354,7 @@ fn messages_keep_a_session_and_work_in_the_background_does_not() {
     // The next session goes by messages too, and so does one that the user asks for.
     assert_eq!(next.entry.last_interaction, Some(home.clock.now()));
     home.clock.advance(MINUTE);
-    let (reset, _) = store.reset(&key(0)).unwrap().unwrap();
+    let reset = store.reset(&key(0)).unwrap().unwrap().entry;
     assert_eq!(reset.last_interaction, Some(home.clock.now()));
     // One that the key is led to has a user who is there, unless that is no activity, or the session stays the same.
     for (how, moves) in

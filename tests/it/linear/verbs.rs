@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cloakroom::change::{Edit, Expect, Modified, Put, Repoint, Repointed, Resolution, Touch};
 use cloakroom::leases::Lease;
