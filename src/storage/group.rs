@@ -36,6 +36,8 @@ pub(super) struct Group {
     /// Entries created less entries removed.
     pub(super) added: i64,
     pub(super) has_new_extras: bool,
+    /// What may be there of any entry, so that it is not looked for in vain.
+    may_have: MayHave,
     /// Leases of no entry, as damage may leave them: they go before one is made that would have them.
     pub(super) stray_leases: Vec<Vec<u8>>,
     /// Entries whose extras are to be swept afterwards, but for the generations given.
@@ -45,7 +47,18 @@ pub(super) struct Group {
 /// A tree and its rows of a group, in key order.
 pub(super) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
 
+/// Which of the trees that most entries have nothing in have rows at all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct MayHave {
+    pub(super) leases: bool,
+    pub(super) extras: bool,
+}
+
 impl Group {
+    pub(super) fn new(may_have: MayHave) -> Self {
+        Self { may_have, ..Self::default() }
+    }
+
     /// Adds the removal of the entry in whose place `change` puts another.
     pub(super) fn add_removal(&mut self, engine: &Engine, change: &Change) -> Result<()> {
         let Some(before) = Before::of(engine, change)? else { return Ok(()) };
@@ -96,7 +109,7 @@ impl Group {
         // Parts that were named, and those that a crash left before anything named them.
         let has_new_parts = parts.is_some_and(|parts| !parts.is_empty());
         self.has_new_extras |= has_new_parts;
-        let is_gone = matches!(change.content, Content::Gone);
+        let is_gone = self.may_have.extras && matches!(change.content, Content::Gone);
         if has_new_parts || is_gone || ExtrasIndex::may_let_go(extras_before.as_deref(), extras) {
             let of = PartsOf { engine, key: &change.key, waiting: parts };
             let live = extras.map(|index| of.base_of(index).map(|base| index.live(&base)));
@@ -105,7 +118,7 @@ impl Group {
                 self.stale_extras.push((change.entry, live));
             }
         }
-        if let Some(moved) = &change.moved {
+        if let Some(moved) = change.moved.as_ref().filter(|_| self.may_have.extras) {
             self.stale_extras.push((moved.entry, BTreeSet::new()));
         }
         Ok(())
@@ -131,7 +144,9 @@ impl Group {
             None => {
                 self.new_activity.put.push(activity);
                 self.added += 1;
-                self.stray_leases.extend(engine.lease_rows(entry)?);
+                if self.may_have.leases {
+                    self.stray_leases.extend(engine.lease_rows(entry)?);
+                }
                 Step::Create(entry)
             }
             Some(before) => {
@@ -180,7 +195,9 @@ impl Group {
         self.by_updated_at.gone.extend(before.age_row.map(|row| row.encode().to_vec()));
         self.sessions.gone.push(bytes(key).to_vec());
         self.activity.gone.push(row);
-        self.leases.gone.extend(engine.lease_rows(entry)?);
+        if self.may_have.leases {
+            self.leases.gone.extend(engine.lease_rows(entry)?);
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use super::group::Group;
+use super::group::{Group, MayHave};
 use super::write::{Change, Content, Writer, encode_error};
 use super::{Engine, damaged_at, engine_error, meta};
 use crate::codec::{
@@ -52,16 +52,20 @@ impl Writer {
                 self.write_parts(engine, change.entry, parts)?;
             }
         }
-        let mut group = Group::default();
+        // Of an entry that is changed here no other change of the commit puts anything there.
+        let trees = &engine.trees;
+        let may_have = MayHave { leases: !trees.leases.is_empty(), extras: !trees.extras.is_empty() };
+        let new = || Group::new(may_have);
+        let mut group = new();
         for change in changes {
             if change.is_another {
                 // A group has one step for an entry, and what belonged to the old one is not to be the new one's.
                 group.add_removal(engine, change)?;
-                self.write_group(engine, std::mem::take(&mut group))?;
+                self.write_group(engine, std::mem::replace(&mut group, new()))?;
             }
             group.add(engine, change)?;
             if group.is_full() {
-                self.write_group(engine, std::mem::take(&mut group))?;
+                self.write_group(engine, std::mem::replace(&mut group, new()))?;
             }
         }
         self.write_group(engine, group)
