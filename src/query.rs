@@ -151,7 +151,15 @@ impl SessionStore {
         let mut unreadable = Unreadable::default();
         if let Some(found) = self.few_found(&filter, &mut unreadable)? {
             let found = found.into_iter();
-            return Ok(Iter { store: self.clone(), filter, before: None, found, piece: 0, unreadable });
+            return Ok(Iter {
+                store: self.clone(),
+                filter,
+                before: None,
+                found,
+                piece: 0,
+                has_failed: false,
+                unreadable,
+            });
         }
         let before = match cursor {
             Some(cursor) => {
@@ -160,7 +168,15 @@ impl SessionStore {
             None => filter.idle_since.map(ActivityRow::first_at),
         };
         let piece = piece.clamp(1, MAX_PIECE);
-        Ok(Iter { store: self.clone(), filter, before, found: Vec::new().into_iter(), piece, unreadable })
+        Ok(Iter {
+            store: self.clone(),
+            filter,
+            before,
+            found: Vec::new().into_iter(),
+            piece,
+            has_failed: false,
+            unreadable,
+        })
     }
 
     /// The oldest and the newest `updated_at`.
@@ -229,6 +245,7 @@ pub struct Iter {
     found: vec::IntoIter<Activity>,
     /// How many rows to read at a time; 0 at the end.
     piece: usize,
+    has_failed: bool,
     unreadable: Unreadable,
 }
 
@@ -277,6 +294,11 @@ impl Iter {
     }
 
     fn advance(&mut self) -> Result<Option<Summary>> {
+        if self.has_failed {
+            return Ok(None);
+        }
+        // Not for a forked child, which may have inherited what was read.
+        self.store.commits().engine()?;
         loop {
             while let Some(Activity { key, hot }) = self.found.next() {
                 if !self.filter.accepts_key(&key) {
@@ -299,7 +321,7 @@ impl Iter {
 
     /// After an error it ends rather than repeats it.
     fn end(&mut self) {
-        self.piece = 0;
+        self.has_failed = true;
         self.found = Vec::new().into_iter();
     }
 }

@@ -26,7 +26,7 @@ impl SessionStore {
     /// Every index is built anew from the entries, and what belongs to none is removed. An entry stays if its cold
     /// record can be decoded. What is removed and held something goes to the file `quarantine` before, as JSON lines,
     /// readable by its owner alone; lines are added to a file that is there. Afterwards `verify` finds nothing. A repair
-    /// that was cut short has lost nothing: run it again. A store whose checkpoint is lost, which no opening takes, gets a
+    /// that was cut short has lost nothing: run it again. A store whose state file is lost, which no opening takes, gets a
     /// new one. It is for a store that is closed; nobody else can open it meanwhile.
     ///
     /// # Errors

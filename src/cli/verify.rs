@@ -21,7 +21,7 @@ use super::{Exit, Format, named, options, with_store};
 /// With --repair every index is first built anew from the entries, and what belongs to none is removed. What cannot
 /// stay and held something goes to the quarantine before: one JSON object a line (tree, key or key_hex, value_hex,
 /// reason). The exit code is then 3 if something was lost, so a second run, which finds nothing to do, answers 0. A lost
-/// `checkpoint` is made anew, and the entries counted.
+/// `state` is made anew, and the entries counted.
 ///
 /// With --json, one object:
 ///

@@ -1,7 +1,7 @@
 //! The committer: one thread that takes what is pending, writes it, syncs, and wakes those that wait.
 //!
 //! It sleeps until somebody asks, or something is due: the sync of the oldest change, a part of the journal, or the
-//! checkpoint. The first change after all others are in the trees wakes it.
+//! state file. The first change after all others are in the trees wakes it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::sync::{Inbox, Sender, Wake};
 
 /// Changes after which their memory is freed, so that writers that wait for room go on soon.
 const PIECE: usize = if cfg!(test) { 4 } else { 2048 };
-/// How often the checkpoint file is written.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the state file is synced.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What only the committer may do, since only it writes the trees.
 #[derive(Debug)]
@@ -42,9 +42,9 @@ pub(super) struct Committer {
     pub(super) interval: Duration,
     /// No change that is not synced is older.
     pub(super) unsynced_since: Option<Instant>,
-    /// When the journal or the checkpoint is due.
+    /// When the journal or the state file is due.
     pub(super) tend_at: Option<Instant>,
-    pub(super) last_checkpoint: Duration,
+    pub(super) state_synced_at: Duration,
     /// Changes of the last commit.
     pub(super) committed: usize,
 }
@@ -139,18 +139,18 @@ impl Committer {
         Ok(commit)
     }
 
-    /// Carries a part of the journal, and syncs the checkpoint, if it is time. Commits nothing.
+    /// Carries a part of the journal, and syncs the state file, if it is time. Commits nothing.
     fn tend(&mut self) -> Result<u64> {
         let changes = std::mem::take(&mut self.committed);
         let now = self.core.clock.monotonic();
-        let checkpoint_in = CHECKPOINT_INTERVAL.saturating_sub(now.saturating_sub(self.last_checkpoint));
-        if checkpoint_in.is_zero() {
-            self.last_checkpoint = now;
-            self.writer.sync_checkpoint()?;
+        let state_in = STATE_INTERVAL.saturating_sub(now.saturating_sub(self.state_synced_at));
+        if state_in.is_zero() {
+            self.state_synced_at = now;
+            self.writer.sync_state(&self.core.engine)?;
         }
         self.writer.tend_journal(&self.core.engine, now, changes)?;
-        let checkpoint_in = self.writer.is_checkpoint_due().then_some(checkpoint_in);
-        let next = [checkpoint_in, self.writer.journal_due(&self.core.engine, now)].into_iter().flatten().min();
+        let state_in = self.writer.is_state_due(&self.core.engine).then_some(state_in);
+        let next = [state_in, self.writer.journal_due(&self.core.engine, now)].into_iter().flatten().min();
         self.tend_at = next.and_then(|next| Instant::now().checked_add(next));
         Ok(0)
     }
@@ -171,7 +171,6 @@ impl Committer {
                 self.writer.sync(&core.engine)?;
             }
             self.unsynced_since = None;
-            self.writer.note()?;
             core.progress.set_durable(commit);
         }
         self.committed = changes.len();

@@ -113,7 +113,7 @@ impl Commits {
         let (counts, leases) = ((mark.commit, mark.count), Leases::new(leases));
         let pending = Pending::new(counts, turns, leases, &settings, Arc::clone(&progress));
         let path = engine.path().to_path_buf();
-        let last_checkpoint = clock.monotonic();
+        let state_synced_at = clock.monotonic();
         let core = Arc::new(Core { engine, pending, progress, clock });
         let committer = Committer {
             core: Arc::clone(&core),
@@ -122,7 +122,7 @@ impl Commits {
             interval: settings.interval,
             unsynced_since: None,
             tend_at: None,
-            last_checkpoint,
+            state_synced_at,
             committed: 0,
         };
         let thread = spawn("cloakroom-write", move || committer.run())

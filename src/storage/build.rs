@@ -52,8 +52,7 @@ impl NewDatabase {
         self.put_meta(meta::FORMAT, &FORMAT)?;
         self.put_meta(meta::SEED, &seed)?;
         self.put_meta(meta::COUNT, &count)?;
-        self.put_meta(meta::COMMIT, &commit)?;
-        self.put_meta(meta::CLEAN, &true)
+        self.put_meta(meta::COMMIT, &commit)
     }
 
     pub(super) fn put_meta<T: serde::Serialize>(&self, name: &'static str, value: &T) -> Result<()> {

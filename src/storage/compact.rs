@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::build::{NewDatabase, put};
 use super::live_parts::LiveParts;
-use super::lock::{Lock, State};
+use super::lock::Lock;
 use super::open::Opened;
+use super::state::{State, StateFile};
 use super::verify::{Led, led};
 use super::{Engine, Trees, Writer, engine_error, files, open, swap, verify};
 use crate::codec::ExtrasRow;
@@ -63,22 +64,22 @@ pub(crate) fn compact(
     let new = new.close()?;
 
     drop(writer);
-    let lock = engine.close()?;
+    let (_lock, state) = engine.close()?;
     // It may be either database that is there after an error, so all of it would be in doubt.
-    new.take_over().or_else(|error| lock.write_synced(State::Failed, 0).and(Err(error)))?;
+    new.take_over().or_else(|error| state.set_synced(State::Failed, 0).and(Err(error)))?;
     let bytes_after = files::bytes_below(path)?;
     Ok(Compacted { entries: found.entries, bytes_before, bytes_after, repairs })
 }
 
 impl Engine {
     /// Closes the database and keeps the store locked.
-    fn close(self) -> Result<Arc<Lock>> {
-        let Self { path, waker, trees, file, mut last, lock, .. } = self;
+    fn close(self) -> Result<(Arc<Lock>, Arc<StateFile>)> {
+        let Self { path, waker, trees, file, mut last, state, lock, .. } = self;
         drop((waker, trees, file));
         match last.close() {
-            Ok(()) => Ok(lock),
+            Ok(()) => Ok((lock, state)),
             Err(said) => {
-                lock.write(State::Failed)?;
+                state.set(State::Failed)?;
                 Err(Error::Damaged { path: files::database(&path), source: said.into() })
             }
         }

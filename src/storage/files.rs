@@ -3,7 +3,7 @@
 //! ```text
 //! sessions.db/        0700
 //!     LOCK            held with flock(2) while the store is open, see `lock.rs`
-//!     checkpoint      what was last synced, see `checkpoint.rs`; empty while the store is being made
+//!     state           what was last synced and how things stand, see `state.rs`; empty while the store is being made
 //!     ballast         space kept for a full disk, see `ballast.rs`
 //!     ballast.new     the same in the making
 //!     sled/           the database
@@ -28,7 +28,7 @@ pub(super) const LOCK: &str = "LOCK";
 const DATABASE: &str = "sled";
 pub(super) const NEW_PREFIX: &str = "sled.new-";
 pub(super) const OLD_PREFIX: &str = "sled.old-";
-pub(super) const CHECKPOINT: &str = "checkpoint";
+pub(super) const STATE: &str = "state";
 pub(super) const BALLAST: &str = "ballast";
 pub(super) const NEW_BALLAST: &str = "ballast.new";
 
@@ -69,8 +69,8 @@ pub(super) fn inspect(path: &Path) -> Result<Found> {
             Some(DATABASE | BALLAST) => return Ok(Found::Store),
             // Set aside by a compaction that was cut short.
             Some(name) if name.starts_with(OLD_PREFIX) => return Ok(Found::Store),
-            Some(CHECKPOINT) if entry.metadata().is_ok_and(|meta| meta.len() > 0) => return Ok(Found::Store),
-            Some(LOCK | CHECKPOINT | NEW_BALLAST) => {}
+            Some(STATE) if entry.metadata().is_ok_and(|meta| meta.len() > 0) => return Ok(Found::Store),
+            Some(LOCK | STATE | NEW_BALLAST) => {}
             Some(name) if name.starts_with(NEW_PREFIX) => {}
             Some("lost+found") => is_root = true,
             _ => foreign = Some(name),
@@ -100,7 +100,7 @@ pub(super) fn new_database(store: &Path) -> Result<PathBuf> {
 /// Makes a finished new database durable and gives it its name.
 pub(super) fn install(new: &Path, store: &Path) -> Result<()> {
     sync_tree(new)?;
-    // The checkpoint's name is to be durable first.
+    // The name of the state file is to be durable first.
     sync_directory(store)?;
     fs::rename(new, database(store)).map_err(|e| Error::io("rename", new, e))?;
     sync_directory(store).inspect_err(|_| {

@@ -1,8 +1,8 @@
-//! The lock file: who has the store open, and what the next opening must know of it.
+//! The lock file: who has the store open.
 //!
-//! It is 256 bytes: a line that says by whom, a line that says how things stand, a line that says how far the log was
-//! synced, and spaces. It is only ever written over in place, in one write. So there is no moment at which a mark is
-//! gone, and a full disk does not stand in the way.
+//! It is 256 bytes: a line that says by whom, a line that says whether a store was ever open here, and spaces. So where all
+//! else is lost, an empty directory is not taken for one that never held a store. It is only ever written over in place, in
+//! one write, and a full disk does not stand in the way.
 //!
 //! Which locks this process holds is kept in memory too: what the file says of the holder may be a namesake's, in another
 //! container.
@@ -12,7 +12,7 @@ use std::fs::{File, Metadata, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -22,9 +22,9 @@ use crate::fork;
 
 use super::access;
 use super::files::LOCK;
-use super::log::Position;
 
 const BYTES: usize = 256;
+const HAD_STORE: &str = "a store is or was here";
 /// The most of a host's name that is written down. Linux allows 64 bytes.
 const MAX_HOST_CHARS: usize = 64;
 
@@ -55,64 +55,13 @@ pub(crate) fn wait_released(hold: Hold, patience: Duration) -> bool {
     true
 }
 
-/// How things stand with what was written.
-///
-/// A write or a sync that fails leaves pages that look written, are not on disk, and that no sync saves unless they are
-/// written again. Linux reports such an error once, and never to a process that opens the file later. So a process may die of, or
-/// right after, a failure that nobody will ever hear of again, and any state but [`State::Closed`] leaves what was written
-/// since the last sync in doubt.
-///
-/// The mark needs no sync of its own: what it speaks of are pages that are only in the page cache, and they are gone when
-/// it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// All is synced.
-    Closed,
-    /// sled is opening its files, and writes to any of them.
-    Opening,
-    /// The store is in use, and only the log is written.
-    Open,
-    /// A write or a sync failed.
-    Failed,
-    /// It failed because the disk was full.
-    Full,
-}
-
-impl State {
-    const ALL: [Self; 5] = [Self::Closed, Self::Opening, Self::Open, Self::Failed, Self::Full];
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::Closed => "",
-            Self::Opening => "opening",
-            Self::Open => "open",
-            Self::Failed => "a write or a sync failed",
-            Self::Full => "the disk is full",
-        }
-    }
-
-    /// What is to be noted of a failure.
-    fn after(error: &Error) -> Self {
-        if matches!(error, Error::DiskFull { .. }) { Self::Full } else { Self::Failed }
-    }
-}
-
-/// What the last one who had the store left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Left {
-    pub(super) state: State,
-    /// Up to where sled's log is on disk. Not known before a database was opened.
-    pub(super) synced: Option<Position>,
-}
-
 /// Our own lock, taken before anything in the directory is read or repaired. Freed when dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
     path: PathBuf,
-    left: Left,
-    /// The position that is written down with each state; negative if there is none.
-    synced: AtomicI64,
+    /// A store was open here before.
+    had_store: bool,
     place: Place,
     hold: Hold,
 }
@@ -177,15 +126,12 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
         }
-        let mark = lines.next().unwrap_or_default();
-        let known = State::ALL.into_iter().find(|state| state.text() == mark).filter(|_| read.is_ok());
-        let synced = lines.next().and_then(|line| line.strip_prefix("synced ")?.parse().ok());
-        let left = Left { state: known.unwrap_or(State::Failed), synced: synced.filter(|at| *at >= 0) };
-        let lock = Self { file, path, left, synced: AtomicI64::new(left.synced.unwrap_or(-1)), place, hold };
+        let had_store = read.is_ok() && lines.next() == Some(HAD_STORE);
+        let lock = Self { file, path, had_store, place, hold };
         if let Some(denied) = denied {
             return Err(denied);
         }
-        lock.write(left.state)?;
+        lock.write(had_store)?;
         Ok(lock)
     }
 
@@ -194,31 +140,21 @@ impl Lock {
         self.hold
     }
 
-    /// How things stood when it was taken.
-    pub(super) fn left(&self) -> Left {
-        self.left
+    /// Whether a store was open here before.
+    pub(super) fn had_store(&self) -> bool {
+        self.had_store
     }
 
-    /// Tells the next opening how things stand.
-    pub(super) fn write(&self, state: State) -> Result<()> {
-        let synced = match self.synced.load(Ordering::Relaxed) {
-            synced @ 0.. => format!("synced {synced}"),
-            _ => String::new(),
-        };
-        let text = format!("process {} on {}\n{}\n{synced}\n", std::process::id(), host(), state.text());
+    /// Notes that a store is open here.
+    pub(super) fn note_store(&self) -> Result<()> {
+        if self.had_store { Ok(()) } else { self.write(true) }
+    }
+
+    fn write(&self, had_store: bool) -> Result<()> {
+        let second = if had_store { HAD_STORE } else { "" };
+        let text = format!("process {} on {}\n{second}\n", std::process::id(), host());
         let text = format!("{text:<width$}\n", width = BYTES - 1);
         self.file.write_all_at(text.as_bytes(), 0).map_err(|e| Error::io("write", &self.path, e))
-    }
-
-    /// Tells the next opening how things stand, and up to where the log is on disk.
-    pub(super) fn write_synced(&self, state: State, synced: Position) -> Result<()> {
-        self.synced.store(synced, Ordering::Relaxed);
-        self.write(state)
-    }
-
-    /// Tells the next opening of a failure.
-    pub(super) fn fail(&self, error: &Error) -> Result<()> {
-        self.write(State::after(error))
     }
 }
 
@@ -255,7 +191,7 @@ mod tests {
         let me = format!("process {} on {}", std::process::id(), host());
         assert!(!host().is_empty() && host().len() <= MAX_HOST_CHARS);
         assert_eq!(holder(), Some(me.clone()));
-        lock.write_synced(State::Full, Position::MAX).unwrap();
+        lock.note_store().unwrap();
         assert_eq!(holder(), Some(me));
         // As it is between the making of the file and the first line.
         lock.file.set_len(0).unwrap();
@@ -263,28 +199,17 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_stays_until_it_is_written_over() {
+    fn that_a_store_was_here_is_known_from_then_on() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(LOCK);
-        let left = || Lock::take(dir.path()).unwrap().left();
-        for state in State::ALL {
-            Lock::take(dir.path()).unwrap().write(state).unwrap();
-            for _ in 0..2 {
-                assert_eq!(left(), Left { state, synced: None });
-            }
-            assert_eq!(std::fs::metadata(&path).unwrap().len(), BYTES as u64);
-        }
-        for (state, synced) in State::ALL.into_iter().zip([0, 7, 12_345_678_901, Position::MAX, 0]) {
-            Lock::take(dir.path()).unwrap().write_synced(state, synced).unwrap();
-            for _ in 0..2 {
-                assert_eq!(left(), Left { state, synced: Some(synced) });
-            }
-            assert_eq!(std::fs::metadata(&path).unwrap().len(), BYTES as u64);
-        }
-        // A line that cannot be read counts as the worst state.
-        for (text, state) in [("", State::Closed), ("process 4194304\nwhatever", State::Failed)] {
+        let had_store = || Lock::take(dir.path()).unwrap().had_store();
+        assert!(!had_store() && !had_store());
+        Lock::take(dir.path()).unwrap().note_store().unwrap();
+        assert!(had_store() && had_store());
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), BYTES as u64);
+        for text in ["", "process 4194304\nwhatever"] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(left(), Left { state, synced: None });
+            assert!(!had_store());
         }
     }
 }

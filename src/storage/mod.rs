@@ -8,7 +8,6 @@ mod access;
 mod ballast;
 mod build;
 mod carry;
-mod checkpoint;
 mod compact;
 mod extras;
 mod files;
@@ -30,6 +29,7 @@ mod salvage;
 mod scan;
 mod segments;
 mod size;
+mod state;
 mod structural;
 mod swap;
 mod turns;
@@ -73,7 +73,6 @@ mod meta {
     pub(super) const SEED: &str = "seed";
     pub(super) const COUNT: &str = "count";
     pub(super) const COMMIT: &str = "commit";
-    pub(super) const CLEAN: &str = "clean";
     pub(super) const ZONE: &str = "zone";
     pub(super) const CLOCK: &str = "clock";
 }
@@ -99,6 +98,7 @@ pub(crate) struct Engine {
     notes: Mutex<()>,
     /// Declared after the trees, which share the database.
     last: LastHandle,
+    state: Arc<state::StateFile>,
     /// Declared after the database, so that it is freed last.
     lock: Arc<lock::Lock>,
     /// Rows that walks over the index by age, and `verify`, have read.
@@ -172,7 +172,7 @@ impl Engine {
 
     /// A write or a sync has failed. The next opening must not trust what the page cache holds to be on disk.
     pub(crate) fn mark_suspect(&self, failure: &Error) {
-        if let Err(error) = self.lock.fail(failure) {
+        if let Err(error) = self.state.fail(failure) {
             tracing::error!(error = &error as &dyn std::error::Error, "the failure could not be noted");
         }
     }

@@ -9,11 +9,12 @@ use parking_lot::Mutex;
 
 use super::access;
 use super::build::NewDatabase;
-use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
-use super::lock::{Left, Lock, Place, State, check_process, place_of};
+use super::lock::{Lock, Place, check_process, place_of};
 use super::memtable::Memtable;
+use super::parts::Gathered;
 use super::segments::Segments;
+use super::state::{Left, Mark, State, StateFile};
 use super::structural::Settled;
 use super::waker::FlushWaker;
 use super::{Engine, FORMAT, LastHandle, Trees, Writer, ballast, engine_error, meta, parts, swap};
@@ -35,7 +36,7 @@ pub(crate) struct Opened {
     pub(crate) writer: Writer,
     /// What the database holds.
     pub(crate) mark: Mark,
-    /// What the checkpoint file says it should at least hold, where that is more.
+    /// What the state file says it should at least hold, where that is more.
     pub(crate) expected: Option<Mark>,
     /// The store was closed properly, or is new.
     pub(crate) clean: bool,
@@ -52,7 +53,7 @@ pub(crate) fn open(path: &Path, create: bool, cache_bytes: u64, trust_group: boo
     open_parts(path, create, false, cache_bytes, trust_group)
 }
 
-/// Like [`open`], for a repair, which also takes a store whose checkpoint is lost.
+/// Like [`open`], for a repair, which also takes a store whose state is lost.
 pub(crate) fn open_to_repair(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Opened> {
     open_parts(path, false, true, cache_bytes, trust_group)
 }
@@ -96,16 +97,19 @@ fn open_parts(path: &Path, create: bool, repair: bool, cache_bytes: u64, trust_g
     let mut repairs: Vec<String> = swap::put_back(path)?.into_iter().collect();
     let gathered = parts::gather(path, &lock, repair)?;
     let created = gathered.is_none();
-    repairs.extend(gathered.into_iter().flatten());
+    let state = gathered.map(|Gathered { state, repairs: more }| {
+        repairs.extend(more);
+        state
+    });
     repairs.extend(swap::sweep(path)?);
     ballast::sweep(path)?;
-    if created {
+    let state = Arc::new(match state {
+        Some(state) => state,
         // Somebody may have removed it since it was looked for.
-        if !create {
-            return Err(nothing());
-        }
-        create_database(path, cache_bytes)?;
-    }
+        None if !create => return Err(nothing()),
+        None => create_database(path, cache_bytes)?,
+    });
+    lock.note_store()?;
 
     let mut gave_up = false;
     let mut give_up = || -> Result<bool> {
@@ -113,16 +117,16 @@ fn open_parts(path: &Path, create: bool, repair: bool, cache_bytes: u64, trust_g
         repairs.extend(gave_up.then(|| "gave up the ballast, since the disk was full".to_owned()));
         Ok(gave_up)
     };
-    let left = lock.left();
+    let left = state.found();
     let was_full = left.state == State::Full;
     if was_full {
         // Opening may still find room. The writes that failed would not.
         give_up()?;
     }
-    let mut opened = match open_locked(path, &lock, left, cache_bytes) {
+    let mut opened = match open_locked(path, &lock, &state, left, cache_bytes) {
         // What the first attempt wrote may look written and not be.
         Err(Error::DiskFull { .. }) if give_up()? => {
-            open_locked(path, &lock, Left { state: State::Full, ..left }, cache_bytes)?
+            open_locked(path, &lock, &state, Left { state: State::Full, ..left }, cache_bytes)?
         }
         other => other?,
     };
@@ -148,7 +152,7 @@ fn unwritable(path: &Path, found: &Found, error: Error) -> Error {
 }
 
 /// Opens the database of a store that is there and locked, and makes what is found durable.
-fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> Result<Opened> {
+fn open_locked(path: &Path, lock: &Arc<Lock>, state: &Arc<StateFile>, left: Left, cache_bytes: u64) -> Result<Opened> {
     let database = files::database(path);
     let mut repairs = files::remove_half_snapshots(&database)?;
     let segments = Segments::read(&database)?;
@@ -162,8 +166,8 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> R
             }
         ));
     }
-    lock.write_synced(State::Opening, segments.doubted_from(left))?;
-    let marked = |error: Error| lock.fail(&error).and(Err(error));
+    state.set_synced(State::Opening, segments.doubted_from(left))?;
+    let marked = |error: Error| state.fail(&error).and(Err(error));
     // Declared first, so that it is dropped last, after an error too.
     let last;
     let mut are_snapshots_lost = false;
@@ -185,7 +189,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> R
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
     files::sync_tree(&database).or_else(marked)?;
     // Up to where it is synced says the next sync: sled may hold something that it has not written yet.
-    lock.write(State::Open)?;
+    state.set(State::Open)?;
 
     let trees = open_trees(&db)?;
     let waker = FlushWaker::start(db).map_err(|e| Error::io("start a thread for", path, e))?;
@@ -202,6 +206,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> R
         gate: Mutex::default(),
         notes: Mutex::default(),
         last,
+        state: Arc::clone(state),
         lock: Arc::clone(lock),
         #[cfg(test)]
         rows_read: std::sync::atomic::AtomicU64::new(0),
@@ -210,12 +215,10 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> R
     let count = if_readable(engine.meta_value(meta::COUNT))?.flatten();
     let commit = if_readable(engine.meta_value(meta::COMMIT))?.flatten().unwrap_or(0);
     let found = Mark { commit, count: count.unwrap_or(0) };
-    let clean = if_readable(engine.meta_value(meta::CLEAN))?.flatten().unwrap_or(false);
-    let checkpoint = parts::checkpoint(path)?;
-    let synced = checkpoint.last();
+    let (clean, synced) = (left.state == State::Closed, left.mark);
     // The count alone tells nothing: a crash may leave groups of the next commit without its number.
     let expected = synced.filter(|synced| synced.commit > found.commit);
-    let mut writer = Writer::new(found, checkpoint);
+    let mut writer = Writer::new(found, synced);
     let newest = found.commit.max(expected.map_or(0, |mark| mark.commit));
     let mut put_in_order = || {
         // Before what the journal is to forget is settled.
@@ -237,11 +240,12 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, left: Left, cache_bytes: u64) -> R
 }
 
 /// Makes the database under a temporary name and renames it into place, so that it is there whole or not at all.
-fn create_database(store: &Path, cache_bytes: u64) -> Result<()> {
-    Checkpoint::create(store.join(files::CHECKPOINT))?;
+fn create_database(store: &Path, cache_bytes: u64) -> Result<StateFile> {
+    let state = StateFile::create(store.join(files::STATE))?;
     let new = NewDatabase::create(store, cache_bytes)?;
     new.put_marks(new_seed()?, 0, 0)?;
-    new.close()?.install()
+    new.close()?.install()?;
+    Ok(state)
 }
 
 /// Before 1970 sled panics as soon as it is configured, for a name that it does not need.

@@ -7,7 +7,7 @@
 //! | missing | what happens |
 //! | --- | --- |
 //! | `sled`, or a file in it that every database has | damage |
-//! | `checkpoint`, or what it held | damage, for nobody can tell then whether the database is whole; a repair makes it anew |
+//! | `state`, or what it held | damage, for nobody can tell then whether the database is whole; a repair makes it anew |
 //! | sled's snapshot | sled reads its whole log instead |
 //! | `sled/blobs` | it is made again: nothing is ever in it |
 //! | `LOCK`, `ballast` | they are made again |
@@ -17,20 +17,27 @@ use std::io;
 use std::path::Path;
 
 use super::access;
-use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
 use super::lock::Lock;
+use super::state::{Mark, State, StateFile};
 use super::swap;
 use crate::error::{Error, Result};
 
-/// Looks whether all parts are there; `None` if there are none. With `repair` a lost checkpoint is made anew. Answers what
-/// was put right, in words.
+/// A store that has all its parts.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) state: StateFile,
+    /// What was put right, in words.
+    pub(super) repairs: Vec<String>,
+}
+
+/// Looks whether all parts are there; `None` if there are none. With `repair` a lost state is made anew.
 ///
 /// Call it with the store locked: a compaction may be at work otherwise.
-pub(super) fn gather(store: &Path, lock: &Lock, repair: bool) -> Result<Option<Vec<String>>> {
+pub(super) fn gather(store: &Path, lock: &Lock, repair: bool) -> Result<Option<Gathered>> {
     let database = files::database(store);
-    let checkpoint = Checkpoint::open(store.join(files::CHECKPOINT))?;
-    let mark = checkpoint.as_ref().and_then(Checkpoint::last);
+    let state = StateFile::open(store.join(files::STATE))?;
+    let mark = state.as_ref().and_then(|state| state.found().mark);
     let damaged = |what: String| {
         let source = format!("{what}{}", entries_there_were(mark)).into();
         Err(Error::Damaged { path: database.clone(), source })
@@ -42,8 +49,8 @@ pub(super) fn gather(store: &Path, lock: &Lock, repair: bool) -> Result<Option<V
                 target.display()
             ));
         }
-        let is_left = lock.left().synced.is_some() || store.join(files::BALLAST).exists();
-        if is_left || checkpoint.is_some_and(|found| found.last().is_some() || found.is_damaged()) {
+        let is_left = lock.had_store() || store.join(files::BALLAST).exists();
+        if is_left || state.is_some_and(|state| !state.is_blank()) {
             return damaged("it is gone; move what is left of the store away before another is made here".into());
         }
         return Ok(None);
@@ -58,33 +65,32 @@ pub(super) fn gather(store: &Path, lock: &Lock, repair: bool) -> Result<Option<V
         }
     }
     let mut repairs = Vec::new();
-    if checkpoint.is_none_or(|found| found.is_damaged()) {
-        if !repair {
-            return Err(no_checkpoint(store));
+    let state = match state.filter(|state| !state.is_damaged()) {
+        Some(state) => state,
+        None if !repair => return Err(no_state(store)),
+        None => {
+            let state = StateFile::create(store.join(files::STATE))?;
+            // Nobody knows how the last process that had the store left it.
+            state.set(State::Failed)?;
+            files::sync_directory(store)?;
+            repairs.push("made the state file anew, which was lost".into());
+            state
         }
-        Checkpoint::create(store.join(files::CHECKPOINT))?;
-        files::sync_directory(store)?;
-        repairs.push("made the checkpoint anew, which was lost".into());
-    }
+    };
     let blobs = database.join("blobs");
     if metadata(&blobs)?.is_none() {
         // sled would make it under the umask.
         access::private_directory(&blobs)?;
         repairs.push("made sled/blobs again, which is always empty".into());
     }
-    Ok(Some(repairs))
+    Ok(Some(Gathered { state, repairs }))
 }
 
-/// The checkpoint of a store that has all parts.
-pub(super) fn checkpoint(store: &Path) -> Result<Checkpoint> {
-    Checkpoint::open(store.join(files::CHECKPOINT))?.ok_or_else(|| no_checkpoint(store))
-}
-
-fn no_checkpoint(store: &Path) -> Error {
+fn no_state(store: &Path) -> Error {
     let source = format!(
         "{} is missing or does not decode, so the database may be a part of a copy: copy the whole store again, or repair \
          it if what it holds is all there was",
-        store.join(files::CHECKPOINT).display()
+        store.join(files::STATE).display()
     );
     Error::Damaged { path: files::database(store), source: source.into() }
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::access;
 use super::build::{NewDatabase, put};
-use super::checkpoint::{Checkpoint, Mark};
 use super::files::{self, Found};
 use super::lock::{Lock, check_process};
 use super::open::{check_clock, new_seed};
+use super::state::{Mark, State, StateFile};
 use super::write::encode_error;
 use super::{bytes, meta, parts, swap};
 use crate::codec::{Activity, ActivityRow, CheckedEntry, ExtrasRow, IdRow, LeaseRow, NoteRow, Seed};
@@ -20,7 +20,7 @@ pub(crate) struct NewStore {
     // Goes before its place.
     pub(super) database: NewDatabase,
     seed: [u8; 16],
-    checkpoint: Checkpoint,
+    state: StateFile,
     place: Place,
 }
 
@@ -49,7 +49,7 @@ impl NewStore {
             }
         }
         let mut directory =
-            NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing, has_checkpoint: false };
+            NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing, has_state: false };
         let lock = Lock::take(path).inspect_err(|error| {
             // Somebody was faster, and it is theirs now.
             directory.is_ours &= !matches!(error, Error::Locked { .. });
@@ -60,10 +60,10 @@ impl NewStore {
             return Err(Error::StoreExists { path: path.to_path_buf() });
         }
         swap::sweep(path)?;
-        place.directory.has_checkpoint = true;
-        let checkpoint = Checkpoint::create(path.join(files::CHECKPOINT))?;
+        place.directory.has_state = true;
+        let state = StateFile::create(path.join(files::STATE))?;
         let database = NewDatabase::create(path, cache_bytes)?;
-        Ok(Self { database, seed: new_seed()?, checkpoint, place })
+        Ok(Self { database, seed: new_seed()?, state, place })
     }
 
     /// What fingerprints are made with.
@@ -101,13 +101,14 @@ impl NewStore {
 
     /// Makes the store durable and lets it appear. Its commit numbers go on after `commit`.
     pub(crate) fn finish(self, commit: u64, entries: u64) -> Result<()> {
-        let Self { mut place, seed, database, mut checkpoint } = self;
+        let Self { mut place, seed, database, state } = self;
         database.put_marks(seed, commit, entries)?;
         database.close()?.install()?;
-        (place.directory.is_ours, place.directory.has_checkpoint) = (false, false);
+        (place.directory.is_ours, place.directory.has_state) = (false, false);
         // It is a whole store without this too.
-        if let Err(error) = checkpoint.record(Mark { commit, count: entries }) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the checkpoint says nothing yet");
+        let written = state.set_mark(State::Closed, None, Some(Mark { commit, count: entries }));
+        if let Err(error) = written.and_then(|()| state.sync()) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the state file says nothing yet");
         }
         Ok(())
     }
@@ -117,7 +118,7 @@ impl NewStore {
 struct NewDirectory {
     path: PathBuf,
     is_ours: bool,
-    has_checkpoint: bool,
+    has_state: bool,
 }
 
 impl Drop for NewDirectory {
@@ -125,8 +126,8 @@ impl Drop for NewDirectory {
         if fork::is_child() {
             return;
         }
-        if self.has_checkpoint {
-            let _ = fs::remove_file(self.path.join(files::CHECKPOINT));
+        if self.has_state {
+            let _ = fs::remove_file(self.path.join(files::STATE));
         }
         if self.is_ours {
             let _ = fs::remove_file(self.path.join(files::LOCK));

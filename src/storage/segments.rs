@@ -15,8 +15,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::lock::{Left, State};
 use super::log::Position;
+use super::state::{Left, State};
 use crate::error::{Error, Result};
 
 /// sled's default, which `open.rs` does not change.
@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn left(state: State, synced: impl Into<Option<Position>>) -> Left {
-        Left { state, synced: synced.into() }
+        Left { state, synced: synced.into(), mark: None }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::checkpoint::{Checkpoint, Mark};
 use super::open::Opened;
+use super::state::{Left, Mark, State, StateFile};
 use super::*;
 use crate::codec::{ActivityRow, CHUNK_BYTES, Intent, SUSPENDED, Step, Turn, encode_meta};
 use crate::codec::{Base, ExtrasIndex, Field, Parts, Term};

@@ -18,10 +18,9 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::checkpoint::{Checkpoint, Mark};
 use super::journal::Journal;
-use super::lock::State;
 use super::log::Position;
+use super::state::{Mark, State};
 use super::verify::has;
 use super::{Engine, StoredCold, engine_error, meta};
 use crate::codec::{
@@ -108,7 +107,8 @@ pub(crate) struct Writer {
     /// What has been applied to the trees.
     pub(super) mark: Mark,
     pub(super) journal: Journal,
-    checkpoint: Checkpoint,
+    /// What the last whole commit came to.
+    finished: Option<Mark>,
     unsynced: Unsynced,
     /// Whether extras are among them.
     pub(super) has_unsynced_extras: bool,
@@ -145,11 +145,11 @@ impl Unsynced {
 }
 
 impl Writer {
-    pub(super) fn new(mark: Mark, checkpoint: Checkpoint) -> Self {
+    pub(super) fn new(mark: Mark, finished: Option<Mark>) -> Self {
         Self {
             mark,
             journal: Journal::new(),
-            checkpoint,
+            finished,
             unsynced: Unsynced::default(),
             has_unsynced_extras: false,
             is_count_wrong: false,
@@ -159,15 +159,13 @@ impl Writer {
         }
     }
 
-    /// Takes the clean mark away, so that a crash from now on is seen. Opening is a commit of its own, so that the
-    /// numbers of two openings never meet.
+    /// Opening is a commit of its own, so that the numbers of two openings never meet.
     pub(super) fn begin_use(&mut self, engine: &Engine, commit: u64) -> Result<()> {
         self.mark.commit = commit.saturating_add(1);
         if engine.trees.extras.is_empty() {
             self.largest_chunk = 0;
         }
-        self.put_meta(engine, meta::CLEAN, &false)?;
-        self.put_meta(engine, meta::COMMIT, &self.mark.commit.clone())?;
+        self.finish(engine, self.mark.commit)?;
         self.sync(engine)
     }
 
@@ -211,7 +209,9 @@ impl Writer {
     /// Writes down that all changes of `commit` have been applied.
     pub(crate) fn finish(&mut self, engine: &Engine, commit: u64) -> Result<()> {
         self.mark.commit = commit;
-        self.put_meta(engine, meta::COMMIT, &commit)
+        self.put_meta(engine, meta::COMMIT, &commit)?;
+        self.finished = Some(self.mark);
+        Ok(())
     }
 
     /// Clears an index row that a crash has left: its entry is gone, or the row is earlier than the hot record in its
@@ -277,37 +277,26 @@ impl Writer {
         self.unsynced = Unsynced { synced, ..Unsynced::default() };
         self.has_unsynced_extras = false;
         // What is later than this is in doubt if the process dies, of a failure of the next sync too.
-        engine.lock.write_synced(State::Open, synced)
+        engine.state.set_mark(State::Open, Some(synced), self.finished)
     }
 
-    /// Writes down what is durable, so that a kill leaves it. Call it after [`Writer::sync`].
-    pub(crate) fn note(&mut self) -> Result<()> {
-        self.checkpoint.note(self.mark)
-    }
-
-    /// Writes down what is durable, so that a power cut leaves it. Call it after [`Writer::sync`].
-    pub(crate) fn checkpoint(&mut self) -> Result<()> {
-        self.checkpoint.record(self.mark)
-    }
-
-    /// Makes what was noted survive a power cut.
-    pub(crate) fn sync_checkpoint(&mut self) -> Result<()> {
-        self.checkpoint.sync()
+    /// Makes what was noted of the last sync survive a power cut.
+    pub(crate) fn sync_state(&self, engine: &Engine) -> Result<()> {
+        engine.state.sync()
     }
 
     /// Whether what was noted would not survive a power cut yet.
-    pub(crate) fn is_checkpoint_due(&self) -> bool {
-        !self.checkpoint.is_synced()
+    pub(crate) fn is_state_due(&self, engine: &Engine) -> bool {
+        !engine.state.is_synced()
     }
 
     /// Leaves the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after
     /// the last one is seen.
     pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
         self.finish(engine, self.mark.commit.saturating_add(1))?;
-        self.put_meta(engine, meta::CLEAN, &true)?;
         self.sync(engine)?;
-        self.checkpoint()?;
-        engine.lock.write(State::Closed)
+        engine.state.set(State::Closed)?;
+        engine.state.sync()
     }
 
     /// Whether something was written since the last sync.

@@ -146,7 +146,7 @@ fn a_planted_file_is_not_followed() {
     let dir = fast_dir();
     let (path, victim) = (dir.path().join("db"), dir.path().join("victim"));
     fs::write(&victim, "mine").unwrap();
-    for name in ["LOCK", "checkpoint"] {
+    for name in ["LOCK", "state"] {
         fs::create_dir(&path).unwrap();
         set_mode(&path, 0o777);
         symlink(&victim, path.join(name)).unwrap();

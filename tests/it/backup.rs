@@ -498,7 +498,7 @@ fn an_empty_directory_is_no_obstacle_and_what_is_left_of_a_store_is() {
     let error = restore(&home.path(), &file).unwrap_err();
     assert!(chain(&error).contains("60 entries had been synced"), "{}", chain(&error));
     assert_eq!(there(), before, "what was there stays");
-    for name in ["checkpoint", "ballast", "LOCK"] {
+    for name in ["state", "ballast", "LOCK"] {
         fs::remove_file(home.path().join(name)).unwrap();
     }
     let mut bad = file.clone();

@@ -352,7 +352,7 @@ fn a_clock_that_panics_hurts_its_caller_only() {
 fn a_clock_that_panics_in_the_committer_makes_the_store_read_only() {
     let home = Home::new();
     let (store, _) = wild(&home, true, |_| {});
-    // Durable before the clock is asked for the checkpoint.
+    // Durable before the clock is asked for the state file.
     let awaited = store.resolve(&source(1)).unwrap().receipt.wait();
     let refused = within("the store", {
         let store = store.clone();

@@ -309,7 +309,7 @@ fn changed(before: &Files, after: &Files) -> Option<String> {
     let moved = |name: &Path| name.with_file_name(format!("aside.{}", name.file_name().unwrap().to_str().unwrap()));
     let lost = before.iter().find(|(name, bytes)| {
         let there = after.get(*name).or_else(|| after.get(&moved(name)));
-        !name.ends_with("LOCK") && !name.ends_with("db") && there != Some(bytes)
+        !name.ends_with("LOCK") && !name.ends_with("state") && !name.ends_with("db") && there != Some(bytes)
     });
     lost.map(|(name, _)| name.display().to_string())
 }
@@ -419,11 +419,11 @@ fn damage_is_never_silent() {
     println!("{counts:?}");
 }
 
-/// What came after the last sync of the checkpoint file counts too: the commits before a kill, and what closing did.
+/// What came after the last sync of the state file counts too: the commits before a kill, and what closing did.
 #[test]
 fn a_lost_tail_is_not_silent() {
     let dir = fast_dir();
-    // The clock stands still, so the checkpoint is never due.
+    // The clock stands still, so the state file is never due.
     let (path, clock) = (dir.path().join("db"), ManualClock::new(NOW));
     let store = SessionStore::open(options(&path, &clock).create(true)).unwrap();
     let create = |from: usize| {

@@ -88,7 +88,7 @@ fn a_kill_before_any_call_loses_nothing_awaited() {
 }
 
 /// A sync fails, and the process is killed before it can say so: what it believed written is not on disk, and the next
-/// one must not build on it. Other syncs may fail unknown: those of the checkpoint, and of sled when all is on disk.
+/// one must not build on it. Other syncs may fail unknown: those of the state file, and of sled when all is on disk.
 #[test]
 fn a_kill_right_after_a_failed_sync_is_known_to_the_next_opening() {
     let base = Rig::new();

@@ -128,14 +128,14 @@ fn a_count_never_wraps_and_is_counted_anew_by_the_next_opening() {
     let dir = fast_dir();
     let path = dir.path().join("db");
     let store = fill(&path, 0);
-    let earlier = fs::read(path.join("checkpoint")).unwrap();
+    let earlier = fs::read(path.join("state")).unwrap();
     for n in 0..9 {
         store.resolve(&source(n)).unwrap();
     }
     store.close().unwrap();
     drop(store);
     set_count(&path, Some(&one));
-    fs::write(path.join("checkpoint"), earlier).unwrap();
+    fs::write(path.join("state"), earlier).unwrap();
     let store = reopened(&path);
     assert_eq!(store.len(), 1, "nothing speaks against it");
     for n in 0..3 {
@@ -162,7 +162,7 @@ fn removes_none(store: &SessionStore) {
 // Parts that are missing.
 
 /// By their place in the store, those of sled first. A snapshot's name is its own.
-const PARTS: [&str; 7] = ["sled/conf", "sled/db", "sled/blobs", "sled/snap.", "checkpoint", "LOCK", "ballast"];
+const PARTS: [&str; 7] = ["sled/conf", "sled/db", "sled/blobs", "sled/snap.", "state", "LOCK", "ballast"];
 const ENTRIES: usize = 5;
 
 struct Whole {
@@ -274,9 +274,9 @@ fn a_part_that_is_missing_is_told_and_nothing_is_made_in_its_place() {
                 let path = dir.path().join("db");
                 let is_missing = |part: &str| missing.contains(&part);
                 let is_gone = !has_sled || is_missing("sled/conf") || is_missing("sled/db");
-                let is_empty = !has_sled && ["checkpoint", "LOCK", "ballast"].iter().all(|part| is_missing(part));
+                let is_empty = !has_sled && ["state", "LOCK", "ballast"].iter().all(|part| is_missing(part));
                 // Only the lock file, which may be of a creation that was cut short.
-                let is_lock_alone = !has_sled && is_missing("checkpoint") && is_missing("ballast");
+                let is_lock_alone = !has_sled && is_missing("state") && is_missing("ballast");
                 let makes = verb.starts_with("create") || verb == "restore";
                 let before = files_below(&path);
                 let done = run(&path, &whole);
@@ -290,12 +290,12 @@ fn a_part_that_is_missing_is_told_and_nothing_is_made_in_its_place() {
                     }
                     continue;
                 }
-                let is_damaged = is_gone || (is_missing("checkpoint") && verb != "repair");
+                let is_damaged = is_gone || (is_missing("state") && verb != "repair");
                 match done {
                     Err(Error::StoreExists { .. }) if makes && has_sled => {}
                     Err(error @ Error::Damaged { .. }) if is_damaged => {
                         let text = chain(&error);
-                        if is_gone && !is_missing("checkpoint") {
+                        if is_gone && !is_missing("state") {
                             assert!(text.contains(&format!("{ENTRIES} entries had been synced")), "{case}: {text}");
                         }
                         told += 1;
@@ -318,9 +318,9 @@ fn a_part_that_is_missing_is_told_and_nothing_is_made_in_its_place() {
 }
 
 #[test]
-fn a_checkpoint_that_does_not_decode_is_told_and_a_repair_makes_it_anew() {
+fn a_state_file_that_does_not_decode_is_told_and_a_repair_makes_it_anew() {
     let whole = Whole::new();
-    let good = &whole.files[Path::new("checkpoint")];
+    let good = &whole.files[Path::new("state")];
     let torn = |at: &[usize]| {
         let mut bytes = good.clone();
         at.iter().for_each(|at| bytes[*at] ^= 1);
@@ -330,15 +330,15 @@ fn a_checkpoint_that_does_not_decode_is_told_and_a_repair_makes_it_anew() {
     for (bytes, is_damaged) in [(&one, false), (&both, true), (&garbage, true)] {
         let dir = whole.without(&[], true);
         let path = dir.path().join("db");
-        fs::write(path.join("checkpoint"), bytes).unwrap();
+        fs::write(path.join("state"), bytes).unwrap();
         if is_damaged {
             let error = SessionStore::open(options(&path)).unwrap_err();
-            assert!(chain(&error).contains("checkpoint") && matches!(error, Error::Damaged { .. }), "{error:?}");
-            assert_eq!(fs::read(path.join("checkpoint")).unwrap(), *bytes);
+            assert!(chain(&error).contains("state") && matches!(error, Error::Damaged { .. }), "{error:?}");
+            assert_eq!(fs::read(path.join("state")).unwrap(), *bytes);
             let RepairReport { repairs, opened: report, .. } =
                 SessionStore::repair(options(&path), dir.path().join("bad")).unwrap();
             assert_eq!(repairs.entries, ENTRIES as u64);
-            assert!(report.repairs.iter().any(|repair| repair.contains("checkpoint")), "{report:?}");
+            assert!(report.repairs.iter().any(|repair| repair.contains("state")), "{report:?}");
         }
         let store = reopened(&path);
         assert_sound(&store);
@@ -422,9 +422,9 @@ fn a_database_behind_a_link_stays_where_it_is() {
         assert!(store.stats().unwrap().bytes_on_disk > 4_500_000, "{:?}", store.stats());
         store.touch(&key(1)).unwrap().unwrap().wait().unwrap();
         let copy = fast_dir();
-        fs::copy(path.join("LOCK"), copy.path().join("LOCK")).unwrap();
+        fs::copy(path.join("state"), copy.path().join("state")).unwrap();
         drop(store);
-        fs::copy(copy.path().join("LOCK"), path.join("LOCK")).unwrap();
+        fs::copy(copy.path().join("state"), path.join("state")).unwrap();
         let store = reopened(&path);
         assert!(store.open_report().repairs[0].contains("wrote the database over"), "{:?}", store.open_report());
         assert_sound(&store);

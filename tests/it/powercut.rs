@@ -235,26 +235,26 @@ fn in_the_middle_of_a_commit_of_touches() {
 
 /// Without its last slot a database that lost its tail would open unseen.
 #[test]
-fn the_checkpoint_is_on_disk_after_a_close() {
+fn the_state_file_is_on_disk_after_a_close() {
     let trace = traced(Plan { seed: 16, steps: 50, close: 1, ..Plan::SMALL });
     let mut model = Model::new(&trace);
     model.advance(trace.len());
     let left = |survival| {
         let out = fast_dir();
         model.write(survival, out.path()).unwrap();
-        std::fs::read(out.path().join("sessions.db/checkpoint")).unwrap()
+        std::fs::read(out.path().join("sessions.db/state")).unwrap()
     };
     let synced = left(Survival::OnlySynced);
-    assert!(synced.starts_with(b"CLOAKRM1"));
+    assert!(synced.starts_with(b"CLOAKRM2"));
     assert_eq!(synced, left(Survival::All));
 }
 
 /// While a store is open, too: seconds of its clock pass between most of the steps.
 #[test]
-fn the_checkpoint_is_synced_from_time_to_time() {
+fn the_state_file_is_synced_from_time_to_time() {
     let trace = traced(Plan { seed: 17, steps: 50, await_one_in: 1, ..Plan::SMALL });
-    let synced = trace.syncs_of("sessions.db/checkpoint").len();
-    println!("{synced} syncs of the checkpoint, {} of the database", trace.syncs_of(DATABASE).len());
+    let synced = trace.syncs_of("sessions.db/state").len();
+    println!("{synced} syncs of the state file, {} of the database", trace.syncs_of(DATABASE).len());
     assert!(synced > 15, "only {synced}");
 }
 

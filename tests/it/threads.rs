@@ -76,7 +76,7 @@ fn an_interval_of_zero_commits_each_change_and_sleeps_between() {
     for n in 0..500 {
         other.resolve(&source(n)).unwrap().receipt.wait().unwrap();
     }
-    // But for the checkpoint, which is due after a second.
+    // But for the state file, which is due after a second.
     let worked = clock.1.load(Ordering::SeqCst) - before;
     assert!(worked < 100, "it worked {worked} times, with nothing to do");
 }

@@ -1,11 +1,15 @@
-//! The checkpoint file, and what opening repairs, finds or refuses.
+//! The state file, and what opening repairs, finds or refuses.
 
 use super::*;
 
-fn checkpoint(dir: &TempDir) -> (Checkpoint, PathBuf) {
-    let path = dir.path().join("checkpoint");
-    let there = Checkpoint::open(path.clone()).unwrap();
-    (there.unwrap_or_else(|| Checkpoint::create(path.clone()).unwrap()), path)
+fn state_file(dir: &TempDir) -> (StateFile, PathBuf) {
+    let path = dir.path().join("state");
+    let there = StateFile::open(path.clone()).unwrap();
+    (there.unwrap_or_else(|| StateFile::create(path.clone()).unwrap()), path)
+}
+
+fn record(file: &StateFile, mark: Mark) {
+    file.set_mark(State::Open, Some(7), Some(mark)).unwrap();
 }
 
 fn damage(path: &Path, at: usize) {
@@ -15,43 +19,46 @@ fn damage(path: &Path, at: usize) {
 }
 
 #[test]
-fn a_torn_slot_gives_the_mark_before() {
+fn a_torn_slot_gives_the_state_before() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut file, path) = checkpoint(&dir);
-    assert_eq!(file.last(), None);
+    let (file, path) = state_file(&dir);
+    assert!(StateFile::open(path.clone()).unwrap().unwrap().is_blank());
     let marks = [3, 4, 5].map(|commit| Mark { commit, count: 10 * commit });
     for mark in marks {
-        file.record(mark).unwrap();
+        record(&file, mark);
     }
-    assert_eq!(checkpoint(&dir).0.last(), Some(marks[2]));
+    let found = || state_file(&dir).0.found();
+    assert_eq!(found(), Left { state: State::Open, synced: Some(7), mark: Some(marks[2]) });
     // The third mark has sequence 3 and so the second slot; each of its bytes counts.
     let whole = fs::read(&path).unwrap();
-    for at in 0..36 {
+    for at in 0..52 {
         damage(&path, 512 + at);
-        assert_eq!(checkpoint(&dir).0.last(), Some(marks[1]), "byte {at}");
+        assert_eq!(found().mark, Some(marks[1]), "byte {at}");
         fs::write(&path, &whole).unwrap();
     }
     fs::write(&path, &whole[..512 + 20]).unwrap();
-    let (mut file, _) = checkpoint(&dir);
-    assert_eq!(file.last(), Some(marks[1]));
-    // The next mark goes over the torn one, and not over the good one.
-    file.record(marks[2]).unwrap();
-    assert_eq!(fs::read(&path).unwrap()[..40], whole[..40]);
-    assert_eq!(checkpoint(&dir).0.last(), Some(marks[2]));
+    let (file, _) = state_file(&dir);
+    assert_eq!(file.found().mark, Some(marks[1]));
+    // The next one goes over the torn one, and not over the good one.
+    record(&file, marks[2]);
+    assert_eq!(fs::read(&path).unwrap()[..56], whole[..56]);
+    assert_eq!(found().mark, Some(marks[2]));
 }
 
 #[test]
-fn two_torn_slots_give_no_mark() {
+fn two_torn_slots_are_damage_and_an_empty_file_is_none() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut file, path) = checkpoint(&dir);
+    let (file, path) = state_file(&dir);
     for commit in [1, 2] {
-        file.record(Mark { commit, count: 0 }).unwrap();
+        record(&file, Mark { commit, count: 0 });
     }
     damage(&path, 9);
     damage(&path, 512 + 33);
-    assert_eq!(checkpoint(&dir).0.last(), None);
+    let (file, _) = state_file(&dir);
+    assert!(file.found().mark.is_none() && file.is_damaged());
     fs::write(&path, b"").unwrap();
-    assert_eq!(checkpoint(&dir).0.last(), None);
+    let (file, _) = state_file(&dir);
+    assert!(file.found().mark.is_none() && !file.is_damaged() && file.is_blank());
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -68,14 +75,13 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn an_older_database_under_a_newer_checkpoint_is_a_shortfall() {
+fn an_older_database_under_a_newer_state_is_a_shortfall() {
     let dir = tempfile::tempdir().unwrap();
     let sled = dir.path().join("db/sled");
     drop(with_entries(dir.path()));
     copy(&sled, &dir.path().join("older"));
     let mut opened = open_at(dir.path());
     commit(&mut opened, &[whole(7, 7, NOW, None)]).unwrap();
-    opened.writer.checkpoint().unwrap();
     let synced = opened.writer.mark();
     drop(opened);
 
@@ -132,8 +138,8 @@ fn changes_cut_short_that_do_not_read_have_the_entries_counted() {
     for is_readable in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let mut opened = with_entries(dir.path());
-        opened.writer.checkpoint().unwrap();
-        // The checkpoint speaks of an earlier commit, so nothing else speaks against the count.
+        // The state says the same, so nothing else speaks against the count.
+        opened.writer.mark.count = 7;
         commit(&mut opened, &[touch(1, later(1))]).unwrap();
         let trees = &opened.engine.trees;
         trees.meta.insert(meta::COUNT, encode_meta(&7_u64).unwrap()).unwrap();

@@ -290,15 +290,11 @@ impl Writer {
         Ok(())
     }
 
-    pub(crate) fn note(&mut self) -> Result<()> {
+    pub(crate) fn sync_state(&self, _: &Engine) -> Result<()> {
         Ok(())
     }
 
-    pub(crate) fn sync_checkpoint(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    pub(crate) fn is_checkpoint_due(&self) -> bool {
+    pub(crate) fn is_state_due(&self, _: &Engine) -> bool {
         false
     }
 
