@@ -191,9 +191,8 @@ impl SessionStore {
                     false => engine.oldest_rows(last, None, PIECE_AT_END, unreadable)?,
                 };
                 for row in &rows {
-                    let found = unreadable.pass(self.commits().peek_listed(row.entry))?.flatten();
-                    if found.is_some_and(|found| found.hot.updated_at == row.time) {
-                        return Ok(Some(row.time));
+                    if let Some(found) = unreadable.pass(self.commits().peek_row(row))?.flatten() {
+                        return Ok(Some(found.hot.updated_at));
                     }
                 }
                 match rows.last() {
@@ -278,11 +277,9 @@ impl Iter {
         let rows = commits.engine()?.newest_rows(self.before, self.piece, &mut self.unreadable)?;
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
-            // The row is out of date if the entry is gone or has moved on.
-            let listed = self.unreadable.pass(commits.peek_listed(row.entry))?.flatten();
-            found.extend(
-                listed.filter(|listed| listed.hot.updated_at == row.time && self.filter.accepts_hot(&listed.hot)),
-            );
+            // A row is out of date if its entry is gone or has moved on.
+            let listed = self.unreadable.pass(commits.peek_row(row))?.flatten();
+            found.extend(listed.filter(|listed| self.filter.accepts_hot(&listed.hot)));
         }
         self.before = rows.last().copied().or(self.before);
         let is_too_old = |row: &ActivityRow| self.filter.active_since.is_some_and(|since| row.time < since);

@@ -284,6 +284,12 @@ impl Commits {
         pending.peek_listed(engine, entry)
     }
 
+    /// The entry of a row of the index by age, if it has no other row there.
+    pub(crate) fn peek_row(&self, row: &ActivityRow) -> Result<Option<Activity>> {
+        let Core { engine, pending, .. } = self.core()?;
+        pending.peek_row(engine, row)
+    }
+
     /// Both records of an entry, and its extras if `with_extras`.
     pub(crate) fn peek(&self, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
         let Core { engine, pending, .. } = self.core()?;

@@ -13,7 +13,7 @@ use super::receipt::Progress;
 use super::shard::{Shard, Slot};
 use super::snapshot::{Kept, Snapshots};
 use super::turns::Turns;
-use crate::codec::{Activity, Cold, Fingerprint, Hot, Parts, Turn};
+use crate::codec::{Activity, ActivityRow, Cold, Fingerprint, Hot, Parts, Turn};
 use crate::entry::{Extras, Revision};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
@@ -345,6 +345,21 @@ impl Pending {
         match shard.find(entry).and_then(|place| shard.slot(place)) {
             Some(slot) => Ok(slot.hot.map(|hot| Activity { key: slot.key.clone(), hot })),
             None => engine.listed(entry),
+        }
+    }
+
+    /// The entry of a row of the index by age, if it has no other row there. While a change is on its way to the trees, the
+    /// row is the one that the entry had before.
+    pub(super) fn peek_row(&self, engine: &Engine, row: &ActivityRow) -> Result<Option<Activity>> {
+        let is_its = |found: &Activity| found.hot.updated_at == row.time;
+        let mut shard = self.shard(row.entry).lock();
+        match shard.find(row.entry).and_then(|place| shard.slot(place)) {
+            Some(slot) => {
+                let is_late = slot.queued || slot.commit > self.applied();
+                let found = slot.hot.map(|hot| Activity { key: slot.key.clone(), hot });
+                Ok(found.filter(|found| is_late || is_its(found)))
+            }
+            None => Ok(engine.listed(row.entry)?.filter(is_its)),
         }
     }
 

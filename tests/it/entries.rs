@@ -1,6 +1,9 @@
 //! The fields of an entry: a change of any of them is seen, and values that would stick are refused.
 
+use std::time::Duration;
+
 use cloakroom::change::Removal;
+use cloakroom::query::Filter;
 use cloakroom::{Error, SessionEntry, SessionSource, SessionStore, Usage};
 use serde_json::json;
 
@@ -128,4 +131,23 @@ fn counters_end_at_the_largest_number() {
         store.record_usage(&key(0), &less).unwrap().unwrap();
     }
     assert_eq!(get(&store, 0).usage.estimated_cost_usd, -f64::MAX, "it can come back from there");
+}
+
+/// The index learns of a change with its commit. Until then the entry stands where it was, and no list misses it.
+#[test]
+fn an_entry_that_is_touched_while_it_is_listed_is_there() {
+    let home = Home::new();
+    let store = SessionStore::open(home.options().commit_interval(Duration::from_secs(3600))).unwrap();
+    for n in 0..3 {
+        store.resolve(&source(n)).unwrap();
+        home.clock.advance(Duration::from_secs(1));
+    }
+    let mut rows = store.iter(Filter::default()).unwrap();
+    store.touch(&key(1)).unwrap().unwrap();
+    let first = rows.next().unwrap().unwrap();
+    home.clock.advance(Duration::from_secs(1));
+    store.touch(&key(2)).unwrap().unwrap();
+    let mut listed: Vec<_> = std::iter::once(first).chain(rows.map(Result::unwrap)).map(|row| row.key).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, [0, 1, 2].map(key));
 }
