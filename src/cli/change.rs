@@ -1,5 +1,5 @@
-//! Changing entries: `prune`, `suspend`, `unsuspend`, `reset`, `remove`. Each closes the store before it reports, so
-//! what it says is durable.
+//! Changing entries: `prune`, `suspend`, `unsuspend`, `pin`, `unpin`, `reset`. Each closes the store before it reports,
+//! so what it says is durable.
 
 use std::io::{IsTerminal, Write, stderr, stdin};
 use std::path::Path;
@@ -212,6 +212,26 @@ pub(super) struct Unsuspend {
     target: Target,
 }
 
+/// Pin an entry: it is never pruned and no policy ends its session. Its next message continues it.
+///
+/// With --json, one object: session_key, pinned (true).
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Pin {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Take a pin back.
+///
+/// With --json, one object: session_key, pinned (false).
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Unpin {
+    #[command(flatten)]
+    target: Target,
+}
+
 /// Start a fresh session for a key: new id, counters at zero, not suspended.
 ///
 /// What the gateway keeps with the entry (its extras: a label, the model that the user chose, metadata) goes, but for
@@ -230,16 +250,6 @@ pub(super) struct Reset {
     keep: Vec<String>,
 }
 
-/// Remove an entry. Transcripts are not the store's, and stay.
-///
-/// With --json, one object: session_key, removed (true).
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(super) struct Remove {
-    #[command(flatten)]
-    target: Target,
-}
-
 #[derive(Debug, Args)]
 struct Target {
     /// The session key, as `list` shows it.
@@ -255,18 +265,18 @@ struct Suspended<'a> {
 }
 
 #[derive(Serialize)]
+struct Pinned<'a> {
+    session_key: &'a SessionKey,
+    pinned: bool,
+}
+
+#[derive(Serialize)]
 struct Fresh<'a> {
     session_key: &'a SessionKey,
     session_id: &'a SessionId,
     prev_session_id: Option<&'a SessionId>,
     kept: Vec<String>,
     dropped: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Removed<'a> {
-    session_key: &'a SessionKey,
-    removed: bool,
 }
 
 impl Target {
@@ -307,6 +317,20 @@ impl Unsuspend {
     }
 }
 
+impl Pin {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let (key, _) = self.target.change(db, SessionStore::pin)?;
+        self.target.say("pinned", &key, &Pinned { session_key: &key, pinned: true }, out)
+    }
+}
+
+impl Unpin {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let (key, _) = self.target.change(db, SessionStore::unpin)?;
+        self.target.say("no longer pinned", &key, &Pinned { session_key: &key, pinned: false }, out)
+    }
+}
+
 impl Reset {
     pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         let keep = KeepExtras::named(self.keep);
@@ -332,12 +356,5 @@ impl Reset {
             dropped,
         };
         self.target.say(&words, &key, &fresh, out)
-    }
-}
-
-impl Remove {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let (key, _) = self.target.change(db, SessionStore::remove)?;
-        self.target.say("removed", &key, &Removed { session_key: &key, removed: true }, out)
     }
 }

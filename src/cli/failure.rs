@@ -28,6 +28,10 @@ pub(crate) enum Failure {
     NeedsYes { removed: u64, entries: u64 },
     /// Many entries would change, likewise.
     NeedsYesTo { deed: String },
+    /// Entries would be removed, and nobody said how many that should be.
+    NeedsExpect { found: u64 },
+    /// They are not as many as somebody said.
+    CountDiffers { expected: u64, found: u64, unreadable: u64 },
     /// The answer to that was no.
     Declined { done: &'static str },
     /// Other entries have the keys that some were to get.
@@ -50,6 +54,14 @@ impl fmt::Display for Failure {
             Self::Unreadable(entries) => write!(f, "left out because they cannot be decoded: {entries}"),
             Self::NeedsYes { removed, entries } => write!(f, "this would remove {removed} of {entries} entries"),
             Self::NeedsYesTo { deed } => write!(f, "this would {deed}"),
+            Self::NeedsExpect { found } => write!(f, "this would remove entries: {found}; nothing was removed"),
+            Self::CountDiffers { expected, found, unreadable } => {
+                write!(f, "entries expected: {expected}, found: {found}")?;
+                if *unreadable > 0 {
+                    write!(f, ", and cannot be decoded: {unreadable}")?;
+                }
+                f.write_str("; nothing was removed")
+            }
             Self::Declined { done } => write!(f, "nothing was {done}"),
             Self::Collision { collisions, first } => {
                 write!(f, "new keys that other entries have: {collisions}, the first is {}", first.as_str())
@@ -92,6 +104,8 @@ impl Failure {
             Self::Unreadable(_) => "unreadable",
             Self::Exists { .. } => "exists",
             Self::NeedsYes { .. } | Self::NeedsYesTo { .. } => "needs_yes",
+            Self::NeedsExpect { .. } => "needs_expect",
+            Self::CountDiffers { .. } => "count_differs",
             Self::Declined { .. } => "declined",
             Self::Collision { .. } => "collision",
             Self::Quarantine { .. } => "quarantine",
@@ -125,7 +139,7 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
         print_json(kind(error), &message);
     }
     match error.downcast_ref() {
-        Some(Failure::NeedsYes { .. } | Failure::NeedsYesTo { .. }) => Exit::Misused,
+        Some(Failure::NeedsYes { .. } | Failure::NeedsYesTo { .. } | Failure::NeedsExpect { .. }) => Exit::Misused,
         _ => Exit::Failed,
     }
 }
@@ -177,6 +191,10 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
             Failure::NeedsYes { .. } => "look at it with --dry-run, and repeat it with --yes if that is right",
             Failure::NeedsYesTo { .. } => "repeat it with --yes if that is right",
+            Failure::NeedsExpect { .. } => {
+                "look at them with `list --prefix`, and repeat it with --expect and that number"
+            }
+            Failure::CountDiffers { .. } => "`cloakroom list --prefix` shows those there are",
             Failure::Declined { .. } => return None,
             Failure::Collision { .. } => "remove or rename those first, and run it again",
             Failure::Unreadable(_) => "`cloakroom verify` names them",

@@ -1,4 +1,4 @@
-//! What a stopped gateway left: `turns`, `resume-pending`.
+//! What a stopped gateway left: `turns`, `leases`, `resume-pending`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -85,6 +85,44 @@ impl Turns {
         }
         table.print(out)?;
         out.line(format_args!("{} interrupted turns", thousands(turns.len() as u64)))?;
+        none_unreadable(0, &unreadable)
+    }
+}
+
+/// List the leases that have not ended, the oldest first.
+///
+/// The gateway takes them for work that may outlive a crash of it, and they hold their entries until they end. Those of a
+/// process ended with it. With --json, one object a line:
+///
+///   session_key   the raw key
+///   name          its name
+///   since         when it was taken (RFC 3339, UTC)
+///   end           when it ends (RFC 3339, UTC)
+///   age_seconds   how long ago it was taken
+///
+/// A lease that cannot be decoded is left out, and holds its entry; the exit code is then 1.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Leases {
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Leases {
+    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+        let Listing { items: leases, unreadable, .. } = with_store(db, |store| Ok(store.leases()?))?;
+        if self.format.json {
+            leases.iter().try_for_each(|lease| out.json(lease))?;
+            return none_unreadable(0, &unreadable);
+        }
+        let mut table = Columns::new(&["TAKEN", "AGO", "ENDS", "NAME", "KEY"], &[]);
+        for lease in &leases {
+            let (taken, ago) = (local(lease.since), words(lease.age));
+            let end = lease.end.map_or_else(|| "-".to_owned(), local);
+            table.row([taken.as_str(), &ago, &end, lease.name.as_deref().unwrap_or("-"), lease.key.as_str()]);
+        }
+        table.print(out)?;
+        out.line(format_args!("{} leases", thousands(leases.len() as u64)))?;
         none_unreadable(0, &unreadable)
     }
 }

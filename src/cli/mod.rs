@@ -12,6 +12,7 @@ mod list;
 mod output;
 mod prefix;
 mod progress;
+mod remove;
 mod show;
 mod transfer;
 mod verify;
@@ -60,12 +61,15 @@ enum Command {
     Prune(change::Prune),
     Suspend(change::Suspend),
     Unsuspend(change::Unsuspend),
+    Pin(change::Pin),
+    Unpin(change::Unpin),
     Reset(change::Reset),
-    Remove(change::Remove),
+    Remove(remove::Remove),
     Rename(prefix::Rename),
     Forget(prefix::Forget),
     ResumePending(lifecycle::ResumePending),
     Turns(lifecycle::Turns),
+    Leases(lifecycle::Leases),
     Stats(whole::Stats),
     Verify(verify::Verify),
     Export(transfer::Export),
@@ -132,12 +136,15 @@ impl Cli {
             Command::Prune(command) => command.run(db, self.config.as_deref(), out),
             Command::Suspend(command) => command.run(db, out),
             Command::Unsuspend(command) => command.run(db, out),
+            Command::Pin(command) => command.run(db, out),
+            Command::Unpin(command) => command.run(db, out),
             Command::Reset(command) => command.run(db, out),
             Command::Remove(command) => command.run(db, out),
             Command::Rename(command) => command.run(db, out),
             Command::Forget(command) => command.run(db, out),
             Command::ResumePending(command) => command.run(db, out),
             Command::Turns(command) => command.run(db, out),
+            Command::Leases(command) => command.run(db, out),
             Command::Config(command) => command.run(self.config.as_deref(), out),
             Command::Stats(command) => command.run(db, out),
             Command::Verify(command) => command.run(db, out),

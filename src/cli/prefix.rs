@@ -15,7 +15,8 @@ use super::{Exit, Format, with_store};
 
 /// Give all entries whose key begins with OLD a key that begins with NEW instead.
 ///
-/// With `agent:a:` and `agent:b:`, agent:a:x becomes agent:b:x. If other entries have some of the new keys, nothing is
+/// With `agent:a:` and `agent:b:`, agent:a:x becomes agent:b:x. Bytes are compared: with `agent:a` and `agent:b`, agent:ab:x
+/// becomes agent:bb:x too, so end both with a colon to rename what is below it alone. If other entries have some of the new keys, nothing is
 /// renamed, and the exit code is 1. After a crash run it again: it goes on with those that are left.
 ///
 /// It asks first. Where it cannot ask, for standard input is no terminal, it needs --yes, or else renames nothing and ends

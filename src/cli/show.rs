@@ -69,6 +69,9 @@ fn show(entry: &SessionEntry, extras: &Extras, idle: Duration, out: &mut Out) ->
     row("session key", entry.key.as_str());
     row("session id", entry.session_id.as_str());
     row("last active", &format!("{}, {} ago", local(entry.updated_at), words(idle)));
+    if let Some(time) = entry.last_interaction {
+        row("last interaction", &local(time));
+    }
     row("created", &local(entry.created_at));
     let texts = [
         ("platform", &details.platform),

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use cloakroom::change::{Draft, Edit, Touch};
 use cloakroom::time::{Clock, ManualClock, SystemClock};
 use cloakroom::{Options, SessionKey, SessionSource, SessionStore, Timestamp};
 use serde_json::{Value, json};
@@ -120,6 +121,14 @@ fn source(platform: &str, chat_type: &str, chat: &str, thread: Option<&str>, use
 
 fn key(text: &str) -> SessionKey {
     text.parse().unwrap()
+}
+
+fn set_last_interaction(store: &SessionStore, text: &str) {
+    let set = |draft: &mut Draft<'_>| {
+        draft.entry.last_interaction = Some(draft.entry.updated_at);
+        Edit::Write
+    };
+    let _ = store.modify(&key(text), Touch::No, set).unwrap();
 }
 
 /// What a command did.

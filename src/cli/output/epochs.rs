@@ -11,14 +11,17 @@ use serde_json::ser::{Formatter, Serializer};
 use cloakroom::Timestamp;
 
 /// The fields that hold times. Extras are written raw and never looked at.
-const TIMES: [&str; 9] = [
+const TIMES: [&str; 12] = [
     "active_turn_started_at",
     "created_at",
     "cutoff",
+    "end",
+    "last_interaction",
     "last_resume_marked_at",
     "marked_at",
     "newest",
     "oldest",
+    "since",
     "started_at",
     "updated_at",
 ];

@@ -1,4 +1,4 @@
-//! `prune`, `suspend`, `unsuspend`, `reset`, `remove`.
+//! `prune`, `suspend`, `unsuspend`, `pin`, `unpin`, `reset`, `remove`, `rename`, `forget`.
 
 use serde_json::json;
 
@@ -144,6 +144,21 @@ fn suspend_and_unsuspend() {
 }
 
 #[test]
+fn pin_and_unpin() {
+    let store = Prepared::new();
+    let before = store.open().get(&key(OLD)).unwrap().unwrap();
+    assert_eq!(store.ok(&["pin", OLD]).out, format!("pinned: {OLD}\n"));
+    let pinned = store.open().get(&key(OLD)).unwrap().unwrap();
+    assert_eq!((pinned.pinned, pinned.updated_at), (true, before.updated_at));
+    let ran = store.ok(&["prune", "--max-age-days", "90"]);
+    assert_eq!((ran.row("removed"), ran.row("kept, pinned")), ("0", "1"));
+    assert_eq!(store.ok(&["unpin", OLD]).out, format!("no longer pinned: {OLD}\n"));
+    assert!(!store.open().get(&key(OLD)).unwrap().unwrap().pinned);
+    assert_eq!(store.ok(&["pin", DM, "--json"]).json(), json!({"session_key": DM, "pinned": true}));
+    assert_eq!(store.ok(&["unpin", DM, "--json"]).json(), json!({"session_key": DM, "pinned": false}));
+}
+
+#[test]
 fn reset_starts_a_fresh_session() {
     let store = Prepared::new();
     let (first, other) = (store.id(THREAD), store.id(GROUP));
@@ -172,10 +187,45 @@ fn remove_removes_one_entry() {
 }
 
 #[test]
+fn remove_takes_a_prefix_only_with_the_right_number() {
+    let store = Prepared::new();
+    let discord = "agent:main:discord:";
+    let remove = |rest: &[&str]| store.run(&[&["remove", "--prefix", discord], rest].concat());
+    remove(&[]).failed(2, &["remove entries: 2", "nothing was removed", "--expect"]);
+    for wrong in ["0", "1", "3"] {
+        let named = [format!("expected: {wrong}"), "found: 2".into(), "nothing was removed".into()];
+        remove(&["--expect", wrong]).failed(1, &named.each_ref().map(String::as_str));
+    }
+    let kind = |ran: super::Ran| ran.json()["error"]["kind"].clone();
+    assert_eq!(kind(remove(&["--json"])), "needs_expect");
+    assert_eq!(kind(remove(&["--expect", "3", "--json"])), "count_differs");
+    assert_eq!(keys(&store), [GROUP, DM, THREAD, OLD]);
+    let said = remove(&["--expect", "2", "--json"]);
+    assert_eq!((said.code, &said.json()["removed"], &said.json()["changed"]), (0, &json!(2), &json!(0)), "{said:?}");
+    assert_eq!(keys(&store), [DM, OLD], "a suspended one goes, too");
+    assert_eq!(store.ok(&["remove", "--prefix", discord, "--expect", "0"]).out, "removed 0 entries\n");
+    // Bytes are compared.
+    assert_eq!(store.ok(&["remove", "--prefix", "agent:main:tele", "--expect", "1"]).out, "removed 1 entries\n");
+    // One that cannot be decoded is in no number, and stays.
+    store.vandalize("activity", |tree| {
+        let (row, _) = tree.first().unwrap().unwrap();
+        tree.insert(row, vec![9, 9]).unwrap();
+    });
+    store.run(&["remove", "--prefix", "agent:", "--expect", "1"]).failed(1, &["found: 0, and cannot be decoded: 1"]);
+    let ran = store.run(&["remove", "--prefix", "agent:", "--expect", "0"]);
+    assert_eq!((ran.code, ran.out.as_str()), (1, "removed 0 entries\n"));
+    assert!(ran.err.contains("cannot be decoded: 1; `cloakroom verify`"), "{}", ran.err);
+    for wrong in [&["remove"][..], &["remove", DM, "--prefix", "a"], &["remove", DM, "--expect", "1"]] {
+        assert_eq!(store.run(wrong).code, 2, "{wrong:?}");
+    }
+    assert_eq!(store.run(&["remove", "--prefix", "", "--expect", "0"]).code, 2);
+}
+
+#[test]
 fn unknown_keys_are_refused_by_name() {
     let store = Prepared::new();
     let unknown = "agent:main:irc:dm:1";
-    for command in ["show", "suspend", "unsuspend", "reset", "remove"] {
+    for command in ["show", "suspend", "unsuspend", "pin", "unpin", "reset", "remove"] {
         store.run(&[command, unknown]).failed(1, &["no entry for this key", unknown, "`cloakroom list`"]);
     }
     assert_eq!(keys(&store).len(), 4);

@@ -1,10 +1,13 @@
-//! `turns`, `resume-pending`, `config check`, and `prune` by a config file and caps.
+//! `turns`, `leases`, `resume-pending`, `config check`, and `prune` by a config file and caps.
 
 use std::fs;
+use std::time::Duration;
 
+use cloakroom::time::{Clock, ManualClock, SystemClock};
+use cloakroom::{Options, SessionStore};
 use serde_json::json;
 
-use super::{DM, GROUP, OLD, Prepared, THREAD, key, run};
+use super::{DM, GROUP, OLD, Prepared, THREAD, key, run, timestamp};
 use crate::turns::copy;
 
 const CONFIG: &str = r#"
@@ -55,6 +58,40 @@ fn turns_that_a_crash_interrupted_are_listed_and_recovered() {
     let pending = run(&crashed, &["resume-pending", "--json"]).json_lines();
     assert_eq!((pending.len(), &pending[0]["reason"]), (1, &json!("interrupted_turn")));
     assert_eq!(run(&crashed, &["turns", "--recover", "1h"]).row("resume pending"), "0");
+}
+
+#[test]
+fn leases_are_listed_and_one_that_cannot_be_decoded_is_told() {
+    let store = Prepared::new();
+    assert_eq!(store.ok(&["leases", "--json"]).out, "");
+    let (now, hour) = (SystemClock::new().now(), Duration::from_secs(3600));
+    {
+        let clock = ManualClock::new(now.saturating_sub(2 * hour));
+        let open = SessionStore::open(Options::new(&store.db).clock(clock.clone())).unwrap();
+        let hold = |entry: &str, name, end| open.hold_until(&key(entry), name, end).unwrap().unwrap();
+        hold(OLD, "job", now.saturating_add(hour));
+        hold(DM, "ended", now.saturating_sub(hour));
+        clock.advance(hour);
+        hold(GROUP, "a\u{202e}b", now.saturating_add(hour));
+        let _of_the_process = open.hold(&key(DM)).unwrap().unwrap();
+        open.close().unwrap();
+    }
+    let leases = store.ok(&["leases", "--json"]).json_lines();
+    assert_eq!(leases.iter().map(|lease| &lease["session_key"]).collect::<Vec<_>>(), [OLD, GROUP]);
+    assert_eq!((&leases[0]["name"], timestamp(&leases[0]["end"])), (&json!("job"), now.saturating_add(hour)));
+    assert_eq!(leases[0]["age_seconds"].as_u64().unwrap() / 3600, 2);
+    let text = store.ok(&["leases"]).out;
+    assert!(["TAKEN", OLD, "job", "2 h", "a\\u{202e}b", "2 leases"].iter().all(|part| text.contains(part)), "{text}");
+    let ran = store.ok(&["prune", "--max-age-days", "90"]);
+    assert_eq!((ran.row("removed"), ran.row("kept, held")), ("0", "1"));
+    store.vandalize("leases", |tree| {
+        let (row, _) = tree.first().unwrap().unwrap();
+        tree.insert(row, b"x").unwrap();
+    });
+    for args in [&["leases"][..], &["leases", "--json"]] {
+        let ran = store.run(args);
+        assert!(ran.code == 1 && ran.err.contains("cannot be decoded: 1"), "{ran:?}");
+    }
 }
 
 #[test]

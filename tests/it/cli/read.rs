@@ -170,6 +170,11 @@ fn show_tells_everything() {
     assert_eq!(ran.row("origin user id"), "5678");
     assert_eq!(ran.row("extra metadata"), r#"{"big":12345678901234567,"topic":"tea"}"#);
     assert_eq!(store.ok(&["show", THREAD]).row("suspended"), "yes");
+    assert!(!ran.out.contains("last interaction"), "a gateway that keeps none gets no row");
+    super::set_last_interaction(&store.open(), GROUP);
+    let ran = store.ok(&["show", GROUP]);
+    let used = ran.row("last active").split_once(',').unwrap().0;
+    assert_eq!(ran.row("last interaction"), used);
 }
 
 #[test]

@@ -10,10 +10,11 @@ use crate::rig::{Failure, Inject, Rig};
 use crate::rig_selftest::cut;
 
 /// Each command but those that make a store, with arguments that are right.
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 18] = [
     &["backup", "/nonexistent/backup"],
     &["compact"],
     &["turns"],
+    &["leases"],
     &["resume-pending", GROUP],
     &["list"],
     &["show", GROUP],
@@ -21,8 +22,11 @@ const COMMANDS: [&[&str]; 14] = [
     &["prune", "--max-age-days", "90"],
     &["suspend", GROUP],
     &["unsuspend", GROUP],
+    &["pin", GROUP],
+    &["unpin", GROUP],
     &["reset", GROUP],
     &["remove", GROUP],
+    &["remove", "--prefix", GROUP, "--expect", "1"],
     &["stats"],
     &["verify"],
 ];
@@ -90,7 +94,7 @@ fn a_store_of_a_newer_format_is_refused() {
         *format.last_mut().unwrap() += 1;
         tree.insert("format", format).unwrap();
     });
-    store.run(&["list"]).failed(1, &["has format 4", "use a newer cloakroom"]);
+    store.run(&["list"]).failed(1, &["has format 5", "use a newer cloakroom"]);
 }
 
 #[test]

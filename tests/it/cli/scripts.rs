@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use cloakroom::{Extras, SessionSource};
+use cloakroom::{Extras, SessionSource, Timestamp};
 use serde_json::{Value, json};
 
-use super::{DM, GROUP, OLD, Prepared, Ran, key, run, timestamp};
+use super::{DM, GROUP, OLD, Prepared, Ran, key, run, set_last_interaction, timestamp};
 
 /// The error object at the end of standard output.
 fn error(ran: &Ran) -> Value {
@@ -43,14 +43,17 @@ fn times_have_one_layout_and_a_number_beside_each() {
     let open = store.open();
     open.begin_turn(&key(DM)).unwrap().unwrap().receipt.wait().unwrap();
     open.mark_resume_pending(&key(GROUP), "test").unwrap();
+    open.hold_until(&key(GROUP), "job", Timestamp::MAX).unwrap().unwrap();
+    set_last_interaction(&open, GROUP);
     open.close().unwrap();
     drop(open);
-    let cases: [(&[&str], &[&str]); 5] = [
+    let cases: [(&[&str], &[&str]); 6] = [
         (&["list", "--limit", "1", "--json"], &["created_at", "updated_at"]),
-        (&["show", GROUP, "--json"], &["created_at", "last_resume_marked_at", "updated_at"]),
+        (&["show", GROUP, "--json"], &["created_at", "last_interaction", "last_resume_marked_at", "updated_at"]),
         (&["stats", "--json"], &["newest", "oldest"]),
         (&["prune", "--max-age-days", "90", "--dry-run", "--json"], &["cutoff"]),
         (&["resume-pending", "--json"], &["marked_at", "updated_at"]),
+        (&["leases", "--json"], &["end", "since"]),
     ];
     for (args, expected) in cases {
         let mut found = Vec::new();
