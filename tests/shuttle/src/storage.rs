@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use extras::PartsOf;
 
-use crate::codec::{ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Parts, Seed, Term, Turn};
+use crate::codec::{Activity, ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Parts, Seed, Term, Turn};
 use crate::entry::Details;
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -27,6 +27,14 @@ pub(crate) struct Change {
     pub(crate) moved: Option<Box<MovedFrom>>,
     pub(crate) is_another: bool,
     pub(crate) leases: Vec<(String, Option<Term>)>,
+    pub(crate) before: Option<Known>,
+}
+
+/// As in the library.
+#[derive(Debug, Clone)]
+pub(crate) enum Known {
+    Nothing,
+    Entry { hot: Hot, cold: StoredCold },
 }
 
 /// As in the library.
@@ -156,8 +164,14 @@ impl Engine {
 
     pub(crate) fn mark_suspect(&self, _: &Error) {}
 
-    pub(crate) fn hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
-        Ok(self.0.written.lock().get(&entry).map(|(hot, _)| *hot))
+    pub(crate) fn hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
+        Ok(self.0.written.lock().get(&self.fingerprint(key)).map(|(hot, _)| *hot))
+    }
+
+    pub(crate) fn listed(&self, entry: Fingerprint) -> Result<Option<Activity>> {
+        let hot = self.0.written.lock().get(&entry).map(|(hot, _)| *hot);
+        let key = self.0.keys.iter().find(|key| self.fingerprint(key) == entry).cloned();
+        Ok(key.zip(hot).map(|(key, hot)| Activity { key, hot }))
     }
 
     /// Those of the first keys that are there still, in the order of the keys.
@@ -230,6 +244,15 @@ impl Writer {
             let mut written = engine.0.written.lock();
             if let Some(moved) = &change.moved {
                 written.remove(&moved.entry);
+            }
+            let there = written.get(&change.entry);
+            match &change.before {
+                None => {}
+                Some(Known::Nothing) => assert!(there.is_none(), "there is something where nothing was known"),
+                Some(Known::Entry { hot, cold }) => {
+                    let is_known = there.is_some_and(|there| there.0 == *hot && Arc::ptr_eq(&there.1, &cold.0));
+                    assert!(is_known, "another entry is there than the one that was known");
+                }
             }
             match &change.content {
                 Content::Hot(new) => {
