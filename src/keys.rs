@@ -124,3 +124,73 @@ impl DoubleEndedIterator for Keys {
 }
 
 impl FusedIterator for Keys {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Options;
+    use crate::query::Filter;
+    use crate::remove_where::BulkRemoval;
+    use crate::source::SessionSource;
+
+    const USER: &str = "agent:main:telegram:dm:";
+    /// More than are read at a time.
+    const MATCHING: u64 = 300;
+
+    type Verb = fn(&SessionStore) -> u64;
+
+    fn create(store: &SessionStore, platform: &str, chat: u64) {
+        let source = SessionSource {
+            platform: platform.into(),
+            chat_type: "dm".into(),
+            chat_id: Some(chat.to_string()),
+            ..SessionSource::default()
+        };
+        store.resolve(&source).unwrap();
+    }
+
+    /// The rows that a verb walks over in a store where so many entries do not match, and as many keys lie on either side.
+    fn rows_read(others: u64, verb: Verb) -> u64 {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(dir.path().join("db")).create(true).commit_interval(Duration::from_secs(3600));
+        let store = SessionStore::open(options.cache_bytes(16 << 20)).unwrap();
+        for n in 0..others {
+            create(&store, if n % 2 == 0 { "discord" } else { "whatsapp" }, n);
+        }
+        (0..MATCHING).for_each(|n| create(&store, "telegram", n));
+        store.flush().unwrap();
+        let rows = || store.commits().engine().unwrap().rows_read();
+        let before = rows();
+        assert_eq!(verb(&store), MATCHING);
+        rows() - before
+    }
+
+    fn filter() -> Filter {
+        Filter { key_prefix: Some(USER.into()), ..Filter::default() }
+    }
+
+    fn removed(answer: BulkRemoval) -> u64 {
+        let BulkRemoval::Removed(report) = answer else { panic!("{answer:?}") };
+        report.removed
+    }
+
+    #[test]
+    fn verbs_over_a_prefix_cost_what_matches_and_never_the_store() {
+        // With how often each row may be looked at: a rename looks for collisions first.
+        let verbs: [(&str, u64, Verb); 7] = [
+            ("keys", 1, |store| store.keys(USER).unwrap().map(Result::unwrap).count() as u64),
+            ("keys, backwards", 1, |store| store.keys(USER).unwrap().rev().map(Result::unwrap).count() as u64),
+            ("count_prefix", 1, |store| store.count_prefix(USER).unwrap()),
+            ("remove_where, any number", 1, |store| removed(store.remove_where(&filter(), None).unwrap())),
+            ("remove_where", 1, |store| removed(store.remove_where(&filter(), MATCHING).unwrap())),
+            ("forget", 1, |store| store.forget(USER).unwrap().removed),
+            ("rename", 2, |store| store.rename(USER, "agent:main:signal:dm:").unwrap().moved),
+        ];
+        for (name, times, verb) in verbs {
+            let [few, many] = [10, 2000].map(|others| rows_read(others, verb));
+            assert_eq!((few, many), (times * MATCHING, times * MATCHING), "{name}");
+        }
+    }
+}

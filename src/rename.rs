@@ -101,3 +101,89 @@ impl SessionStore {
         Ok(report)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Options;
+    use crate::source::SessionSource;
+    use crate::storage::{self, Hook};
+    use crate::time::{ManualClock, Timestamp};
+
+    const OLD: &str = "agent:main:discord:";
+    const NEW: &str = "agent:main:signal:";
+    const ENTRIES: usize = 4;
+
+    fn key(prefix: &str, n: usize) -> SessionKey {
+        SessionKey::new(format!("{prefix}dm:{n}")).unwrap()
+    }
+
+    /// In `storage::tests::writes` a commit of moves stops before each of its writes. Here a rename of several commits
+    /// does, and is run again.
+    #[test]
+    fn a_rename_that_a_crash_ended_goes_on_with_those_that_are_left() {
+        let mut ended_halfway = 0;
+        for stop in 1.. {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("db");
+            let options = |path| {
+                let options = Options::new(path).create(true).commit_interval(Duration::from_secs(3600));
+                // A rename is several commits, and all carry their changes at once.
+                options.max_pending(2).journal_bytes(1).cache_bytes(16 << 20).clock(ManualClock::new(Timestamp::MIN))
+            };
+            let store = SessionStore::open(options(&path)).unwrap();
+            let ids: Vec<_> = (0..ENTRIES)
+                .map(|n| {
+                    let source = SessionSource {
+                        platform: "discord".into(),
+                        chat_type: "dm".into(),
+                        chat_id: Some(n.to_string()),
+                        ..SessionSource::default()
+                    };
+                    store.resolve(&source).unwrap().entry.session_id
+                })
+                .collect();
+            store.set_metadata(&key(OLD, 1), &serde_json::Map::from_iter([("n".into(), 1.into())])).unwrap().unwrap();
+            store.close().unwrap();
+            drop(store);
+
+            let mut opened = storage::open(&path, false, 1 << 20, false).unwrap();
+            let mut writes = 0;
+            opened.writer.hook = Hook::new(move |_, _| {
+                writes += 1;
+                if writes < stop { Ok(()) } else { Err(Error::Panicked { message: "stopped".into() }) }
+            });
+            let store = SessionStore::start(opened, options(&path)).unwrap();
+            let is_done = store.rename(OLD, NEW).is_ok();
+            drop(store);
+
+            let store = SessionStore::open(options(&path)).unwrap();
+            let found = store.verify().unwrap();
+            assert_eq!((found.violations, found.orphaned_chunks), (vec![], 0), "stopped at {stop}");
+            let mut left = 0;
+            for (n, id) in ids.iter().enumerate() {
+                let there = [OLD, NEW].map(|prefix| store.get(&key(prefix, n)).unwrap().map(|entry| entry.session_id));
+                let is_old = there[0].is_some();
+                left += u64::from(is_old);
+                let expected = if is_old { [Some(id.clone()), None] } else { [None, Some(id.clone())] };
+                assert_eq!(there, expected, "stopped at {stop}: entry {n}");
+            }
+            ended_halfway += usize::from(0 < left && left < ENTRIES as u64);
+            let again = store.rename(OLD, NEW).unwrap();
+            assert_eq!((again.moved, again.collisions), (left, 0), "stopped at {stop}");
+            assert!(
+                ids.iter()
+                    .enumerate()
+                    .all(|(n, id)| { store.get(&key(NEW, n)).unwrap().is_some_and(|entry| entry.session_id == *id) })
+            );
+            assert_eq!((store.len(), store.count_prefix(OLD).unwrap()), (ENTRIES as u64, 0));
+            assert_eq!(store.extra(&key(NEW, 1), "metadata").unwrap().as_deref(), Some(r#"{"n":1}"#));
+            if is_done {
+                break;
+            }
+        }
+        assert!(ended_halfway > 3, "stopped between two moves only {ended_halfway} times");
+    }
+}

@@ -145,6 +145,12 @@ impl Engine {
         self.last.db().map_or(Ok(0), log::position)
     }
 
+    /// Rows of the indexes, and of the entries by key, that were walked over so far.
+    #[cfg(test)]
+    pub(crate) fn rows_read(&self) -> u64 {
+        self.rows_read.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     #[cfg(test)]
     fn count_row(&self) {
         self.rows_read.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

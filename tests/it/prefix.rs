@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloakroom::change::{Expect, Put};
 use cloakroom::events::EventKind;
 use cloakroom::prefix::BulkRemoval;
 use cloakroom::query::Filter;
-use cloakroom::time::Clock as _;
+use cloakroom::time::{Clock, ManualClock, Timer};
 use cloakroom::turns::TurnEnd;
-use cloakroom::{Details, Error, Extras, Revision, SessionEntry, SessionKey, SessionSource, SessionStore};
+use cloakroom::{Details, Error, Extras, Revision, SessionEntry, SessionKey, SessionSource, SessionStore, Timestamp};
 use serde_json::{Map, json};
 
 use crate::common::{Home, assert_sound};
@@ -253,6 +254,73 @@ fn collisions_are_found_before_anything_moves() {
     assert_eq!((report.moved, report.collisions, report.colliding.len()), (0, 15, 10));
     assert!(report.colliding.iter().all(|key| store.contains(key).unwrap()));
     assert_eq!((store.count_prefix(TELEGRAM).unwrap(), store.len()), (20, 35));
+}
+
+/// Makes an entry when it is asked for the time of an event, so between two steps of a rename.
+#[derive(Debug, Clone)]
+struct Meddler {
+    clock: ManualClock,
+    /// The store, and how often the time is told until then.
+    due: Arc<Mutex<Option<(SessionStore, usize)>>>,
+}
+
+impl Clock for Meddler {
+    fn now(&self) -> Timestamp {
+        let mut due = self.due.lock().unwrap();
+        match due.take() {
+            Some((store, 0)) => {
+                drop(due);
+                create(&store, "signal", "3");
+            }
+            Some((store, left)) => *due = Some((store, left - 1)),
+            None => {}
+        }
+        self.clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn after(&self, delay: Duration) -> Timer {
+        self.clock.after(delay)
+    }
+}
+
+#[test]
+fn a_collision_that_appears_meanwhile_stops_the_run_and_another_goes_on() {
+    let home = Home::new();
+    let clock = Meddler { clock: home.clock.clone(), due: Arc::default() };
+    let store = SessionStore::open(home.options().clock(clock.clone())).unwrap();
+    let ids: Vec<_> = (0..6).map(|n| create(&store, "telegram", &n.to_string()).session_id).collect();
+    let events = store.events(100);
+    // Events tell the time of each move: the second one finds another entry made.
+    *clock.due.lock().unwrap() = Some((store.clone(), 1));
+    let report = store.rename(TELEGRAM, SIGNAL).unwrap();
+    let taken = key("agent:main:signal:dm:3");
+    assert_eq!((report.moved, report.collisions, &report.colliding[..]), (3, 1, std::slice::from_ref(&taken)));
+    let told = || events.drain().filter(|event| matches!(event.kind, EventKind::Renamed { .. })).count();
+    assert_eq!(told(), 3);
+    let other = store.get(&taken).unwrap().unwrap().session_id;
+    let id =
+        |prefix: &str, n: usize| store.get(&key(&format!("{prefix}dm:{n}"))).unwrap().map(|entry| entry.session_id);
+    for n in 0..6 {
+        let there = [id(TELEGRAM, n), id(SIGNAL, n)];
+        let expected = match n {
+            0..3 => [None, Some(ids[n].clone())],
+            3 => [Some(ids[n].clone()), Some(other.clone())],
+            _ => [Some(ids[n].clone()), None],
+        };
+        assert_eq!(there, expected, "{n}");
+    }
+    // While it is there, nothing moves.
+    assert_eq!(store.rename(TELEGRAM, SIGNAL).unwrap().moved, 0);
+    store.remove(&taken).unwrap().unwrap();
+    let report = store.rename(TELEGRAM, SIGNAL).unwrap();
+    assert_eq!((report.moved, report.collisions, told()), (3, 0, 3));
+    assert_eq!((0..6).map(|n| id(SIGNAL, n).unwrap()).collect::<Vec<_>>(), ids);
+    assert_eq!(store.len(), 6);
+    assert_sound(&store);
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn many_missing_age_rows_cost_no_more_than_few() {
         let found = violations(&opened.engine);
         let missing = found.iter().filter(|violation| matches!(violation, Violation::NoAgeRow { .. })).count();
         assert_eq!((missing, found.len()), (entries / 2, entries / 2));
-        opened.engine.rows_read.load(std::sync::atomic::Ordering::Relaxed)
+        opened.engine.rows_read()
     };
     let (few, many) = (read(200), read(800));
     assert!(many <= 5 * few, "{few} rows for 200 entries, and {many} for 800");

@@ -19,7 +19,9 @@ mod source;
 #[path = "../../../src/time.rs"]
 mod time;
 
-use codec::{ActivityRow, Base, ExtrasRow, Hot, IdRow, JournalRow, NoteRow, Turn, decode_cold};
+use codec::{
+    Activity, ActivityRow, Base, ExtrasRow, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn, decode_cold,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -46,8 +48,19 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(row) = IdRow::decode(input) {
         assert_eq!(IdRow::encode(&row.id, row.entry), input);
     }
-    if let Ok(key) = codec::decode_name(input) {
-        assert_eq!(codec::encode_name(&key), input);
+    if let Ok(Activity { key, hot }) = Activity::decode(input) {
+        let bytes = Activity::encode(&key, &hot).expect("what was decoded");
+        let again = Activity::decode(&bytes).expect("what was encoded");
+        // Compared as bytes: a cost that is no number equals nothing.
+        assert_eq!(Activity::encode(&again.key, &again.hot).expect("the same"), bytes);
+        assert_eq!(Activity::decode_key(input).expect("a part of it"), key);
+        Activity::decode_hot(input).expect("a part of it");
+    }
+    if let Ok(LeaseRow { entry, name }) = LeaseRow::decode(input) {
+        assert_eq!(LeaseRow::encode(entry, name), input);
+    }
+    if let Ok(term) = Term::decode(input) {
+        assert_eq!(Term::decode(&term.encode().expect("what was decoded")).expect("what was encoded"), term);
     }
     if let Ok(turn) = Turn::decode(input) {
         let bytes = turn.encode().expect("what was decoded");
