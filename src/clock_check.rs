@@ -50,6 +50,12 @@ impl Checked {
     pub(crate) fn has_jumped_within(&self, interval: Duration) -> bool {
         self.jumped.is_some_and(|ago| ago < interval)
     }
+
+    /// The time that tells whether a lease has ended. After a jump of the time of day none has: the jump may be wrong, and
+    /// would end all of them at once, so each that is not forgotten counts.
+    pub(crate) fn leases_at(&self) -> Timestamp {
+        if self.has_jumped_within(AFTER_A_JUMP) { Timestamp::MIN } else { self.now.wall }
+    }
 }
 
 /// Two ticks of a timer may lie a little closer together than its interval.
@@ -118,6 +124,13 @@ impl ClockCheck {
     pub(crate) fn times_ahead(commits: &Commits, now: Timestamp) -> Result<u64> {
         let ahead = commits.engine()?.entries_after(now.saturating_add(AHEAD), usize::MAX)?;
         Ok(ahead.len() as u64)
+    }
+
+    /// Looks at the clock alone: nothing is counted.
+    pub(crate) fn glance(&self, now: Reading) -> Checked {
+        let mut state = self.state.lock();
+        state.see(now);
+        state.checked(now)
     }
 
     /// Looks at the clock. Counts entries only after a jump, and at most a few.

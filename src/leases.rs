@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::codec::{Fingerprint, Term};
-use crate::commit::{Known, Leases, MAX_LEASES, Receipt};
+use crate::commit::{HeldBy, Leases, MAX_LEASES, Receipt};
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::key::{SessionKey, check_lease_name};
@@ -100,7 +100,8 @@ impl SessionStore {
     /// Protection begins at once; when the receipt is durable the lease survives a crash. O(1).
     ///
     /// Whether a lease has ended is judged by the clock. For an hour after the time of day has jumped while the store was
-    /// open, pruning takes no lease for ended. What has ended is removed from the disk by later passes of pruning.
+    /// open, no lease counts as ended: it holds and is listed. What has ended is removed from the disk by later passes of
+    /// pruning.
     ///
     /// # Errors
     /// [`Error::InvalidLease`] if `name` is empty, longer than 64 bytes or holds a control character;
@@ -135,17 +136,19 @@ impl SessionStore {
         Ok(Some(self.commits().receipt(commit)))
     }
 
-    /// The leases that have not ended, the oldest first. Costs as much as there are of them.
+    /// The leases that have not ended, the oldest first: those that hold their entries for pruning now. Costs as much as
+    /// there are of them.
     ///
     /// A lease that cannot be decoded is passed over, and counted: nobody can tell when it ends, so it holds its entry
     /// until [`repair`](SessionStore::repair) has removed it.
     pub fn leases(&self) -> Result<Listing<OpenLease>> {
-        let now = self.now();
+        let checked = self.glance_at_clock();
+        let now = checked.now.wall;
         let (mut items, mut unreadable) = (Vec::new(), Unreadable::default());
         for found in self.commits().engine()?.leases()? {
             unreadable.pass(found.lease)?;
         }
-        for Known { entry, name, since, end } in self.commits().leases()?.all(now) {
+        for HeldBy { entry, name, since, end } in self.commits().leases()?.all(checked.leases_at()) {
             if let Some(Some(found)) = unreadable.pass(self.commits().peek_listed(entry))? {
                 items.push(OpenLease { key: found.key, name, since, end, age: now.since(since) });
             }

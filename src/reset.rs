@@ -372,7 +372,7 @@ impl SessionStore {
         for _ in 0..ATTEMPTS {
             let Some(seen) = self.commits().peek_hot(key)? else { break };
             let Some(Over { checked, .. }) = self.over(policy, key, &seen)? else { break };
-            if self.commits().leases()?.is_held(entry, checked.now.wall) {
+            if self.commits().leases()?.is_held(entry, checked.leases_at()) {
                 break;
             }
             match ask(guard, key) {
@@ -387,7 +387,7 @@ impl SessionStore {
                 Some(start) => locked.cold()?.is_some_and(|cold| cold.created_at == start),
                 None => true,
             };
-            if locked.hot().is_some_and(same) && same_start && !locked.is_held(checked.now.wall) {
+            if locked.hot().is_some_and(same) && same_start && !locked.is_held(checked.leases_at()) {
                 self.heal(&mut locked, &checked);
                 let now = checked.now.wall;
                 match self.resolve_locked(locked, key, how, now, Some(reason), id.take())? {

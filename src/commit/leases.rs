@@ -21,7 +21,7 @@ pub(crate) type LeaseChange = (String, Option<Term>);
 
 /// A lease as a list shows it.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct HeldBy {
     pub(crate) entry: Fingerprint,
     /// `None` for one of this process.
     pub(crate) name: Option<String>,
@@ -199,12 +199,12 @@ impl Leases {
     }
 
     /// Every lease that has not ended by `now`. Whether its entry is there is for the caller to look at.
-    pub(crate) fn all(&self, now: Timestamp) -> Vec<Known> {
+    pub(crate) fn all(&self, now: Timestamp) -> Vec<HeldBy> {
         let table = self.table.lock();
         let guards = table.guards.values();
-        let guards = guards.map(|(entry, since)| Known { entry: *entry, name: None, since: *since, end: None });
+        let guards = guards.map(|(entry, since)| HeldBy { entry: *entry, name: None, since: *since, end: None });
         let named = table.entries.iter().flat_map(|(entry, held)| held.named.iter().map(|named| (*entry, named)));
-        let named = named.filter(|(_, (_, term))| term.end > now).map(|(entry, (name, term))| Known {
+        let named = named.filter(|(_, (_, term))| term.end > now).map(|(entry, (name, term))| HeldBy {
             entry,
             name: Some(name.clone()),
             since: term.since,

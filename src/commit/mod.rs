@@ -38,7 +38,7 @@ use crate::unreadable::Unreadable;
 
 use committer::{Committer, Order};
 pub(crate) use entry_lock::{EntryLock, Placed};
-pub(crate) use leases::{Known, Leases, MAX_LEASES};
+pub(crate) use leases::{HeldBy, Leases, MAX_LEASES};
 pub(crate) use moving::Moved;
 use moving::Try;
 pub(crate) use pending::Peeked;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock_check::{AFTER_A_JUMP, Checked, is_ahead};
+use crate::clock_check::{Checked, is_ahead};
 use crate::codec::{Activity, ActivityRow, Fingerprint, PINNED, SUSPENDED};
 use crate::commit::Seen;
 use crate::error::Result;
@@ -27,8 +27,8 @@ pub(super) struct Pass<'a> {
     policy: &'a PrunePolicy,
     guard: &'a dyn ActivityGuard,
     now: Reading,
-    /// The time of day has jumped lately: what it says to have ended may not have.
-    has_jumped: bool,
+    /// What has ended by then holds nothing.
+    leases_at: Timestamp,
     report: PruneReport,
     /// Entries whose time is wrong, and when they count as used; the longest ago first.
     wrong: Vec<(Timestamp, Fingerprint)>,
@@ -48,20 +48,20 @@ impl<'a> Pass<'a> {
         dry_run: bool,
     ) -> Self {
         let Checked { now, doubted, .. } = checked;
-        let has_jumped = checked.has_jumped_within(AFTER_A_JUMP);
+        let leases_at = checked.leases_at();
         let cutoff = policy.cutoff(as_of.unwrap_or(now.wall));
         let report = PruneReport { dry_run, cutoff, clock_doubted: doubted, ..PruneReport::default() };
         let mut wrong = store.clock_check().wrong_entries(now);
         wrong.sort_unstable();
-        Self { store, policy, guard, now, has_jumped, report, wrong, entries: 0, live_bytes: None, freed_bytes: 0 }
+        Self { store, policy, guard, now, leases_at, report, wrong, entries: 0, live_bytes: None, freed_bytes: 0 }
     }
 
     pub(super) fn run(mut self, go_on: impl Fn() -> bool) -> Result<PruneReport> {
         if self.policy.is_disabled() || self.report.clock_doubted {
             return Ok(self.report);
         }
-        if !self.report.dry_run && !self.has_jumped {
-            self.store.commits().leases()?.drop_ended(self.now.wall);
+        if !self.report.dry_run {
+            self.store.commits().leases()?.drop_ended(self.leases_at);
         }
         self.store.commits().apply_pending()?;
         self.entries = self.store.len();
@@ -234,12 +234,6 @@ impl<'a> Pass<'a> {
         self.policy.low_water_bytes.map_or(0, |low| left.saturating_sub(low))
     }
 
-    /// The time that tells whether a lease has ended. After a jump of the time of day none has: the jump may be wrong, and
-    /// would end all of them at once, so each that is not forgotten counts.
-    fn leases_at(&self) -> Timestamp {
-        if self.has_jumped { Timestamp::MIN } else { self.now.wall }
-    }
-
     /// Decides on an entry that is due.
     fn decide(&mut self, entry: Fingerprint, seen: &Activity, seen_at: Seen, due: PruneReason) -> Result<()> {
         let Activity { key, hot } = seen;
@@ -247,7 +241,7 @@ impl<'a> Pass<'a> {
         let idle = self.now.wall.since(used_at);
         // What is at work for longer is protected by that no more.
         let is_overridden = self.policy.max_active_age.is_some_and(|max| idle > max);
-        let is_held = self.store.commits().leases()?.is_held(entry, self.leases_at());
+        let is_held = self.store.commits().leases()?.is_held(entry, self.leases_at);
         let mut is_active = is_held;
         let protected = if hot.is(SUSPENDED) {
             Some(ProtectedBy::Suspended)
@@ -309,7 +303,7 @@ impl<'a> Pass<'a> {
             let mut locked = self.store.commits().lock_seen(seen, seen_at)?;
             // A touch under a clock that stands still leaves the record as it was, but not the entry unchanged.
             let is_changed = locked.hot() != Some(*hot) || locked.changed_since(seen_at);
-            if is_changed || !is_overridden && locked.is_held(self.leases_at()) {
+            if is_changed || !is_overridden && locked.is_held(self.leases_at) {
                 return Ok(None);
             }
             let session = locked.cold()?.map(|cold| cold.session_id.clone());

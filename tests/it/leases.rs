@@ -80,13 +80,17 @@ fn no_lease_ends_for_pruning_within_an_hour_of_a_jump() {
     store.hold_until(&key(0), "job", after(&home, DAY)).unwrap().unwrap();
     // Live work, and then a clock that is wrong.
     home.clock.set_wall(after(&home, 200 * DAY));
+    // Whoever looks first, a list or a pass.
+    assert_eq!(held(&store), [job(0)]);
     for dry_run in [true, false] {
         let report = if dry_run { store.prune_dry_run(&old(), NoActivity) } else { store.prune(&old(), NoActivity) };
         let report = report.unwrap();
         assert_eq!((report.removed, report.kept_held), (1, 1), "{report:?}");
+        assert_eq!(held(&store), [job(0)], "what protects is listed");
     }
     // If it runs on without a jump, it is right.
     home.clock.advance(DAY / 24);
+    assert_eq!(held(&store), []);
     assert_eq!(store.prune(&old(), NoActivity).unwrap().removed, 1);
     assert!(store.is_empty());
 }
