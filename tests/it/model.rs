@@ -63,6 +63,8 @@ enum Step {
     /// Under one of a few names, until so long from now.
     HoldUntil(usize, u8, Duration),
     Release(usize, u8),
+    /// Held by the process and until then, removed, and made again; with a commit before the removal or not.
+    Again(usize, u8, Duration, bool),
     /// All that is at this key or below it.
     Forget(usize),
     /// With what is there, or with what was there before a touch.
@@ -185,6 +187,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => (k.clone(), any::<bool>()).prop_map(|(k, pinned)| Pin(k, pinned)),
         12 => (k.clone(), 0..2_u8, time.clone()).prop_map(|(k, name, end)| HoldUntil(k, name, end)),
         3 => (k.clone(), 0..2_u8).prop_map(|(k, name)| Release(k, name)),
+        2 => (k.clone(), 0..2_u8, time.clone(), any::<bool>())
+            .prop_map(|(k, name, end, flush)| Again(k, name, end, flush)),
         1 => k.clone().prop_map(Forget),
         4 => (k.clone(), any::<bool>()).prop_map(|(k, seen)| RemoveIf(k, seen)),
         2 => (proptest::option::of(k.clone()), any::<Option<bool>>(), 0..2_u64)
@@ -425,6 +429,7 @@ impl Run {
             ),
             HoldUntil(k, name, end) => self.hold_until(k, name, now.saturating_add(end)),
             Release(k, name) => self.release(k, name),
+            Again(k, name, end, flush) => self.again(k, name, end, flush),
             Forget(k) => {
                 let removed = self.store().forget(key(k).as_str()).unwrap().removed;
                 assert_eq!(removed, u64::from(self.model.remove(&key(k)).is_some()));
@@ -464,6 +469,31 @@ impl Run {
         } else {
             named.insert(name, end);
         }
+    }
+
+    fn again(&mut self, k: usize, name: u8, end: Duration, flush: bool) {
+        self.step(&Step::Resolve(k));
+        self.step(&Step::HoldUntil(k, name, end));
+        let lease = self.store().hold(&key(k)).unwrap().unwrap();
+        if flush {
+            self.step(&Step::Flush);
+        }
+        self.step(&Step::Remove(k));
+        self.step(&Step::Resolve(k));
+        assert!(!lease.is_held());
+        self.leases_are_listed();
+    }
+
+    fn leases_are_listed(&self) {
+        let now = self.now();
+        let named = self.leases.iter().flat_map(|(key, named)| named.iter().map(move |lease| (key.clone(), lease)));
+        let expected: BTreeSet<_> =
+            named.filter(|(_, (_, end))| **end > now).map(|(key, (name, end))| (key, name.to_string(), *end)).collect();
+        let leases = self.store().leases().unwrap();
+        assert!(leases.unreadable.is_empty());
+        let found: BTreeSet<_> =
+            leases.into_iter().map(|lease| (lease.key, lease.name.unwrap(), lease.end.unwrap())).collect();
+        assert_eq!(found, expected);
     }
 
     fn release(&mut self, k: usize, name: u8) {
@@ -1033,15 +1063,7 @@ impl Run {
             found.reverse();
             assert_eq!(self.store().keys(&prefix).unwrap().rev().map(Result::unwrap).collect::<Vec<_>>(), found);
         }
-        let now = self.now();
-        let named = self.leases.iter().flat_map(|(key, named)| named.iter().map(move |lease| (key.clone(), lease)));
-        let expected: BTreeSet<_> =
-            named.filter(|(_, (_, end))| **end > now).map(|(key, (name, end))| (key, name.to_string(), *end)).collect();
-        let leases = self.store().leases().unwrap();
-        assert!(leases.unreadable.is_empty());
-        let found: BTreeSet<_> =
-            leases.into_iter().map(|lease| (lease.key, lease.name.unwrap(), lease.end.unwrap())).collect();
-        assert_eq!(found, expected);
+        self.leases_are_listed();
         let turns: Vec<_> =
             self.store().turns().unwrap().into_iter().map(|turn| (turn.started_at, turn.key, turn.token)).collect();
         assert_eq!(turns, self.open_turns());
