@@ -76,6 +76,8 @@ pub enum Op {
     Resolve,
     Reset,
     Prune,
+    /// A pass by a cap that all of the store is above: what nothing protects goes, however young.
+    Cap,
     /// Holds the entry for the thread, which drops what it held before.
     Hold,
     /// Drops what the thread holds. Answers whether that was a lease still.
@@ -209,10 +211,11 @@ impl Call {
                 let expected = Entry { id: entry.id.clone(), name: old.name.clone(), revision, leases, ..fresh(at) };
                 return told(Some(&expected), Some(entry)).filter(|_| entry.id != old.id);
             }
-            (Op::Prune, Answer::Pruned { removed, meanwhile }) => {
+            (Op::Prune | Op::Cap, Answer::Pruned { removed, meanwhile }) => {
                 let due = state.is_some_and(|entry| {
                     let is_held = entry.leases != Leases::default();
-                    !entry.suspended && !is_held && entry.updated_at < self.at - MAX_AGE
+                    let is_old = self.op == Op::Cap || entry.updated_at < self.at - MAX_AGE;
+                    !entry.suspended && !is_held && is_old
                 });
                 return match removed {
                     1 => due.then_some(None),
@@ -298,7 +301,9 @@ pub fn has_an_order(calls: &[Call]) -> bool {
     let all = u32::MAX >> (32 - calls.len());
     let disturbed: Vec<bool> = calls
         .iter()
-        .map(|call| calls.iter().any(|other| !matches!(other.op, Op::Get | Op::Prune) && call.overlaps(other)))
+        .map(|call| {
+            calls.iter().any(|other| !matches!(other.op, Op::Get | Op::Prune | Op::Cap) && call.overlaps(other))
+        })
         .collect();
     let mut seen = HashSet::new();
     let mut open = vec![(0_u32, None)];

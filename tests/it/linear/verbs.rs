@@ -65,7 +65,11 @@ pub fn compared(entry: &SessionEntry) -> Entry {
     }
 }
 
-pub fn policy() -> PrunePolicy {
+/// That of a pass.
+pub fn policy(pass: Op) -> PrunePolicy {
+    if pass == Op::Cap {
+        return PrunePolicy::max_age_days(0).max_disk_bytes(2, 1);
+    }
     let mut policy = PrunePolicy::max_age_days(1);
     policy.max_age = Some(TICK * MAX_AGE as u32);
     policy
@@ -157,9 +161,9 @@ impl Verbs for SessionStore {
                 Answer::Found(self.hold_until(&key, "job", end).unwrap().is_some())
             }
             Op::Release => Answer::Found(self.release(&key, "job").unwrap().is_some()),
-            Op::Prune => {
+            Op::Prune | Op::Cap => {
                 // The guard keeps the other key, so the report speaks of this one.
-                let report = self.prune(&policy(), |other: &SessionKey| *other != key).unwrap();
+                let report = self.prune(&policy(op), |other: &SessionKey| *other != key).unwrap();
                 Answer::Pruned { removed: report.removed, meanwhile: report.touched_meanwhile > 0 }
             }
         }
