@@ -380,7 +380,10 @@ fn unread_reports_never_block_it() {
         wait_for_passes(&watcher, passes);
         bench.clock.advance(HOUR);
     }
-    assert!(watcher.reports().drain().count() <= 16);
+    let reports = watcher.reports();
+    // A pass may be under way, and would send while those before it are taken.
+    drop(watcher);
+    assert!((1..=16).contains(&reports.drain().count()));
 }
 
 /// Waits until the watcher has done its passes, and has set its timer again.
