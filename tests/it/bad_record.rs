@@ -212,6 +212,12 @@ impl Case<'_> {
         good
     }
 
+    /// An entry whose row in `activity` is damaged can be got while the journal speaks of it. When that is carried, its
+    /// place is lost.
+    fn is_late_no_more(&self, store: &SessionStore, key: &SessionKey) -> bool {
+        self.tree == "activity" && matches!(store.get(key), Err(Error::DamagedRecord { .. }))
+    }
+
     /// What is missing in a list was counted, but for what no index leads to any more.
     fn assert_told(&self, verb: &str, missing: usize, unreadable: &Unreadable) {
         assert!(missing <= 1, "{}: {verb}: {missing} are missing", self.name);
@@ -269,7 +275,9 @@ impl Case<'_> {
                     let missing = self.base.entries.len().saturating_sub(usize::try_from(report.entries).unwrap());
                     self.assert_told("export", missing, &report.unreadable);
                     let text = String::from_utf8(out).unwrap();
-                    assert!(good.iter().all(|key| text.contains(key.as_str())), "{}: export", self.name);
+                    let lost =
+                        good.iter().find(|key| !text.contains(key.as_str()) && !self.is_late_no_more(store, key));
+                    assert!(lost.is_none(), "{}: export: {lost:?}, {:?}", self.name, report.unreadable);
                     if format != ExportFormat::Jsonl {
                         serde_json::from_str::<serde_json::Value>(&text).unwrap();
                         assert!(
@@ -303,11 +311,13 @@ impl Case<'_> {
         let cleared = u64::try_from(recovery.resumable.len()).unwrap() + recovery.orphaned;
         self.assert_told("recover", ENTRIES.saturating_sub(usize::try_from(cleared).unwrap()), &recovery.unreadable);
         for key in good {
-            self.ok("touch", store.update(key, |details| details.cost_status = Some("known".into()))).unwrap();
-        }
-        for n in 0..ENTRIES {
-            if good.contains(&key(n)) {
-                self.ok("resolve", store.record_usage(&key(n), &cloakroom::Usage::ZERO)).unwrap();
+            let updated = store.update(key, |details| details.cost_status = Some("known".into()));
+            let used = store.record_usage(key, &cloakroom::Usage::ZERO);
+            for (verb, changed) in [("update", updated), ("record_usage", used)] {
+                if changed.is_err() && self.is_late_no_more(store, key) {
+                    continue;
+                }
+                self.ok(verb, changed).unwrap();
             }
         }
         let entries: Vec<_> = self
@@ -355,7 +365,13 @@ fn stands(base: &Base, tree: &'static str, at: usize, harm: Harm) {
     let mut left = None;
     let (_dir, path) = base.damaged(tree, |tree| left = harm.apply(tree, at));
     let is_index = tree.starts_with("by_");
-    let is_unseen = is_index || harm == Harm::Swapped || ["turns", "leases"].contains(&tree) && harm == Harm::Missing;
+    // The row of an entry in `activity` has the only way from an index to its key: without it nothing is left to count, and
+    // `verify` finds it from the other side.
+    let is_lost = match tree {
+        "activity" => [Harm::Missing, Harm::ShortKey, Harm::LongKey].contains(&harm),
+        _ => ["turns", "leases"].contains(&tree) && harm == Harm::Missing,
+    };
+    let is_unseen = is_index || harm == Harm::Swapped || is_lost;
     let case = Case { base, name: format!("{tree}, row {at}: {harm:?}"), path, tree, harm, is_unseen };
     let store = match base.open(&case.path) {
         Ok(store) => store,
@@ -420,11 +436,6 @@ fn in_sessions() {
 }
 
 #[test]
-fn in_names() {
-    each_harm("names");
-}
-
-#[test]
 fn in_activity() {
     each_harm("activity");
 }
@@ -479,10 +490,9 @@ fn an_entry_without_its_row_by_age_is_found_again() {
     let base = Base::new();
     let old = base.entries[&key(1)].updated_at;
     let (_dir, path) = base.damaged("by_updated_at", |tree| {
-        let minute = u32::try_from(old.as_micros() / 60_000_000).unwrap().to_be_bytes();
-        let row = tree.scan_prefix(minute).keys().next().unwrap().unwrap();
+        let row = tree.scan_prefix(old.as_micros().to_be_bytes()).keys().next().unwrap().unwrap();
         tree.remove(&row).unwrap();
-        tree.insert([&[0, 0, 0, 9], &row[4..]].concat(), b"").unwrap();
+        tree.insert([&9_u64.to_be_bytes(), &row[8..]].concat(), b"").unwrap();
     });
     let store = base.open(&path).unwrap();
     let report = store.prune(&PrunePolicy::max_age_days(90), NoActivity).unwrap();

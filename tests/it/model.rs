@@ -733,10 +733,14 @@ impl Run {
         let now = self.now();
         // Rows of leases that have ended go some time later, and would come back.
         for (key, named) in &mut self.leases {
-            for (name, _) in named.extract_if(.., |_, end| *end <= now) {
-                let store = self.open.as_ref().unwrap();
-                let _ = store.release(key, &name.to_string()).unwrap();
-            }
+            let store = self.open.as_ref().unwrap();
+            named.retain(|name, end| {
+                let has_ended = *end <= now;
+                if has_ended {
+                    let _ = store.release(key, &name.to_string()).unwrap();
+                }
+                !has_ended
+            });
         }
         self.store().flush().unwrap();
         self.crashes += 1;

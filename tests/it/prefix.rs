@@ -304,12 +304,12 @@ fn a_collision_that_appears_meanwhile_stops_the_run_and_another_goes_on() {
     let other = store.get(&taken).unwrap().unwrap().session_id;
     let id =
         |prefix: &str, n: usize| store.get(&key(&format!("{prefix}dm:{n}"))).unwrap().map(|entry| entry.session_id);
-    for n in 0..6 {
+    for (n, own) in ids.iter().enumerate() {
         let there = [id(TELEGRAM, n), id(SIGNAL, n)];
         let expected = match n {
-            0..3 => [None, Some(ids[n].clone())],
-            3 => [Some(ids[n].clone()), Some(other.clone())],
-            _ => [Some(ids[n].clone()), None],
+            0..3 => [None, Some(own.clone())],
+            3 => [Some(own.clone()), Some(other.clone())],
+            _ => [Some(own.clone()), None],
         };
         assert_eq!(there, expected, "{n}");
     }

@@ -14,7 +14,7 @@ fn ruined(dir: &Path) -> Opened {
     let turns = [(entry(1), Some(turn(1))), (entry(3), Some(turn(3))), (entry(4), Some(turn(77)))];
     opened.writer.apply_turns(&opened.engine, &turns).unwrap();
     let trees = &opened.engine.trees;
-    let age_row = |n: usize, time: Timestamp| ActivityRow { time: time, entry: entry(n) }.encode();
+    let age_row = |n: usize, time: Timestamp| ActivityRow { time, entry: entry(n) }.encode();
 
     trees.sessions.insert(bytes(&key(1)), &[9, 9]).unwrap();
     trees.sessions.remove(bytes(&key(2))).unwrap();

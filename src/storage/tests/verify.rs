@@ -6,7 +6,7 @@ use super::*;
 fn only_rows_that_nobody_needs_are_cleared() {
     let dir = tempfile::tempdir().unwrap();
     let Opened { engine, mut writer, .. } = with_entries(dir.path());
-    let row = |n: usize, time: Timestamp| ActivityRow { time: time, entry: entry(n) };
+    let row = |n: usize, time: Timestamp| ActivityRow { time, entry: entry(n) };
     for row in [row(1, later(-9)), row(1, later(9)), row(8, NOW)] {
         engine.trees.by_updated_at.insert(row.encode(), vec![]).unwrap();
     }
@@ -71,7 +71,7 @@ fn a_missing_hot_record_is_found() {
 
 #[test]
 fn a_missing_age_row_is_found() {
-    let row = |time: Timestamp| ActivityRow { time: time, entry: entry(1) }.encode();
+    let row = |time: Timestamp| ActivityRow { time, entry: entry(1) }.encode();
     let found = planted(|trees| drop(trees.by_updated_at.remove(row(NOW)).unwrap()));
     assert_eq!(found, [Violation::NoAgeRow { key: name(1) }]);
     // A later row does not help: pruning would look for the entry too late.

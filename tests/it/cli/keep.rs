@@ -151,6 +151,6 @@ fn compacting_says_what_it_gave_back() {
 #[test]
 fn an_unsound_store_is_not_compacted() {
     let store = Prepared::new();
-    store.vandalize("names", |tree| drop(tree.pop_min().unwrap()));
+    store.vandalize("activity", |tree| drop(tree.pop_min().unwrap()));
     store.run(&["compact"]).failed(1, &["is not sound: ", "; `cloakroom verify` names them"]);
 }
