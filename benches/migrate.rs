@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Trees with a row, or several, for each entry.
-const TREES: [&str; 6] = ["sessions", "names", "activity", "by_updated_at", "by_session_id", "extras"];
+const TREES: [&str; 5] = ["sessions", "activity", "by_updated_at", "by_session_id", "extras"];
 /// sled's cache, as sled counts it. `migrate` has an eighth of that.
 const CACHE: u64 = 64 << 20;
 
@@ -143,26 +143,30 @@ impl Dice {
 /// A tree's number, key and value.
 type Row = (usize, sled::IVec, sled::IVec);
 
+/// The key in a row of `activity`: behind the version, and behind its length as bincode writes that.
+fn session_key(value: &[u8]) -> &[u8] {
+    match value {
+        [_, 251, low, high, text @ ..] => text.get(..usize::from(u16::from_le_bytes([*low, *high]))),
+        [_, length, text @ ..] => text.get(..usize::from(*length)),
+        _ => None,
+    }
+    .unwrap_or_default()
+}
+
 fn bare(store: &Path) -> Result<()> {
     let rows = rows(store)?;
     let entries = rows.iter().filter(|(tree, ..)| *tree == 0).count();
     println!("{entries} entries, {} rows", rows.len());
     let mut by_entry = rows.clone();
     // Rows of one entry together, entries in random order: as a gateway's file has them.
-    let entry = |(tree, key, value): &Row| -> Vec<u8> {
-        match TREES.get(*tree) {
-            Some(&"sessions") => key.to_vec(),
-            Some(&"names") => value.get(1..).unwrap_or_default().to_vec(),
-            _ => Vec::new(),
-        }
-    };
-    let names: BTreeMap<Vec<u8>, Vec<u8>> =
-        by_entry.iter().filter(|(tree, ..)| *tree == 1).map(|row| (entry(row), row.1.to_vec())).collect();
+    let activity = by_entry.iter().filter(|(tree, ..)| *tree == 1);
+    let prints: BTreeMap<Vec<u8>, Vec<u8>> =
+        activity.map(|(_, row, value)| (session_key(value).to_vec(), row.to_vec())).collect();
     let print = |(tree, key, _): &Row| -> Vec<u8> {
         let key: &[u8] = key;
         let print = match TREES.get(*tree) {
-            Some(&"sessions") => names.get(key).map(Vec::as_slice),
-            Some(&"names" | &"activity" | &"extras") => key.get(..16),
+            Some(&"sessions") => prints.get(key).map(Vec::as_slice),
+            Some(&"activity" | &"extras") => key.get(..16),
             Some(&"by_updated_at" | &"by_session_id") => key.get(key.len().saturating_sub(16)..),
             _ => None,
         };

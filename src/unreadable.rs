@@ -30,7 +30,7 @@ pub struct Unreadable {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UnreadableRecord {
-    /// The tree it is in: `sessions`, `activity`, `names`, …
+    /// The tree it is in: `sessions`, `activity`, `turns`, …
     pub tree: &'static str,
     /// The entry, redacted, or the row's place.
     pub key: String,

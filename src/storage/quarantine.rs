@@ -84,7 +84,7 @@ mod tests {
         let path = dir.path().join("quarantine");
         let mut quarantine = Quarantine::new(&path);
         for key in [&b"\"plain\""[..], b"a\nb", b"\xff"] {
-            quarantine.add("names", key, b"\x00\x0f", "no \"reason\"").unwrap();
+            quarantine.add("sessions", key, b"\x00\x0f", "no \"reason\"").unwrap();
         }
         quarantine.sync().unwrap();
         assert_eq!(quarantine.lines(), 3);

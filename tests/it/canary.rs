@@ -279,7 +279,7 @@ fn damaged(marker: &str, said: &Said, options: &Options, dir: &Path) {
         tree("sessions").insert(key(marker, 2).as_str(), bad.clone()).unwrap();
         tree("sessions").insert(key(marker, 3).as_str(), text.clone()).unwrap();
         tree("sessions").insert(format!("_{marker}"), bad.clone()).unwrap();
-        for name in ["names", "activity", "turns", "extras", "by_updated_at", "by_session_id"] {
+        for name in ["activity", "turns", "leases", "extras", "by_updated_at", "by_session_id"] {
             let rows: Vec<_> = tree(name).iter().keys().flatten().collect();
             for (n, row) in rows.iter().step_by(3).enumerate() {
                 tree(name).insert(row, if n % 2 == 0 { bad.clone() } else { text.clone() }).unwrap();
