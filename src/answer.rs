@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::commit::Receipt;
 use crate::entry::SessionEntry;
 use crate::key::SessionId;
+use crate::storage::Opened;
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
 
@@ -27,6 +28,29 @@ pub struct OpenReport {
     /// jump, over restarts too, no entry ages: nothing is pruned, no policy of idleness or of the hour ends a session,
     /// and no time is set right.
     pub clock_doubted: bool,
+}
+
+impl OpenReport {
+    /// What opening found, which is logged too.
+    pub(crate) fn of(opened: &mut Opened) -> Self {
+        let shortfall = opened.expected.map(|expected| Shortfall {
+            expected_commit: expected.commit,
+            found_commit: opened.mark.commit,
+            expected_entries: expected.count,
+            found_entries: opened.mark.count,
+        });
+        if let Some(shortfall) = &shortfall {
+            tracing::error!(
+                ?shortfall,
+                "the store holds less than had been synced; restore a backup or check the disk"
+            );
+        }
+        let repairs = std::mem::take(&mut opened.repairs);
+        for repair in &repairs {
+            tracing::warn!(repair, "repaired");
+        }
+        Self { created: opened.created, clean: opened.clean, repairs, shortfall, ..Self::default() }
+    }
 }
 
 /// How far a database is behind what had been synced.

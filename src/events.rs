@@ -15,7 +15,6 @@ use crate::feed::Feed;
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
-use crate::store::SessionStore;
 use crate::time::Timestamp;
 
 pub use crate::feed::Nothing;
@@ -255,10 +254,10 @@ struct Listener {
 /// What listeners are to hear of an entry.
 #[derive(Debug)]
 pub(crate) struct Told {
-    kind: EventKind,
-    old: Option<SessionId>,
-    new: Option<SessionId>,
-    revision: Option<Revision>,
+    pub(crate) kind: EventKind,
+    pub(crate) old: Option<SessionId>,
+    pub(crate) new: Option<SessionId>,
+    pub(crate) revision: Option<Revision>,
 }
 
 impl Told {
@@ -279,7 +278,7 @@ impl Told {
 }
 
 impl Listeners {
-    fn listen(&self, options: EventOptions) -> Events {
+    pub(crate) fn listen(&self, options: EventOptions) -> Events {
         let EventOptions { capacity, wanted } = options;
         let (sender, events) = Feed::new(capacity.clamp(1, MAX_CAPACITY));
         let dropped = Arc::new(AtomicU64::new(0));
@@ -302,7 +301,7 @@ impl Listeners {
     }
 
     /// Sends it to all listeners that want it and have room for it.
-    fn tell(&self, event: &Event) {
+    pub(crate) fn tell(&self, event: &Event) {
         let (class, mut gone, mut dropped) = (event.kind.class(), false, 0);
         for listener in self.all.read().iter().filter(|listener| listener.wanted & class != 0) {
             match listener.events.try_send(event.clone()) {
@@ -321,40 +320,5 @@ impl Listeners {
             self.count(&all);
         }
         meter::events_dropped(dropped);
-    }
-}
-
-impl SessionStore {
-    /// Listens to what becomes of sessions from now on, through a channel that holds as many events as the options say,
-    /// or the number in their place.
-    ///
-    /// Drop it to stop listening. Several may listen; each has a channel of its own.
-    ///
-    /// ```
-    /// use cloakroom::change::Resolve;
-    /// use cloakroom::events::{EventKind, EventOptions};
-    /// use cloakroom::{Options, SessionStore};
-    /// # let dir = tempfile::tempdir()?;
-    /// # let path = dir.path().join("sessions.db");
-    /// let store = SessionStore::open(Options::new(path).create(true))?;
-    /// let events = store.events(EventOptions::new(1000).updates(true));
-    /// store.resolve_as(&"agent:main:cron:nightly".parse()?, &Resolve::new())?;
-    /// assert_eq!(events.try_recv()?.kind, EventKind::Created);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn events(&self, options: impl Into<EventOptions>) -> Events {
-        self.listeners().listen(options.into())
-    }
-
-    /// Sends what became of an entry to the listeners that want its class, if there are any. Call it with no entry
-    /// locked: it asks the clock.
-    pub(crate) fn tell(&self, key: &SessionKey, class: u8, told: impl FnOnce() -> Told) {
-        if !self.listeners().want(class) {
-            return;
-        }
-        let Told { kind, old: old_session_id, new: new_session_id, revision } = told();
-        let at = self.now();
-        self.listeners().tell(&Event { key: key.clone(), kind, at, old_session_id, new_session_id, revision });
     }
 }

@@ -159,6 +159,7 @@ mod json;
 pub mod key;
 mod keys;
 pub mod leases;
+mod listen;
 mod meter;
 mod modify;
 mod outfile;

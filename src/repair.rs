@@ -1,10 +1,10 @@
-//! What opening a store found, and the repair of one that is closed.
+//! The repair of one that is closed.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::answer::{OpenReport, Shortfall};
+use crate::answer::OpenReport;
 use crate::config::Options;
 use crate::error::Result;
 use crate::storage::{self, Repairs};
@@ -35,29 +35,11 @@ impl SessionStore {
     pub fn repair(options: Options, quarantine: impl AsRef<Path>) -> Result<RepairReport> {
         options.check()?;
         let mut store = storage::open_to_repair(&options.path, options.cache_bytes, options.trust_group)?;
-        let opened = open_report(&mut store);
+        let opened = OpenReport::of(&mut store);
         let repairs = storage::repair(&store.engine, &mut store.writer, quarantine.as_ref())
             .and_then(|repairs| store.writer.end_use(&store.engine).map(|()| repairs))
             .inspect_err(|error| store.engine.mark_suspect(error))?;
         tracing::info!(?repairs, "repaired");
         Ok(RepairReport { repairs, opened })
     }
-}
-
-/// What opening found, which is logged too.
-pub(crate) fn open_report(opened: &mut storage::Opened) -> OpenReport {
-    let shortfall = opened.expected.map(|expected| Shortfall {
-        expected_commit: expected.commit,
-        found_commit: opened.mark.commit,
-        expected_entries: expected.count,
-        found_entries: opened.mark.count,
-    });
-    if let Some(shortfall) = &shortfall {
-        tracing::error!(?shortfall, "the store holds less than had been synced; restore a backup or check the disk");
-    }
-    let repairs = std::mem::take(&mut opened.repairs);
-    for repair in &repairs {
-        tracing::warn!(repair, "repaired");
-    }
-    OpenReport { created: opened.created, clean: opened.clean, repairs, shortfall, ..OpenReport::default() }
 }

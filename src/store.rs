@@ -17,7 +17,6 @@ use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::random;
-use crate::repair::open_report;
 use crate::source::KeyPolicy;
 use crate::storage::{self, Opened, Verification};
 use crate::time::{Clock, Reading, Timestamp};
@@ -99,7 +98,7 @@ impl SessionStore {
 
     /// Starts the committer of an opened store, and tells what was wrong with it.
     pub(crate) fn start(mut opened: Opened, options: Options) -> Result<Self> {
-        let mut report = open_report(&mut opened);
+        let mut report = OpenReport::of(&mut opened);
         opened.writer.set_journal_bytes(options.journal_bytes);
         let settings = Settings {
             interval: options.commit_interval,

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::records::{DetailsV1, details, details_v1};
+use super::details::{DetailsV1, details, details_v1};
 use super::{CodecError, Cold, MAX_EXTRAS_BYTES, decode, encode};
 use crate::entry::{Details, Extras};
 use crate::json;

@@ -1,6 +1,6 @@
 //! Keys of the index trees.
 
-use super::records::micros;
+use super::details::micros;
 use super::{CHUNK_BYTES, CodecError, Fingerprint, Hot, VERSION, strip_version};
 use crate::key::SessionId;
 use crate::time::Timestamp;

@@ -28,6 +28,7 @@
 
 mod backup;
 mod clock;
+mod details;
 mod extras;
 mod fingerprint;
 mod index;

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Seen;
-use super::pending::{Pending, parts_of, read_cold, read_extras, structural_weight};
+use super::pending::Pending;
+use super::read::{parts_of, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
 use super::turns::Marker;
-use crate::codec::{self, AS_IMPORTED, ArrangeError, Base, Cold, Hot, NewExtras, Parts, Term};
+use crate::codec::{self, AS_IMPORTED, Activity, ArrangeError, Base, Cold, Hot, NewExtras, Parts, Term};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
-use crate::key::SessionId;
+use crate::key::{SessionId, SessionKey};
 use crate::storage::Engine;
 use crate::sync::{MutexGuard, Ordering};
 use crate::time::Timestamp;
@@ -32,6 +33,50 @@ pub(crate) struct EntryLock<'a> {
     pub(super) shard: MutexGuard<'a, Shard>,
     /// The place of the entry's slot in the shard.
     pub(super) place: usize,
+}
+
+impl Pending {
+    /// Locks an entry for reading or changing, and loads its hot record if it is not in memory.
+    pub(super) fn lock<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<EntryLock<'a>> {
+        let entry = engine.fingerprint(key);
+        let mut shard = self.shard(entry).lock();
+        let place = match shard.find(entry) {
+            Some(place) => place,
+            None => self.load(&mut shard, entry, key, engine.hot(key)?),
+        };
+        Ok(EntryLock { pending: self, engine, shard, place })
+    }
+
+    /// Like `lock`, of an entry that was `seen` when `applied` was the newest commit in the trees: where that has not changed it
+    /// is not read again.
+    pub(super) fn lock_seen<'a>(&'a self, engine: &'a Engine, seen: &Activity, applied: u64) -> Result<EntryLock<'a>> {
+        let entry = engine.fingerprint(&seen.key);
+        let mut shard = self.shard(entry).lock();
+        let place = match shard.find(entry) {
+            Some(place) => place,
+            None => {
+                // What is on its way to the trees is in memory.
+                let is_newest = self.applied() == applied;
+                let hot = if is_newest { Some(seen.hot) } else { engine.hot(&seen.key)? };
+                self.load(&mut shard, entry, &seen.key, hot)
+            }
+        };
+        Ok(EntryLock { pending: self, engine, shard, place })
+    }
+
+    /// Like `lock`, for reading alone. Of an entry that is not there nothing is kept in memory.
+    pub(super) fn look<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<Option<EntryLock<'a>>> {
+        let entry = engine.fingerprint(key);
+        let mut shard = self.shard(entry).lock();
+        let place = match shard.find(entry) {
+            Some(place) => place,
+            None => match engine.hot(key)? {
+                None => return Ok(None),
+                hot => self.load(&mut shard, entry, key, hot),
+            },
+        };
+        Ok(Some(EntryLock { pending: self, engine, shard, place }))
+    }
 }
 
 impl EntryLock<'_> {

@@ -13,9 +13,11 @@
 
 mod committer;
 mod entry_lock;
+mod kept;
 mod leases;
 mod moving;
 mod pending;
+mod read;
 mod receipt;
 mod shard;
 mod snapshot;

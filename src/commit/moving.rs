@@ -6,7 +6,8 @@
 //! comes to a key in the commit in which another entry leaves it.
 
 use super::entry_lock::{EntryLock, Placed};
-use super::pending::{Pending, read_cold, read_extras, shard_of};
+use super::pending::{Pending, shard_of};
+use super::read::{read_cold, read_extras};
 use super::shard::Shard;
 use crate::codec::{Cold, Fingerprint, Hot};
 use crate::error::Result;

@@ -7,27 +7,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Settings;
-use super::entry_lock::EntryLock;
+use super::kept::{Kept, Snapshots};
 use super::leases::Leases;
+use super::read::{read_cold, read_extras, structural_weight};
 use super::receipt::Progress;
 use super::shard::{Shard, Slot};
-use super::snapshot::{Kept, Snapshots};
 use super::turns::Turns;
-use crate::codec::{Activity, ActivityRow, Cold, Fingerprint, Hot, Parts, Turn};
+use crate::codec::{Activity, ActivityRow, Cold, Fingerprint, Hot, Turn};
 use crate::entry::{Extras, Revision};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
-use crate::storage::{Change, Content, Engine, MovedFrom, PartsOf};
+use crate::storage::{Change, Content, Engine, MovedFrom};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// More shards than threads that will ever meet.
 const SHARDS: usize = 64;
-/// Bytes of extras that count as one more pending entry.
-const BYTES_PER_WEIGHT: usize = 256;
-/// Cold records up to this size are kept in memory once they were read, in bytes.
-const MAX_KEPT_BYTES: usize = 1024;
-/// What a cold record counts that waits: it is in memory up to three times, with the names and texts in it.
-const STRUCTURAL_WEIGHT: usize = 8;
 
 /// The marker of an entry: to be set, or to be removed.
 pub(super) type MarkerChange = (Fingerprint, Option<Turn>);
@@ -134,48 +128,6 @@ impl Pending {
     /// The newest commit whose changes are all in the trees.
     pub(super) fn applied(&self) -> u64 {
         self.applied.load(Ordering::Acquire)
-    }
-
-    /// Locks an entry for reading or changing, and loads its hot record if it is not in memory.
-    pub(super) fn lock<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<EntryLock<'a>> {
-        let entry = engine.fingerprint(key);
-        let mut shard = self.shard(entry).lock();
-        let place = match shard.find(entry) {
-            Some(place) => place,
-            None => self.load(&mut shard, entry, key, engine.hot(key)?),
-        };
-        Ok(EntryLock { pending: self, engine, shard, place })
-    }
-
-    /// Like `lock`, of an entry that was `seen` when `applied` was the newest commit in the trees: where that has not changed it
-    /// is not read again.
-    pub(super) fn lock_seen<'a>(&'a self, engine: &'a Engine, seen: &Activity, applied: u64) -> Result<EntryLock<'a>> {
-        let entry = engine.fingerprint(&seen.key);
-        let mut shard = self.shard(entry).lock();
-        let place = match shard.find(entry) {
-            Some(place) => place,
-            None => {
-                // What is on its way to the trees is in memory.
-                let is_newest = self.applied() == applied;
-                let hot = if is_newest { Some(seen.hot) } else { engine.hot(&seen.key)? };
-                self.load(&mut shard, entry, &seen.key, hot)
-            }
-        };
-        Ok(EntryLock { pending: self, engine, shard, place })
-    }
-
-    /// Like `lock`, for reading alone. Of an entry that is not there nothing is kept in memory.
-    pub(super) fn look<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<Option<EntryLock<'a>>> {
-        let entry = engine.fingerprint(key);
-        let mut shard = self.shard(entry).lock();
-        let place = match shard.find(entry) {
-            Some(place) => place,
-            None => match engine.hot(key)? {
-                None => return Ok(None),
-                hot => self.load(&mut shard, entry, key, hot),
-            },
-        };
-        Ok(Some(EntryLock { pending: self, engine, shard, place }))
     }
 
     pub(super) fn load(&self, shard: &mut Shard, entry: Fingerprint, key: &SessionKey, hot: Option<Hot>) -> usize {
@@ -319,15 +271,6 @@ fn weight_of(content: &Content) -> usize {
     }
 }
 
-pub(super) fn structural_weight(cold: &Cold, parts: &Parts) -> usize {
-    let inline = cold.extras.as_ref().map_or(0, |extras| extras.inline_len());
-    STRUCTURAL_WEIGHT + (inline + parts_bytes(parts)) / BYTES_PER_WEIGHT
-}
-
-pub(super) fn parts_bytes(parts: &Parts) -> usize {
-    parts.values().map(|part| part.len()).sum()
-}
-
 impl Pending {
     /// The hot record of an entry, without keeping it in memory.
     pub(super) fn peek_hot(&self, engine: &Engine, key: &SessionKey) -> Result<Option<Hot>> {
@@ -400,43 +343,6 @@ pub(crate) struct Peeked {
     pub(crate) hot: Hot,
     pub(crate) cold: Arc<Cold>,
     pub(crate) extras: Extras,
-}
-
-/// The cold record of an entry that has a hot one: that in memory, or the one on disk, whose bytes its slot keeps.
-pub(super) fn read_cold(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Arc<Cold>> {
-    if let Some(new) = slot.and_then(|slot| slot.cold.as_ref()) {
-        return Ok(Arc::clone(&new.cold));
-    }
-    if let Some(stored) = slot.and_then(|slot| slot.stored.get()) {
-        return Ok(Arc::new(engine.decode_cold(key, stored)?));
-    }
-    let stored = engine.stored_cold(key)?.ok_or_else(|| engine.missing_record("sessions", key))?;
-    let cold = engine.decode_cold(key, &stored)?;
-    if let Some(slot) = slot.filter(|_| stored.len() <= MAX_KEPT_BYTES) {
-        // There is none yet, or it would have been taken.
-        let _ = slot.stored.set(stored);
-    }
-    Ok(Arc::new(cold))
-}
-
-/// A cold record, and all parts of its extras.
-pub(super) type Rest = (Arc<Cold>, Parts);
-
-/// What there is of an entry beside its hot record, in memory or on disk.
-pub(super) fn read_rest(engine: &Engine, key: &SessionKey, slot: Option<&Slot>) -> Result<Rest> {
-    let cold = read_cold(engine, key, slot)?;
-    let parts = parts_of(engine, key, slot).all(cold.extras.as_deref())?;
-    Ok((cold, parts))
-}
-
-/// The extras in memory, or those on disk.
-pub(super) fn read_extras(engine: &Engine, key: &SessionKey, cold: &Cold, slot: Option<&Slot>) -> Result<Extras> {
-    parts_of(engine, key, slot).extras(cold.extras.as_deref())
-}
-
-/// Where the parts of an entry's extras are.
-pub(super) fn parts_of<'a>(engine: &'a Engine, key: &'a SessionKey, slot: Option<&'a Slot>) -> PartsOf<'a> {
-    PartsOf { engine, key, waiting: slot.and_then(|slot| slot.cold.as_ref()).map(|new| &new.parts) }
 }
 
 #[cfg(test)]

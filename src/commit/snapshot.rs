@@ -9,26 +9,18 @@
 //! Of a touched entry its hot record is kept, of one that is replaced or removed all, and of a new one that it was not
 //! there. What is kept is in memory, until the reader has passed it, and bounded by [`MAX_KEPT_BYTES`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::pending::{Pending, Rest, parts_bytes, read_rest};
-use super::shard::Slot;
-use crate::codec::{CodecError, Cold, Fingerprint, Hot, Parts, Term, Turn, assemble};
+use super::kept::{Before, Kept};
+use super::pending::Pending;
+use super::read::read_rest;
+use crate::codec::{CodecError, Cold, Hot, Parts, Term, Turn, assemble};
 use crate::entry::Extras;
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::key::SessionKey;
 use crate::storage::{Engine, KEYS_AT_A_TIME};
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
-
-/// What one snapshot may keep. Beyond that it fails, rather than take the memory of a gateway that goes on working.
-const MAX_KEPT_BYTES: usize = if cfg!(test) { 64 << 10 } else { 256 << 20 };
-/// What is kept of an entry takes so much beside its key and its extras, in bytes: measured in a map of half a million.
-const KEPT_BYTES: usize = 350;
-/// A cold record in memory, likewise.
-const COLD_BYTES: usize = 1024;
 
 /// All there is of an entry, as of one moment.
 #[derive(Debug)]
@@ -141,164 +133,10 @@ impl Drop for Snapshot<'_> {
     }
 }
 
-/// The snapshots that are being read.
-#[derive(Debug, Default)]
-pub(super) struct Snapshots {
-    open: Mutex<Vec<Arc<Kept>>>,
-    /// How many there are. Changed with all shards locked, or when it no longer matters, so a locked one is enough to
-    /// read it.
-    count: AtomicUsize,
-    /// The number of the newest one, counted from 1. Changed with all shards locked.
-    newest: AtomicU64,
-}
-
-impl Snapshots {
-    /// Begins one, of the entries in the tree and those of the `pending` keys. All shards are to be locked.
-    pub(super) fn begin(
-        &self,
-        pending: BTreeSet<SessionKey>,
-        turns: HashMap<Fingerprint, Turn>,
-        leases: HashMap<Fingerprint, BTreeMap<String, Term>>,
-    ) -> Arc<Kept> {
-        let kept = Arc::new(Kept { pending, turns, leases, state: Mutex::default() });
-        self.open.lock().push(Arc::clone(&kept));
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.newest.fetch_add(1, Ordering::Relaxed);
-        kept
-    }
-
-    fn end(&self, kept: &Arc<Kept>) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        self.open.lock().retain(|open| !Arc::ptr_eq(open, kept));
-    }
-
-    /// Keeps what a change is about to replace: the hot record alone, or all of the entry. Its shard is locked.
-    pub(super) fn keep(&self, engine: &Engine, slot: &mut Slot, is_all: bool) {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let newest = self.newest.load(Ordering::Relaxed);
-        let (kept_for, kept_all) = slot.kept;
-        if kept_for == newest && (kept_all || !is_all) {
-            return;
-        }
-        slot.kept = (newest, is_all);
-        let open = self.open.lock().clone();
-        for kept in open.iter().filter(|kept| kept.lacks(&slot.key, is_all)) {
-            // A record that cannot be decoded is the error of the reader, not of the change.
-            let rest = (is_all && slot.hot.is_some()).then(|| read_rest(engine, &slot.key, Some(slot)));
-            kept.keep(slot, rest);
-        }
-    }
-}
-
-/// What one snapshot has of its moment.
-#[derive(Debug)]
-pub(super) struct Kept {
-    /// Keys that may not have been in the tree yet.
-    pending: BTreeSet<SessionKey>,
-    turns: HashMap<Fingerprint, Turn>,
-    leases: HashMap<Fingerprint, BTreeMap<String, Term>>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// The last key that was read.
-    passed: Option<SessionKey>,
-    before: BTreeMap<SessionKey, Before>,
-    /// About what `before` takes.
-    bytes: usize,
-    /// That was too much: nothing is kept any more.
-    is_full: bool,
-}
-
-/// An entry as it was.
-#[derive(Debug)]
-struct Before {
-    /// `None` if there was no such entry.
-    hot: Option<Hot>,
-    /// What else there was, where that has changed too.
-    rest: Option<Box<Result<Rest>>>,
-}
-
-impl Before {
-    fn bytes(&self, key: &SessionKey) -> usize {
-        let rest = match self.rest.as_deref() {
-            Some(Ok((cold, parts))) => {
-                COLD_BYTES + cold.extras.as_ref().map_or(0, |extras| extras.inline_len()) + parts_bytes(parts)
-            }
-            _ => 0,
-        };
-        KEPT_BYTES + key.as_str().len() + rest
-    }
-}
-
-impl Kept {
-    fn lacks(&self, key: &SessionKey, is_all: bool) -> bool {
-        let state = self.state.lock();
-        if state.is_full || state.passed.as_ref().is_some_and(|passed| key <= passed) {
-            return false;
-        }
-        state.before.get(key).is_none_or(|before| is_all && before.hot.is_some() && before.rest.is_none())
-    }
-
-    fn keep(&self, slot: &Slot, rest: Option<Result<Rest>>) {
-        let mut state = self.state.lock();
-        let hot = match state.take(&slot.key) {
-            Some(before) => before.hot,
-            None => slot.hot,
-        };
-        let before = Before { hot, rest: rest.filter(|_| hot.is_some()).map(Box::new) };
-        state.bytes += before.bytes(&slot.key);
-        state.before.insert(slot.key.clone(), before);
-        if state.bytes > MAX_KEPT_BYTES {
-            *state = State { is_full: true, ..State::default() };
-        }
-    }
-
-    /// Keys that may be missing in the tree, after `after` and up to `end`.
-    fn keys_after(&self, after: Option<&SessionKey>, end: Option<&SessionKey>) -> Result<Vec<SessionKey>> {
-        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), end.map_or(Bound::Unbounded, Bound::Included));
-        let mut keys: Vec<_> = self.pending.range::<SessionKey, _>(range).cloned().collect();
-        let mut state = self.state.lock();
-        state.check()?;
-        // Of entries that were made behind the reader's back, between two keys that it had read already.
-        while let Some((key, _)) = state.before.first_key_value()
-            && after.is_some_and(|after| key <= after)
-        {
-            let key = key.clone();
-            state.take(&key);
-        }
-        let there = state.before.range::<SessionKey, _>(range).filter(|(_, before)| before.hot.is_some());
-        keys.extend(there.map(|(key, _)| key.clone()));
-        Ok(keys)
-    }
-
-    /// What was kept of the entry that is read now. It is kept no more.
-    fn pass(&self, key: &SessionKey) -> Result<Option<Before>> {
-        let mut state = self.state.lock();
-        state.check()?;
-        state.passed = Some(key.clone());
-        Ok(state.take(key))
-    }
-}
-
-impl State {
-    fn check(&self) -> Result<()> {
-        if self.is_full { Err(Error::SnapshotTooLarge { limit: MAX_KEPT_BYTES }) } else { Ok(()) }
-    }
-
-    fn take(&mut self, key: &SessionKey) -> Option<Before> {
-        let before = self.before.remove(key)?;
-        self.bytes -= before.bytes(key);
-        Some(before)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::Ordering;
     use crate::{Options, SessionSource, SessionStore};
 
     #[test]

@@ -3,17 +3,25 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use tempfile::TempDir;
 
-use super::open::Opened;
-use super::state::{Left, Mark, State, StateFile};
+use super::directory::state::{Left, Mark, State, StateFile};
+use super::engine::trees::{FORMAT, Trees, meta};
+use super::engine::{Engine, bytes};
+use super::whole::open::Opened;
 use super::*;
-use crate::codec::{ActivityRow, CHUNK_BYTES, Intent, SUSPENDED, Step, Turn, encode_meta};
-use crate::codec::{Base, ExtrasIndex, Field, Parts, Term};
+use crate::codec::{
+    Activity, ActivityRow, Base, CHUNK_BYTES, Cold, ExtrasIndex, ExtrasRef, ExtrasRow, Field, Fingerprint, Hot, IdRow,
+    Intent, Parts, SUSPENDED, Seed, Step, Term, Turn, encode_meta,
+};
 use crate::entry::Details;
+use crate::error::{Error, Result};
+use crate::key::{SessionId, SessionKey};
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
 

@@ -1,6 +1,7 @@
-//! The layers of the code: imports go downward only, and the engine and the encoding are named in one place each.
+//! The layers of the code: imports go downward only, no two files import each other, and the engine and the encoding are
+//! named in one place each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,6 @@ const LAYERS: &[&[&str]] = &[
         "extras",
         "healing",
         "store",
-        "by_time",
         "keys",
         "rename",
         "put",
@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
         "turns",
         "leases",
         "events",
+        "listen",
     ],
     &["prune", "reset", "import", "export", "backup", "compact"],
     &["watcher"],
@@ -55,6 +56,44 @@ fn imports_go_downward_only() {
         found.extend(check(path, &fs::read_to_string(&file).unwrap()));
     }
     assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// The head of a folder and what lies in it may know each other: it is their door.
+#[test]
+fn no_two_files_import_each_other() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&src, &mut files);
+    let files = files.iter().map(|file| (file.strip_prefix(&src).unwrap(), fs::read_to_string(file).unwrap()));
+    let files: BTreeMap<_, _> = files.map(|(path, text)| (module_of(path), text)).collect();
+    assert_eq!(circles(&files), Vec::<String>::new());
+}
+
+/// The files that lead back to themselves, each with those it imports on the way.
+fn circles(files: &BTreeMap<Vec<String>, String>) -> Vec<String> {
+    let is_library = |module: &Vec<String>| module.first().is_some_and(|first| !PROGRAM.contains(&first.as_str()));
+    let is_test = |module: &Vec<String>| module.iter().any(|part| part == "tests");
+    let files = || files.iter().filter(|(module, _)| is_library(module) && !is_test(module));
+    let modules: BTreeSet<&Vec<String>> = files().map(|(module, _)| module).collect();
+    let mut uses: BTreeMap<&Vec<String>, BTreeSet<&Vec<String>>> = BTreeMap::new();
+    for (module, text) in files() {
+        let paths = paths_used(&without_tests(&tokens(text)), module);
+        let targets = paths.iter().filter_map(|path| {
+            let file = (1..=path.len()).rev().find_map(|end| modules.get(&path[..end].to_vec()));
+            file.copied().filter(|file| !file.starts_with(module) && !module.starts_with(file))
+        });
+        uses.insert(module, targets.collect());
+    }
+    // What imports nothing that is left is in no circle.
+    while let Some(free) = uses.iter().find_map(|(module, used)| used.is_empty().then_some(*module)) {
+        uses.remove(free);
+        for used in uses.values_mut() {
+            used.remove(free);
+        }
+    }
+    let shown = |module: &Vec<String>| module.join("/");
+    let used = |used: &BTreeSet<&Vec<String>>| used.iter().map(|module| shown(module)).collect::<Vec<_>>().join(", ");
+    uses.iter().map(|(module, targets)| format!("{} imports {}", shown(module), used(targets))).collect()
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
@@ -215,6 +254,11 @@ fn without_tests(tokens: &[String]) -> Vec<String> {
 /// Modules of the crate root that paths in `tokens` go through. An item that `lib.rs` exports counts as one, so that
 /// nobody goes round the layers through it.
 fn modules_used(tokens: &[String], module: &[String]) -> BTreeSet<String> {
+    paths_used(tokens, module).into_iter().filter_map(|path| path.into_iter().next()).collect()
+}
+
+/// The paths in `tokens` that begin with `crate`, `self` or `super`, from the crate root on.
+fn paths_used(tokens: &[String], module: &[String]) -> BTreeSet<Vec<String>> {
     let mut used = BTreeSet::new();
     let mut n = 0;
     while n < tokens.len() {
@@ -230,9 +274,8 @@ fn modules_used(tokens: &[String], module: &[String]) -> BTreeSet<String> {
             up += usize::from(tokens[n] == "super");
             n += 2;
         }
-        if up >= module.len() {
-            used.extend(first_names(&tokens[n..]));
-        }
+        let base = &module[..module.len().saturating_sub(up)];
+        branches(&tokens[n..], base, &mut used);
     }
     used
 }
@@ -241,29 +284,30 @@ fn next(tokens: &[String], n: usize) -> &str {
     tokens.get(n + 1).map_or("", String::as_str)
 }
 
-/// The first names of a path's rest: one, or those of a group `{a::b, c}`.
-fn first_names(tokens: &[String]) -> Vec<String> {
+/// All that a path's rest stands for, `a::b` or a group `{a::b, c::{d, e}}`, below `base`. Answers how many tokens it has.
+fn branches(tokens: &[String], base: &[String], used: &mut BTreeSet<Vec<String>>) -> usize {
     match tokens.first().map(String::as_str) {
-        Some("{") => {}
-        Some(name) => return vec![name.to_owned()],
-        None => return Vec::new(),
-    }
-    let (mut names, mut depth, mut starts) = (Vec::new(), 0, false);
-    for token in tokens {
-        match token.as_str() {
-            "{" => (depth, starts) = (depth + 1, depth == 0),
-            "}" if depth == 1 => break,
-            "}" => depth -= 1,
-            "," => starts = depth == 1,
-            name => {
-                if starts {
-                    names.push(name.to_owned());
-                }
-                starts = false;
+        Some("{") => {
+            let mut n = 1;
+            while n < tokens.len() && tokens[n] != "}" {
+                n += if tokens[n] == "," { 1 } else { branches(&tokens[n..], base, used).max(1) };
             }
+            n + 1
         }
+        Some("self") => {
+            used.insert(base.to_vec());
+            1
+        }
+        Some(name) => {
+            let path = [base, &[name.to_owned()]].concat();
+            if next(tokens, 0) == "::" {
+                return 2 + branches(&tokens[2..], &path, used);
+            }
+            used.insert(path);
+            1
+        }
+        None => 0,
     }
-    names
 }
 
 // The checker itself.
@@ -305,6 +349,28 @@ fn planted_violations_are_found() {
     assert_eq!(wrong("main.rs", "use sled::Tree;"), 1);
     assert_eq!(wrong("key.rs", "use super::time::Timestamp; use super::entry;"), 1);
     assert_eq!(wrong("odd.rs", "fn f() {}"), 1);
+}
+
+#[test]
+fn planted_circles_are_found() {
+    let found = |texts: &[(&str, &str)]| {
+        let file = |(path, text): &(&str, &str)| (module_of(Path::new(path)), (*text).to_owned());
+        circles(&texts.iter().map(file).collect()).len()
+    };
+    for (one, other) in [
+        ("use super::b::X;", "use super::a::Y;"),
+        ("use crate::m::{c, b::X};", "fn f() { crate::m::a::g() }"),
+        ("use super::{b::{self, X}, c};", "use super::super::m::a;"),
+    ] {
+        assert_eq!(found(&[("m/a.rs", one), ("m/b.rs", other), ("m/c.rs", "")]), 2, "{one} {other}");
+        assert_eq!(found(&[("m/a.rs", one), ("m/b.rs", ""), ("m/c.rs", "")]), 0, "{one}");
+    }
+    let round = [("a.rs", "use crate::b;"), ("b.rs", "use crate::m::c::X;"), ("m/c.rs", "use crate::a::Y;")];
+    assert_eq!(found(&round), 3);
+    let door = [("m/mod.rs", "pub use self::a::X; use crate::n::Z;"), ("m/a.rs", "use super::Y;"), ("n.rs", "")];
+    assert_eq!(found(&door), 0);
+    let in_tests = [("a.rs", "use crate::b::X;"), ("b.rs", "#[cfg(test)] mod tests { use crate::a::Y; }")];
+    assert_eq!(found(&in_tests), 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A copy that differs is not taken for the store.
 
 use super::*;
-use crate::storage::compact::{compare, copy};
+use crate::storage::whole::compact::{compare, copy};
 
 #[test]
 fn a_copy_that_differs_in_any_tree_is_found() {

@@ -1,6 +1,6 @@
 //! In the place of the database: maps, of what was written and of what was synced.
 
-#[path = "../../../src/storage/extras.rs"]
+#[path = "../../../src/storage/engine/extras.rs"]
 mod extras;
 
 use std::cmp::Ordering;

@@ -1,0 +1,161 @@
+//! The store's directory: what is in it, and how it comes into being.
+//!
+//! ```text
+//! sessions.db/        0700
+//!     LOCK            held with flock(2) while the store is open, see `lock.rs`
+//!     state           what was last synced and how things stand, see `state.rs`; empty while the store is being made
+//!     ballast         space kept for a full disk, see `ballast.rs`
+//!     ballast.new     the same in the making
+//!     sled/           the database
+//!     sled.new-*/     a database that is being made; swept if its maker died
+//!     sled.old-*/     the database before a compaction, see `swap.rs`
+//! ```
+//!
+//! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
+//! created under another name, synced file by file, and renamed into place.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::random;
+
+pub(in crate::storage) use crate::outfile::sync_directory;
+
+pub(in crate::storage) const LOCK: &str = "LOCK";
+const DATABASE: &str = "sled";
+pub(in crate::storage) const NEW_PREFIX: &str = "sled.new-";
+pub(in crate::storage) const OLD_PREFIX: &str = "sled.old-";
+pub(in crate::storage) const STATE: &str = "state";
+pub(in crate::storage) const BALLAST: &str = "ballast";
+pub(in crate::storage) const NEW_BALLAST: &str = "ballast.new";
+
+/// What stands at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::storage) enum Found {
+    Nothing,
+    /// An empty directory, or one in which a creation was cut short.
+    Empty,
+    /// A store, or what is left of one: see `parts.rs`.
+    Store,
+}
+
+/// Looks without changing anything.
+pub(in crate::storage) fn inspect(path: &Path) -> Result<Found> {
+    let not_a_store = |reason: String| Err(Error::NotAStore { path: path.to_path_buf(), reason });
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Ok(target) = fs::read_link(path) else { return Ok(Found::Nothing) };
+            return not_a_store(format!(
+                "it is a link to {}, where there is nothing: make that directory, or mount what it is on",
+                target.display()
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return not_a_store("a part of the path is a file".into());
+        }
+        Err(error) => return Err(Error::io("look at", path, error)),
+        Ok(meta) if !meta.is_dir() => return not_a_store("it is a file, not a directory".into()),
+        Ok(_) => {}
+    }
+    let (mut foreign, mut is_root) = (None, false);
+    for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
+        let entry = entry.map_err(|e| Error::io("list", path, e))?;
+        let name = entry.file_name();
+        match name.to_str() {
+            // The ballast comes when the database is there.
+            Some(DATABASE | BALLAST) => return Ok(Found::Store),
+            // Set aside by a compaction that was cut short.
+            Some(name) if name.starts_with(OLD_PREFIX) => return Ok(Found::Store),
+            Some(STATE) if entry.metadata().is_ok_and(|meta| meta.len() > 0) => return Ok(Found::Store),
+            Some(LOCK | STATE | NEW_BALLAST) => {}
+            Some(name) if name.starts_with(NEW_PREFIX) => {}
+            Some("lost+found") => is_root = true,
+            _ => foreign = Some(name),
+        }
+    }
+    match foreign {
+        None if is_root => not_a_store(format!(
+            "it is the root of a file system, with lost+found in it: name a directory in it, such as {}",
+            path.join("sessions.db").display()
+        )),
+        None => Ok(Found::Empty),
+        Some(name) => not_a_store(format!("it holds {} and no database", name.display())),
+    }
+}
+
+/// Where the database is.
+pub(in crate::storage) fn database(store: &Path) -> PathBuf {
+    store.join(DATABASE)
+}
+
+/// A name for a database in the making that nobody can guess.
+pub(in crate::storage) fn new_database(store: &Path) -> Result<PathBuf> {
+    let random = random::bits()?;
+    Ok(store.join(format!("{NEW_PREFIX}{random:016x}")))
+}
+
+/// Half-written snapshots: sled takes the name for the newest one and refuses to open.
+pub(in crate::storage) fn remove_half_snapshots(database: &Path) -> Result<Vec<String>> {
+    for_snapshots(
+        database,
+        |name| name.ends_with(".generating"),
+        |path, name| {
+            fs::remove_file(path).map_err(|e| Error::io("remove", path, e))?;
+            Ok(format!("removed the half-written snapshot {name}"))
+        },
+    )
+}
+
+/// Moves all snapshots out of sled's sight; it then reads its whole log instead.
+pub(in crate::storage) fn set_snapshots_aside(database: &Path) -> Result<Vec<String>> {
+    for_snapshots(
+        database,
+        |_| true,
+        |path, name| {
+            let aside = path.with_file_name(format!("aside.{name}"));
+            fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))?;
+            Ok(format!("set the snapshot {name} aside"))
+        },
+    )
+}
+
+fn for_snapshots(
+    database: &Path,
+    wanted: impl Fn(&str) -> bool,
+    act: impl Fn(&Path, &str) -> Result<String>,
+) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    for entry in fs::read_dir(database).map_err(|e| Error::io("list", database, e))? {
+        let entry = entry.map_err(|e| Error::io("list", database, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("snap.") && wanted(&name) {
+            done.push(act(&entry.path(), &name)?);
+        }
+    }
+    Ok(done)
+}
+
+/// The size of all snapshots. A new one is written before an old one goes.
+pub(in crate::storage) fn snapshot_bytes(database: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(database) else { return 0 };
+    let snapshots = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."));
+    snapshots.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
+/// The size of all files below `path`, in bytes.
+pub(in crate::storage) fn bytes_below(path: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
+        let path = entry.map_err(|e| Error::io("list", path, e))?.path();
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => bytes += bytes_below(&path)?,
+            Ok(meta) => bytes += meta.len(),
+            // sled removes snapshots while we look.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("look at", path, error)),
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,137 @@
+//! Writing to the journal, and reading it when the store is opened. `journal.rs` says why, and what holds at every moment.
+
+use super::Engine;
+use super::change::encode_error;
+use super::lookup::{LookUp, look_up};
+use super::trees::engine_error;
+use super::write::Writer;
+use crate::codec::{Fingerprint, Hot, JournalRecord, JournalRow};
+use crate::error::Result;
+use crate::unreadable::if_readable;
+
+impl Writer {
+    /// How large one half of the journal may grow, in bytes.
+    pub(crate) fn set_journal_bytes(&mut self, bytes: u64) {
+        self.journal.limit = bytes;
+    }
+
+    /// Lets the journal wait for as long as it has room: it does not take the last space of a full disk.
+    pub(in crate::storage) fn hold_journal(&mut self) {
+        self.journal.is_held = true;
+    }
+
+    /// Writes hot records to the journal.
+    pub(in crate::storage) fn journal_hot(
+        &mut self,
+        engine: &Engine,
+        records: impl Iterator<Item = (Fingerprint, Hot)>,
+    ) -> Result<()> {
+        let (mut row, mut in_row) = (JournalRow::new(), Vec::new());
+        for (entry, hot) in records {
+            row.push(&JournalRecord::Set(entry, hot)).map_err(encode_error)?;
+            in_row.push((entry, hot));
+            if row.is_full() {
+                self.append_hot(engine, std::mem::replace(&mut row, JournalRow::new()), &in_row)?;
+                in_row.clear();
+            }
+        }
+        self.append_hot(engine, row, &in_row)
+    }
+
+    fn append_hot(&mut self, engine: &Engine, row: JournalRow, records: &[(Fingerprint, Hot)]) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let number = self.take_number(&row);
+        self.insert(engine, &engine.trees.journal, number, row.value())?;
+        engine.memtable.set(records, self.journal.epoch);
+        Ok(())
+    }
+
+    /// Makes the journal forget entries that the trees know better. The caller holds the gate.
+    pub(in crate::storage) fn forget_held(
+        &mut self,
+        engine: &Engine,
+        entries: impl Iterator<Item = Fingerprint>,
+    ) -> Result<()> {
+        let known: Vec<_> = entries.filter(|entry| engine.memtable.contains(*entry)).collect();
+        let mut row = JournalRow::new();
+        for entry in &known {
+            row.push(&JournalRecord::Forget(*entry)).map_err(encode_error)?;
+            if row.is_full() {
+                self.append_held(engine, std::mem::replace(&mut row, JournalRow::new()))?;
+            }
+        }
+        self.append_held(engine, row)?;
+        for entry in known {
+            engine.memtable.forget(entry);
+        }
+        Ok(())
+    }
+
+    /// Like `forget_held`, for one entry; takes the gate itself.
+    pub(in crate::storage) fn forget(&mut self, engine: &Engine, entry: Fingerprint) -> Result<()> {
+        let _gate = engine.gate.lock();
+        self.forget_held(engine, std::iter::once(entry))
+    }
+
+    fn append_held(&mut self, engine: &Engine, row: JournalRow) -> Result<()> {
+        if row.is_empty() {
+            return Ok(());
+        }
+        let number = self.take_number(&row);
+        self.insert_held(engine, &engine.trees.journal, &number, row.value())
+    }
+
+    fn take_number(&mut self, row: &JournalRow) -> [u8; 8] {
+        let number = self.journal.next;
+        self.journal.next = number.saturating_add(1);
+        self.journal.bytes += row.value().len() as u64;
+        JournalRow::key(number)
+    }
+
+    /// Reads the journal of the last opening. What it says is carried from now on.
+    pub(in crate::storage) fn replay(&mut self, engine: &Engine) -> Result<()> {
+        for row in &engine.trees.journal {
+            let (key, value) = row.map_err(|e| engine_error("read", e))?;
+            let Ok(number) = JournalRow::number(&key) else { continue };
+            self.journal.next = number.saturating_add(1);
+            self.journal.bytes += value.len() as u64;
+            let records = JournalRow::decode(&value).unwrap_or_else(|error| {
+                let error = super::damaged_at("journal", &key, error);
+                tracing::error!(error = &error as &dyn std::error::Error, "passed over late activity");
+                self.journal.unreadable.insert(number);
+                Vec::new()
+            });
+            for record in records {
+                match record {
+                    JournalRecord::Set(entry, hot) => engine.memtable.set(&[(entry, hot)], self.journal.epoch),
+                    JournalRecord::Forget(entry) => engine.memtable.forget(entry),
+                }
+            }
+        }
+        if !self.journal.unreadable.is_empty() {
+            forget_doubtful(engine)?;
+        }
+        if self.journal.next > 0 {
+            self.journal.swap_halves();
+        }
+        Ok(())
+    }
+}
+
+/// A row that cannot be decoded may have said that the trees know better. So what is not newer than they are goes, and what
+/// they do not know.
+fn forget_doubtful(engine: &Engine) -> Result<()> {
+    for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
+        let is_newer = match (engine.memtable.get(entry), if_readable(engine.stored_hot(entry))?) {
+            (Some(hot), Some(Some(stored))) => hot.updated_at > stored.updated_at,
+            (_, Some(_)) => matches!(look_up(engine, entry)?, LookUp::Unreadable),
+            (_, None) => true,
+        };
+        if !is_newer {
+            engine.memtable.forget(entry);
+        }
+    }
+    Ok(())
+}

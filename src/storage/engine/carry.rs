@@ -1,0 +1,168 @@
+//! Carrying: how what the journal says gets into `activity` and `by_updated_at`, a little after each commit.
+//!
+//! `journal.rs` says why, and what holds at every moment.
+
+use super::journal::MAX_AGE;
+use std::time::Duration;
+
+use tracing::field::Empty;
+
+use super::Engine;
+use super::change::encode_error;
+use super::journal::{Carry, Journal};
+use super::memtable::Portion;
+use super::trees::engine_error;
+use super::write::Writer;
+use crate::codec::{Activity, ActivityRow, Fingerprint, Hot, JournalRow};
+use crate::error::Result;
+
+/// Background rate; `MAX_SLICES` bounds how long one commit is delayed.
+const SLICE: usize = 1024;
+const SLICE_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_SLICES: usize = 16;
+
+/// Records that are in their trees already cost a look. This many of them count as one that is written.
+const LOOKS_PER_WRITE: usize = 8;
+/// The same for those that are only passed on the walk through the memtable.
+const STEPS_PER_WRITE: usize = 64;
+
+impl Writer {
+    /// Carries a little, or as much as it takes for the journal to keep its bound. Call it after each commit, of
+    /// `changes`, with the monotonic time.
+    pub(crate) fn tend_journal(&mut self, engine: &Engine, now: Duration, changes: usize) -> Result<()> {
+        let journal = &mut self.journal;
+        if journal.bytes > 0 && journal.began.is_none() {
+            journal.began = Some(now);
+        }
+        if journal.carry.is_none() && journal.is_due(now, engine.memtable.len()) {
+            journal.swap_halves();
+        }
+        let mut count = 0;
+        if journal.is_pressed(engine.memtable.len()) {
+            // Done about when the other half is full: this one holds at most one record for each change that filled it.
+            count = if changes > 0 { (2 * changes).clamp(64, MAX_SLICES * SLICE) } else { 0 };
+        }
+        let since = now.saturating_sub(journal.last_slice);
+        if since >= SLICE_INTERVAL && (count > 0 || !journal.is_held) {
+            journal.last_slice = now;
+            let slices = since.as_millis() / SLICE_INTERVAL.as_millis();
+            count = count.max(SLICE * usize::try_from(slices).unwrap_or(MAX_SLICES).min(MAX_SLICES));
+        }
+        self.carry(engine, count)
+    }
+
+    /// How long the journal can wait, from the monotonic time `now` on; for ever if it is empty.
+    pub(crate) fn journal_due(&self, engine: &Engine, now: Duration) -> Option<Duration> {
+        let Journal { carry, began, last_slice, is_held, .. } = &self.journal;
+        if self.journal.carry.is_none() && self.journal.is_due(now, engine.memtable.len()) {
+            return Some(Duration::ZERO);
+        }
+        match (carry, began) {
+            (Some(_), _) => (!is_held).then(|| SLICE_INTERVAL.saturating_sub(now.saturating_sub(*last_slice))),
+            (None, Some(began)) => Some(MAX_AGE.saturating_sub(now.saturating_sub(*began))),
+            (None, None) => None,
+        }
+    }
+
+    /// Carries everything, and leaves the journal empty but for what cannot be decoded.
+    pub(in crate::storage) fn carry_all(&mut self, engine: &Engine) -> Result<()> {
+        self.finish_carrying(engine)?;
+        self.journal.swap_halves();
+        self.finish_carrying(engine)
+    }
+
+    fn finish_carrying(&mut self, engine: &Engine) -> Result<()> {
+        while self.journal.carry.is_some() {
+            self.carry(engine, SLICE)?;
+        }
+        Ok(())
+    }
+
+    /// Carries about `count` records of the half that is carried, or removes as many of its rows.
+    fn carry(&mut self, engine: &Engine, count: usize) -> Result<()> {
+        if count == 0 || self.journal.carry.is_none() {
+            return Ok(());
+        }
+        let span = tracing::debug_span!("carry", records = Empty, rows = Empty).entered();
+        let (mut left, mut records_written, mut rows_removed) = (count, 0, 0);
+        while let Some(carry) = self.journal.carry.filter(|_| left > 0) {
+            let done = match u8::try_from(carry.part) {
+                Ok(part) => {
+                    let Portion { records, is_all, walked } = engine.memtable.to_carry(part, self.journal.epoch, left);
+                    let written = self.carry_records(engine, &records)?;
+                    records_written += written;
+                    engine.memtable.set_carried(&records);
+                    self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
+                    written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
+                }
+                Err(_) => {
+                    let removed = self.remove_rows(engine, carry.end, left)?;
+                    rows_removed += removed;
+                    if removed < left {
+                        engine.memtable.drop_carried();
+                        self.journal.carry = None;
+                    }
+                    removed
+                }
+            };
+            left = left.saturating_sub(done);
+        }
+        span.record("records", records_written).record("rows", rows_removed);
+        Ok(())
+    }
+
+    /// Writes hot records to their trees, and answers how many were not there. For each entry the new row of the index goes
+    /// first, then the record, then the old row: so at every moment it has a row that is not later than its record, and
+    /// pruning finds it. Among entries the order is the one that sled takes best.
+    fn carry_records(&mut self, engine: &Engine, records: &[(Fingerprint, Hot)]) -> Result<usize> {
+        let (mut new, mut values, mut old) = (Vec::new(), Vec::new(), Vec::new());
+        for (entry, hot) in records {
+            let Some(value) = engine.activity(*entry)? else {
+                // Only damage leaves it: see `forget_doubtful`.
+                tracing::warn!(%entry, "activity of an entry that is not there is dropped");
+                continue;
+            };
+            let Ok(Activity { key, hot: stored }) = Activity::decode(&value) else {
+                // Its key is lost, and with it where it belongs. It stays for `verify` to report.
+                tracing::warn!(%entry, "cannot decode the activity of an entry; what came later is dropped");
+                continue;
+            };
+            if stored == *hot {
+                continue;
+            }
+            if stored.updated_at != hot.updated_at {
+                new.push(ActivityRow::of(hot, *entry));
+                old.push(ActivityRow::of(&stored, *entry));
+            }
+            values.push((entry, Activity::encode(&key, hot).map_err(encode_error)?));
+        }
+        new.sort_unstable();
+        old.sort_unstable();
+        for row in new {
+            self.insert(engine, &engine.trees.by_updated_at, row.encode(), &[])?;
+        }
+        for (entry, value) in &values {
+            self.insert(engine, &engine.trees.activity, entry.as_bytes(), value)?;
+        }
+        for row in old {
+            self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
+        }
+        Ok(values.len())
+    }
+
+    /// Removes up to `count` rows before `end`, from the front. Answers how many.
+    fn remove_rows(&mut self, engine: &Engine, end: u64, count: usize) -> Result<usize> {
+        let mut removed = 0;
+        for row in engine.trees.journal.range(..JournalRow::key(end)).keys() {
+            let row = row.map_err(|e| engine_error("read", e))?;
+            if JournalRow::number(&row).is_ok_and(|number| !self.journal.unreadable.contains(&number)) {
+                self.remove(engine, &engine.trees.journal, row)?;
+                removed += 1;
+            }
+            if removed == count {
+                break;
+            }
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,97 @@
+//! The journal of hot records: what makes a touch cost the same in a store of any size.
+//!
+//! A touch changes a hot record and, now and then, its row in the index by age: three writes at three random places of
+//! two trees. In a large store each of them misses the processor's caches. So the committer writes the new hot records
+//! one after the other into rows of the tree `journal`, and keeps them in the [`Memtable`](super::memtable) for all
+//! readers. Later, and in the order of the trees, it *carries* them to `activity` and `by_updated_at`, and removes the
+//! rows (`carry.rs`). The journal has two halves: while one is carried, the other grows. (Log-structured merge trees do this with
+//! all their data: O'Neil and others, 1996.)
+//!
+//! What holds at every moment, and so after a crash:
+//!
+//! - The trees alone are a sound store, some touches older. The journal makes them complete.
+//! - Of two records of one entry the later one counts, and rows are removed from the front. So what is left of the
+//!   journal never says less than the trees.
+//! - A structural change writes the trees, and then, before its intent goes, a `Forget` for each entry of which the
+//!   journal speaks. Opening reads the journal first and then settles the intent, so it ends likewise.
+//!
+//! A row costs about as much as one touch did, and holds about thirty-four of them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::memtable::Epoch;
+use crate::config::DEFAULT_JOURNAL_BYTES;
+
+/// How many entries the memtable may hold before it is time to carry them: with the two halves, twice as many.
+const MAX_ENTRIES: usize = 1 << 20;
+/// How long a half may grow. Openings read less, and pruning finds its rows in the tree.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// Where the journal has come to. It belongs to the [`Writer`].
+#[derive(Debug)]
+pub(in crate::storage) struct Journal {
+    /// The number of the next row.
+    pub(in crate::storage) next: u64,
+    /// Bytes in the half that grows, and when it began to.
+    pub(in crate::storage) bytes: u64,
+    pub(in crate::storage) began: Option<Duration>,
+    pub(in crate::storage) epoch: Epoch,
+    /// The half that is carried.
+    pub(in crate::storage) carry: Option<Carry>,
+    pub(in crate::storage) last_slice: Duration,
+    pub(in crate::storage) limit: u64,
+    /// Carry nothing that can wait: there is hardly any space.
+    pub(in crate::storage) is_held: bool,
+    /// Rows that cannot be decoded. They stay, for `verify` to report and a repair to keep.
+    pub(in crate::storage) unreadable: BTreeSet<u64>,
+}
+
+/// How far the half that is carried has come.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::storage) struct Carry {
+    /// The next part of the memtable.
+    pub(in crate::storage) part: usize,
+    /// The number of the first row that is not of this half.
+    pub(in crate::storage) end: u64,
+    /// How large it is.
+    pub(in crate::storage) bytes: u64,
+}
+
+impl Journal {
+    pub(in crate::storage) fn new() -> Self {
+        Self {
+            next: 0,
+            bytes: 0,
+            began: None,
+            epoch: 0,
+            carry: None,
+            last_slice: Duration::ZERO,
+            limit: DEFAULT_JOURNAL_BYTES,
+            is_held: false,
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    /// Begins to carry the half that has grown.
+    pub(in crate::storage) fn swap_halves(&mut self) {
+        self.carry = Some(Carry { part: 0, end: self.next, bytes: self.bytes });
+        self.epoch = self.epoch.wrapping_add(1);
+        (self.bytes, self.began) = (0, None);
+    }
+}
+
+impl Journal {
+    pub(super) fn is_due(&self, now: Duration, entries: usize) -> bool {
+        let is_old = self.began.is_some_and(|began| now.saturating_sub(began) >= MAX_AGE);
+        self.bytes > 0 && (is_old || self.bytes >= self.limit || entries >= MAX_ENTRIES)
+    }
+
+    /// Whether carrying must exceed its background rate. After an opening both halves of the last one are carried.
+    pub(super) fn is_pressed(&self, entries: usize) -> bool {
+        let both = self.bytes + self.carry.map_or(0, |carry| carry.bytes);
+        self.bytes >= self.limit.div_ceil(2)
+            || both >= self.limit.saturating_add(self.limit / 2)
+            || entries >= MAX_ENTRIES * 3 / 2
+    }
+}

@@ -1,0 +1,322 @@
+//! Hot records that are newer than those in `activity`, in memory: what the journal says, ready to be read.
+//!
+//! The writer alone changes it, and the journal holds all of it, so an opening makes it anew. A record stays until its
+//! rows of the journal are gone, though it was carried to its tree before: code that changes its entry by other ways
+//! has to know that the journal speaks of it.
+
+use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+
+use crate::codec::{ActivityRow, Fingerprint, Hot};
+use crate::entry::{Revision, Usage};
+use crate::time::Timestamp;
+
+/// One for each value of a fingerprint's first byte, so that the parts lie in the order of the trees.
+const PARTS: usize = 256;
+
+/// Which half of the journal a record was written in last. There are never more than two.
+pub(in crate::storage) type Epoch = u8;
+
+/// The records, found by entry and by time.
+#[derive(Debug)]
+pub(in crate::storage) struct Memtable {
+    parts: Box<[Mutex<HashTable<Record>>]>,
+    appended: Mutex<Appended>,
+    /// A reader locks it before `appended`, and the writer never.
+    runs: Mutex<Runs>,
+    len: AtomicUsize,
+}
+
+/// A hot record, small: there may be a million of them.
+#[derive(Debug)]
+struct Record {
+    entry: Fingerprint,
+    updated_at: Timestamp,
+    revision: Revision,
+    /// `None` while there is nothing to say.
+    rest: Option<Box<Rest>>,
+    flags: u8,
+    epoch: Epoch,
+    carried: bool,
+}
+
+/// What most hot records do without.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Rest {
+    last_interaction: Option<Timestamp>,
+    usage: Usage,
+}
+
+impl Rest {
+    const NONE: Self = Self { last_interaction: None, usage: Usage::ZERO };
+}
+
+impl Record {
+    fn row(&self) -> ActivityRow {
+        ActivityRow { time: self.updated_at, entry: self.entry }
+    }
+
+    fn hot(&self) -> Hot {
+        let Rest { last_interaction, usage } = self.rest.as_deref().copied().unwrap_or(Rest::NONE);
+        Hot { updated_at: self.updated_at, flags: self.flags, revision: self.revision, last_interaction, usage }
+    }
+}
+
+/// A portion of what is to be carried.
+#[derive(Debug)]
+pub(in crate::storage) struct Portion {
+    /// In the order of the trees.
+    pub(in crate::storage) records: Vec<(Fingerprint, Hot)>,
+    /// Whether nothing of its part is left.
+    pub(in crate::storage) is_all: bool,
+    /// Records that were looked at.
+    pub(in crate::storage) walked: usize,
+}
+
+/// Which end of the index by age comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AgeOrder {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// Rows of the index by age, from one to another.
+pub(in crate::storage) type AgeRange = (Bound<ActivityRow>, Bound<ActivityRow>);
+
+/// The rows of the index by age that the records stand for, as the writer appends them: a touch costs no more than that.
+/// Rows of records that have moved on stay until all are listed anew: what the record says counts.
+#[derive(Debug, Default)]
+struct Appended {
+    rows: Vec<ActivityRow>,
+    /// All rows are among these: those that were sorted before are out of date.
+    is_all: bool,
+    /// How many were sorted before.
+    sorted: usize,
+}
+
+/// Rows that a reader has sorted, in runs: a later one is less than half as long as that before it.
+#[derive(Debug, Default)]
+struct Runs(Vec<Vec<ActivityRow>>);
+
+impl Runs {
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    fn add(&mut self, mut run: Vec<ActivityRow>) {
+        run.sort_unstable();
+        run.dedup();
+        while let Some(before) = self.0.pop_if(|before| before.len() <= 2 * run.len()) {
+            run = [before, run].concat();
+            // A merge: it finds the two runs.
+            run.sort();
+            run.dedup();
+        }
+        if !run.is_empty() {
+            self.0.push(run);
+        }
+    }
+
+    /// The rows of a range, from one of its ends.
+    fn iter(&self, range: &AgeRange, order: AgeOrder) -> impl Iterator<Item = ActivityRow> {
+        let mut left: Vec<&[ActivityRow]> = self.0.iter().map(|run| part(run, range)).collect();
+        std::iter::from_fn(move || {
+            let ends = left.iter().enumerate();
+            let (at, row) = match order {
+                AgeOrder::OldestFirst => {
+                    ends.filter_map(|(at, run)| Some((at, *run.first()?))).min_by_key(|(_, row)| *row)
+                }
+                AgeOrder::NewestFirst => {
+                    ends.filter_map(|(at, run)| Some((at, *run.last()?))).max_by_key(|(_, row)| *row)
+                }
+            }?;
+            let run = left.get_mut(at)?;
+            let rest = match order {
+                AgeOrder::OldestFirst => run.split_first().map(|(_, rest)| rest),
+                AgeOrder::NewestFirst => run.split_last().map(|(_, rest)| rest),
+            };
+            *run = rest.unwrap_or_default();
+            Some(row)
+        })
+    }
+}
+
+/// What lies in a range.
+fn part<'a>(run: &'a [ActivityRow], (from, to): &AgeRange) -> &'a [ActivityRow] {
+    let start = match from {
+        Bound::Included(from) => run.partition_point(|row| row < from),
+        Bound::Excluded(from) => run.partition_point(|row| row <= from),
+        Bound::Unbounded => 0,
+    };
+    let end = match to {
+        Bound::Included(to) => run.partition_point(|row| row <= to),
+        Bound::Excluded(to) => run.partition_point(|row| row < to),
+        Bound::Unbounded => run.len(),
+    };
+    run.get(start..end).unwrap_or_default()
+}
+
+/// Rows that are out of date, beyond twice as many as there are records, before all are listed anew.
+const MAX_STALE_ROWS: usize = 4096;
+
+impl Memtable {
+    pub(in crate::storage) fn new() -> Self {
+        Self {
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            appended: Mutex::default(),
+            runs: Mutex::default(),
+            len: AtomicUsize::new(0),
+        }
+    }
+
+    pub(in crate::storage) fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    pub(in crate::storage) fn get(&self, entry: Fingerprint) -> Option<Hot> {
+        self.find(entry, Record::hot)
+    }
+
+    pub(in crate::storage) fn contains(&self, entry: Fingerprint) -> bool {
+        self.find(entry, |_| ()).is_some()
+    }
+
+    fn find<T>(&self, entry: Fingerprint, answer: impl FnOnce(&Record) -> T) -> Option<T> {
+        if self.len() == 0 {
+            return None;
+        }
+        let (part, hash) = entry.part_and_hash();
+        self.part(part).lock().find(hash, |record| record.entry == entry).map(answer)
+    }
+
+    fn part(&self, part: u8) -> &Mutex<HashTable<Record>> {
+        #[expect(clippy::indexing_slicing, reason = "there is a part for each byte")]
+        &self.parts[usize::from(part)]
+    }
+
+    /// Sets records. Their rows come first, so that whoever reads them finds an entry by its old row or its new one.
+    pub(in crate::storage) fn set(&self, records: &[(Fingerprint, Hot)], epoch: Epoch) {
+        self.append(records.iter().map(|(entry, hot)| ActivityRow::of(hot, *entry)));
+        for (entry, hot) in records {
+            self.set_record(*entry, hot, epoch);
+        }
+    }
+
+    fn set_record(&self, entry: Fingerprint, hot: &Hot, epoch: Epoch) {
+        let &Hot { updated_at, flags, revision, last_interaction, usage } = hot;
+        let rest = Rest { last_interaction, usage };
+        let rest = (rest != Rest::NONE).then(|| Box::new(rest));
+        let new = Record { entry, updated_at, revision, rest, flags, epoch, carried: false };
+        let (part, hash) = entry.part_and_hash();
+        let mut part = self.part(part).lock();
+        if let Some(record) = part.find_mut(hash, |record| record.entry == entry) {
+            *record = new;
+        } else {
+            part.insert_unique(hash, new, |record| record.entry.part_and_hash().1);
+            self.len.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Drops a record, if there is one.
+    pub(in crate::storage) fn forget(&self, entry: Fingerprint) {
+        let (part, hash) = entry.part_and_hash();
+        let mut part = self.part(part).lock();
+        if let Ok(found) = part.find_entry(hash, |record| record.entry == entry) {
+            found.remove();
+            self.len.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    fn append(&self, rows: impl Iterator<Item = ActivityRow>) {
+        let mut appended = self.appended.lock();
+        if appended.rows.len() + appended.sorted > 3 * self.len() + MAX_STALE_ROWS {
+            self.list_anew(&mut appended);
+        }
+        appended.rows.extend(rows);
+    }
+
+    fn list_anew(&self, appended: &mut Appended) {
+        appended.rows.clear();
+        for part in &self.parts {
+            appended.rows.extend(part.lock().iter().map(Record::row));
+        }
+        (appended.is_all, appended.sorted) = (true, 0);
+    }
+
+    /// Whether a row of the tree is of an entry that has another time by now.
+    pub(in crate::storage) fn has_moved(&self, row: &ActivityRow) -> bool {
+        self.find(row.entry, |record| record.updated_at != row.time).unwrap_or(false)
+    }
+
+    /// Up to `limit` rows of the range, from one of its ends.
+    pub(in crate::storage) fn rows(&self, range: &AgeRange, order: AgeOrder, limit: usize) -> Vec<ActivityRow> {
+        if self.len() == 0 {
+            return Vec::new();
+        }
+        let mut runs = self.runs.lock();
+        let new = {
+            let mut appended = self.appended.lock();
+            if std::mem::take(&mut appended.is_all) {
+                *runs = Runs::default();
+            }
+            appended.sorted += appended.rows.len();
+            std::mem::take(&mut appended.rows)
+        };
+        // Sorted and looked up while the writer goes on.
+        runs.add(new);
+        let is_its = |row: &ActivityRow| self.find(row.entry, |record| record.updated_at == row.time).unwrap_or(false);
+        if runs.len() > 2 * self.len() + MAX_STALE_ROWS {
+            let all = std::mem::take(&mut *runs).0.concat();
+            runs.add(all.into_iter().filter(is_its).collect());
+            self.appended.lock().sorted = runs.len();
+        }
+        let mut rows: Vec<_> = runs.iter(range, order).filter(is_its).take(limit).collect();
+        // An entry that went to and fro is in two runs.
+        rows.dedup();
+        rows
+    }
+
+    /// The entries of one part.
+    pub(in crate::storage) fn entries_of_part(&self, part: u8) -> Vec<Fingerprint> {
+        self.part(part).lock().iter().map(|record| record.entry).collect()
+    }
+
+    /// Up to `limit` records of one part that were written before `epoch` and not carried yet.
+    pub(in crate::storage) fn to_carry(&self, part: u8, epoch: Epoch, limit: usize) -> Portion {
+        let part = self.part(part).lock();
+        let due = part.iter().filter(|record| record.epoch != epoch && !record.carried);
+        let mut records: Vec<_> = due.map(|record| (record.entry, record.hot())).collect();
+        let walked = part.len();
+        drop(part);
+        records.sort_unstable_by_key(|(entry, _)| *entry);
+        let is_all = records.len() <= limit;
+        records.truncate(limit);
+        Portion { records, is_all, walked }
+    }
+
+    /// Notes that these records, as they are, are in their trees.
+    pub(in crate::storage) fn set_carried(&self, records: &[(Fingerprint, Hot)]) {
+        for (entry, _) in records {
+            let (part, hash) = entry.part_and_hash();
+            if let Some(record) = self.part(part).lock().find_mut(hash, |record| record.entry == *entry) {
+                record.carried = true;
+            }
+        }
+    }
+
+    /// Drops what was carried and not written again since.
+    pub(in crate::storage) fn drop_carried(&self) {
+        for part in &self.parts {
+            let mut part = part.lock();
+            let before = part.len();
+            part.retain(|record| !record.carried);
+            self.len.fetch_sub(before - part.len(), Ordering::AcqRel);
+            let room = 2 * part.len();
+            part.shrink_to(room, |record| record.entry.part_and_hash().1);
+        }
+        self.list_anew(&mut self.appended.lock());
+    }
+}

@@ -1,0 +1,296 @@
+//! The first half of a repair: looks at every row, and puts the bytes of what cannot stay into the quarantine.
+//!
+//! The journal comes first, and is carried to its trees. After that this half changes nothing in them, and all of it is
+//! synced before the second half begins. So a repair that is cut short has lost nothing, and is run again.
+//!
+//! An entry is what has a cold record that reads, under a key that is one. Rows that belong to no entry go into the
+//! quarantine if they hold something: they may be all that is left of one.
+
+use std::collections::{HashMap, HashSet};
+
+use super::quarantine::Quarantine;
+use crate::codec::{
+    Activity, ActivityRow, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
+    assemble, decode_cold, whole_fingerprint,
+};
+use crate::error::{Result, with_causes};
+use crate::key::SessionKey;
+use crate::storage::engine::change::encode_error;
+use crate::storage::engine::extras::PartsOf;
+use crate::storage::engine::lookup::key;
+use crate::storage::engine::trees::{engine_error, meta};
+use crate::storage::engine::{Engine, bytes};
+use crate::time::Timestamp;
+use crate::unreadable::Unreadable;
+
+/// What the second half has to know.
+#[derive(Debug, Default)]
+pub(in crate::storage) struct Salvaged {
+    /// Entries without a hot record that reads, and the newest time at which the index has them.
+    pub(in crate::storage) without_hot: HashMap<Fingerprint, Option<Timestamp>>,
+    /// Hot records of the journal that have no readable row in `activity` to replace.
+    pub(in crate::storage) late: HashMap<Fingerprint, Hot>,
+    /// Entries whose extras are not whole.
+    pub(in crate::storage) broken_extras: HashSet<Fingerprint>,
+    /// Notes that cannot be decoded: the keys of their rows.
+    pub(in crate::storage) broken_notes: Vec<Vec<sled::IVec>>,
+    /// The time zone of the last import cannot be decoded.
+    pub(in crate::storage) broken_zone: bool,
+}
+
+#[derive(Debug)]
+struct Survey<'a> {
+    engine: &'a Engine,
+    quarantine: &'a mut Quarantine,
+    live: HashSet<Fingerprint>,
+    /// Entries of which there are remains, but no cold record.
+    lost: HashSet<Fingerprint>,
+    salvaged: Salvaged,
+}
+
+/// Puts what carrying the journal would lose into the quarantine, and syncs it: rows that cannot be decoded, and records
+/// that have no readable row in `activity` to replace. Answers how many rows of the journal cannot be decoded, and those
+/// records.
+pub(in crate::storage) fn salvage_journal(
+    engine: &Engine,
+    quarantine: &mut Quarantine,
+) -> Result<(u64, HashMap<Fingerprint, Hot>)> {
+    for row in &engine.trees.journal {
+        let (row, value) = row.map_err(|e| engine_error("read", e))?;
+        if let Err(error) = JournalRow::number(&row).and_then(|_| JournalRow::decode(&value)) {
+            quarantine.add("journal", &row, &value, &with_causes(&error))?;
+        }
+    }
+    let unreadable = quarantine.lines();
+    let mut late = HashMap::new();
+    for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
+        let Some(hot) = engine.memtable.get(entry) else { continue };
+        let stored = engine.activity(entry)?;
+        let reason = match stored.as_deref().map(Activity::decode) {
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => with_causes(&error),
+            None => "it has no row in activity".into(),
+        };
+        quarantine.add("journal", entry.as_bytes(), &hot.encode().map_err(encode_error)?, &reason)?;
+        late.insert(entry, hot);
+    }
+    quarantine.sync()?;
+    Ok((unreadable, late))
+}
+
+/// Fills the quarantine and syncs it.
+pub(in crate::storage) fn salvage(engine: &Engine, quarantine: &mut Quarantine) -> Result<Salvaged> {
+    let mut survey =
+        Survey { engine, quarantine, live: HashSet::new(), lost: HashSet::new(), salvaged: Salvaged::default() };
+    survey.entries()?;
+    survey.activity()?;
+    survey.index_rows()?;
+    survey.extras()?;
+    survey.turns()?;
+    survey.leases()?;
+    survey.notes()?;
+    survey.zone()?;
+    survey.quarantine.sync()?;
+    Ok(survey.salvaged)
+}
+
+impl Survey<'_> {
+    fn entries(&mut self) -> Result<()> {
+        for row in self.engine.trees.sessions.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let key = match key(&row) {
+                Ok(key) => key,
+                Err(error) => {
+                    self.quarantine.add("sessions", &row, &value, &with_causes(&error))?;
+                    continue;
+                }
+            };
+            let entry = self.engine.fingerprint(&key);
+            match decode_cold(&value) {
+                Ok(_) => {
+                    self.live.insert(entry);
+                    self.extras_of(&key, entry, &value)?;
+                }
+                Err(error) => {
+                    self.lost.insert(entry);
+                    self.quarantine.add("sessions", &row, &value, &with_causes(&error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes an entry whose extras, or the details that were spilled into them, are not whole.
+    fn extras_of(&mut self, key: &SessionKey, entry: Fingerprint, value: &[u8]) -> Result<()> {
+        if let Err(error) = self.engine.check_extras(key, value)? {
+            self.salvaged.broken_extras.insert(entry);
+            self.quarantine.add("sessions", bytes(key), value, &format!("its extras are not whole: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn activity(&mut self) -> Result<()> {
+        let mut with_hot = HashSet::new();
+        for row in self.engine.trees.activity.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let (entry, activity) = (whole_fingerprint(&row), Activity::decode(&value));
+            let reason = match (&entry, &activity) {
+                (Err(error), _) | (Ok(_), Err(error)) => with_causes(error),
+                (Ok(entry), Ok(Activity { key, .. })) if self.engine.fingerprint(key) != *entry => {
+                    with_causes(&CodecError::WrongKey)
+                }
+                (Ok(entry), Ok(_)) if self.live.contains(entry) => {
+                    with_hot.insert(*entry);
+                    continue;
+                }
+                (Ok(_), Ok(_)) => "it has no entry".into(),
+            };
+            self.lost.extend(entry.ok().filter(|entry| !self.live.contains(entry)));
+            self.quarantine.add("activity", &row, &value, &reason)?;
+        }
+        self.salvaged.without_hot = self.live.difference(&with_hot).map(|entry| (*entry, None)).collect();
+        Ok(())
+    }
+
+    fn index_rows(&mut self) -> Result<()> {
+        for row in self.engine.trees.by_updated_at.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match ActivityRow::decode(&row) {
+                Err(error) => with_causes(&error),
+                Ok(row) => {
+                    if let Some(newest) = self.salvaged.without_hot.get_mut(&row.entry) {
+                        *newest = (*newest).max(Some(row.time));
+                    }
+                    if !self.lost.contains(&row.entry) {
+                        continue;
+                    }
+                    "its entry is lost".into()
+                }
+            };
+            self.quarantine.add("by_updated_at", &row, &value, &reason)?;
+        }
+        for row in self.engine.trees.by_session_id.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match IdRow::decode(&row) {
+                Err(error) => with_causes(&error),
+                Ok(row) if self.live.contains(&row.entry) => continue,
+                Ok(_) => "it has no entry".into(),
+            };
+            self.quarantine.add("by_session_id", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+
+    /// Chunks that nobody names are the ordinary remains of a crash, but not where their entry is lost.
+    fn extras(&mut self) -> Result<()> {
+        for row in self.engine.trees.extras.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match ExtrasRow::decode(&row) {
+                Err(error) => with_causes(&error),
+                Ok(row) if self.lost.contains(&row.entry) => "its entry is lost".into(),
+                Ok(row) if self.salvaged.broken_extras.contains(&row.entry) => {
+                    "a part of extras that are not whole".into()
+                }
+                Ok(_) => continue,
+            };
+            self.quarantine.add("extras", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn turns(&mut self) -> Result<()> {
+        for row in self.engine.trees.turns.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match whole_fingerprint(&row).and_then(|entry| Ok((entry, Turn::decode(&value)?))) {
+                Err(error) => with_causes(&error),
+                Ok((entry, _)) if self.lost.contains(&entry) => "its entry is lost".into(),
+                Ok(_) => continue,
+            };
+            self.quarantine.add("turns", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn leases(&mut self) -> Result<()> {
+        for row in self.engine.trees.leases.iter() {
+            let (row, value) = row.map_err(|e| engine_error("read", e))?;
+            let reason = match LeaseRow::decode(&row).and_then(|row| Ok((row.entry, Term::decode(&value)?))) {
+                Err(error) => with_causes(&error),
+                Ok((entry, _)) if self.lost.contains(&entry) => "its entry is lost".into(),
+                Ok(_) => continue,
+            };
+            self.quarantine.add("leases", &row, &value, &reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl Survey<'_> {
+    /// Notes are rows of `meta` that belong together. Where one of them is lost the text is no JSON any more.
+    fn notes(&mut self) -> Result<()> {
+        let meta = &self.engine.trees.meta;
+        let mut start = NoteRow::ALL.to_vec();
+        while let Some(row) = meta.range(start..).keys().next() {
+            let row = row.map_err(|e| engine_error("read notes", e))?;
+            if !row.starts_with(NoteRow::ALL) {
+                break;
+            }
+            let (prefix, reason) = match NoteRow::decode(&row) {
+                Ok((name, _)) => {
+                    start = NoteRow::after(name);
+                    let reason = Unreadable::split(self.engine.note(name))?.err().map(|record| record.reason);
+                    (NoteRow::prefix(name), reason)
+                }
+                Err(error) => {
+                    start = [&row[..], &[0]].concat();
+                    (row.to_vec(), Some(with_causes(&error)))
+                }
+            };
+            let Some(reason) = reason else { continue };
+            let mut rows = Vec::new();
+            for part in meta.scan_prefix(&prefix) {
+                let (part, value) = part.map_err(|e| engine_error("read notes", e))?;
+                // A row that is none goes alone, whatever begins like it.
+                if prefix.last() == Some(&0) || part == row {
+                    self.quarantine.add("meta", &part, &value, &reason)?;
+                    rows.push(part);
+                }
+            }
+            self.salvaged.broken_notes.push(rows);
+        }
+        Ok(())
+    }
+
+    fn zone(&mut self) -> Result<()> {
+        if let Err(record) = Unreadable::split(self.engine.zone())? {
+            let value = self.engine.trees.meta.get(meta::ZONE).map_err(|e| engine_error("read", e))?;
+            self.quarantine.add("meta", meta::ZONE.as_bytes(), &value.unwrap_or_default(), &record.reason)?;
+            self.salvaged.broken_zone = true;
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Whether an entry's extras, and details that were spilled into them, are whole. The inner error says what is
+    /// wrong, as `verify` does.
+    pub(in crate::storage) fn check_extras(&self, key: &SessionKey, value: &[u8]) -> Result<Result<(), String>> {
+        let (cold, spilled) = match decode_cold(value) {
+            Ok(decoded) => decoded,
+            Err(error) => return Ok(Err(with_causes(&error))),
+        };
+        let damaged = |error| crate::storage::engine::damaged("extras", key, error);
+        let index = cold.extras.unwrap_or_default();
+        let whole = PartsOf { engine: self, key, waiting: None }.all(Some(&index)).and_then(|parts| {
+            let part = |generation| parts.get(&generation).map(|part| &**part);
+            let (details, extras) = assemble(&index, part).map_err(damaged)?;
+            let (found, expected) = (extras.bytes(), usize::try_from(index.bytes).unwrap_or(usize::MAX));
+            match details {
+                None if spilled => Err(crate::storage::engine::damaged("sessions", key, CodecError::NoDetails)),
+                _ if found != expected => Err(damaged(CodecError::ExtrasLength { found, expected })),
+                _ => Ok(()),
+            }
+        });
+        Ok(Unreadable::split(whole)?.map_err(|record| record.reason))
+    }
+}
