@@ -151,15 +151,7 @@ impl SessionStore {
         let mut unreadable = Unreadable::default();
         if let Some(found) = self.few_found(&filter, &mut unreadable)? {
             let found = found.into_iter();
-            return Ok(Iter {
-                store: self.clone(),
-                filter,
-                before: None,
-                found,
-                piece: 0,
-                has_failed: false,
-                unreadable,
-            });
+            return Ok(Iter { store: self.clone(), filter, before: None, found, piece: 0, is_over: false, unreadable });
         }
         let before = match cursor {
             Some(cursor) => {
@@ -174,7 +166,7 @@ impl SessionStore {
             before,
             found: Vec::new().into_iter(),
             piece,
-            has_failed: false,
+            is_over: false,
             unreadable,
         })
     }
@@ -244,7 +236,8 @@ pub struct Iter {
     found: vec::IntoIter<Activity>,
     /// How many rows to read at a time; 0 at the end.
     piece: usize,
-    has_failed: bool,
+    /// It has told that it is at its end, or an error.
+    is_over: bool,
     unreadable: Unreadable,
 }
 
@@ -290,12 +283,18 @@ impl Iter {
         Ok(())
     }
 
+    /// The next one. After the last one and after an error there is none.
     fn advance(&mut self) -> Result<Option<Summary>> {
-        if self.has_failed {
+        if self.is_over {
             return Ok(None);
         }
-        // Not for a forked child, which may have inherited what was read.
-        self.store.commits().engine()?;
+        // In a forked child that is an error, though what is left may have been read.
+        let found = self.store.commits().engine().map(drop).and_then(|()| self.find());
+        self.is_over = !matches!(found, Ok(Some(_)));
+        found
+    }
+
+    fn find(&mut self) -> Result<Option<Summary>> {
         loop {
             while let Some(Activity { key, hot }) = self.found.next() {
                 if !self.filter.accepts_key(&key) {
@@ -315,19 +314,13 @@ impl Iter {
             self.read()?;
         }
     }
-
-    /// After an error it ends rather than repeats it.
-    fn end(&mut self) {
-        self.has_failed = true;
-        self.found = Vec::new().into_iter();
-    }
 }
 
 impl Iterator for Iter {
     type Item = Result<Summary>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.advance().inspect_err(|_| self.end()).transpose()
+        self.advance().transpose()
     }
 }
 
@@ -359,7 +352,7 @@ impl Iterator for Entries {
     type Item = Result<SessionEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.advance().inspect_err(|_| self.rows.end()).transpose()
+        self.advance().inspect_err(|_| self.rows.is_over = true).transpose()
     }
 }
 
