@@ -302,7 +302,7 @@ impl Pending {
                 let found = slot.hot.map(|hot| Activity { key: slot.key.clone(), hot });
                 Ok(found.filter(|found| is_late || is_its(found)))
             }
-            None => Ok(engine.listed(row.entry)?.filter(is_its)),
+            None => engine.of_row(row),
         }
     }
 

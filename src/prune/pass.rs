@@ -146,7 +146,7 @@ impl<'a> Pass<'a> {
 
     /// A row's entry, if the row is the one that it should have.
     fn look(&self, row: ActivityRow) -> Result<Option<Activity>> {
-        let seen = self.store.commits().peek_listed(row.entry)?;
+        let seen = self.store.commits().peek_row(&row)?;
         Ok(seen.filter(|seen| seen.hot.updated_at == row.time))
     }
 

@@ -221,6 +221,13 @@ impl Case<'_> {
     /// What is missing in a list was counted, but for what no index leads to any more.
     fn assert_told(&self, verb: &str, missing: usize, unreadable: &Unreadable) {
         assert!(missing <= 1, "{}: {verb}: {missing} are missing", self.name);
+        // A turn or a lease without an entry is what a crash may leave, too.
+        let is_orphan = ["turns", "leases", "recover"].contains(&verb)
+            && self.tree == "activity"
+            && [Harm::Missing, Harm::ShortKey, Harm::LongKey].contains(&self.harm);
+        if is_orphan {
+            return;
+        }
         // An export walks the entries' own rows, and verify tells of those that are missing.
         let is_unseen = self.is_unseen || verb == "export" && self.harm == Harm::Missing;
         assert!(missing == 0 || is_unseen || unreadable.count > 0, "{}: {verb}: not counted", self.name);
@@ -365,13 +372,7 @@ fn stands(base: &Base, tree: &'static str, at: usize, harm: Harm) {
     let mut left = None;
     let (_dir, path) = base.damaged(tree, |tree| left = harm.apply(tree, at));
     let is_index = tree.starts_with("by_");
-    // The row of an entry in `activity` has the only way from an index to its key: without it nothing is left to count, and
-    // `verify` finds it from the other side.
-    let is_lost = match tree {
-        "activity" => [Harm::Missing, Harm::ShortKey, Harm::LongKey].contains(&harm),
-        _ => ["turns", "leases"].contains(&tree) && harm == Harm::Missing,
-    };
-    let is_unseen = is_index || harm == Harm::Swapped || is_lost;
+    let is_unseen = is_index || harm == Harm::Swapped || ["turns", "leases"].contains(&tree) && harm == Harm::Missing;
     let case = Case { base, name: format!("{tree}, row {at}: {harm:?}"), path, tree, harm, is_unseen };
     let store = match base.open(&case.path) {
         Ok(store) => store,

@@ -89,9 +89,10 @@ impl Writer {
             let done = match u8::try_from(carry.part) {
                 Ok(part) => {
                     let Portion { records, is_all, walked } = engine.memtable.to_carry(part, self.journal.epoch, left);
-                    let written = self.carry_records(engine, &records)?;
+                    let (written, left_over) = self.carry_records(engine, &records)?;
                     records_written += written;
                     engine.memtable.set_carried(&records);
+                    self.journal_hot(engine, left_over.into_iter())?;
                     self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
                     written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
                 }
@@ -111,11 +112,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes hot records to their trees, and answers how many were not there. For each entry the new row of the index goes
+    /// Writes hot records to their trees, and answers how many were not there, and those that the journal has to keep, since
+    /// the row that names their entry cannot be decoded: a repair needs them. For each entry the new row of the index goes
     /// first, then the record, then the old row: so at every moment it has a row that is not later than its record, and
     /// pruning finds it. Among entries the order is the one that sled takes best.
-    fn carry_records(&mut self, engine: &Engine, records: &[(Fingerprint, Hot)]) -> Result<usize> {
-        let (mut new, mut values, mut old) = (Vec::new(), Vec::new(), Vec::new());
+    fn carry_records(
+        &mut self,
+        engine: &Engine,
+        records: &[(Fingerprint, Hot)],
+    ) -> Result<(usize, Vec<(Fingerprint, Hot)>)> {
+        let (mut new, mut values, mut old, mut left_over) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (entry, hot) in records {
             let Some(value) = engine.activity(*entry)? else {
                 // Only damage leaves it: see `forget_doubtful`.
@@ -123,8 +129,7 @@ impl Writer {
                 continue;
             };
             let Ok(Activity { key, hot: stored }) = Activity::decode(&value) else {
-                // Its key is lost, and with it where it belongs. It stays for `verify` to report.
-                tracing::warn!(%entry, "cannot decode the activity of an entry; what came later is dropped");
+                left_over.push((*entry, *hot));
                 continue;
             };
             if stored == *hot {
@@ -147,7 +152,7 @@ impl Writer {
         for row in old {
             self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
         }
-        Ok(values.len())
+        Ok((values.len(), left_over))
     }
 
     /// Removes up to `count` rows before `end`, from the front. Answers how many.

@@ -41,7 +41,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::codec::{self, Activity, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed};
+use crate::codec::{
+    self, Activity, ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed,
+};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::directory::lock::{self, Hold};
@@ -186,6 +188,19 @@ impl Engine {
         Ok(Some(Activity { key, hot: newest.unwrap_or(hot) }))
     }
 
+    /// The entry of a row of the index by age, if it has no other row there.
+    ///
+    /// Where a row is in the tree, so is the record of its entry: it comes first and goes last.
+    pub(crate) fn of_row(&self, row: &ActivityRow) -> Result<Option<Activity>> {
+        match self.listed(row.entry)? {
+            Some(found) => Ok(Some(found).filter(|found| found.hot.updated_at == row.time)),
+            None if lookup::has(&self.trees.by_updated_at, row.encode())? => {
+                Err(damaged("activity", &row.entry, CodecError::Missing))
+            }
+            None => Ok(None),
+        }
+    }
+
     /// The hot record in `activity`.
     pub(in crate::storage) fn stored_hot(&self, entry: Fingerprint) -> Result<Option<Hot>> {
         let value = self.activity(entry)?;
@@ -261,7 +276,14 @@ impl Engine {
         for row in self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys() {
             let row = row.map_err(|e| engine_error("read", e))?;
             let entry = IdRow::decode(&row).map_err(|e| damaged_at("by_session_id", &row, e)).map(|row| row.entry);
-            keys.extend(entry.and_then(|entry| self.key_of(entry)).transpose());
+            let key = entry.and_then(|entry| match self.key_of(entry)? {
+                // The record of the entry comes before this row and goes after it.
+                None if lookup::has(&self.trees.by_session_id, &row)? => {
+                    Err(damaged("activity", &entry, CodecError::Missing))
+                }
+                key => Ok(key),
+            });
+            keys.extend(key.transpose());
         }
         Ok(keys)
     }

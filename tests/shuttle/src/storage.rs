@@ -174,6 +174,10 @@ impl Engine {
         Ok(key.zip(hot).map(|(key, hot)| Activity { key, hot }))
     }
 
+    pub(crate) fn of_row(&self, row: &ActivityRow) -> Result<Option<Activity>> {
+        Ok(self.listed(row.entry)?.filter(|found| found.hot.updated_at == row.time))
+    }
+
     /// Those of the first keys that are there still, in the order of the keys.
     pub(crate) fn keys(&self, after: Option<&SessionKey>, _: &str, limit: usize) -> Result<Vec<Result<SessionKey>>> {
         let written = self.0.written.lock();
