@@ -1,0 +1,126 @@
+"""An embedded session store for chat gateways.
+
+>>> import tempfile
+>>> from cloakroom_store import SessionStore
+>>> directory = tempfile.TemporaryDirectory()
+>>> with SessionStore.open(directory.name + "/sessions.db", create=True) as store:
+...     found = store.resolve({"platform": "telegram", "chat_type": "dm", "chat_id": "1234"})
+...     found.receipt.wait()  # or: await found.receipt
+...     found.outcome, store.count()
+True
+('created', 1)
+>>> directory.cleanup()
+
+All verbs may be called from any thread, and give the interpreter back while they work. What may take long, such as `open`,
+`prune` and the lists, belongs in a thread where there is an event loop: `await asyncio.to_thread(store.prune, 90)`.
+"""
+
+import atexit
+
+from ._core import (
+    Change,
+    Draft,
+    Entry,
+    Lease,
+    Receipt,
+    Resolved,
+    SessionStore,
+    Turn,
+    Watcher,
+    close_all,
+)
+from ._errors import (
+    Cause,
+    ClockBehind,
+    Closed,
+    Damaged,
+    DiskFull,
+    Error,
+    Exists,
+    Exposed,
+    Forked,
+    InvalidEntry,
+    InvalidName,
+    InvalidValue,
+    Locked,
+    NotAStore,
+    NotFound,
+    OptionsDiffer,
+    PermissionDenied,
+    ReadOnly,
+    Removed,
+    StorageError,
+    TimeZoneUnknown,
+    TooLarge,
+    Unwritable,
+    WrongFormat,
+)
+from ._reports import (
+    BulkRemoval,
+    ForgetReport,
+    OpenLease,
+    OpenReport,
+    OpenTurn,
+    Protected,
+    PruneReport,
+    RenameReport,
+    Shortfall,
+    Stats,
+    TurnRecovery,
+    Unreadable,
+    UnreadableRecord,
+    WatcherStatus,
+)
+
+__all__ = [
+    "BulkRemoval",
+    "Cause",
+    "Change",
+    "ClockBehind",
+    "Closed",
+    "Damaged",
+    "DiskFull",
+    "Draft",
+    "Entry",
+    "Error",
+    "Exists",
+    "Exposed",
+    "ForgetReport",
+    "Forked",
+    "InvalidEntry",
+    "InvalidName",
+    "InvalidValue",
+    "Lease",
+    "Locked",
+    "NotAStore",
+    "NotFound",
+    "OpenLease",
+    "OpenReport",
+    "OpenTurn",
+    "OptionsDiffer",
+    "PermissionDenied",
+    "Protected",
+    "PruneReport",
+    "ReadOnly",
+    "Receipt",
+    "Removed",
+    "RenameReport",
+    "Resolved",
+    "SessionStore",
+    "Shortfall",
+    "Stats",
+    "StorageError",
+    "TimeZoneUnknown",
+    "TooLarge",
+    "Turn",
+    "TurnRecovery",
+    "Unreadable",
+    "UnreadableRecord",
+    "Unwritable",
+    "Watcher",
+    "WatcherStatus",
+    "WrongFormat",
+]
+
+# While threads still run and the interpreter is whole: what is pending is committed here.
+atexit.register(close_all)

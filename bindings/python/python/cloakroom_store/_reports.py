@@ -1,0 +1,247 @@
+"""What verbs over many entries report. Plain, immutable, and printed without keys."""
+
+import json
+import pickle
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
+
+from ._errors import Cause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableRecord:
+    """A record that cannot be decoded."""
+
+    tree: str
+    key: str = field(repr=False)
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """The records that were passed over: how many, and the first of them."""
+
+    count: int = 0
+    first: tuple[UnreadableRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protected:
+    """An entry that was due and is protected."""
+
+    key: str = field(repr=False)
+    reason: str
+    """"suspended", "pinned", "held", "active", "guard_failed" or "unreadable"."""
+    idle_seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneReport:
+    """What a pass did, or in a dry run would have done. The counts of what was kept are of entries that were due.
+
+    >>> import tempfile
+    >>> from cloakroom_store import SessionStore
+    >>> directory = tempfile.TemporaryDirectory()
+    >>> with SessionStore.open(directory.name + "/db", create=True) as store:
+    ...     store.prune(90, dry_run=True).removed
+    0
+    >>> directory.cleanup()
+    """
+
+    dry_run: bool
+    cutoff: datetime | None
+    """What was not used since then was due for its age."""
+    removed: int
+    removed_over_entries: int
+    removed_over_bytes: int
+    removed_active: int
+    kept_suspended: int
+    kept_pinned: int
+    kept_held: int
+    kept_active: int
+    guard_failed: int
+    """Kept because the guard raised an exception, or gave no answer."""
+    kept_unreadable: int
+    touched_meanwhile: int
+    stale_rows_cleared: int
+    oldest_protected_seconds: int | None
+    protected: tuple[Protected, ...]
+    """The oldest of the protected entries, at most ten."""
+    unreadable: Unreadable
+    entries_over_cap: int
+    live_bytes: int | None
+    bytes_over_cap: int
+    stopped: bool
+    clock_doubted: bool
+    guard_errors: tuple[Exception, ...] = field(default=(), repr=False, compare=False)
+    """The first exceptions of the guard, at most ten. They may hold keys."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["guard_errors"] = tuple(_portable(error) for error in self.guard_errors)
+        return _remake, (values,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatcherStatus:
+    """What a watcher has done so far."""
+
+    passes: int
+    failures: int
+    held: int
+    """Passes that were held because they would have removed more than half of the entries."""
+    last_run: datetime | None
+    last_report: PruneReport | None
+    last_failure: str | None
+    next_run: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkRemoval:
+    """What `remove_where` did."""
+
+    expected: int | None = None
+    """Set if nothing was removed, because the filter accepts another number of entries."""
+    found: int | None = None
+    removed: int = 0
+    changed: int = 0
+    """Entries that the filter accepted when they were counted, and no more when their turn came."""
+    unreadable: Unreadable = Unreadable()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetReport:
+    """What `forget` did."""
+
+    removed: int
+    unreadable: Unreadable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenameReport:
+    """What `rename` did."""
+
+    moved: int
+    collisions: int
+    """New keys that other entries have: if there are any, nothing was moved."""
+    colliding: tuple[str, ...] = field(repr=False)
+    unreadable: Unreadable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRecovery:
+    """What became of turns that a crash interrupted."""
+
+    resumable: tuple[str, ...] = field(repr=False)
+    already_pending: tuple[str, ...] = field(repr=False)
+    stale: int
+    suspended: int
+    orphaned: int
+    unreadable: Unreadable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTurn:
+    """A turn that has begun and not ended."""
+
+    session_key: str = field(repr=False)
+    token: str
+    started_at: datetime
+    interrupted: bool
+    """It began before the store was opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenLease:
+    """A lease that has not ended."""
+
+    session_key: str = field(repr=False)
+    name: str | None
+    """None for one of this process."""
+    since: datetime
+    end: datetime | None
+    age_seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """How far a database is behind what had been synced."""
+
+    expected_commit: int
+    found_commit: int
+    expected_entries: int
+    found_entries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenReport:
+    """What opening found and did."""
+
+    created: bool
+    clean: bool
+    repairs: tuple[str, ...]
+    shortfall: Shortfall | None
+    times_ahead: int
+    clock_doubted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Figures of a store."""
+
+    entries: int
+    bytes_on_disk: int
+    pending: int
+    last_commit: int
+    oldest: datetime | None
+    newest: datetime | None
+    unreadable: Unreadable
+
+
+_TIMES = {"cutoff", "last_run", "next_run", "started_at", "since", "end", "oldest", "newest"}
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception, or what it says, if no other process could read it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return Cause(f"{type(error).__qualname__}: {error}")
+    return error
+
+
+def _remake(values: dict[str, Any]) -> PruneReport:
+    return PruneReport(**values)
+
+
+def _value(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in _TIMES:
+        return datetime.fromisoformat(value)
+    match name:
+        case "protected":
+            return tuple(_made(Protected, each) for each in value)
+        case "unreadable" if isinstance(value, dict):
+            return Unreadable(count=value["count"], first=tuple(_made(UnreadableRecord, each) for each in value["first"]))
+        case "shortfall":
+            return _made(Shortfall, value)
+        case "last_report":
+            return _made(PruneReport, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _made(made: Any, values: dict[str, Any]) -> Any:
+    known = {each.name for each in fields(made)}
+    return made(**{name: _value(name, value) for name, value in values.items() if name in known})
+
+
+def make(name: str, text: str, errors: list[Exception] | None = None) -> Any:
+    """A report of the store. Called by the native part."""
+    values = json.loads(text)
+    if name == "BulkRemoval":
+        values = next(iter(values.values()))
+    if errors:
+        values["guard_errors"] = errors
+    return _made(globals()[name], values)

@@ -1,0 +1,97 @@
+//! Stores of this process that are open, and how they close: by a call, at the end of a `with`, when nobody holds them any
+//! more, or when the interpreter exits.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+
+use cloakroom::{Error, SessionStore};
+use pyo3::prelude::*;
+
+use crate::error::OrRaise;
+
+static OPEN: Mutex<Vec<Weak<Opening>>> = Mutex::new(Vec::new());
+/// The process that opened the first store: its children have a copy of all this, and no threads.
+static OPENER: OnceLock<u32> = OnceLock::new();
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) type SharedWatcher = Mutex<Option<cloakroom::Watcher>>;
+
+/// One handle of Python's on a store, until it is closed.
+pub(crate) struct Opening {
+    pub(crate) number: u64,
+    pub(crate) path: PathBuf,
+    /// Others of this process use the store too, so it is not this handle's to close.
+    is_shared: bool,
+    store: RwLock<Option<SessionStore>>,
+    watchers: Mutex<Vec<Weak<SharedWatcher>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this is a copy of the process that opened its stores.
+fn is_child() -> bool {
+    OPENER.get().is_some_and(|opener| *opener != std::process::id())
+}
+
+impl Opening {
+    pub(crate) fn new(store: SessionStore, is_shared: bool) -> Arc<Self> {
+        OPENER.get_or_init(std::process::id);
+        let opening = Arc::new(Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            path: store.path().to_owned(),
+            is_shared,
+            store: RwLock::new(Some(store)),
+            watchers: Mutex::default(),
+        });
+        let mut open = lock(&OPEN);
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Arc::downgrade(&opening));
+        opening
+    }
+
+    /// The store, if it is open. Never waits: in a forked process whoever has the lock may not be there.
+    pub(crate) fn store(&self) -> Result<SessionStore, Error> {
+        let store = self.store.try_read().ok().and_then(|store| store.clone());
+        store.ok_or_else(|| Error::Closed { path: self.path.clone() })
+    }
+
+    pub(crate) fn watch(&self, watcher: &Arc<SharedWatcher>) {
+        let mut watchers = lock(&self.watchers);
+        watchers.retain(|other| other.strong_count() > 0);
+        watchers.push(Arc::downgrade(watcher));
+    }
+
+    /// Commits what is pending and gives the store back. A second call finds nothing to do.
+    pub(crate) fn close(&self) -> Result<(), Error> {
+        if is_child() {
+            return Err(Error::Forked { path: self.path.clone() });
+        }
+        for watcher in std::mem::take(&mut *lock(&self.watchers)).iter().filter_map(Weak::upgrade) {
+            let watcher = lock(&watcher).take();
+            drop(watcher);
+        }
+        let store = self.store.write().unwrap_or_else(PoisonError::into_inner).take();
+        match store {
+            Some(store) if self.is_shared => store.flush(),
+            Some(store) => store.close(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Closes all stores that are open, as the interpreter does when it exits. Raises the first error, and closes the others
+/// all the same. In a forked process it does nothing: they are the parent's.
+#[pyfunction]
+pub(crate) fn close_all(py: Python<'_>) -> PyResult<()> {
+    if is_child() {
+        return Ok(());
+    }
+    let outcome = py.detach(|| {
+        let open = std::mem::take(&mut *lock(&OPEN));
+        open.iter().filter_map(Weak::upgrade).map(|opening| opening.close()).fold(Ok(()), Result::and)
+    });
+    outcome.or_raise(py)
+}

@@ -1,0 +1,715 @@
+//! [`SessionStore`]: the verbs. Each gives the interpreter back while it works.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use cloakroom::change::{Edit, Repoint, Resolve};
+use cloakroom::prune::NoActivity;
+use cloakroom::query::Filter;
+use cloakroom::source::KeyPolicy;
+use cloakroom::turns::{RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnToken};
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{Error, Extras, Options, Timestamp, Usage, serde_json};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::answer::{Answers, Change, Resolved, Turn};
+use crate::convert::{duration, expect, gateway, keep, key, python, session_id, source, timestamp, touch};
+use crate::draft::Draft;
+use crate::entry::Entry;
+use crate::error::OrRaise;
+use crate::json::{loads, value};
+use crate::lease::Lease;
+use crate::listing::{Entries, Keys};
+use crate::open::Opening;
+use crate::prune::{Guard, Limits};
+use crate::receipt::Receipt;
+use crate::watcher::Watcher;
+
+/// An open store. May be used from many threads; belongs to the process that opened it.
+#[pyclass(frozen, module = "cloakroom_store")]
+pub(crate) struct SessionStore {
+    opening: Arc<Opening>,
+}
+
+impl Drop for SessionStore {
+    fn drop(&mut self) {
+        let opening = Arc::clone(&self.opening);
+        // Where this is the last handle, dropping it commits what is pending. Closed first, so that the interpreter runs on
+        // meanwhile; what goes wrong was logged.
+        let close = move || {
+            let _ = opening.close();
+        };
+        let _ = Python::try_attach(|py| py.detach(close));
+    }
+}
+
+impl SessionStore {
+    fn open_with(
+        py: Python<'_>,
+        path: PathBuf,
+        options: Option<&Bound<'_, PyDict>>,
+        is_shared: bool,
+    ) -> PyResult<Self> {
+        let options = self::options(path, options)?;
+        let open = if is_shared { cloakroom::SessionStore::open_shared } else { cloakroom::SessionStore::open };
+        let store = py.detach(|| open(options)).or_raise(py)?;
+        Ok(Self { opening: Opening::new(store, is_shared) })
+    }
+
+    fn store(&self, py: Python<'_>) -> PyResult<cloakroom::SessionStore> {
+        self.opening.store().or_raise(py)
+    }
+
+    /// Runs a verb without the interpreter. The handle goes there too: it may be the last one.
+    fn run<T: Send>(
+        &self,
+        py: Python<'_>,
+        verb: impl FnOnce(&cloakroom::SessionStore) -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        let store = self.store(py)?;
+        py.detach(move || verb(&store)).or_raise(py)
+    }
+
+    fn answers<'py>(&self, py: Python<'py>) -> Answers<'py> {
+        Answers { py, opening: self.opening.number }
+    }
+
+    /// Runs a verb that answers with a receipt, or with none where there is no entry.
+    fn receipt(
+        &self,
+        py: Python<'_>,
+        verb: impl FnOnce(&cloakroom::SessionStore) -> Result<Option<cloakroom::Receipt>, Error> + Send,
+    ) -> PyResult<Option<Receipt>> {
+        let receipt = self.run(py, verb)?;
+        Ok(receipt.map(|inner| Receipt { inner, opening: self.opening.number }))
+    }
+}
+
+#[pymethods]
+impl SessionStore {
+    /// Opens the store in a directory, for this handle alone.
+    #[staticmethod]
+    #[pyo3(signature = (path, **options))]
+    fn open(py: Python<'_>, path: PathBuf, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        Self::open_with(py, path, options, false)
+    }
+
+    /// Opens the store in a directory, or answers the one that this process has opened with this verb.
+    #[staticmethod]
+    #[pyo3(signature = (path, **options))]
+    fn open_shared(py: Python<'_>, path: PathBuf, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        Self::open_with(py, path, options, true)
+    }
+
+    /// Commits what is pending and closes the store. May be called again.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.opening.close()).or_raise(py)
+    }
+
+    /// Whether it was closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.opening.store().is_err()
+    }
+
+    /// The directory of the store.
+    #[getter]
+    fn path<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("pathlib")?.getattr("Path")?.call1((self.opening.path.as_os_str(),))
+    }
+
+    fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.close(py)
+    }
+
+    fn __aenter__<'py>(slf: Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        python(slf.py(), "_waiting", "ready")?.call1((slf,))
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __aexit__<'py>(slf: Bound<'py, Self>, _exception: &Bound<'_, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        python(slf.py(), "_waiting", "close")?.call1((slf,))
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err("a SessionStore belongs to the process that opened it: open it there"))
+    }
+
+    fn __repr__(&self) -> String {
+        let state = if self.closed() { ", closed" } else { "" };
+        format!("<SessionStore {:?}{state}>", self.opening.path)
+    }
+
+    /// What opening found and did.
+    fn open_report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        report(py, "OpenReport", self.store(py)?.open_report())
+    }
+
+    /// Figures of the store.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        report(py, "Stats", &self.run(py, |store| store.stats())?)
+    }
+
+    /// Waits until everything changed so far survives a power cut.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        self.run(py, |store| store.flush())
+    }
+
+    // --- look-ups
+
+    /// The entry of a key, without its extras; None if there is none.
+    fn get(&self, py: Python<'_>, key: &str) -> PyResult<Option<Entry>> {
+        let key = self::key(py, key)?;
+        Ok(self.run(py, move |store| store.get(&key))?.map(Entry::from))
+    }
+
+    /// The entry of a key and its extras as a dict, as of one moment.
+    fn get_with_extras<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Option<(Entry, Bound<'py, PyDict>)>> {
+        let key = self::key(py, key)?;
+        let Some((entry, extras)) = self.run(py, move |store| store.get_with_extras(&key))? else { return Ok(None) };
+        let fields = PyDict::new(py);
+        for (name, text) in extras.iter() {
+            fields.set_item(name, loads(py, text)?)?;
+        }
+        Ok(Some((Entry::from(entry), fields)))
+    }
+
+    /// The entry of a key with its extras, as the gateway's own JSON.
+    #[pyo3(signature = (key, *, gateway="hermes"))]
+    fn get_json(&self, py: Python<'_>, key: &str, gateway: &str) -> PyResult<Option<String>> {
+        let (key, gateway) = (self::key(py, key)?, self::gateway(gateway)?);
+        self.run(py, move |store| store.get_json(&key, gateway))
+    }
+
+    fn __contains__(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
+        let key = self::key(py, key)?;
+        self.run(py, move |store| store.contains(&key))
+    }
+
+    /// The entries whose live session is this, in key order.
+    fn find_by_session_id(&self, py: Python<'_>, session_id: &str) -> PyResult<Vec<Entry>> {
+        let id = self::session_id(py, session_id)?;
+        let found = self.run(py, move |store| store.find_by_session_id(&id))?;
+        Ok(found.items.into_iter().map(Entry::from).collect())
+    }
+
+    /// The keys that begin with a prefix, in key order.
+    #[pyo3(signature = (prefix=""))]
+    fn keys(&self, py: Python<'_>, prefix: &str) -> PyResult<Keys> {
+        let inner = self.run(py, |store| store.keys(prefix))?;
+        Ok(Keys { inner: Mutex::new(inner) })
+    }
+
+    /// How many entries there are whose key begins with a prefix. O(1) without one.
+    #[pyo3(signature = (prefix=""))]
+    fn count(&self, py: Python<'_>, prefix: &str) -> PyResult<u64> {
+        self.run(py, |store| if prefix.is_empty() { Ok(store.len()) } else { store.count_prefix(prefix) })
+    }
+
+    /// The entries that a filter accepts, newest first.
+    #[pyo3(signature = (**filter))]
+    fn entries(&self, py: Python<'_>, filter: Option<&Bound<'_, PyDict>>) -> PyResult<Entries> {
+        let filter = self::filter(filter)?;
+        let inner = self.run(py, move |store| store.iter(filter))?.entries();
+        Ok(Entries { inner: Mutex::new(inner) })
+    }
+
+    // --- changes
+
+    /// Notes that the user was active. None if there is no entry.
+    fn touch(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
+        let key = self::key(py, key)?;
+        self.receipt(py, move |store| store.touch(&key))
+    }
+
+    /// Puts a whole entry in place, with its extras.
+    #[pyo3(signature = (entry, extras=None, *, expect="any"))]
+    fn put(&self, py: Python<'_>, entry: &Entry, extras: Option<&Bound<'_, PyAny>>, expect: &str) -> PyResult<Change> {
+        let expect = self::expect(py, expect)?;
+        let mut fields = Extras::default();
+        match extras.map(value).transpose()? {
+            None | Some(serde_json::Value::Null) => {}
+            Some(serde_json::Value::Object(extras)) => {
+                extras.iter().for_each(|(name, value)| fields.insert(name.clone(), value));
+            }
+            Some(_) => return Err(PyTypeError::new_err("extras are a mapping of names to values")),
+        }
+        let put = self.run(py, |store| store.put(&entry.inner, &fields, expect))?;
+        self.answers(py).put(put)
+    }
+
+    /// Puts an entry in place that a gateway wrote as JSON.
+    #[pyo3(signature = (key, text, *, gateway="hermes", expect="any"))]
+    fn put_json(&self, py: Python<'_>, key: &str, text: &str, gateway: &str, expect: &str) -> PyResult<Change> {
+        let (key, gateway, expect) = (self::key(py, key)?, self::gateway(gateway)?, self::expect(py, expect)?);
+        let put = self.run(py, move |store| store.put_json(&key, text, gateway, expect))?;
+        self.answers(py).put(put)
+    }
+
+    /// Changes anything of an entry in one step, or makes or removes one.
+    #[pyo3(signature = (key, change, *, touch=true, create=true))]
+    fn modify(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        change: &Bound<'_, PyAny>,
+        touch: bool,
+        create: bool,
+    ) -> PyResult<Change> {
+        let (key, touch) = (self::key(py, key)?, self::touch(touch));
+        let store = self.store(py)?;
+        let change = change.clone().unbind();
+        let mut raised = None;
+        let modified = py.detach(|| {
+            store.modify(&key, touch, |draft| {
+                if draft.is_new() && !create {
+                    return Edit::Keep;
+                }
+                Python::attach(|py| edit(py, &store, draft, &change)).unwrap_or_else(|error| {
+                    raised = Some(error);
+                    Edit::Keep
+                })
+            })
+        });
+        raised.map_or(Ok(()), Err)?;
+        let modified = modified.or_raise(py)?;
+        self.answers(py).modified(modified)
+    }
+
+    /// The session for a message from a source: touched, or begun.
+    fn resolve(&self, py: Python<'_>, source: &Bound<'_, PyAny>) -> PyResult<Resolved> {
+        let source = self::source(source)?;
+        let resolved = self.run(py, move |store| store.resolve(&source))?;
+        self.answers(py).resolved(resolved)
+    }
+
+    /// The session at a key of the gateway's own: touched, or begun.
+    #[pyo3(signature = (key, *, source=None, session_id=None, fresh=false, touch=true, keep=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn resolve_as(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        source: Option<&Bound<'_, PyAny>>,
+        session_id: Option<&str>,
+        fresh: bool,
+        touch: bool,
+        keep: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Resolved> {
+        let (key, touch, keep) = (self::key(py, key)?, self::touch(touch), self::keep(keep)?);
+        let source = source.map(self::source).transpose()?;
+        let id = session_id.map(|id| self::session_id(py, id)).transpose()?;
+        let resolved = self.run(py, move |store| {
+            let mut how = Resolve::new().fresh(fresh).touch(touch).keep(keep);
+            if let Some(source) = &source {
+                how = how.source(source);
+            }
+            match id {
+                Some(id) => store.resolve_as(&key, &how.id_with(&|_| id.clone())),
+                None => store.resolve_as(&key, &how),
+            }
+        })?;
+        self.answers(py).resolved(resolved)
+    }
+
+    /// Leads a key to another session.
+    #[pyo3(signature = (key, session_id, *, expected=None, keep_usage=false, keep=None, touch=true))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn repoint(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        session_id: &str,
+        expected: Option<&str>,
+        keep_usage: bool,
+        keep: Option<&Bound<'_, PyAny>>,
+        touch: bool,
+    ) -> PyResult<Change> {
+        let (key, id) = (self::key(py, key)?, self::session_id(py, session_id)?);
+        let mut how = Repoint::new().keep_usage(keep_usage).keep(self::keep(keep)?).touch(self::touch(touch));
+        if let Some(expected) = expected {
+            how = how.expected(self::session_id(py, expected)?);
+        }
+        let repointed = self.run(py, move |store| store.repoint(&key, id, &how))?;
+        self.answers(py).repointed(repointed)
+    }
+
+    /// Starts a fresh session, as the user asked. None if there is no entry.
+    #[pyo3(signature = (key, *, keep=None))]
+    fn reset(&self, py: Python<'_>, key: &str, keep: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Change>> {
+        let (key, keep) = (self::key(py, key)?, self::keep(keep)?);
+        let written = self.run(py, move |store| store.reset_keeping(&key, &keep))?;
+        self.answers(py).reset(written)
+    }
+
+    /// Removes an entry. None if there is none.
+    fn remove(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
+        let key = self::key(py, key)?;
+        self.receipt(py, move |store| store.remove(&key))
+    }
+
+    /// Removes an entry if it is still as it was seen.
+    fn remove_if(&self, py: Python<'_>, entry: &Entry) -> PyResult<Change> {
+        let removal = self.run(py, |store| store.remove_if(&entry.inner.key, &entry.inner))?;
+        self.answers(py).removal(removal)
+    }
+
+    /// Suspends a session: never pruned, and the next message starts a fresh one.
+    fn suspend(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
+        let key = self::key(py, key)?;
+        self.receipt(py, move |store| store.suspend(&key))
+    }
+
+    /// Takes a suspension back.
+    fn unsuspend(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
+        let key = self::key(py, key)?;
+        self.receipt(py, move |store| store.unsuspend(&key))
+    }
+
+    /// Pins an entry: never pruned, and replaced by no policy.
+    fn pin(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
+        let key = self::key(py, key)?;
+        self.receipt(py, move |store| store.pin(&key))
+    }
+
+    /// Takes that back.
+    fn unpin(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
+        let key = self::key(py, key)?;
+        self.receipt(py, move |store| store.unpin(&key))
+    }
+
+    /// Adds the use of one turn to the counters.
+    #[pyo3(signature = (key, **usage))]
+    fn record_usage(&self, py: Python<'_>, key: &str, usage: Option<&Bound<'_, PyDict>>) -> PyResult<Option<Receipt>> {
+        let (key, usage) = (self::key(py, key)?, self::usage(usage)?);
+        self.receipt(py, move |store| store.record_usage(&key, &usage))
+    }
+
+    /// One of an entry's extras; `default` where there is none.
+    #[pyo3(signature = (key, name, default=None))]
+    fn extra<'py>(
+        &self,
+        py: Python<'py>,
+        key: &str,
+        name: &str,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let key = self::key(py, key)?;
+        let text = self.run(py, move |store| store.extra(&key, name))?;
+        text.map_or(Ok(default), |text| loads(py, &text).map(Some))
+    }
+
+    /// Sets one of an entry's extras. None if there is no entry.
+    fn set_extra(&self, py: Python<'_>, key: &str, name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<Receipt>> {
+        let (key, value) = (self::key(py, key)?, self::value(value)?);
+        self.receipt(py, move |store| store.set_extra(&key, name, &value))
+    }
+
+    /// Removes one of an entry's extras. None if there is no entry, or no such extra.
+    fn remove_extra(&self, py: Python<'_>, key: &str, name: &str) -> PyResult<Option<Receipt>> {
+        let key = self::key(py, key)?;
+        self.receipt(py, move |store| store.remove_extra(&key, name))
+    }
+
+    // --- turns
+
+    /// Notes that work on a message begins, and touches the entry. None if there is none.
+    fn begin_turn(&self, py: Python<'_>, key: &str) -> PyResult<Option<Turn>> {
+        let key = self::key(py, key)?;
+        let Some(begun) = self.run(py, move |store| store.begin_turn(&key))? else { return Ok(None) };
+        let receipt = self.answers(py).receipt(begun.receipt)?;
+        Ok(Some(Turn { token: begun.token.to_string(), receipt }))
+    }
+
+    /// Notes that the work of a turn is done.
+    fn end_turn(&self, py: Python<'_>, key: &str, token: &str) -> PyResult<Change> {
+        let key = self::key(py, key)?;
+        let token: TurnToken =
+            token.parse().map_err(|_| PyValueError::new_err("a token is what begin_turn answered, as it is"))?;
+        match self.run(py, move |store| store.end_turn(&key, token))? {
+            TurnEnd::Ended(receipt) => self.answers(py).change("ended", None, Some(receipt)),
+            TurnEnd::NotCurrent => self.answers(py).change("not_current", None, None),
+            _ => self.answers(py).change("missing", None, None),
+        }
+    }
+
+    /// The turn of a key that has begun and not ended.
+    fn turn<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let key = self::key(py, key)?;
+        let turn = self.run(py, move |store| store.turn(&key))?;
+        turn.map(|turn| report(py, "OpenTurn", &turn)).transpose()
+    }
+
+    /// The turns that have begun and not ended, the oldest first.
+    fn turns<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let turns = self.run(py, |store| store.turns())?;
+        turns.items.iter().map(|turn| report(py, "OpenTurn", turn)).collect()
+    }
+
+    /// Marks turns that a crash interrupted, if they began at most `max_age` seconds ago; None means all of them.
+    #[pyo3(signature = (max_age=Some(3600.0), *, reason=RecoverOptions::DEFAULT_REASON))]
+    fn recover_interrupted_turns<'py>(
+        &self,
+        py: Python<'py>,
+        max_age: Option<f64>,
+        reason: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let max_age = max_age.map(|age| duration(age, "max_age")).transpose()?.flatten();
+        let options = RecoverOptions::new(max_age).reason(reason);
+        report(py, "TurnRecovery", &self.run(py, move |store| store.recover_interrupted_turns(options))?)
+    }
+
+    /// Clears the markers of all open turns. Answers how many there were.
+    fn discard_turns(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.run(py, |store| store.discard_turns())?.discarded)
+    }
+
+    /// Has the next message continue the session.
+    fn mark_resume_pending(&self, py: Python<'_>, key: &str, reason: &str) -> PyResult<Change> {
+        let key = self::key(py, key)?;
+        match self.run(py, move |store| store.mark_resume_pending(&key, reason))? {
+            ResumeMark::Marked(receipt) => self.answers(py).change("marked", None, Some(receipt)),
+            ResumeMark::Suspended => self.answers(py).change("suspended", None, None),
+            _ => self.answers(py).change("missing", None, None),
+        }
+    }
+
+    /// Takes that back.
+    fn clear_resume_pending(&self, py: Python<'_>, key: &str) -> PyResult<Change> {
+        let key = self::key(py, key)?;
+        match self.run(py, move |store| store.clear_resume_pending(&key))? {
+            ResumeClear::Cleared(receipt) => self.answers(py).change("cleared", None, Some(receipt)),
+            ResumeClear::NotPending => self.answers(py).change("not_pending", None, None),
+            _ => self.answers(py).change("missing", None, None),
+        }
+    }
+
+    // --- many entries
+
+    /// Removes what has been idle for too long, but nothing that is protected.
+    #[pyo3(signature = (
+        max_age_days=90, *, max_entries=0, max_disk_bytes=0, low_water_bytes=None, max_active_days=0.0, guard=None,
+        dry_run=false
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn prune<'py>(
+        &self,
+        py: Python<'py>,
+        max_age_days: i64,
+        max_entries: u64,
+        max_disk_bytes: u64,
+        low_water_bytes: Option<u64>,
+        max_active_days: f64,
+        guard: Option<Bound<'py, PyAny>>,
+        dry_run: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let policy = Limits { max_age_days, max_entries, max_disk_bytes, low_water_bytes, max_active_days }.policy()?;
+        let guard = guard.map(|guard| Guard::new(guard.unbind()));
+        let pruned = self.run(py, |store| match (&guard, dry_run) {
+            (None, false) => store.prune(&policy, NoActivity),
+            (None, true) => store.prune_dry_run(&policy, NoActivity),
+            (Some(guard), false) => store.prune(&policy, |key: &_| cloakroom::prune::ActivityGuard::check(guard, key)),
+            (Some(guard), true) => {
+                store.prune_dry_run(&policy, |key: &_| cloakroom::prune::ActivityGuard::check(guard, key))
+            }
+        });
+        let errors = guard.map_or(Ok(Vec::new()), Guard::into_errors)?;
+        let errors: Vec<_> = errors.into_iter().map(|error| error.into_value(py)).collect();
+        let text = json_text(&pruned?)?;
+        python(py, "_reports", "make")?.call1(("PruneReport", text, errors))
+    }
+
+    /// Prunes now and then in the background. It asks nobody: what works takes leases.
+    #[pyo3(signature = (
+        max_age_days=90, *, max_entries=0, max_disk_bytes=0, low_water_bytes=None, max_active_days=0.0, interval=3600.0
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn watch(
+        &self,
+        py: Python<'_>,
+        max_age_days: i64,
+        max_entries: u64,
+        max_disk_bytes: u64,
+        low_water_bytes: Option<u64>,
+        max_active_days: f64,
+        interval: f64,
+    ) -> PyResult<Watcher> {
+        let policy = Limits { max_age_days, max_entries, max_disk_bytes, low_water_bytes, max_active_days }.policy()?;
+        let Some(interval) = duration(interval, "interval")? else {
+            return Err(PyValueError::new_err("interval is longer than a clock counts"));
+        };
+        let config = WatcherConfig { policy, interval };
+        let watcher = self.run(py, move |store| cloakroom::Watcher::spawn(store, config, NoActivity))?;
+        let inner = Arc::new(Mutex::new(Some(watcher)));
+        self.opening.watch(&inner);
+        Ok(Watcher { inner })
+    }
+
+    /// Removes the entries that a filter accepts, if they are as many as expected; None expects any number.
+    #[pyo3(signature = (expected, **filter))]
+    fn remove_where<'py>(
+        &self,
+        py: Python<'py>,
+        expected: Option<u64>,
+        filter: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let filter = self::filter(filter)?;
+        let removal = self.run(py, move |store| store.remove_where(&filter, expected))?;
+        report(py, "BulkRemoval", &removal)
+    }
+
+    /// Removes the entries of one user, whatever protects them.
+    fn forget<'py>(&self, py: Python<'py>, prefix: &str) -> PyResult<Bound<'py, PyAny>> {
+        report(py, "ForgetReport", &self.run(py, |store| store.forget(prefix))?)
+    }
+
+    /// Gives each entry whose key begins with `old` the key that begins with `new` instead.
+    fn rename<'py>(&self, py: Python<'py>, old: &str, new: &str) -> PyResult<Bound<'py, PyAny>> {
+        report(py, "RenameReport", &self.run(py, |store| store.rename(old, new))?)
+    }
+
+    // --- leases
+
+    /// Holds an entry: it is not pruned until the lease is released. None if there is no entry.
+    fn hold(&self, py: Python<'_>, key: &str) -> PyResult<Option<Lease>> {
+        let key = self::key(py, key)?;
+        Ok(self.run(py, move |store| store.hold(&key))?.map(Lease::new))
+    }
+
+    /// Holds an entry until a time, whatever becomes of the process. None if there is no entry.
+    fn hold_until(&self, py: Python<'_>, key: &str, name: &str, end: &Bound<'_, PyAny>) -> PyResult<Option<Receipt>> {
+        let (key, end): (_, Timestamp) = (self::key(py, key)?, timestamp(end)?);
+        self.receipt(py, move |store| store.hold_until(&key, name, end))
+    }
+
+    /// Ends the lease of that name. None if there is none.
+    fn release(&self, py: Python<'_>, key: &str, name: &str) -> PyResult<Option<Receipt>> {
+        let key = self::key(py, key)?;
+        self.receipt(py, move |store| store.release(&key, name))
+    }
+
+    /// The leases that have not ended, the oldest first.
+    fn leases<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let leases = self.run(py, |store| store.leases())?;
+        leases.items.iter().map(|lease| report(py, "OpenLease", lease)).collect()
+    }
+}
+
+/// Runs the callable of a change on a draft.
+fn edit(
+    py: Python<'_>,
+    store: &cloakroom::SessionStore,
+    draft: &mut cloakroom::change::Draft<'_>,
+    change: &Py<PyAny>,
+) -> PyResult<Edit> {
+    let made = Draft {
+        entry: draft.entry.clone(),
+        is_new: draft.is_new(),
+        extras: Default::default(),
+        store: Some(store.clone()),
+    };
+    let made = Bound::new(py, made)?;
+    let answer = change.bind(py).call1((&made,));
+    let (extras, handle) = {
+        let mut made = made.borrow_mut();
+        draft.entry = made.entry.clone();
+        (std::mem::take(&mut made.extras), made.store.take())
+    };
+    drop(handle);
+    for (name, value) in extras {
+        match value {
+            Some(value) => draft.set_extra(name, &value),
+            None => draft.remove_extra(name),
+        }
+    }
+    let answer = answer?;
+    if answer.is_none() {
+        return Ok(Edit::Write);
+    }
+    match answer.extract::<&str>() {
+        Ok("keep") => Ok(Edit::Keep),
+        Ok("remove") => Ok(Edit::Remove),
+        _ => Err(PyTypeError::new_err("the change answers None to write the draft, \"keep\", or \"remove\"")),
+    }
+}
+
+fn json_text(value: &impl serde::Serialize) -> PyResult<String> {
+    serde_json::to_string(value).map_err(|_| PyValueError::new_err("the report has no JSON form"))
+}
+
+/// A report of the store as one of the package's classes.
+fn report<'py>(py: Python<'py>, class: &str, value: &impl serde::Serialize) -> PyResult<Bound<'py, PyAny>> {
+    python(py, "_reports", "make")?.call1((class, json_text(value)?))
+}
+
+fn unknown(verb: &str, name: &str) -> PyErr {
+    PyTypeError::new_err(format!("{verb} has no keyword argument {name:?}"))
+}
+
+fn options(path: PathBuf, given: Option<&Bound<'_, PyDict>>) -> PyResult<Options> {
+    let mut options = Options::new(path);
+    let mut policy = KeyPolicy::default();
+    for (name, value) in given.into_iter().flatten() {
+        match name.extract()? {
+            "create" => options = options.create(value.extract()?),
+            "trust_group" => options = options.trust_group(value.extract()?),
+            "commit_interval" => {
+                // What is longer than a clock counts is refused as too long, too.
+                let interval = duration(value.extract()?, "commit_interval")?.unwrap_or(std::time::Duration::MAX);
+                options = options.commit_interval(interval);
+            }
+            "max_pending" => options = options.max_pending(value.extract()?),
+            "cache_bytes" => options = options.cache_bytes(value.extract()?),
+            "cached_entries" => options = options.cached_entries(value.extract()?),
+            "journal_bytes" => options = options.journal_bytes(value.extract()?),
+            "namespace" => policy.namespace = value.extract()?,
+            "sessions_per_user" => policy.sessions_per_user = value.extract()?,
+            "thread_sessions_per_user" => policy.thread_sessions_per_user = value.extract()?,
+            name => return Err(unknown("open", name)),
+        }
+    }
+    Ok(options.key_policy(policy))
+}
+
+fn filter(given: Option<&Bound<'_, PyDict>>) -> PyResult<Filter> {
+    let mut filter = Filter::default();
+    let time = |value: &Bound<'_, PyAny>| (!value.is_none()).then(|| timestamp(value)).transpose();
+    for (name, value) in given.into_iter().flatten() {
+        match name.extract()? {
+            "platform" => filter.platform = value.extract()?,
+            "chat_type" => filter.chat_type = value.extract()?,
+            "user_id" => filter.user_id = value.extract()?,
+            "prefix" => filter.key_prefix = value.extract()?,
+            "active_since" => filter.active_since = time(&value)?,
+            "idle_since" => filter.idle_since = time(&value)?,
+            "suspended" => filter.suspended = value.extract()?,
+            "pinned" => filter.pinned = value.extract()?,
+            name => return Err(unknown("a filter", name)),
+        }
+    }
+    Ok(filter)
+}
+
+fn usage(given: Option<&Bound<'_, PyDict>>) -> PyResult<Usage> {
+    let mut usage = Usage::ZERO;
+    for (name, value) in given.into_iter().flatten() {
+        match name.extract()? {
+            "input_tokens" => usage.input_tokens = value.extract()?,
+            "output_tokens" => usage.output_tokens = value.extract()?,
+            "cache_read_tokens" => usage.cache_read_tokens = value.extract()?,
+            "cache_write_tokens" => usage.cache_write_tokens = value.extract()?,
+            "total_tokens" => usage.total_tokens = value.extract()?,
+            "last_prompt_tokens" => usage.last_prompt_tokens = value.extract()?,
+            "estimated_cost_usd" => usage.estimated_cost_usd = value.extract()?,
+            name => return Err(unknown("record_usage", name)),
+        }
+    }
+    Ok(usage)
+}

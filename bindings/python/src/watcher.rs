@@ -1,0 +1,63 @@
+//! [`Watcher`]: pruning in the background.
+
+use std::sync::{Arc, PoisonError};
+
+use cloakroom::serde_json::{Value, json};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use crate::convert::python;
+use crate::open::SharedWatcher;
+
+/// Prunes at once and then at intervals, on a thread of its own. It asks nobody: leases protect. A context manager.
+#[pyclass(frozen, module = "cloakroom_store")]
+pub(crate) struct Watcher {
+    pub(crate) inner: Arc<SharedWatcher>,
+}
+
+#[pymethods]
+impl Watcher {
+    /// Asks for a pass now, and does not wait for it.
+    fn prune_now(&self) {
+        if let Some(watcher) = &*self.inner.lock().unwrap_or_else(PoisonError::into_inner) {
+            watcher.prune_now();
+        }
+    }
+
+    /// What has been done so far; None once it was stopped.
+    fn status<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let status = match &*self.inner.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(watcher) => watcher.status(),
+            None => return Ok(None),
+        };
+        let value: Value = json!({
+            "passes": status.passes,
+            "failures": status.failures,
+            "held": status.held,
+            "last_run": status.last_run,
+            "last_report": status.last_report,
+            "last_failure": status.last_failure,
+            "next_run": status.next_run,
+        });
+        python(py, "_reports", "make")?.call1(("WatcherStatus", value.to_string())).map(Some)
+    }
+
+    /// Ends the thread and waits for it: milliseconds. May be called again.
+    fn stop(&self, py: Python<'_>) {
+        let watcher = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(move || drop(watcher));
+    }
+
+    fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyAny>) {
+        self.stop(py);
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err("a Watcher belongs to the process that opened the store"))
+    }
+}

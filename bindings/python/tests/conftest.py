@@ -1,0 +1,58 @@
+"""What the tests share."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cloakroom_store import SessionStore
+
+#: How often the tests of exits run each program. The nightly run sets more.
+EXITS = int(os.environ.get("CLOAKROOM_EXITS", "5"))
+#: No test waits for this: a program that takes longer hangs.
+HANGS = 60.0
+
+KEY = "agent:main:telegram:dm:1234"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SessionStore]:
+    with SessionStore.open(path, create=True) as store:
+        yield store
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(path: Path) -> Run:
+    """Runs a program with a store open: `store`, `path` and `KEY` are there."""
+
+    def run(program: str, *, code: int = 0, expect: str = "") -> subprocess.CompletedProcess[str]:
+        prelude = f"""
+            import asyncio, os, signal, sys, threading, time
+            from cloakroom_store import *
+            path, KEY = {str(path)!r}, {KEY!r}
+        """
+        text = textwrap.dedent(prelude) + textwrap.dedent(program)
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", text],
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
+        )
+        assert (ended.returncode, ended.stdout) == (code, expect), ended.stderr
+        assert "Fatal" not in ended.stderr and "panicked" not in ended.stderr, ended.stderr
+        return ended
+
+    return run
