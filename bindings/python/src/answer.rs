@@ -7,6 +7,10 @@ use crate::entry::Entry;
 use crate::receipt::Receipt;
 
 /// What became of a change: a word, the entry as it is now, and the receipt if there was something to change.
+///
+/// >>> change = store.repoint(key, "run-2")
+/// >>> change.outcome, change.receipt.wait()
+/// ('switched', True)
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Change {
     /// What became of it.
@@ -21,6 +25,10 @@ pub(crate) struct Change {
 }
 
 /// What `resolve` answers.
+///
+/// >>> found = store.resolve_as(key)
+/// >>> found.outcome, found.reason
+/// ('existing', None)
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Resolved {
     /// "existing", "created" or "replaced".
@@ -44,6 +52,9 @@ pub(crate) struct Resolved {
 }
 
 /// A turn that has just begun.
+///
+/// >>> len(store.begin_turn(key).token)
+/// 16
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Turn {
     /// Names the turn: sixteen hexadecimal digits.

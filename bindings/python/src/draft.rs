@@ -13,6 +13,11 @@ use crate::fields::{self, entry_getters, origin};
 use crate::json::{loads, value};
 
 /// An entry in the making, as `modify` hands it to its callable: its fields can be set.
+///
+/// >>> def suspends(draft):
+/// ...     draft.suspended = True
+/// >>> store.modify(key, suspends).entry.suspended
+/// True
 #[pyclass(module = "cloakroom_store")]
 pub(crate) struct Draft {
     pub(crate) entry: SessionEntry,
@@ -36,6 +41,10 @@ entry_getters! { Draft {
     }
 
     /// One of the extras, as it is to be; `default` where there is none.
+    ///
+    /// >>> store.modify(key, lambda draft: print(draft.extra("model", "small"))).outcome
+    /// small
+    /// 'changed'
     #[pyo3(signature = (name, default=None))]
     fn extra<'py>(
         &self,
@@ -52,12 +61,18 @@ entry_getters! { Draft {
     }
 
     /// Sets one of the extras to a value that JSON can hold.
+    ///
+    /// >>> _ = store.modify(key, lambda draft: draft.set_extra("model", "large"))
+    /// >>> store.extra(key, "model")
+    /// 'large'
     fn set_extra(&mut self, name: String, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.extras.insert(name, Some(self::value(value)?));
         Ok(())
     }
 
     /// Removes one of the extras.
+    ///
+    /// >>> _ = store.modify(key, lambda draft: draft.remove_extra("model"))
     fn remove_extra(&mut self, name: String) {
         self.extras.insert(name, None);
     }

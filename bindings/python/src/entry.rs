@@ -14,6 +14,10 @@ use crate::fields::{self, entry_getters, origin};
 use crate::json::loads;
 
 /// What the store holds for a key. Never changes; prints without names, and with its key redacted.
+///
+/// >>> entry = Entry("mine:1", "run-1", platform="cron")
+/// >>> entry.session_id, entry.updated_at == entry.created_at
+/// ('run-1', True)
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Entry {
     pub(crate) inner: SessionEntry,
@@ -47,12 +51,18 @@ entry_getters! { Entry {
     }
 
     /// A copy with other values of these fields.
+    ///
+    /// >>> store.get(key).replace(suspended=True).suspended
+    /// True
     #[pyo3(signature = (**fields))]
     fn replace(&self, fields: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         Self::changed(self.inner.clone(), fields)
     }
 
     /// All fields as a new dict, as JSON has them: times are texts.
+    ///
+    /// >>> store.get(key).to_dict()["platform"]
+    /// 'telegram'
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         loads(py, &self.json()?)
     }

@@ -7,6 +7,10 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 /// Holds an entry until it is released, dropped, or the process ends. A context manager.
+///
+/// >>> with store.hold(key) as lease:
+/// ...     lease.held
+/// True
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Lease {
     inner: Mutex<Option<leases::Lease>>,
@@ -27,6 +31,11 @@ impl Lease {
     }
 
     /// Ends it. May be called again.
+    ///
+    /// >>> lease = store.hold(key)
+    /// >>> lease.release()
+    /// >>> lease.held
+    /// False
     fn release(&self) {
         let lease = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(lease);

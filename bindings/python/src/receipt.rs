@@ -11,7 +11,14 @@ use crate::error::OrRaise;
 /// How long a wait goes on before it looks for signals, such as that of Ctrl-C.
 const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(100);
 
-/// Proof that a change was taken, and the way to wait until it survives a power cut.
+/// Proof that a change was taken, and the way to wait until it survives a power cut: `wait` in a thread, `await` in asyncio. In
+/// trio, or in anyio over it: `await anyio.to_thread.run_sync(receipt.wait)`.
+///
+/// Whoever drops it accepts that a power cut may undo the last `commit_interval`.
+///
+/// >>> async def main():
+/// ...     await store.touch(key)
+/// >>> asyncio.run(main())
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Receipt {
     pub(crate) inner: cloakroom::Receipt,
@@ -39,7 +46,11 @@ impl Receipt {
         self.inner.is_durable().or_raise(py)
     }
 
-    /// Waits until the change survives a power cut, or for `timeout` seconds; False means that they are over.
+    /// Waits until the change survives a power cut, or for `timeout` seconds: False means that they are over. Ctrl-C interrupts it.
+    /// Raises ReadOnly if a write or a sync failed.
+    ///
+    /// >>> store.touch(key).wait(timeout=5.0)
+    /// True
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let timeout = timeout.map(|seconds| duration(seconds, "timeout")).transpose()?.flatten();

@@ -28,6 +28,12 @@ use crate::receipt::Receipt;
 use crate::watcher::Watcher;
 
 /// An open store. May be used from many threads; belongs to the process that opened it.
+///
+/// In the examples of its verbs `store` is open, and `key` the key of an entry in it.
+///
+/// >>> with SessionStore.open(path, create=True) as store:
+/// ...     store.count()
+/// 0
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct SessionStore {
     opening: Arc<Opening>,
@@ -89,21 +95,44 @@ impl SessionStore {
 
 #[pymethods]
 impl SessionStore {
-    /// Opens the store in a directory, for this handle alone.
+    /// Opens the store in a directory, for this handle alone. `create=True` makes one where there is none.
+    ///
+    /// Also: `commit_interval` (seconds that a change may wait for its commit, 0.1), `max_pending`, `cache_bytes`, `cached_entries`,
+    /// `journal_bytes`, `trust_group`; and how `resolve` makes keys: `namespace`, `sessions_per_user`, `thread_sessions_per_user`.
+    /// Raises NotFound, NotAStore, Locked, Damaged, Exposed and others. Reads the store's log: beside an event loop open it in a
+    /// thread.
+    ///
+    /// >>> SessionStore.open(path)
+    /// Traceback (most recent call last):
+    /// cloakroom_store._errors.NotFound: ...
+    /// >>> SessionStore.open(path, create=True).close()
     #[staticmethod]
     #[pyo3(signature = (path, **options))]
     fn open(py: Python<'_>, path: PathBuf, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         Self::open_with(py, path, options, false)
     }
 
-    /// Opens the store in a directory, or answers the one that this process has opened with this verb.
+    /// Opens a store as `open` does, or answers the one that this process has opened with this verb. Each handle is closed for
+    /// itself; the store closes with the last one. Raises OptionsDiffer if it is open with other options.
+    ///
+    /// >>> first = SessionStore.open_shared(path, create=True)
+    /// >>> second = SessionStore.open_shared(path)
+    /// >>> first.close()
+    /// >>> second.count()
+    /// 0
+    /// >>> second.close()
     #[staticmethod]
     #[pyo3(signature = (path, **options))]
     fn open_shared(py: Python<'_>, path: PathBuf, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         Self::open_with(py, path, options, true)
     }
 
-    /// Commits what is pending and closes the store. May be called again.
+    /// Commits what is pending and closes the store; that of `open_shared` for this handle. May be called again. Raises ReadOnly
+    /// if a write or a sync failed: what is not durable by then may be lost.
+    ///
+    /// >>> store.close()
+    /// >>> store.closed
+    /// True
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.opening.close()).or_raise(py)
     }
@@ -148,16 +177,24 @@ impl SessionStore {
     }
 
     /// What opening found and did.
+    ///
+    /// >>> store.open_report().created
+    /// True
     fn open_report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         report(py, "OpenReport", self.store(py)?.open_report())
     }
 
-    /// Figures of the store.
+    /// Figures of the store. Looks at each of its files.
+    ///
+    /// >>> store.stats().entries
+    /// 1
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         report(py, "Stats", &self.run(py, |store| store.stats())?)
     }
 
     /// Waits until everything changed so far survives a power cut.
+    ///
+    /// >>> store.flush()
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         self.run(py, |store| store.flush())
     }
@@ -165,12 +202,21 @@ impl SessionStore {
     // --- look-ups
 
     /// The entry of a key, without its extras; None if there is none.
+    ///
+    /// >>> entry = store.get(key)
+    /// >>> entry.platform, entry.suspended
+    /// ('telegram', False)
     fn get(&self, py: Python<'_>, key: &str) -> PyResult<Option<Entry>> {
         let key = self::key(py, key)?;
         Ok(self.run(py, move |store| store.get(&key))?.map(Entry::from))
     }
 
-    /// The entry of a key and its extras as a dict, as of one moment.
+    /// The entry of a key and its extras as a dict, as of one moment; None if there is none.
+    ///
+    /// >>> _ = store.set_extra(key, "model", "large")
+    /// >>> entry, extras = store.get_with_extras(key)
+    /// >>> extras
+    /// {'model': 'large'}
     fn get_with_extras<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Option<(Entry, Bound<'py, PyDict>)>> {
         let key = self::key(py, key)?;
         let Some((entry, extras)) = self.run(py, move |store| store.get_with_extras(&key))? else { return Ok(None) };
@@ -181,39 +227,61 @@ impl SessionStore {
         Ok(Some((Entry::from(entry), fields)))
     }
 
-    /// The entry of a key with its extras, as the gateway's own JSON.
+    /// The entry of a key with its extras, as the JSON of "hermes" or "openclaw"; None if there is none.
+    ///
+    /// >>> import json
+    /// >>> json.loads(store.get_json(key))["platform"]
+    /// 'telegram'
     #[pyo3(signature = (key, *, gateway="hermes"))]
     fn get_json(&self, py: Python<'_>, key: &str, gateway: &str) -> PyResult<Option<String>> {
         let (key, gateway) = (self::key(py, key)?, self::gateway(gateway)?);
         self.run(py, move |store| store.get_json(&key, gateway))
     }
 
+    /// Whether a key has an entry.
+    ///
+    /// >>> key in store
+    /// True
     fn __contains__(&self, py: Python<'_>, key: &str) -> PyResult<bool> {
         let key = self::key(py, key)?;
         self.run(py, move |store| store.contains(&key))
     }
 
     /// The entries whose live session is this, in key order.
+    ///
+    /// >>> store.find_by_session_id(store.get(key).session_id)
+    /// [<Entry ...>]
     fn find_by_session_id(&self, py: Python<'_>, session_id: &str) -> PyResult<Vec<Entry>> {
         let id = self::session_id(py, session_id)?;
         let found = self.run(py, move |store| store.find_by_session_id(&id))?;
         Ok(found.items.into_iter().map(Entry::from).collect())
     }
 
-    /// The keys that begin with a prefix, in key order.
+    /// The keys that begin with a prefix, in key order. Costs what matches. It is no snapshot: keys that are made or removed
+    /// meanwhile may be shown or not.
+    ///
+    /// >>> list(store.keys("agent:main:"))
+    /// ['agent:main:telegram:dm:1234']
     #[pyo3(signature = (prefix=""))]
     fn keys(&self, py: Python<'_>, prefix: &str) -> PyResult<Keys> {
         let inner = self.run(py, |store| store.keys(prefix))?;
         Ok(Keys { inner: Mutex::new(inner) })
     }
 
-    /// How many entries there are whose key begins with a prefix. O(1) without one.
+    /// How many entries there are whose key begins with a prefix. Without one it costs nothing.
+    ///
+    /// >>> store.count(), store.count("agent:other:")
+    /// (1, 0)
     #[pyo3(signature = (prefix=""))]
     fn count(&self, py: Python<'_>, prefix: &str) -> PyResult<u64> {
         self.run(py, |store| if prefix.is_empty() { Ok(store.len()) } else { store.count_prefix(prefix) })
     }
 
-    /// The entries that a filter accepts, newest first.
+    /// The entries that a filter accepts, newest first: `platform`, `chat_type`, `user_id`, `prefix` of the key, `active_since`,
+    /// `idle_since`, `suspended`, `pinned`.
+    ///
+    /// >>> next(store.entries(platform="telegram"))
+    /// <Entry ...>
     #[pyo3(signature = (**filter))]
     fn entries(&self, py: Python<'_>, filter: Option<&Bound<'_, PyDict>>) -> PyResult<Entries> {
         let filter = self::filter(filter)?;
@@ -223,13 +291,26 @@ impl SessionStore {
 
     // --- changes
 
-    /// Notes that the user was active. None if there is no entry.
+    /// Notes that the user was active: `updated_at` becomes now, and never goes back. None if there is no entry.
+    ///
+    /// >>> store.touch(key).wait()
+    /// True
+    /// >>> store.touch("no:such:key") is None
+    /// True
     fn touch(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
         let key = self::key(py, key)?;
         self.receipt(py, move |store| store.touch(&key))
     }
 
-    /// Puts a whole entry in place, with its extras.
+    /// Puts a whole entry in place, with its extras; those that were there go. `expect` is "any", "absent", or a revision.
+    ///
+    /// The outcome is "created", "replaced", or "unexpected": then `entry` is what is there, and stays.
+    ///
+    /// >>> entry = Entry("mine:1", "run-1", platform="cron")
+    /// >>> store.put(entry, {"model": "large"}, expect="absent").outcome
+    /// 'created'
+    /// >>> store.put(entry, expect="absent").outcome
+    /// 'unexpected'
     #[pyo3(signature = (entry, extras=None, *, expect="any"))]
     fn put(&self, py: Python<'_>, entry: &Entry, extras: Option<&Bound<'_, PyAny>>, expect: &str) -> PyResult<Change> {
         let expect = self::expect(py, expect)?;
@@ -245,7 +326,12 @@ impl SessionStore {
         self.answers(py).put(put)
     }
 
-    /// Puts an entry in place that a gateway wrote as JSON.
+    /// Puts an entry in place that a gateway wrote as JSON. All times are kept. `expect` and the outcome are those of `put`.
+    /// Raises InvalidEntry if the text is no entry, or names another key.
+    ///
+    /// >>> text = store.get_json(key)
+    /// >>> store.put_json(key, text).outcome
+    /// 'replaced'
     #[pyo3(signature = (key, text, *, gateway="hermes", expect="any"))]
     fn put_json(&self, py: Python<'_>, key: &str, text: &str, gateway: &str, expect: &str) -> PyResult<Change> {
         let (key, gateway, expect) = (self::key(py, key)?, self::gateway(gateway)?, self::expect(py, expect)?);
@@ -253,7 +339,18 @@ impl SessionStore {
         self.answers(py).put(put)
     }
 
-    /// Changes anything of an entry in one step, or makes or removes one.
+    /// Changes anything of an entry in one step, its extras included; or makes one where there is none, unless `create=False`.
+    ///
+    /// `change` is called with a `Draft`, on this thread and with nothing locked. It answers None to write it, "keep" to leave
+    /// everything as it is, or "remove". It may be called again, if the entry was changed meanwhile; so it should decide by the
+    /// draft alone. What it raises comes out of here, and changes nothing. The outcome is "created", "changed", "kept" or "removed".
+    ///
+    /// >>> def message(draft):
+    /// ...     draft.last_prompt_tokens = 812
+    /// ...     draft.set_extra("turns", draft.extra("turns", 0) + 1)
+    /// >>> changed = store.modify(key, message)
+    /// >>> changed.outcome, changed.entry.last_prompt_tokens, store.extra(key, "turns")
+    /// ('changed', 812, 1)
     #[pyo3(signature = (key, change, *, touch=true, create=true))]
     fn modify(
         &self,
@@ -283,14 +380,26 @@ impl SessionStore {
         self.answers(py).modified(modified)
     }
 
-    /// The session for a message from a source: touched, or begun.
+    /// The session for a message: touched if there is one, replaced by a fresh one if it is suspended, made if there is none.
+    ///
+    /// The source is a mapping: `platform`, `chat_type`, `chat_id`, `user_id`, `thread_id` and others, by their names in the gateway.
+    ///
+    /// >>> found = store.resolve({"platform": "telegram", "chat_type": "dm", "chat_id": "1234"})
+    /// >>> found.outcome, found.entry.key
+    /// ('existing', 'agent:main:telegram:dm:1234')
     fn resolve(&self, py: Python<'_>, source: &Bound<'_, PyAny>) -> PyResult<Resolved> {
         let source = self::source(source)?;
         let resolved = self.run(py, move |store| store.resolve(&source))?;
         self.answers(py).resolved(resolved)
     }
 
-    /// The session at a key of the gateway's own: touched, or begun.
+    /// As `resolve`, at a key of the gateway's own, and with an id of its own for a session that begins.
+    ///
+    /// `fresh` begins one in any case; `touch=False` does not count as activity; `keep` names the extras that a session in the place
+    /// of another keeps, or is "all".
+    ///
+    /// >>> store.resolve_as("mine:1", session_id="run-1").entry.session_id
+    /// 'run-1'
     #[pyo3(signature = (key, *, source=None, session_id=None, fresh=false, touch=true, keep=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn resolve_as(
@@ -319,7 +428,15 @@ impl SessionStore {
         self.answers(py).resolved(resolved)
     }
 
-    /// Leads a key to another session.
+    /// Leads a key to another session. With `expected`, only if that is the session it leads to.
+    ///
+    /// `keep_usage` keeps counters, details and flags, for a conversation that goes on under another id. The outcome is "switched",
+    /// "same", "unexpected" or "missing".
+    ///
+    /// >>> store.repoint(key, "run-2", expected="run-1").outcome
+    /// 'unexpected'
+    /// >>> store.repoint(key, "run-2").entry.session_id
+    /// 'run-2'
     #[pyo3(signature = (key, session_id, *, expected=None, keep_usage=false, keep=None, touch=true))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn repoint(
@@ -341,7 +458,10 @@ impl SessionStore {
         self.answers(py).repointed(repointed)
     }
 
-    /// Starts a fresh session, as the user asked. None if there is no entry.
+    /// Starts a fresh session, as the user asked; `keep` names the extras that stay. None if there is no entry.
+    ///
+    /// >>> store.reset(key).entry.is_fresh_reset
+    /// True
     #[pyo3(signature = (key, *, keep=None))]
     fn reset(&self, py: Python<'_>, key: &str, keep: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Change>> {
         let (key, keep) = (self::key(py, key)?, self::keep(keep)?);
@@ -350,49 +470,80 @@ impl SessionStore {
     }
 
     /// Removes an entry. None if there is none.
+    ///
+    /// >>> store.remove(key).wait()
+    /// True
     fn remove(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
         let key = self::key(py, key)?;
         self.receipt(py, move |store| store.remove(&key))
     }
 
-    /// Removes an entry if it is still as it was seen.
+    /// Removes an entry if it is still as it was seen. The outcome is "removed", "changed" or "missing".
+    ///
+    /// >>> seen = store.get(key)
+    /// >>> _ = store.pin(key)
+    /// >>> store.remove_if(seen).outcome
+    /// 'changed'
     fn remove_if(&self, py: Python<'_>, entry: &Entry) -> PyResult<Change> {
         let removal = self.run(py, |store| store.remove_if(&entry.inner.key, &entry.inner))?;
         self.answers(py).removal(removal)
     }
 
-    /// Suspends a session: never pruned, and the next message starts a fresh one.
+    /// Suspends a session: it is never pruned, and the next message starts a fresh one. None if there is no entry.
+    ///
+    /// >>> _ = store.suspend(key)
+    /// >>> store.get(key).suspended
+    /// True
     fn suspend(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
         let key = self::key(py, key)?;
         self.receipt(py, move |store| store.suspend(&key))
     }
 
-    /// Takes a suspension back.
+    /// Takes a suspension back. None if there is no entry.
+    ///
+    /// >>> _ = store.unsuspend(key)
+    /// >>> store.get(key).suspended
+    /// False
     fn unsuspend(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
         let key = self::key(py, key)?;
         self.receipt(py, move |store| store.unsuspend(&key))
     }
 
-    /// Pins an entry: never pruned, and replaced by no policy.
+    /// Pins an entry: it is never pruned, and no policy replaces it. None if there is no entry.
+    ///
+    /// >>> _ = store.pin(key)
+    /// >>> store.get(key).pinned
+    /// True
     fn pin(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
         let key = self::key(py, key)?;
         self.receipt(py, move |store| store.pin(&key))
     }
 
-    /// Takes that back.
+    /// Takes that back. None if there is no entry.
+    ///
+    /// >>> _ = store.unpin(key)
+    /// >>> store.get(key).pinned
+    /// False
     fn unpin(&self, py: Python<'_>, key: &str) -> PyResult<Option<Receipt>> {
         let key = self::key(py, key)?;
         self.receipt(py, move |store| store.unpin(&key))
     }
 
-    /// Adds the use of one turn to the counters.
+    /// Adds the use of one turn to the counters, by their names; `last_prompt_tokens` is replaced. None if there is no entry.
+    ///
+    /// >>> _ = store.record_usage(key, input_tokens=812, total_tokens=900)
+    /// >>> store.get(key).total_tokens
+    /// 900
     #[pyo3(signature = (key, **usage))]
     fn record_usage(&self, py: Python<'_>, key: &str, usage: Option<&Bound<'_, PyDict>>) -> PyResult<Option<Receipt>> {
         let (key, usage) = (self::key(py, key)?, self::usage(usage)?);
         self.receipt(py, move |store| store.record_usage(&key, &usage))
     }
 
-    /// One of an entry's extras; `default` where there is none.
+    /// One of an entry's extras; `default` where there is none. Costs the size of that one.
+    ///
+    /// >>> store.extra(key, "model", "small")
+    /// 'small'
     #[pyo3(signature = (key, name, default=None))]
     fn extra<'py>(
         &self,
@@ -406,13 +557,21 @@ impl SessionStore {
         text.map_or(Ok(default), |text| loads(py, &text).map(Some))
     }
 
-    /// Sets one of an entry's extras. None if there is no entry.
+    /// Sets one of an entry's extras to a value that JSON can hold. None if there is no entry. A whole number beyond 64 bits raises
+    /// OverflowError, an infinite one ValueError.
+    ///
+    /// >>> _ = store.set_extra(key, "model", {"name": "large"})
+    /// >>> store.extra(key, "model")
+    /// {'name': 'large'}
     fn set_extra(&self, py: Python<'_>, key: &str, name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<Receipt>> {
         let (key, value) = (self::key(py, key)?, self::value(value)?);
         self.receipt(py, move |store| store.set_extra(&key, name, &value))
     }
 
     /// Removes one of an entry's extras. None if there is no entry, or no such extra.
+    ///
+    /// >>> store.remove_extra(key, "model") is None
+    /// True
     fn remove_extra(&self, py: Python<'_>, key: &str, name: &str) -> PyResult<Option<Receipt>> {
         let key = self::key(py, key)?;
         self.receipt(py, move |store| store.remove_extra(&key, name))
@@ -420,7 +579,12 @@ impl SessionStore {
 
     // --- turns
 
-    /// Notes that work on a message begins, and touches the entry. None if there is none.
+    /// Notes that work on a message begins, and touches the entry. None if there is none. After a crash the turn is found again,
+    /// by `recover_interrupted_turns`.
+    ///
+    /// >>> turn = store.begin_turn(key)
+    /// >>> store.end_turn(key, turn.token).outcome
+    /// 'ended'
     fn begin_turn(&self, py: Python<'_>, key: &str) -> PyResult<Option<Turn>> {
         let key = self::key(py, key)?;
         let Some(begun) = self.run(py, move |store| store.begin_turn(&key))? else { return Ok(None) };
@@ -428,7 +592,10 @@ impl SessionStore {
         Ok(Some(Turn { token: begun.token.to_string(), receipt }))
     }
 
-    /// Notes that the work of a turn is done.
+    /// Notes that the work of a turn is done. The outcome is "ended", "not_current" or "missing".
+    ///
+    /// >>> store.end_turn(key, "0000000000000000").outcome
+    /// 'not_current'
     fn end_turn(&self, py: Python<'_>, key: &str, token: &str) -> PyResult<Change> {
         let key = self::key(py, key)?;
         let token: TurnToken =
@@ -440,7 +607,11 @@ impl SessionStore {
         }
     }
 
-    /// The turn of a key that has begun and not ended.
+    /// The turn of a key that has begun and not ended; None if there is none.
+    ///
+    /// >>> turn = store.begin_turn(key)
+    /// >>> store.turn(key).token == turn.token
+    /// True
     fn turn<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
         let key = self::key(py, key)?;
         let turn = self.run(py, move |store| store.turn(&key))?;
@@ -448,13 +619,20 @@ impl SessionStore {
     }
 
     /// The turns that have begun and not ended, the oldest first.
+    ///
+    /// >>> store.turns()
+    /// []
     fn turns<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let turns = self.run(py, |store| store.turns())?;
         turns.items.iter().map(|turn| report(py, "OpenTurn", turn)).collect()
     }
 
-    /// Marks turns that a crash interrupted, if they began at most `max_age` seconds ago; None means all of them.
-    #[pyo3(signature = (max_age=Some(3600.0), *, reason=RecoverOptions::DEFAULT_REASON))]
+    /// Deals with the turns that a crash interrupted, once, after opening. Where one began at most `max_age` seconds ago (None: at
+    /// any time), a resume is marked as pending, with the reason.
+    ///
+    /// >>> store.recover_interrupted_turns(3600.0).stale
+    /// 0
+    #[pyo3(signature = (max_age=3600.0, *, reason="interrupted_turn"))]
     fn recover_interrupted_turns<'py>(
         &self,
         py: Python<'py>,
@@ -466,12 +644,18 @@ impl SessionStore {
         report(py, "TurnRecovery", &self.run(py, move |store| store.recover_interrupted_turns(options))?)
     }
 
-    /// Clears the markers of all open turns. Answers how many there were.
+    /// Clears the markers of all open turns, for a gateway that knows it was stopped cleanly. Answers how many there were.
+    ///
+    /// >>> store.discard_turns()
+    /// 0
     fn discard_turns(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.run(py, |store| store.discard_turns())?.discarded)
     }
 
-    /// Has the next message continue the session.
+    /// Has the next message continue the session. The outcome is "marked", "suspended" or "missing".
+    ///
+    /// >>> store.mark_resume_pending(key, "restart").outcome
+    /// 'marked'
     fn mark_resume_pending(&self, py: Python<'_>, key: &str, reason: &str) -> PyResult<Change> {
         let key = self::key(py, key)?;
         match self.run(py, move |store| store.mark_resume_pending(&key, reason))? {
@@ -481,7 +665,10 @@ impl SessionStore {
         }
     }
 
-    /// Takes that back.
+    /// Takes that back. The outcome is "cleared", "not_pending" or "missing".
+    ///
+    /// >>> store.clear_resume_pending(key).outcome
+    /// 'not_pending'
     fn clear_resume_pending(&self, py: Python<'_>, key: &str) -> PyResult<Change> {
         let key = self::key(py, key)?;
         match self.run(py, move |store| store.clear_resume_pending(&key))? {
@@ -493,7 +680,16 @@ impl SessionStore {
 
     // --- many entries
 
-    /// Removes what has been idle for too long, but nothing that is protected.
+    /// Removes what has been idle for more than `max_age_days`, then the oldest beyond `max_entries` or `max_disk_bytes`, but nothing
+    /// that is protected. Zero is no limit. Durable when it returns.
+    ///
+    /// `guard` is asked with the session key, on this thread, whether work is in progress. If it raises an exception, or answers
+    /// anything but True or False, the entry stays, and the report has the exception in `guard_errors`. Beside an event loop prune in
+    /// a thread; the guard is asked there then.
+    ///
+    /// >>> running = {"agent:main:telegram:dm:1234"}
+    /// >>> store.prune(90, guard=lambda key: key in running).removed
+    /// 0
     #[pyo3(signature = (
         max_age_days=90, *, max_entries=0, max_disk_bytes=0, low_water_bytes=None, max_active_days=0.0, guard=None,
         dry_run=false
@@ -526,7 +722,11 @@ impl SessionStore {
         python(py, "_reports", "make")?.call1(("PruneReport", text, errors))
     }
 
-    /// Prunes now and then in the background. It asks nobody: what works takes leases.
+    /// Prunes at once, and then every `interval` seconds, on a thread of its own. It asks nobody: what works takes leases by `hold`.
+    /// Ends with the store.
+    ///
+    /// >>> with store.watch(90) as watcher:
+    /// ...     watcher.prune_now()
     #[pyo3(signature = (
         max_age_days=90, *, max_entries=0, max_disk_bytes=0, low_water_bytes=None, max_active_days=0.0, interval=3600.0
     ))]
@@ -552,7 +752,13 @@ impl SessionStore {
         Ok(Watcher { inner })
     }
 
-    /// Removes the entries that a filter accepts, if they are as many as expected; None expects any number.
+    /// Removes the entries that a filter accepts (that of `entries`), if they are as many as `expected`; None expects any number.
+    /// Nothing protects an entry from it.
+    ///
+    /// >>> store.remove_where(2, platform="telegram").found
+    /// 1
+    /// >>> store.remove_where(1, platform="telegram").removed
+    /// 1
     #[pyo3(signature = (expected, **filter))]
     fn remove_where<'py>(
         &self,
@@ -565,37 +771,60 @@ impl SessionStore {
         report(py, "BulkRemoval", &removal)
     }
 
-    /// Removes the entries of one user, whatever protects them.
+    /// Removes the entry whose key is `prefix` and all below it, whatever protects them: for a user who asks to be erased. Bytes stay
+    /// in the files until the store is compacted.
+    ///
+    /// >>> store.forget("agent:main:telegram:dm:1234").removed
+    /// 1
     fn forget<'py>(&self, py: Python<'py>, prefix: &str) -> PyResult<Bound<'py, PyAny>> {
         report(py, "ForgetReport", &self.run(py, |store| store.forget(prefix))?)
     }
 
-    /// Gives each entry whose key begins with `old` the key that begins with `new` instead.
+    /// Gives each entry whose key begins with `old` the key that begins with `new` instead; or none of them, if other entries have
+    /// some of these keys.
+    ///
+    /// >>> store.rename("agent:main:", "agent:other:").moved
+    /// 1
     fn rename<'py>(&self, py: Python<'py>, old: &str, new: &str) -> PyResult<Bound<'py, PyAny>> {
         report(py, "RenameReport", &self.run(py, |store| store.rename(old, new))?)
     }
 
     // --- leases
 
-    /// Holds an entry: it is not pruned until the lease is released. None if there is no entry.
+    /// Holds an entry: it is not pruned until the lease is released or the process ends. None if there is no entry.
+    ///
+    /// >>> with store.hold(key):
+    /// ...     store.prune(90).removed
+    /// 0
     fn hold(&self, py: Python<'_>, key: &str) -> PyResult<Option<Lease>> {
         let key = self::key(py, key)?;
         Ok(self.run(py, move |store| store.hold(&key))?.map(Lease::new))
     }
 
     /// Holds an entry until a time, whatever becomes of the process. None if there is no entry.
+    ///
+    /// >>> from datetime import UTC, datetime, timedelta
+    /// >>> _ = store.hold_until(key, "job", datetime.now(UTC) + timedelta(hours=1))
+    /// >>> [lease.name for lease in store.leases()]
+    /// ['job']
     fn hold_until(&self, py: Python<'_>, key: &str, name: &str, end: &Bound<'_, PyAny>) -> PyResult<Option<Receipt>> {
         let (key, end): (_, Timestamp) = (self::key(py, key)?, timestamp(end)?);
         self.receipt(py, move |store| store.hold_until(&key, name, end))
     }
 
     /// Ends the lease of that name. None if there is none.
+    ///
+    /// >>> store.release(key, "job") is None
+    /// True
     fn release(&self, py: Python<'_>, key: &str, name: &str) -> PyResult<Option<Receipt>> {
         let key = self::key(py, key)?;
         self.receipt(py, move |store| store.release(&key, name))
     }
 
     /// The leases that have not ended, the oldest first.
+    ///
+    /// >>> store.leases()
+    /// []
     fn leases<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let leases = self.run(py, |store| store.leases())?;
         leases.items.iter().map(|lease| report(py, "OpenLease", lease)).collect()

@@ -10,6 +10,10 @@ use crate::convert::python;
 use crate::open::SharedWatcher;
 
 /// Prunes at once and then at intervals, on a thread of its own. It asks nobody: leases protect. A context manager.
+///
+/// >>> with store.watch(90) as watcher:
+/// ...     watcher.status().failures
+/// 0
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Watcher {
     pub(crate) inner: Arc<SharedWatcher>,
@@ -18,6 +22,8 @@ pub(crate) struct Watcher {
 #[pymethods]
 impl Watcher {
     /// Asks for a pass now, and does not wait for it.
+    ///
+    /// >>> store.watch(90).prune_now()
     fn prune_now(&self) {
         if let Some(watcher) = &*self.inner.lock().unwrap_or_else(PoisonError::into_inner) {
             watcher.prune_now();
@@ -25,6 +31,9 @@ impl Watcher {
     }
 
     /// What has been done so far; None once it was stopped.
+    ///
+    /// >>> store.watch(90).status().held
+    /// 0
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let status = match &*self.inner.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(watcher) => watcher.status(),
@@ -43,6 +52,9 @@ impl Watcher {
     }
 
     /// Ends the thread and waits for it: milliseconds. May be called again.
+    ///
+    /// >>> watcher = store.watch(90)
+    /// >>> watcher.stop()
     fn stop(&self, py: Python<'_>) {
         let watcher = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(move || drop(watcher));

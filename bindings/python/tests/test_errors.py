@@ -19,7 +19,6 @@ from cloakroom_store import (
     NotFound,
     PermissionDenied,
     PruneReport,
-    ReadOnly,
     Removed,
     SessionStore,
 )
@@ -100,7 +99,6 @@ def test_a_store_that_failed_says_why(run: Run) -> None:
         """,
         expect="DiskFull\nclose says so too\n",
     )
-    assert ReadOnly
 
 
 def test_exceptions_pickle(path: Path, store: SessionStore) -> None:

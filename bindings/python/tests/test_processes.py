@@ -1,10 +1,9 @@
 """Rules 4 to 6: forks, pools, one store a path, and every way to close one."""
 
 import asyncio
-import multiprocessing
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+import threading
 from pathlib import Path
 
 import pytest
@@ -217,8 +216,6 @@ def test_what_is_open_is_closed_at_exit(run: Run, path: Path, end: str) -> None:
 
 
 def test_threads_that_use_a_store_which_is_being_closed(path: Path) -> None:
-    import threading
-
     store = SessionStore.open(path, create=True)
     store.resolve_as(KEY)
     seen: list[BaseException] = []
@@ -243,5 +240,3 @@ def test_threads_that_use_a_store_which_is_being_closed(path: Path) -> None:
     assert not seen and not any(thread.is_alive() for thread in threads)
     SessionStore.open(path).close()
 
-
-assert multiprocessing and ProcessPoolExecutor

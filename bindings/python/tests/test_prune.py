@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloakroom_store import Entry, SessionStore
+from cloakroom_store import Closed, Entry, SessionStore
 
 from .conftest import KEY
 
@@ -107,10 +107,12 @@ def test_other_threads_run_while_the_guard_is_asked(store: SessionStore, keys: l
 
 
 def test_a_store_that_the_guard_closes_is_closed(store: SessionStore, keys: list[str]) -> None:
-    from cloakroom_store import Closed
+    def guard(key: str) -> bool:
+        store.close()
+        return False
 
     with pytest.raises(Closed):
-        store.prune(90, guard=lambda key: bool(store.close()))
+        store.prune(90, guard=guard)
     assert store.closed
 
 

@@ -71,11 +71,11 @@ def test_an_entry_is_made_with_times_that_say_where_they_are_at_home(store: Sess
     with pytest.raises(ValueError, match="naive"):
         Entry(KEY, "run-1", created_at=datetime(2026, 6, 3))
     with pytest.raises(TypeError):
-        Entry(KEY, "run-1", created_at="2026")
+        Entry(KEY, "run-1", created_at="2026")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no field"):
-        Entry(KEY, "run-1", model="large")
+        Entry(KEY, "run-1", model="large")  # type: ignore[call-arg]
     with pytest.raises(AttributeError, match="the store's to set"):
-        entry.replace(revision="0" * 16)
+        entry.replace(revision="0" * 16)  # type: ignore[call-arg]
 
 
 def test_put_keeps_what_it_is_given_and_may_expect_something(store: SessionStore) -> None:
@@ -275,9 +275,9 @@ def test_figures(store: SessionStore) -> None:
 
 
 def test_options_are_checked(path: Path) -> None:
-    for wrong in ({"commit_interval": -1.0}, {"commit_interval": float("nan")}, {"commit_interval": 1e300}):
+    for wrong in (-1.0, float("nan"), 1e300):
         with pytest.raises(ValueError):
-            SessionStore.open(path, create=True, **wrong)
+            SessionStore.open(path, create=True, commit_interval=wrong)
     with pytest.raises(TypeError, match="no keyword argument"):
         SessionStore.open(path, creat=True)  # type: ignore[call-arg]
     with SessionStore.open(path, create=True, commit_interval=0.0, namespace="agent:x", cached_entries=5) as store:
