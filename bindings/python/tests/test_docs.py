@@ -81,7 +81,7 @@ def test_the_stubs_say_what_the_code_does() -> None:
 
 def test_the_package_and_its_tests_are_typed() -> None:
     need("mypy")
-    run(sys.executable, "-m", "mypy", "--cache-dir", "target/mypy", "python", "tests")
+    run(sys.executable, "-m", "mypy", "--cache-dir", "target/mypy", "python", "tests", "bench", "examples")
 
 
 def test_all_that_is_exported_has_a_known_type() -> None:
