@@ -2,7 +2,8 @@
 //!
 //! A waker puts a number into a list and, if the list was empty, a byte into a pipe. The loop watches the pipe and takes
 //! the list. The byte is written and read with the list locked: there is one in the pipe if and only if the list is not
-//! empty, so neither side ever blocks.
+//! empty, so neither side ever blocks. In a forked process, whose pipe is the parent's too, the list stays empty, and nothing is
+//! read that the parent waits for.
 
 use std::collections::HashMap;
 use std::future::Future;

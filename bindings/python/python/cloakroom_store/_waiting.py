@@ -5,7 +5,6 @@ it reads any other, and settles what waits. One waker serves all that wait for o
 """
 
 import asyncio
-import os
 import weakref
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -69,10 +68,6 @@ def _of_loop(loop: asyncio.AbstractEventLoop) -> _Waiting:
             del _loops[other]
         waiting = _loops[loop] = _Waiting(loop)
     return waiting
-
-
-# The pipes are the parent's too: a child that read them would take what the parent waits for.
-os.register_at_fork(after_in_child=_loops.clear)
 
 
 def wait(receipt: Receipt) -> Generator[object, None, None]:
