@@ -1,5 +1,8 @@
 //! The pages of `docs/`, one for each subject.
 
+#[doc = include_str!("../docs/architecture.md")]
+pub mod architecture {}
+
 #[doc = include_str!("../docs/backups.md")]
 pub mod backups {}
 
@@ -11,9 +14,6 @@ pub mod configuration {}
 
 #[doc = include_str!("../docs/cookbook.md")]
 pub mod cookbook {}
-
-#[doc = include_str!("../docs/design.md")]
-pub mod design {}
 
 #[doc = include_str!("../docs/figures.md")]
 pub mod figures {}

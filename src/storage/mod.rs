@@ -1,4 +1,4 @@
-//! The engine room, and the only place that names `sled`.
+//! The store on disk, and the only place that names `sled`.
 //!
 //! It has three rooms, and each uses those before it:
 //!
