@@ -74,7 +74,7 @@ impl Pending {
         let EntryLock { mut shard, place, .. } = target;
         let (turned, leased) = self.move_satellites(old, new);
         if let Some(slot) = shard.slot_mut(place) {
-            slot.moved_from = Some((from.clone(), old));
+            slot.moved_from = Some(Box::new((from.clone(), old)));
             slot.turned |= turned;
             slot.leased |= leased;
         }

@@ -208,7 +208,7 @@ impl Pending {
         };
         let before = slot.before.take();
         let turn = || self.turns.get(slot.entry);
-        let moved = slot.moved_from.take().map(|(key, entry)| Box::new(MovedFrom { key, entry, turn: turn() }));
+        let moved = slot.moved_from.take().map(|from| Box::new(MovedFrom { key: from.0, entry: from.1, turn: turn() }));
         Change { key: slot.key.clone(), entry: slot.entry, content, moved, is_another, leases, before }
     }
 

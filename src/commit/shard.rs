@@ -25,7 +25,7 @@ pub(super) struct Slot {
     /// The cold record on disk, once it was read.
     pub(super) stored: OnceCell<StoredCold>,
     /// What was on disk before the change that is queued, where that is known.
-    pub(super) before: Option<Known>,
+    pub(super) before: Option<Box<Known>>,
     /// In the shard's queue for the next commit.
     pub(super) queued: bool,
     /// What is queued is more than a new hot record.
@@ -37,7 +37,7 @@ pub(super) struct Slot {
     /// The entry on disk was removed: what is queued is gone, or another.
     pub(super) is_another: bool,
     /// The key that the entry had until now, where the change that is queued gives it this one.
-    pub(super) moved_from: Option<(SessionKey, Fingerprint)>,
+    pub(super) moved_from: Option<Box<(SessionKey, Fingerprint)>>,
     /// The entry that was here has another key now, and this commit takes that.
     pub(super) moved_away: Option<u64>,
     /// What the queued change counts against the bound.
@@ -57,8 +57,8 @@ impl Slot {
             return;
         }
         self.before = match (self.hot, self.stored.get()) {
-            (None, _) => Some(Known::Nothing),
-            (Some(hot), Some(cold)) => Some(Known::Entry { hot, cold: cold.clone() }),
+            (None, _) => Some(Box::new(Known::Nothing)),
+            (Some(hot), Some(cold)) => Some(Box::new(Known::Entry { hot, cold: cold.clone() })),
             (Some(_), None) => None,
         };
     }

@@ -21,7 +21,7 @@ pub(crate) struct Change {
     /// Leases of it that are new, or have ended. Those of an entry that goes are not among them.
     pub(crate) leases: Vec<(String, Option<Term>)>,
     /// What was there before, so that it is not read again; `None` if that is not known.
-    pub(crate) before: Option<Known>,
+    pub(crate) before: Option<Box<Known>>,
 }
 
 /// What there is of an entry, in the trees and the journal.

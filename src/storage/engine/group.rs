@@ -271,7 +271,7 @@ struct Before {
 impl Before {
     /// What a change replaces: what its slot knows, or what is read now.
     fn of(engine: &Engine, change: &Change) -> Result<Option<Self>> {
-        match &change.before {
+        match change.before.as_deref() {
             Some(Known::Nothing) => Ok(None),
             // While the journal speaks of the entry, its row by age is older than the hot record that is known.
             Some(Known::Entry { hot, cold }) if !engine.memtable.contains(change.entry) => {

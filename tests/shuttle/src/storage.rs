@@ -27,7 +27,7 @@ pub(crate) struct Change {
     pub(crate) moved: Option<Box<MovedFrom>>,
     pub(crate) is_another: bool,
     pub(crate) leases: Vec<(String, Option<Term>)>,
-    pub(crate) before: Option<Known>,
+    pub(crate) before: Option<Box<Known>>,
 }
 
 /// As in the library.
@@ -250,7 +250,7 @@ impl Writer {
                 written.remove(&moved.entry);
             }
             let there = written.get(&change.entry);
-            match &change.before {
+            match change.before.as_deref() {
                 None => {}
                 Some(Known::Nothing) => assert!(there.is_none(), "there is something where nothing was known"),
                 Some(Known::Entry { hot, cold }) => {
