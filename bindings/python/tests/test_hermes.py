@@ -161,7 +161,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         directory.mkdir(exist_ok=True)
         environment = {
             **os.environ,
-            "PYTHONPATH": f"{installed}{os.pathsep}{PACKAGE / 'python'}",
+            "PYTHONPATH": str(installed),
             "HERMES_HOME": str(directory),
             "HOME": str(directory),
             "PYTHONDONTWRITEBYTECODE": "1",
