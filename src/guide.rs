@@ -18,6 +18,9 @@ pub mod cookbook {}
 #[doc = include_str!("../docs/figures.md")]
 pub mod figures {}
 
+#[doc = include_str!("../docs/hermes.md")]
+pub mod hermes {}
+
 #[doc = include_str!("../docs/moving.md")]
 pub mod moving {}
 
