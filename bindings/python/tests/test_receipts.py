@@ -1,6 +1,8 @@
 """Rules 1 and 2: receipts in threads and event loops, and at the end of the interpreter."""
 
 import asyncio
+import ctypes
+import select
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloakroom_store import Receipt, SessionStore
+from cloakroom_store import Receipt, SessionStore, _core
 
 from .conftest import EXITS, KEY, Run
 
@@ -274,6 +276,19 @@ def test_the_interpreter_exits_while_receipts_are_awaited(run: Run, program: str
         end = "asyncio.get_running_loop().stop(); return"
     for _ in range(EXITS):
         run(program.replace("END", end))
+
+
+class PollFd(ctypes.Structure):
+    _fields_ = [("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short)]
+
+
+def test_a_waker_needs_no_interpreter(lazy: SessionStore) -> None:
+    """Rule 1. This thread keeps the interpreter while it looks for the byte: one that a waker had to get first never comes."""
+    hub = _core.Hub()
+    assert not hub.watch(touched(lazy), 7)
+    asked = PollFd(hub.fileno(), select.POLLIN, 0)
+    assert ctypes.PyDLL(None).poll(ctypes.byref(asked), 1, 20_000) == 1
+    assert hub.take() == [7] and hub.take() == []
 
 
 def test_a_waker_never_blocks_where_nobody_reads(store: SessionStore) -> None:
