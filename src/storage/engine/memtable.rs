@@ -273,10 +273,9 @@ impl Memtable {
             runs.add(all.into_iter().filter(is_its).collect());
             self.appended.lock().sorted = runs.len();
         }
-        let mut rows: Vec<_> = runs.iter(range, order).filter(is_its).take(limit).collect();
-        // An entry that went to and fro is in two runs.
-        rows.dedup();
-        rows
+        // An entry that was touched twice at one time is in two runs.
+        let mut last = None;
+        runs.iter(range, order).filter(|row| last.replace(*row) != Some(*row)).filter(is_its).take(limit).collect()
     }
 
     /// The entries of one part.

@@ -74,6 +74,25 @@ fn many_touches_are_few_writes_and_wait_in_the_journal() {
 }
 
 #[test]
+fn touches_of_one_time_are_one_row_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_at(dir.path());
+    commit(&mut opened, &many(3)).unwrap();
+    for touched in [0, 1, 2, 0] {
+        commit(&mut opened, &[touch(touched, later(5))]).unwrap();
+        // Each look sorts what came since the last one.
+        assert!(opened.engine.count_rows(later(6), 1000).unwrap() >= 3);
+    }
+    for limit in 1..4 {
+        assert_eq!(opened.engine.count_rows(later(6), limit).unwrap(), limit);
+        assert_eq!(
+            opened.engine.newest_rows(None, limit as usize, &mut Unreadable::default()).unwrap().len(),
+            limit as usize
+        );
+    }
+}
+
+#[test]
 fn an_opening_reads_the_journal_and_carries_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = with_entries(dir.path());
