@@ -14,7 +14,7 @@ impl SessionStore {
         // The clock is the caller's code, and may use the store: never ask it with an entry locked.
         let now = self.now();
         let locked = self.commits().lock(key)?;
-        if !locked.hot().is_some_and(|hot| lies_ahead(&hot, now)) {
+        if !locked.hot_ref().is_some_and(|hot| lies_ahead(hot, now)) {
             return Ok((locked, now));
         }
         drop(locked);

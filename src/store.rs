@@ -190,11 +190,12 @@ impl SessionStore {
     /// a time, this and every other change sets it to now. Where half of the entries or more do, the clock is taken for
     /// wrong, see [`OpenReport::clock_doubted`].
     pub fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        let (locked, now) = self.lock_to_touch(key)?;
-        let Some(done) = self.change_hot(locked, |hot| *hot = touched(*hot, now)) else { return Ok(None) };
+        let (mut locked, now) = self.lock_to_touch(key)?;
+        let Some((commit, revision)) = locked.touch(now) else { return Ok(None) };
+        drop(locked);
         meter::touched();
-        self.tell(key, TOUCHES, || Told::of(EventKind::Touched, done.now.revision));
-        Ok(Some(done.receipt))
+        self.tell(key, TOUCHES, || Told::of(EventKind::Touched, revision));
+        Ok(Some(self.commits().receipt(commit)))
     }
 
     /// Adds the use of one turn to the counters, which end at the largest number there is. `last_prompt_tokens` is

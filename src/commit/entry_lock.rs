@@ -10,7 +10,7 @@ use super::read::{parts_of, read_cold, read_extras, structural_weight};
 use super::shard::{NewCold, Shard, Slot};
 use super::turns::Marker;
 use crate::codec::{self, AS_IMPORTED, Activity, ArrangeError, Base, Cold, Hot, NewExtras, Parts, Term};
-use crate::entry::Extras;
+use crate::entry::{Extras, Revision};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 use crate::storage::Engine;
@@ -85,6 +85,11 @@ impl EntryLock<'_> {
         self.slot().and_then(|slot| slot.hot)
     }
 
+    /// The hot record where it is: a copy costs more than a touch needs.
+    pub(crate) fn hot_ref(&self) -> Option<&Hot> {
+        self.slot()?.hot.as_ref()
+    }
+
     /// The cold record.
     pub(crate) fn cold(&self) -> Result<Option<Arc<Cold>>> {
         match self.slot() {
@@ -147,6 +152,19 @@ impl EntryLock<'_> {
     pub(crate) fn set_times(&mut self, hot: Hot) -> u64 {
         self.keep_before(false);
         self.change(|slot| slot.hot = Some(hot))
+    }
+
+    /// Moves the time of activity to `now`, unless it is later. Returns the commit that takes it, and the revision, which
+    /// stays; `None` if there is no such entry.
+    pub(crate) fn touch(&mut self, now: Timestamp) -> Option<(u64, Revision)> {
+        let revision = self.hot_ref()?.revision;
+        self.keep_before(false);
+        let commit = self.change(|slot| {
+            if let Some(hot) = &mut slot.hot {
+                hot.updated_at = hot.updated_at.max(now);
+            }
+        });
+        Some((commit, revision))
     }
 
     /// Begins a turn of the entry, whose hot record becomes `hot`, in the place of the turn there may be. Returns its
