@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tracing::field::Empty;
 
 use crate::answer::{OpenReport, Removal, Stats, Written};
@@ -21,6 +22,7 @@ use crate::source::KeyPolicy;
 use crate::storage::{self, Opened, Verification};
 use crate::time::{Clock, Reading, Timestamp};
 use crate::unreadable::{Listing, Unreadable};
+use crate::zone::TimeZone;
 
 /// An open store. Clones are the same store; it may be used from many threads.
 ///
@@ -50,6 +52,9 @@ struct Inner {
     clock_check: ClockCheck,
     opened: OpenReport,
     listeners: Listeners,
+    /// The time zone of naive times, and under which name the store remembers it: to parse one takes longer than the rest
+    /// of a look at an entry.
+    zone: Mutex<Option<(Option<String>, TimeZone)>>,
 }
 
 /// A store that others keep open, or nobody any more.
@@ -111,8 +116,24 @@ impl SessionStore {
         let clock_check = ClockCheck::open(&commits, now);
         report.times_ahead = clock_check.wrong() as u64;
         report.clock_doubted = clock_check.is_doubted(now);
-        let inner = Inner { commits, options, clock_check, opened: report, listeners: Listeners::default() };
+        let (listeners, zone) = (Listeners::default(), Mutex::default());
+        let inner = Inner { commits, options, clock_check, opened: report, listeners, zone };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The name of the time zone that the store remembers, and the zone in which naive times are at home: that one, or the
+    /// machine's.
+    pub(crate) fn home_zone(&self) -> Result<(Option<String>, Result<TimeZone>)> {
+        let remembered = self.commits().engine()?.zone()?;
+        let mut known = self.inner.zone.lock();
+        if let Some((_, zone)) = known.as_ref().filter(|(name, _)| *name == remembered) {
+            return Ok((remembered, Ok(zone.clone())));
+        }
+        let zone = remembered.as_ref().map_or_else(TimeZone::local, |name| name.parse());
+        if let Ok(zone) = &zone {
+            *known = Some((remembered.clone(), zone.clone()));
+        }
+        Ok((remembered, zone))
     }
 
     /// A handle that does not keep the store open.

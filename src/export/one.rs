@@ -19,10 +19,7 @@ impl SessionStore {
     pub fn get_json(&self, key: &SessionKey, gateway: Gateway) -> Result<Option<String>> {
         let Some((mut entry, extras)) = self.get_with_extras(key)? else { return Ok(None) };
         let zone = match gateway {
-            Gateway::Hermes => match self.commits().engine()?.zone()? {
-                Some(name) => name.parse()?,
-                None => TimeZone::local()?,
-            },
+            Gateway::Hermes => self.home_zone()?.1?,
             // It writes milliseconds since 1970.
             Gateway::OpenClaw => TimeZone::UTC,
         };

@@ -28,8 +28,7 @@ impl SessionStore {
     /// [`Error::LocalTimeZone`] if a time is naive and no zone is known; [`Error::TooLarge`], and the errors of
     /// [`put`](SessionStore::put). Nothing is changed then.
     pub fn put_json(&self, key: &SessionKey, text: &str, gateway: Gateway, expect: Expect) -> Result<Put> {
-        let remembered = self.commits().engine()?.zone()?;
-        let zone = remembered.as_ref().map_or_else(TimeZone::local, |name| name.parse());
+        let (remembered, zone) = self.home_zone()?;
         // Where none is known it is of no account: a naive time is an error then.
         let any = TimeZone::UTC;
         let times_zone = zone.as_ref().unwrap_or(&any);
