@@ -123,7 +123,7 @@ pub(crate) const CHANGES: u8 = 1;
 pub(crate) const UPDATES: u8 = 2;
 pub(crate) const TOUCHES: u8 = 4;
 
-/// What a listener wants: see [`SessionStore::events`].
+/// What a listener wants: see [`SessionStore::events`](crate::SessionStore::events).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventOptions {

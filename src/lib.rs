@@ -204,9 +204,10 @@ pub use zone::TimeZone;
 ///
 /// - `Option<Receipt>` where there is nothing else to say, such as [`touch`](SessionStore::touch) or
 ///   [`suspend`](SessionStore::suspend): `None` if there is no entry.
-/// - A struct with a field `receipt` where there is: [`Written`] with the entry, [`Resolved`] with the entry and where it
+/// - A struct with a field `receipt` where there is: [`Written`](change::Written) with the entry, [`Resolved`](change::Resolved) with the entry and where it
 ///   comes from, [`BegunTurn`](crate::turns::BegunTurn) with the token. It is in an `Option` in the same sense.
-/// - An enum where a verb may decline for other reasons: [`Put`], [`Modified`], [`Repointed`], [`Removal`],
+/// - An enum where a verb may decline for other reasons: [`Put`](change::Put), [`Modified`](change::Modified),
+///   [`Repointed`](change::Repointed), [`Removal`](change::Removal),
 ///   [`TurnStart`](crate::turns::TurnStart), [`TurnEnd`](crate::turns::TurnEnd),
 ///   [`ResumeMark`](crate::turns::ResumeMark), [`ResumeClear`](crate::turns::ResumeClear). Each variant that stands for a
 ///   change holds a receipt or such a struct; the others say what is there instead.
