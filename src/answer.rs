@@ -217,8 +217,7 @@ pub struct Stats {
     pub pending: usize,
     /// The number of the newest commit that changed something.
     pub last_commit: u64,
-    /// `updated_at` of the entry idle for longest. Of a minute with more than 1,024 entries that many are looked at, so it
-    /// may be up to a minute off there.
+    /// `updated_at` of the entry idle for longest.
     pub oldest: Option<Timestamp>,
     /// `updated_at` of the entry active last, likewise.
     pub newest: Option<Timestamp>,

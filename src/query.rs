@@ -45,7 +45,8 @@ pub struct Page {
     pub unreadable: Unreadable,
 }
 
-/// A place in the list by recency.
+/// A place in the list by recency. It is that of an entry's row: while a change is on its way to the index, the entry itself
+/// has a later time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     updated_at: Timestamp,
@@ -121,7 +122,7 @@ impl SessionStore {
                 None => return Ok(Page { unreadable: rows.unreadable, ..page }),
             }
         }
-        page.next = page.entries.last().map(|last| Cursor { updated_at: last.updated_at, key: last.key.clone() });
+        page.next = page.entries.last().and_then(|last| rows.cursor(&last.key));
         Ok(Page { unreadable: rows.unreadable, ..page })
     }
 
@@ -150,8 +151,8 @@ impl SessionStore {
         self.commits().apply_pending()?;
         let mut unreadable = Unreadable::default();
         if let Some(found) = self.few_found(&filter, &mut unreadable)? {
-            let found = found.into_iter();
-            return Ok(Iter { store: self.clone(), filter, before: None, found, piece: 0, is_over: false, unreadable });
+            let found: Vec<Found> = found.into_iter().map(|found| (found.hot.updated_at, found)).collect();
+            return Ok(Iter { found: found.into_iter(), ..Iter::new(self.clone(), filter, None, 0, unreadable) });
         }
         let before = match cursor {
             Some(cursor) => {
@@ -159,16 +160,7 @@ impl SessionStore {
             }
             None => filter.idle_since.map(ActivityRow::first_at),
         };
-        let piece = piece.clamp(1, MAX_PIECE);
-        Ok(Iter {
-            store: self.clone(),
-            filter,
-            before,
-            found: Vec::new().into_iter(),
-            piece,
-            is_over: false,
-            unreadable,
-        })
+        Ok(Iter::new(self.clone(), filter, before, piece.clamp(1, MAX_PIECE), unreadable))
     }
 
     /// The oldest and the newest `updated_at`.
@@ -225,6 +217,9 @@ const MAX_PIECE: usize = 512;
 /// Rows that are read at a time to find one that is not out of date.
 const PIECE_AT_END: usize = 16;
 
+/// An entry, and the time of its row.
+type Found = (Timestamp, Activity);
+
 /// Entries, newest first. See [`SessionStore::iter`].
 #[derive(Debug)]
 pub struct Iter {
@@ -233,7 +228,9 @@ pub struct Iter {
     /// The row read last; those before it follow.
     before: Option<ActivityRow>,
     /// What is left of what was read last.
-    found: vec::IntoIter<Activity>,
+    found: vec::IntoIter<Found>,
+    /// The time of the row of the entry that came last.
+    place: Option<Timestamp>,
     /// How many rows to read at a time; 0 at the end.
     piece: usize,
     /// It has told that it is at its end, or an error.
@@ -242,6 +239,22 @@ pub struct Iter {
 }
 
 impl Iter {
+    fn new(
+        store: SessionStore,
+        filter: Filter,
+        before: Option<ActivityRow>,
+        piece: usize,
+        unreadable: Unreadable,
+    ) -> Self {
+        let found = Vec::new().into_iter();
+        Self { store, filter, before, found, place: None, piece, is_over: false, unreadable }
+    }
+
+    /// Where the entry of this key stood, which came last.
+    fn cursor(&self, key: &SessionKey) -> Option<Cursor> {
+        Some(Cursor { updated_at: self.place?, key: key.clone() })
+    }
+
     /// The records that were passed over so far because they cannot be decoded.
     ///
     /// ```no_run
@@ -272,7 +285,8 @@ impl Iter {
         for row in &rows {
             // A row is out of date if its entry is gone or has moved on.
             let listed = self.unreadable.pass(commits.peek_row(row))?.flatten();
-            found.extend(listed.filter(|listed| self.filter.accepts_hot(&listed.hot)));
+            let accepted = listed.filter(|listed| self.filter.accepts_hot(&listed.hot));
+            found.extend(accepted.map(|accepted| (row.time, accepted)));
         }
         self.before = rows.last().copied().or(self.before);
         let is_too_old = |row: &ActivityRow| self.filter.active_since.is_some_and(|since| row.time < since);
@@ -296,7 +310,7 @@ impl Iter {
 
     fn find(&mut self) -> Result<Option<Summary>> {
         loop {
-            while let Some(Activity { key, hot }) = self.found.next() {
+            while let Some((place, Activity { key, hot })) = self.found.next() {
                 if !self.filter.accepts_key(&key) {
                     continue;
                 }
@@ -306,6 +320,7 @@ impl Iter {
                         continue;
                     }
                 }
+                self.place = Some(place);
                 return Ok(Some(summary(key, &hot)));
             }
             if self.piece == 0 {
@@ -364,5 +379,39 @@ fn summary(key: SessionKey, hot: &Hot) -> Summary {
         pinned: hot.is(PINNED),
         resume_pending: hot.is(RESUME_PENDING),
         usage: hot.usage,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::time::ManualClock;
+    use crate::{Options, SessionSource};
+
+    /// A page goes on behind the row of its last entry, though that was touched meanwhile.
+    #[test]
+    fn a_page_goes_on_where_the_one_before_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new(Timestamp::from_micros(1_781_222_813_123_456));
+        let options = Options::new(dir.path().join("db")).create(true).clock(clock.clone());
+        let store = SessionStore::open(options.commit_interval(Duration::from_secs(3600))).unwrap();
+        let keys: Vec<_> = ["a", "b", "c", "d"]
+            .map(|user| {
+                clock.advance(Duration::from_secs(1));
+                let user_id = Some(user.to_owned());
+                let source = SessionSource { platform: "discord".into(), user_id, ..Default::default() };
+                store.resolve(&source).unwrap().entry.key
+            })
+            .into();
+        let mut rows = store.iter_after(Filter::default(), None, 2).unwrap();
+        clock.advance(Duration::from_secs(1));
+        store.touch(&keys[2]).unwrap().unwrap();
+        let page: Vec<_> = rows.by_ref().take(2).map(|row| row.unwrap().key).collect();
+        assert_eq!(page, [keys[3].clone(), keys[2].clone()]);
+        let cursor = rows.cursor(&keys[2]).unwrap();
+        let next = store.recent(10, Some(&cursor)).unwrap().entries;
+        assert_eq!(next.into_iter().map(|row| row.key).collect::<Vec<_>>(), [keys[1].clone(), keys[0].clone()]);
     }
 }

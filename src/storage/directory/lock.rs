@@ -1,4 +1,4 @@
-//! The lock file: who has the store open.
+//! The lock file. It names the process that has the store open.
 //!
 //! It is 256 bytes: a line that says by whom, a line that says whether a store was ever open here, and spaces. So where all
 //! else is lost, an empty directory is not taken for one that never held a store. It is only ever written over in place, in

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `files.rs` | names, and what is at a path |
 //! | `access.rs` | owners and modes |
-//! | `lock.rs` | `LOCK`: who has the store open |
+//! | `lock.rs` | `LOCK`: which process has the store open |
 //! | `state.rs` | `state`: what was last synced, and how things stand |
 //! | `parts.rs` | whether a store has all of its parts |
 //! | `segments.rs` | what of sled's file is in doubt after a crash, and the writing of it again |

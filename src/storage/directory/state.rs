@@ -160,7 +160,8 @@ impl StateFile {
         self.write(|left| Left { state, synced: Some(synced), ..left })
     }
 
-    /// Likewise, and what the database holds at least.
+    /// Tells the next opening all of it: how things stand, up to where the log is on disk, and what the database holds at
+    /// least.
     pub(in crate::storage) fn set_mark(
         &self,
         state: State,

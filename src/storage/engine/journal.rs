@@ -15,7 +15,7 @@
 //! - A structural change writes the trees, and then, before its intent goes, a `Forget` for each entry of which the
 //!   journal speaks. Opening reads the journal first and then settles the intent, so it ends likewise.
 //!
-//! A row costs about as much as one touch did, and holds about thirty-four of them.
+//! A row costs about as much as one touch did, and holds about twenty-five of them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -79,9 +79,7 @@ impl Journal {
         self.epoch = self.epoch.wrapping_add(1);
         (self.bytes, self.began) = (0, None);
     }
-}
 
-impl Journal {
     pub(super) fn is_due(&self, now: Duration, entries: usize) -> bool {
         let is_old = self.began.is_some_and(|began| now.saturating_sub(began) >= MAX_AGE);
         self.bytes > 0 && (is_old || self.bytes >= self.limit || entries >= MAX_ENTRIES)

@@ -197,7 +197,7 @@ impl Memtable {
         &self.parts[usize::from(part)]
     }
 
-    /// Sets records. Their rows come first, so that whoever reads them finds an entry by its old row or its new one.
+    /// Sets records. Their rows come first, so that a reader finds an entry by its old row or by its new one.
     pub(in crate::storage) fn set(&self, records: &[(Fingerprint, Hot)], epoch: Epoch) {
         self.append(records.iter().map(|(entry, hot)| ActivityRow::of(hot, *entry)));
         for (entry, hot) in records {
@@ -253,10 +253,11 @@ impl Memtable {
 
     /// Up to `limit` rows of the range, from one of its ends.
     pub(in crate::storage) fn rows(&self, range: &AgeRange, order: AgeOrder, limit: usize) -> Vec<ActivityRow> {
+        let mut runs = self.runs.lock();
         if self.len() == 0 {
+            *runs = Runs::default();
             return Vec::new();
         }
-        let mut runs = self.runs.lock();
         let new = {
             let mut appended = self.appended.lock();
             if std::mem::take(&mut appended.is_all) {
