@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `sessions` | session key | version 1, `ColdV1` |
 //! | `activity` | fingerprint | version 1, `ActivityV1`: the session key and the hot record |
-//! | `journal` | number of the row `u64` big-endian | version 1, then `JournalRecordV1` one after the other: hot records newer than those in `activity` |
+//! | `journal` | number of the row `u64` big-endian | version 1, then records one after the other, newer than those in `activity`: a byte for the kind, the fingerprint, and `HotV1` (0), nothing (1, the trees know better) or `updated_at` in µs `u64` (2, a touch) |
 //! | `by_updated_at` | `updated_at` in µs since 1970 as `u64` big-endian, fingerprint | empty |
 //! | `by_session_id` | session id, `00`, fingerprint | empty |
 //! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 2,047 bytes of a part |
@@ -77,6 +77,8 @@ const VERSION: u8 = 1;
 pub(crate) enum CodecError {
     #[error("the value is empty")]
     Empty,
+    #[error("a record of the journal is of kind {0}, which there is not")]
+    Kind(u8),
     #[error("the value has version {found}, and this program reads up to {VERSION}")]
     Version { found: u8 },
     #[error("the record does not decode")]

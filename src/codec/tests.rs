@@ -246,14 +246,29 @@ fn golden_journal() {
     assert!(matches!(JournalRow::number(&[0; 7]), Err(CodecError::Short)));
     assert!(matches!(JournalRow::number(&[0; 9]), Err(CodecError::Trailing(1))));
 
-    let records = [JournalRecord::Set(entry(), Hot::fresh(NOW)), JournalRecord::Forget(entry())];
+    let records = [
+        JournalRecord::Set(entry(), Hot::fresh(NOW)),
+        JournalRecord::Forget(entry()),
+        JournalRecord::Touch(entry(), NOW),
+    ];
     let mut row = JournalRow::new();
     assert!(row.is_empty());
     records.iter().for_each(|record| row.push(record).unwrap());
-    assert_eq!(hex(row.value()), format!("0100{ENTRY}fd80c30a4103540600000000000000000000000001{ENTRY}"));
+    assert_eq!(
+        hex(row.value()),
+        format!("0100{ENTRY}fd80c30a4103540600000000000000000000000001{ENTRY}02{ENTRY}80c30a4103540600")
+    );
     assert_eq!(JournalRow::decode(row.value()).unwrap(), records);
     let cut = &row.value()[..row.value().len() - 1];
-    assert!(matches!(JournalRow::decode(cut), Err(CodecError::Decode(_))));
+    assert!(matches!(JournalRow::decode(cut), Err(CodecError::Short)));
+    let [set, ..] = records.map(|record| {
+        let mut row = JournalRow::new();
+        row.push(&record).unwrap();
+        row.value().to_vec()
+    });
+    assert!(matches!(JournalRow::decode(&set[..set.len() - 1]), Err(CodecError::Decode(_))));
+    assert!(matches!(JournalRow::decode(&[1, 3, 0]), Err(CodecError::Short)));
+    assert!(matches!(JournalRow::decode(&[&[1, 3][..], &[0; 16]].concat()), Err(CodecError::Kind(3))));
     assert!(matches!(JournalRow::decode(&[9]), Err(CodecError::Version { found: 9 })));
 }
 

@@ -161,10 +161,9 @@ impl Committer {
         let started = Instant::now();
         let sync = core.progress.take_sync_wanted() || sync || self.is_sync_due();
         let taken = core.pending.take();
-        let Taken { commit, changes, .. } = &taken;
-        let commit = *commit;
-        let is_idle = changes.is_empty() && !(sync && self.writer.is_dirty());
-        let _span = (!is_idle).then(|| tracing::debug_span!("commit", commit, changes = changes.len(), sync).entered());
+        let (commit, changes) = (taken.commit, taken.late.len() + taken.changes.len());
+        let is_idle = changes == 0 && !(sync && self.writer.is_dirty());
+        let _span = (!is_idle).then(|| tracing::debug_span!("commit", commit, changes, sync).entered());
         self.apply(&taken)?;
         if sync {
             if self.writer.is_dirty() {
@@ -173,18 +172,23 @@ impl Committer {
             self.unsynced_since = None;
             core.progress.set_durable(commit);
         }
-        self.committed = changes.len();
-        if !changes.is_empty() {
+        self.committed = changes;
+        if changes > 0 {
             meter::committed(started.elapsed(), core.pending.count(), core.pending.changes());
-            tracing::trace!(commit, changes = changes.len(), sync, micros = started.elapsed().as_micros(), "committed");
+            tracing::trace!(commit, changes, sync, micros = started.elapsed().as_micros(), "committed");
         }
         Ok(commit)
     }
 
     fn apply(&mut self, taken: &Taken) -> Result<()> {
-        let Taken { commit, changes, markers, ended_leases } = taken;
+        let Taken { commit, late, changes, markers, ended_leases } = taken;
         let (core, commit) = (&self.core, *commit);
         self.writer.drop_leases(&core.engine, ended_leases)?;
+        for piece in late.chunks(PIECE) {
+            self.writer.apply_late(&core.engine, piece.iter().copied())?;
+            core.pending.settle_late(piece.len());
+            core.progress.notify();
+        }
         for piece in changes.chunks(PIECE) {
             self.writer.apply(&core.engine, piece)?;
             core.pending.settle(piece);
@@ -192,7 +196,7 @@ impl Committer {
         }
         // After all changes: what ended a turn is to be there before its marker goes, and a session before its turn.
         self.writer.apply_turns(&core.engine, markers)?;
-        if !changes.is_empty() {
+        if !late.is_empty() || !changes.is_empty() {
             self.writer.finish(&core.engine, commit)?;
             core.progress.set_changed(commit);
         }

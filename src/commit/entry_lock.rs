@@ -42,7 +42,7 @@ impl Pending {
         let mut shard = self.shard(entry).lock();
         let place = match shard.find(entry) {
             Some(place) => place,
-            None => self.load(&mut shard, entry, key, engine.hot(key)?),
+            None => self.load(&mut shard, entry, key, engine.hot_of(entry, key)?),
         };
         Ok(EntryLock { pending: self, engine, shard, place })
     }
@@ -57,7 +57,7 @@ impl Pending {
             None => {
                 // What is on its way to the trees is in memory.
                 let is_newest = self.applied() == applied;
-                let hot = if is_newest { Some(seen.hot) } else { engine.hot(&seen.key)? };
+                let hot = if is_newest { Some(seen.hot) } else { engine.hot_of(entry, &seen.key)? };
                 self.load(&mut shard, entry, &seen.key, hot)
             }
         };
@@ -70,7 +70,7 @@ impl Pending {
         let mut shard = self.shard(entry).lock();
         let place = match shard.find(entry) {
             Some(place) => place,
-            None => match engine.hot(key)? {
+            None => match engine.hot_of(entry, key)? {
                 None => return Ok(None),
                 hot => self.load(&mut shard, entry, key, hot),
             },
@@ -151,7 +151,8 @@ impl EntryLock<'_> {
     /// stays. Returns the commit that takes it.
     pub(crate) fn set_times(&mut self, hot: Hot) -> u64 {
         self.keep_before(false);
-        self.change(|slot| slot.hot = Some(hot))
+        let is_touch = self.hot_ref().is_some_and(|before| hot == Hot { updated_at: hot.updated_at, ..*before });
+        self.queue(is_touch, |slot| slot.hot = Some(hot))
     }
 
     /// Moves the time of activity to `now`, unless it is later. Returns the commit that takes it, and the revision, which
@@ -159,7 +160,7 @@ impl EntryLock<'_> {
     pub(crate) fn touch(&mut self, now: Timestamp) -> Option<(u64, Revision)> {
         let revision = self.hot_ref()?.revision;
         self.keep_before(false);
-        let commit = self.change(|slot| {
+        let commit = self.queue(true, |slot| {
             if let Some(hot) = &mut slot.hot {
                 hot.updated_at = hot.updated_at.max(now);
             }
@@ -261,7 +262,7 @@ impl EntryLock<'_> {
             slot.note_before(applied);
             slot.turned |= turned;
             slot.hot = Some(hot);
-            slot.cold = Some(new);
+            slot.cold = Some(Box::new(new));
             slot.stored = OnceCell::new();
             slot.structural = true;
         });
@@ -340,10 +341,16 @@ impl EntryLock<'_> {
 
     /// Changes the slot and queues it for the open commit, whose number it returns.
     fn change(&mut self, change: impl FnOnce(&mut Slot)) -> u64 {
+        self.queue(false, change)
+    }
+
+    /// As [`change`](Self::change). A touch changes nothing but the time of activity.
+    fn queue(&mut self, is_touch: bool, change: impl FnOnce(&mut Slot)) -> u64 {
         let place = self.place;
         let commit = self.pending.open_commit();
         if let Some(slot) = self.shard.slot_mut(place) {
             change(slot);
+            slot.is_touch = is_touch && (slot.is_touch || !slot.queued);
             slot.commit = commit;
             let weight = match &slot.cold {
                 Some(new) if slot.structural => structural_weight(&new.cold, &new.parts),

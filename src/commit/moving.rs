@@ -131,7 +131,7 @@ impl Pending {
         let entry = engine.fingerprint(key);
         match shard.find(entry) {
             Some(place) => Ok(place),
-            None => Ok(self.load(shard, entry, key, engine.hot(key)?)),
+            None => Ok(self.load(shard, entry, key, engine.hot_of(entry, key)?)),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::codec::{Activity, ActivityRow, Cold, Fingerprint, Hot, Turn};
 use crate::entry::{Extras, Revision};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
-use crate::storage::{Change, Content, Engine, MovedFrom};
+use crate::storage::{Change, Content, Engine, Late, MovedFrom};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// More shards than threads that will ever meet.
@@ -30,7 +30,9 @@ pub(super) type MarkerChange = (Fingerprint, Option<Turn>);
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) commit: u64,
-    /// In the order of their place.
+    /// Entries whose hot record alone is new.
+    pub(super) late: Vec<Late>,
+    /// What else becomes of entries, in the order of their place.
     pub(super) changes: Vec<Change>,
     /// The markers of turns that go with them.
     pub(super) markers: Vec<MarkerChange>,
@@ -151,13 +153,13 @@ impl Pending {
     pub(super) fn take(&self) -> Taken {
         let _takes = self.takes.lock();
         let commit = self.open_commit.fetch_add(1, Ordering::AcqRel);
-        let (mut changes, mut markers) = (Vec::new(), self.take_dropped_markers());
+        let (mut late, mut changes, mut markers) = (Vec::new(), Vec::new(), self.take_dropped_markers());
         let ended_leases = self.leases.take_ended();
         let mut is_ahead = false;
         for shard in &self.shards {
             let mut shard = shard.lock();
             let mut queue = std::mem::take(&mut shard.queue);
-            changes.reserve(queue.len());
+            late.reserve(queue.len());
             for place in queue.drain(..) {
                 let Some(slot) = shard.slot_mut(place) else { continue };
                 if std::mem::take(&mut slot.turned) {
@@ -172,7 +174,13 @@ impl Pending {
                     continue;
                 }
                 is_ahead |= slot.commit > commit;
-                changes.push(self.take_slot(slot, commit));
+                match slot.hot {
+                    Some(hot) if !slot.structural && !slot.leased => {
+                        (slot.queued, slot.commit, slot.weight) = (false, commit, 0);
+                        late.push(Late { entry: slot.entry, hot, is_touch: slot.is_touch });
+                    }
+                    _ => changes.push(self.take_slot(slot, commit)),
+                }
             }
             // Keep the room for the next round.
             shard.queue = queue;
@@ -187,7 +195,7 @@ impl Pending {
         }
         self.is_ahead.store(is_ahead, Ordering::Relaxed);
         changes.sort_unstable_by(Change::place);
-        Taken { commit, changes, markers, ended_leases }
+        Taken { commit, late, changes, markers, ended_leases }
     }
 
     /// Takes the change out of a queued slot.
@@ -220,6 +228,12 @@ impl Pending {
     /// Whether somebody may wait for a commit: of a change that none has taken, or that was taken ahead of its number.
     pub(super) fn is_waiting(&self) -> bool {
         self.weight() > 0 || self.is_ahead.load(Ordering::Relaxed)
+    }
+
+    /// As many changes of hot records alone are in the journal.
+    pub(super) fn settle_late(&self, count: usize) {
+        self.weight.fetch_sub(count, Ordering::Relaxed);
+        self.changes.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Lets go of what `changes`, now in the trees, needed in memory.
@@ -278,7 +292,7 @@ impl Pending {
         let mut shard = self.shard(entry).lock();
         match shard.find(entry) {
             Some(place) => Ok(shard.slot(place).and_then(|slot| slot.hot)),
-            None => engine.hot(key),
+            None => engine.hot_of(entry, key),
         }
     }
 
@@ -330,7 +344,7 @@ impl Pending {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
         let slot = shard.find(entry).and_then(|place| shard.slot(place));
-        let Some(hot) = slot.map_or_else(|| engine.hot(key), |slot| Ok(slot.hot))? else { return Ok(None) };
+        let Some(hot) = slot.map_or_else(|| engine.hot_of(entry, key), |slot| Ok(slot.hot))? else { return Ok(None) };
         let cold = read_cold(engine, key, slot)?;
         let extras = with_extras.then(|| read_extras(engine, key, &cold, slot)).transpose()?;
         Ok(Some(Peeked { hot, cold, extras: extras.unwrap_or_default() }))

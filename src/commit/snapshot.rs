@@ -86,7 +86,7 @@ impl<'a> Snapshot<'a> {
         let slot = shard.find(entry).and_then(|place| shard.slot(place));
         let (hot, rest) = match self.kept.pass(key)? {
             Some(Before { hot, rest }) => (hot, rest),
-            None => (slot.map_or_else(|| self.engine.hot(key), |slot| Ok(slot.hot))?, None),
+            None => (slot.map_or_else(|| self.engine.hot_of(entry, key), |slot| Ok(slot.hot))?, None),
         };
         let Some(hot) = hot else { return Ok(None) };
         let (cold, parts) = rest.map_or_else(|| read_rest(self.engine, key, slot), |rest| *rest)?;

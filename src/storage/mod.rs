@@ -13,7 +13,7 @@ mod engine;
 mod whole;
 
 pub(crate) use directory::lock::{Hold, Place, check_process, wait_released};
-pub(crate) use engine::change::{Change, Content, Known, MovedFrom};
+pub(crate) use engine::change::{Change, Content, Known, Late, MovedFrom};
 pub(crate) use engine::extras::PartsOf;
 pub(crate) use engine::leases::StoredLease;
 pub(crate) use engine::scan::{Direction, KEYS_AT_A_TIME, KeyRange};

@@ -145,9 +145,29 @@ fn activity(n: usize, hot: &Hot) -> Vec<u8> {
     Activity::encode(&key(n), hot).unwrap()
 }
 
+fn is_late(change: &Change) -> bool {
+    matches!(change.content, Content::Hot(_)) && change.leases.is_empty()
+}
+
+/// A touch if nothing but the time is new, as the committer knows it.
+fn as_late(engine: &Engine, change: &Change) -> Option<Late> {
+    let Content::Hot(hot) = change.content else { return None };
+    let before = engine.hot(&change.key).unwrap();
+    let is_touch = before.is_some_and(|before| hot == Hot { updated_at: hot.updated_at, ..before });
+    Some(Late { entry: change.entry, hot, is_touch })
+}
+
 fn commit(opened: &mut Opened, changes: &[Change]) -> Result<()> {
     let next = opened.writer.mark().commit + 1;
-    opened.writer.apply(&opened.engine, changes)?;
+    let Opened { engine, writer, .. } = opened;
+    for run in changes.chunk_by(|one, next| is_late(one) == is_late(next)) {
+        if run.iter().all(is_late) {
+            let late: Vec<_> = run.iter().filter_map(|change| as_late(engine, change)).collect();
+            writer.apply_late(engine, late.into_iter())?;
+        } else {
+            writer.apply(engine, run)?;
+        }
+    }
     opened.writer.finish(&opened.engine, next)?;
     opened.writer.sync(&opened.engine)
 }

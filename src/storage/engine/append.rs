@@ -1,11 +1,12 @@
 //! Writing to the journal, and reading it when the store is opened. `journal.rs` says why, and what holds at every moment.
 
 use super::Engine;
-use super::change::encode_error;
+use super::change::{Late, encode_error};
 use super::lookup::{LookUp, look_up};
+use super::memtable::Newest;
 use super::trees::engine_error;
 use super::write::Writer;
-use crate::codec::{Fingerprint, Hot, JournalRecord, JournalRow};
+use crate::codec::{Fingerprint, JournalRecord, JournalRow};
 use crate::error::Result;
 use crate::unreadable::if_readable;
 
@@ -20,29 +21,47 @@ impl Writer {
         self.journal.is_held = true;
     }
 
-    /// Writes hot records to the journal.
-    pub(in crate::storage) fn journal_hot(
+    /// Writes hot records to the journal: of a touch the time alone, where the rest is in the trees or in the same half.
+    pub(crate) fn apply_late(&mut self, engine: &Engine, late: impl Iterator<Item = Late>) -> Result<()> {
+        let epoch = self.journal.epoch;
+        self.append_all(
+            engine,
+            late.map(|Late { entry, hot, is_touch }| {
+                let is_touch = is_touch && engine.memtable.keeps_rest(entry, epoch);
+                let touch = JournalRecord::Touch(entry, hot.updated_at);
+                (if is_touch { touch } else { JournalRecord::Set(entry, hot) }, entry, Newest::Hot(hot))
+            }),
+        )
+    }
+
+    /// Writes again what the journal says of entries.
+    pub(in crate::storage) fn append_again(&mut self, engine: &Engine, late: &[(Fingerprint, Newest)]) -> Result<()> {
+        self.append_all(engine, late.iter().map(|&(entry, newest)| (newest.record(entry), entry, newest)))
+    }
+
+    fn append_all(
         &mut self,
         engine: &Engine,
-        records: impl Iterator<Item = (Fingerprint, Hot)>,
+        records: impl Iterator<Item = (JournalRecord, Fingerprint, Newest)>,
     ) -> Result<()> {
         let (mut row, mut in_row) = (JournalRow::new(), Vec::new());
-        for (entry, hot) in records {
-            row.push(&JournalRecord::Set(entry, hot)).map_err(encode_error)?;
-            in_row.push((entry, hot));
+        for (record, entry, newest) in records {
+            row.push(&record).map_err(encode_error)?;
+            in_row.push((entry, newest));
             if row.is_full() {
-                self.append_hot(engine, std::mem::replace(&mut row, JournalRow::new()), &in_row)?;
+                self.append(engine, &row, &in_row)?;
+                row.clear();
                 in_row.clear();
             }
         }
-        self.append_hot(engine, row, &in_row)
+        self.append(engine, &row, &in_row)
     }
 
-    fn append_hot(&mut self, engine: &Engine, row: JournalRow, records: &[(Fingerprint, Hot)]) -> Result<()> {
+    fn append(&mut self, engine: &Engine, row: &JournalRow, records: &[(Fingerprint, Newest)]) -> Result<()> {
         if records.is_empty() {
             return Ok(());
         }
-        let number = self.take_number(&row);
+        let number = self.take_number(row);
         self.insert(engine, &engine.trees.journal, number, row.value())?;
         engine.memtable.set(records, self.journal.epoch);
         Ok(())
@@ -59,10 +78,11 @@ impl Writer {
         for entry in &known {
             row.push(&JournalRecord::Forget(*entry)).map_err(encode_error)?;
             if row.is_full() {
-                self.append_held(engine, std::mem::replace(&mut row, JournalRow::new()))?;
+                self.append_held(engine, &row)?;
+                row.clear();
             }
         }
-        self.append_held(engine, row)?;
+        self.append_held(engine, &row)?;
         for entry in known {
             engine.memtable.forget(entry);
         }
@@ -75,11 +95,11 @@ impl Writer {
         self.forget_held(engine, std::iter::once(entry))
     }
 
-    fn append_held(&mut self, engine: &Engine, row: JournalRow) -> Result<()> {
+    fn append_held(&mut self, engine: &Engine, row: &JournalRow) -> Result<()> {
         if row.is_empty() {
             return Ok(());
         }
-        let number = self.take_number(&row);
+        let number = self.take_number(row);
         self.insert_held(engine, &engine.trees.journal, &number, row.value())
     }
 
@@ -104,10 +124,15 @@ impl Writer {
                 Vec::new()
             });
             for record in records {
-                match record {
-                    JournalRecord::Set(entry, hot) => engine.memtable.set(&[(entry, hot)], self.journal.epoch),
-                    JournalRecord::Forget(entry) => engine.memtable.forget(entry),
-                }
+                let (entry, newest) = match record {
+                    JournalRecord::Set(entry, hot) => (entry, Newest::Hot(hot)),
+                    JournalRecord::Touch(entry, time) => (entry, Newest::Time(time)),
+                    JournalRecord::Forget(entry) => {
+                        engine.memtable.forget(entry);
+                        continue;
+                    }
+                };
+                engine.memtable.set(&[(entry, newest)], self.journal.epoch);
             }
         }
         if !self.journal.unreadable.is_empty() {
@@ -125,7 +150,7 @@ impl Writer {
 fn forget_doubtful(engine: &Engine) -> Result<()> {
     for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
         let is_newer = match (engine.memtable.get(entry), if_readable(engine.stored_hot(entry))?) {
-            (Some(hot), Some(Some(stored))) => hot.updated_at > stored.updated_at,
+            (Some(newest), Some(Some(stored))) => newest.updated_at() > stored.updated_at,
             (_, Some(_)) => matches!(look_up(engine, entry)?, LookUp::Unreadable),
             (_, None) => true,
         };

@@ -10,16 +10,19 @@ use tracing::field::Empty;
 use super::Engine;
 use super::change::encode_error;
 use super::journal::{Carry, Journal};
-use super::memtable::Portion;
+use super::memtable::{Newest, Portion};
 use super::trees::engine_error;
 use super::write::Writer;
-use crate::codec::{Activity, ActivityRow, Fingerprint, Hot, JournalRow};
+use crate::codec::{Activity, ActivityRow, Fingerprint, JournalRow};
 use crate::error::Result;
 
-/// Background rate; `MAX_SLICES` bounds how long one commit is delayed.
-const SLICE: usize = 1024;
-const SLICE_INTERVAL: Duration = Duration::from_millis(100);
-const MAX_SLICES: usize = 16;
+/// Background rate: a twentieth of the time or so, in pieces that delay a commit by a millisecond or two, and after a pause by
+/// a few of them.
+const SLICE: usize = 64;
+const SLICE_INTERVAL: Duration = Duration::from_millis(25);
+const MAX_SLICES: usize = 4;
+/// The most that is carried at once, where the journal is about to exceed its bound.
+const MAX_CARRIED: usize = 16 * 1024;
 
 /// Records that are in their trees already cost a look. This many of them count as one that is written.
 const LOOKS_PER_WRITE: usize = 8;
@@ -40,7 +43,7 @@ impl Writer {
         let mut count = 0;
         if journal.is_pressed(engine.memtable.len()) {
             // Done about when the other half is full: this one holds at most one record for each change that filled it.
-            count = if changes > 0 { (2 * changes).clamp(64, MAX_SLICES * SLICE) } else { 0 };
+            count = if changes > 0 { (2 * changes).clamp(SLICE, MAX_CARRIED) } else { 0 };
         }
         let since = now.saturating_sub(journal.last_slice);
         if since >= SLICE_INTERVAL && (count > 0 || !journal.is_held) {
@@ -73,7 +76,7 @@ impl Writer {
 
     fn finish_carrying(&mut self, engine: &Engine) -> Result<()> {
         while self.journal.carry.is_some() {
-            self.carry(engine, SLICE)?;
+            self.carry(engine, MAX_CARRIED)?;
         }
         Ok(())
     }
@@ -92,7 +95,7 @@ impl Writer {
                     let (written, left_over) = self.carry_records(engine, &records)?;
                     records_written += written;
                     engine.memtable.set_carried(&records);
-                    self.journal_hot(engine, left_over.into_iter())?;
+                    self.append_again(engine, &left_over)?;
                     self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
                     written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
                 }
@@ -119,27 +122,28 @@ impl Writer {
     fn carry_records(
         &mut self,
         engine: &Engine,
-        records: &[(Fingerprint, Hot)],
-    ) -> Result<(usize, Vec<(Fingerprint, Hot)>)> {
+        records: &[(Fingerprint, Newest)],
+    ) -> Result<(usize, Vec<(Fingerprint, Newest)>)> {
         let (mut new, mut values, mut old, mut left_over) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (entry, hot) in records {
+        for (entry, newest) in records {
             let Some(value) = engine.activity(*entry)? else {
                 // Only damage leaves it: see `forget_doubtful`.
                 tracing::warn!(%entry, "activity of an entry that is not there is dropped");
                 continue;
             };
             let Ok(Activity { key, hot: stored }) = Activity::decode(&value) else {
-                left_over.push((*entry, *hot));
+                left_over.push((*entry, *newest));
                 continue;
             };
-            if stored == *hot {
+            let hot = newest.over(stored);
+            if stored == hot {
                 continue;
             }
             if stored.updated_at != hot.updated_at {
-                new.push(ActivityRow::of(hot, *entry));
+                new.push(ActivityRow::of(&hot, *entry));
                 old.push(ActivityRow::of(&stored, *entry));
             }
-            values.push((entry, Activity::encode(&key, hot).map_err(encode_error)?));
+            values.push((entry, Activity::encode(&key, &hot).map_err(encode_error)?));
         }
         new.sort_unstable();
         old.sort_unstable();

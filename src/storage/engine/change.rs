@@ -8,6 +8,15 @@ use crate::codec::{CodecError, Cold, Fingerprint, Hot, Parts, Term, Turn};
 use crate::error::Error;
 use crate::key::SessionKey;
 
+/// An entry whose hot record alone is new: what most changes are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Late {
+    pub(crate) entry: Fingerprint,
+    pub(crate) hot: Hot,
+    /// Nothing but its time of activity is new.
+    pub(crate) is_touch: bool,
+}
+
 /// What becomes of one entry.
 #[derive(Debug)]
 pub(crate) struct Change {
@@ -56,7 +65,7 @@ impl Change {
 /// The new content of an entry.
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// Only the hot record is new.
+    /// Only the hot record is new, and leases. Without leases, see [`Late`].
     Hot(Hot),
     /// Both records are new, and so are these parts of the extras.
     Whole { hot: Hot, cold: Arc<Cold>, parts: Parts },

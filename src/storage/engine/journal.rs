@@ -15,7 +15,11 @@
 //! - A structural change writes the trees, and then, before its intent goes, a `Forget` for each entry of which the
 //!   journal speaks. Opening reads the journal first and then settles the intent, so it ends likewise.
 //!
-//! A row costs about as much as one touch did, and holds about twenty-five of them.
+//! Of a touch the record says the time alone, sixteen bytes for the entry and eight for the time: the rest of the hot record is
+//! in `activity`, or earlier in the same half of the journal, whose rows go together. Of anything else it says all of it.
+//! After an opening such a touch stands for its time, and reads take the rest from `activity`.
+//!
+//! A row costs about as much as one touch did, and holds forty of them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

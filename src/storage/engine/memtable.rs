@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
-use crate::codec::{ActivityRow, Fingerprint, Hot};
+use crate::codec::{ActivityRow, Fingerprint, Hot, JournalRecord};
 use crate::entry::{Revision, Usage};
 use crate::time::Timestamp;
 
@@ -41,6 +41,42 @@ struct Record {
     flags: u8,
     epoch: Epoch,
     carried: bool,
+    /// All of it is known. After an opening that may be the time alone: the rest is in `activity`.
+    whole: bool,
+}
+
+/// What the journal says of an entry.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::storage) enum Newest {
+    /// Its hot record.
+    Hot(Hot),
+    /// Its time of activity. The rest is in `activity`.
+    Time(Timestamp),
+}
+
+impl Newest {
+    /// The newest hot record of an entry, of which `activity` has `stored`.
+    pub(in crate::storage) fn over(self, stored: Hot) -> Hot {
+        match self {
+            Self::Hot(hot) => hot,
+            Self::Time(updated_at) => Hot { updated_at, ..stored },
+        }
+    }
+
+    /// What the journal writes of it.
+    pub(in crate::storage) fn record(self, entry: Fingerprint) -> JournalRecord {
+        match self {
+            Self::Hot(hot) => JournalRecord::Set(entry, hot),
+            Self::Time(time) => JournalRecord::Touch(entry, time),
+        }
+    }
+
+    pub(in crate::storage) fn updated_at(&self) -> Timestamp {
+        match self {
+            Self::Hot(hot) => hot.updated_at,
+            Self::Time(time) => *time,
+        }
+    }
 }
 
 /// What most hot records do without.
@@ -59,9 +95,18 @@ impl Record {
         ActivityRow { time: self.updated_at, entry: self.entry }
     }
 
-    fn hot(&self) -> Hot {
+    fn newest(&self) -> Newest {
+        if !self.whole {
+            return Newest::Time(self.updated_at);
+        }
         let Rest { last_interaction, usage } = self.rest.as_deref().copied().unwrap_or(Rest::NONE);
-        Hot { updated_at: self.updated_at, flags: self.flags, revision: self.revision, last_interaction, usage }
+        Newest::Hot(Hot {
+            updated_at: self.updated_at,
+            flags: self.flags,
+            revision: self.revision,
+            last_interaction,
+            usage,
+        })
     }
 }
 
@@ -69,7 +114,7 @@ impl Record {
 #[derive(Debug)]
 pub(in crate::storage) struct Portion {
     /// In the order of the trees.
-    pub(in crate::storage) records: Vec<(Fingerprint, Hot)>,
+    pub(in crate::storage) records: Vec<(Fingerprint, Newest)>,
     /// Whether nothing of its part is left.
     pub(in crate::storage) is_all: bool,
     /// Records that were looked at.
@@ -176,8 +221,14 @@ impl Memtable {
         self.len.load(Ordering::Acquire)
     }
 
-    pub(in crate::storage) fn get(&self, entry: Fingerprint) -> Option<Hot> {
-        self.find(entry, Record::hot)
+    pub(in crate::storage) fn get(&self, entry: Fingerprint) -> Option<Newest> {
+        self.find(entry, Record::newest)
+    }
+
+    /// Whether all but the time of an entry is kept without the half of the journal that is not `epoch`: then a touch need
+    /// not say it again.
+    pub(in crate::storage) fn keeps_rest(&self, entry: Fingerprint, epoch: Epoch) -> bool {
+        self.find(entry, |record| record.epoch == epoch || record.carried || !record.whole).unwrap_or(true)
     }
 
     pub(in crate::storage) fn contains(&self, entry: Fingerprint) -> bool {
@@ -198,26 +249,40 @@ impl Memtable {
     }
 
     /// Sets records. Their rows come first, so that a reader finds an entry by its old row or by its new one.
-    pub(in crate::storage) fn set(&self, records: &[(Fingerprint, Hot)], epoch: Epoch) {
-        self.append(records.iter().map(|(entry, hot)| ActivityRow::of(hot, *entry)));
-        for (entry, hot) in records {
-            self.set_record(*entry, hot, epoch);
+    pub(in crate::storage) fn set(&self, records: &[(Fingerprint, Newest)], epoch: Epoch) {
+        self.append(records.iter().map(|(entry, newest)| ActivityRow { time: newest.updated_at(), entry: *entry }));
+        for (entry, newest) in records {
+            self.set_record(*entry, newest, epoch);
         }
     }
 
-    fn set_record(&self, entry: Fingerprint, hot: &Hot, epoch: Epoch) {
-        let &Hot { updated_at, flags, revision, last_interaction, usage } = hot;
-        let rest = Rest { last_interaction, usage };
-        let rest = (rest != Rest::NONE).then(|| Box::new(rest));
-        let new = Record { entry, updated_at, revision, rest, flags, epoch, carried: false };
+    fn set_record(&self, entry: Fingerprint, newest: &Newest, epoch: Epoch) {
         let (part, hash) = entry.part_and_hash();
         let mut part = self.part(part).lock();
-        if let Some(record) = part.find_mut(hash, |record| record.entry == entry) {
-            *record = new;
-        } else {
-            part.insert_unique(hash, new, |record| record.entry.part_and_hash().1);
-            self.len.fetch_add(1, Ordering::AcqRel);
-        }
+        let found = part.find_mut(hash, |record| record.entry == entry);
+        let new = match (newest, found) {
+            (Newest::Time(time), Some(record)) => {
+                (record.updated_at, record.epoch, record.carried) = (*time, epoch, false);
+                return;
+            }
+            (Newest::Time(time), None) => {
+                let revision = Revision::NONE;
+                Record { entry, updated_at: *time, revision, rest: None, flags: 0, epoch, carried: false, whole: false }
+            }
+            (Newest::Hot(hot), found) => {
+                let &Hot { updated_at, flags, revision, last_interaction, usage } = hot;
+                let rest = Rest { last_interaction, usage };
+                let rest = (rest != Rest::NONE).then(|| Box::new(rest));
+                let new = Record { entry, updated_at, revision, rest, flags, epoch, carried: false, whole: true };
+                if let Some(record) = found {
+                    *record = new;
+                    return;
+                }
+                new
+            }
+        };
+        part.insert_unique(hash, new, |record| record.entry.part_and_hash().1);
+        self.len.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Drops a record, if there is one.
@@ -288,7 +353,7 @@ impl Memtable {
     pub(in crate::storage) fn to_carry(&self, part: u8, epoch: Epoch, limit: usize) -> Portion {
         let part = self.part(part).lock();
         let due = part.iter().filter(|record| record.epoch != epoch && !record.carried);
-        let mut records: Vec<_> = due.map(|record| (record.entry, record.hot())).collect();
+        let mut records: Vec<_> = due.map(|record| (record.entry, record.newest())).collect();
         let walked = part.len();
         drop(part);
         records.sort_unstable_by_key(|(entry, _)| *entry);
@@ -298,7 +363,7 @@ impl Memtable {
     }
 
     /// Notes that these records, as they are, are in their trees.
-    pub(in crate::storage) fn set_carried(&self, records: &[(Fingerprint, Hot)]) {
+    pub(in crate::storage) fn set_carried(&self, records: &[(Fingerprint, Newest)]) {
         for (entry, _) in records {
             let (part, hash) = entry.part_and_hash();
             if let Some(record) = self.part(part).lock().find_mut(hash, |record| record.entry == *entry) {

@@ -50,6 +50,7 @@ use crate::storage::directory::lock::{self, Hold};
 use crate::storage::directory::{Position, files, state};
 
 use extras::PartsOf;
+use memtable::Newest;
 use trees::{LastHandle, Trees, engine_error, meta};
 
 /// The open database. Reads go to sled; pending changes are not its business.
@@ -169,12 +170,20 @@ impl Engine {
     /// The hot record of an entry: the journal's, or else the one in its tree. `sessions` decides whether there is an
     /// entry, so one without a hot record is damaged.
     pub(crate) fn hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        let entry = self.fingerprint(key);
-        if let Some(hot) = self.memtable.get(entry) {
+        self.hot_of(self.fingerprint(key), key)
+    }
+
+    /// Like [`Engine::hot`], of a key whose fingerprint is known.
+    pub(crate) fn hot_of(&self, entry: Fingerprint, key: &SessionKey) -> Result<Option<Hot>> {
+        let newest = self.memtable.get(entry);
+        if let Some(Newest::Hot(hot)) = newest {
             return Ok(Some(hot));
         }
         match self.activity(entry)? {
-            Some(value) => Activity::decode_hot(&value).map(Some).map_err(|e| damaged("activity", key, e)),
+            Some(value) => {
+                let stored = Activity::decode_hot(&value).map_err(|e| damaged("activity", key, e))?;
+                Ok(Some(newest.map_or(stored, |newest| newest.over(stored))))
+            }
             None if self.contains(key)? => Err(self.missing_record("activity", key)),
             None => Ok(None),
         }
@@ -185,7 +194,7 @@ impl Engine {
         let newest = self.memtable.get(entry);
         let Some(value) = self.activity(entry)? else { return Ok(None) };
         let Activity { key, hot } = self.decoded(entry, Activity::decode(&value), |activity| &activity.key)?;
-        Ok(Some(Activity { key, hot: newest.unwrap_or(hot) }))
+        Ok(Some(Activity { key, hot: newest.map_or(hot, |newest| newest.over(hot)) }))
     }
 
     /// The entry of a row of the index by age, if it has no other row there.

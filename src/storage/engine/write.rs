@@ -15,7 +15,7 @@
 //! A long run of unsynced writes overwrites older synced data, because sled recycles its segments. So whatever the
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
 
-use super::change::{Change, Content, encode_error};
+use super::change::{Change, Content, Late, encode_error};
 use crate::storage::directory::Position;
 
 use super::Engine;
@@ -135,11 +135,11 @@ impl Writer {
     ///
     /// When it returns, readers of the trees see them; they are durable after [`Writer::sync`].
     pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
-        let touches = changes.iter().filter_map(|change| match &change.content {
-            Content::Hot(hot) => Some((change.entry, *hot)),
+        let late = changes.iter().filter_map(|change| match &change.content {
+            Content::Hot(hot) => Some(Late { entry: change.entry, hot: *hot, is_touch: false }),
             Content::Whole { .. } | Content::Gone => None,
         });
-        self.journal_hot(engine, touches)?;
+        self.apply_late(engine, late)?;
         for change in changes.iter().filter(|change| matches!(change.content, Content::Hot(_))) {
             self.write_leases(engine, change.entry, &change.leases)?;
         }

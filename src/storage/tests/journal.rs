@@ -404,6 +404,8 @@ fn a_record_without_an_entry_is_found() {
 #[derive(Debug, Clone)]
 enum Move {
     Touch(usize, i64),
+    /// Counts tokens, and moves no time.
+    Count(usize),
     Remove(usize),
     Create(usize, i64),
     Carry(u32),
@@ -413,6 +415,7 @@ enum Move {
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         6 => (0..12_usize, 0..6_i64).prop_map(|(n, minute)| Move::Touch(n, minute)),
+        2 => (0..12_usize).prop_map(Move::Count),
         1 => (0..12_usize).prop_map(Move::Remove),
         2 => (0..12_usize, 0..6_i64).prop_map(|(n, minute)| Move::Create(n, minute)),
         1 => (0..3_u32).prop_map(Move::Carry),
@@ -424,28 +427,33 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
-    /// Whatever is in the journal and whatever in the trees, a reader sees one index.
+    /// Whatever is in the journal and whatever in the trees, a reader sees one index, and the newest hot record of each entry.
     #[test]
     fn the_index_is_read_as_one(moves in moves()) {
         let dir = tempfile::tempdir().unwrap();
         let mut opened = open_at(dir.path());
-        let mut model: BTreeMap<usize, i64> = BTreeMap::new();
+        let mut model: BTreeMap<usize, (i64, Hot)> = BTreeMap::new();
         let mut now = 0;
         for step in moves {
             match step {
-                Move::Touch(n, minute) if model.contains_key(&n) => {
-                    let minute = minute.max(model[&n]);
-                    commit(&mut opened, &[touch(n, later(minute))]).unwrap();
-                    model.insert(n, minute);
+                Move::Touch(n, minute) => {
+                    let Some((at, hot)) = model.get_mut(&n) else { continue };
+                    *at = minute.max(*at);
+                    hot.updated_at = later(*at);
+                    commit(&mut opened, &[Change { content: Content::Hot(*hot), ..touch(n, NOW) }]).unwrap();
                 }
-                Move::Touch(..) => {}
+                Move::Count(n) => {
+                    let Some((_, hot)) = model.get_mut(&n) else { continue };
+                    hot.usage.total_tokens += 1;
+                    commit(&mut opened, &[Change { content: Content::Hot(*hot), ..touch(n, NOW) }]).unwrap();
+                }
                 Move::Remove(n) => {
                     commit(&mut opened, &[gone(n)]).unwrap();
                     model.remove(&n);
                 }
                 Move::Create(n, minute) => {
                     commit(&mut opened, &[whole(n, n, later(minute), None)]).unwrap();
-                    model.insert(n, minute);
+                    model.insert(n, (minute, Hot::fresh(later(minute))));
                 }
                 Move::Carry(more) => {
                     now += more;
@@ -456,7 +464,11 @@ proptest! {
                     opened = open_at(dir.path());
                 }
             }
-            assert_one_index(&opened.engine, &model);
+            for (n, (_, hot)) in &model {
+                prop_assert_eq!(opened.engine.hot(&key(*n)).unwrap(), Some(*hot));
+            }
+            let times = model.iter().map(|(n, (minute, _))| (*n, *minute)).collect();
+            assert_one_index(&opened.engine, &times);
         }
     }
 }
@@ -507,6 +519,40 @@ fn numbers_of_rows_go_on_after_an_opening() {
     }
     let rows: Vec<_> = opened.engine.trees.journal.iter().map(Result::unwrap).collect();
     let read: Vec<_> = rows.iter().map(|(_, value)| JournalRow::decode(value).unwrap()).collect();
-    let set = |minute| vec![JournalRecord::Set(entry(1), Hot::fresh(later(minute)))];
-    assert_eq!(read, [set(1), set(2), set(3)]);
+    let touch = |minute| vec![JournalRecord::Touch(entry(1), later(minute))];
+    assert_eq!(read, [touch(1), touch(2), touch(3)]);
+}
+
+/// A touch says its time alone only where the rest outlives the other half of the journal.
+#[test]
+fn a_touch_keeps_what_the_half_that_is_carried_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_at(dir.path());
+    commit(&mut opened, &many(300)).unwrap();
+    let changed = |at: i64| {
+        let mut hot = Hot::fresh(later(at));
+        hot.usage.total_tokens = 7;
+        hot
+    };
+    let change =
+        |at| (0..300).map(|n| Change { content: Content::Hot(changed(at)), ..touch(n, NOW) }).collect::<Vec<_>>();
+    tend(&mut opened, Duration::ZERO, &change(1)).unwrap();
+    // The half is being carried, and not all of it yet.
+    tend(&mut opened, MINUTE, &[]).unwrap();
+    let carried = (0..300).filter(|n| stored(&opened.engine, *n) == later(1)).count();
+    assert!((1..300).contains(&carried), "{carried}");
+    let end = opened.writer.journal.next;
+    commit(&mut opened, &change(2)).unwrap();
+    // Its rows go, and those of the touches stay.
+    for n in 1..100 {
+        opened.writer.tend_journal(&opened.engine, MINUTE + n * Duration::from_millis(25), 0).unwrap();
+    }
+    let first = opened.engine.trees.journal.first().unwrap().unwrap().0;
+    assert_eq!(JournalRow::number(&first).unwrap(), end);
+    drop(opened);
+    let opened = open_at(dir.path());
+    assert!(!opened.engine.trees.journal.is_empty());
+    for n in 0..300 {
+        assert_eq!(opened.engine.hot(&key(n)).unwrap(), Some(changed(2)), "{n}");
+    }
 }

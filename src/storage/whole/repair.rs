@@ -24,6 +24,7 @@ use crate::storage::engine::change::encode_error;
 use crate::storage::engine::extras::PartsOf;
 use crate::storage::engine::live_parts::LiveParts;
 use crate::storage::engine::lookup::{LookUp, has, key, look_up};
+use crate::storage::engine::memtable::Newest;
 use crate::storage::engine::trees::{engine_error, meta};
 use crate::storage::engine::write::Writer;
 use crate::storage::engine::{Engine, bytes};
@@ -170,12 +171,13 @@ impl Repair<'_> {
             let hot = self.engine.hot(key)?;
             return Ok(hot.map_or(cold.created_at, |hot| hot.updated_at));
         };
-        let hot = match (self.salvaged.late.get(&entry), newest) {
-            (Some(late), _) => {
+        let hot = match self.salvaged.late.get(&entry) {
+            Some(Newest::Hot(late)) => {
                 self.done.activity_from_journal += 1;
                 *late
             }
-            (None, newest) => {
+            late => {
+                let newest = (*newest).max(late.map(Newest::updated_at));
                 match newest {
                     Some(_) => self.done.activity_from_index += 1,
                     None => self.done.activity_from_creation += 1,

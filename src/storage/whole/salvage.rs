@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::quarantine::Quarantine;
 use crate::codec::{
-    Activity, ActivityRow, CodecError, ExtrasRow, Fingerprint, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
+    Activity, ActivityRow, CodecError, ExtrasRow, Fingerprint, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
     assemble, decode_cold, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
@@ -18,6 +18,7 @@ use crate::key::SessionKey;
 use crate::storage::engine::change::encode_error;
 use crate::storage::engine::extras::PartsOf;
 use crate::storage::engine::lookup::key;
+use crate::storage::engine::memtable::Newest;
 use crate::storage::engine::trees::{engine_error, meta};
 use crate::storage::engine::{Engine, bytes};
 use crate::time::Timestamp;
@@ -28,8 +29,8 @@ use crate::unreadable::Unreadable;
 pub(in crate::storage) struct Salvaged {
     /// Entries without a hot record that reads, and the newest time at which the index has them.
     pub(in crate::storage) without_hot: HashMap<Fingerprint, Option<Timestamp>>,
-    /// Hot records of the journal that have no readable row in `activity` to replace.
-    pub(in crate::storage) late: HashMap<Fingerprint, Hot>,
+    /// What the journal says of entries that have no readable row in `activity`.
+    pub(in crate::storage) late: HashMap<Fingerprint, Newest>,
     /// Entries whose extras are not whole.
     pub(in crate::storage) broken_extras: HashSet<Fingerprint>,
     /// Notes that cannot be decoded: the keys of their rows.
@@ -54,7 +55,7 @@ struct Survey<'a> {
 pub(in crate::storage) fn salvage_journal(
     engine: &Engine,
     quarantine: &mut Quarantine,
-) -> Result<(u64, HashMap<Fingerprint, Hot>)> {
+) -> Result<(u64, HashMap<Fingerprint, Newest>)> {
     for row in &engine.trees.journal {
         let (row, value) = row.map_err(|e| engine_error("read", e))?;
         if let Err(error) = JournalRow::number(&row).and_then(|_| JournalRow::decode(&value)) {
@@ -64,15 +65,17 @@ pub(in crate::storage) fn salvage_journal(
     let unreadable = quarantine.lines();
     let mut late = HashMap::new();
     for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
-        let Some(hot) = engine.memtable.get(entry) else { continue };
+        let Some(newest) = engine.memtable.get(entry) else { continue };
         let stored = engine.activity(entry)?;
         let reason = match stored.as_deref().map(Activity::decode) {
             Some(Ok(_)) => continue,
             Some(Err(error)) => with_causes(&error),
             None => "it has no row in activity".into(),
         };
-        quarantine.add("journal", entry.as_bytes(), &hot.encode().map_err(encode_error)?, &reason)?;
-        late.insert(entry, hot);
+        let mut row = JournalRow::new();
+        row.push(&newest.record(entry)).map_err(encode_error)?;
+        quarantine.add("journal", entry.as_bytes(), row.value(), &reason)?;
+        late.insert(entry, newest);
     }
     quarantine.sync()?;
     Ok((unreadable, late))

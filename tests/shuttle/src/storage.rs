@@ -3,12 +3,16 @@
 #[path = "../../../src/storage/engine/extras.rs"]
 mod extras;
 
-use std::cmp::Ordering;
+#[path = "../../../src/storage/engine/change.rs"]
+#[expect(dead_code, reason = "the database alone encodes")]
+mod change;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use change::{Change, Content, Known, Late, MovedFrom};
 pub(crate) use extras::PartsOf;
 
 use crate::codec::{Activity, ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Parts, Seed, Term, Turn};
@@ -20,50 +24,9 @@ use crate::time::Timestamp;
 
 /// As in the library.
 #[derive(Debug)]
-pub(crate) struct Change {
-    pub(crate) key: SessionKey,
-    pub(crate) entry: Fingerprint,
-    pub(crate) content: Content,
-    pub(crate) moved: Option<Box<MovedFrom>>,
-    pub(crate) is_another: bool,
-    pub(crate) leases: Vec<(String, Option<Term>)>,
-    pub(crate) before: Option<Box<Known>>,
-}
-
-/// As in the library.
-#[derive(Debug, Clone)]
-pub(crate) enum Known {
-    Nothing,
-    Entry { hot: Hot, cold: StoredCold },
-}
-
-/// As in the library.
-#[derive(Debug)]
 pub(crate) struct StoredLease {
     pub(crate) entry: Option<Fingerprint>,
     pub(crate) lease: Result<(String, Term)>,
-}
-
-/// As in the library.
-#[derive(Debug)]
-pub(crate) struct MovedFrom {
-    pub(crate) key: SessionKey,
-    pub(crate) entry: Fingerprint,
-    pub(crate) turn: Option<Turn>,
-}
-
-impl Change {
-    pub(crate) fn place(&self, other: &Self) -> Ordering {
-        (self.moved.is_none(), self.entry).cmp(&(other.moved.is_none(), other.entry))
-    }
-}
-
-/// As in the library.
-#[derive(Debug)]
-pub(crate) enum Content {
-    Hot(Hot),
-    Whole { hot: Hot, cold: Arc<Cold>, parts: Parts },
-    Gone,
 }
 
 /// As few as can be: each key is looked for by itself.
@@ -164,8 +127,8 @@ impl Engine {
 
     pub(crate) fn mark_suspect(&self, _: &Error) {}
 
-    pub(crate) fn hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        Ok(self.0.written.lock().get(&self.fingerprint(key)).map(|(hot, _)| *hot))
+    pub(crate) fn hot_of(&self, entry: Fingerprint, _: &SessionKey) -> Result<Option<Hot>> {
+        Ok(self.0.written.lock().get(&entry).map(|(hot, _)| *hot))
     }
 
     pub(crate) fn listed(&self, entry: Fingerprint) -> Result<Option<Activity>> {
@@ -241,6 +204,17 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn mark(&self) -> Mark {
         self.mark
+    }
+
+    pub(crate) fn apply_late(&mut self, engine: &Engine, late: impl Iterator<Item = Late>) -> Result<()> {
+        for Late { entry, hot, is_touch } in late {
+            if let Some((there, _)) = engine.0.written.lock().get_mut(&entry) {
+                assert!(!is_touch || hot == Hot { updated_at: hot.updated_at, ..*there }, "more than a touch");
+                *there = hot;
+            }
+            self.is_dirty = true;
+        }
+        Ok(())
     }
 
     pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
