@@ -2,13 +2,20 @@
 
 use super::Engine;
 use super::change::{Late, encode_error};
+use super::journal::Journal;
 use super::lookup::{LookUp, look_up};
-use super::memtable::Newest;
-use super::trees::engine_error;
+use super::memtable::{Newest, Said};
+use super::trees::{engine_error, meta};
 use super::write::Writer;
 use crate::codec::{Fingerprint, JournalRecord, JournalRow};
 use crate::error::Result;
 use crate::unreadable::if_readable;
+
+/// The least that a journal must have grown by to be written anew, in bytes, and how much longer than what it says it must be.
+const MIN_CONDENSED: u64 = 64 * 1024;
+const CONDENSED_RATIO: u64 = 4;
+/// What a record takes in a row, about.
+const RECORD_BYTES: usize = 40;
 
 impl Writer {
     /// How large one half of the journal may grow, in bytes.
@@ -35,8 +42,12 @@ impl Writer {
     }
 
     /// Writes again what the journal says of entries.
-    pub(in crate::storage) fn append_again(&mut self, engine: &Engine, late: &[(Fingerprint, Newest)]) -> Result<()> {
-        self.append_all(engine, late.iter().map(|&(entry, newest)| (newest.record(entry), entry, newest)))
+    pub(in crate::storage) fn append_again(
+        &mut self,
+        engine: &Engine,
+        late: impl Iterator<Item = (Fingerprint, Newest)>,
+    ) -> Result<()> {
+        self.append_all(engine, late.map(|(entry, newest)| (newest.record(entry), entry, newest)))
     }
 
     fn append_all(
@@ -110,9 +121,30 @@ impl Writer {
         JournalRow::key(number)
     }
 
+    /// Writes the journal anew where it has become much longer than what it says, so that the next opening reads little. Its
+    /// old rows stay, and do not count: they go when the journal is carried.
+    ///
+    /// A kill in between leaves rows that say again what others say.
+    pub(in crate::storage) fn condense(&mut self, engine: &Engine) -> Result<()> {
+        let Journal { bytes, carry, is_held, unreadable, next, .. } = &self.journal;
+        let (bytes, first) = (bytes + carry.map_or(0, |carry| carry.bytes), *next);
+        let needed = (engine.memtable.len() * RECORD_BYTES) as u64;
+        // Rows that cannot be decoded are kept for a repair, which must find them among those that count.
+        if bytes < MIN_CONDENSED + CONDENSED_RATIO * needed || *is_held || !unreadable.is_empty() {
+            return Ok(());
+        }
+        let late = (0..=u8::MAX).flat_map(|part| engine.memtable.not_carried(part));
+        self.append_again(engine, late)?;
+        self.put_meta(engine, meta::JOURNAL, &first)
+    }
+
     /// Reads the journal of the last opening. What it says is carried from now on.
     pub(in crate::storage) fn replay(&mut self, engine: &Engine) -> Result<()> {
-        for row in &engine.trees.journal {
+        let mut said = Said::new();
+        // Where that cannot be read, all rows are: what counts comes last.
+        let first = if_readable(engine.meta_value(meta::JOURNAL))?.flatten().unwrap_or(0);
+        self.journal.next = first;
+        for row in engine.trees.journal.range(JournalRow::key(first)..) {
             let (key, value) = row.map_err(|e| engine_error("read", e))?;
             let Ok(number) = JournalRow::number(&key) else { continue };
             self.journal.next = number.saturating_add(1);
@@ -123,18 +155,12 @@ impl Writer {
                 self.journal.unreadable.insert(number);
                 Vec::new()
             });
-            for record in records {
-                let (entry, newest) = match record {
-                    JournalRecord::Set(entry, hot) => (entry, Newest::Hot(hot)),
-                    JournalRecord::Touch(entry, time) => (entry, Newest::Time(time)),
-                    JournalRecord::Forget(entry) => {
-                        engine.memtable.forget(entry);
-                        continue;
-                    }
-                };
-                engine.memtable.set(&[(entry, newest)], self.journal.epoch);
+            records.iter().for_each(|record| said.push(record));
+            if said.is_full() {
+                engine.memtable.replay(std::mem::replace(&mut said, Said::new()), self.journal.epoch);
             }
         }
+        engine.memtable.replay(said, self.journal.epoch);
         if !self.journal.unreadable.is_empty() {
             forget_doubtful(engine)?;
         }

@@ -95,7 +95,7 @@ impl Writer {
                     let (written, left_over) = self.carry_records(engine, &records)?;
                     records_written += written;
                     engine.memtable.set_carried(&records);
-                    self.append_again(engine, &left_over)?;
+                    self.append_again(engine, left_over.into_iter())?;
                     self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
                     written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
                 }

@@ -110,6 +110,46 @@ impl Record {
     }
 }
 
+/// Records of the journal in their order, by the part that they are of.
+#[derive(Debug)]
+pub(in crate::storage) struct Said {
+    parts: Vec<Vec<(Fingerprint, SaidOf)>>,
+    len: usize,
+}
+
+/// What a record says of its entry, small: there may be millions of them.
+#[derive(Debug)]
+enum SaidOf {
+    Time(Timestamp),
+    Hot(Box<Hot>),
+    Forget,
+}
+
+/// Records to be collected before the memtable takes them: 8 MB.
+const MAX_SAID: usize = 1 << 18;
+
+impl Said {
+    pub(in crate::storage) fn new() -> Self {
+        Self { parts: (0..PARTS).map(|_| Vec::new()).collect(), len: 0 }
+    }
+
+    pub(in crate::storage) fn push(&mut self, record: &JournalRecord) {
+        let (entry, said) = match *record {
+            JournalRecord::Set(entry, hot) => (entry, SaidOf::Hot(Box::new(hot))),
+            JournalRecord::Touch(entry, time) => (entry, SaidOf::Time(time)),
+            JournalRecord::Forget(entry) => (entry, SaidOf::Forget),
+        };
+        if let Some(part) = self.parts.get_mut(usize::from(entry.part_and_hash().0)) {
+            part.push((entry, said));
+            self.len += 1;
+        }
+    }
+
+    pub(in crate::storage) fn is_full(&self) -> bool {
+        self.len >= MAX_SAID
+    }
+}
+
 /// A portion of what is to be carried.
 #[derive(Debug)]
 pub(in crate::storage) struct Portion {
@@ -257,8 +297,11 @@ impl Memtable {
     }
 
     fn set_record(&self, entry: Fingerprint, newest: &Newest, epoch: Epoch) {
-        let (part, hash) = entry.part_and_hash();
-        let mut part = self.part(part).lock();
+        self.set_in(&mut self.part(entry.part_and_hash().0).lock(), entry, newest, epoch);
+    }
+
+    fn set_in(&self, part: &mut HashTable<Record>, entry: Fingerprint, newest: &Newest, epoch: Epoch) {
+        let (_, hash) = entry.part_and_hash();
         let found = part.find_mut(hash, |record| record.entry == entry);
         let new = match (newest, found) {
             (Newest::Time(time), Some(record)) => {
@@ -285,10 +328,29 @@ impl Memtable {
         self.len.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Takes over what the journal says. Its rows may be many times as many as its entries: a part of the table at a time
+    /// stays in the processor's caches.
+    pub(in crate::storage) fn replay(&self, said: Said, epoch: Epoch) {
+        for (part, said) in self.parts.iter().zip(said.parts) {
+            let mut part = part.lock();
+            for (entry, newest) in said {
+                match newest {
+                    SaidOf::Time(time) => self.set_in(&mut part, entry, &Newest::Time(time), epoch),
+                    SaidOf::Hot(hot) => self.set_in(&mut part, entry, &Newest::Hot(*hot), epoch),
+                    SaidOf::Forget => self.forget_in(&mut part, entry),
+                }
+            }
+        }
+        self.list_anew(&mut self.appended.lock());
+    }
+
     /// Drops a record, if there is one.
     pub(in crate::storage) fn forget(&self, entry: Fingerprint) {
-        let (part, hash) = entry.part_and_hash();
-        let mut part = self.part(part).lock();
+        self.forget_in(&mut self.part(entry.part_and_hash().0).lock(), entry);
+    }
+
+    fn forget_in(&self, part: &mut HashTable<Record>, entry: Fingerprint) {
+        let (_, hash) = entry.part_and_hash();
         if let Ok(found) = part.find_entry(hash, |record| record.entry == entry) {
             found.remove();
             self.len.fetch_sub(1, Ordering::AcqRel);
@@ -360,6 +422,12 @@ impl Memtable {
         let is_all = records.len() <= limit;
         records.truncate(limit);
         Portion { records, is_all, walked }
+    }
+
+    /// The records of one part that are not carried yet.
+    pub(in crate::storage) fn not_carried(&self, part: u8) -> Vec<(Fingerprint, Newest)> {
+        let part = self.part(part).lock();
+        part.iter().filter(|record| !record.carried).map(|record| (record.entry, record.newest())).collect()
     }
 
     /// Notes that these records, as they are, are in their trees.

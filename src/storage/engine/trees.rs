@@ -18,6 +18,8 @@ pub(in crate::storage) mod meta {
     pub(in crate::storage) const COMMIT: &str = "commit";
     pub(in crate::storage) const ZONE: &str = "zone";
     pub(in crate::storage) const CLOCK: &str = "clock";
+    /// The number of the first row of the journal that counts; absent while all do.
+    pub(in crate::storage) const JOURNAL: &str = "journal";
 }
 
 /// The one row of `intent`.

@@ -230,9 +230,10 @@ impl Writer {
         !engine.state.is_synced()
     }
 
-    /// Leaves the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after
+    /// Leaves a short journal and the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after
     /// the last one is seen.
     pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
+        self.condense(engine)?;
         self.finish(engine, self.mark.commit.saturating_add(1))?;
         self.sync(engine)?;
         engine.state.set(State::Closed)?;

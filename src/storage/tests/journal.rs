@@ -556,3 +556,43 @@ fn a_touch_keeps_what_the_half_that_is_carried_says() {
         assert_eq!(opened.engine.hot(&key(n)).unwrap(), Some(changed(2)), "{n}");
     }
 }
+
+/// A journal that says little for its length.
+fn long(opened: &mut Opened) {
+    let late = |n: i64| {
+        let (entry, hot) = (entry(1 + n as usize % 3), opened.engine.hot(&key(1 + n as usize % 3)).unwrap().unwrap());
+        Late { entry, hot: Hot { updated_at: later(5 + n / 1000), ..hot }, is_touch: true }
+    };
+    let late: Vec<_> = (0..3000).map(late).collect();
+    opened.writer.apply_late(&opened.engine, late.into_iter()).unwrap();
+    opened.writer.sync(&opened.engine).unwrap();
+}
+
+#[test]
+fn closing_writes_a_long_journal_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    long(&mut opened);
+    let (before, end) = (contents(&opened.engine), opened.writer.journal.next);
+    opened.writer.end_use(&opened.engine).unwrap();
+    drop(opened);
+    for _ in 0..3 {
+        let mut opened = open_at(dir.path());
+        assert_eq!((contents(&opened.engine), violations(&opened.engine)), (before.clone(), vec![]));
+        // One row was enough, and closing again writes none.
+        assert_eq!(opened.writer.journal.next, end + 1);
+        opened.writer.end_use(&opened.engine).unwrap();
+    }
+    let mut opened = open_at(dir.path());
+    assert!(opened.engine.trees.journal.len() > 50);
+    carry(&mut opened);
+    commit(&mut opened, &[touch(1, later(60))]).unwrap();
+    drop(opened);
+    // Numbers go on, or the newest row would not count.
+    assert_eq!(seen(&open_at(dir.path()).engine, 1), later(60));
+}
+
+#[test]
+fn writing_a_journal_anew_may_stop_anywhere() {
+    stop_anywhere("condense", &long, &|opened| opened.writer.end_use(&opened.engine));
+}
