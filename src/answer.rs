@@ -165,6 +165,11 @@ pub enum ReplaceReason {
 }
 
 impl ReplaceReason {
+    /// The same, unless somebody asked for it.
+    pub(crate) fn by_rule(self) -> Option<Self> {
+        Some(self).filter(|reason| *reason != Self::Requested)
+    }
+
     /// The word that is kept in `auto_reset_reason`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -154,6 +154,7 @@ mod fork;
 pub mod gateway;
 pub mod guide;
 mod healing;
+mod how;
 pub mod import;
 mod json;
 pub mod key;
@@ -172,6 +173,7 @@ mod rename;
 mod repair;
 pub mod reset;
 mod resolve;
+mod rules;
 mod shared;
 pub mod source;
 mod storage;
@@ -217,9 +219,9 @@ pub use zone::TimeZone;
 pub mod change {
     pub use crate::answer::{Modified, Put, Removal, ReplaceReason, Repointed, Resolution, Resolved, Written};
     pub use crate::entry::{KeepExtras, Touch};
+    pub use crate::how::{Repoint, Resolve};
     pub use crate::modify::{Draft, Edit};
     pub use crate::put::Expect;
-    pub use crate::resolve::{Repoint, Resolve};
 }
 
 /// The verbs by prefix: what they answer.

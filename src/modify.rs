@@ -6,14 +6,15 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::answer::Modified;
-use crate::codec::{AS_IMPORTED, Cold, Hot};
+use crate::codec::{Cold, Hot};
 use crate::commit::{EntryLock, Placed};
 use crate::entry::{SessionEntry, Touch};
 use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, TOUCHES, Told, UPDATES};
 use crate::key::SessionKey;
 use crate::random;
-use crate::store::{SessionStore, both, entry, records, touched};
+use crate::rules::{self, Edited, entry};
+use crate::store::{SessionStore, both};
 use crate::time::Timestamp;
 
 /// What is to become of a [`Draft`].
@@ -139,12 +140,7 @@ impl SessionStore {
             }
             if let Some((hot, _)) = &found {
                 // They may have been moved since by a message, or set right.
-                if new.updated_at == old.updated_at {
-                    new.updated_at = hot.updated_at;
-                }
-                if new.last_interaction == old.last_interaction {
-                    new.last_interaction = hot.last_interaction;
-                }
+                rules::keep_times(&mut new, &old, hot);
             }
             let touched_at = (touch == Touch::Yes).then_some(now);
             let Some(placed) = write(&mut locked, found, new, &extras, touched_at)? else {
@@ -198,26 +194,17 @@ fn write(
     changed: &BTreeMap<String, Option<String>>,
     touched_at: Option<Timestamp>,
 ) -> Result<Option<Placed>> {
-    let (mut hot, mut cold) = records(new);
-    if let Some(now) = touched_at {
-        hot = touched(hot, now);
-    }
-    let Some((old, there)) = found else {
-        return locked.change_extras(hot, cold, changed).map(Some);
+    let there = found.as_ref().map(|(hot, cold)| (hot, &**cold));
+    let (hot, cold) = match rules::edited(there, new, !changed.is_empty(), touched_at) {
+        Edited::Nothing => return Ok(None),
+        Edited::Both(hot, cold) if changed.is_empty() && found.is_some() => {
+            return locked.put(hot, *cold, None).map(Some);
+        }
+        Edited::Both(hot, cold) => return locked.change_extras(hot, *cold, changed).map(Some),
+        Edited::Hot(hot) => (hot, found),
     };
-    cold.extras.clone_from(&there.extras);
-    if !changed.is_empty() {
-        return locked.change_extras(hot, cold, changed).map(Some);
-    }
-    if cold != *there {
-        return locked.put(hot, cold, None).map(Some);
-    }
-    // The flags that callers do not see stay.
-    hot = Hot { revision: old.revision, flags: hot.flags | (old.flags & AS_IMPORTED), ..hot };
-    if hot == old && touched_at.is_none() {
-        return Ok(None);
-    }
+    let Some((_, cold)) = cold else { return Ok(None) };
     let commit = locked.set_hot(hot);
     // What was set, with the revision that it was given.
-    Ok(Some(Placed { hot: locked.hot().unwrap_or(hot), cold: there, commit }))
+    Ok(Some(Placed { hot: locked.hot().unwrap_or(hot), cold, commit }))
 }

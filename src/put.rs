@@ -5,7 +5,8 @@ use crate::codec::Cold;
 use crate::entry::{Extras, Revision, SessionEntry};
 use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, Told};
-use crate::store::{SessionStore, both, entry, records};
+use crate::rules::{entry, records};
+use crate::store::{SessionStore, both};
 
 /// What must be there for a [`put`](SessionStore::put) to go on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,7 +10,8 @@ use crate::events::{CHANGES, EventKind, Told};
 use crate::key::SessionKey;
 use crate::keys::Keys;
 use crate::query::{Filter, Iter};
-use crate::store::{SessionStore, both, entry};
+use crate::rules::entry;
+use crate::store::{SessionStore, both};
 use crate::unreadable::Unreadable;
 
 /// What [`SessionStore::remove_where`] did.

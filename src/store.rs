@@ -8,7 +8,7 @@ use tracing::field::Empty;
 
 use crate::answer::{OpenReport, Removal, Stats, Written};
 use crate::clock_check::ClockCheck;
-use crate::codec::{Cold, Hot, PINNED, RESUME_PENDING, SUSPENDED};
+use crate::codec::{Cold, Hot, PINNED, SUSPENDED};
 use crate::commit::{Commits, EntryLock, Peeked, Placed, Receipt, Settings};
 use crate::config::Options;
 use crate::entry::{Details, Extras, Revision, SessionEntry, Usage};
@@ -18,6 +18,7 @@ use crate::fork;
 use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::random;
+use crate::rules::entry;
 use crate::source::KeyPolicy;
 use crate::storage::{self, Opened, Verification};
 use crate::time::{Clock, Reading, Timestamp};
@@ -424,46 +425,7 @@ pub(crate) fn both(locked: &EntryLock<'_>) -> Result<Option<(Hot, Arc<Cold>)>> {
     Ok(locked.hot().zip(locked.cold()?))
 }
 
-/// The two records of an entry. Where its extras are is not known yet.
-pub(crate) fn records(entry: SessionEntry) -> (Hot, Cold) {
-    let SessionEntry { updated_at, last_interaction, revision, usage, .. } = entry;
-    let mut hot = Hot { updated_at, flags: 0, revision, last_interaction, usage };
-    hot.set(SUSPENDED, entry.suspended);
-    hot.set(PINNED, entry.pinned);
-    hot.set(RESUME_PENDING, entry.resume_pending);
-    let SessionEntry { session_id, created_at, details, .. } = entry;
-    (hot, Cold { session_id, created_at, details, extras: None })
-}
-
 /// What a caller sees of a locked entry.
 pub(crate) fn seen(key: &SessionKey, locked: &EntryLock<'_>) -> Result<Option<SessionEntry>> {
     Ok(both(locked)?.map(|(hot, cold)| entry(key, &hot, Arc::unwrap_or_clone(cold))))
-}
-
-/// What a caller sees of two records.
-pub(crate) fn entry(key: &SessionKey, hot: &Hot, cold: Cold) -> SessionEntry {
-    SessionEntry {
-        key: key.clone(),
-        session_id: cold.session_id,
-        revision: hot.revision,
-        created_at: cold.created_at,
-        updated_at: hot.updated_at,
-        last_interaction: hot.last_interaction,
-        suspended: hot.is(SUSPENDED),
-        resume_pending: hot.is(RESUME_PENDING),
-        pinned: hot.is(PINNED),
-        usage: hot.usage,
-        details: cold.details,
-        extras_bytes: cold.extras.as_ref().map_or(0, |extras| extras.bytes),
-    }
-}
-
-/// Activity at `now`; a time that is right never goes back.
-pub(crate) fn touched(hot: Hot, now: Timestamp) -> Hot {
-    Hot { updated_at: hot.updated_at.max(now), ..hot }
-}
-
-/// A message of the user at `now`, which is activity too.
-pub(crate) fn touched_by_message(hot: Hot, now: Timestamp) -> Hot {
-    Hot { last_interaction: hot.last_interaction.map(|at| at.max(now)), ..touched(hot, now) }
 }

@@ -18,7 +18,8 @@ use crate::error::Result;
 use crate::events::{EventKind, TOUCHES, Told};
 use crate::key::SessionKey;
 use crate::meter;
-use crate::store::{SessionStore, both, touched};
+use crate::rules::touched;
+use crate::store::{SessionStore, both};
 use crate::time::Timestamp;
 use crate::unreadable::{Listing, Unreadable};
 

@@ -14,7 +14,8 @@ use crate::entry::{Extras, SessionEntry};
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Times, write_entry};
 use crate::json;
-use crate::store::{SessionStore, entry};
+use crate::rules::entry;
+use crate::store::SessionStore;
 use crate::unreadable::Unreadable;
 use crate::zone::TimeZone;
 

@@ -21,8 +21,9 @@ use crate::config::Options;
 use crate::entry::Revision;
 use crate::error::{Error, Result, panic_message};
 use crate::random;
+use crate::rules::records;
 use crate::storage::{Batch, Loaded, NewStore, nothing_at};
-use crate::store::{SessionStore, records};
+use crate::store::SessionStore;
 use crate::time::Timestamp;
 
 /// The sizes of the first batch and of the largest, in bytes; each is twice the one before. So the writer has something

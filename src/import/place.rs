@@ -8,7 +8,8 @@ use crate::entry::{Extras, SessionEntry};
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, Told};
 use crate::key::SessionKey;
-use crate::store::{SessionStore, both, entry, records};
+use crate::rules::{entry, records};
+use crate::store::{SessionStore, both};
 
 /// An entry that is there already.
 pub(super) struct Present<'a> {

@@ -10,6 +10,7 @@ use crate::entry::Details;
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, Told, UPDATES};
 use crate::key::SessionKey;
+use crate::rules::{self, Recovered};
 use crate::store::{SessionStore, both};
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
@@ -160,14 +161,13 @@ impl SessionStore {
         if !self.commits().turns()?.is_current(entry, marker.turn.token) {
             return Ok(false);
         }
-        let is_stale = options.max_age.is_some_and(|max_age| now.since(marker.turn.started_at) > max_age);
-        match found {
-            Some((_, cold)) if cold.session_id != marker.turn.session_id => recovery.orphaned += 1,
-            None => recovery.orphaned += 1,
-            Some((hot, _)) if hot.is(SUSPENDED) => recovery.suspended += 1,
-            Some(_) if is_stale => recovery.stale += 1,
-            Some((hot, cold)) if hot.is(RESUME_PENDING) => {
-                if cold.details.last_resume_marked_at.is_none() {
+        let there = found.as_ref().map(|(hot, cold)| (hot, &**cold));
+        match rules::recovered(there, &marker.turn, options.max_age, now) {
+            Recovered::Orphaned => recovery.orphaned += 1,
+            Recovered::Suspended => recovery.suspended += 1,
+            Recovered::Stale => recovery.stale += 1,
+            Recovered::Pending { untimed } => {
+                if let Some((hot, cold)) = found.filter(|_| untimed) {
                     let details = Details { last_resume_marked_at: Some(now), ..cold.details.clone() };
                     let Placed { hot, .. } = locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None)?;
                     drop(locked);
@@ -175,7 +175,7 @@ impl SessionStore {
                 }
                 recovery.already_pending.push(key);
             }
-            Some(_) => {
+            Recovered::Resumable => {
                 let placed = self.set_resume(&mut locked, Some((&options.reason, now)))?;
                 drop(locked);
                 self.tell_resume(&key, Some(&options.reason), placed.as_ref());
@@ -231,13 +231,8 @@ impl SessionStore {
 
     /// Sets, with the time, or clears the mark of a locked entry.
     fn set_resume(&self, locked: &mut EntryLock<'_>, reason: Option<(&str, Timestamp)>) -> Result<Option<Placed>> {
-        let Some((mut hot, cold)) = both(locked)? else { return Ok(None) };
-        hot.set(RESUME_PENDING, reason.is_some());
-        let details = Details {
-            resume_reason: reason.map(|(reason, _)| reason.into()),
-            last_resume_marked_at: reason.map(|(_, now)| now),
-            ..cold.details.clone()
-        };
-        locked.put(hot, Cold { details, ..Cold::clone(&cold) }, None).map(Some)
+        let Some((hot, cold)) = both(locked)? else { return Ok(None) };
+        let (hot, cold) = rules::with_resume((&hot, &cold), reason);
+        locked.put(hot, cold, None).map(Some)
     }
 }

@@ -19,6 +19,8 @@ const LAYERS: &[&[&str]] = &[
         "clock_check",
         "extras",
         "healing",
+        "how",
+        "rules",
         "store",
         "keys",
         "rename",
