@@ -10,6 +10,7 @@
 //! Nothing goes while the clock is doubted, see `clock_check.rs`. An entry whose time is wrong, for it lies ahead of the
 //! clock, counts as used when that was found.
 
+mod decide;
 mod guard;
 mod pass;
 mod report;

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use crate::clock_check::{Checked, is_ahead};
-use crate::codec::{Activity, ActivityRow, Fingerprint, PINNED, SUSPENDED};
+use crate::codec::{Activity, ActivityRow, Fingerprint};
 use crate::commit::Seen;
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, PruneReason, Told};
-use crate::key::SessionId;
+use crate::key::{SessionId, SessionKey};
 use crate::meter;
 use crate::store::SessionStore;
 use crate::time::{Reading, Timestamp};
 
 use super::PrunePolicy;
-use super::guard::{ActivityGuard, Answer, ask};
-use super::report::{ProtectedBy, PruneReport};
+use super::decide::{Due, Shelf, decide};
+use super::guard::ActivityGuard;
+use super::report::PruneReport;
 
 /// Index rows read at a time. Between two batches a pass can be stopped.
 const BATCH: usize = if cfg!(test) { 10 } else { 512 };
@@ -235,69 +236,36 @@ impl<'a> Pass<'a> {
     }
 
     /// Decides on an entry that is due.
-    fn decide(&mut self, entry: Fingerprint, seen: &Activity, seen_at: Seen, due: PruneReason) -> Result<()> {
-        let Activity { key, hot } = seen;
-        let used_at = self.store.clock_check().used_at(entry, hot.updated_at, self.now);
-        let idle = self.now.wall.since(used_at);
-        // What is at work for longer is protected by that no more.
-        let is_overridden = self.policy.max_active_age.is_some_and(|max| idle > max);
+    fn decide(&mut self, entry: Fingerprint, seen: &Activity, seen_at: Seen, reason: PruneReason) -> Result<()> {
+        let used_at = self.store.clock_check().used_at(entry, seen.hot.updated_at, self.now);
         let is_held = self.store.commits().leases()?.is_held(entry, self.leases_at);
-        let mut is_active = is_held;
-        let protected = if hot.is(SUSPENDED) {
-            Some(ProtectedBy::Suspended)
-        } else if hot.is(PINNED) {
-            Some(ProtectedBy::Pinned)
-        } else if is_held && !is_overridden {
-            Some(ProtectedBy::Held)
-        } else {
-            match ask(self.guard, key) {
-                Answer::Idle => None,
-                Answer::Active => {
-                    is_active = true;
-                    (!is_overridden).then_some(ProtectedBy::Active)
-                }
-                Answer::Failed => Some(ProtectedBy::GuardFailed),
-            }
+        let due = Due { seen, idle: self.now.wall.since(used_at), is_held, reason };
+        let mut taken = Taken {
+            store: self.store,
+            seen_at,
+            leases_at: self.leases_at,
+            counts_bytes: self.live_bytes.is_some(),
+            freed_bytes: &mut self.freed_bytes,
         };
-        if let Some(reason) = protected {
-            self.report.keep(key, reason, idle);
-            return Ok(());
-        }
-        let removed = self.remove(seen, seen_at, is_overridden);
-        let session = match self.report.unreadable.pass(removed)? {
-            Some(Some(session)) => session,
-            Some(None) => {
-                self.report.touched_meanwhile += 1;
-                return Ok(());
-            }
-            // To remove it would lose what a repair may save.
-            None => {
-                self.report.keep(key, ProtectedBy::Unreadable, idle);
-                return Ok(());
-            }
-        };
-        if is_active {
-            tracing::warn!(%key, idle_seconds = idle.as_secs(), "held or called active for too long; removed");
-        }
-        if !self.report.dry_run {
-            self.store.tell(key, CHANGES, || Told::gone(EventKind::Pruned { reason: due }, &session));
-        }
-        self.report.removed += 1;
-        self.report.removed_active += u64::from(is_active);
-        self.report.removed_over_entries += u64::from(due == PruneReason::Entries);
-        self.report.removed_over_bytes += u64::from(due == PruneReason::Bytes);
-        Ok(())
+        decide(&mut self.report, self.policy, self.guard, &due, &mut taken)
     }
+}
 
-    /// Removes the entry, or looks whether it could be removed. Returns its session; `None` if it has changed since it was
-    /// seen, or is held by now and that protects it. Nothing that was seen is read again.
-    fn remove(&mut self, seen: &Activity, seen_at: Seen, is_overridden: bool) -> Result<Option<SessionId>> {
-        let Activity { key, hot } = seen;
-        let bytes = match self.live_bytes {
-            Some(_) => self.store.commits().engine()?.entry_bytes(key)?,
-            None => 0,
-        };
-        let session = if self.report.dry_run {
+/// Entries as a pass over the embedded store takes them.
+struct Taken<'a> {
+    store: &'a SessionStore,
+    seen_at: Seen,
+    leases_at: Timestamp,
+    counts_bytes: bool,
+    freed_bytes: &'a mut u64,
+}
+
+impl Shelf for Taken<'_> {
+    /// Nothing that was seen is read again.
+    fn remove(&mut self, seen: &Activity, dry_run: bool, is_overridden: bool) -> Result<Option<SessionId>> {
+        let (Activity { key, hot }, seen_at) = (seen, self.seen_at);
+        let bytes = if self.counts_bytes { self.store.commits().engine()?.entry_bytes(key)? } else { 0 };
+        let session = if dry_run {
             self.store.peek(key)?.map(|entry| entry.session_id)
         } else {
             let mut locked = self.store.commits().lock_seen(seen, seen_at)?;
@@ -312,7 +280,11 @@ impl<'a> Pass<'a> {
             self.store.commits().receipt(commit);
             session
         };
-        self.freed_bytes += bytes;
+        *self.freed_bytes += bytes;
         Ok(session)
+    }
+
+    fn removed(&mut self, key: &SessionKey, reason: PruneReason, session: &SessionId) {
+        self.store.tell(key, CHANGES, || Told::gone(EventKind::Pruned { reason }, session));
     }
 }
