@@ -346,6 +346,14 @@ pub enum Error {
         /// What is wrong with it. Nothing of the text is in it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The engine that keeps this store cannot do that.
+    #[error("{what} is not supported {by}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// Which engine, and perhaps what to do instead.
+        by: &'static str,
+    },
     /// A time zone that is neither an IANA name nor an offset.
     #[error("{name:?} is no time zone: give an IANA name (Europe/Berlin) or an offset (+02:00)")]
     TimeZone {
@@ -411,6 +419,7 @@ impl Error {
             Self::DamagedBackup { .. } => "damaged_backup",
             Self::StoreExists { .. } => "store_exists",
             Self::InvalidEntry { .. } => "invalid_entry",
+            Self::Unsupported { .. } => "unsupported",
             Self::TimeZone { .. } => "time_zone",
             Self::LocalTimeZone { .. } => "local_time_zone",
         }

@@ -1,6 +1,7 @@
 //! One atomic change of an entry: anything in it, its extras included, and the touch that goes with a message.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -29,18 +30,35 @@ pub enum Edit {
     Remove,
 }
 
+/// Reads one of the extras that are there.
+type ReadExtra<'a> = dyn Fn(&str) -> Result<Option<String>> + Send + Sync + 'a;
+
 /// An entry in the making, see [`SessionStore::modify`].
-#[derive(Debug)]
 pub struct Draft<'a> {
     /// The entry as it is to be. Its key, `revision` and `extras_bytes` are not read.
     pub entry: SessionEntry,
     is_new: bool,
-    store: &'a SessionStore,
+    read: &'a ReadExtra<'a>,
     /// What is new: a JSON text, or `None` for what goes.
     extras: BTreeMap<String, Option<String>>,
 }
 
-impl Draft<'_> {
+impl fmt::Debug for Draft<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft").field("entry", &self.entry).field("is_new", &self.is_new).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(entry: SessionEntry, is_new: bool, read: &'a ReadExtra<'a>) -> Self {
+        Self { entry, is_new, read, extras: BTreeMap::new() }
+    }
+
+    /// The entry as it is to be, and what is new of its extras.
+    pub(crate) fn into_parts(self) -> (SessionEntry, BTreeMap<String, Option<String>>) {
+        (self.entry, self.extras)
+    }
+
     /// Whether the key has no entry yet: then `entry` is a fresh one, with a new id and zero counters.
     #[must_use]
     pub fn is_new(&self) -> bool {
@@ -52,7 +70,7 @@ impl Draft<'_> {
         match self.extras.get(name) {
             Some(changed) => Ok(changed.clone()),
             None if self.is_new => Ok(None),
-            None => self.store.extra(&self.entry.key, name),
+            None => (self.read)(name),
         }
     }
 
@@ -116,9 +134,10 @@ impl SessionStore {
                     SessionEntry::new(key.clone(), random::session_id(now)?, now)
                 }
             };
-            let mut draft = Draft { entry: old.clone(), is_new, store: self, extras: BTreeMap::new() };
+            let read = |name: &str| self.extra(key, name);
+            let mut draft = Draft::new(old.clone(), is_new, &read);
             let edit = change(&mut draft);
-            let Draft { entry: mut new, extras, .. } = draft;
+            let (mut new, extras) = draft.into_parts();
             if edit == Edit::Keep {
                 return Ok(Modified::Kept((!is_new).then_some(old)));
             }

@@ -37,7 +37,7 @@ const LAYERS: &[&[&str]] = &[
         "listen",
     ],
     &["prune", "reset", "import", "export", "backup", "compact"],
-    &["watcher"],
+    &["watcher", "sessions"],
     &["guide"],
     &["main", "cli"],
 ];

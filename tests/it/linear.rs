@@ -1,103 +1,54 @@
 //! The verbs of one entry are single steps: whatever threads do at once, some order of their calls explains every answer.
 //!
-//! Small histories are recorded and searched for such an order. `CLOAKROOM_HISTORIES` asks for more of them.
+//! Small histories are recorded and searched for such an order (`tests/suite/histories`). `CLOAKROOM_HISTORIES` asks for more of them.
 //!
 //! The search looks at each key by itself, and that is why a rename is not among the verbs: it is one step of two keys.
 //! `model.rs` renames entries with leases, `prefix.rs` while others use them, and the schedules of `tests/shuttle` hold
 //! moves against changes of either key.
 
-mod spec;
-mod verbs;
-
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Barrier, Mutex};
+use std::mem::ManuallyDrop;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
 use cloakroom::change::Expect;
+use cloakroom::leases::Lease;
 use cloakroom::{SessionKey, SessionStore};
 
 use crate::common::{assert_sound, fast_dir, key, options};
-use crate::rig::file_model::Dice;
-use spec::{Answer, Call, Entry, How, Leases, MAX_AGE, Op, Revision, has_an_order};
-use verbs::{TICKS, ThreadClock, Verbs, compared, put_back};
+use crate::suite::Dice;
+use crate::suite::histories::spec::{Answer, Call, Entry, How, Leases, MAX_AGE, Op, Revision, has_an_order};
+use crate::suite::histories::verbs::{self, Plain, TICKS, ThreadClock, Verbs, compared, put_back};
+use crate::suite::histories::{record, unexplained};
 
-const CALLS: usize = 4;
+thread_local! {
+    /// What this thread holds. It does not let go by ending: that would be no call. The leases end with their entries.
+    static HELD: RefCell<HashMap<usize, ManuallyDrop<Lease>>> = RefCell::default();
+}
 
-/// Records one history on the keys `first` and maybe `first + 1`, which nobody has used before.
-fn record(verbs: &dyn Verbs, dice: &mut Dice, first: usize) -> Vec<Call> {
-    let (keys, threads) = (1 + dice.roll(2), 3 + dice.roll(2));
-    let ticket = AtomicU64::new(0);
-    let call = |thread: usize, key: usize, op: Op, at: i64| {
-        TICKS.set(at);
-        let began = ticket.fetch_add(1, Ordering::SeqCst);
-        let answer = verbs.call(first + key, op);
-        Call { thread, key, op, at, answer, began, ended: ticket.fetch_add(1, Ordering::SeqCst) }
-    };
-    let mut calls = Vec::new();
-    for key in 0..keys {
-        if dice.roll(4) > 0 {
-            calls.push(call(0, key, Op::Resolve, 0));
+impl Verbs for SessionStore {
+    fn call(&self, n: usize, op: Op) -> Answer {
+        match op {
+            Op::Hold => {
+                let Some(lease) = self.hold(&key(n)).unwrap() else { return Answer::Found(false) };
+                let before = HELD.with_borrow_mut(|held| held.insert(n, ManuallyDrop::new(lease)));
+                drop(before.map(ManuallyDrop::into_inner));
+                Answer::Found(true)
+            }
+            Op::LetGo => {
+                let lease = HELD.with_borrow_mut(|held| held.remove(&n)).map(ManuallyDrop::into_inner);
+                Answer::Found(lease.is_some_and(|lease| lease.is_held()))
+            }
+            _ => Plain(self).call(n, op),
         }
     }
-    let plans: Vec<Vec<_>> = (0..threads)
-        .map(|thread| {
-            (0..CALLS).map(|n| (dice.roll(keys), op(dice, thread * CALLS + n), dice.roll(8) as i64 * 20)).collect()
-        })
-        .collect();
-    let start = Barrier::new(threads);
-    thread::scope(|scope| {
-        let run = |(thread, plan): (usize, Vec<(usize, Op, i64)>)| {
-            let (call, start) = (&call, &start);
-            scope.spawn(move || {
-                start.wait();
-                plan.into_iter().map(|(key, op, at)| call(thread + 1, key, op, at)).collect::<Vec<_>>()
-            })
-        };
-        let running: Vec<_> = plans.into_iter().enumerate().map(run).collect();
-        calls.extend(running.into_iter().flat_map(|thread| thread.join().unwrap()));
-    });
-    for key in 0..keys {
-        calls.push(call(0, key, Op::Get, 0));
-        calls.push(call(0, key, Op::Remove, 0));
-    }
-    calls
 }
 
-/// The `n`-th call of a history; what it writes no other one does.
-fn op(dice: &mut Dice, n: usize) -> Op {
-    match dice.roll(28) {
-        0..2 => Op::Get,
-        2..4 => Op::Touch,
-        4..6 => Op::Append(char::from(b'a' + n as u8)),
-        6 => Op::Usage(1 << n),
-        7 => Op::Suspend,
-        8 => Op::Unsuspend,
-        9 => Op::Remove,
-        10..12 => Op::Resolve,
-        12 => Op::Reset,
-        13..15 => Op::Modify(char::from(b'A' + n as u8)),
-        15..17 => Op::Put(char::from(b'a' + n as u8).to_ascii_uppercase()),
-        17 => Op::Repoint(dice.roll(2) as u32),
-        18..20 => Op::Hold,
-        20 => Op::LetGo,
-        21..23 => Op::HoldUntil(dice.roll(3) > 0),
-        23 => Op::Release,
-        24 => Op::Cap,
-        _ => Op::Prune,
-    }
-}
-
-/// The keys of a history that no order explains.
-fn unexplained(calls: &[Call]) -> Option<String> {
-    let of_key = |key| calls.iter().filter(|call| call.key == key).cloned().collect::<Vec<_>>();
-    let mut bad = (0..2).map(of_key).find(|calls| !calls.is_empty() && !has_an_order(calls))?;
-    bad.sort_by_key(|call| call.began);
-    let line = |Call { thread, op, at, answer, began, ended, .. }: &Call| {
-        format!("{began:>3} to {ended:>3}, thread {thread}, tick {at}: {op:?} answered {answer:?}\n")
-    };
-    Some(bad.iter().map(line).collect())
+/// One history with all verbs.
+fn record_all(verbs: &dyn Verbs, dice: &mut Dice, first: usize) -> Vec<Call> {
+    record(verbs, dice, first, &|_| true)
 }
 
 fn store(dir: &tempfile::TempDir) -> SessionStore {
@@ -113,7 +64,7 @@ fn every_history_has_an_order() {
     let store = store(&dir);
     let mut dice = Dice(0x11fe);
     for n in 0..histories {
-        let calls = record(&store, &mut dice, 2 * n);
+        let calls = record_all(&store, &mut dice, 2 * n);
         if let Some(calls) = unexplained(&calls) {
             panic!("no order explains history {n}:\n{calls}");
         }
@@ -131,7 +82,7 @@ fn assert_found(broken: impl FnOnce(SessionStore) -> Box<dyn Verbs>) {
     let dir = fast_dir();
     let broken = broken(store(&dir));
     let mut dice = Dice(0xbad);
-    let found = (0..20_000).any(|n| unexplained(&record(&*broken, &mut dice, 2 * n)).is_some());
+    let found = (0..20_000).any(|n| unexplained(&record_all(&*broken, &mut dice, 2 * n)).is_some());
     assert!(found, "the fault was not found");
 }
 

@@ -23,6 +23,7 @@ mod clocks;
 mod common;
 mod compact;
 mod config;
+mod conformance;
 mod damage;
 mod entries;
 mod events;
@@ -69,6 +70,8 @@ mod single_extras;
 mod snapshot;
 mod soak;
 mod spans;
+#[path = "../suite/mod.rs"]
+mod suite;
 mod threads;
 mod turns;
 mod verbs;

@@ -7,10 +7,10 @@
 #[path = "../../it/common.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod common;
-#[path = "../../it/linear/spec.rs"]
+#[path = "../../suite/histories/spec.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod spec;
-#[path = "../../it/linear/verbs.rs"]
+#[path = "../../suite/histories/verbs.rs"]
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use cloakroom::query::Filter;
 use cloakroom::SessionStore;
 use libfuzzer_sys::fuzz_target;
 use spec::{Call, Entry, Op};
-use verbs::{TICKS, ThreadClock, Verbs, compared};
+use verbs::{Plain, TICKS, ThreadClock, Verbs, compared};
 
 const KEYS: usize = 4;
 const STEPS: usize = 200;
@@ -78,7 +78,7 @@ impl Bench {
             _ => return self.reopen(),
         };
         TICKS.set(at);
-        let answer = self.store().call(first + key, op);
+        let answer = Plain(self.store()).call(first + key, op);
         let call = Call { thread: 0, key, op, at, answer, began: 0, ended: 0 };
         let after = call.step(states.get(&key), false);
         match after.unwrap_or_else(|| panic!("{call:?} in {:?}", states.get(&key))) {

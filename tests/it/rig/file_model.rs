@@ -15,23 +15,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use crate::suite::Dice;
+
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 const KEPT: usize = 32;
 
 type Image = Box<[u8; PAGE]>;
-
-/// A small random generator (splitmix64).
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
-}
 
 #[derive(Default)]
 struct Page {

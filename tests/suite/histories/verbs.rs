@@ -1,14 +1,11 @@
 //! The verbs, as calls with an answer that the specification knows.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::mem::ManuallyDrop;
+use std::cell::Cell;
 use std::time::Duration;
 
 use cloakroom::change::{Edit, Expect, Modified, Put, Repoint, Repointed, Resolution, Touch};
-use cloakroom::leases::Lease;
 use cloakroom::time::{Clock, SystemClock, Timer};
-use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionKey, SessionStore, Timestamp, Usage};
+use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionKey, Sessions, Timestamp, Usage};
 
 use super::spec::{Answer, Entry, How, Leases, MAX_AGE, Op, Revision};
 use crate::common::{NOW, key, source};
@@ -20,9 +17,6 @@ const TICK_MICROS: i64 = TICK.as_micros() as i64;
 thread_local! {
     /// What the clock says on this thread, in ticks. So each call has its own time, and no other call moves it.
     pub static TICKS: Cell<i64> = const { Cell::new(0) };
-
-    /// What this thread holds. It does not let go by ending: that would be no call. The leases end with their entries.
-    static HELD: RefCell<HashMap<usize, ManuallyDrop<Lease>>> = RefCell::default();
 }
 
 #[derive(Debug)]
@@ -48,7 +42,7 @@ impl Clock for ThreadClock {
     }
 }
 
-/// What a history is recorded of: the store, or one with a fault.
+/// What a history is recorded of: a store, or one with a fault.
 pub trait Verbs: Sync {
     fn call(&self, n: usize, op: Op) -> Answer;
 }
@@ -80,7 +74,7 @@ fn number(entry: &SessionEntry) -> u64 {
 }
 
 /// Reads an entry, appends, and puts it back, as `expects` says of the revision that was read.
-pub fn put_back(store: &SessionStore, n: usize, letter: char, expects: impl Fn(&SessionEntry) -> Expect) -> Answer {
+pub fn put_back(store: &dyn Sessions, n: usize, letter: char, expects: impl Fn(&SessionEntry) -> Expect) -> Answer {
     let Some(mut entry) = store.get(&key(n)).unwrap() else { return Answer::Entry(None) };
     let (expected, expect) = (number(&entry), expects(&entry));
     // So that what is not one step comes apart.
@@ -95,20 +89,23 @@ pub fn put_back(store: &SessionStore, n: usize, letter: char, expects: impl Fn(&
     }
 }
 
-impl Verbs for SessionStore {
+/// The verbs that every engine has.
+pub struct Plain<'a>(pub &'a dyn Sessions);
+
+impl Verbs for Plain<'_> {
     fn call(&self, n: usize, op: Op) -> Answer {
-        let key = key(n);
+        let (store, key) = (self.0, key(n));
         match op {
-            Op::Get => Answer::Entry(self.get(&key).unwrap().as_ref().map(compared)),
-            Op::Touch => Answer::Found(self.touch(&key).unwrap().is_some()),
+            Op::Get => Answer::Entry(store.get(&key).unwrap().as_ref().map(compared)),
+            Op::Touch => Answer::Found(store.touch(&key).unwrap().is_some()),
             Op::Append(letter) => {
-                let changed = self.update(&key, |details| {
+                let changed = store.update(&key, &mut |details| {
                     details.display_name.get_or_insert_default().push(letter);
                 });
                 Answer::Found(changed.unwrap().is_some())
             }
             Op::Modify(letter) => {
-                let modified = self.modify(&key, Touch::Yes, |draft| {
+                let modified = store.modify(&key, Touch::Yes, &mut |draft| {
                     draft.entry.details.display_name.get_or_insert_default().push(letter);
                     Edit::Write
                 });
@@ -119,10 +116,10 @@ impl Verbs for SessionStore {
                 };
                 Answer::Resolved { how, entry: compared(&written.entry) }
             }
-            Op::Put(letter) => put_back(self, n, letter, |entry| Expect::Revision(entry.revision)),
+            Op::Put(letter) => put_back(store, n, letter, |entry| Expect::Revision(entry.revision)),
             Op::Repoint(n) => {
                 let id = format!("run-{n}").parse().unwrap();
-                Answer::Entry(match self.repoint(&key, id, &Repoint::new()).unwrap() {
+                Answer::Entry(match store.repoint(&key, id, &Repoint::new()).unwrap() {
                     Repointed::Switched(written) => Some(compared(&written.entry)),
                     Repointed::Same(entry) => Some(compared(&entry)),
                     Repointed::Missing => None,
@@ -130,13 +127,13 @@ impl Verbs for SessionStore {
                 })
             }
             Op::Usage(input_tokens) => {
-                Answer::Found(self.record_usage(&key, &Usage { input_tokens, ..Usage::ZERO }).unwrap().is_some())
+                Answer::Found(store.record_usage(&key, &Usage { input_tokens, ..Usage::ZERO }).unwrap().is_some())
             }
-            Op::Suspend => Answer::Found(self.suspend(&key).unwrap().is_some()),
-            Op::Unsuspend => Answer::Found(self.unsuspend(&key).unwrap().is_some()),
-            Op::Remove => Answer::Found(self.remove(&key).unwrap().is_some()),
+            Op::Suspend => Answer::Found(store.suspend(&key).unwrap().is_some()),
+            Op::Unsuspend => Answer::Found(store.unsuspend(&key).unwrap().is_some()),
+            Op::Remove => Answer::Found(store.remove(&key).unwrap().is_some()),
             Op::Resolve => {
-                let resolved = self.resolve(&source(n)).unwrap();
+                let resolved = store.resolve(&source(n)).unwrap();
                 let how = match resolved.resolution {
                     Resolution::Created => How::Created,
                     Resolution::Existing => How::Existing,
@@ -145,25 +142,16 @@ impl Verbs for SessionStore {
                 };
                 Answer::Resolved { how, entry: compared(&resolved.entry) }
             }
-            Op::Reset => Answer::Entry(self.reset(&key).unwrap().map(|written| compared(&written.entry))),
-            Op::Hold => {
-                let Some(lease) = self.hold(&key).unwrap() else { return Answer::Found(false) };
-                let before = HELD.with_borrow_mut(|held| held.insert(n, ManuallyDrop::new(lease)));
-                drop(before.map(ManuallyDrop::into_inner));
-                Answer::Found(true)
-            }
-            Op::LetGo => {
-                let lease = HELD.with_borrow_mut(|held| held.remove(&n)).map(ManuallyDrop::into_inner);
-                Answer::Found(lease.is_some_and(|lease| lease.is_held()))
-            }
+            Op::Reset => Answer::Entry(store.reset(&key).unwrap().map(|written| compared(&written.entry))),
+            Op::Hold | Op::LetGo => panic!("not every engine has them"),
             Op::HoldUntil(is_ahead) => {
                 let end = if is_ahead { NOW.saturating_add(TICK * 1000) } else { NOW };
-                Answer::Found(self.hold_until(&key, "job", end).unwrap().is_some())
+                Answer::Found(store.hold_until(&key, "job", end).unwrap().is_some())
             }
-            Op::Release => Answer::Found(self.release(&key, "job").unwrap().is_some()),
+            Op::Release => Answer::Found(store.release(&key, "job").unwrap().is_some()),
             Op::Prune | Op::Cap => {
                 // The guard keeps the other key, so the report speaks of this one.
-                let report = self.prune(&policy(op), |other: &SessionKey| *other != key).unwrap();
+                let report = store.prune(&policy(op), &|other: &SessionKey| *other != key).unwrap();
                 Answer::Pruned { removed: report.removed, meanwhile: report.touched_meanwhile > 0 }
             }
         }
