@@ -177,6 +177,8 @@ mod rules;
 mod sessions;
 mod shared;
 pub mod source;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod storage;
 mod store;
 mod sync;

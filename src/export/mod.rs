@@ -3,6 +3,8 @@
 mod file;
 mod one;
 mod options;
+#[cfg(feature = "sqlite")]
+mod table;
 mod write;
 
 pub use options::{ExportFormat, ExportOptions};

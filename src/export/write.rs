@@ -16,6 +16,8 @@ use crate::gateway::{Gateway, Times, write_entry};
 use crate::json;
 use crate::rules::entry;
 use crate::store::SessionStore;
+#[cfg(feature = "sqlite")]
+use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
 use crate::zone::TimeZone;
 
@@ -67,6 +69,30 @@ impl SessionStore {
             ExportFormat::Jsonl => run.lines(entries)?,
         }
         run.out.flush().map_err(write_failed)?;
+        Ok(run.report)
+    }
+
+    /// Hands out all entries in Hermes' form, in key order.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn export_rows(
+        &self,
+        options: &ExportOptions,
+        mut each: impl FnMut(&str, &str, Timestamp) -> Result<()>,
+    ) -> Result<ExportReport> {
+        let mut unreadable = Unreadable::default();
+        let zone = match &options.zone {
+            Some(zone) => zone.clone(),
+            None => self.remembered_zone(ExportFormat::Hermes, &mut unreadable)?,
+        };
+        let entries = self.commits().snapshot()?;
+        let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone: zone.clone(), unreadable };
+        let mut run = Run { store: self, out: BufWriter::new(std::io::sink()), report };
+        let times = Times { gateway: Gateway::Hermes, zone: &zone };
+        run.for_each(entries, |_, entry, extras| {
+            let updated_at = entry.updated_at;
+            let fields = write_entry(entry, extras, times);
+            each(entry.key.as_str(), &object(&fields), updated_at)
+        })?;
         Ok(run.report)
     }
 

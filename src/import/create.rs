@@ -11,6 +11,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::input::{Input, Once};
 use super::options::{ImportOptions, OnConflict};
 use super::read::ReadEntry;
 use super::report::{ImportProgress, ImportReport};
@@ -75,6 +76,16 @@ impl SessionStore {
         options: Options,
         input: impl Read,
         import: ImportOptions<'_>,
+        progress: impl FnMut(&ImportProgress),
+    ) -> Result<ImportReport> {
+        Self::create_of(options, Once(Some(input)), import, progress)
+    }
+
+    /// [`create_from`](Self::create_from) a file or another input.
+    pub(super) fn create_of(
+        options: Options,
+        mut input: impl Input,
+        import: ImportOptions<'_>,
         mut progress: impl FnMut(&ImportProgress),
     ) -> Result<ImportReport> {
         options.check()?;
@@ -82,7 +93,7 @@ impl SessionStore {
         if import.dry_run {
             nothing_at(&options.path)?;
             let mut run = Run::new(Nowhere::default(), import, now, None);
-            run.read(input, &mut progress)?;
+            input.feed(&mut run, &mut progress)?;
             run.judge()?;
             return run.end(&mut progress);
         }
@@ -98,7 +109,7 @@ impl SessionStore {
                 .name("cloakroom-load".into())
                 .spawn_scoped(scope, move || write(building, writer_orders, writer_emptied))
                 .map_err(|e| Error::io("start a thread for", &options.path, e))?;
-            let read = run.read(input, &mut progress).and_then(|()| run.target.send_batch());
+            let read = input.feed(&mut run, &mut progress).and_then(|()| run.target.send_batch());
             run.target.orders = None;
             let written = writer
                 .join()

@@ -3,8 +3,15 @@
 /// Bytes of a file that tell.
 pub(super) const HEAD_BYTES: usize = 16;
 
+/// Only a file can be read as one, and not a stream.
+#[cfg(feature = "sqlite")]
+const IS_DATABASE: &str = "an SQLite database: it is read by its path, and not as a text";
+#[cfg(not(feature = "sqlite"))]
+const IS_DATABASE: &str =
+    "an SQLite database, which the feature `sqlite` of cloakroom reads; this was built without it";
+
 const MAGICS: [(&[u8], &str); 12] = [
-    (b"SQLite format 3\0", "an SQLite database"),
+    (b"SQLite format 3\0", IS_DATABASE),
     (&[0x1f, 0x8b], "gzip data: unpack it first"),
     (b"PK\x03\x04", "a zip archive: unpack it first"),
     (&[0x28, 0xb5, 0x2f, 0xfd], "Zstandard data: unpack it first"),

@@ -1,8 +1,8 @@
 //! Import of the gateways' files, losing nothing.
 //!
 //! ```text
-//! Read ─► splitter: keys and raw values ─► json: fields ─► read: entry + extras ─► target
-//!                                   └─ what is bad ─► quarantine
+//! Read ─► splitter: keys and raw values ─┬► json: fields ─► read: entry + extras ─► target
+//! database: the same from the rows ──────┘        └─ what is bad ─► quarantine
 //! ```
 //!
 //! In memory there is one entry at a time, and what is on its way. The target is an open store and its committer, a store
@@ -12,8 +12,12 @@
 mod bad;
 mod balance;
 mod create;
+#[cfg(feature = "sqlite")]
+mod database;
 mod evidence;
+mod input;
 mod looks;
+mod merge;
 mod one;
 mod options;
 mod place;
@@ -24,5 +28,7 @@ mod seen;
 mod splitter;
 mod target;
 
+#[cfg(feature = "sqlite")]
+pub use database::Database;
 pub use options::{ImportOptions, OnConflict};
 pub use report::{Damage, ImportProgress, ImportReport, Problem};

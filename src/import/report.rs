@@ -63,6 +63,10 @@ pub struct ImportReport {
     pub odd_values: u64,
     /// Fields that came again later in the same entry. The last one of a name is in the store.
     pub repeated_fields: u64,
+    /// Of a database: entries that the `sessions.json` beside it, which mirrors it, has otherwise. The database's count.
+    pub mirror_differs: u64,
+    /// Of a database: entries that only that file has. They are not imported.
+    pub mirror_only: u64,
     /// The first bad entries, at most 20, without their keys.
     pub problems: Vec<Problem>,
     /// Set if the file is damaged or cut off: what comes after this place was not read.
@@ -73,7 +77,7 @@ pub struct ImportReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Problem {
-    /// The line on which its key stands, from 1.
+    /// The line on which its key stands, from 1; of a database the row.
     pub line: u64,
     /// What is wrong with it.
     pub reason: String,
@@ -83,7 +87,7 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Damage {
-    /// Line, from 1.
+    /// Line, from 1; of a database the row.
     pub line: u64,
     /// Column in bytes, from 1.
     pub column: u64,
@@ -133,6 +137,8 @@ impl ImportReport {
             unreadable_times: 0,
             odd_values: 0,
             repeated_fields: 0,
+            mirror_differs: 0,
+            mirror_only: 0,
             problems: Vec::new(),
             damage: None,
         }

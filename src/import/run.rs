@@ -3,125 +3,28 @@
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::time::Duration;
-
-use tempfile::{SpooledTempFile, spooled_tempfile_in};
 
 use super::bad::{Bad, write_line};
 use super::evidence::Evidence;
 use super::options::ImportOptions;
 use super::read::{Bounds, Fields, ReadEntry, read_entry};
 use super::report::{Damage, ImportProgress, ImportReport, Problem};
-use super::splitter::{Item, LINES, MAX_ENTRY_BYTES, Splitter, Start, Step};
-use super::target::{Fate, Nowhere, Open, Target};
+use super::splitter::{Item, LINES, MAX_ENTRY_BYTES, Place};
+use super::target::{Fate, Target};
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Times};
 use crate::json;
 use crate::key::{MAX_KEY_BYTES, SessionKey};
-use crate::store::SessionStore;
 use crate::time::Timestamp;
-use crate::unreadable::{Unreadable, if_readable};
+use crate::unreadable::Unreadable;
 use crate::zone::TimeZone;
 
 /// Later than this after now, a time is taken for an error of the clock.
 const FUTURE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How much of the input is kept in memory until it is taken.
-const SPOOL_IN_MEMORY: usize = 16 << 20;
 /// Entries between two calls of the progress callback.
 const PROGRESS_EVERY: u64 = 256;
-
-impl SessionStore {
-    /// Imports a gateway's `sessions.json` and answers what became of each entry.
-    ///
-    /// A bad entry goes to the [quarantine](ImportOptions::quarantine) and the rest goes on. Where the file is damaged
-    /// or cut off, everything before that place is imported and the report says where it is. Limits: nesting 64, a key
-    /// 1 KiB, an entry 1 MiB, a number 4 KiB.
-    ///
-    /// The input is read to its end before anything is changed, and kept meanwhile: more than 16 MiB of it in an unnamed
-    /// file in the store's directory.
-    ///
-    /// Where there is no store yet, [`create_from`](SessionStore::create_from) is the faster way.
-    ///
-    /// When it returns, what was imported survives a power cut. Killed half-way and run again, it ends in the same
-    /// state as one clean run. So does a trial with an earlier version of the file, as to the entries of the later one,
-    /// where the store's were left alone in between: see [`Newer`](crate::import::OnConflict::Newer).
-    ///
-    /// Others may change the store meanwhile. What they make or change counts as the store's own.
-    ///
-    /// ```
-    /// use cloakroom::import::ImportOptions;
-    /// use cloakroom::{Options, SessionStore};
-    /// # let dir = tempfile::tempdir()?;
-    /// # let path = dir.path().join("sessions.db");
-    /// let file = r#"{"agent:main:discord:dm:1234": {"session_id": "20260612_000653_3f9a01c2",
-    ///     "created_at": "2026-06-12T00:06:53", "updated_at": "2026-06-12T00:07:04.247913"}}"#;
-    /// let store = SessionStore::open(Options::new(&path).create(true))?;
-    /// let report = store.import(file.as_bytes(), ImportOptions::new().zone("Europe/Berlin".parse()?), |_| {})?;
-    /// assert_eq!(report.imported, 1);
-    /// assert!(report.is_complete());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::NotASessionFile`] if the input is empty, no JSON object, or one that has no good entry and something
-    /// bad; [`Error::ClockBehind`] if too many entries were active in the [future](ImportOptions::trust_times);
-    /// [`Error::LocalTimeZone`] if it has naive times and their zone is neither given nor known; [`Error::Io`] if it
-    /// cannot be read. Nothing has been imported then. [`Error::Io`] if the quarantine cannot be written, and the errors
-    /// of the store. What was imported before these stays.
-    pub fn import(
-        &self,
-        input: impl Read,
-        options: ImportOptions<'_>,
-        mut progress: impl FnMut(&ImportProgress),
-    ) -> Result<ImportReport> {
-        let now = self.now();
-        let mut file = self.spool(input)?;
-        let mut look = Run::new(Nowhere::default(), options.unheard(), now, None);
-        look.read(&mut file, &mut |_| {})?;
-        look.judge()?;
-        drop(look);
-
-        rewind(&mut file)?;
-        let before = self.len();
-        // One that cannot be decoded is as good as none.
-        let zone = if_readable(self.commits().engine()?.zone())?.flatten();
-        let target = Open::new(self, options.on_conflict, options.dry_run);
-        let mut run = Run::new(target, options, now, zone);
-        run.read(&mut file, &mut progress)?;
-        run.report.not_in_file = before.saturating_sub(run.report.updated + run.report.kept);
-        if !run.report.dry_run {
-            self.flush()?;
-        }
-        run.end(&mut progress)
-    }
-
-    /// Copies the input to where it can be read twice.
-    fn spool(&self, mut input: impl Read) -> Result<SpooledTempFile> {
-        let mut spool = spooled_tempfile_in(SPOOL_IN_MEMORY, self.path());
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match input.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => spool
-                    .write_all(buffer.get(..read).unwrap_or_default())
-                    .map_err(|e| Error::io("keep a copy of the input in", self.path(), e))?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(read_failed(error)),
-            }
-        }
-        rewind(&mut spool)?;
-        Ok(spool)
-    }
-}
-
-fn rewind(file: &mut SpooledTempFile) -> Result<()> {
-    file.seek(SeekFrom::Start(0)).map(drop).map_err(read_failed)
-}
-
-fn read_failed(error: io::Error) -> Error {
-    Error::io("read", "the input", error)
-}
 
 /// Reads a file and hands what it holds to a target.
 pub(super) struct Run<'q, T> {
@@ -175,39 +78,6 @@ impl<'q, T: Target> Run<'q, T> {
         }
     }
 
-    /// Reads the file to its end, or to where it is damaged.
-    pub(super) fn read(&mut self, input: impl Read, progress: &mut impl FnMut(&ImportProgress)) -> Result<()> {
-        let mut splitter = Splitter::new(input);
-        match splitter.start().map_err(read_failed)? {
-            Start::Object => {}
-            Start::Empty => return Err(Error::NotASessionFile { reason: "it is empty".into() }),
-            Start::Other(kind) => {
-                return Err(Error::NotASessionFile { reason: format!("it is not one JSON object, but {kind}") });
-            }
-        }
-        loop {
-            let step = splitter.next().map_err(read_failed)?;
-            self.report.bytes = splitter.bytes();
-            match step {
-                Step::Item(item) => self.item(&item)?,
-                Step::End => return Ok(()),
-                Step::Damage { place, reason, partial } => {
-                    let damage =
-                        Damage { line: place.line, column: place.column, byte: place.byte, reason: reason.into() };
-                    self.report.damage = Some(damage);
-                    if let Some(item) = partial {
-                        self.report.read += 1;
-                        self.set_aside(&item, &Bad::Partial)?;
-                    }
-                    return Ok(());
-                }
-            }
-            if self.report.read.is_multiple_of(PROGRESS_EVERY) {
-                progress(&self.report.progress());
-            }
-        }
-    }
-
     /// Whether the file is one, and the clock right. Asked when all of it was read, before anything is kept of it.
     pub(super) fn judge(&self) -> Result<()> {
         let ImportReport { read, quarantined, damage, .. } = &self.report;
@@ -249,7 +119,25 @@ impl<'q, T: Target> Run<'q, T> {
         sink.flush().map_err(|e| Error::io("write", "the quarantine", e))
     }
 
-    fn item(&mut self, item: &Item) -> Result<()> {
+    /// Takes what an input has next.
+    pub(super) fn item(&mut self, item: &Item, progress: &mut impl FnMut(&ImportProgress)) -> Result<()> {
+        self.take(item)?;
+        if self.report.read.is_multiple_of(PROGRESS_EVERY) {
+            progress(&self.report.progress());
+        }
+        Ok(())
+    }
+
+    /// Takes note of where the input ceases to make sense, and of the entry that it breaks off in.
+    pub(super) fn damage(&mut self, place: Place, reason: &str, partial: Option<Item>) -> Result<()> {
+        let Place { byte, line, column } = place;
+        self.report.damage = Some(Damage { line, column, byte, reason: reason.into() });
+        let Some(item) = partial else { return Ok(()) };
+        self.report.read += 1;
+        self.set_aside(&item, &Bad::Partial)
+    }
+
+    fn take(&mut self, item: &Item) -> Result<()> {
         match self.content(item) {
             Ok(Content::Note { name, text }) => {
                 self.report.notes += 1;

@@ -12,7 +12,7 @@ use super::looks;
 /// The longest entry, in bytes of the file. A longer one is passed over without being kept in memory.
 pub(super) const MAX_ENTRY_BYTES: usize = 1 << 20;
 /// The longest key as it is written. One byte of a key takes up to six: `\u0061`.
-const MAX_RAW_KEY_BYTES: usize = 6 * crate::key::MAX_KEY_BYTES + 2;
+pub(super) const MAX_RAW_KEY_BYTES: usize = 6 * crate::key::MAX_KEY_BYTES + 2;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A place in the input.

@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["codec"],
     &["error", "unreadable", "config", "feed", "zone", "outfile", "random"],
     &["gateway"],
+    &["sqlite"],
     &["storage"],
     &["commit"],
     &[
@@ -42,7 +43,7 @@ const LAYERS: &[&[&str]] = &[
     &["main", "cli"],
 ];
 /// Crates that only one module may name.
-const CONFINED: [(&str, &str); 2] = [("bincode", "codec"), ("sled", "storage")];
+const CONFINED: [(&str, &str); 3] = [("bincode", "codec"), ("rusqlite", "sqlite"), ("sled", "storage")];
 /// Files of the program: `crate` is another crate there, which sees the library's public items only.
 const PROGRAM: [&str; 2] = ["main", "cli"];
 

@@ -25,6 +25,8 @@ mod compact;
 mod config;
 mod conformance;
 mod damage;
+#[cfg(feature = "sqlite")]
+mod databases;
 mod entries;
 mod events;
 mod exact_json;

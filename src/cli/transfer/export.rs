@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use cloakroom::export::{ExportFormat, ExportOptions};
+use cloakroom::export::{ExportFormat, ExportOptions, ExportReport};
 use cloakroom::{Error, TimeZone};
 
 use super::{Zone, is_standard, open_stream};
@@ -14,7 +14,7 @@ use crate::cli::list::none_unreadable;
 use crate::cli::output::{Out, clean, thousands};
 use crate::cli::{Exit, with_store};
 
-/// Write all entries in a gateway's format, or as lines of JSON.
+/// Write all entries in a gateway's format, as lines of JSON, or into a fresh database.
 ///
 /// What `migrate` read comes out equal as JSON values, as far as the store still holds it. Entries are in key order,
 /// notes first. With --output, the file is there whole or not at all, and only its owner may read it; a pipe or a
@@ -22,6 +22,9 @@ use crate::cli::{Exit, with_store};
 ///
 /// As jsonl, one object a line: the fields that `show --json` has, but for idle_seconds, and under `extras` what the
 /// gateway kept besides (null where that is no JSON). Notes are left out.
+///
+/// As hermes-table, a new SQLite database with Hermes' table gateway_routing, in which the entries are rows of --scope; notes
+/// are left out.
 ///
 /// An entry that cannot be decoded is left out; the others are written, and the exit code is 1.
 #[derive(Debug, Args)]
@@ -36,6 +39,10 @@ pub(in crate::cli) struct Export {
     /// Replace the file if it is there.
     #[arg(long, requires = "output")]
     force: bool,
+    /// The scope of the rows: the directory of sessions, as Hermes spells it (an absolute path without links).
+    #[cfg(feature = "sqlite")]
+    #[arg(long, required_if_eq("format", "hermes-table"))]
+    scope: Option<String>,
     /// Write naive times of this zone: Europe/Berlin, +02:00, or local [default: that of the last import].
     #[arg(long, value_name = "ZONE")]
     timezone: Option<Zone>,
@@ -46,6 +53,8 @@ enum Layout {
     Hermes,
     Openclaw,
     Jsonl,
+    #[cfg(feature = "sqlite")]
+    HermesTable,
 }
 
 impl Export {
@@ -54,10 +63,27 @@ impl Export {
             Layout::Hermes => ExportFormat::Hermes,
             Layout::Openclaw => ExportFormat::OpenClaw,
             Layout::Jsonl => ExportFormat::Jsonl,
+            #[cfg(feature = "sqlite")]
+            Layout::HermesTable => ExportFormat::Hermes,
         })
         .force(self.force);
         if let Some(Zone(zone)) = &self.timezone {
             options = options.zone(zone.clone().map_or_else(TimeZone::local, Ok)?);
+        }
+        let exists = |error| match error {
+            Error::Exists { path } => {
+                let advice = "name another with --output, or replace it with --force";
+                Failure::Exists { path, advice }.into()
+            }
+            error => anyhow::Error::new(error),
+        };
+        #[cfg(feature = "sqlite")]
+        if let (Layout::HermesTable, Some(scope)) = (self.format, &self.scope) {
+            let Some(path) = self.output.filter(|path| !is_standard(path)) else {
+                anyhow::bail!("a database goes to a file: name it with --output");
+            };
+            let report = with_store(db, |store| store.export_to_database(&path, scope, &options).map_err(exists))?;
+            return tell(&report, &path, out);
         }
         let Some(path) = self.output.filter(|path| !is_standard(path)) else {
             let report = with_store(db, |store| Ok(store.export(&mut *out, &options)?))?;
@@ -69,27 +95,24 @@ impl Export {
             stream.deliver().with_context(|| format!("could not write to {}", path.display()))?;
             report
         } else {
-            with_store(db, |store| {
-                store.export_to_file(&path, &options).map_err(|error| match error {
-                    Error::Exists { path } => {
-                        let advice = "name another with --output, or replace it with --force";
-                        Failure::Exists { path, advice }.into()
-                    }
-                    error => anyhow::Error::new(error),
-                })
-            })?
+            with_store(db, |store| store.export_to_file(&path, &options).map_err(exists))?
         };
-        let nulls = match report.nulls {
-            0 => String::new(),
-            nulls => format!(", null where JSON cannot say it: {} fields", thousands(nulls)),
-        };
-        out.line(clean(&format!(
-            "exported: {} entries and {} notes to {}, naive times in {}{nulls}",
-            thousands(report.entries),
-            thousands(report.notes),
-            path.display(),
-            report.zone,
-        )))?;
-        none_unreadable(0, &report.unreadable)
+        tell(&report, &path, out)
     }
+}
+
+/// Says what was written.
+fn tell(report: &ExportReport, path: &Path, out: &mut Out) -> Result<Exit> {
+    let nulls = match report.nulls {
+        0 => String::new(),
+        nulls => format!(", null where JSON cannot say it: {} fields", thousands(nulls)),
+    };
+    out.line(clean(&format!(
+        "exported: {} entries and {} notes to {}, naive times in {}{nulls}",
+        thousands(report.entries),
+        thousands(report.notes),
+        path.display(),
+        report.zone,
+    )))?;
+    none_unreadable(0, &report.unreadable)
 }

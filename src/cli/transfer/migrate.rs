@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use cloakroom::Error;
 use cloakroom::gateway::Gateway;
 use cloakroom::import::{ImportOptions, ImportReport, OnConflict};
-use cloakroom::{Error, SessionStore};
 
 use super::progress::show;
 use super::quarantine::Quarantine;
@@ -28,7 +28,12 @@ const MAX_PENDING: usize = 1 << 14;
 /// Small records kept in memory. An import comes back to hardly any.
 const CACHED_ENTRIES: usize = 1 << 10;
 
-/// Import a gateway's sessions.json, and create the store if there is none.
+/// Import a gateway's sessions.json or SQLite database, and create the store if there is none.
+///
+/// A database is Hermes' state.db (the table gateway_routing) or that of an agent of OpenClaw (session_nodes); what it is is
+/// told by its first bytes. It is read with its log of writes, and nothing but the quarantine is written beside it: one that
+/// is in use or has such a log is copied to TMPDIR first. Rows are counted in place of lines. Where a sessions.json mirrors
+/// Hermes' table and says otherwise, the table counts.
 ///
 /// The file is only read. An entry that is bad goes to the quarantine, and the rest goes on; where the file is damaged
 /// or cut off, what comes before that place is imported. In both cases the exit code is 1. A file without a good entry
@@ -63,6 +68,8 @@ const CACHED_ENTRIES: usize = 1 << 10;
 ///   unreadable_times     times that cannot be parsed; an entry with no other time is as old as the file
 ///   odd_values           other fields that hold what does not belong there: empty in the store, as it was in exports
 ///   repeated_fields      fields that come again in the same entry; the last one counts
+///   mirror_differs       of a database: entries that the sessions.json beside it has otherwise; the database's count
+///   mirror_only          of a database: entries that only that file has; they are not imported
 ///   problems             list of objects (line, reason): the first bad entries
 ///   damage               null, or an object (line, column, byte, reason): where the file ceases to make sense
 ///   seconds              how long it took
@@ -72,6 +79,10 @@ const CACHED_ENTRIES: usize = 1 << 10;
 pub(in crate::cli) struct Migrate {
     /// The file, or - for standard input.
     file: PathBuf,
+    /// Of a database of Hermes, the rows of one scope only: a directory of sessions, as Hermes spells it [default: all].
+    #[cfg(feature = "sqlite")]
+    #[arg(long)]
+    scope: Option<String>,
     /// Whose file it is.
     #[arg(long, value_enum, default_value_t = FileFormat::Auto)]
     format: FileFormat,
@@ -131,7 +142,7 @@ impl Migrate {
     pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
         let name = name(&self.file);
         let named = || format!("could not import {name}");
-        let mut source = Source::open(&self.file).with_context(named)?;
+        let mut source = Source::open(&self.file, self.scope()).with_context(named)?;
         let to_stdout = self.quarantine.as_deref().is_some_and(is_standard);
         let (mut quarantine, is_wanted) = match &self.quarantine {
             Some(path) if to_stdout => (Quarantine::exactly(path.clone()), true),
@@ -143,14 +154,14 @@ impl Migrate {
         let opening = options(db).cache_bytes(CACHE);
         let sink: &mut dyn Write = if to_stdout { out } else { &mut quarantine };
         let options = self.options(&source, is_wanted.then_some(&mut *sink));
-        let made = SessionStore::create_from(opening.clone(), &mut source, options, |progress| show(&bar, progress));
+        let made = source.create(opening.clone(), options, |progress| show(&bar, progress));
         let report = match made {
             // Nothing of the file has been read yet.
             Err(Error::StoreExists { .. }) => {
                 let opening = opening.max_pending(MAX_PENDING).cached_entries(CACHED_ENTRIES);
                 with_opened(opening, |store| {
                     let options = self.options(&source, is_wanted.then_some(sink));
-                    store.import(&mut source, options, |progress| show(&bar, progress)).with_context(named)
+                    source.import(store, options, |progress| show(&bar, progress)).with_context(named)
                 })
             }
             // It is not the file's fault.
@@ -172,7 +183,7 @@ impl Migrate {
         if self.output.json {
             out.json(&summary)?
         } else if !to_stdout {
-            self.print(&summary, out)?
+            self.print(&summary, &source, out)?
         }
         if report.is_complete() {
             return Ok(Exit::Done);
@@ -180,7 +191,7 @@ impl Migrate {
         let left_out = Failure::Incomplete {
             quarantined: report.quarantined,
             quarantine: quarantine.path().map(Path::to_path_buf),
-            damage: report.damage.as_ref().map(|at| format!("line {}, column {}", at.line, at.column)),
+            damage: report.damage.as_ref().map(|at| source.place(at)),
             advice: if self.dry_run { "everything else can be imported" } else { "everything else is in the store" },
         };
         Err(anyhow::Error::new(left_out).context(format!("{name} is not whole")))
@@ -189,6 +200,16 @@ impl Migrate {
     /// Whether both the quarantine and the JSON are to go to standard output.
     pub(in crate::cli) fn contradicts_itself(&self) -> bool {
         self.quarantine.as_deref().is_some_and(is_standard) && self.output.json
+    }
+
+    #[cfg(feature = "sqlite")]
+    fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    fn scope(&self) -> Option<&str> {
+        None
     }
 
     fn options<'a>(&self, source: &Source, quarantine: Option<&'a mut dyn Write>) -> ImportOptions<'a> {
@@ -236,7 +257,7 @@ impl Migrate {
         }
     }
 
-    fn print(&self, summary: &Summary<'_>, out: &mut Out) -> Result<()> {
+    fn print(&self, summary: &Summary<'_>, source: &Source, out: &mut Out) -> Result<()> {
         let report = summary.report;
         let mut table = Columns::pairs();
         let mut row = |name: &str, value: &str| table.row([name, value]);
@@ -271,6 +292,8 @@ impl Migrate {
             ("times that cannot be parsed", report.unreadable_times),
             ("fields that hold what does not belong there: empty in the store", report.odd_values),
             ("fields left out, the entry has them again further on", report.repeated_fields),
+            ("in the sessions.json beside it otherwise: the database counts", report.mirror_differs),
+            ("only in the sessions.json beside it: not imported", report.mirror_only),
         ];
         for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
             row(name, &thousands(count));
@@ -288,14 +311,14 @@ impl Migrate {
             )))?;
         }
         for problem in &report.problems {
-            out.line(clean(&format!("bad entry on line {}: {}", problem.line, problem.reason)))?;
+            out.line(clean(&format!("bad entry {}: {}", source.line(problem.line), problem.reason)))?;
         }
         let untold = report.quarantined.saturating_sub(report.problems.len() as u64);
         if untold > 0 {
             out.line(format_args!("and {} bad entries more", thousands(untold)))?;
         }
         if let Some(at) = &report.damage {
-            out.line(clean(&format!("damaged on line {}, column {}: {}", at.line, at.column, at.reason)))?;
+            out.line(clean(&format!("damaged at {}: {}", source.place(at), at.reason)))?;
         }
         Ok(())
     }

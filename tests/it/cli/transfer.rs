@@ -120,7 +120,7 @@ fn migrate_as_json_has_every_documented_field() {
         "kept": 0, "unchanged": 0, "changed_here": 0, "not_in_file": 0, "duplicates": 0, "quarantined": 0,
         "quarantine": null, "notes": 0, "notes_left_out": 0, "kept_zone": null, "clamped": 0, "skipped_hours": 0,
         "repeated_hours": 0, "without_time": 0, "unreadable_times": 0, "odd_values": 0, "repeated_fields": 0,
-        "problems": [], "damage": null, "seconds": report["seconds"], "entries_per_second": report["entries_per_second"],
+        "mirror_differs": 0, "mirror_only": 0, "problems": [], "damage": null, "seconds": report["seconds"], "entries_per_second": report["entries_per_second"],
     });
     assert_eq!(report, expected);
     assert!(report["seconds"].as_f64().unwrap() > 0.0);
@@ -206,7 +206,7 @@ fn a_damaged_file_goes_in_up_to_the_damage() {
     assert_eq!(report["damage"]["byte"], cut);
     let ran = moving.migrate(&[]);
     assert_eq!(ran.code, 1);
-    assert!(ran.out.lines().any(|line| line.starts_with("damaged on line 1, column ")), "{}", ran.out);
+    assert!(ran.out.lines().any(|line| line.starts_with("damaged at line 1, column ")), "{}", ran.out);
     assert_eq!(run(&moving.db, &["list", "--json"]).keys().len(), 1);
 }
 
@@ -363,7 +363,7 @@ fn wrong_arguments_are_told_apart() {
         (&["migrate", file, "--format", "csv"], "[possible values: auto, hermes, openclaw]"),
         (&["migrate", file, "--on-conflict", "both"], "[possible values: newer, keep, replace]"),
         (&["export"], "--format"),
-        (&["export", "--format", "csv"], "[possible values: hermes, openclaw, jsonl]"),
+        (&["export", "--format", "csv"], "[possible values: hermes, openclaw, jsonl"),
         (&["export", "--format", "hermes", "--timezone", "+99:00"], "is no time zone"),
         (&["export", "--format", "hermes", "--force"], "--output"),
     ];
@@ -538,4 +538,75 @@ fn a_migration_that_is_killed_and_started_again_ends_like_a_clean_one() {
         assert_eq!(run(&moved.db, &["verify"]).code, 0);
     }
     assert!(cut_short >= 2, "only {cut_short} migrations were cut short");
+}
+
+/// Databases of the gateways, told by their first bytes.
+#[cfg(feature = "sqlite")]
+mod databases {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    fn of(fixture: &str) -> Move {
+        let sql = fs::read_to_string(format!("{}/databases/{fixture}", self::fixture(""))).unwrap();
+        let moving = Move::of("");
+        fs::remove_file(&moving.file).unwrap();
+        Connection::open(&moving.file).unwrap().execute_batch(&sql).unwrap();
+        moving
+    }
+
+    #[test]
+    fn a_database_goes_in_and_back() {
+        let moving = of("hermes-0.22.2.sql");
+        let tmp = moving.dir.path().join("tmp");
+        fs::create_dir(&tmp).unwrap();
+        Connection::open(&moving.file).unwrap().execute_batch("PRAGMA journal_mode = WAL").unwrap();
+        let args = ["migrate", moving.file.to_str().unwrap(), "--timezone", "+02:00", "--json"];
+        let ran = Ran::from(command(&moving.db, &args).env("TMPDIR", &tmp).output().unwrap());
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
+        let report = ran.json();
+        assert_eq!((&report["read"], &report["format"]), (&json!(6), &json!("hermes")));
+        assert_eq!(moving.names(), ["sessions.json", "store", "tmp"]);
+        assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0, "the copy is gone");
+
+        let back = moving.dir.path().join("back.db");
+        let out = ["export", "--format", "hermes-table", "--output", back.to_str().unwrap()];
+        let ran = run(&moving.db, &out);
+        assert!(ran.code == 2 && ran.err.contains("--scope"), "{}", ran.err);
+        let ran = run(&moving.db, &[&out[..], &["--scope", "/s"]].concat());
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert!(ran.out.starts_with("exported: 6 entries"), "{}", ran.out);
+        let rows = Connection::open(&back).unwrap().query_row("SELECT count(*) FROM gateway_routing", [], |r| r.get(0));
+        assert_eq!(rows, Ok(6));
+        run(&moving.db, &["export", "--format", "hermes-table", "--scope", "/s"]).error_line(&["--output"]);
+        // Into the store that is there, by its scope.
+        let again = |scope: &str| {
+            let zone = ["--timezone", "+02:00", "--json"];
+            run(&moving.db, &[&["migrate", back.to_str().unwrap(), "--scope", scope], &zone[..]].concat())
+        };
+        assert_eq!(again("/s").json()["unchanged"], 6);
+        again("/t").error_line(&["no entry of the scope", "\"/s\""]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_database_is_told_by_rows() {
+        let moving = of("openclaw-2026.9.6.sql");
+        let sql = "UPDATE session_nodes SET entry_json = 'x' WHERE session_key LIKE '%:c2'";
+        Connection::open(&moving.file).unwrap().execute(sql, []).unwrap();
+        let ran = moving.migrate(&[]);
+        assert_eq!(ran.code, 1);
+        assert!(ran.out.contains("bad entry in row 3: it is not JSON"), "{}", ran.out);
+        assert_eq!(ran.row("imported"), "3");
+        assert_eq!(moving.names(), ["sessions.json", "sessions.json.quarantine.jsonl", "store"]);
+
+        let whole = fs::read(&moving.file).unwrap();
+        fs::write(&moving.file, &whole[..5000]).unwrap();
+        let db = moving.dir.path().join("other");
+        let ran = run(&db, &["migrate", moving.file.to_str().unwrap()]);
+        assert_eq!((ran.code, db.exists()), (1, false), "{}", ran.out);
+        ran.error_line(&["not a session file: the database cannot be read"]);
+
+        let text = Move::of(two());
+        text.migrate(&["--scope", "/s"]).error_line(&["only a database has scopes"]);
+    }
 }
