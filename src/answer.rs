@@ -1,6 +1,6 @@
 //! What the verbs of [`SessionStore`](crate::SessionStore) answer.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::commit::Receipt;
 use crate::entry::SessionEntry;
@@ -10,7 +10,7 @@ use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
 
 /// What [`SessionStore::open`](crate::SessionStore::open) found and did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OpenReport {
     /// The store was made just now.
@@ -54,7 +54,7 @@ impl OpenReport {
 }
 
 /// How far a database is behind what had been synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Shortfall {
     /// The newest commit known to have been synced.
@@ -192,6 +192,25 @@ pub enum Removal {
     Changed,
     /// There is no entry.
     Missing,
+}
+
+/// What comes of a change that was to be made only where the entry has a certain revision.
+#[derive(Debug)]
+pub(crate) enum IfSeen<T> {
+    /// It was made, or there was no entry to make it to.
+    Done(T),
+    /// The entry has another revision, and stays.
+    Differs,
+}
+
+impl<T> IfSeen<T> {
+    /// The answer of a change that was to be made whatever the revision.
+    pub(crate) fn done(self) -> Option<T> {
+        match self {
+            Self::Done(done) => Some(done),
+            Self::Differs => None,
+        }
+    }
 }
 
 /// Figures of a store.

@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 ///
 /// Put together from a small record that each touch rewrites (`updated_at`, the flags, the counters) and a larger one
 /// that only structural changes do. Whatever else a gateway stored is in [`Extras`].
-#[derive(Clone, PartialEq, Serialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SessionEntry {
     /// Names the conversation.

@@ -81,6 +81,12 @@ pub enum Error {
         /// It is this process.
         this_process: bool,
     },
+    /// The store has a live view already.
+    #[error("the store at {path} has a live view already")]
+    Served {
+        /// The store.
+        path: PathBuf,
+    },
     /// [`open_shared`](crate::SessionStore::open_shared) found the store open in this process, with another setting.
     #[error("the store at {path} is open in this process with another {option}: open it with the same options")]
     OptionsDiffer {
@@ -387,6 +393,7 @@ impl Error {
             Self::NotFound { .. } => "not_found",
             Self::NotAStore { .. } => "not_a_store",
             Self::Locked { .. } => "locked",
+            Self::Served { .. } => "served",
             Self::OptionsDiffer { .. } => "options_differ",
             Self::NewerFormat { .. } => "newer_format",
             Self::OlderFormat { .. } => "older_format",

@@ -14,7 +14,6 @@ use crate::entry::Revision;
 use crate::feed::Feed;
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
-use crate::meter;
 use crate::time::Timestamp;
 
 pub use crate::feed::Nothing;
@@ -300,8 +299,8 @@ impl Listeners {
         self.wanted.store(all.iter().fold(0, |wanted, one| wanted | one.wanted), Ordering::Release);
     }
 
-    /// Sends it to all listeners that want it and have room for it.
-    pub(crate) fn tell(&self, event: &Event) {
+    /// Sends it to all listeners that want it and have room for it. Answers how many had none.
+    pub(crate) fn tell(&self, event: &Event) -> u64 {
         let (class, mut gone, mut dropped) = (event.kind.class(), false, 0);
         for listener in self.all.read().iter().filter(|listener| listener.wanted & class != 0) {
             match listener.events.try_send(event.clone()) {
@@ -319,6 +318,6 @@ impl Listeners {
             all.retain(|listener| Arc::strong_count(&listener.dropped) > 1);
             self.count(&all);
         }
-        meter::events_dropped(dropped);
+        dropped
     }
 }

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::{Fingerprint, Term};
 use crate::commit::{HeldBy, Leases, MAX_LEASES, Receipt};
@@ -51,7 +51,7 @@ impl Drop for Lease {
 }
 
 /// A lease that has not ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OpenLease {
     /// The conversation.
@@ -64,7 +64,7 @@ pub struct OpenLease {
     /// When it ends; `None` for one of this process.
     pub end: Option<Timestamp>,
     /// How long ago it was taken, in seconds.
-    #[serde(rename = "age_seconds", serialize_with = "whole_seconds")]
+    #[serde(rename = "age_seconds", serialize_with = "whole_seconds", deserialize_with = "of_seconds")]
     pub age: Duration,
 }
 
@@ -165,4 +165,8 @@ impl SessionStore {
 
 fn whole_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     duration.as_secs().serialize(serializer)
+}
+
+fn of_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_secs)
 }

@@ -161,6 +161,8 @@ pub mod key;
 mod keys;
 pub mod leases;
 mod listen;
+#[cfg(feature = "live")]
+pub mod live;
 mod meter;
 mod modify;
 mod outfile;
@@ -176,6 +178,7 @@ mod resolve;
 mod rules;
 mod sessions;
 mod shared;
+mod socket;
 pub mod source;
 #[cfg(feature = "sqlite")]
 mod sqlite;

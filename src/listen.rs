@@ -35,6 +35,8 @@ impl SessionStore {
         }
         let Told { kind, old: old_session_id, new: new_session_id, revision } = told();
         let at = self.now();
-        self.listeners().tell(&Event { key: key.clone(), kind, at, old_session_id, new_session_id, revision });
+        let event = Event { key: key.clone(), kind, at, old_session_id, new_session_id, revision };
+        let dropped = self.listeners().tell(&event);
+        self.commits().meter().events_dropped(dropped);
     }
 }

@@ -1,56 +1,189 @@
-//! Figures for the `metrics` facade, behind the feature of that name. Without it these do nothing.
+//! Figures of a store, counted as it works: for the recorder of the `metrics` facade, behind the feature of that name, and
+//! for the live view, behind the feature `live`. Without either these do nothing.
 //!
-//! The docs of [`Stats`](crate::report::Stats) list names and units.
+//! `docs/metrics.md` lists names and units. Each store counts for itself: in the facade a label tells them apart, `store`,
+//! its path.
 //!
-//! All stores of a process count together. A recorder is the caller's code, and may use the store: call these with
-//! nothing locked. One that panics hurts nothing but its own figures.
+//! A recorder is the caller's code, and may use the store: call these with nothing locked. One that panics hurts nothing
+//! but its own figures.
+#![cfg_attr(
+    not(all(feature = "metrics", feature = "live")),
+    allow(dead_code, unused_variables, reason = "nobody counts, or not all of it")
+)]
 
-use std::time::Duration;
+#[cfg(feature = "live")]
+pub(crate) mod figures;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::time::Timestamp;
 
-#[cfg(feature = "metrics")]
-fn guarded(record: impl FnOnce()) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(record)).is_err() {
-        tracing::debug!("the recorder of metrics panicked");
+/// Why entries were pruned, in the order in which they are counted.
+pub(crate) const REASONS: [&str; 3] = ["age", "entries", "bytes"];
+/// Why entries were kept, likewise.
+pub(crate) const KEPT: [&str; 7] =
+    ["suspended", "pinned", "held", "active", "guard_failed", "unreadable", "touched_meanwhile"];
+
+/// What a pass of pruning did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pruned {
+    /// When it ended.
+    pub(crate) at: Timestamp,
+    /// Entries removed, by [`REASONS`].
+    pub(crate) removed: [u64; 3],
+    /// Entries kept, by [`KEPT`].
+    pub(crate) kept: [u64; 7],
+    pub(crate) oldest_protected: Option<Duration>,
+}
+
+/// The figures of one store.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    #[cfg(feature = "live")]
+    pub(crate) figures: figures::Figures,
+    #[cfg(feature = "metrics")]
+    facade: facade::Facade,
+}
+
+impl Meter {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self {
+            #[cfg(feature = "live")]
+            figures: figures::Figures::new(),
+            #[cfg(feature = "metrics")]
+            facade: facade::Facade::new(path),
+        }
+    }
+
+    /// An entry was used.
+    pub(crate) fn touched(&self) {
+        #[cfg(feature = "live")]
+        self.figures.touched();
+        #[cfg(feature = "metrics")]
+        self.facade.touched();
+    }
+
+    /// A commit that changed something is done.
+    pub(crate) fn committed(&self, took: Duration, changes: usize, entries: u64, pending: usize) {
+        #[cfg(feature = "live")]
+        self.figures.committed(took, changes);
+        #[cfg(feature = "metrics")]
+        self.facade.committed(took, changes, entries, pending);
+    }
+
+    /// The oldest change that is not synced has waited since then.
+    pub(crate) fn waits_since(&self, since: Option<Instant>) {
+        #[cfg(feature = "live")]
+        self.figures.waits_since(since);
+    }
+
+    /// A pass has ended.
+    pub(crate) fn pruned(&self, pass: &Pruned) {
+        #[cfg(feature = "live")]
+        self.figures.pruned(pass);
+        #[cfg(feature = "metrics")]
+        self.facade.pruned(pass);
+    }
+
+    /// Events that a full channel did not take.
+    pub(crate) fn events_dropped(&self, count: u64) {
+        if count == 0 {
+            return;
+        }
+        #[cfg(feature = "live")]
+        self.figures.events_dropped(count);
+        #[cfg(feature = "metrics")]
+        self.facade.events_dropped(count);
     }
 }
 
-/// The entry was used.
-pub(crate) fn touched() {
-    #[cfg(feature = "metrics")]
-    guarded(|| metrics::counter!("cloakroom_touches_total").increment(1));
-}
+#[cfg(feature = "metrics")]
+mod facade {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::path::Path;
+    use std::time::Duration;
 
-/// A commit that changed something is done.
-#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
-pub(crate) fn committed(took: Duration, entries: u64, pending: usize) {
-    #[cfg(feature = "metrics")]
-    guarded(|| {
-        metrics::counter!("cloakroom_commits_total").increment(1);
-        metrics::histogram!("cloakroom_commit_seconds").record(took);
-        metrics::gauge!("cloakroom_entries").set(entries as f64);
-        metrics::gauge!("cloakroom_pending_changes").set(pending as f64);
-    });
-}
+    use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, with_recorder};
 
-/// A pass has ended at `now`; `reasons` counts the removed entries by reason.
-#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
-pub(crate) fn pruned(now: Timestamp, reasons: [(&'static str, u64); 3]) {
-    #[cfg(feature = "metrics")]
-    guarded(|| {
-        for (reason, removed) in reasons {
-            metrics::counter!("cloakroom_pruned_total", "reason" => reason).increment(removed);
+    use super::{KEPT, Pruned, REASONS};
+
+    const METADATA: Metadata<'_> = Metadata::new("cloakroom", Level::INFO, Some("cloakroom"));
+
+    /// The names of the figures with the label of the store, made once: a touch is to make none.
+    #[derive(Debug)]
+    pub(super) struct Facade {
+        touches: Key,
+        commits: Key,
+        commit_seconds: Key,
+        commit_changes: Key,
+        entries: Key,
+        pending: Key,
+        pruned: [Key; 3],
+        kept: [Key; 7],
+        oldest_protected: Key,
+        last_prune: Key,
+        events_dropped: Key,
+    }
+
+    impl Facade {
+        pub(super) fn new(path: &Path) -> Self {
+            let store = SharedString::from(path.display().to_string());
+            let of = |name: &'static str, labels: &[Label]| {
+                Key::from_parts(name, [&[Label::new("store", store.clone())], labels].concat())
+            };
+            let with_reason = |name, reason: &'static str| of(name, &[Label::new("reason", reason)]);
+            Self {
+                touches: of("cloakroom_touches_total", &[]),
+                commits: of("cloakroom_commits_total", &[]),
+                commit_seconds: of("cloakroom_commit_seconds", &[]),
+                commit_changes: of("cloakroom_commit_changes", &[]),
+                entries: of("cloakroom_entries", &[]),
+                pending: of("cloakroom_pending_changes", &[]),
+                pruned: REASONS.map(|reason| with_reason("cloakroom_pruned_total", reason)),
+                kept: KEPT.map(|reason| with_reason("cloakroom_prune_kept", reason)),
+                oldest_protected: of("cloakroom_oldest_protected_seconds", &[]),
+                last_prune: of("cloakroom_last_prune_timestamp_seconds", &[]),
+                events_dropped: of("cloakroom_events_dropped_total", &[]),
+            }
         }
-        metrics::gauge!("cloakroom_last_prune_timestamp_seconds").set(now.as_micros() as f64 / 1e6);
-    });
-}
 
-/// Events that a full channel did not take.
-#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
-pub(crate) fn events_dropped(count: u64) {
-    #[cfg(feature = "metrics")]
-    if count > 0 {
-        guarded(|| metrics::counter!("cloakroom_events_dropped_total").increment(count));
+        pub(super) fn touched(&self) {
+            guarded(|recorder| recorder.register_counter(&self.touches, &METADATA).increment(1));
+        }
+
+        pub(super) fn committed(&self, took: Duration, changes: usize, entries: u64, pending: usize) {
+            guarded(|recorder| {
+                recorder.register_counter(&self.commits, &METADATA).increment(1);
+                recorder.register_histogram(&self.commit_seconds, &METADATA).record(took);
+                recorder.register_histogram(&self.commit_changes, &METADATA).record(changes as f64);
+                recorder.register_gauge(&self.entries, &METADATA).set(entries as f64);
+                recorder.register_gauge(&self.pending, &METADATA).set(pending as f64);
+            });
+        }
+
+        pub(super) fn pruned(&self, pass: &Pruned) {
+            guarded(|recorder| {
+                for (key, count) in self.pruned.iter().zip(pass.removed) {
+                    recorder.register_counter(key, &METADATA).increment(count);
+                }
+                for (key, count) in self.kept.iter().zip(pass.kept) {
+                    recorder.register_gauge(key, &METADATA).set(count as f64);
+                }
+                let oldest = pass.oldest_protected.unwrap_or_default().as_secs_f64();
+                recorder.register_gauge(&self.oldest_protected, &METADATA).set(oldest);
+                recorder.register_gauge(&self.last_prune, &METADATA).set(pass.at.as_micros() as f64 / 1e6);
+            });
+        }
+
+        pub(super) fn events_dropped(&self, count: u64) {
+            guarded(|recorder| recorder.register_counter(&self.events_dropped, &METADATA).increment(count));
+        }
+    }
+
+    fn guarded(record: impl FnOnce(&dyn Recorder)) {
+        if catch_unwind(AssertUnwindSafe(|| with_recorder(record))).is_err() {
+            tracing::debug!("the recorder of metrics panicked");
+        }
     }
 }

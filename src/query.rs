@@ -148,18 +148,23 @@ impl SessionStore {
 
     /// Reads up to `piece` rows of the index at a time.
     fn iter_after(&self, filter: Filter, cursor: Option<Cursor>, piece: usize) -> Result<Iter> {
+        let row =
+            |cursor: Cursor| ActivityRow { time: cursor.updated_at, entry: self.commits().fingerprint(&cursor.key) };
+        self.iter_behind(filter, cursor.map(row), piece)
+    }
+
+    /// Those that come behind a row.
+    pub(crate) fn iter_behind(&self, filter: Filter, row: Option<ActivityRow>, piece: usize) -> Result<Iter> {
         self.commits().apply_pending()?;
         let mut unreadable = Unreadable::default();
-        if let Some(found) = self.few_found(&filter, &mut unreadable)? {
+        if let Some(mut found) = self.few_found(&filter, &mut unreadable)? {
+            if let Some(row) = row {
+                found.retain(|found| ActivityRow::of(&found.hot, self.commits().fingerprint(&found.key)) < row);
+            }
             let found: Vec<Found> = found.into_iter().map(|found| (found.hot.updated_at, found)).collect();
             return Ok(Iter { found: found.into_iter(), ..Iter::new(self.clone(), filter, None, 0, unreadable) });
         }
-        let before = match cursor {
-            Some(cursor) => {
-                Some(ActivityRow { time: cursor.updated_at, entry: self.commits().fingerprint(&cursor.key) })
-            }
-            None => filter.idle_since.map(ActivityRow::first_at),
-        };
+        let before = row.or_else(|| filter.idle_since.map(ActivityRow::first_at));
         Ok(Iter::new(self.clone(), filter, before, piece.clamp(1, MAX_PIECE), unreadable))
     }
 
@@ -253,6 +258,12 @@ impl Iter {
     /// Where the entry of this key stood, which came last.
     fn cursor(&self, key: &SessionKey) -> Option<Cursor> {
         Some(Cursor { updated_at: self.place?, key: key.clone() })
+    }
+
+    /// The time of the row of the entry that came last.
+    #[cfg(feature = "live")]
+    pub(crate) fn place(&self) -> Option<Timestamp> {
+        self.place
     }
 
     /// The records that were passed over so far because they cannot be decoded.

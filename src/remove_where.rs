@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::codec::{Cold, Hot};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::unreadable::Unreadable;
 
 /// What [`SessionStore::remove_where`] did.
 #[must_use = "with a wrong count nothing is removed"]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BulkRemoval {
@@ -34,7 +34,7 @@ pub enum BulkRemoval {
 }
 
 /// How much [`SessionStore::remove_where`] removed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RemovalReport {
     /// Entries removed.

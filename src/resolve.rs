@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use crate::answer::{ReplaceReason, Repointed, Resolution, Resolved, Written};
+use crate::answer::{IfSeen, ReplaceReason, Repointed, Resolution, Resolved, Written};
 use crate::codec::{Cold, Hot};
 use crate::commit::EntryLock;
-use crate::entry::{KeepExtras, SessionEntry, Touch};
+use crate::entry::{KeepExtras, Revision, SessionEntry, Touch};
 use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, TOUCHES, Told};
 use crate::how::{Repoint, Resolve};
 use crate::key::{SessionId, SessionKey};
-use crate::meter;
 use crate::random;
 use crate::rules::{self, Lead, entry, touched_by_message};
 use crate::source::SessionSource;
-use crate::store::{SessionStore, both};
+use crate::store::{SessionStore, both, differs};
 use crate::time::Timestamp;
 
 impl SessionStore {
@@ -112,7 +111,7 @@ impl SessionStore {
         };
         drop(locked);
         if touched_at.is_some() {
-            meter::touched();
+            self.commits().meter().touched();
             self.tell(key, TOUCHES, || Told::of(EventKind::Touched, hot.revision));
         }
         let entry = entry(key, &hot, Cold::clone(cold));
@@ -128,16 +127,29 @@ impl SessionStore {
     /// Like [`reset`](SessionStore::reset), but some extras stay: a model or a label that the user chose, say. Costs the
     /// size of the extras.
     pub fn reset_keeping(&self, key: &SessionKey, keep: &KeepExtras) -> Result<Option<Written>> {
+        Ok(self.reset_seen(key, keep, None)?.done().flatten())
+    }
+
+    /// Likewise, if the entry has the revision that was `seen`.
+    pub(crate) fn reset_seen(
+        &self,
+        key: &SessionKey,
+        keep: &KeepExtras,
+        seen: Option<Revision>,
+    ) -> Result<IfSeen<Option<Written>>> {
         let id = random::session_id(self.now())?;
         let (mut locked, now) = self.lock_to_touch(key)?;
-        let Some((hot, cold)) = both(&locked)? else { return Ok(None) };
+        if differs(&locked, seen) {
+            return Ok(IfSeen::Differs);
+        }
+        let Some((hot, cold)) = both(&locked)? else { return Ok(IfSeen::Done(None)) };
         let extras = keep.of(|| locked.extras(&cold))?;
         let (hot, new) = rules::reset((&hot, &cold), id, now);
         let placed = locked.put(hot, new, Some(&extras))?;
         drop(locked);
         let written = self.placed(key, placed);
         self.tell_renewed(key, EventKind::Reset { reason: None }, &cold.session_id, &written.entry);
-        Ok(Some(written))
+        Ok(IfSeen::Done(Some(written)))
     }
 
     /// Leads the key to another session: one to be resumed, or the same conversation under a new id. Where it leads there

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tracing::field::Empty;
 
-use crate::answer::{OpenReport, Removal, Stats, Written};
+use crate::answer::{IfSeen, OpenReport, Removal, Stats, Written};
 use crate::clock_check::ClockCheck;
 use crate::codec::{Cold, Hot, PINNED, SUSPENDED};
 use crate::commit::{Commits, EntryLock, Peeked, Placed, Receipt, Settings};
@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, Listeners, TOUCHES, Told, UPDATES};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
-use crate::meter;
 use crate::random;
 use crate::rules::entry;
+use crate::socket;
 use crate::source::KeyPolicy;
 use crate::storage::{self, Opened, Verification};
 use crate::time::{Clock, Reading, Timestamp};
@@ -97,6 +97,7 @@ impl SessionStore {
         let span =
             tracing::debug_span!("open", path = %options.path.display(), created = Empty, entries = Empty).entered();
         let opened = storage::open(&options.path, options.create, options.cache_bytes, options.trust_group)?;
+        socket::sweep(&options.path);
         let store = Self::start(opened, options)?;
         span.record("created", store.open_report().created).record("entries", store.len());
         Ok(store)
@@ -215,7 +216,7 @@ impl SessionStore {
         let (mut locked, now) = self.lock_to_touch(key)?;
         let Some((commit, revision)) = locked.touch(now) else { return Ok(None) };
         drop(locked);
-        meter::touched();
+        self.commits().meter().touched();
         self.tell(key, TOUCHES, || Told::of(EventKind::Touched, revision));
         Ok(Some(self.commits().receipt(commit)))
     }
@@ -284,13 +285,21 @@ impl SessionStore {
 
     /// Removes an entry.
     pub fn remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+        Ok(self.remove_seen(key, None)?.done().flatten())
+    }
+
+    /// Removes an entry if it has the revision that was `seen`.
+    pub(crate) fn remove_seen(&self, key: &SessionKey, seen: Option<Revision>) -> Result<IfSeen<Option<Receipt>>> {
         let mut locked = self.commits().lock(key)?;
+        if differs(&locked, seen) {
+            return Ok(IfSeen::Differs);
+        }
         // A record that cannot be decoded is an error here, and not of the committer.
-        let Some((_, gone)) = both(&locked)? else { return Ok(None) };
+        let Some((_, gone)) = both(&locked)? else { return Ok(IfSeen::Done(None)) };
         let commit = locked.remove();
         drop(locked);
         self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
-        Ok(Some(self.commits().receipt(commit)))
+        Ok(IfSeen::Done(Some(self.commits().receipt(commit))))
     }
 
     /// Removes an entry if it is still as it was `seen`: its revision and its time of activity are the same. A turn that
@@ -380,12 +389,26 @@ impl SessionStore {
     }
 
     fn set_flag(&self, key: &SessionKey, flag: u8, on: bool, kind: EventKind) -> Result<Option<Receipt>> {
+        Ok(self.set_flag_seen(key, (flag, on), kind, None)?.done().flatten())
+    }
+
+    /// Sets a flag of an entry if it has the revision that was `seen`.
+    pub(crate) fn set_flag_seen(
+        &self,
+        key: &SessionKey,
+        (flag, on): (u8, bool),
+        kind: EventKind,
+        seen: Option<Revision>,
+    ) -> Result<IfSeen<Option<Receipt>>> {
         let locked = self.lock_to_change(key)?;
-        let Some(done) = self.change_hot(locked, |hot| hot.set(flag, on)) else { return Ok(None) };
+        if differs(&locked, seen) {
+            return Ok(IfSeen::Differs);
+        }
+        let Some(done) = self.change_hot(locked, |hot| hot.set(flag, on)) else { return Ok(IfSeen::Done(None)) };
         if done.is_changed() {
             self.tell(key, CHANGES, || Told::of(kind, done.now.revision));
         }
-        Ok(Some(done.receipt))
+        Ok(IfSeen::Done(Some(done.receipt)))
     }
 
     /// What a verb answers of an entry that it put in place. Call it with no entry locked.
@@ -418,6 +441,11 @@ impl HotChanged {
     fn is_changed(&self) -> bool {
         self.before.revision != self.now.revision
     }
+}
+
+/// Whether a locked entry has another revision than was `seen`.
+pub(crate) fn differs(locked: &EntryLock<'_>, seen: Option<Revision>) -> bool {
+    seen.zip(locked.hot()).is_some_and(|(seen, hot)| hot.revision != seen)
 }
 
 /// Both records of a locked entry.

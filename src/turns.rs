@@ -11,13 +11,12 @@
 mod resume;
 mod token;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::commit::{Marker, Receipt};
 use crate::error::Result;
 use crate::events::{EventKind, TOUCHES, Told};
 use crate::key::SessionKey;
-use crate::meter;
 use crate::rules::touched;
 use crate::store::{SessionStore, both};
 use crate::time::Timestamp;
@@ -39,7 +38,7 @@ pub enum TurnEnd {
 }
 
 /// A turn that has begun and not ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OpenTurn {
     /// The conversation.
@@ -119,7 +118,7 @@ impl SessionStore {
         }
         let (token, commit) = locked.begin_turn(touched(hot, now), cold.session_id.clone(), now);
         drop(locked);
-        meter::touched();
+        self.commits().meter().touched();
         self.tell(key, TOUCHES, || Told::of(EventKind::Touched, hot.revision));
         Ok(TurnStart::Begun(BegunTurn { token: TurnToken(token), receipt: self.commits().receipt(commit) }))
     }

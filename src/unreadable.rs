@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result, with_causes};
 
@@ -14,7 +14,7 @@ const NAMED: usize = 10;
 /// store sound.
 ///
 /// A failure to read the database at all is an [`Error`], not counted here.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Unreadable {
     /// How many.
@@ -27,15 +27,39 @@ pub struct Unreadable {
 }
 
 /// A record that cannot be decoded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UnreadableRecord {
     /// The tree it is in: `sessions`, `activity`, `turns`, …
-    pub tree: &'static str,
+    #[serde(deserialize_with = "tree")]
+    pub tree: TreeName,
     /// The entry, redacted, or the row's place.
     pub key: String,
     /// What is wrong.
     pub reason: String,
+}
+
+/// The name of a tree. Under a name of its own, for serde would have the text that is read live as long.
+pub(crate) type TreeName = &'static str;
+
+/// The trees that records lie in.
+const TREES: [&str; 10] = [
+    "sessions",
+    "activity",
+    "by_updated_at",
+    "by_session_id",
+    "extras",
+    "journal",
+    "turns",
+    "leases",
+    "intent",
+    "meta",
+];
+
+/// The name of a tree in a report that was written as JSON.
+pub(crate) fn tree<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+    Ok(TREES.into_iter().find(|tree| *tree == name).unwrap_or("unknown"))
 }
 
 /// What was read; `None` if one record cannot be decoded, and an error if the engine failed: then every other record may
@@ -91,7 +115,7 @@ impl Unreadable {
 }
 
 /// What a verb found, and what it had to pass over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Listing<T> {
     /// What was found.

@@ -1,5 +1,6 @@
 //! [`Watcher`]: the thread that prunes.
 
+use std::fmt;
 use std::iter::FusedIterator;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock_check::{Checked, almost};
 use crate::codec::Held;
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, panic_message, with_causes};
 use crate::feed::Feed;
 use crate::fork;
-use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
+use crate::prune::{ActivityGuard, PrunePolicy, PruneReport, Scope};
 use crate::store::SessionStore;
 use crate::time::{Timer, Timestamp};
 
@@ -50,7 +51,7 @@ impl From<&Config> for WatcherConfig {
 }
 
 /// What the watcher has done so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WatcherStatus {
     /// Passes that ended, well or not.
@@ -94,7 +95,6 @@ pub struct WatcherStatus {
 /// Failures, panics of the guard's own code included, are counted and logged, and the next pass runs.
 ///
 /// In a forked process there is no such thread: nothing has been done, nothing is asked for, and reports have ended.
-#[derive(Debug)]
 pub struct Watcher {
     stop: Arc<AtomicBool>,
     /// Dropped to end the thread.
@@ -103,6 +103,32 @@ pub struct Watcher {
     status: Arc<Mutex<WatcherStatus>>,
     reports: Reports,
     thread: Option<JoinHandle<()>>,
+    #[cfg(feature = "live")]
+    config: WatcherConfig,
+    #[cfg(feature = "live")]
+    guard: Arc<dyn ActivityGuard>,
+}
+
+/// A watcher as the live view sees it.
+#[cfg(feature = "live")]
+#[derive(Clone)]
+pub(crate) struct SeenWatcher {
+    kick: Sender<()>,
+    status: Arc<Mutex<WatcherStatus>>,
+    pub(crate) config: WatcherConfig,
+    pub(crate) guard: Arc<dyn ActivityGuard>,
+}
+
+#[cfg(feature = "live")]
+impl SeenWatcher {
+    pub(crate) fn status(&self) -> WatcherStatus {
+        self.status.lock().clone()
+    }
+
+    /// Asks for a pass. Answers whether there is a thread to make it.
+    pub(crate) fn prune_now(&self) -> bool {
+        !matches!(self.kick.try_send(()), Err(TrySendError::Disconnected(())))
+    }
 }
 
 impl Watcher {
@@ -124,10 +150,13 @@ impl Watcher {
         let (report, reports) = Feed::new(REPORTS);
         let status = Arc::new(Mutex::new(WatcherStatus::default()));
         let stop = Arc::new(AtomicBool::new(false));
+        let guard: Arc<dyn ActivityGuard> = Arc::new(guard);
+        #[cfg(feature = "live")]
+        let (asked, asks) = (Arc::clone(&guard), config.clone());
         let worker = Worker {
             store: store.clone(),
             config,
-            guard: Box::new(guard),
+            guard,
             stop: Arc::clone(&stop),
             status: Arc::clone(&status),
             report,
@@ -136,7 +165,26 @@ impl Watcher {
             .name("cloakroom-prune".into())
             .spawn(move || worker.run(&stopped, &kicks))
             .map_err(|e| Error::io("start the watcher of", store.path(), e))?;
-        Ok(Self { stop, wake: Some(wake), kick, status, reports: Reports { reports }, thread: Some(thread) })
+        let reports = Reports { reports };
+        Ok(Self {
+            stop,
+            wake: Some(wake),
+            kick,
+            status,
+            reports,
+            thread: Some(thread),
+            #[cfg(feature = "live")]
+            config: asks,
+            #[cfg(feature = "live")]
+            guard: asked,
+        })
+    }
+
+    /// What the live view needs of it. It does not keep the thread.
+    #[cfg(feature = "live")]
+    pub(crate) fn seen(&self) -> SeenWatcher {
+        let (kick, status) = (self.kick.clone(), Arc::clone(&self.status));
+        SeenWatcher { kick, status, config: self.config.clone(), guard: Arc::clone(&self.guard) }
     }
 
     /// Asks for a pass now. Does not wait for it: see [`reports`](Watcher::reports). Never held.
@@ -165,6 +213,12 @@ impl Watcher {
 
     /// Ends the thread and waits for it: between two batches of a pass, so within milliseconds, unless a guard is slow.
     pub fn stop(self) {}
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watcher").field("status", &self.status).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Watcher {
@@ -239,7 +293,7 @@ impl FusedIterator for Reports {}
 struct Worker {
     store: SessionStore,
     config: WatcherConfig,
-    guard: Box<dyn ActivityGuard>,
+    guard: Arc<dyn ActivityGuard>,
     stop: Arc<AtomicBool>,
     status: Arc<Mutex<WatcherStatus>>,
     report: Sender<PruneReport>,
@@ -339,7 +393,8 @@ impl Worker {
 
     fn run_pass(&self, policy: &PrunePolicy, as_of: Option<Timestamp>, dry_run: bool) -> Result<PruneReport> {
         let stop = Arc::clone(&self.stop);
-        self.store.prune_pass(policy, &*self.guard, as_of, dry_run, || !stop.load(Ordering::Acquire))
+        let go_on = || !stop.load(Ordering::Acquire);
+        self.store.prune_pass(policy, &*self.guard, as_of, dry_run, Scope::All, go_on)
     }
 
     fn decide(&self) -> Result<Decision> {

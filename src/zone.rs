@@ -119,6 +119,12 @@ impl serde::Serialize for TimeZone {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for TimeZone {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl FromStr for TimeZone {
     type Err = Error;
 

@@ -24,7 +24,7 @@ mod frame;
 mod restore;
 mod write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use write::BackupOptions;
 
@@ -39,7 +39,7 @@ pub struct BackupProgress {
 }
 
 /// What a backup holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BackupReport {
     /// Entries.

@@ -11,7 +11,6 @@ use super::Core;
 use super::pending::Taken;
 use crate::codec::{ActivityRow, ClockNote};
 use crate::error::{Error, Result, panic_message};
-use crate::meter;
 use crate::storage::Writer;
 use crate::sync::{Inbox, Sender, Wake};
 
@@ -59,6 +58,7 @@ impl Committer {
             if self.writer.is_dirty() || self.core.pending.is_waiting() {
                 self.unsynced_since.get_or_insert(woken);
             }
+            self.core.meter.waits_since(self.unsynced_since);
             let wake = self.inbox.next(self.next_due());
             woken = Instant::now();
             match wake {
@@ -174,7 +174,8 @@ impl Committer {
         }
         self.committed = changes;
         if changes > 0 {
-            meter::committed(started.elapsed(), core.pending.count(), core.pending.changes());
+            let (entries, pending) = (core.pending.count(), core.pending.changes());
+            core.meter.committed(started.elapsed(), changes, entries, pending);
             tracing::trace!(commit, changes, sync, micros = started.elapsed().as_micros(), "committed");
         }
         Ok(commit)

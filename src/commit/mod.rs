@@ -33,6 +33,7 @@ use crate::entry::Revision;
 use crate::error::{Error, Result, panic_message};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
+use crate::meter::Meter;
 use crate::storage::{Engine, Writer};
 use crate::sync::{Inbox, JoinHandle, Mutex, Sender, ThreadId, answer, current, spawn};
 use crate::time::Clock;
@@ -58,6 +59,7 @@ struct Core {
     pending: Pending,
     progress: Arc<Progress>,
     clock: Arc<dyn Clock>,
+    meter: Meter,
 }
 
 /// Settings of the group commit.
@@ -116,7 +118,8 @@ impl Commits {
         let pending = Pending::new(counts, turns, leases, &settings, Arc::clone(&progress));
         let path = engine.path().to_path_buf();
         let state_synced_at = clock.monotonic();
-        let core = Arc::new(Core { engine, pending, progress, clock });
+        let meter = Meter::new(engine.path());
+        let core = Arc::new(Core { engine, pending, progress, clock, meter });
         let committer = Committer {
             core: Arc::clone(&core),
             writer,
@@ -146,6 +149,11 @@ impl Commits {
     /// The store's directory.
     pub(crate) fn path(&self) -> &Path {
         self.core.engine.path()
+    }
+
+    /// What counts the work of this store.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.core.meter
     }
 
     /// What stands for a key in the trees and in memory.
@@ -367,6 +375,12 @@ impl Commits {
             }
         }
         self.core.progress.check_failure()
+    }
+
+    /// Why the store is read-only, if it is.
+    #[cfg(feature = "live")]
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.core.progress.check_failure().err()
     }
 
     /// Whether it was closed, or is being closed.

@@ -29,6 +29,15 @@ pub(crate) trait Shelf {
     fn removed(&mut self, key: &SessionKey, reason: PruneReason, session: &SessionId);
 }
 
+/// What became of an entry that was due.
+pub(crate) enum Outcome {
+    /// It is gone, or would be.
+    Removed,
+    Kept(ProtectedBy),
+    /// It had changed since it was seen.
+    Changed,
+}
+
 /// Asks what protects an entry, from cheap to dear, and removes it if nothing does.
 pub(crate) fn decide(
     report: &mut PruneReport,
@@ -36,7 +45,7 @@ pub(crate) fn decide(
     guard: &dyn ActivityGuard,
     due: &Due<'_>,
     shelf: &mut dyn Shelf,
-) -> Result<()> {
+) -> Result<Outcome> {
     let Due { seen: Activity { key, hot }, idle, is_held, reason } = *due;
     // What is at work for longer is protected by that no more.
     let is_overridden = policy.max_active_age.is_some_and(|max| idle > max);
@@ -59,19 +68,19 @@ pub(crate) fn decide(
     };
     if let Some(reason) = protected {
         report.keep(key, reason, idle);
-        return Ok(());
+        return Ok(Outcome::Kept(reason));
     }
     let removed = shelf.remove(due.seen, report.dry_run, is_overridden);
     let session = match report.unreadable.pass(removed)? {
         Some(Some(session)) => session,
         Some(None) => {
             report.touched_meanwhile += 1;
-            return Ok(());
+            return Ok(Outcome::Changed);
         }
         // To remove it would lose what a repair may save.
         None => {
             report.keep(key, ProtectedBy::Unreadable, idle);
-            return Ok(());
+            return Ok(Outcome::Kept(ProtectedBy::Unreadable));
         }
     };
     if is_active {
@@ -84,5 +93,5 @@ pub(crate) fn decide(
     report.removed_active += u64::from(is_active);
     report.removed_over_entries += u64::from(reason == PruneReason::Entries);
     report.removed_over_bytes += u64::from(reason == PruneReason::Bytes);
-    Ok(())
+    Ok(Outcome::Removed)
 }

@@ -27,6 +27,9 @@ use crate::time::Timestamp;
 pub use guard::{ActivityGuard, NoActivity, Verdict};
 pub(crate) use guard::{Answer, ask};
 use pass::Pass;
+pub(crate) use pass::Scope;
+#[cfg(feature = "live")]
+pub(crate) use pass::{Planned, State};
 pub use report::{Protected, ProtectedBy, PruneReport};
 
 /// What to prune: what has been idle for too long, and, if there are caps, the oldest of what is too much.
@@ -158,12 +161,12 @@ impl SessionStore {
     /// While the clock is [doubted](crate::report::OpenReport::clock_doubted) nothing is removed, and the report says so. A
     /// mass prune is not held, as one of the [`Watcher`](crate::Watcher) is: look at a dry run first.
     pub fn prune(&self, policy: &PrunePolicy, guard: impl ActivityGuard) -> Result<PruneReport> {
-        self.prune_pass(policy, &guard, None, false, || true)
+        self.prune_pass(policy, &guard, None, false, Scope::All, || true)
     }
 
     /// Reports what [`prune`](SessionStore::prune) would do. The guard is asked as there.
     pub fn prune_dry_run(&self, policy: &PrunePolicy, guard: impl ActivityGuard) -> Result<PruneReport> {
-        self.prune_pass(policy, &guard, None, true, || true)
+        self.prune_pass(policy, &guard, None, true, Scope::All, || true)
     }
 
     /// Prunes or reports, and stops between two batches once `go_on` says no. What had expired by `as_of`, where that is
@@ -174,10 +177,12 @@ impl SessionStore {
         guard: &dyn ActivityGuard,
         as_of: Option<Timestamp>,
         dry_run: bool,
+        scope: Scope<'_>,
         go_on: impl Fn() -> bool,
     ) -> Result<PruneReport> {
         let span = tracing::debug_span!("prune", dry_run, cutoff = Empty, removed = Empty, stopped = Empty).entered();
-        let report = Pass::new(self, &policy.limits(), guard, self.check_clock()?, as_of, dry_run).run(go_on)?;
+        let report =
+            Pass::new(self, &policy.limits(), guard, self.check_clock()?, (as_of, dry_run), scope).run(go_on)?;
         if let Some(cutoff) = report.cutoff {
             span.record("cutoff", tracing::field::display(cutoff));
         }

@@ -1,21 +1,23 @@
 //! One pass: first what is too old, then what a cap wants gone.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::clock_check::{Checked, is_ahead};
 use crate::codec::{Activity, ActivityRow, Fingerprint};
 use crate::commit::Seen;
+use crate::entry::Revision;
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, PruneReason, Told};
 use crate::key::{SessionId, SessionKey};
-use crate::meter;
+use crate::meter::Pruned;
 use crate::store::SessionStore;
 use crate::time::{Reading, Timestamp};
 
 use super::PrunePolicy;
-use super::decide::{Due, Shelf, decide};
+use super::decide::{Due, Outcome, Shelf, decide};
 use super::guard::ActivityGuard;
-use super::report::PruneReport;
+use super::report::{Protected, PruneReport};
 
 /// Index rows read at a time. Between two batches a pass can be stopped.
 const BATCH: usize = if cfg!(test) { 10 } else { 512 };
@@ -23,10 +25,61 @@ const BATCH: usize = if cfg!(test) { 10 } else { 512 };
 /// In the order of the caps an entry whose time is wrong is so much older than it counts otherwise.
 const WRONG_YIELDS: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Which entries a pass is about.
+pub(crate) enum Scope<'a> {
+    /// All that are due.
+    All,
+    /// All that are due, and which those are that a dry run would remove.
+    #[cfg_attr(not(feature = "live"), expect(dead_code, reason = "the live view makes plans"))]
+    Note(&'a mut Planned),
+    /// Those of a plan that have not changed since.
+    #[cfg_attr(not(feature = "live"), expect(dead_code, reason = "the live view makes plans"))]
+    Only(&'a HashMap<Fingerprint, State>),
+}
+
+/// An entry as it was seen: its revision and its time of activity.
+pub(crate) type State = (Revision, Timestamp);
+
+/// What a dry run would do with which entry.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    /// What it would remove.
+    pub(crate) remove: HashMap<Fingerprint, State>,
+    /// The first of those, the oldest first: at most [`NOTED`](Self::NOTED).
+    pub(crate) first: Vec<Activity>,
+    /// What it would keep, likewise.
+    pub(crate) keep: Vec<(Fingerprint, Protected)>,
+}
+
+impl Planned {
+    /// How many entries it names.
+    pub(crate) const NOTED: usize = 1000;
+    /// How many entries it would remove at most: forty bytes each are kept in memory.
+    const MOST: usize = 1 << 20;
+
+    fn note(&mut self, entry: Fingerprint, seen: &Activity, outcome: Outcome, idle: Duration) {
+        match outcome {
+            Outcome::Removed => {
+                if self.remove.len() < Self::MOST {
+                    self.remove.insert(entry, (seen.hot.revision, seen.hot.updated_at));
+                }
+                if self.first.len() < Self::NOTED {
+                    self.first.push(seen.clone());
+                }
+            }
+            Outcome::Kept(reason) if self.keep.len() < Self::NOTED => {
+                self.keep.push((entry, Protected { key: seen.key.clone(), reason, idle }));
+            }
+            Outcome::Kept(_) | Outcome::Changed => {}
+        }
+    }
+}
+
 pub(super) struct Pass<'a> {
     store: &'a SessionStore,
     policy: &'a PrunePolicy,
     guard: &'a dyn ActivityGuard,
+    scope: Scope<'a>,
     now: Reading,
     /// What has ended by then holds nothing.
     leases_at: Timestamp,
@@ -45,8 +98,8 @@ impl<'a> Pass<'a> {
         policy: &'a PrunePolicy,
         guard: &'a dyn ActivityGuard,
         checked: Checked,
-        as_of: Option<Timestamp>,
-        dry_run: bool,
+        (as_of, dry_run): (Option<Timestamp>, bool),
+        scope: Scope<'a>,
     ) -> Self {
         let Checked { now, doubted, .. } = checked;
         let leases_at = checked.leases_at();
@@ -54,7 +107,8 @@ impl<'a> Pass<'a> {
         let report = PruneReport { dry_run, cutoff, clock_doubted: doubted, ..PruneReport::default() };
         let mut wrong = store.clock_check().wrong_entries(now);
         wrong.sort_unstable();
-        Self { store, policy, guard, now, leases_at, report, wrong, entries: 0, live_bytes: None, freed_bytes: 0 }
+        let (entries, live_bytes, freed_bytes) = (0, None, 0);
+        Self { store, policy, guard, scope, now, leases_at, report, wrong, entries, live_bytes, freed_bytes }
     }
 
     pub(super) fn run(mut self, go_on: impl Fn() -> bool) -> Result<PruneReport> {
@@ -84,10 +138,26 @@ impl<'a> Pass<'a> {
         if self.report.removed > 0 {
             self.store.flush()?;
         }
-        let PruneReport { removed, removed_over_entries: entries, removed_over_bytes: bytes, .. } = self.report;
-        let reasons = [("age", removed - entries - bytes), ("entries", entries), ("bytes", bytes)];
-        meter::pruned(self.store.now(), reasons);
+        let at = self.store.now();
+        self.store.commits().meter().pruned(&self.counted(at));
         Ok(self.report)
+    }
+
+    /// What the figures of the store take from the report.
+    fn counted(&self, at: Timestamp) -> Pruned {
+        let report = &self.report;
+        let (entries, bytes) = (report.removed_over_entries, report.removed_over_bytes);
+        let kept = [
+            report.kept_suspended,
+            report.kept_pinned,
+            report.kept_held,
+            report.kept_active,
+            report.guard_failed,
+            report.kept_unreadable,
+            report.touched_meanwhile,
+        ];
+        let removed = [report.removed - entries - bytes, entries, bytes];
+        Pruned { at, removed, kept, oldest_protected: report.oldest_protected }
     }
 
     fn remove_old(&mut self, cutoff: Timestamp, go_on: &impl Fn() -> bool) -> Result<()> {
@@ -237,6 +307,14 @@ impl<'a> Pass<'a> {
 
     /// Decides on an entry that is due.
     fn decide(&mut self, entry: Fingerprint, seen: &Activity, seen_at: Seen, reason: PruneReason) -> Result<()> {
+        let state = (seen.hot.revision, seen.hot.updated_at);
+        if let Scope::Only(planned) = &self.scope
+            && planned.get(&entry) != Some(&state)
+        {
+            // It was kept when the plan was made, or has been used or changed since.
+            self.report.touched_meanwhile += 1;
+            return Ok(());
+        }
         let used_at = self.store.clock_check().used_at(entry, seen.hot.updated_at, self.now);
         let is_held = self.store.commits().leases()?.is_held(entry, self.leases_at);
         let due = Due { seen, idle: self.now.wall.since(used_at), is_held, reason };
@@ -247,7 +325,11 @@ impl<'a> Pass<'a> {
             counts_bytes: self.live_bytes.is_some(),
             freed_bytes: &mut self.freed_bytes,
         };
-        decide(&mut self.report, self.policy, self.guard, &due, &mut taken)
+        let outcome = decide(&mut self.report, self.policy, self.guard, &due, &mut taken)?;
+        if let Scope::Note(planned) = &mut self.scope {
+            planned.note(entry, seen, outcome, due.idle);
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::key::SessionKey;
 use crate::time::Timestamp;
@@ -15,7 +15,7 @@ const NAMED: usize = 10;
 ///
 /// An entry is *due* if it is past the cutoff, or if a cap wants it gone. The counts of what was kept are of entries
 /// that were due: without caps, of entries past the cutoff.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PruneReport {
     /// Nothing was removed; `removed` says how many would have been.
@@ -48,7 +48,7 @@ pub struct PruneReport {
     /// Out-of-date index rows that were cleared on the way.
     pub stale_rows_cleared: u64,
     /// How long the oldest protected entry has been idle, in seconds.
-    #[serde(rename = "oldest_protected_seconds", serialize_with = "seconds")]
+    #[serde(rename = "oldest_protected_seconds", serialize_with = "seconds", deserialize_with = "of_some_seconds")]
     pub oldest_protected: Option<Duration>,
     /// The oldest of the protected entries, the oldest first; at most ten.
     pub protected: Vec<Protected>,
@@ -69,7 +69,7 @@ pub struct PruneReport {
 }
 
 /// An entry that was due and is protected.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Protected {
     /// Its key. Printed with `Debug` it is redacted; serialized it is raw, as all data is.
@@ -77,12 +77,12 @@ pub struct Protected {
     /// What protects it.
     pub reason: ProtectedBy,
     /// How long it has been idle, in seconds.
-    #[serde(rename = "idle_seconds", serialize_with = "whole_seconds")]
+    #[serde(rename = "idle_seconds", serialize_with = "whole_seconds", deserialize_with = "of_seconds")]
     pub idle: Duration,
 }
 
 /// What protects an entry from being pruned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProtectedBy {
@@ -127,4 +127,12 @@ fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<
 
 fn whole_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     duration.as_secs().serialize(serializer)
+}
+
+fn of_some_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_secs))
+}
+
+fn of_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_secs)
 }

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::answer::IfSeen;
 use crate::codec::{Cold, Fingerprint, RESUME_PENDING, SUSPENDED};
 use crate::commit::{EntryLock, Marker, Placed, Receipt};
-use crate::entry::Details;
+use crate::entry::{Details, Revision};
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, Told, UPDATES};
 use crate::key::SessionKey;
 use crate::rules::{self, Recovered};
-use crate::store::{SessionStore, both};
+use crate::store::{SessionStore, both, differs};
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
 
@@ -79,7 +80,7 @@ pub enum ResumeClear {
 }
 
 /// What [`SessionStore::recover_interrupted_turns`] did with the markers it found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TurnRecovery {
     /// Entries whose turn was fresh: a resume is pending now, and none was before.
@@ -191,34 +192,55 @@ impl SessionStore {
     /// The mark stays until [`clear_resume_pending`](SessionStore::clear_resume_pending), or until the entry gets
     /// another session. Where a resume is pending already, its reason and its time are replaced.
     pub fn mark_resume_pending(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
+        Ok(self.mark_resume_seen(key, reason, None)?.done().unwrap_or(ResumeMark::Missing))
+    }
+
+    /// Likewise, if the entry has the revision that was `seen`.
+    pub(crate) fn mark_resume_seen(
+        &self,
+        key: &SessionKey,
+        reason: &str,
+        seen: Option<Revision>,
+    ) -> Result<IfSeen<ResumeMark>> {
         let (mut locked, now) = self.lock_to_touch(key)?;
-        match locked.hot() {
-            None => Ok(ResumeMark::Missing),
-            Some(hot) if hot.is(SUSPENDED) => Ok(ResumeMark::Suspended),
+        if differs(&locked, seen) {
+            return Ok(IfSeen::Differs);
+        }
+        Ok(IfSeen::Done(match locked.hot() {
+            None => ResumeMark::Missing,
+            Some(hot) if hot.is(SUSPENDED) => ResumeMark::Suspended,
             Some(_) => {
                 let placed = self.set_resume(&mut locked, Some((reason, now)))?;
                 drop(locked);
                 self.tell_resume(key, Some(reason), placed.as_ref());
                 let marked = |placed: Placed| ResumeMark::Marked(self.commits().receipt(placed.commit));
-                Ok(placed.map_or(ResumeMark::Missing, marked))
+                placed.map_or(ResumeMark::Missing, marked)
             }
-        }
+        }))
     }
 
     /// Takes the mark back, its reason and its time, where there is one. `updated_at` stays.
     pub fn clear_resume_pending(&self, key: &SessionKey) -> Result<ResumeClear> {
+        Ok(self.clear_resume_seen(key, None)?.done().unwrap_or(ResumeClear::Missing))
+    }
+
+    /// Likewise, if the entry has the revision that was `seen`.
+    pub(crate) fn clear_resume_seen(&self, key: &SessionKey, seen: Option<Revision>) -> Result<IfSeen<ResumeClear>> {
         let mut locked = self.lock_to_change(key)?;
-        match locked.hot() {
-            None => Ok(ResumeClear::Missing),
-            Some(hot) if !hot.is(RESUME_PENDING) => Ok(ResumeClear::NotPending),
+        if differs(&locked, seen) {
+            return Ok(IfSeen::Differs);
+        }
+        Ok(IfSeen::Done(match locked.hot() {
+            None => ResumeClear::Missing,
+            Some(hot) if !hot.is(RESUME_PENDING) => ResumeClear::NotPending,
             Some(_) => {
                 let placed = self.set_resume(&mut locked, None)?;
                 drop(locked);
                 self.tell_resume(key, None, placed.as_ref());
                 let cleared = |placed: Placed| ResumeClear::Cleared(self.commits().receipt(placed.commit));
-                Ok(placed.map_or(ResumeClear::Missing, cleared))
+                placed.map_or(ResumeClear::Missing, cleared)
             }
-        }
+        }))
     }
 
     fn tell_resume(&self, key: &SessionKey, reason: Option<&str>, placed: Option<&Placed>) {

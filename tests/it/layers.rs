@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["fork", "key", "time", "json", "meter", "sync"],
     &["entry", "source"],
     &["codec"],
-    &["error", "unreadable", "config", "feed", "zone", "outfile", "random"],
+    &["error", "unreadable", "config", "feed", "zone", "outfile", "random", "socket"],
     &["gateway"],
     &["sqlite"],
     &["storage"],
@@ -39,6 +39,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["prune", "reset", "import", "export", "backup", "compact"],
     &["watcher", "sessions"],
+    &["live"],
     &["guide"],
     &["main", "cli"],
 ];

@@ -47,6 +47,8 @@ mod kill_calls;
 mod layers;
 mod leases;
 mod linear;
+#[cfg(feature = "live")]
+mod live;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod model;

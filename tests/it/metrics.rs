@@ -14,12 +14,14 @@ use metrics::{
 use crate::callbacks::within;
 use crate::common::{Home, key, source};
 
+/// The figures by name and labels; the label of the store is one of them only if the second field says so.
 #[derive(Default, Clone)]
-struct Seen(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
+struct Seen(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>, bool);
 
 impl Seen {
     fn place(&self, key: &Key) -> Arc<AtomicU64> {
-        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        let labels = key.labels().filter(|label| self.1 || label.key() != "store");
+        let labels: Vec<_> = labels.map(|label| format!("{}={}", label.key(), label.value())).collect();
         let name = [vec![key.name().to_owned()], labels].concat().join(" ");
         Arc::clone(self.0.lock().unwrap().entry(name).or_default())
     }
@@ -85,6 +87,26 @@ fn what_a_store_does_is_counted() {
     ] {
         assert!(seen.get(name).is_some_and(|value| value >= at_least), "{name}: {:?}", seen.get(name));
     }
+}
+
+#[test]
+fn two_stores_of_a_process_count_apart() {
+    let seen = Seen(Arc::default(), true);
+    let (one, other) = (Home::new(), Home::new());
+    let stores = [one.open(), other.open()];
+    metrics::with_local_recorder(&seen, || {
+        for store in &stores {
+            store.resolve(&source(0)).unwrap();
+        }
+        stores[0].touch(&key(0)).unwrap().unwrap();
+        stores[0].touch(&key(0)).unwrap().unwrap();
+        stores[1].touch(&key(0)).unwrap().unwrap();
+    });
+    let touches = |home: &Home| seen.get(&format!("cloakroom_touches_total store={}", home.path().display()));
+    assert_eq!((touches(&one), touches(&other)), (Some(2), Some(1)));
+    // No label has a key in it.
+    let names: Vec<_> = seen.0.lock().unwrap().keys().cloned().collect();
+    assert!(!names.iter().any(|name| name.contains("agent:")), "{names:?}");
 }
 
 /// Looks at its own store whenever it is called, and listens to it.

@@ -22,7 +22,7 @@ fn asked(policy: &PrunePolicy, apart: Duration, allowed: usize) -> (usize, bool)
     };
     let left = Cell::new(allowed);
     let go_on = || left.replace(left.get().saturating_sub(1)) > 0;
-    let report = store.prune_pass(policy, &guard, None, false, go_on).unwrap();
+    let report = store.prune_pass(policy, &guard, None, false, Scope::All, go_on).unwrap();
     (asked.into_inner(), report.stopped)
 }
 

@@ -9,6 +9,7 @@
 //!     sled/           the database
 //!     sled.new-*/     a database that is being made; swept if its maker died
 //!     sled.old-*/     the database before a compaction, see `swap.rs`
+//!     live.*          the socket of a live view, see `src/socket.rs`
 //! ```
 //!
 //! sled writes its `conf` file in two parts and syncs neither, and a torn one cannot be opened again. So a database is
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::random;
+use crate::socket;
 
 pub(in crate::storage) use crate::outfile::sync_directory;
 
@@ -70,7 +72,7 @@ pub(in crate::storage) fn inspect(path: &Path) -> Result<Found> {
             Some(name) if name.starts_with(OLD_PREFIX) => return Ok(Found::Store),
             Some(STATE) if entry.metadata().is_ok_and(|meta| meta.len() > 0) => return Ok(Found::Store),
             Some(LOCK | STATE | NEW_BALLAST) => {}
-            Some(name) if name.starts_with(NEW_PREFIX) => {}
+            Some(name) if name.starts_with(NEW_PREFIX) || socket::is_name(name) => {}
             Some("lost+found") => is_root = true,
             _ => foreign = Some(name),
         }

@@ -109,6 +109,12 @@ impl Engine {
         self.rows_read.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
+    /// How many entries have late activity in the journal.
+    #[cfg(feature = "live")]
+    pub(crate) fn journal_entries(&self) -> usize {
+        self.memtable.len()
+    }
+
     /// The store's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path

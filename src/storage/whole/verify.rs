@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 
 use parking_lot::MutexGuard;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::codec::{
     Activity, ActivityRow, CodecError, ExtrasRow, Fingerprint, IdRow, Intent, JournalRow, LeaseRow, Term, Turn,
@@ -28,7 +28,7 @@ const BATCH: usize = 512;
 const BATCH_BYTES: u64 = 1 << 20;
 
 /// What [`SessionStore::verify`](crate::SessionStore::verify) found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Verification {
     /// Entries that were checked.
@@ -53,7 +53,7 @@ pub struct Verification {
 }
 
 /// One broken invariant. Keys are redacted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "violation", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Violation {
@@ -61,7 +61,8 @@ pub enum Violation {
     #[error("{tree}: cannot decode {key}: {reason}")]
     Unreadable {
         /// The tree.
-        tree: &'static str,
+        #[serde(deserialize_with = "crate::unreadable::tree")]
+        tree: crate::unreadable::TreeName,
         /// The entry, or the row's place.
         key: String,
         /// Why not.

@@ -1,0 +1,260 @@
+//! Asking the view of a store that another process has open.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+use super::body::REPORT;
+use crate::socket::{POINTER, SOCKET};
+
+/// How long a view may take to begin its answer.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// How long whoever yields a store may take for that.
+const YIELD: Duration = Duration::from_secs(1);
+
+/// A view could not be asked, or did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// The process that has the store open offers no view of it.
+    #[error("the process that has the store at {path} open offers no live view (`Live::serve`)")]
+    NotServed {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Somebody else than the owner of the store has made the socket.
+    #[error("the socket {socket} is served by user {uid}, who does not own the store")]
+    Stranger {
+        /// The socket.
+        socket: PathBuf,
+        /// Who serves it.
+        uid: u32,
+    },
+    /// The connection failed, or broke.
+    #[error("could not ask the live view at {socket}")]
+    Io {
+        /// The socket.
+        socket: PathBuf,
+        /// What the operating system said, or the other end.
+        source: io::Error,
+    },
+    /// The view refused.
+    #[error("{message}")]
+    Refused {
+        /// The status of the answer.
+        status: u16,
+        /// As [`Error::kind`](crate::Error::kind), or one of the view's own: see its OpenAPI document.
+        kind: String,
+        /// What it said.
+        message: String,
+        /// What it said besides: fields of the error.
+        details: serde_json::Value,
+    },
+    /// The answer is not what this version understands.
+    #[error("the live view answered what this version does not understand: is it of another version?")]
+    Answer {
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+type Result<T> = std::result::Result<T, AskError>;
+
+/// Asks the view of a store. Its calls block.
+#[derive(Debug)]
+pub struct Client {
+    runtime: Runtime,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Finds the view of the store at a path. It may be another process's, or this one's.
+    ///
+    /// # Errors
+    /// [`AskError::NotServed`] if nobody serves one.
+    pub fn of_store(path: &Path) -> Result<Self> {
+        let socket = find(path).ok_or_else(|| AskError::NotServed { path: path.to_path_buf() })?;
+        let client = Self::at(&socket)?;
+        let stream = client.runtime.block_on(async { client.connect().await });
+        let stream = match stream {
+            // A dead socket is no view.
+            Err(AskError::Io { source, .. })
+                if matches!(source.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) =>
+            {
+                return Err(AskError::NotServed { path: path.to_path_buf() });
+            }
+            stream => stream?,
+        };
+        let owner = fs::metadata(path).map(|meta| meta.uid());
+        let server = stream.peer_cred().map(|peer| peer.uid());
+        let (owner, uid) = owner.and_then(|owner| Ok((owner, server?))).map_err(|source| client.failed(source))?;
+        if uid != owner && uid != 0 && uid != rustix::process::geteuid().as_raw() {
+            return Err(AskError::Stranger { socket, uid });
+        }
+        Ok(client)
+    }
+
+    /// Asks whoever serves a socket.
+    pub fn at(socket: &Path) -> Result<Self> {
+        let failed = |source| AskError::Io { socket: socket.to_path_buf(), source };
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        Ok(Self { runtime, socket: socket.to_path_buf() })
+    }
+
+    fn failed(&self, source: io::Error) -> AskError {
+        AskError::Io { socket: self.socket.clone(), source }
+    }
+
+    async fn connect(&self) -> Result<UnixStream> {
+        let stream = timeout(PATIENCE, UnixStream::connect(&self.socket)).await;
+        stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|source| self.failed(source))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>> {
+        let broken = |error: hyper::Error| self.failed(io::Error::other(error));
+        let stream = self.connect().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(connection);
+        let answer = timeout(PATIENCE, sender.send_request(request)).await;
+        let answer = answer.map_err(|_| self.failed(io::ErrorKind::TimedOut.into()))?.map_err(broken)?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let mut body = Vec::new();
+        self.read(answer.into_body(), |bytes| {
+            body.extend_from_slice(bytes);
+            Ok(())
+        })
+        .await?;
+        Err(refused(status, &body))
+    }
+
+    /// Reads a body, piece by piece, and answers its trailers.
+    async fn read(&self, mut body: Incoming, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> Result<HeaderMap> {
+        let mut trailers = HeaderMap::new();
+        loop {
+            let frame: Option<std::result::Result<Frame<_>, hyper::Error>> =
+                std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context)).await;
+            let Some(frame) = frame else { return Ok(trailers) };
+            let frame = frame.map_err(|error| self.failed(io::Error::other(error)))?;
+            match frame.into_data() {
+                Ok(bytes) => each(&bytes).map_err(|source| self.failed(source))?,
+                Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
+            }
+        }
+    }
+
+    fn request(&self, method: Method, path: &str, body: Body) -> Result<Request<Body>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "live")
+            .header(header::TE, "trailers")
+            .header(header::CONTENT_TYPE, "application/json");
+        request.body(body).map_err(|error| self.failed(io::Error::new(io::ErrorKind::InvalidInput, error)))
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: Request<Body>) -> Result<T> {
+        let mut text = Vec::new();
+        self.runtime.block_on(async {
+            let answer = self.send(request).await?;
+            let keep = |bytes: &[u8]| {
+                text.extend_from_slice(bytes);
+                Ok(())
+            };
+            self.read(answer.into_body(), keep).await
+        })?;
+        serde_json::from_slice(&text).map_err(|source| AskError::Answer { source })
+    }
+
+    /// Asks for what is at a path, as JSON.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.ask(self.request(Method::GET, path, Body::empty())?)
+    }
+
+    /// Sends JSON to a path, and reads the answer.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body = serde_json::to_vec(body).map_err(|source| AskError::Answer { source })?;
+        self.ask(self.request(Method::POST, path, body.into())?)
+    }
+
+    /// Removes what is at a path.
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.ask(self.request(Method::DELETE, path, Body::empty())?)
+    }
+
+    /// Hands on what is at a path, piece by piece, for as long as it comes.
+    pub fn pieces(&self, path: &str, each: impl FnMut(&[u8]) -> io::Result<()>) -> Result<()> {
+        let request = self.request(Method::GET, path, Body::empty())?;
+        self.runtime.block_on(async {
+            let answer = self.send(request).await?;
+            self.read(answer.into_body(), each).await
+        })?;
+        Ok(())
+    }
+
+    /// Writes what is at a path, and answers the report that stands at its end. Where that is missing what was written is
+    /// not whole, and the answer is an error.
+    pub fn stream<T: DeserializeOwned>(&self, path: &str, mut output: impl Write) -> Result<T> {
+        let request = self.request(Method::GET, path, Body::empty())?;
+        let trailers = self.runtime.block_on(async {
+            let answer = self.send(request).await?;
+            self.read(answer.into_body(), |bytes| output.write_all(bytes)).await
+        })?;
+        output.flush().map_err(|source| self.failed(source))?;
+        let report = trailers.get(REPORT).map(axum::http::HeaderValue::as_bytes);
+        let report = report.ok_or_else(|| self.failed(io::ErrorKind::UnexpectedEof.into()))?;
+        serde_json::from_slice(report).map_err(|source| AskError::Answer { source })
+    }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> AskError {
+    let mut error = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    let details = error.get_mut("error").map(serde_json::Value::take).unwrap_or_default();
+    let text = |name: &str| details.get(name).and_then(|text| text.as_str()).map(str::to_owned);
+    let kind = text("kind").unwrap_or_else(|| "refused".into());
+    let message = text("message").unwrap_or_else(|| format!("the live view answered {status}"));
+    AskError::Refused { status: status.as_u16(), kind, message, details }
+}
+
+/// Where the socket of a store's view is.
+fn find(store: &Path) -> Option<PathBuf> {
+    if let Ok(path) = fs::read_to_string(store.join(POINTER)) {
+        return Some(PathBuf::from(path.trim_end()));
+    }
+    let socket = store.join(SOCKET);
+    fs::symlink_metadata(&socket).is_ok().then_some(socket)
+}
+
+/// Asks the process that has a store open to close it, if it is one that yields, such as the operator's page; and waits
+/// for that, for a second at most. Answers whether the store may be free now.
+pub fn ask_to_close(store: &Path) -> bool {
+    let began = Instant::now();
+    let Ok(client) = Client::of_store(store) else { return false };
+    let asked: Result<serde_json::Value> = client.post("/v1/handover", &serde_json::json!({}));
+    if asked.is_err() {
+        return false;
+    }
+    while began.elapsed() < YIELD {
+        if find(store).is_none() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}

@@ -1,0 +1,222 @@
+//! The thread of a view: it accepts connections, from those who may connect, and ends in time.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::body::With;
+use super::connection::{Busy, Connections, Patient};
+use super::error::Fault;
+use super::options::Monitor;
+use super::router;
+use super::socket::{Place, bind_monitor};
+use super::view::{THREADS, View};
+use crate::error::{Error, Result, panic_message};
+
+/// How long a client may take for the head of a request.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a request may take, until its answer begins.
+const ANSWER: Duration = Duration::from_secs(30);
+/// The largest head of a request.
+const MAX_HEAD: usize = 64 << 10;
+/// How often it looks whether its socket and its store are there.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long answers may take once the view is to end.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long the threads of requests may take after that.
+const THREADS_GRACE: Duration = Duration::from_millis(200);
+
+/// What runs on the thread.
+pub(super) struct Server {
+    view: Arc<View>,
+    place: Arc<Place>,
+    runtime: Runtime,
+    listener: StdListener,
+    monitor: Option<(StdListener, Monitor)>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// Who may connect to a socket, and what it offers.
+#[derive(Clone)]
+struct Door {
+    router: Router,
+    users: Arc<[u32]>,
+    connections: Arc<Connections>,
+}
+
+impl Server {
+    pub(super) fn new(
+        view: Arc<View>,
+        place: Arc<Place>,
+        monitor: Option<Monitor>,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .thread_name("cloakroom-live-work")
+            .max_blocking_threads(THREADS)
+            .build()
+            .map_err(|e| Error::io("start the live view of", view.path(), e))?;
+        let monitor = monitor.map(|monitor| Ok::<_, Error>((bind_monitor(&monitor)?, monitor))).transpose()?;
+        Ok(Self { listener: place.bind()?, view, place, runtime, monitor, stopped })
+    }
+
+    pub(super) fn run(self) {
+        let Self { view, place, runtime, listener, monitor, stopped } = self;
+        let monitor_path = monitor.as_ref().map(|(_, monitor)| monitor.path.clone());
+        let served =
+            catch_unwind(AssertUnwindSafe(|| runtime.block_on(serve(view, &place, listener, monitor, stopped))));
+        match served {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the live view has ended"),
+            Err(panic) => tracing::error!(message = panic_message(&*panic), "the live view panicked"),
+        }
+        if let Some(path) = monitor_path {
+            let _ = std::fs::remove_file(path);
+        }
+        runtime.shutdown_timeout(THREADS_GRACE);
+    }
+}
+
+async fn serve(
+    view: Arc<View>,
+    place: &Place,
+    listener: StdListener,
+    monitor: Option<(StdListener, Monitor)>,
+    stopped: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let door = |router, users: &[u32]| Door { router, users: users.into(), connections: Arc::default() };
+    let main = door(router::all(&view), &[own, 0]);
+    let mut listener = listen(listener)?;
+    let monitor = match monitor {
+        Some((socket, Monitor { uid, .. })) => Some((listen(socket)?, door(router::monitor(&view), &[own, 0, uid]))),
+        None => None,
+    };
+    let mut tasks = JoinSet::new();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = view.ending() => break,
+            _ = look.tick() => {
+                view.sample();
+                if view.is_gone() {
+                    break;
+                }
+                if !place.is_there() {
+                    match place.bind().map_err(io::Error::other).and_then(listen) {
+                        Ok(made) => {
+                            tracing::warn!("the socket of the live view was removed; there is another");
+                            listener = made;
+                        }
+                        Err(error) => tracing::debug!(%error, "the socket of the live view cannot be made again"),
+                    }
+                }
+            }
+            accepted = listener.accept() => admit(accepted, &main, &mut tasks, &stopped).await,
+            accepted = from(monitor.as_ref()) => {
+                if let Some((_, door)) = &monitor {
+                    admit(accepted, door, &mut tasks, &stopped).await;
+                }
+            }
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+    view.end();
+    // A forked process may hold the listener too: then nobody would answer there.
+    let _ = rustix::net::shutdown(listener.as_fd(), rustix::net::Shutdown::Both);
+    drop(listener);
+    let _ = timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    tasks.abort_all();
+    Ok(())
+}
+
+fn listen(listener: StdListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+type Accepted = io::Result<(UnixStream, tokio::net::unix::SocketAddr)>;
+
+async fn from(monitor: Option<&(UnixListener, Door)>) -> Accepted {
+    match monitor {
+        Some((listener, _)) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn admit(accepted: Accepted, door: &Door, tasks: &mut JoinSet<()>, stopped: &watch::Receiver<bool>) {
+    let stream = match accepted {
+        Ok((stream, _)) => stream,
+        Err(error) => {
+            // There may be no descriptors left; a moment later there may be.
+            tracing::debug!(%error, "a connection was not accepted");
+            sleep(Duration::from_millis(50)).await;
+            return;
+        }
+    };
+    let user = stream.peer_cred().map(|peer| peer.uid());
+    if !user.as_ref().is_ok_and(|user| door.users.contains(user)) {
+        tracing::warn!(?user, "somebody else wanted to look at the store");
+        return;
+    }
+    tasks.spawn(connection(stream, door.clone(), stopped.clone()));
+}
+
+/// Answers the requests of one connection.
+async fn connection(stream: UnixStream, door: Door, mut stopped: watch::Receiver<bool>) {
+    let Some(seat) = door.connections.seat() else { return };
+    let (router, state) = (TowerToHyperService::new(door.router), Arc::clone(&seat.state));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (router, busy) = (router.clone(), Busy::new(&state));
+        async move {
+            let answer = timeout(ANSWER, router.call(request)).await;
+            let answer: Response<axum::body::Body> = match answer {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(never)) => match never {},
+                Err(_) => {
+                    let late = Fault::new(hyper::StatusCode::GATEWAY_TIMEOUT, "timeout", "the request took too long");
+                    axum::response::IntoResponse::into_response(late)
+                }
+            };
+            Ok::<_, std::convert::Infallible>(answer.map(|body| With::new(body, busy)))
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(64)
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+    let mut served = std::pin::pin!(served);
+    tokio::select! {
+        ended = &mut served => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to the live view broke");
+            }
+            return;
+        }
+        () = seat.is_needed() => return,
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    served.as_mut().graceful_shutdown();
+    let _ = served.await;
+}
