@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::prune::Scope;
 
 /// How many of 35 entries the guard is asked for, if a pass may go on that often.
 fn asked(policy: &PrunePolicy, apart: Duration, allowed: usize) -> (usize, bool) {
