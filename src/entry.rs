@@ -373,7 +373,24 @@ impl Extras {
 
     /// Sets a field.
     pub fn insert(&mut self, name: impl Into<String>, value: &Value) {
-        self.insert_text(name.into(), value.to_string());
+        self.insert_checked(name.into(), value.to_string());
+    }
+
+    /// Sets a field to a JSON text, whose numbers keep all their digits. Returns whether it is one; nothing is set if it is
+    /// not, or nests deeper than 63.
+    ///
+    /// ```
+    /// let mut extras = cloakroom::Extras::default();
+    /// assert!(extras.insert_text("id", "123456789012345678901234567890"));
+    /// assert!(!extras.insert_text("id", "1 2"));
+    /// assert!(!extras.insert_text("deep", &("[".repeat(64) + &"]".repeat(64))));
+    /// assert_eq!(extras.text("id"), Some("123456789012345678901234567890"));
+    /// ```
+    #[must_use]
+    pub fn insert_text(&mut self, name: impl Into<String>, text: &str) -> bool {
+        let Ok(normal) = json::normal_field(text) else { return false };
+        self.insert_checked(name.into(), normal);
+        true
     }
 
     /// Removes a field. Returns whether it was there.
@@ -393,7 +410,7 @@ impl Extras {
     }
 
     /// Sets a field to a JSON text that is known to be one.
-    pub(crate) fn insert_text(&mut self, name: String, text: String) {
+    pub(crate) fn insert_checked(&mut self, name: String, text: String) {
         self.fields.insert(name, text);
     }
 }

@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use crate::codec::Cold;
 use crate::commit::{Placed, Receipt};
 use crate::entry::Extras;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::{EventKind, Told, UPDATES};
+use crate::json;
 use crate::key::SessionKey;
 use crate::store::{SessionStore, both};
 
@@ -50,6 +51,15 @@ impl SessionStore {
     /// [`Error::TooLarge`](crate::Error::TooLarge) if the entry would keep more than 1 MiB of JSON.
     pub fn set_extra(&self, key: &SessionKey, name: &str, value: &Value) -> Result<Option<Receipt>> {
         self.change_extra(key, name, Some(value.to_string()))
+    }
+
+    /// As [`set_extra`](Self::set_extra), with a JSON text, whose numbers keep all their digits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidEntry`] if it is no JSON, or nests deeper than 63; and those of `set_extra`.
+    pub fn set_extra_text(&self, key: &SessionKey, name: &str, text: &str) -> Result<Option<Receipt>> {
+        let invalid = |error| Error::InvalidEntry { key: key.clone(), source: Box::new(error) };
+        self.change_extra(key, name, Some(json::normal_field(text).map_err(invalid)?))
     }
 
     /// Removes one of an entry's extras; the others stay, and so does `updated_at`. `None` if there is no such entry,

@@ -81,10 +81,19 @@ pub(crate) fn drop_repeated(fields: &mut Vec<(String, String)>) -> u64 {
 
 /// Checks a text and writes it without white space, each string in one spelling.
 pub(crate) fn normal(text: &str) -> Result<String> {
+    normal_at(text, 1)
+}
+
+/// The same of a text that is to be the value of a field, which may nest one level less.
+pub(crate) fn normal_field(text: &str) -> Result<String> {
+    normal_at(text, 2)
+}
+
+fn normal_at(text: &str, depth: usize) -> Result<String> {
     let mut reader = Reader { text, at: 0 };
     let mut out = String::new();
     reader.skip_space();
-    reader.value(&mut out, 1)?;
+    reader.value(&mut out, depth)?;
     reader.end()?;
     Ok(out)
 }

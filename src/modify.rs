@@ -12,6 +12,7 @@ use crate::commit::{EntryLock, Placed};
 use crate::entry::{SessionEntry, Touch};
 use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, TOUCHES, Told, UPDATES};
+use crate::json;
 use crate::key::SessionKey;
 use crate::random;
 use crate::rules::{self, Edited, entry};
@@ -77,6 +78,14 @@ impl<'a> Draft<'a> {
     /// Sets one of the extras.
     pub fn set_extra(&mut self, name: impl Into<String>, value: &Value) {
         self.extras.insert(name.into(), Some(value.to_string()));
+    }
+
+    /// Sets one of the extras to a JSON text, as [`Extras::insert_text`](crate::Extras::insert_text) does. Returns whether it is one.
+    #[must_use]
+    pub fn set_extra_text(&mut self, name: impl Into<String>, text: &str) -> bool {
+        let Ok(normal) = json::normal_field(text) else { return false };
+        self.extras.insert(name.into(), Some(normal));
+        true
     }
 
     /// Removes one of the extras.

@@ -433,7 +433,7 @@ pub(crate) fn assemble<'p>(
     let details = base.details.take();
     let mut extras = Extras::default();
     for (name, field) in index.directory(base) {
-        extras.insert_text(name, text(field)?);
+        extras.insert_checked(name, text(field)?);
     }
     extras.form = match &index.form {
         Some(Field::Stored(at)) => Some(std::str::from_utf8(read(*at)?)?.to_owned()),

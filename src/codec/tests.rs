@@ -766,7 +766,7 @@ proptest! {
         let mut expected = Extras::default();
         let (mut disk, mut next) = (Parts::new(), 5 << 24);
         let whole = first.map(|(fields, form)| {
-            fields.into_iter().for_each(|(name, text)| expected.insert_text(name, text));
+            fields.into_iter().for_each(|(name, text)| expected.insert_checked(name, text));
             expected.form = form;
             expected.clone()
         });
@@ -789,7 +789,7 @@ proptest! {
             let parts = arrange(&mut cold, new, read, || { next += 1; next }).unwrap();
             for (name, text) in step.into_iter().flatten() {
                 match text {
-                    Some(text) => expected.insert_text(name, text),
+                    Some(text) => expected.insert_checked(name, text),
                     None => drop(expected.remove(&name)),
                 }
             }

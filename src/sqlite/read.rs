@@ -38,6 +38,8 @@ pub(crate) struct Reader {
     marks_absent: bool,
     /// The first builds of Hermes' table had no scope.
     has_scope: bool,
+    /// The file is shorter than it says.
+    is_cut: bool,
 }
 
 /// Whether the file at `path` begins as a database does.
@@ -49,6 +51,19 @@ fn head(path: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     File::open(path)?.take(100).read_to_end(&mut head)?;
     Ok(head)
+}
+
+/// Whether a file has fewer pages than its head says, if what that says is up to date.
+fn is_cut(path: &Path, head: &[u8]) -> bool {
+    let number = |at: usize| {
+        let bytes = head.get(at..at + 4)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    };
+    let size = head.get(16..18).and_then(|size| size.try_into().ok());
+    let page = size.map_or(0, |size| u64::from(u16::from_be_bytes(size)));
+    let page = if page == 1 { 1 << 16 } else { page };
+    let pages = number(28).filter(|_| number(24) == number(92)).unwrap_or(0);
+    path.metadata().is_ok_and(|meta| meta.len() < page * u64::from(pages))
 }
 
 impl Reader {
@@ -68,7 +83,7 @@ impl Reader {
             Some(connection) => connection,
             None => Self::of_copy(path)?,
         };
-        Self::look(connection, path)
+        Self::look(connection, path, is_cut(path, &head))
     }
 
     /// `None` if it has to be a copy.
@@ -97,7 +112,7 @@ impl Reader {
         Ok(opened)
     }
 
-    fn look(connection: Connection, path: &Path) -> Result<Self> {
+    fn look(connection: Connection, path: &Path, is_cut: bool) -> Result<Self> {
         let has = |name: &str| {
             let found =
                 connection
@@ -130,7 +145,7 @@ impl Reader {
                 return Err(Error::NotASessionFile { reason: reason.into() });
             }
         };
-        Ok(Self { connection, path: path.to_path_buf(), gateway, marks_absent, has_scope })
+        Ok(Self { connection, path: path.to_path_buf(), gateway, marks_absent, has_scope, is_cut })
     }
 
     /// Hands out each row, of one scope or of all. Answers why the database ceases to make sense, if it does.
@@ -155,7 +170,7 @@ impl Reader {
         loop {
             let row = match rows.next() {
                 Ok(Some(row)) => row,
-                Ok(None) => return Ok(None),
+                Ok(None) => return Ok(self.is_cut.then(|| "the file ends before its last page".into())),
                 Err(error) => return damage(error).map(Some).map_err(|e| failed(&self.path, e)),
             };
             let value = |index| row.get_ref(index).map_err(|e| failed(&self.path, e));
@@ -185,6 +200,8 @@ impl Reader {
 fn begin(connection: Connection) -> rusqlite::Result<Connection> {
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "trusted_schema", false)?;
+    // Otherwise nothing at all is read of a file that was cut off.
+    connection.pragma_update(None, "writable_schema", true)?;
     connection.execute_batch("BEGIN")?;
     connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
     Ok(connection)

@@ -604,7 +604,7 @@ mod databases {
         let db = moving.dir.path().join("other");
         let ran = run(&db, &["migrate", moving.file.to_str().unwrap()]);
         assert_eq!((ran.code, db.exists()), (1, false), "{}", ran.out);
-        ran.error_line(&["not a session file: the database cannot be read"]);
+        ran.error_line(&["not a session file: "]);
 
         let text = Move::of(two());
         text.migrate(&["--scope", "/s"]).error_line(&["only a database has scopes"]);
