@@ -49,6 +49,9 @@ pub(crate) struct Resolved {
     /// Whether that session had used any tokens.
     #[pyo3(get)]
     had_activity: bool,
+    /// What the guard raised when it was asked, if it did: the session was kept then.
+    #[pyo3(get)]
+    guard_error: Option<Py<PyAny>>,
 }
 
 /// A turn that has just begun.
@@ -155,7 +158,11 @@ impl Answers<'_> {
         written.map(|written| self.written("reset", written)).transpose()
     }
 
-    pub(crate) fn resolved(self, resolved: cloakroom::change::Resolved) -> PyResult<Resolved> {
+    pub(crate) fn resolved(
+        self,
+        resolved: cloakroom::change::Resolved,
+        guard_error: Option<PyErr>,
+    ) -> PyResult<Resolved> {
         let (outcome, reason, previous_session_id, had_activity) = match resolved.resolution {
             Resolution::Existing => ("existing", None, None, false),
             Resolution::Created => ("created", None, None, false),
@@ -165,6 +172,7 @@ impl Answers<'_> {
             _ => ("other", None, None, false),
         };
         let (entry, receipt) = (Py::new(self.py, Entry::from(resolved.entry))?, self.receipt(resolved.receipt)?);
-        Ok(Resolved { outcome, entry, receipt, reason, previous_session_id, had_activity })
+        let guard_error = guard_error.map(|error| error.into_value(self.py).into_any());
+        Ok(Resolved { outcome, entry, receipt, reason, previous_session_id, had_activity, guard_error })
     }
 }

@@ -66,8 +66,8 @@ pub(crate) fn keep(names: Option<&Bound<'_, PyAny>>) -> PyResult<KeepExtras> {
 
 /// A source as a mapping: a field that is no text, or null, is an error; one that is not known is passed over.
 pub(crate) fn source(mapping: &Bound<'_, PyAny>) -> PyResult<SessionSource> {
-    let value = Some(json::value(mapping)?).filter(serde_json::Value::is_object);
-    value.and_then(|value| serde_json::from_value(value).ok()).ok_or_else(|| {
+    let text = json::text(mapping)?;
+    Some(text).filter(|text| text.starts_with('{')).and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(|| {
         PyTypeError::new_err("a source is a mapping of names to texts, such as `platform`, `chat_type` and `chat_id`")
     })
 }
@@ -92,4 +92,14 @@ pub(crate) fn duration(seconds: f64, what: &str) -> PyResult<Option<Duration>> {
         return Err(PyValueError::new_err(format!("{what} is a number of seconds, and not less than 0")));
     }
     Ok(Duration::try_from_secs_f64(seconds).ok())
+}
+
+/// A report as JSON.
+pub(crate) fn json_text(value: &impl serde::Serialize) -> PyResult<String> {
+    serde_json::to_string(value).map_err(|_| PyValueError::new_err("the report has no JSON form"))
+}
+
+/// A report of the store as one of the package's classes.
+pub(crate) fn report<'py>(py: Python<'py>, class: &str, value: &impl serde::Serialize) -> PyResult<Bound<'py, PyAny>> {
+    python(py, "_reports", "make")?.call1((class, json_text(value)?))
 }

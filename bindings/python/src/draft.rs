@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use cloakroom::chrono::{DateTime, Utc};
-use cloakroom::serde_json::Value;
 use cloakroom::{SessionEntry, SessionId, SessionStore};
 use pyo3::prelude::*;
 
 use crate::convert::datetime;
 use crate::error::OrRaise;
 use crate::fields::{self, entry_getters, origin};
-use crate::json::{loads, value};
+use crate::json::{loads, text};
 
 /// An entry in the making, as `modify` hands it to its callable: its fields can be set.
 ///
@@ -22,7 +21,7 @@ use crate::json::{loads, value};
 pub(crate) struct Draft {
     pub(crate) entry: SessionEntry,
     pub(crate) is_new: bool,
-    pub(crate) extras: BTreeMap<String, Option<Value>>,
+    pub(crate) extras: BTreeMap<String, Option<String>>,
     /// `None` once the callable has returned.
     pub(crate) store: Option<SessionStore>,
 }
@@ -53,7 +52,7 @@ entry_getters! { Draft {
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let text = match (self.extras.get(name), &self.store) {
-            (Some(changed), _) => changed.as_ref().map(Value::to_string),
+            (Some(changed), _) => changed.clone(),
             (None, Some(store)) if !self.is_new => py.detach(|| store.extra(&self.entry.key, name)).or_raise(py)?,
             (None, _) => None,
         };
@@ -66,7 +65,7 @@ entry_getters! { Draft {
     /// >>> store.extra(key, "model")
     /// 'large'
     fn set_extra(&mut self, name: String, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.extras.insert(name, Some(self::value(value)?));
+        self.extras.insert(name, Some(text(value)?));
         Ok(())
     }
 

@@ -10,15 +10,19 @@ mod convert;
 mod draft;
 mod entry;
 mod error;
+mod events;
 mod fields;
 mod hub;
 mod json;
 mod lease;
 mod listing;
+mod log;
 mod open;
+mod policy;
 mod prune;
 mod receipt;
 mod store;
+mod transfer;
 mod watcher;
 
 use pyo3::prelude::*;
@@ -32,6 +36,8 @@ mod _core {
     #[pymodule_export]
     use crate::entry::{Entry, entry_from_json};
     #[pymodule_export]
+    use crate::events::Events;
+    #[pymodule_export]
     use crate::hub::Hub;
     #[pymodule_export]
     use crate::lease::Lease;
@@ -40,9 +46,17 @@ mod _core {
     #[pymodule_export]
     use crate::open::close_all;
     #[pymodule_export]
+    use crate::policy::ResetPolicy;
+    #[pymodule_export]
     use crate::receipt::Receipt;
     #[pymodule_export]
     use crate::store::SessionStore;
     #[pymodule_export]
     use crate::watcher::Watcher;
+
+    #[pymodule_init]
+    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::log::begin();
+        Ok(())
+    }
 }

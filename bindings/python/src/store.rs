@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use cloakroom::change::{Edit, Repoint, Resolve};
+use cloakroom::events::EventOptions;
 use cloakroom::prune::NoActivity;
 use cloakroom::query::Filter;
 use cloakroom::source::KeyPolicy;
@@ -12,19 +13,24 @@ use cloakroom::watcher::WatcherConfig;
 use cloakroom::{Error, Extras, Options, Timestamp, Usage, serde_json};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyMapping};
 
 use crate::answer::{Answers, Change, Resolved, Turn};
-use crate::convert::{duration, expect, gateway, keep, key, python, session_id, source, timestamp, touch};
+use crate::convert::{
+    duration, expect, gateway, json_text, keep, key, python, report, session_id, source, timestamp, touch,
+};
 use crate::draft::Draft;
 use crate::entry::Entry;
 use crate::error::OrRaise;
-use crate::json::{loads, value};
+use crate::events::Events;
+use crate::json::{self, loads};
 use crate::lease::Lease;
 use crate::listing::{Entries, Keys};
 use crate::open::Opening;
+use crate::policy::ResetPolicy;
 use crate::prune::{Guard, Limits};
 use crate::receipt::Receipt;
+use crate::transfer::{self, Import};
 use crate::watcher::Watcher;
 
 /// An open store. May be used from many threads; belongs to the process that opened it.
@@ -192,6 +198,126 @@ impl SessionStore {
         report(py, "Stats", &self.run(py, |store| store.stats())?)
     }
 
+    /// Checks the whole store and answers what is wrong with it. Reads everything.
+    ///
+    /// >>> store.verify().sound
+    /// True
+    fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let found = self.run(py, |store| store.verify())?;
+        let violations: Vec<_> = found.violations.iter().map(ToString::to_string).collect();
+        report(
+            py,
+            "Verification",
+            &serde_json::json!({
+                "entries": found.entries,
+                "violations": violations,
+                "stale_rows": found.stale_rows,
+                "orphaned_chunks": found.orphaned_chunks,
+                "orphaned_turns": found.orphaned_turns,
+                "orphaned_leases": found.orphaned_leases,
+                "times_ahead": found.times_ahead,
+                "count_checked": found.count_checked,
+            }),
+        )
+    }
+
+    // --- in and out
+
+    /// Makes a store at `path` from a gateway's `sessions.json`, and leaves it closed. The store is there when it is whole, and not
+    /// before. A bad entry goes to the file `quarantine` and the rest goes on.
+    ///
+    /// Also: `gateway` ("hermes" or "openclaw"; its first entry tells), `zone` where naive times are at home (the machine's own),
+    /// `trust_times`, `dry_run`, `file_time`, and `trust_group`. Raises Exists, InvalidEntry if the file is none, ClockBehind.
+    ///
+    /// >>> file = path.with_name("sessions.json")
+    /// >>> _ = file.write_text('{"mine:1": {"session_id": "1", "updated_at": "2026-06-12T00:07:04"}}')
+    /// >>> SessionStore.create_from(path, file, zone="Europe/Berlin").imported
+    /// 1
+    #[staticmethod]
+    #[pyo3(signature = (path, file, *, trust_group=false, **options))]
+    fn create_from<'py>(
+        py: Python<'py>,
+        path: PathBuf,
+        file: PathBuf,
+        trust_group: bool,
+        options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let import = Import::new(py, &file, options)?;
+        let options = Options::new(path).trust_group(trust_group);
+        report(py, "ImportReport", &py.detach(move || import.create(options)).or_raise(py)?)
+    }
+
+    /// Imports a gateway's `sessions.json` into this store. Options are those of `create_from`, and `on_conflict`: "newer" lets the
+    /// entry stay that was active last, "keep" the store's, "replace" the file's.
+    ///
+    /// >>> file = path.with_name("sessions.json")
+    /// >>> store.export(file).entries
+    /// 1
+    /// >>> store.import_from(file).unchanged
+    /// 1
+    #[pyo3(signature = (file, **options))]
+    fn import_from<'py>(
+        &self,
+        py: Python<'py>,
+        file: PathBuf,
+        options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let import = Import::new(py, &file, options)?;
+        report(py, "ImportReport", &self.run(py, move |store| import.merge(store))?)
+    }
+
+    /// Writes all entries into a file: as "hermes", "openclaw", or "jsonl". It is there whole or not at all, and only its owner may
+    /// read it. Raises Exists if there is one, without `force`.
+    ///
+    /// >>> store.export(path.with_name("sessions.json"), "hermes").entries
+    /// 1
+    #[pyo3(signature = (file, format="hermes", *, zone=None, force=false))]
+    fn export<'py>(
+        &self,
+        py: Python<'py>,
+        file: PathBuf,
+        format: &str,
+        zone: Option<&str>,
+        force: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let export = transfer::export(py, format, zone, force)?;
+        report(py, "ExportReport", &self.run(py, move |store| export(store, &file))?)
+    }
+
+    /// Writes a backup of one moment into a file, while others go on changing the store. Raises Exists as `export` does.
+    ///
+    /// >>> store.backup(path.with_name("backup")).entries
+    /// 1
+    #[pyo3(signature = (file, *, force=false))]
+    fn backup<'py>(&self, py: Python<'py>, file: PathBuf, force: bool) -> PyResult<Bound<'py, PyAny>> {
+        report(py, "BackupReport", &self.run(py, move |store| transfer::backup(store, &file, force))?)
+    }
+
+    /// Makes a store at `path` from a backup, and leaves it closed. Raises Exists, NotAStore if the file is no backup, Damaged.
+    ///
+    /// >>> _ = store.backup(path.with_name("backup"))
+    /// >>> SessionStore.restore(path.with_name("backup"), path).entries
+    /// 1
+    #[staticmethod]
+    #[pyo3(signature = (file, path, *, trust_group=false))]
+    fn restore<'py>(py: Python<'py>, file: PathBuf, path: PathBuf, trust_group: bool) -> PyResult<Bound<'py, PyAny>> {
+        let options = Options::new(path).trust_group(trust_group);
+        report(py, "BackupReport", &transfer::restore(py, &file, options)?)
+    }
+
+    /// Listens to what becomes of sessions from now on. The channel holds `capacity` events and drops newer ones while it is full.
+    /// `updates` and `touches` add those of other changes, and of activity alone.
+    ///
+    /// >>> events = store.events(touches=True)
+    /// >>> _ = store.touch(key)
+    /// >>> next(events).event
+    /// 'touched'
+    #[pyo3(signature = (capacity=1024, *, updates=false, touches=false))]
+    fn events(&self, py: Python<'_>, capacity: usize, updates: bool, touches: bool) -> PyResult<Events> {
+        let options = EventOptions::new(capacity).updates(updates).touches(touches);
+        self.run(py, move |store| Ok(Events::new(store.events(options))))
+    }
+
     /// Waits until everything changed so far survives a power cut.
     ///
     /// >>> store.flush()
@@ -315,12 +441,13 @@ impl SessionStore {
     fn put(&self, py: Python<'_>, entry: &Entry, extras: Option<&Bound<'_, PyAny>>, expect: &str) -> PyResult<Change> {
         let expect = self::expect(py, expect)?;
         let mut fields = Extras::default();
-        match extras.map(value).transpose()? {
-            None | Some(serde_json::Value::Null) => {}
-            Some(serde_json::Value::Object(extras)) => {
-                extras.iter().for_each(|(name, value)| fields.insert(name.clone(), value));
+        if let Some(extras) = extras.filter(|extras| !extras.is_none()) {
+            let Ok(extras) = extras.cast::<PyMapping>() else {
+                return Err(PyTypeError::new_err("extras are a mapping of names to values"));
+            };
+            for (name, text) in json::fields(extras)? {
+                json::taken(fields.insert_text(name, &text))?;
             }
-            Some(_) => return Err(PyTypeError::new_err("extras are a mapping of names to values")),
         }
         let put = self.run(py, |store| store.put(&entry.inner, &fields, expect))?;
         self.answers(py).put(put)
@@ -384,13 +511,35 @@ impl SessionStore {
     ///
     /// The source is a mapping: `platform`, `chat_type`, `chat_id`, `user_id`, `thread_id` and others, by their names in the gateway.
     ///
+    /// `reset` says when a session is over: then a fresh one takes its place, unless a lease holds the entry or `guard`, asked with
+    /// the session key on this thread, says that work is in progress. If the guard raises an exception, the session stays, and the
+    /// answer has the exception in `guard_error`.
+    ///
     /// >>> found = store.resolve({"platform": "telegram", "chat_type": "dm", "chat_id": "1234"})
     /// >>> found.outcome, found.entry.key
     /// ('existing', 'agent:main:telegram:dm:1234')
-    fn resolve(&self, py: Python<'_>, source: &Bound<'_, PyAny>) -> PyResult<Resolved> {
+    #[pyo3(signature = (source, *, reset=None, guard=None))]
+    fn resolve(
+        &self,
+        py: Python<'_>,
+        source: &Bound<'_, PyAny>,
+        reset: Option<&Bound<'_, ResetPolicy>>,
+        guard: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Resolved> {
         let source = self::source(source)?;
-        let resolved = self.run(py, move |store| store.resolve(&source))?;
-        self.answers(py).resolved(resolved)
+        let guard = guard.map(|guard| Guard::new(guard.unbind()));
+        let Some(policies) = reset.map(|reset| &reset.get().all) else {
+            let resolved = self.run(py, move |store| store.resolve(&source))?;
+            return self.answers(py).resolved(resolved, None);
+        };
+        let resolved = self.run(py, |store| match &guard {
+            None => store.resolve_with(&source, policies, NoActivity),
+            Some(guard) => {
+                store.resolve_with(&source, policies, |key: &_| cloakroom::prune::ActivityGuard::check(guard, key))
+            }
+        });
+        let errors = guard.map_or(Ok(Vec::new()), Guard::into_errors)?;
+        self.answers(py).resolved(resolved?, errors.into_iter().next())
     }
 
     /// As `resolve`, at a key of the gateway's own, and with an id of its own for a session that begins.
@@ -425,7 +574,7 @@ impl SessionStore {
                 None => store.resolve_as(&key, &how),
             }
         })?;
-        self.answers(py).resolved(resolved)
+        self.answers(py).resolved(resolved, None)
     }
 
     /// Leads a key to another session. With `expected`, only if that is the session it leads to.
@@ -557,15 +706,15 @@ impl SessionStore {
         text.map_or(Ok(default), |text| loads(py, &text).map(Some))
     }
 
-    /// Sets one of an entry's extras to a value that JSON can hold. None if there is no entry. A whole number beyond 64 bits raises
-    /// OverflowError, an infinite one ValueError.
+    /// Sets one of an entry's extras to a value that JSON can hold. None if there is no entry. A whole number keeps all its digits,
+    /// up to 4,096. An infinite number raises ValueError.
     ///
     /// >>> _ = store.set_extra(key, "model", {"name": "large"})
     /// >>> store.extra(key, "model")
     /// {'name': 'large'}
     fn set_extra(&self, py: Python<'_>, key: &str, name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<Receipt>> {
-        let (key, value) = (self::key(py, key)?, self::value(value)?);
-        self.receipt(py, move |store| store.set_extra(&key, name, &value))
+        let (key, text) = (self::key(py, key)?, json::text(value)?);
+        self.receipt(py, move |store| store.set_extra_text(&key, name, &text))
     }
 
     /// Removes one of an entry's extras. None if there is no entry, or no such extra.
@@ -854,7 +1003,7 @@ fn edit(
     drop(handle);
     for (name, value) in extras {
         match value {
-            Some(value) => draft.set_extra(name, &value),
+            Some(text) => json::taken(draft.set_extra_text(name, &text))?,
             None => draft.remove_extra(name),
         }
     }
@@ -867,15 +1016,6 @@ fn edit(
         Ok("remove") => Ok(Edit::Remove),
         _ => Err(PyTypeError::new_err("the change answers None to write the draft, \"keep\", or \"remove\"")),
     }
-}
-
-fn json_text(value: &impl serde::Serialize) -> PyResult<String> {
-    serde_json::to_string(value).map_err(|_| PyValueError::new_err("the report has no JSON form"))
-}
-
-/// A report of the store as one of the package's classes.
-fn report<'py>(py: Python<'py>, class: &str, value: &impl serde::Serialize) -> PyResult<Bound<'py, PyAny>> {
-    python(py, "_reports", "make")?.call1((class, json_text(value)?))
 }
 
 fn unknown(verb: &str, name: &str) -> PyErr {

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import cloakroom_store
-from cloakroom_store import Entry, SessionStore, _core, _errors, _reports
+from cloakroom_store import Entry, ResetPolicy, SessionStore, _core, _errors, _reports
 
 from .conftest import KEY
 
@@ -50,7 +50,8 @@ DOCUMENTED = dict(documented())
 def test_the_example_of_a_docstring_runs(name: str, path: Path) -> None:
     with SessionStore.open(path.with_name("open.db"), create=True) as store:
         store.resolve({"platform": "telegram", "chat_type": "dm", "chat_id": "1234"})
-        names = {"store": store, "key": KEY, "path": path, "SessionStore": SessionStore, "Entry": Entry, "asyncio": asyncio}
+        classes = {each.__name__: each for each in (Entry, ResetPolicy, SessionStore)}
+        names = {"store": store, "key": KEY, "path": path, "asyncio": asyncio, **classes}
         test = doctest.DocTestParser().get_doctest(DOCUMENTED[name], names, name, None, 0)
         assert test.examples, f"{name} has no example"
         said: list[str] = []

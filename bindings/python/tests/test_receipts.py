@@ -309,3 +309,30 @@ def test_a_waker_never_blocks_where_nobody_reads(store: SessionStore) -> None:
         loop.run_until_complete(asyncio.sleep(0))
     assert all(future.done() for future in futures)
     loop.close()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_anyio_waits_in_a_thread(store: SessionStore, backend: str) -> None:
+    anyio = pytest.importorskip("anyio", reason="anyio is not installed")
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    created = store.resolve_as(KEY).receipt
+
+    async def main() -> bool:
+        waited: bool = await anyio.to_thread.run_sync(created.wait)
+        return waited and created.durable
+
+    assert anyio.run(main, backend=backend)
+
+
+def test_trio_is_told_to_wait_in_a_thread(store: SessionStore) -> None:
+    trio = pytest.importorskip("trio", reason="trio is not installed")
+
+    async def main() -> None:
+        await touched(store)
+
+    store.close()
+    store = SessionStore.open(store.path, commit_interval=3600.0)
+    store.resolve_as(KEY)
+    with pytest.raises(RuntimeError, match="to_thread"):
+        trio.run(main)
+    store.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloakroom_store import Draft, Entry, InvalidEntry, InvalidName, InvalidValue, SessionStore, TooLarge
+from cloakroom_store import Draft, Entry, InvalidEntry, InvalidName, InvalidValue, ResetPolicy, SessionStore, TooLarge
 
 from .conftest import KEY
 
@@ -99,8 +99,7 @@ def test_put_keeps_what_it_is_given_and_may_expect_something(store: SessionStore
     [
         (float("nan"), ValueError),
         (float("inf"), ValueError),
-        (2**64, OverflowError),
-        (-(2**63) - 1, OverflowError),
+        (10**4096, OverflowError),
         ({1: 2}, TypeError),
         ({"a": {3}}, TypeError),
         (b"bytes", TypeError),
@@ -115,6 +114,27 @@ def test_what_json_has_no_place_for_is_refused(store: SessionStore, value: objec
     with pytest.raises(RecursionError):
         store.set_extra(KEY, "x", deep)
     assert store.extra(KEY, "x", "nothing") == "nothing"
+
+
+def test_a_whole_number_keeps_all_its_digits(store: SessionStore) -> None:
+    values = [2**63, -(2**64), 10**4095, {"a": [12345678901234567890123, True, 0.5]}]
+    entry = store.resolve(SOURCE).entry
+    for value in values:
+        store.set_extra(KEY, "x", value)
+        assert store.extra(KEY, "x") == value
+        assert store.modify(KEY, lambda draft: draft.set_extra("y", value)).outcome == "changed"
+        store.put(entry, {"z": value, "x": store.extra(KEY, "y")})
+        found = store.get_with_extras(KEY)
+        assert found is not None and found[1] == {"z": value, "x": value}
+        store.put_json(KEY, store.get_json(KEY) or "")
+    # As deep as it can be exported and come in again.
+    deep: Any = 1
+    for _ in range(63):
+        deep = [deep]
+    store.set_extra(KEY, "deep", deep)
+    assert store.put_json(KEY, store.get_json(KEY) or "").outcome == "replaced"
+    with pytest.raises(RecursionError):
+        store.set_extra(KEY, "deep", [deep])
 
 
 def test_json_goes_in_and_comes_out_equal(store: SessionStore) -> None:
@@ -296,3 +316,66 @@ def test_limits_are_typed_errors(store: SessionStore) -> None:
         store.record_usage(KEY, estimated_cost_usd=float("inf"))
     mapping: Mapping[str, Any] = {"a": 1}
     assert store.put(Entry(KEY, "run-1"), mapping).outcome == "replaced"
+
+
+def days_ago(days: float) -> datetime:
+    return datetime.now(UTC) - timedelta(days=days)
+
+
+def aged(store: SessionStore, days: float) -> Entry:
+    def ages(draft: Draft) -> None:
+        draft.created_at = draft.updated_at = days_ago(days)
+        draft.total_tokens = 7
+
+    changed = store.modify(store.resolve(SOURCE).entry.key, ages, touch=False).entry
+    assert changed is not None
+    return changed
+
+
+def test_a_policy_ends_a_session_and_says_why(store: SessionStore) -> None:
+    old = aged(store, 2)
+    assert store.resolve(SOURCE, reset=ResetPolicy(idle_minutes=5 * 1440)).outcome == "existing"
+    old = aged(store, 2)
+    found = store.resolve(SOURCE, reset=ResetPolicy(idle_minutes=60))
+    assert (found.outcome, found.reason, found.previous_session_id) == ("replaced", "idle", old.session_id)
+    assert found.had_activity and found.guard_error is None and found.entry.was_auto_reset
+    aged(store, 2)
+    assert store.resolve(SOURCE, reset=ResetPolicy(daily_hour=4, zone="Europe/Berlin")).reason == "daily"
+    # The platform's own counts first, then the chat type's.
+    aged(store, 2)
+    never, soon = ResetPolicy(), ResetPolicy(idle_minutes=1)
+    policy = ResetPolicy(idle_minutes=1, platforms={"telegram": never}, chat_types={"dm": soon})
+    assert store.resolve(SOURCE, reset=policy).outcome == "existing" and "telegram" in repr(policy)
+    aged(store, 2)
+    assert store.resolve(SOURCE, reset=ResetPolicy(chat_types={"dm": soon})).reason == "idle"
+    for wrong in ({"daily_hour": 24}, {"daily_hour": 4, "zone": "Mars"}, {"zone": "UTC"}):
+        with pytest.raises(ValueError):
+            ResetPolicy(**wrong)
+
+
+def test_the_guard_of_a_policy_is_asked_by_key_and_its_exception_keeps(store: SessionStore) -> None:
+    policy = ResetPolicy(idle_minutes=60)
+    old = aged(store, 2)
+    asked: list[str] = []
+
+    def runs(key: str) -> bool:
+        asked.append(key)
+        return True
+
+    assert store.resolve(SOURCE, reset=policy, guard=runs).entry.session_id == old.session_id
+    assert asked == [old.key]
+    aged(store, 2)
+
+    def fails(key: str) -> bool:
+        raise KeyError(key)
+
+    found = store.resolve(SOURCE, reset=policy, guard=fails)
+    assert found.outcome == "existing" and isinstance(found.guard_error, KeyError)
+    aged(store, 2)
+    with pytest.raises(KeyboardInterrupt):
+        store.resolve(SOURCE, reset=policy, guard=lambda key: (_ for _ in ()).throw(KeyboardInterrupt()))
+    aged(store, 2)
+    with store.hold(old.key):  # type: ignore[union-attr]
+        assert store.resolve(SOURCE, reset=policy).outcome == "existing"
+    aged(store, 2)
+    assert store.resolve(SOURCE, reset=policy, guard=lambda key: False).outcome == "replaced"

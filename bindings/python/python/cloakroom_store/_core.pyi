@@ -1,15 +1,19 @@
 """The native part."""
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, final
 
 from ._reports import (
+    BackupReport,
     BulkRemoval,
+    Event,
+    ExportReport,
     ForgetReport,
+    ImportReport,
     OpenLease,
     OpenReport,
     OpenTurn,
@@ -17,6 +21,7 @@ from ._reports import (
     RenameReport,
     Stats,
     TurnRecovery,
+    Verification,
     WatcherStatus,
 )
 
@@ -25,10 +30,12 @@ __all__ = [
     "Draft",
     "Entries",
     "Entry",
+    "Events",
     "Hub",
     "Keys",
     "Lease",
     "Receipt",
+    "ResetPolicy",
     "Resolved",
     "SessionStore",
     "Turn",
@@ -319,6 +326,29 @@ class Receipt:
     def __await__(self) -> Generator[Any, None, None]: ...
 
 @final
+class Events(Iterator[Event]):
+    @property
+    def dropped(self) -> int: ...
+    def __next__(self) -> Event: ...
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+    def _next(self) -> tuple[Event | None, bool]: ...
+    def _watch(self) -> int: ...
+    def _unwatch(self) -> None: ...
+
+@final
+class ResetPolicy:
+    def __new__(
+        cls,
+        *,
+        idle_minutes: int = 0,
+        daily_hour: int | None = None,
+        zone: str | None = None,
+        from_start: bool = False,
+        platforms: Mapping[str, ResetPolicy] | None = None,
+        chat_types: Mapping[str, ResetPolicy] | None = None,
+    ) -> Self: ...
+
+@final
 class Change:
     @property
     def outcome(self) -> str: ...
@@ -341,6 +371,8 @@ class Resolved:
     def previous_session_id(self) -> str | None: ...
     @property
     def had_activity(self) -> bool: ...
+    @property
+    def guard_error(self) -> Exception | None: ...
 
 @final
 class Turn:
@@ -431,6 +463,46 @@ class SessionStore:
     ) -> None: ...
     def open_report(self) -> OpenReport: ...
     def stats(self) -> Stats: ...
+    def verify(self) -> Verification: ...
+    @staticmethod
+    def create_from(
+        path: str | os.PathLike[str],
+        file: str | os.PathLike[str],
+        *,
+        trust_group: bool = False,
+        gateway: _Gateway | None = ...,
+        zone: str | None = ...,
+        trust_times: bool = ...,
+        dry_run: bool = ...,
+        file_time: datetime | None = ...,
+        quarantine: str | os.PathLike[str] | None = ...,
+    ) -> ImportReport: ...
+    def import_from(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        on_conflict: Literal["newer", "keep", "replace"] = ...,
+        gateway: _Gateway | None = ...,
+        zone: str | None = ...,
+        trust_times: bool = ...,
+        dry_run: bool = ...,
+        file_time: datetime | None = ...,
+        quarantine: str | os.PathLike[str] | None = ...,
+    ) -> ImportReport: ...
+    def export(
+        self,
+        file: str | os.PathLike[str],
+        format: Literal["hermes", "openclaw", "jsonl"] = "hermes",
+        *,
+        zone: str | None = None,
+        force: bool = False,
+    ) -> ExportReport: ...
+    def backup(self, file: str | os.PathLike[str], *, force: bool = False) -> BackupReport: ...
+    @staticmethod
+    def restore(
+        file: str | os.PathLike[str], path: str | os.PathLike[str], *, trust_group: bool = False
+    ) -> BackupReport: ...
+    def events(self, capacity: int = 1024, *, updates: bool = False, touches: bool = False) -> Events: ...
     def flush(self) -> None: ...
     def get(self, key: str) -> Entry | None: ...
     def get_with_extras(self, key: str) -> tuple[Entry, dict[str, Any]] | None: ...
@@ -462,7 +534,13 @@ class SessionStore:
         touch: bool = True,
         create: bool = True,
     ) -> Change: ...
-    def resolve(self, source: Mapping[str, Any]) -> Resolved: ...
+    def resolve(
+        self,
+        source: Mapping[str, Any],
+        *,
+        reset: ResetPolicy | None = None,
+        guard: Callable[[str], bool] | None = None,
+    ) -> Resolved: ...
     def resolve_as(
         self,
         key: str,

@@ -199,7 +199,137 @@ class Stats:
     unreadable: Unreadable
 
 
-_TIMES = {"cutoff", "last_run", "next_run", "started_at", "since", "end", "oldest", "newest"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something became of a session. Sent when the change is made, before it is durable."""
+
+    session_key: str = field(repr=False)
+    event: str
+    """"created", "reset", "switched", "replaced", "suspended", "unsuspended", "pinned", "unpinned", "resume_pending",
+    "resume_cleared", "renamed", "removed" or "pruned"; if asked for "updated" and "touched"."""
+    reason: str | None = None
+    """Why it was reset ("suspended", "idle", "daily", None if somebody asked for it), pruned ("age", "entries", "bytes"), or is to be
+    resumed."""
+    at: datetime
+    old_session_id: str | None
+    """The session that was live before, where another has taken its place, or none."""
+    new_session_id: str | None
+    """The session that is live now, where it was not before."""
+    revision: str | None
+    """The entry's revision now; None if it is gone."""
+    renamed_from: str | None = field(default=None, repr=False)
+    """The key it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A bad entry of a file."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Where a file ceases to make sense."""
+
+    line: int
+    column: int
+    byte: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport:
+    """What an import did. Every entry of the file is counted in `read`, and in one of `imported`, `updated`, `kept`, `duplicates` and
+    `quarantined`.
+    """
+
+    gateway: str | None
+    """Whose file it was; None if it had no entry to tell by."""
+    zone: str
+    """Where naive times were taken to be at home."""
+    dry_run: bool
+    bytes: int
+    read: int
+    imported: int
+    """Entries that the store did not have."""
+    updated: int
+    """Entries that took the place of one in the store."""
+    kept: int
+    """Entries left out because the store's stays."""
+    unchanged: int
+    changed_here: int
+    not_in_file: int
+    duplicates: int
+    quarantined: int
+    """Bad entries."""
+    notes: int
+    notes_left_out: int
+    kept_zone: str | None
+    clamped: int
+    skipped_hours: int
+    repeated_hours: int
+    without_time: int
+    unreadable_times: int
+    odd_values: int
+    repeated_fields: int
+    problems: tuple[Problem, ...]
+    """The first bad entries, without their keys."""
+    damage: Damage | None
+    """Set if the file is damaged or cut off: what comes after this place was not read."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the file was read: nothing was bad, and nothing damaged."""
+        return self.quarantined == 0 and self.damage is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export wrote."""
+
+    entries: int
+    notes: int
+    nulls: int
+    """Fields that are null in "jsonl", because JSON cannot say what they hold."""
+    zone: str
+    """Where naive times are at home."""
+    unreadable: Unreadable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupReport:
+    """What a backup holds."""
+
+    entries: int
+    turns: int
+    leases: int
+    notes: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a check found."""
+
+    entries: int
+    violations: tuple[str, ...]
+    """What is wrong, with redacted keys."""
+    stale_rows: int
+    orphaned_chunks: int
+    orphaned_turns: int
+    orphaned_leases: int
+    times_ahead: int
+    count_checked: bool
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.violations
+
+
+_TIMES = {"at", "cutoff", "last_run", "next_run", "started_at", "since", "end", "oldest", "newest"}
 
 
 def _portable(error: Exception) -> Exception:
@@ -225,6 +355,10 @@ def _value(name: str, value: Any) -> Any:
             return tuple(_made(Protected, each) for each in value)
         case "unreadable" if isinstance(value, dict):
             return Unreadable(count=value["count"], first=tuple(_made(UnreadableRecord, each) for each in value["first"]))
+        case "problems":
+            return tuple(_made(Problem, each) for each in value)
+        case "damage":
+            return _made(Damage, value)
         case "shortfall":
             return _made(Shortfall, value)
         case "last_report":
@@ -242,6 +376,10 @@ def make(name: str, text: str, errors: list[Exception] | None = None) -> Any:
     values = json.loads(text)
     if name == "BulkRemoval":
         values = next(iter(values.values()))
+    if name == "Event":
+        values["renamed_from"] = values.pop("from", None)
+    if name == "ImportReport":
+        values["gateway"] = values.pop("format")
     if errors:
         values["guard_errors"] = errors
     return _made(globals()[name], values)

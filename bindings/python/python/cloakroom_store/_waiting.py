@@ -1,4 +1,4 @@
-"""Receipts in event loops.
+"""Receipts and events in event loops.
 
 Each loop has one pipe (`Hub`). The store's waker writes a byte into it and never calls Python; the loop reads the pipe as
 it reads any other, and settles what waits. One waker serves all that wait for one commit in one loop.
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ._core import Hub, Receipt
 
 if TYPE_CHECKING:
-    from ._core import SessionStore
+    from ._core import Events, SessionStore
+    from ._reports import Event
 
 _Future = asyncio.Future[None]
 
@@ -83,6 +84,43 @@ def wait(receipt: Receipt) -> Generator[object, None, None]:
     future: _Future = loop.create_future()
     _of_loop(loop).add(receipt, future)
     yield from future.__await__()
+
+
+class Stream:
+    """Events in a loop. Their pipe is watched only while somebody waits."""
+
+    def __init__(self, events: "Events") -> None:
+        self.events = events
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> "Event":
+        while True:
+            event, has_ended = self.events._next()
+            if event is not None:
+                return event
+            if has_ended:
+                raise StopAsyncIteration
+            await self.readable()
+
+    async def readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        future: _Future = loop.create_future()
+        pipe = self.events._watch()
+
+        def settle() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        try:
+            loop.add_reader(pipe, settle)
+            try:
+                await future
+            finally:
+                loop.remove_reader(pipe)
+        finally:
+            self.events._unwatch()
 
 
 async def ready(store: "SessionStore") -> "SessionStore":
