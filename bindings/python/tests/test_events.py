@@ -125,9 +125,15 @@ def test_a_loop_learns_of_the_end_and_each_wait_is_one_tasks(path: Path) -> None
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_the_thread_of_events_ends_with_them(store: SessionStore) -> None:
+    def name(task: Path) -> str:
+        try:
+            return (task / "comm").read_text().strip()
+        except (FileNotFoundError, ProcessLookupError):
+            # It has ended since it was listed.
+            return ""
+
     def threads() -> int:
-        names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-        return names.count("cloakroom-feed")
+        return [name(task) for task in Path("/proc/self/task").iterdir()].count("cloakroom-feed")
 
     events = store.events()
     changes(store, 3)
