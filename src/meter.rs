@@ -106,7 +106,7 @@ mod facade {
 
     use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, with_recorder};
 
-    use super::{KEPT, Pruned, REASONS};
+    use crate::meter::{KEPT, Pruned, REASONS};
 
     const METADATA: Metadata<'_> = Metadata::new("cloakroom", Level::INFO, Some("cloakroom"));
 

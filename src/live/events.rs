@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -20,12 +19,11 @@ use tokio::time::{sleep, timeout};
 
 use super::body::Flow;
 use super::error::{Fault, Outcome};
+use super::feeds::{Feed, Kept};
 use super::view::{View, query};
 use crate::events::{Event, EventOptions, Events};
 use crate::random;
 
-/// Readers at a time.
-const READERS: usize = 16;
 /// Events that are kept.
 const KEPT: usize = 1024;
 /// Events that wait to be taken from the store.
@@ -36,30 +34,6 @@ const EVERY: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(60);
 /// How often a reader hears that nothing happens.
 const BEAT: Duration = Duration::from_secs(15);
-
-/// The feed of changes, and the one that has touches too.
-#[derive(Default)]
-pub(super) struct Feeds {
-    feeds: [Mutex<Option<Arc<Feed>>>; 2],
-    readers: Arc<AtomicUsize>,
-}
-
-/// Events that happened, numbered from one.
-struct Feed {
-    /// So that numbers of another feed are not taken for its own.
-    name: u64,
-    kept: Mutex<Kept>,
-    newest: watch::Sender<u64>,
-}
-
-struct Kept {
-    events: VecDeque<Arc<str>>,
-    /// The number of the first.
-    first: u64,
-    /// How many did not fit into the channel.
-    dropped: u64,
-    read_at: Instant,
-}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -72,39 +46,6 @@ struct Told<'a> {
     handle: String,
     #[serde(flatten)]
     event: &'a Event,
-}
-
-/// A reader that is there.
-struct Reader(Arc<AtomicUsize>);
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Feeds {
-    fn reader(&self) -> Outcome<Reader> {
-        if self.readers.fetch_add(1, Ordering::AcqRel) >= READERS {
-            self.readers.fetch_sub(1, Ordering::AcqRel);
-            return Err(Fault::busy());
-        }
-        Ok(Reader(Arc::clone(&self.readers)))
-    }
-}
-
-impl Kept {
-    /// The number of the next event.
-    fn next(&self) -> u64 {
-        self.first + self.events.len() as u64
-    }
-
-    /// The events from a number on, and how many of those are gone.
-    fn from(&self, number: u64) -> (u64, Vec<Arc<str>>) {
-        let lost = self.first.saturating_sub(number);
-        let skipped = usize::try_from(number.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        (lost, self.events.iter().skip(skipped).cloned().collect())
-    }
 }
 
 /// The feed that is there, or a new one.

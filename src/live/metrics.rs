@@ -21,12 +21,6 @@ use crate::store::SessionStore;
 const KNOWN: Duration = Duration::from_secs(15);
 const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Sizes, and when they were told.
-#[derive(Default)]
-pub(super) struct Sizes {
-    told: Option<(Instant, u64, u64)>,
-}
-
 /// Figures in the making.
 struct Text {
     text: String,

@@ -43,6 +43,7 @@ mod client;
 mod connection;
 mod error;
 mod events;
+mod feeds;
 mod handle;
 mod history;
 mod metrics;

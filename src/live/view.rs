@@ -14,10 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::error::{Fault, Outcome};
-use super::events::Feeds;
+use super::feeds::Feeds;
 use super::handle;
 use super::history::History;
-use super::metrics::Sizes;
 use super::options::LiveOptions;
 use super::plans::Plans;
 use crate::codec::Activity;
@@ -34,6 +33,12 @@ const STREAMS: usize = 2;
 pub(super) const THREADS: usize = WORKERS + STREAMS;
 /// How long a request waits for a thread.
 const TURN: Duration = Duration::from_secs(5);
+
+/// Sizes, and when they were told.
+#[derive(Default)]
+pub(super) struct Sizes {
+    pub(super) told: Option<(Instant, u64, u64)>,
+}
 
 /// What the requests share.
 pub(super) struct View {

@@ -236,7 +236,8 @@ fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Left)> {
     Some((u64::from_le_bytes(bytes(8)?), Left { state, synced, mark: (has_mark == 1).then_some(mark) }))
 }
 
-/// Whether there is nothing where the slots are.
+/// Whether there is nothing where the slots are, or only the beginning of the very first: a full disk may leave that. It is
+/// the one behind, so the file has ended within it, and nothing is before it.
 fn is_blank(file: &File) -> io::Result<bool> {
     let mut slots = [0; SLOT_DISTANCE as usize + SLOT_BYTES];
     let mut read = 0;
@@ -246,7 +247,8 @@ fn is_blank(file: &File) -> io::Result<bool> {
             more => read += more,
         }
     }
-    Ok(slots.iter().all(|byte| *byte == 0))
+    let counts = if read < slots.len() { SLOT_BYTES } else { slots.len() };
+    Ok(slots.iter().take(counts).all(|byte| *byte == 0))
 }
 
 /// A slot of the file; `None` if it is empty or torn.
@@ -308,5 +310,18 @@ mod tests {
         assert_eq!(slot(&[&good[..BODY_BYTES], &[0; 8]].concat()), None, "ours, but torn");
         let unreadable = File::options().write(true).open(&path).unwrap();
         assert!(read_slot(&unreadable, 0).is_err());
+
+        // A full disk has cut off the very first slot, or a later one.
+        for (slots, is_damaged) in [(1, false), (2, true)] {
+            let cut = dir.path().join(format!("cut after {slots}"));
+            let state = StateFile::create(cut.clone()).unwrap();
+            (0..slots).for_each(|_| state.set(State::Open).unwrap());
+            File::options().write(true).open(&cut).unwrap().set_len(SLOT_DISTANCE + 20).unwrap();
+            if is_damaged {
+                File::options().write(true).open(&cut).unwrap().write_all_at(&[1], 20).unwrap();
+            }
+            let state = StateFile::open(cut).unwrap().unwrap();
+            assert_eq!((state.is_damaged(), state.is_blank()), (is_damaged, !is_damaged), "after {slots}");
+        }
     }
 }
