@@ -1,7 +1,6 @@
 //! The live view: a store as it runs, over HTTP on a Unix socket.
 //!
-//! sled lets one process in. So the gateway, which has the store open, offers a view of it, and the command line asks that
-//! where it finds the store taken. [`Live::serve`] starts it; the socket is `live.sock` in the directory of the store, and
+//! sled lets one process in. So the gateway, which has the store open, offers a view of it. [`Live::serve`] starts it; the socket is `live.sock` in the directory of the store, and
 //! only the user of this process and root may use it. There is no network port.
 //!
 //! ```no_run
@@ -11,7 +10,7 @@
 //! let store = SessionStore::open(Options::new("sessions.db").create(true))?;
 //! let watcher = Watcher::spawn(&store, WatcherConfig::default(), |_: &SessionKey| false)?;
 //! let live = Live::serve(&store, LiveOptions::new().watcher(&watcher))?;
-//! // … the gateway runs; beside it: `cloakroom list`, or `curl --unix-socket sessions.db/live.sock http://live/v1/store`
+//! // … the gateway runs; beside it: `curl --unix-socket sessions.db/live.sock http://live/v1/store`
 //! live.close();
 //! # watcher.stop();
 //! # store.close()?;
