@@ -23,7 +23,7 @@
 //! session, what protects entries from pruning, changes of one entry (`If-Match` takes its revision) or of many, pruning by
 //! a plan that was looked at before, events as they happen, exports, backups and checks as streams, and `/metrics` for
 //! Prometheus. Entries have *handles* in URLs, sixteen bytes in hexadecimal that stand for a key in this store, so that
-//! keys end up in no history. An error is `{"error": {"kind": …, "message": …}}` with the kinds of [`Error`](crate::Error).
+//! keys end up in no history. An error is `{"error": {"kind": …, "message": …}}` with the kinds of [`Error`].
 //!
 //! # What it costs
 //!
