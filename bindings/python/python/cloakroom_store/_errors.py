@@ -180,6 +180,9 @@ CLASSES: dict[str, type[Error]] = {
     "time_zone": TimeZoneUnknown,
     "local_time_zone": TimeZoneUnknown,
     "clock_behind": ClockBehind,
+    # No verb of this package meets these.
+    "served": Error,
+    "unsupported": Error,
 }
 
 #: What the operating system would say, where it was not asked.
