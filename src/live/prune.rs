@@ -148,6 +148,8 @@ fn kept(
     for (entry, protected) in keep.iter().take(most) {
         let mut value = json_of(protected)?;
         if let Some(fields) = value.as_object_mut() {
+            fields.remove("key");
+            fields.insert("session_key".into(), protected.key.as_str().into());
             fields.insert("handle".into(), handle::show(*entry).into());
             if let Some(found) = crate::unreadable::if_readable(store.peek(&protected.key))?.flatten() {
                 fields.insert("display_name".into(), found.details.display_name.into());

@@ -307,14 +307,6 @@ impl<'a> Pass<'a> {
 
     /// Decides on an entry that is due.
     fn decide(&mut self, entry: Fingerprint, seen: &Activity, seen_at: Seen, reason: PruneReason) -> Result<()> {
-        let state = (seen.hot.revision, seen.hot.updated_at);
-        if let Scope::Only(planned) = &self.scope
-            && planned.get(&entry) != Some(&state)
-        {
-            // It was kept when the plan was made, or has been used or changed since.
-            self.report.touched_meanwhile += 1;
-            return Ok(());
-        }
         let used_at = self.store.clock_check().used_at(entry, seen.hot.updated_at, self.now);
         let is_held = self.store.commits().leases()?.is_held(entry, self.leases_at);
         let due = Due { seen, idle: self.now.wall.since(used_at), is_held, reason };
@@ -322,6 +314,11 @@ impl<'a> Pass<'a> {
             store: self.store,
             seen_at,
             leases_at: self.leases_at,
+            // It was kept when the plan was made, or has been used or changed since, if it is not in the plan as it is.
+            is_in_scope: match &self.scope {
+                Scope::Only(planned) => planned.get(&entry) == Some(&(seen.hot.revision, seen.hot.updated_at)),
+                Scope::All | Scope::Note(_) => true,
+            },
             counts_bytes: self.live_bytes.is_some(),
             freed_bytes: &mut self.freed_bytes,
         };
@@ -338,6 +335,7 @@ struct Taken<'a> {
     store: &'a SessionStore,
     seen_at: Seen,
     leases_at: Timestamp,
+    is_in_scope: bool,
     counts_bytes: bool,
     freed_bytes: &'a mut u64,
 }
@@ -346,6 +344,9 @@ impl Shelf for Taken<'_> {
     /// Nothing that was seen is read again.
     fn remove(&mut self, seen: &Activity, dry_run: bool, is_overridden: bool) -> Result<Option<SessionId>> {
         let (Activity { key, hot }, seen_at) = (seen, self.seen_at);
+        if !self.is_in_scope {
+            return Ok(None);
+        }
         let bytes = if self.counts_bytes { self.store.commits().engine()?.entry_bytes(key)? } else { 0 };
         let session = if dry_run {
             self.store.peek(key)?.map(|entry| entry.session_id)

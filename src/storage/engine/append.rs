@@ -133,16 +133,20 @@ impl Writer {
         if bytes < MIN_CONDENSED + CONDENSED_RATIO * needed || *is_held || !unreadable.is_empty() {
             return Ok(());
         }
+        let outdated = bytes + self.journal.outdated;
         let late = (0..=u8::MAX).flat_map(|part| engine.memtable.not_carried(part));
         self.append_again(engine, late)?;
-        self.put_meta(engine, meta::JOURNAL, &first)
+        self.put_meta(engine, meta::JOURNAL, &(first, outdated))
     }
 
     /// Reads the journal of the last opening. What it says is carried from now on.
     pub(in crate::storage) fn replay(&mut self, engine: &Engine) -> Result<()> {
         let mut said = Said::new();
         // Where that cannot be read, all rows are: what counts comes last.
-        let first = if_readable(engine.meta_value(meta::JOURNAL))?.flatten().unwrap_or(0);
+        let (first, outdated) = if_readable(engine.meta_value(meta::JOURNAL))?.flatten().unwrap_or((0, 0));
+        // Where all are gone there is nothing to carry them away with.
+        let is_there = engine.trees.journal.first().map_err(|e| engine_error("read", e))?.is_some();
+        self.journal.outdated = if is_there { outdated } else { 0 };
         self.journal.next = first;
         for row in engine.trees.journal.range(JournalRow::key(first)..) {
             let (key, value) = row.map_err(|e| engine_error("read", e))?;

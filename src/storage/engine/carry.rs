@@ -104,7 +104,7 @@ impl Writer {
                     rows_removed += removed;
                     if removed < left {
                         engine.memtable.drop_carried();
-                        self.journal.carry = None;
+                        (self.journal.carry, self.journal.outdated) = (None, 0);
                     }
                     removed
                 }

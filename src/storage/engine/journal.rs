@@ -41,6 +41,8 @@ pub(in crate::storage) struct Journal {
     pub(in crate::storage) bytes: u64,
     pub(in crate::storage) began: Option<Duration>,
     pub(in crate::storage) epoch: Epoch,
+    /// Bytes of rows that do not count any more and are still there: they go with the half that is carried.
+    pub(in crate::storage) outdated: u64,
     /// The half that is carried.
     pub(in crate::storage) carry: Option<Carry>,
     pub(in crate::storage) last_slice: Duration,
@@ -68,6 +70,7 @@ impl Journal {
             next: 0,
             bytes: 0,
             began: None,
+            outdated: 0,
             epoch: 0,
             carry: None,
             last_slice: Duration::ZERO,
@@ -91,7 +94,7 @@ impl Journal {
 
     /// Whether carrying must exceed its background rate. After an opening both halves of the last one are carried.
     pub(super) fn is_pressed(&self, entries: usize) -> bool {
-        let both = self.bytes + self.carry.map_or(0, |carry| carry.bytes);
+        let both = self.bytes + self.outdated + self.carry.map_or(0, |carry| carry.bytes);
         self.bytes >= self.limit.div_ceil(2)
             || both >= self.limit.saturating_add(self.limit / 2)
             || entries >= MAX_ENTRIES * 3 / 2

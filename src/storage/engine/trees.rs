@@ -18,7 +18,7 @@ pub(in crate::storage) mod meta {
     pub(in crate::storage) const COMMIT: &str = "commit";
     pub(in crate::storage) const ZONE: &str = "zone";
     pub(in crate::storage) const CLOCK: &str = "clock";
-    /// The number of the first row of the journal that counts; absent while all do.
+    /// The number of the first row of the journal that counts, and the bytes of those before it; absent while all do.
     pub(in crate::storage) const JOURNAL: &str = "journal";
 }
 

@@ -592,6 +592,30 @@ fn closing_writes_a_long_journal_anew() {
     assert_eq!(seen(&open_at(dir.path()).engine, 1), later(60));
 }
 
+/// What closing has put out of date counts, or openings that are short would leave more of it each time.
+#[test]
+fn a_journal_that_is_written_anew_keeps_its_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_at(dir.path());
+    commit(&mut opened, &many(300)).unwrap();
+    let (limit, mut most) = (400_000, 0);
+    for round in 1..30 {
+        opened.writer.set_journal_bytes(limit);
+        for n in 0..16_i64 {
+            let touches: Vec<_> = (0..300).map(|entry| touch(entry, later(16 * round + n))).collect();
+            tend(&mut opened, Duration::ZERO, &touches).unwrap();
+        }
+        opened.writer.end_use(&opened.engine).unwrap();
+        let bytes: usize = opened.engine.trees.journal.iter().values().map(|value| value.unwrap().len()).sum();
+        most = most.max(bytes);
+        drop(opened);
+        opened = open_at(dir.path());
+    }
+    assert!(most > 400_000, "{most}: nothing was out of date");
+    assert!(most < 1_200_000, "{most} bytes in the journal");
+    assert_eq!(violations(&opened.engine), []);
+}
+
 #[test]
 fn writing_a_journal_anew_may_stop_anywhere() {
     stop_anywhere("condense", &long, &|opened| opened.writer.end_use(&opened.engine));

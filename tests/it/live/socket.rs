@@ -1,1 +1,218 @@
-//! socket
+//! The socket: who may use it, where it is, and when it goes.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+
+use cloakroom::live::{AskError, Client, LiveOptions};
+use cloakroom::{Error, Options, SessionStore};
+
+use super::*;
+use crate::callbacks::within;
+use crate::common::{fast_dir, options};
+
+fn names(directory: &std::path::Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("live")).collect()
+}
+
+#[test]
+fn only_its_owner_may_use_it_and_it_goes_with_the_view() {
+    let seen = Seen::new(1);
+    let meta = fs::symlink_metadata(seen.socket()).unwrap();
+    assert!(meta.file_type().is_socket());
+    assert_eq!(meta.mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(seen.home.path()).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(names(&seen.home.path()), ["live.sock"]);
+    assert_eq!(seen.live.socket(), seen.socket());
+    let Seen { home, store, live } = seen;
+    live.close();
+    assert_eq!(names(&home.path()), Vec::<String>::new());
+    drop(store);
+}
+
+/// It has its mode before it has its name: whoever watches the directory never sees another.
+#[test]
+fn it_has_no_other_mode_at_any_moment() {
+    let home = Home::new();
+    let store = home.open();
+    let socket = home.path().join("live.sock");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (watched, ended) = (socket.clone(), std::sync::Arc::clone(&stop));
+    let watcher = std::thread::spawn(move || {
+        let mut seen = std::collections::BTreeSet::new();
+        while !ended.load(std::sync::atomic::Ordering::SeqCst) {
+            seen.extend(fs::symlink_metadata(&watched).ok().map(|meta| meta.permissions().mode() & 0o777));
+        }
+        seen
+    });
+    for _ in 0..20 {
+        Live::serve(&store, LiveOptions::new()).unwrap().close();
+    }
+    let live = Live::serve(&store, LiveOptions::new()).unwrap();
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(watcher.join().unwrap().into_iter().all(|mode| mode == 0o600));
+    drop(live);
+}
+
+#[test]
+fn a_store_has_one_view() {
+    let seen = Seen::new(1);
+    let again = Live::serve(&seen.store, LiveOptions::new()).unwrap_err();
+    assert!(matches!(&again, Error::Served { path } if *path == seen.home.path()), "{again:?}");
+    assert_eq!(again.kind(), "served");
+    assert_eq!(seen.get("/v1/store").status, 200);
+    let Seen { home, store, live } = seen;
+    live.close();
+    let live = Live::serve(&store, LiveOptions::new()).unwrap();
+    let seen = Seen { home, store, live };
+    assert_eq!(seen.get("/v1/store").status, 200);
+}
+
+#[test]
+fn a_dead_socket_is_swept_by_the_next_opening() {
+    let dir = fast_dir();
+    let db = dir.path().join("sessions.db");
+    drop(SessionStore::open(options(&db)).unwrap());
+    // As a process that was killed leaves them.
+    drop(UnixListener::bind(db.join("live.sock")).unwrap());
+    let elsewhere = dir.path().join("elsewhere.sock");
+    drop(UnixListener::bind(&elsewhere).unwrap());
+    fs::write(db.join("live.sock.path"), elsewhere.as_os_str().as_encoded_bytes()).unwrap();
+    fs::create_dir(db.join("live.new-0123456789abcdef")).unwrap();
+    drop(UnixListener::bind(db.join("live.new-0123456789abcdef/s")).unwrap());
+    assert!(matches!(Client::of_store(&db), Err(AskError::NotServed { .. })));
+    let store = SessionStore::open(options(&db)).unwrap();
+    assert_eq!(names(&db), Vec::<String>::new());
+    assert!(!elsewhere.exists());
+    drop(store);
+    // What the pointer names is removed only if it is a socket.
+    let precious = dir.path().join("precious");
+    fs::write(&precious, "x").unwrap();
+    fs::write(db.join("live.sock.path"), precious.as_os_str().as_encoded_bytes()).unwrap();
+    drop(SessionStore::open(options(&db)).unwrap());
+    assert!(precious.exists() && names(&db).is_empty());
+}
+
+/// A directory that has nothing but a dead socket is as good as an empty one.
+#[test]
+fn a_dead_socket_is_no_reason_to_refuse_a_directory() {
+    let dir = fast_dir();
+    let db = dir.path().join("sessions.db");
+    fs::create_dir(&db).unwrap();
+    drop(UnixListener::bind(db.join("live.sock")).unwrap());
+    SessionStore::open(options(&db)).unwrap().close().unwrap();
+}
+
+#[test]
+fn a_long_path_has_a_pointer() {
+    let dir = fast_dir();
+    let long = dir.path().join("a".repeat(100));
+    fs::create_dir(&long).unwrap();
+    let (db, runtime) = (long.join("sessions.db"), dir.path().join("run"));
+    let store = SessionStore::open(options(&db)).unwrap();
+    let live = Live::serve(&store, LiveOptions::new().runtime_dir(&runtime)).unwrap();
+    assert_eq!(live.socket().parent(), Some(runtime.as_path()));
+    assert_eq!(names(&db), ["live.sock.path"]);
+    assert_eq!(fs::metadata(db.join("live.sock.path")).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(fs::symlink_metadata(live.socket()).unwrap().mode() & 0o777, 0o600);
+    let client = Client::of_store(&db).unwrap();
+    assert_eq!(client.get::<Value>("/v1/store").unwrap()["pid"], std::process::id());
+    let socket = live.socket().to_path_buf();
+    live.close();
+    assert!(names(&db).is_empty() && !socket.exists());
+    // One that others can write to is refused, and so is a link.
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = Live::serve(&store, LiveOptions::new().runtime_dir(&runtime)).unwrap_err();
+    assert!(matches!(&refused, Error::Exposed { path, .. } if *path == runtime), "{refused:?}");
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(&runtime, dir.path().join("link")).unwrap();
+    let refused = Live::serve(&store, LiveOptions::new().runtime_dir(dir.path().join("link"))).unwrap_err();
+    assert!(matches!(refused, Error::Exposed { .. }), "{refused:?}");
+    Live::serve(&store, LiveOptions::new().runtime_dir(&runtime)).unwrap().close();
+}
+
+#[test]
+fn a_monitoring_program_sees_the_figures_and_nothing_else() {
+    let dir = fast_dir();
+    let path = dir.path().join("monitor.sock");
+    let uid = rustix::process::geteuid().as_raw();
+    // Left by a process that was killed.
+    drop(UnixListener::bind(&path).unwrap());
+    let seen = Seen::with(1, LiveOptions::new().monitor(&path, uid));
+    assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o666);
+    let get = |target: &str| ask(&mut UnixStream::connect(&path).unwrap(), "GET", target, "", "").status;
+    assert_eq!((get("/metrics"), get("/v1/store")), (200, 200));
+    for target in ["/v1/sessions", "/v1/openapi.json", "/v1/stats", "/v1/events", "/v1/export"] {
+        assert_eq!(get(target), 404, "{target}");
+    }
+    drop(seen);
+    assert!(!path.exists());
+    let home = Home::new();
+    let store = home.open();
+    let long = format!("/tmp/{}", "x".repeat(200));
+    let refused = Live::serve(&store, LiveOptions::new().monitor(long, uid)).unwrap_err();
+    assert!(matches!(refused, Error::Setting { .. }), "{refused:?}");
+    // The place is free again.
+    Live::serve(&store, LiveOptions::new()).unwrap().close();
+}
+
+#[test]
+fn a_socket_that_was_removed_is_made_again() {
+    let seen = Seen::new(1);
+    fs::remove_file(seen.socket()).unwrap();
+    within("the socket is there again", {
+        let socket = seen.socket();
+        move || {
+            while UnixStream::connect(&socket).is_err() {
+                std::thread::yield_now();
+            }
+        }
+    });
+    assert_eq!(fs::symlink_metadata(seen.socket()).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(seen.get("/v1/store").status, 200);
+}
+
+/// Its place was taken by the view of a later opening, whose socket stays.
+#[test]
+fn an_old_view_leaves_the_socket_of_a_newer_one() {
+    let Seen { home, store, live: old } = Seen::new(1);
+    drop(store);
+    let store = SessionStore::open(Options::new(home.path()).clock(home.clock.clone())).unwrap();
+    let live = Live::serve(&store, LiveOptions::new()).unwrap();
+    old.close();
+    let seen = Seen { home, store, live };
+    assert_eq!(seen.get("/v1/store").status, 200);
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_program_that_yields_closes_its_store_for_a_gateway() {
+    let exe = env!("CARGO_BIN_EXE_cloakroom");
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let mut looker = std::process::Command::new(exe)
+        .args(["tail", "--json", "--db"])
+        .arg(home.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let db = home.path();
+    within("it serves a view", move || {
+        while Client::of_store(&db).is_err() {
+            std::thread::yield_now();
+        }
+    });
+    // Not for a program that asks for nothing of the kind.
+    assert!(matches!(SessionStore::open(Options::new(home.path()).take_over(false)), Err(Error::Locked { .. })));
+    let store = SessionStore::open(Options::new(home.path())).unwrap();
+    assert_eq!(store.len(), 1);
+    let mut said = String::new();
+    looker.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("a gateway has opened the store"), "{said}");
+    assert!(looker.wait().unwrap().success());
+}
