@@ -21,6 +21,9 @@ pub mod figures {}
 #[doc = include_str!("../docs/hermes.md")]
 pub mod hermes {}
 
+#[doc = include_str!("../docs/metrics.md")]
+pub mod metrics {}
+
 #[doc = include_str!("../docs/moving.md")]
 pub mod moving {}
 

@@ -1,7 +1,7 @@
 //! Figures of a store, counted as it works: for the recorder of the `metrics` facade, behind the feature of that name, and
 //! for the live view, behind the feature `live`. Without either these do nothing.
 //!
-//! Each store counts for itself: in the facade a label tells them apart, `store`,
+//! `docs/metrics.md` lists names and units. Each store counts for itself: in the facade a label tells them apart, `store`,
 //! its path.
 //!
 //! A recorder is the caller's code, and may use the store: call these with nothing locked. One that panics hurts nothing

@@ -21,8 +21,7 @@ pub(crate) fn is_name(name: &str) -> bool {
     matches!(name, SOCKET | POINTER) || name.starts_with(NEW_PREFIX)
 }
 
-/// Removes what a view of a process that is gone has left. Only who holds the store's lock may do so, before it has a view
-/// of its own.
+/// Removes what the view of a dead process has left. The caller holds the store's lock and has no view yet.
 pub(crate) fn sweep(store: &Path) {
     let Ok(entries) = fs::read_dir(store) else { return };
     for entry in entries.flatten() {

@@ -1,7 +1,7 @@
 //! Events as they happen, as server-sent events.
 //!
-//! One listener serves all readers, and is there only while somebody reads. The last events are kept, so that who comes back
-//! with `Last-Event-ID` misses nothing, or is told how much.
+//! One listener serves all readers, and is there only while somebody reads. The last events are kept. A reader that comes
+//! back with `Last-Event-ID` gets those it has missed, and the number of those that are gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The figures of the store as text for Prometheus. The text says what each of them counts.
+//! The figures of the store as text for Prometheus. Names and units: `docs/metrics.md`.
 //!
 //! It is written from the store's own counters, which have a fixed size: a recorder of the `metrics` facade that the host
 //! has is left alone, and nothing grows while nobody asks.

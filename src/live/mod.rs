@@ -111,10 +111,10 @@ impl Live {
     /// Ends it, within a second: requests that are being answered get a moment to end, and are cut off then.
     pub fn close(self) {}
 
-    /// Whether it has ended by itself: its store is gone, or somebody asked for it where that is allowed.
+    /// Whether it has ended by itself, or is about to: its store is gone, or somebody asked for it where that is allowed.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        *self.stop.borrow() || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
 

@@ -70,7 +70,7 @@ fn stream<T: Serialize>(
         if let Err(error) = &written {
             tracing::debug!(error, "a stream was cut off");
         }
-        // The store is free before the reader is told that it is.
+        // The store is free before the reader sees the end.
         drop(store);
         pipe.end(written);
     });

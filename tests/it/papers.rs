@@ -15,6 +15,7 @@ fn pages() -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(root().join("docs"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".md"))
         .collect();
     names.sort();
     names

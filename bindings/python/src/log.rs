@@ -12,6 +12,6 @@ pub(crate) fn begin() {
         Targets::new().with_target("cloakroom", tracing_subscriber::filter::LevelFilter::WARN)
     });
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-    // Whoever has set one before has his reasons.
+    // A subscriber that the host has set stays.
     let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
 }

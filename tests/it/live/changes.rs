@@ -99,7 +99,7 @@ fn what_is_answered_is_durable() {
     // The directory as it is now, while nothing was closed.
     let copy = tempfile::tempdir().unwrap();
     let db = copy.path().join("db");
-    crate::live::copy(&seen.home.path(), &db);
+    crate::rig::copy_tree(&seen.home.path(), &db).unwrap();
     let store = SessionStore::open(Options::new(db)).unwrap();
     assert!(store.get(&key(0)).unwrap().unwrap().suspended);
 }

@@ -18,6 +18,7 @@ pub mod trace;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -181,7 +182,7 @@ pub fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             copy_tree(&entry.path(), &target)?;
-        } else {
+        } else if !entry.file_type()?.is_socket() {
             fs::copy(entry.path(), target)?;
         }
     }
