@@ -4,12 +4,12 @@
 //! rows of the journal are gone, though it was carried to its tree before: code that changes its entry by other ways
 //! has to know that the journal speaks of it.
 
-use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
+use super::runs::{AgeOrder, AgeRange, Runs};
 use crate::codec::{ActivityRow, Fingerprint, Hot, JournalRecord};
 use crate::entry::{Revision, Usage};
 use crate::time::Timestamp;
@@ -161,16 +161,6 @@ pub(in crate::storage) struct Portion {
     pub(in crate::storage) walked: usize,
 }
 
-/// Which end of the index by age comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AgeOrder {
-    OldestFirst,
-    NewestFirst,
-}
-
-/// Rows of the index by age, from one to another.
-pub(in crate::storage) type AgeRange = (Bound<ActivityRow>, Bound<ActivityRow>);
-
 /// The rows of the index by age that the records stand for, as the writer appends them: a touch costs no more than that.
 /// Rows of records that have moved on stay until all are listed anew: what the record says counts.
 #[derive(Debug, Default)]
@@ -180,68 +170,6 @@ struct Appended {
     is_all: bool,
     /// How many were sorted before.
     sorted: usize,
-}
-
-/// Rows that a reader has sorted, in runs: a later one is less than half as long as that before it.
-#[derive(Debug, Default)]
-struct Runs(Vec<Vec<ActivityRow>>);
-
-impl Runs {
-    fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
-    }
-
-    fn add(&mut self, mut run: Vec<ActivityRow>) {
-        run.sort_unstable();
-        run.dedup();
-        while let Some(before) = self.0.pop_if(|before| before.len() <= 2 * run.len()) {
-            run = [before, run].concat();
-            // A merge: it finds the two runs.
-            run.sort();
-            run.dedup();
-        }
-        if !run.is_empty() {
-            self.0.push(run);
-        }
-    }
-
-    /// The rows of a range, from one of its ends.
-    fn iter(&self, range: &AgeRange, order: AgeOrder) -> impl Iterator<Item = ActivityRow> {
-        let mut left: Vec<&[ActivityRow]> = self.0.iter().map(|run| part(run, range)).collect();
-        std::iter::from_fn(move || {
-            let ends = left.iter().enumerate();
-            let (at, row) = match order {
-                AgeOrder::OldestFirst => {
-                    ends.filter_map(|(at, run)| Some((at, *run.first()?))).min_by_key(|(_, row)| *row)
-                }
-                AgeOrder::NewestFirst => {
-                    ends.filter_map(|(at, run)| Some((at, *run.last()?))).max_by_key(|(_, row)| *row)
-                }
-            }?;
-            let run = left.get_mut(at)?;
-            let rest = match order {
-                AgeOrder::OldestFirst => run.split_first().map(|(_, rest)| rest),
-                AgeOrder::NewestFirst => run.split_last().map(|(_, rest)| rest),
-            };
-            *run = rest.unwrap_or_default();
-            Some(row)
-        })
-    }
-}
-
-/// What lies in a range.
-fn part<'a>(run: &'a [ActivityRow], (from, to): &AgeRange) -> &'a [ActivityRow] {
-    let start = match from {
-        Bound::Included(from) => run.partition_point(|row| row < from),
-        Bound::Excluded(from) => run.partition_point(|row| row <= from),
-        Bound::Unbounded => 0,
-    };
-    let end = match to {
-        Bound::Included(to) => run.partition_point(|row| row <= to),
-        Bound::Excluded(to) => run.partition_point(|row| row < to),
-        Bound::Unbounded => run.len(),
-    };
-    run.get(start..end).unwrap_or_default()
 }
 
 /// Rows that are out of date, beyond twice as many as there are records, before all are listed anew.
@@ -397,8 +325,7 @@ impl Memtable {
         runs.add(new);
         let is_its = |row: &ActivityRow| self.find(row.entry, |record| record.updated_at == row.time).unwrap_or(false);
         if runs.len() > 2 * self.len() + MAX_STALE_ROWS {
-            let all = std::mem::take(&mut *runs).0.concat();
-            runs.add(all.into_iter().filter(is_its).collect());
+            runs.retain(is_its);
             self.appended.lock().sorted = runs.len();
         }
         // An entry that was touched twice at one time is in two runs.

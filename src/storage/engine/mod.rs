@@ -10,7 +10,7 @@
 //! | `scan.rs`, `size.rs`, `extras.rs`, `leases.rs`, `turns.rs`, `notes.rs`, `live_parts.rs` | reads |
 //! | `change.rs` | what one commit changes |
 //! | `write.rs` | the writer: order, syncs, and the bound on what is not synced |
-//! | `journal.rs`, `append.rs`, `memtable.rs`, `carry.rs` | late hot records: what makes a touch cost O(1) |
+//! | `journal.rs`, `append.rs`, `memtable.rs`, `runs.rs`, `carry.rs` | late hot records: what makes a touch cost O(1) |
 //! | `group.rs`, `structural.rs` | changes of many trees at once |
 //! | `waker.rs` | wakes sled's threads |
 
@@ -26,6 +26,7 @@ pub(in crate::storage) mod log_position;
 pub(in crate::storage) mod lookup;
 pub(in crate::storage) mod memtable;
 mod notes;
+mod runs;
 pub(in crate::storage) mod scan;
 mod size;
 pub(in crate::storage) mod structural;

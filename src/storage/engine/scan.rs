@@ -3,7 +3,7 @@
 use super::lookup::key;
 use std::ops::Bound;
 
-use super::memtable::{AgeOrder, AgeRange};
+use super::runs::{AgeOrder, AgeRange};
 use super::trees::engine_error;
 use super::{Engine, damaged_at};
 use crate::codec::{ActivityRow, Fingerprint};
