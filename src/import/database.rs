@@ -173,8 +173,10 @@ impl Mirror {
         }
         for scope in reader.scopes()? {
             if let Some(file) = mirror_of(database, &scope) {
-                // A mirror that cannot be read to its end has said what it can.
-                let _ = mirror.read(file, &scope);
+                // It says what it can: the table counts.
+                if let Err(error) = mirror.read(file, &scope) {
+                    tracing::warn!(%error, "the mirror beside the table was not read to its end");
+                }
             }
         }
         Ok(mirror)

@@ -52,25 +52,9 @@ pub(super) struct Wanted {
     resume_pending: Option<bool>,
     /// Part of the key or of the name that people see.
     q: Option<String>,
-}
-
-/// The same, and where to go on.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct List {
-    platform: Option<String>,
-    chat_type: Option<String>,
-    user: Option<String>,
-    prefix: Option<String>,
-    active_seconds: Option<u64>,
-    idle_seconds: Option<u64>,
-    active_since: Option<Timestamp>,
-    idle_since: Option<Timestamp>,
-    suspended: Option<bool>,
-    pinned: Option<bool>,
-    resume_pending: Option<bool>,
-    q: Option<String>,
+    /// Entries on a page, of a list.
     limit: Option<usize>,
+    /// Where a list goes on.
     cursor: Option<String>,
 }
 
@@ -87,6 +71,11 @@ impl Wanted {
             suspended: self.suspended,
             pinned: self.pinned,
         }
+    }
+
+    /// Whether it asks for a page of a list.
+    pub(super) fn is_paged(&self) -> bool {
+        self.limit.is_some() || self.cursor.is_some()
     }
 
     /// Whether the filter says all of it.
@@ -125,31 +114,15 @@ pub(super) fn json_of(value: &impl Serialize) -> Outcome<Value> {
 }
 
 pub(super) async fn list(State(view): State<Arc<View>>, uri: Uri) -> Answer {
-    let list: List = query(&uri)?;
-    let limit = list.limit.unwrap_or(PAGE);
+    let wanted: Wanted = query(&uri)?;
+    let limit = wanted.limit.unwrap_or(PAGE);
     if limit == 0 || limit > MAX_PAGE {
         return Err(Fault::bad_request(format!("a page has 1 to {MAX_PAGE} entries")));
     }
-    let behind = list.cursor.as_deref().map(|text| {
+    let behind = wanted.cursor.as_deref().map(|text| {
         handle::parse_place(text).ok_or_else(|| Fault::bad_request("a cursor is what the page before has as `next`"))
     });
     let behind = behind.transpose()?;
-    let List { platform, chat_type, user, prefix, active_seconds, idle_seconds, active_since, idle_since, .. } = list;
-    let List { suspended, pinned, resume_pending, q, .. } = list;
-    let wanted = Wanted {
-        platform,
-        chat_type,
-        user,
-        prefix,
-        active_seconds,
-        idle_seconds,
-        active_since,
-        idle_since,
-        suspended,
-        pinned,
-        resume_pending,
-        q,
-    };
     view.work(move |view, store| page(view, store, &wanted, behind, limit)).await.map(Json)
 }
 

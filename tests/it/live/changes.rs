@@ -132,6 +132,7 @@ fn many_are_changed_only_if_they_are_no_more_than_were_seen() {
         json!({"verb": "pin"}),
         json!({"verb": "pin", "expected": 100_001}),
         json!({"verb": "pin", "expected": 1, "filter": {"colour": "red"}}),
+        json!({"verb": "pin", "expected": 99, "filter": {"limit": 1}}),
     ] {
         assert_eq!(bulk(wrong.clone()).status, 400, "{wrong}");
     }
