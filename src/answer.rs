@@ -215,20 +215,9 @@ impl<T> IfSeen<T> {
 
 /// Figures of a store.
 ///
-/// With the feature `metrics` the library also tells these to the recorder of the crate `metrics`, if there is one, all
-/// stores of a process together. A recorder may use the store, but must not wait for a commit: that of a commit is called by
-/// the thread that makes them.
-///
-/// | name | kind | unit | what |
-/// | --- | --- | --- | --- |
-/// | `cloakroom_entries` | gauge | entries | entries there are, as of the last commit |
-/// | `cloakroom_touches_total` | counter | touches | touches, resolved messages and turns included |
-/// | `cloakroom_commits_total` | counter | commits | commits that changed something |
-/// | `cloakroom_commit_seconds` | histogram | seconds | how long such a commit took, its sync included if it had one |
-/// | `cloakroom_pending_changes` | gauge | entries | entries whose changes wait for the next commit, as of the last one |
-/// | `cloakroom_pruned_total`, `reason` = `age`, `entries`, `bytes` | counter | entries | entries removed by pruning |
-/// | `cloakroom_last_prune_timestamp_seconds` | gauge | seconds since 1970 | when the last pass ended, dry runs left out |
-/// | `cloakroom_events_dropped_total` | counter | events | events that a full channel did not take |
+/// With the feature `metrics` the library also tells some of these to the recorder of the crate `metrics`, if there is one:
+/// [the page on metrics](crate::guide::metrics) lists them. The label `store` is the path of the store. A recorder may use
+/// the store, but must not wait for a commit: that of a commit is called by the thread that makes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {

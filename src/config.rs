@@ -41,6 +41,8 @@ pub struct Options {
     pub(crate) path: PathBuf,
     pub(crate) create: bool,
     pub(crate) trust_group: bool,
+    #[cfg_attr(not(feature = "live"), expect(dead_code, reason = "only a live view can be asked"))]
+    pub(crate) take_over: bool,
     pub(crate) commit_interval: Duration,
     pub(crate) max_pending: usize,
     pub(crate) cache_bytes: u64,
@@ -57,6 +59,7 @@ impl Options {
             path: path.as_ref().to_path_buf(),
             create: false,
             trust_group: false,
+            take_over: true,
             commit_interval: Duration::from_millis(100),
             max_pending: 1 << 17,
             cache_bytes: 256 << 20,
@@ -72,6 +75,15 @@ impl Options {
     #[must_use]
     pub fn path(mut self, path: impl AsRef<Path>) -> Self {
         self.path = path.as_ref().to_path_buf();
+        self
+    }
+
+    /// Whether to ask whoever has the store open to close it, where that is a program that yields: an operator's page or
+    /// list (`cloakroom web`, `cloakroom top`). On by default; the opening waits a second at most. With the feature
+    /// `live` only.
+    #[must_use]
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.take_over = take_over;
         self
     }
 

@@ -55,7 +55,8 @@
 //! - **cli** (default): the program `cloakroom`. A gateway needs none of it: with `default-features = false` it compiles
 //!   55 other crates in place of 94 (`cargo tree`, on Linux).
 //! - **metrics**: counters and times of a running store, through the facade crate
-//!   [metrics](https://docs.rs/metrics/0.24); their names are listed at [`Stats`](report::Stats).
+//!   [metrics](https://docs.rs/metrics/0.24), listed in [the guide](guide::metrics).
+//! - **live**: [a view of the running store](live), which the program asks. `cli` turns it on.
 //!
 //! # Threads and async code
 //!

@@ -7,10 +7,16 @@
 //!     live.new-*/     a socket that is being made
 //! ```
 
+#[cfg(feature = "live")]
+mod yields;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+
+#[cfg(feature = "live")]
+pub(crate) use yields::{PATIENCE, ask_to_close, find};
 
 pub(crate) const SOCKET: &str = "live.sock";
 pub(crate) const POINTER: &str = "live.sock.path";

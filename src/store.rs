@@ -96,11 +96,33 @@ impl SessionStore {
         options.check()?;
         let span =
             tracing::debug_span!("open", path = %options.path.display(), created = Empty, entries = Empty).entered();
-        let opened = storage::open(&options.path, options.create, options.cache_bytes, options.trust_group)?;
+        let opened = Self::opened(&options)?;
         socket::sweep(&options.path);
         let store = Self::start(opened, options)?;
         span.record("created", store.open_report().created).record("entries", store.len());
         Ok(store)
+    }
+
+    fn opened(options: &Options) -> Result<Opened> {
+        let open = || storage::open(&options.path, options.create, options.cache_bytes, options.trust_group);
+        let opened = open();
+        #[cfg(feature = "live")]
+        if let Err(Error::Locked { this_process: false, .. }) = opened
+            && options.take_over
+            && socket::ask_to_close(&options.path)
+        {
+            tracing::info!("the program that has the store open yields it");
+            let began = std::time::Instant::now();
+            loop {
+                match open() {
+                    Err(Error::Locked { .. }) if began.elapsed() < socket::PATIENCE => {
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                    opened => return opened,
+                }
+            }
+        }
+        opened
     }
 
     /// Starts the committer of an opened store, and tells what was wrong with it.

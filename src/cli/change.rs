@@ -6,16 +6,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use cloakroom::change::KeepExtras;
+use cloakroom::live::Client;
 use cloakroom::prune::{NoActivity, PruneReport};
-use cloakroom::{Extras, PrunePolicy, SessionId, SessionKey, SessionStore};
+use cloakroom::{Extras, PrunePolicy, Receipt, SessionId, SessionKey, SessionStore};
 
 use super::failure::Failure;
 use super::key::KeyArg;
 use super::output::{Columns, Out, clean, local, thousands, words};
-use super::{Exit, Format, with_store};
+use super::source::{Db, Found, Source, with_source};
+use super::{Exit, Format};
 
 /// Remove entries that have been idle for too long.
 ///
@@ -98,9 +101,13 @@ impl Prune {
         Ok(policy)
     }
 
-    pub(super) fn run(self, db: &Path, config: Option<&Path>, out: &mut Out) -> Result<Exit> {
+    pub(super) fn run(self, db: &Db, config: Option<&Path>, out: &mut Out) -> Result<Exit> {
         let policy = self.policy(config)?;
-        let (report, left) = with_store(db, |store| {
+        let (report, left) = with_source(db, |source| {
+            let store = match source {
+                Source::Store(store) => store,
+                Source::Live(client) => return self.ask(client, &policy),
+            };
             let mut report = None;
             if self.dry_run || !self.yes {
                 let dry = store.prune_dry_run(&policy, NoActivity)?;
@@ -120,6 +127,37 @@ impl Prune {
         }
         Ok(Exit::Done)
     }
+}
+
+impl Prune {
+    /// Prunes through the view of a running store, which asks the gateway's guard. Answers how many entries are left, too.
+    fn ask(&self, client: &Client, policy: &PrunePolicy) -> Result<(PruneReport, u64)> {
+        let seconds = |age: Option<std::time::Duration>| age.map(|age| age.as_secs());
+        let policy = serde_json::json!({
+            "max_age_seconds": seconds(policy.max_age),
+            "max_entries": policy.max_entries,
+            "max_disk_bytes": policy.max_disk_bytes,
+            "low_water_bytes": policy.low_water_bytes,
+            "max_active_age_seconds": seconds(policy.max_active_age),
+        });
+        let dry: Preview = client.post("/v1/prune", &serde_json::json!({"policy": policy, "dry_run": true}))?;
+        if self.dry_run {
+            return Ok((dry.report, dry.entries));
+        }
+        if !self.yes && dry.report.removed > dry.entries / 2 {
+            confirm(dry.report.removed, dry.entries)?;
+        }
+        let done: Preview = client.post("/v1/prune", &serde_json::json!({"plan": dry.plan}))?;
+        Ok((done.report, done.entries))
+    }
+}
+
+/// What the view answers to a pruning, or to the look before it.
+#[derive(Deserialize)]
+struct Preview {
+    report: PruneReport,
+    plan: Option<String>,
+    entries: u64,
 }
 
 /// Asks whether this number of entries may go.
@@ -283,14 +321,30 @@ impl Target {
     /// Changes the entry, and answers its key. The verb answers `None` for a key without an entry.
     fn change<T>(
         &self,
-        db: &Path,
+        db: &Db,
         verb: impl FnOnce(&SessionStore, &SessionKey) -> cloakroom::Result<Option<T>>,
+        ask: impl FnOnce(&Client, &Found) -> Result<T>,
     ) -> Result<(SessionKey, T)> {
-        with_store(db, |store| {
-            let key = self.key.find(store)?;
-            let done = verb(store, &key)?.ok_or_else(|| Failure::NoEntry(key.clone()))?;
-            Ok((key, done))
+        with_source(db, |source| {
+            let found = source.find(&self.key)?;
+            let done = match source {
+                Source::Store(store) => verb(store, &found.key)?.ok_or_else(|| Failure::NoEntry(found.key.clone()))?,
+                Source::Live(client) => ask(client, &found)?,
+            };
+            Ok((found.key, done))
         })
+    }
+
+    /// The same for a verb that has nothing to say but that it was done.
+    fn set(
+        &self,
+        db: &Db,
+        verb: impl FnOnce(&SessionStore, &SessionKey) -> cloakroom::Result<Option<Receipt>>,
+        name: &str,
+    ) -> Result<SessionKey> {
+        let done = |store: &SessionStore, key: &SessionKey| Ok(verb(store, key)?.map(drop));
+        let ask = |client: &Client, found: &Found| Source::change(client, found, name, &json!({})).map(drop);
+        Ok(self.change(db, done, ask)?.0)
     }
 
     fn say(&self, words: &str, key: &SessionKey, json: &impl Serialize, out: &mut Out) -> Result<Exit> {
@@ -304,57 +358,68 @@ impl Target {
 }
 
 impl Suspend {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let (key, _) = self.target.change(db, SessionStore::suspend)?;
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        let key = self.target.set(db, SessionStore::suspend, "suspend")?;
         self.target.say("suspended", &key, &Suspended { session_key: &key, suspended: true }, out)
     }
 }
 
 impl Unsuspend {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let (key, _) = self.target.change(db, SessionStore::unsuspend)?;
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        let key = self.target.set(db, SessionStore::unsuspend, "unsuspend")?;
         self.target.say("no longer suspended", &key, &Suspended { session_key: &key, suspended: false }, out)
     }
 }
 
 impl Pin {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let (key, _) = self.target.change(db, SessionStore::pin)?;
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        let key = self.target.set(db, SessionStore::pin, "pin")?;
         self.target.say("pinned", &key, &Pinned { session_key: &key, pinned: true }, out)
     }
 }
 
 impl Unpin {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let (key, _) = self.target.change(db, SessionStore::unpin)?;
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        let key = self.target.set(db, SessionStore::unpin, "unpin")?;
         self.target.say("no longer pinned", &key, &Pinned { session_key: &key, pinned: false }, out)
     }
 }
 
 impl Reset {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let keep = KeepExtras::named(self.keep);
-        let (key, (entry, before, after)) = self.target.change(db, |store, key| {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        let reset = |store: &SessionStore, key: &SessionKey| {
+            let keep = KeepExtras::named(self.keep.clone());
             let Some((_, before)) = store.get_with_extras(key)? else { return Ok(None) };
             let Some(written) = store.reset_keeping(key, &keep)? else { return Ok(None) };
             let after = store.get_with_extras(key)?.map(|(_, extras)| extras).unwrap_or_default();
-            Ok(Some((written.entry, before, after)))
-        })?;
-        let names = |extras: &Extras| extras.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
-        let kept = names(&after);
-        let mut dropped = names(&before);
-        dropped.retain(|name| !kept.contains(name));
-        let mut words = format!("reset to session {}", entry.session_id);
+            let names = |extras: &Extras| extras.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+            let kept = names(&after);
+            let mut dropped = names(&before);
+            dropped.retain(|name| !kept.contains(name));
+            let prev_session_id = written.entry.details.prev_session_id;
+            Ok(Some(Renewed { session_id: written.entry.session_id, prev_session_id, kept, dropped }))
+        };
+        let ask = |client: &Client, found: &Found| -> Result<Renewed> {
+            let answer: Value = Source::change(client, found, "reset", &json!({"keep": self.keep}))?;
+            Ok(serde_json::from_value(answer)?)
+        };
+        let (key, renewed) = self.target.change(db, reset, ask)?;
+        let Renewed { session_id, prev_session_id, kept, dropped } = renewed;
+        let mut words = format!("reset to session {session_id}");
         if !dropped.is_empty() {
             words.push_str(&format!(", without {}", dropped.join(", ")));
         }
-        let fresh = Fresh {
-            session_key: &key,
-            session_id: &entry.session_id,
-            prev_session_id: entry.details.prev_session_id.as_ref(),
-            kept,
-            dropped,
-        };
+        let prev_session_id = prev_session_id.as_ref();
+        let fresh = Fresh { session_key: &key, session_id: &session_id, prev_session_id, kept, dropped };
         self.target.say(&words, &key, &fresh, out)
     }
+}
+
+/// What came of a reset.
+#[derive(Deserialize)]
+struct Renewed {
+    session_id: SessionId,
+    prev_session_id: Option<SessionId>,
+    kept: Vec<String>,
+    dropped: Vec<String>,
 }

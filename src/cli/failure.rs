@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
+use cloakroom::live::AskError;
 use cloakroom::{Error, SessionId, SessionKey};
 
 use super::Exit;
@@ -40,6 +41,8 @@ pub(crate) enum Failure {
     Exists { path: PathBuf, advice: &'static str },
     /// What is to go to a quarantine cannot be written there.
     Quarantine { path: PathBuf, source: Error },
+    /// Somebody has the store open, and offers no view of it.
+    NotServed(Error),
     /// Something of an imported file was left out.
     Incomplete { quarantined: u64, quarantine: Option<PathBuf>, damage: Option<String>, advice: &'static str },
 }
@@ -50,6 +53,7 @@ impl fmt::Display for Failure {
             Self::NoStore(path) => write!(f, "there is no store at {}", path.display()),
             // The operator typed it: here the raw text helps, where a log would have to redact it.
             Self::NoEntry(key) => write!(f, "no entry for this key: {}", key.as_str()),
+            Self::NotServed(locked) => write!(f, "{locked}"),
             Self::NoSession(id) => write!(f, "no entry has this session id: {id}"),
             Self::Unreadable(entries) => write!(f, "left out because they cannot be decoded: {entries}"),
             Self::NeedsYes { removed, entries } => write!(f, "this would remove {removed} of {entries} entries"),
@@ -101,6 +105,7 @@ impl Failure {
             Self::NoStore(_) => "not_found",
             Self::NoEntry(_) => "no_entry",
             Self::NoSession(_) => "no_session",
+            Self::NotServed(locked) => locked.kind(),
             Self::Unreadable(_) => "unreadable",
             Self::Exists { .. } => "exists",
             Self::NeedsYes { .. } | Self::NeedsYesTo { .. } => "needs_yes",
@@ -161,10 +166,16 @@ fn print_json(kind: &str, message: &str) {
     let _ = writeln!(stdout(), "{error}");
 }
 
-fn kind(error: &anyhow::Error) -> &'static str {
-    let known = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<Failure>().map(Failure::kind).or_else(|| cause.downcast_ref::<Error>().map(Error::kind))
-    };
+fn kind(error: &anyhow::Error) -> &str {
+    fn known<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
+        let asked = |error: &'a AskError| match error {
+            AskError::NotServed { .. } => "not_served",
+            AskError::Refused { kind, .. } => kind.as_str(),
+            _ => "not_answered",
+        };
+        let failed = cause.downcast_ref::<Failure>().map(Failure::kind);
+        failed.or_else(|| cause.downcast_ref::<Error>().map(Error::kind)).or_else(|| cause.downcast_ref().map(asked))
+    }
     error.chain().find_map(known).unwrap_or("failed")
 }
 
@@ -189,6 +200,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         return Some(match failure {
             Failure::NoStore(_) => "name another with --db, or make one with `cloakroom migrate`",
             Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
+            Failure::NotServed(_) => "stop that program first, or have it offer a live view (`Live::serve`)",
             Failure::NeedsYes { .. } => "look at it with --dry-run, and repeat it with --yes if that is right",
             Failure::NeedsYesTo { .. } => "repeat it with --yes if that is right",
             Failure::NeedsExpect { .. } => {

@@ -27,9 +27,18 @@ impl FromStr for KeyArg {
 }
 
 impl KeyArg {
+    /// The keys that it may mean, the likeliest first.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = &SessionKey> {
+        std::iter::once(&self.given).chain(&self.unescaped)
+    }
+
+    pub(super) fn given(&self) -> &SessionKey {
+        &self.given
+    }
+
     /// The key that has an entry. A key may hold what looks like an escape, so the text as it is comes first.
     pub(super) fn find(&self, store: &SessionStore) -> Result<SessionKey> {
-        for key in std::iter::once(&self.given).chain(&self.unescaped) {
+        for key in self.candidates() {
             if store.contains(key)? {
                 return Ok(key.clone());
             }

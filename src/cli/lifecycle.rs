@@ -1,22 +1,22 @@
 //! What a stopped gateway left: `turns`, `leases`, `resume-pending`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use cloakroom::SessionKey;
+use cloakroom::leases::OpenLease;
+use cloakroom::live::AskError;
 use cloakroom::query::Filter;
-use cloakroom::report::Listing;
-use cloakroom::time::{Clock, SystemClock};
-use cloakroom::turns::{ResumeClear, ResumeMark};
-use cloakroom::{Error, SessionKey};
+use cloakroom::turns::{OpenTurn, ResumeClear, ResumeMark};
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::key::KeyArg;
 use super::list::none_unreadable;
 use super::output::{Columns, Out, clean, local, thousands, words};
-use super::{Exit, Format, with_store};
+use super::source::{Db, Source, with_source};
+use super::{Exit, Format, now, with_store};
 
 /// List the turns that a crash interrupted, the oldest first.
 ///
@@ -53,7 +53,7 @@ struct Recovered<'a> {
 }
 
 impl Turns {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         if let Some(max_age) = self.recover {
             let found = with_store(db, |store| Ok(store.recover_interrupted_turns(max_age)?))?;
             let (stale, suspended, orphaned) = (found.stale, found.suspended, found.orphaned);
@@ -72,13 +72,16 @@ impl Turns {
             table.print(out)?;
             return none_unreadable(0, &found.unreadable);
         }
-        let Listing { items: turns, unreadable, .. } = with_store(db, |store| Ok(store.turns()?))?;
+        let (turns, unreadable) = with_source(db, |source| match source {
+            Source::Store(store) => Ok(Source::parts(store.turns()?)),
+            Source::Live(client) => Source::listed::<OpenTurn>(client, "turns"),
+        })?;
         if self.format.json {
             turns.iter().try_for_each(|turn| out.json(turn))?;
             return none_unreadable(0, &unreadable);
         }
         let mut table = Columns::new(&["BEGAN", "AGO", "TOKEN", "KEY"], &[]);
-        let now = SystemClock::new().now();
+        let now = now();
         for turn in &turns {
             let (began, ago) = (local(turn.started_at), words(now.since(turn.started_at)));
             table.row([began.as_str(), &ago, &turn.token.to_string(), turn.key.as_str()]);
@@ -109,8 +112,11 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let Listing { items: leases, unreadable, .. } = with_store(db, |store| Ok(store.leases()?))?;
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        let (leases, unreadable) = with_source(db, |source| match source {
+            Source::Store(store) => Ok(Source::parts(store.leases()?)),
+            Source::Live(client) => Source::listed::<OpenLease>(client, "leases"),
+        })?;
         if self.format.json {
             leases.iter().try_for_each(|lease| out.json(lease))?;
             return none_unreadable(0, &unreadable);
@@ -147,10 +153,27 @@ pub(super) struct ResumePending {
 }
 
 impl ResumePending {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         let Some(key) = &self.key else { return self.list(db, out) };
-        let key = with_store(db, |store| {
-            let key = key.find(store)?;
+        const SUSPENDED: &str = "it is suspended, so its next message starts a fresh session";
+        let key = with_source(db, |source| {
+            let found = source.find(key)?;
+            let store = match source {
+                Source::Store(store) => store,
+                Source::Live(client) => {
+                    let verb = if self.clear { "clear-resume" } else { "resume-pending" };
+                    let how =
+                        if self.clear { serde_json::json!({}) } else { serde_json::json!({"reason": self.reason}) };
+                    return match Source::change(client, &found, verb, &how) {
+                        Ok(_) => Ok(found.key),
+                        Err(error) => match error.downcast_ref() {
+                            Some(AskError::Refused { kind, .. }) if kind == "suspended" => bail!(SUSPENDED),
+                            _ => Err(error),
+                        },
+                    };
+                }
+            };
+            let key = found.key;
             let missing = || Failure::NoEntry(key.clone());
             if self.clear {
                 return match store.clear_resume_pending(&key)? {
@@ -162,7 +185,7 @@ impl ResumePending {
             match store.mark_resume_pending(&key, &self.reason)? {
                 ResumeMark::Marked(_) => Ok(key),
                 ResumeMark::Missing => Err(missing().into()),
-                ResumeMark::Suspended => bail!("it is suspended, so its next message starts a fresh session"),
+                ResumeMark::Suspended => bail!(SUSPENDED),
                 other => bail!("the store answers {other:?}"),
             }
         })?;
@@ -175,38 +198,28 @@ impl ResumePending {
         Ok(Exit::Done)
     }
 
-    fn list(&self, db: &Path, out: &mut Out) -> Result<Exit> {
+    fn list(&self, db: &Db, out: &mut Out) -> Result<Exit> {
         let mut table = Columns::new(&["LAST ACTIVE", "REASON", "KEY"], &[]);
-        let (told, unreadable) = with_store(db, |store| {
-            let mut unreadable = 0;
-            let mut entries = store.iter(Filter::default())?;
-            for summary in &mut entries {
-                let summary = summary?;
-                let entry = match summary.resume_pending.then(|| store.get(&summary.key)).transpose() {
-                    Ok(Some(Some(entry))) => entry,
-                    Ok(_) => continue,
-                    Err(error @ Error::DamagedRecord { .. }) => {
-                        tracing::warn!(%error, "left out");
-                        unreadable += 1;
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
-                };
+        let told = with_source(db, |source| {
+            let told = source.entries(&Filter::default(), usize::MAX, |entry| {
+                if !entry.resume_pending {
+                    return Ok(());
+                }
                 let reason = entry.details.resume_reason.as_deref();
                 if self.format.json {
-                    out.json(&serde_json::json!({
+                    return out.json(&serde_json::json!({
                         "session_key": entry.key, "updated_at": entry.updated_at, "reason": reason,
                         "marked_at": entry.details.last_resume_marked_at,
-                    }))?;
-                } else {
-                    table.row([local(entry.updated_at).as_str(), reason.unwrap_or("-"), entry.key.as_str()]);
+                    }));
                 }
-            }
+                table.row([local(entry.updated_at).as_str(), reason.unwrap_or("-"), entry.key.as_str()]);
+                Ok(())
+            })?;
             if !self.format.json {
                 table.print(out)?;
             }
-            Ok((unreadable, entries.unreadable().clone()))
+            Ok(told)
         })?;
-        none_unreadable(told, &unreadable)
+        none_unreadable(told.left_out, &told.unreadable)
     }
 }

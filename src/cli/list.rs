@@ -1,6 +1,5 @@
 //! Looking at many entries: `list`, `find`.
 
-use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use serde::Serialize;
 
 use cloakroom::query::Filter;
 use cloakroom::report::Unreadable;
-use cloakroom::time::{Clock, SystemClock};
-use cloakroom::{Error, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp};
+use cloakroom::{SessionEntry, SessionId, SessionKey, Timestamp};
 
 use super::failure::Failure;
 use super::output::{Columns, Out, local, shorten, thousands, words};
-use super::{Exit, Format, with_store};
+use super::source::{Db, with_source};
+use super::{Exit, Format, now};
 
 /// Rows of a table that are laid out together.
 const BLOCK: usize = 1000;
@@ -92,7 +91,7 @@ impl FromStr for Limit {
 }
 
 impl List {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         let now = now();
         let filter = Filter {
             platform: self.platform,
@@ -106,29 +105,13 @@ impl List {
         };
         let Limit(limit) = self.limit;
         let limit = limit.unwrap_or(usize::MAX);
-        with_store(db, |store| {
+        with_source(db, |source| {
             let mut rows = Rows::new(now, self.format.json);
-            let mut more = false;
-            let mut unreadable = 0;
-            let mut entries = store.iter(filter)?;
-            for summary in &mut entries {
-                if rows.shown >= limit {
-                    more = true;
-                    break;
-                }
-                match store.get(&summary?.key) {
-                    Ok(Some(entry)) => rows.show(&entry, out)?,
-                    Ok(None) => {}
-                    Err(error @ Error::DamagedRecord { .. }) => {
-                        tracing::warn!(%error, "left out");
-                        unreadable += 1;
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            let hint = if more { " (--limit shows more)" } else { "" };
-            rows.end(&format!("{} of {} entries{hint}", thousands(rows.shown as u64), thousands(store.len())), out)?;
-            none_unreadable(unreadable, entries.unreadable())
+            let told = source.entries(&filter, limit, |entry| rows.show(&entry, out))?;
+            let hint = if told.more { " (--limit shows more)" } else { "" };
+            let (shown, all) = (thousands(rows.shown as u64), thousands(source.len()?));
+            rows.end(&format!("{shown} of {all} entries{hint}"), out)?;
+            none_unreadable(told.left_out, &told.unreadable)
         })
     }
 }
@@ -164,19 +147,19 @@ pub(super) struct Find {
 }
 
 impl Find {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        with_store(db, |store: &SessionStore| {
-            let found = store.find_by_session_id(&self.id)?;
-            if found.items.is_empty() && found.unreadable.is_empty() {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        with_source(db, |source| {
+            let (found, unreadable) = source.by_id(&self.id)?;
+            if found.is_empty() && unreadable.is_empty() {
                 return Err(Failure::NoSession(self.id).into());
             }
             let mut rows = Rows::new(now(), self.format.json);
-            for entry in &found.items {
+            for entry in &found {
                 rows.show(entry, out)?;
             }
-            let line = format!("{} of {} entries", thousands(rows.shown as u64), thousands(store.len()));
+            let line = format!("{} of {} entries", thousands(rows.shown as u64), thousands(source.len()?));
             rows.end(&line, out)?;
-            none_unreadable(0, &found.unreadable)
+            none_unreadable(0, &unreadable)
         })
     }
 }
@@ -261,8 +244,4 @@ impl Rows {
         }
         out.line(last_line)
     }
-}
-
-fn now() -> Timestamp {
-    SystemClock::new().now()
 }

@@ -14,21 +14,29 @@ mod prefix;
 mod progress;
 mod remove;
 mod show;
+mod source;
+mod tail;
+mod top;
 mod transfer;
 mod verify;
+mod web;
 mod whole;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cloakroom::{Error, Options, SessionStore};
+use cloakroom::time::{Clock, ManualClock, SystemClock};
+use cloakroom::{Error, Options, SessionStore, Timestamp};
 
 use failure::Failure;
 pub(crate) use output::Out;
+use source::{Ask, Db};
 
 /// In the environment of a container, so that every command in it finds the same.
 const TRUST_GROUP: &str = "CLOAKROOM_TRUST_GROUP";
+/// Likewise, the time in a debug build.
+const NOW: &str = "CLOAKROOM_TEST_NOW";
 
 /// Keeps, lists and prunes the sessions of a chat gateway.
 #[derive(Debug, Parser)]
@@ -40,7 +48,9 @@ With --json, times are in UTC with six digits, and beside each stands NAME_epoch
 that fails before it has printed anything prints {\"error\": {\"kind\": …, \"message\": …}}.
 With CLOAKROOM_TRUST_GROUP=1 the store's directory may be writable by a group that this user is in, as in a volume of
 Kubernetes. What is printed waits until the store is closed, beyond 1 MiB in TMPDIR.
-A store is open in one program at a time: stop the gateway first. Only `migrate` and `restore` create a store.")]
+A store is open in one program at a time. Where a gateway has it, commands ask its live view, and say so on
+standard error; `compact`, `restore`, `migrate`, `rename`, `forget` and repairs need the gateway stopped. Only
+`migrate` and `restore` create a store.")]
 pub(crate) struct Cli {
     /// The directory of the store.
     #[arg(long, global = true, value_name = "DIR", default_value = "./sessions.db")]
@@ -48,6 +58,12 @@ pub(crate) struct Cli {
     /// A config file (TOML) for `prune` and `config check`: what to prune, and when sessions end.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Never ask the gateway that has the store open.
+    #[arg(long, global = true)]
+    offline: bool,
+    /// Ask the gateway that has the store open, and fail if there is none.
+    #[arg(long, global = true, conflicts_with = "offline")]
+    live: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -76,6 +92,9 @@ enum Command {
     Backup(transfer::Backup),
     Restore(transfer::Restore),
     Compact(compact::Compact),
+    Top(top::Top),
+    Tail(tail::Tail),
+    Web(web::Web),
     Config(config::ConfigCommand),
 }
 
@@ -127,7 +146,12 @@ impl Cli {
 
     /// Runs the command. What it prints is written out by the caller.
     pub(crate) fn run(self, out: &mut Out) -> Result<Exit> {
-        let db = self.db.as_path();
+        let ask = match (self.offline, self.live) {
+            (true, _) => Ask::Never,
+            (_, true) => Ask::Only,
+            _ => Ask::IfTaken,
+        };
+        let db = &Db { path: self.db, ask };
         match self.command {
             Command::Migrate(command) => command.run(db, out),
             Command::List(command) => command.run(db, out),
@@ -152,6 +176,9 @@ impl Cli {
             Command::Backup(command) => command.run(db, out),
             Command::Restore(command) => command.run(db, out),
             Command::Compact(command) => command.run(db, out),
+            Command::Top(command) => command.run(db, out),
+            Command::Tail(command) => command.run(db, out),
+            Command::Web(command) => command.run(db, out),
         }
     }
 }
@@ -163,7 +190,23 @@ fn with_store<T>(db: &Path, work: impl FnOnce(&SessionStore) -> Result<T>) -> Re
 
 /// Where the store is, and whether the surroundings let it trust a group.
 fn options(db: &Path) -> Options {
-    Options::new(db).trust_group(std::env::var_os(TRUST_GROUP).is_some_and(|set| set == "1"))
+    let trusts = std::env::var_os(TRUST_GROUP).is_some_and(|set| set == "1");
+    // What looks at the store, such as the page, goes on: it is asked.
+    let options = Options::new(db).trust_group(trusts).take_over(false);
+    match fixed_time() {
+        Some(now) => options.clock(ManualClock::new(now)),
+        None => options,
+    }
+}
+
+/// A time that stands still, for the tests of a debug build.
+fn fixed_time() -> Option<Timestamp> {
+    let text = std::env::var(NOW).ok().filter(|_| cfg!(debug_assertions))?;
+    serde_json::from_value(text.into()).ok()
+}
+
+fn now() -> Timestamp {
+    fixed_time().unwrap_or_else(|| SystemClock::new().now())
 }
 
 fn with_opened<T>(options: Options, work: impl FnOnce(&SessionStore) -> Result<T>) -> Result<T> {

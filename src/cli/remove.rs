@@ -1,21 +1,22 @@
 //! `remove`: one entry, or as many as begin with a prefix. It closes the store before it reports, so what it says is
 //! durable.
 
-use std::path::Path;
-
 use anyhow::Result;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use cloakroom::SessionKey;
+use cloakroom::live::AskError;
 use cloakroom::prefix::BulkRemoval;
 use cloakroom::query::Filter;
-use cloakroom::{SessionKey, SessionStore};
 use serde::Serialize;
+use serde_json::json;
 
 use super::failure::Failure;
 use super::key::KeyArg;
 use super::list::none_unreadable;
 use super::output::{Out, clean, thousands};
-use super::{Exit, Format, with_store};
+use super::source::{Db, Source, with_source};
+use super::{Exit, Format};
 
 /// Remove an entry, or all whose keys begin with a prefix. Transcripts are not the store's, and stay.
 ///
@@ -49,18 +50,25 @@ struct Removed<'a> {
 }
 
 impl Remove {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         match (&self.key, &self.prefix) {
             (Some(key), _) => self.one(db, key, out),
             (None, prefix) => self.many(db, prefix.clone().unwrap_or_default(), out),
         }
     }
 
-    fn one(&self, db: &Path, key: &KeyArg, out: &mut Out) -> Result<Exit> {
-        let key = with_store(db, |store| {
-            let key = key.find(store)?;
-            store.remove(&key)?.ok_or_else(|| Failure::NoEntry(key.clone()))?;
-            Ok(key)
+    fn one(&self, db: &Db, key: &KeyArg, out: &mut Out) -> Result<Exit> {
+        let key = with_source(db, |source| {
+            let found = source.find(key)?;
+            match source {
+                Source::Store(store) => {
+                    store.remove(&found.key)?.ok_or_else(|| Failure::NoEntry(found.key.clone()))?;
+                }
+                Source::Live(client) => {
+                    Source::change(client, &found, "remove", &json!({}))?;
+                }
+            }
+            Ok(found.key)
         })?;
         if self.format.json {
             out.json(&Removed { session_key: &key, removed: true })?;
@@ -70,11 +78,16 @@ impl Remove {
         Ok(Exit::Done)
     }
 
-    fn many(&self, db: &Path, prefix: String, out: &mut Out) -> Result<Exit> {
+    fn many(&self, db: &Db, prefix: String, out: &mut Out) -> Result<Exit> {
         let filter = Filter { key_prefix: Some(prefix), ..Filter::default() };
-        let answer = with_store(db, |store| match self.expect {
-            Some(expected) => Ok(store.remove_where(&filter, expected)?),
-            None => Err(Failure::NeedsExpect { found: count(store, filter)? }.into()),
+        let answer = with_source(db, |source| match (self.expect, source) {
+            (Some(expected), Source::Store(store)) => Ok(store.remove_where(&filter, expected)?),
+            (Some(expected), Source::Live(client)) => {
+                let prefix = filter.key_prefix;
+                let ask = json!({"verb": "remove", "filter": {"prefix": prefix}, "expected": expected, "exact": true});
+                client.post("/v1/sessions:bulk", &ask).map(BulkRemoval::Removed).map_err(differs)
+            }
+            (None, source) => Err(Failure::NeedsExpect { found: count(source, &filter)? }.into()),
         })?;
         let report = match answer {
             BulkRemoval::Removed(report) => report,
@@ -92,7 +105,32 @@ impl Remove {
     }
 }
 
-/// How many entries [`SessionStore::remove_where`] would find.
-fn count(store: &SessionStore, filter: Filter) -> Result<u64> {
-    store.iter(filter)?.try_fold(0, |found, summary| summary.map(|_| found + 1)).map_err(Into::into)
+/// What the view says where the number is another.
+fn differs(error: AskError) -> anyhow::Error {
+    match error {
+        AskError::Refused { kind, details, .. } if kind == "count_differs" => {
+            let number = |name: &str| details.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
+            let (expected, found, unreadable) = (number("expected"), number("found"), number("unreadable"));
+            Failure::CountDiffers { expected, found, unreadable }.into()
+        }
+        error => error.into(),
+    }
+}
+
+/// How many entries [`remove_where`](cloakroom::SessionStore::remove_where) would find.
+fn count(source: &Source, filter: &Filter) -> Result<u64> {
+    match source {
+        Source::Store(store) => {
+            let mut rows = store.iter(filter.clone())?;
+            rows.try_fold(0, |found, summary| summary.map(|_| found + 1)).map_err(Into::into)
+        }
+        Source::Live(_) => {
+            let mut found = 0;
+            source.entries(filter, usize::MAX, |_| {
+                found += 1;
+                Ok(())
+            })?;
+            Ok(found)
+        }
+    }
 }

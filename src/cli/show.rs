@@ -1,7 +1,6 @@
 //! Looking at one entry: `show`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,13 +8,12 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use cloakroom::time::{Clock, SystemClock};
-use cloakroom::{Extras, SessionEntry};
+use cloakroom::SessionEntry;
 
-use super::failure::Failure;
 use super::key::KeyArg;
 use super::output::{Columns, Out, local, shorten, thousands, words};
-use super::{Exit, Format, with_store};
+use super::source::{Db, with_source};
+use super::{Exit, Format, now};
 
 /// Show everything that is kept for one key.
 ///
@@ -45,14 +43,13 @@ struct Shown<'a> {
 }
 
 impl Show {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        with_store(db, |store| {
-            let key = self.key.find(store)?;
-            let (entry, extras) = store.get_with_extras(&key)?.ok_or_else(|| Failure::NoEntry(key.clone()))?;
-            let idle = SystemClock::new().now().since(entry.updated_at);
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        with_source(db, |source| {
+            let (entry, extras) = source.whole(&source.find(&self.key)?)?;
+            let idle = now().since(entry.updated_at);
             if self.format.json {
                 let extras =
-                    extras.iter().map(|(name, text)| (name, RawValue::from_string(text.into()).ok())).collect();
+                    extras.iter().map(|(name, text)| (&**name, RawValue::from_string(text.clone()).ok())).collect();
                 out.json(&Shown { entry: &entry, idle_seconds: idle.as_secs(), extras })?;
             } else {
                 show(&entry, &extras, idle, out)?;
@@ -62,7 +59,7 @@ impl Show {
     }
 }
 
-fn show(entry: &SessionEntry, extras: &Extras, idle: Duration, out: &mut Out) -> Result<()> {
+fn show(entry: &SessionEntry, extras: &BTreeMap<String, String>, idle: Duration, out: &mut Out) -> Result<()> {
     let mut table = Columns::pairs();
     let details = &entry.details;
     let mut row = |name: &str, value: &str| table.row([name, value]);
@@ -132,7 +129,7 @@ fn show(entry: &SessionEntry, extras: &Extras, idle: Duration, out: &mut Out) ->
             }
         }
     }
-    for (name, text) in extras.iter() {
+    for (name, text) in extras {
         row(&format!("extra {name}"), &shorten(text, 200));
     }
     table.print(out)

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use cloakroom::report::{OpenReport, Repairs, Shortfall, Verification};
 use cloakroom::{Error, SessionStore};
 
 use super::failure::{self, Failure};
 use super::output::{Columns, Out, clean, thousands};
+use super::source::{Db, Source, with_source};
 use super::transfer::is_standard;
 use super::{Exit, Format, named, options, with_store};
 
@@ -56,6 +57,13 @@ pub(super) struct Verify {
     format: Format,
 }
 
+/// What the view of a running store answers.
+#[derive(Deserialize)]
+struct Asked {
+    found: Verification,
+    open_report: OpenReport,
+}
+
 #[derive(Serialize)]
 struct Verdict {
     #[serde(flatten)]
@@ -68,7 +76,7 @@ struct Verdict {
 }
 
 impl Verify {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         let checked = self.checked(db);
         let verdict = match checked {
             Ok(verdict) => verdict,
@@ -94,7 +102,21 @@ impl Verify {
         self.quarantine.as_deref().is_some_and(is_standard)
     }
 
-    fn checked(&self, db: &Path) -> Result<Verdict> {
+    fn checked(&self, db: &Db) -> Result<Verdict> {
+        if !self.repair {
+            return with_source(db, |source| match source {
+                Source::Store(store) => {
+                    let OpenReport { shortfall, repairs, clock_doubted, .. } = store.open_report().clone();
+                    let found = store.verify()?;
+                    Ok(Verdict { found, shortfall, repairs, clock_doubted, repaired: None, quarantine: None })
+                }
+                Source::Live(client) => {
+                    let Asked { found, open_report } = client.get("/v1/verify")?;
+                    let OpenReport { shortfall, repairs, clock_doubted, .. } = open_report;
+                    Ok(Verdict { found, shortfall, repairs, clock_doubted, repaired: None, quarantine: None })
+                }
+            });
+        }
         let quarantine = self.quarantine.clone().unwrap_or_else(|| default_quarantine(db));
         let told = |error| match error {
             Error::PermissionDenied { ref path, .. }
@@ -107,14 +129,12 @@ impl Verify {
             error => named(error),
         };
         // What the first opening finds it tells once.
-        let first =
-            if self.repair { Some(SessionStore::repair(options(db), &quarantine).map_err(told)?) } else { None };
-        let (repaired, first) = first.map(|first| (first.repairs, first.opened)).unzip();
+        let first = SessionStore::repair(options(db), &quarantine).map_err(told)?;
         with_store(db, |store| {
-            let OpenReport { shortfall, repairs, .. } = first.as_ref().unwrap_or_else(|| store.open_report()).clone();
-            let quarantine =
-                repaired.filter(|repaired| repaired.quarantined > 0).map(|_| quarantine.display().to_string());
+            let OpenReport { shortfall, repairs, .. } = first.opened.clone();
+            let quarantine = (first.repairs.quarantined > 0).then(|| quarantine.display().to_string());
             let clock_doubted = store.open_report().clock_doubted;
+            let repaired = Some(first.repairs);
             Ok(Verdict { found: store.verify()?, shortfall, repairs, clock_doubted, repaired, quarantine })
         })
     }

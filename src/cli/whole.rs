@@ -1,11 +1,10 @@
 //! Figures of the store as a whole: `stats`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use cloakroom::query::Filter;
 use cloakroom::report::Unreadable;
@@ -13,7 +12,8 @@ use cloakroom::{Error, SessionStore, Timestamp};
 
 use super::list::{name, none_unreadable};
 use super::output::{Columns, Out, local, size, thousands};
-use super::{Exit, Format, with_store};
+use super::source::{Db, Source, with_source};
+use super::{Exit, Format};
 
 /// What stands for a platform or a chat type that is not known.
 const UNKNOWN: &str = "unknown";
@@ -40,7 +40,7 @@ pub(super) struct Stats {
     format: Format,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Figures {
     entries: u64,
     bytes_on_disk: u64,
@@ -52,7 +52,7 @@ struct Figures {
     counts: Counts,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Counts {
     suspended: u64,
     resume_pending: u64,
@@ -62,12 +62,17 @@ struct Counts {
 }
 
 impl Stats {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        with_store(db, |store| {
-            let cloakroom::report::Stats { entries, bytes_on_disk, pending, last_commit, oldest, newest, .. } =
-                store.stats()?;
-            let counts = count(store)?;
-            let figures = Figures { entries, bytes_on_disk, pending, last_commit, oldest, newest, counts };
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        with_source(db, |source| {
+            let figures = match source {
+                Source::Store(store) => {
+                    let stats = store.stats()?;
+                    let cloakroom::report::Stats { entries, bytes_on_disk, pending, last_commit, .. } = stats;
+                    let cloakroom::report::Stats { oldest, newest, .. } = stats;
+                    Figures { entries, bytes_on_disk, pending, last_commit, oldest, newest, counts: count(store)? }
+                }
+                Source::Live(client) => client.get("/v1/stats")?,
+            };
             if self.format.json {
                 out.json(&figures)?
             } else {

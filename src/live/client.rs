@@ -4,10 +4,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -18,12 +18,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::body::REPORT;
-use crate::socket::{POINTER, SOCKET};
+use crate::error::Error;
+use crate::{outfile, socket};
 
 /// How long a view may take to begin its answer.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// How long whoever yields a store may take for that.
-const YIELD: Duration = Duration::from_secs(1);
 
 /// A view could not be asked, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +85,7 @@ impl Client {
     /// # Errors
     /// [`AskError::NotServed`] if nobody serves one.
     pub fn of_store(path: &Path) -> Result<Self> {
-        let socket = find(path).ok_or_else(|| AskError::NotServed { path: path.to_path_buf() })?;
+        let socket = socket::find(path).ok_or_else(|| AskError::NotServed { path: path.to_path_buf() })?;
         let client = Self::at(&socket)?;
         let stream = client.runtime.block_on(async { client.connect().await });
         let stream = match stream {
@@ -105,6 +104,12 @@ impl Client {
             return Err(AskError::Stranger { socket, uid });
         }
         Ok(client)
+    }
+
+    /// Where the view is.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Asks whoever serves a socket.
@@ -208,6 +213,19 @@ impl Client {
         Ok(())
     }
 
+    /// Hands on the stream of events, from the one behind `last` on, where that is given.
+    pub fn events(&self, last: Option<&str>, each: impl FnMut(&[u8]) -> io::Result<()>) -> Result<()> {
+        let mut request = self.request(Method::GET, "/v1/events", Body::empty())?;
+        if let Some(last) = last.and_then(|last| HeaderValue::from_str(last).ok()) {
+            request.headers_mut().insert("last-event-id", last);
+        }
+        self.runtime.block_on(async {
+            let answer = self.send(request).await?;
+            self.read(answer.into_body(), each).await
+        })?;
+        Ok(())
+    }
+
     /// Writes what is at a path, and answers the report that stands at its end. Where that is missing what was written is
     /// not whole, and the answer is an error.
     pub fn stream<T: DeserializeOwned>(&self, path: &str, mut output: impl Write) -> Result<T> {
@@ -217,10 +235,47 @@ impl Client {
             self.read(answer.into_body(), |bytes| output.write_all(bytes)).await
         })?;
         output.flush().map_err(|source| self.failed(source))?;
-        let report = trailers.get(REPORT).map(axum::http::HeaderValue::as_bytes);
+        let report = trailers.get(REPORT).map(HeaderValue::as_bytes);
         let report = report.ok_or_else(|| self.failed(io::ErrorKind::UnexpectedEof.into()))?;
         serde_json::from_slice(report).map_err(|source| AskError::Answer { source })
     }
+}
+
+impl Client {
+    /// The same into a file, which is there whole or not at all, and which only its owner may read.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if something is at the path and `force` does not allow to replace it; [`Error::Io`] and its kin,
+    /// with the [`AskError`] as the source where the view is the reason.
+    pub fn stream_to_file<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        file: &Path,
+        force: bool,
+    ) -> std::result::Result<T, Error> {
+        outfile::write_whole(file, force, ".unfinished", |mut output| {
+            self.stream(path, &mut output)
+                .map_err(|error| Error::io("read from", &self.socket, io::Error::other(error)))
+        })
+    }
+
+    /// Changes an entry, if it has the revision that was seen.
+    pub fn post_if<T: DeserializeOwned>(&self, path: &str, seen: Option<&str>, body: &impl Serialize) -> Result<T> {
+        let body = serde_json::to_vec(body).map_err(|source| AskError::Answer { source })?;
+        self.ask(matching(self.request(Method::POST, path, body.into())?, seen))
+    }
+
+    /// Removes what is at a path, if it has the revision that was seen.
+    pub fn delete_if<T: DeserializeOwned>(&self, path: &str, seen: Option<&str>) -> Result<T> {
+        self.ask(matching(self.request(Method::DELETE, path, Body::empty())?, seen))
+    }
+}
+
+fn matching(mut request: Request<Body>, seen: Option<&str>) -> Request<Body> {
+    if let Some(seen) = seen.and_then(|seen| HeaderValue::from_str(seen).ok()) {
+        request.headers_mut().insert(header::IF_MATCH, seen);
+    }
+    request
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> AskError {
@@ -230,31 +285,4 @@ fn refused(status: StatusCode, body: &[u8]) -> AskError {
     let kind = text("kind").unwrap_or_else(|| "refused".into());
     let message = text("message").unwrap_or_else(|| format!("the live view answered {status}"));
     AskError::Refused { status: status.as_u16(), kind, message, details }
-}
-
-/// Where the socket of a store's view is.
-fn find(store: &Path) -> Option<PathBuf> {
-    if let Ok(path) = fs::read_to_string(store.join(POINTER)) {
-        return Some(PathBuf::from(path.trim_end()));
-    }
-    let socket = store.join(SOCKET);
-    fs::symlink_metadata(&socket).is_ok().then_some(socket)
-}
-
-/// Asks the process that has a store open to close it, if it is one that yields, such as the operator's page; and waits
-/// for that, for a second at most. Answers whether the store may be free now.
-pub fn ask_to_close(store: &Path) -> bool {
-    let began = Instant::now();
-    let Ok(client) = Client::of_store(store) else { return false };
-    let asked: Result<serde_json::Value> = client.post("/v1/handover", &serde_json::json!({}));
-    if asked.is_err() {
-        return false;
-    }
-    while began.elapsed() < YIELD {
-        if find(store).is_none() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    false
 }

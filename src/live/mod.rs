@@ -66,7 +66,7 @@ use crate::error::{Error, Result};
 use crate::fork;
 use crate::store::SessionStore;
 
-pub use client::{AskError, Client, ask_to_close};
+pub use client::{AskError, Client};
 pub use options::LiveOptions;
 pub use router::OPENAPI;
 use serve::Server;

@@ -84,8 +84,8 @@ impl LiveOptions {
         self
     }
 
-    /// Lets whoever wants to open the store ask this process to close it: see [`ask_to_close`](super::ask_to_close). It is
-    /// for programs that look at a store for a while and yield to the gateway. The view ends then, and
+    /// Lets whoever wants to open the store ask this process to close it: see
+    /// [`Options::take_over`](crate::Options::take_over). It is for programs that look at a store for a while and yield to the gateway. The view ends then, and
     /// [`Live::has_ended`](super::Live::has_ended) tells so; the program closes the store.
     #[must_use]
     pub fn hands_over(mut self, hands_over: bool) -> Self {

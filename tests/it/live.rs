@@ -1,12 +1,16 @@
 //! The live view: what it answers, who may ask, and what it changes.
 
 mod changes;
+#[cfg(feature = "cli")]
+mod cli;
 mod metrics;
 mod pruning;
 mod reads;
 mod reliability;
 mod socket;
 mod streams;
+#[cfg(feature = "cli")]
+mod web;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -123,6 +127,20 @@ fn unchunked(mut rest: &[u8]) -> Vec<u8> {
         rest = &rest[end + 2 + size + 2..];
     }
     body
+}
+
+/// Copies a directory as it is.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, target) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy(&entry.path(), &target);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 /// The keys of a list, shortened to their numbers.

@@ -15,7 +15,8 @@ use super::source::open_regular;
 use super::{is_standard, open_stream};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Out, clean, size, thousands};
-use crate::cli::{Exit, Format, options, progress, with_store};
+use crate::cli::source::{Db, Source, with_source};
+use crate::cli::{Exit, Format, options, progress};
 
 /// Write all of the store into one file, which `restore` reads.
 ///
@@ -84,7 +85,7 @@ impl Backup {
         is_standard(&self.file) && self.output.json
     }
 
-    pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(in crate::cli) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         let started = Instant::now();
         if is_standard(&self.file) {
             if stdout().is_terminal() {
@@ -101,11 +102,17 @@ impl Backup {
             stream.deliver().with_context(|| format!("could not write the backup to {}", self.file.display()))?;
             report
         } else {
-            with_store(db, |store| {
-                let bar = progress::of_entries(store.len());
-                let options = BackupOptions::new().force(self.force);
-                let done = store.backup_to_file(&self.file, options, |at| bar.set_position(at.entries));
-                bar.finish_and_clear();
+            with_source(db, |source| {
+                let done = match source {
+                    Source::Store(store) => {
+                        let bar = progress::of_entries(store.len());
+                        let options = BackupOptions::new().force(self.force);
+                        let done = store.backup_to_file(&self.file, options, |at| bar.set_position(at.entries));
+                        bar.finish_and_clear();
+                        done
+                    }
+                    Source::Live(client) => client.stream_to_file(BACKUP, &self.file, self.force),
+                };
                 done.map_err(|error| match error {
                     Error::Exists { path } => {
                         Failure::Exists { path, advice: "name another file, or replace it with --force" }.into()
@@ -163,12 +170,18 @@ impl Restore {
     }
 }
 
-fn written(db: &Path, out: &mut Out) -> Result<BackupReport> {
-    with_store(db, |store| {
-        let bar = progress::of_entries(store.len());
-        let done = store.backup(out, |at| bar.set_position(at.entries));
-        bar.finish_and_clear();
-        Ok(done?)
+/// Where a view has it.
+const BACKUP: &str = "/v1/backup";
+
+fn written(db: &Db, out: &mut Out) -> Result<BackupReport> {
+    with_source(db, |source| match source {
+        Source::Store(store) => {
+            let bar = progress::of_entries(store.len());
+            let done = store.backup(out, |at| bar.set_position(at.entries));
+            bar.finish_and_clear();
+            Ok(done?)
+        }
+        Source::Live(client) => Ok(client.stream(BACKUP, out)?),
     })
 }
 

@@ -9,10 +9,13 @@ use cloakroom::export::{ExportFormat, ExportOptions, ExportReport};
 use cloakroom::{Error, TimeZone};
 
 use super::{Zone, is_standard, open_stream};
+use crate::cli::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::list::none_unreadable;
 use crate::cli::output::{Out, clean, thousands};
-use crate::cli::{Exit, with_store};
+use crate::cli::source::{Db, Source, escaped, with_source};
+#[cfg(feature = "sqlite")]
+use crate::cli::with_store;
 
 /// Write all entries in a gateway's format, as lines of JSON, or into a fresh database.
 ///
@@ -58,7 +61,7 @@ enum Layout {
 }
 
 impl Export {
-    pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(in crate::cli) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         let mut options = ExportOptions::new(match self.format {
             Layout::Hermes => ExportFormat::Hermes,
             Layout::Openclaw => ExportFormat::OpenClaw,
@@ -67,8 +70,22 @@ impl Export {
             Layout::HermesTable => ExportFormat::Hermes,
         })
         .force(self.force);
-        if let Some(Zone(zone)) = &self.timezone {
-            options = options.zone(zone.clone().map_or_else(TimeZone::local, Ok)?);
+        let zone =
+            self.timezone.as_ref().map(|Zone(zone)| zone.clone().map_or_else(TimeZone::local, Ok)).transpose()?;
+        let path_of_view = format!(
+            "/v1/export?format={}{}",
+            match self.format {
+                Layout::Hermes => "hermes",
+                Layout::Openclaw => "openclaw",
+                Layout::Jsonl => "jsonl",
+                // That is written below.
+                #[cfg(feature = "sqlite")]
+                Layout::HermesTable => "hermes",
+            },
+            zone.as_ref().map(|zone| format!("&zone={}", escaped(&zone.to_string()))).unwrap_or_default()
+        );
+        if let Some(zone) = zone {
+            options = options.zone(zone);
         }
         let exists = |error| match error {
             Error::Exists { path } => {
@@ -85,17 +102,29 @@ impl Export {
             let report = with_store(db, |store| store.export_to_database(&path, scope, &options).map_err(exists))?;
             return tell(&report, &path, out);
         }
+        let write = |output: &mut Out| -> Result<ExportReport> {
+            with_source(db, |source| match source {
+                Source::Store(store) => Ok(store.export(output, &options)?),
+                Source::Live(client) => Ok(client.stream(&path_of_view, output)?),
+            })
+        };
         let Some(path) = self.output.filter(|path| !is_standard(path)) else {
-            let report = with_store(db, |store| Ok(store.export(&mut *out, &options)?))?;
+            let report = write(out)?;
             return none_unreadable(0, &report.unreadable);
         };
         let report = if let Some(stream) = open_stream(&path)? {
             let mut stream = Out::to(stream);
-            let report = with_store(db, |store| Ok(store.export(&mut stream, &options)?))?;
+            let report = write(&mut stream)?;
             stream.deliver().with_context(|| format!("could not write to {}", path.display()))?;
             report
         } else {
-            with_store(db, |store| store.export_to_file(&path, &options).map_err(exists))?
+            with_source(db, |source| {
+                let done = match source {
+                    Source::Store(store) => store.export_to_file(&path, &options),
+                    Source::Live(client) => client.stream_to_file(&path_of_view, &path, self.force),
+                };
+                done.map_err(exists)
+            })?
         };
         tell(&report, &path, out)
     }

@@ -184,3 +184,35 @@ fn an_old_view_leaves_the_socket_of_a_newer_one() {
     let seen = Seen { home, store, live };
     assert_eq!(seen.get("/v1/store").status, 200);
 }
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_program_that_yields_closes_its_store_for_a_gateway() {
+    let exe = env!("CARGO_BIN_EXE_cloakroom");
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let mut looker = std::process::Command::new(exe)
+        .args(["tail", "--json", "--db"])
+        .arg(home.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let db = home.path();
+    within("it serves a view", move || {
+        while Client::of_store(&db).is_err() {
+            std::thread::yield_now();
+        }
+    });
+    // Not for a program that asks for nothing of the kind.
+    assert!(matches!(SessionStore::open(Options::new(home.path()).take_over(false)), Err(Error::Locked { .. })));
+    let store = SessionStore::open(Options::new(home.path())).unwrap();
+    assert_eq!(store.len(), 1);
+    let mut said = String::new();
+    looker.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("a gateway has opened the store"), "{said}");
+    assert!(looker.wait().unwrap().success());
+}

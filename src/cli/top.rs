@@ -1,0 +1,187 @@
+//! `top`: a store at work, on one screen.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Read, Write as _, stdin, stdout};
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use cloakroom::live::{Client, LiveOptions};
+use cloakroom::{SessionEntry, Timestamp};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Exit;
+use super::output::{Out, clean, shorten, size, thousands, words};
+use super::source::{Db, with_view};
+
+/// Lines above the sessions.
+const HEAD: usize = 7;
+
+/// Show a store at work: rates, how long commits take, the sessions that were active last. Ends with q.
+///
+/// Where standard output is no terminal, it prints one screen and ends.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Top {
+    /// The time between two looks.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    every: Duration,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    sessions: Vec<SessionEntry>,
+    now: Timestamp,
+}
+
+/// Counters at a look, to tell rates.
+struct Look {
+    at: f64,
+    touches: f64,
+    commits: f64,
+}
+
+impl Top {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        with_view(db, LiveOptions::new().read_only(true), |client, _| {
+            if !stdout().is_terminal() || !stdin().is_terminal() {
+                let (screen, _) = screen(client, None, 20, 160)?;
+                out.line(screen.trim_end())?;
+                return Ok(Exit::Done);
+            }
+            let _raw = Raw::enter()?;
+            let mut before = None;
+            loop {
+                let window = tcgetwinsize(stdout())?;
+                let (rows, columns) = (usize::from(window.ws_row), usize::from(window.ws_col));
+                let (screen, look) =
+                    screen(client, before.as_ref(), rows.saturating_sub(HEAD + 1).clamp(1, 100), columns)?;
+                before = Some(look);
+                let mut terminal = stdout().lock();
+                // From the top, each line to its end, and nothing of the last screen below.
+                write!(terminal, "\x1b[H{}\x1b[J", screen.replace('\n', "\x1b[K\r\n"))?;
+                terminal.flush()?;
+                drop(terminal);
+                if is_over(self.every)? {
+                    return Ok(Exit::Done);
+                }
+            }
+        })
+    }
+}
+
+/// Waits for a key at most so long. Answers whether it is one that ends.
+fn is_over(patience: Duration) -> Result<bool> {
+    let stdin = stdin();
+    let patience = Timespec { tv_sec: i64::try_from(patience.as_secs())?, tv_nsec: patience.subsec_nanos().into() };
+    let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
+    if poll(&mut ready, Some(&patience))? == 0 {
+        return Ok(false);
+    }
+    let mut key = [0];
+    // `q`, the end of input, Ctrl-C and Ctrl-D.
+    Ok(stdin.lock().read(&mut key)? == 0 || matches!(key, [b'q' | b'Q' | 3 | 4]))
+}
+
+/// A terminal without echo and lines, until it is dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Result<Self> {
+        let before = tcgetattr(stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Flush, &raw)?;
+        let entered = Self(before);
+        // Another screen, and no cursor on it.
+        write!(stdout(), "\x1b[?1049h\x1b[?25l")?;
+        Ok(entered)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = write!(stdout(), "\x1b[?25h\x1b[?1049l");
+        let _ = stdout().flush();
+        let _ = tcsetattr(stdin(), OptionalActions::Flush, &self.0);
+    }
+}
+
+fn screen(client: &Client, before: Option<&Look>, rows: usize, columns: usize) -> Result<(String, Look)> {
+    let store: Value = client.get("/v1/store")?;
+    let page: Page = client.get(&format!("/v1/sessions?limit={rows}"))?;
+    let number = |path: &str| store.pointer(path).and_then(Value::as_f64);
+    let count = |path: &str| thousands(store.pointer(path).and_then(Value::as_u64).unwrap_or_default());
+    let millis = |path: &str| match number(path) {
+        Some(seconds) => format!("{:.2} ms", seconds * 1e3),
+        None => "-".to_owned(),
+    };
+    let now: Option<Timestamp> = store.get("now").cloned().and_then(|now| serde_json::from_value(now).ok());
+    let look = Look {
+        at: now.map_or(0.0, |now| now.as_micros() as f64 / 1e6),
+        touches: number("/touches").unwrap_or_default(),
+        commits: number("/commits").unwrap_or_default(),
+    };
+    // Before the second look, what the last quarter of an hour was like.
+    let rate = |now: f64, then: Option<f64>, usual: &str| match (then, before) {
+        (Some(then), Some(before)) if look.at > before.at => {
+            format!("{:.1}", (now - then).max(0.0) / (look.at - before.at))
+        }
+        _ => number(usual).map_or("-".to_owned(), |rate| format!("{rate:.1}")),
+    };
+    let touches = rate(look.touches, before.map(|before| before.touches), "/last_quarter/touches_per_second");
+    let commits = rate(look.commits, before.map(|before| before.commits), "/last_quarter/commits_per_second");
+    let mut lines = vec![
+        format!(
+            "cloakroom {}  process {}  {}",
+            store.get("version").and_then(Value::as_str).unwrap_or("?"),
+            store.get("pid").and_then(Value::as_u64).unwrap_or_default(),
+            clean(store.get("path").and_then(Value::as_str).unwrap_or_default()),
+        ),
+        format!(
+            "entries {}  on disk {}  pending {}  journal {}  leases {}",
+            count("/stats/entries"),
+            size(store.pointer("/stats/bytes_on_disk").and_then(Value::as_u64).unwrap_or_default()),
+            count("/stats/pending"),
+            count("/journal_entries"),
+            count("/leases"),
+        ),
+        format!("touches/s {touches}  commits/s {commits}  durable lag {}", millis("/durable_lag_seconds")),
+        format!(
+            "commits in the last quarter of an hour: p50 {}  p99 {}",
+            millis("/last_quarter/commit_p50_seconds"),
+            millis("/last_quarter/commit_p99_seconds"),
+        ),
+    ];
+    lines.push(match store.pointer("/failure/message").and_then(Value::as_str) {
+        Some(failure) => format!("READ-ONLY: {}", clean(failure)),
+        None => match store.pointer("/watcher/status/last_report/removed").and_then(Value::as_u64) {
+            Some(removed) => format!("the last pass of pruning removed {}", thousands(removed)),
+            None => String::new(),
+        },
+    });
+    lines.push(String::new());
+    lines.push(format!("{:>12}  {:<12} {:<8} {:<28} {:>12}  KEY", "IDLE", "PLATFORM", "TYPE", "NAME", "TOKENS"));
+    for entry in &page.sessions {
+        let details = &entry.details;
+        let or_none = |text: &Option<String>| clean(text.as_deref().unwrap_or("-")).into_owned();
+        lines.push(format!(
+            "{:>12}  {:<12} {:<8} {:<28} {:>12}  {}{}",
+            words(page.now.since(entry.updated_at)),
+            shorten(&or_none(&details.platform), 12),
+            shorten(&or_none(&details.chat_type), 8),
+            shorten(&or_none(&details.display_name), 28),
+            thousands(entry.usage.total_tokens),
+            clean(entry.key.as_str()),
+            if entry.suspended { " (suspended)" } else { "" },
+        ));
+    }
+    let mut screen = String::new();
+    for line in lines {
+        let _ = writeln!(screen, "{}", shorten(&line, columns));
+    }
+    Ok((screen, look))
+}

@@ -1,0 +1,131 @@
+//! Who may use the page. Each rule has its test in `tests/it/live/web.rs`.
+//!
+//! - It is asked by this machine's names only, so that no site can be given our address (DNS rebinding).
+//! - A browser comes in once, by a token in the printed address, and has a cookie from then on that no other site's
+//!   request carries and no script reads.
+//! - A request that changes something must come from this page.
+//! - Nothing of it is kept by the browser, framed, or run that is not our own file.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use parking_lot::Mutex;
+use subtle::ConstantTimeEq;
+
+/// The secrets of one run.
+pub(super) struct Door {
+    port: u16,
+    /// `None` once it was used.
+    token: Mutex<Option<String>>,
+    cookie: String,
+    used_at: Mutex<Instant>,
+}
+
+/// 256 random bits.
+fn secret() -> Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers for a secret: {error}"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    one.as_bytes().ct_eq(other.as_bytes()).into()
+}
+
+impl Door {
+    pub(super) fn new(port: u16) -> Result<Self> {
+        let (token, cookie) = (Mutex::new(Some(secret()?)), secret()?);
+        Ok(Self { port, token, cookie, used_at: Mutex::new(Instant::now()) })
+    }
+
+    pub(super) fn token(&self) -> String {
+        self.token.lock().clone().unwrap_or_default()
+    }
+
+    /// How long ago the last request came in.
+    pub(super) fn idle(&self) -> Duration {
+        self.used_at.lock().elapsed()
+    }
+
+    /// Cookies do not know of ports: another run must not take ours for its own.
+    fn cookie_name(&self) -> String {
+        format!("cloakroom-{}", self.port)
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        ["127.0.0.1", "localhost", "[::1]"].iter().any(|name| host == format!("{name}:{}", self.port))
+    }
+
+    fn has_cookie(&self, headers: &HeaderMap) -> bool {
+        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
+        let mut cookies = cookies.flat_map(|cookies| cookies.split("; ")).filter_map(|cookie| cookie.split_once('='));
+        cookies.any(|(name, value)| name == self.cookie_name() && is_same(value, &self.cookie))
+    }
+
+    /// Whether a request comes from this page. A browser says so in one way or another.
+    fn is_own(&self, headers: &HeaderMap) -> bool {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        match (text("sec-fetch-site"), text("origin")) {
+            (Some(site), _) => site == "same-origin",
+            (None, Some(origin)) => origin.strip_prefix("http://").is_some_and(|host| Some(host) == text("host")),
+            (None, None) => false,
+        }
+    }
+}
+
+/// Checks who asks, and from where.
+pub(super) async fn check(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !door.is_ours(host) {
+        return (StatusCode::MISDIRECTED_REQUEST, "this page has another address").into_response();
+    }
+    let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_look && !door.is_own(request.headers()) {
+        return (StatusCode::FORBIDDEN, "another site has sent this request").into_response();
+    }
+    if request.uri().path() != "/login" && !door.has_cookie(request.headers()) {
+        return (StatusCode::UNAUTHORIZED, "open the address that `cloakroom web` has printed").into_response();
+    }
+    *door.used_at.lock() = Instant::now();
+    next.run(request).await
+}
+
+/// Lets a browser in that has the token, once.
+pub(super) async fn log_in(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    if request.uri().path() != "/login" {
+        return next.run(request).await;
+    }
+    let given = request.uri().query().and_then(|query| query.strip_prefix("token=")).unwrap_or_default();
+    let mut token = door.token.lock();
+    if !token.as_ref().is_some_and(|token| is_same(token, given)) {
+        let why = "this address has been used, or is not the one that `cloakroom web` has printed; start it again";
+        return (StatusCode::UNAUTHORIZED, why).into_response();
+    }
+    *token = None;
+    let cookie = format!("{}={}; HttpOnly; SameSite=Strict; Path=/", door.cookie_name(), door.cookie);
+    ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+}
+
+/// What every answer tells the browser.
+pub(super) async fn headers(request: Request, next: Next) -> Response {
+    let mut answer = next.run(request).await;
+    for (name, value) in [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+             form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+        ),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ] {
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}

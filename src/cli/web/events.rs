@@ -1,0 +1,98 @@
+//! Events as they happen. The stream is that of the view, with the keys redacted.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{Html, IntoResponse, Response};
+use cloakroom::live::Client;
+use hyper::body::Frame;
+use maud::html;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::ask::{Asker, Shown};
+use super::page::{page, redacted};
+
+pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
+    // So that a store that has gone is told.
+    asker.get("/v1/store").await?;
+    let body = html! {
+        p.quiet #stream role="status" { "This page needs its script to show what happens. Without it: `cloakroom tail`." }
+        div.scroll {
+            table.list #events data-stream="/events/stream" {
+                thead { tr { th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "Session" } } }
+                tbody aria-live="polite" {}
+            }
+        }
+    };
+    Ok(page("Events", "/events", false, &body))
+}
+
+/// A body that comes piece by piece.
+struct Pieces(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+pub(super) async fn stream(State(asker): State<Asker>, headers: HeaderMap) -> Response {
+    let (sender, pieces) = mpsc::channel(64);
+    let socket = asker.socket().to_path_buf();
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    tokio::task::spawn_blocking(move || {
+        let Ok(client) = Client::at(&socket) else { return };
+        let mut text = String::new();
+        let _ = client.events(last.as_deref(), |piece| {
+            text.push_str(&String::from_utf8_lossy(piece));
+            let mut out = String::new();
+            while let Some((line, rest)) = text.split_once('\n') {
+                out.push_str(&shown(line));
+                out.push('\n');
+                text = rest.to_owned();
+            }
+            // Whoever has gone is noticed with the next piece, which comes within seconds. Whoever is too slow is cut off, and
+            // comes back by itself where it was.
+            sender.try_send(out.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        });
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::new(Pieces(pieces))).into_response()
+}
+
+/// A line of the stream, with the keys of an event redacted.
+fn shown(line: &str) -> String {
+    let Some(data) = line.strip_prefix("data: ") else { return line.to_owned() };
+    let Ok(mut event) = serde_json::from_str::<Value>(data) else { return "data: {}".to_owned() };
+    for name in ["session_key", "from"] {
+        if let Some(key) = event.get_mut(name) {
+            *key = redacted(key.as_str().unwrap_or_default()).into();
+        }
+    }
+    format!("data: {event}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_shows_no_key() {
+        let line = r#"data: {"session_key":"agent:main:discord:group:1234:5678","event":"renamed","from":"agent:x:telegram:dm:99"}"#;
+        let line = shown(line);
+        assert!(line.contains("discord:group:#") && !line.contains("1234") && !line.contains(":99"), "{line}");
+        assert_eq!(shown("id: a-1"), "id: a-1");
+        assert_eq!(shown("data: agent:secret"), "data: {}");
+    }
+}

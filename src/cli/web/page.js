@@ -1,0 +1,55 @@
+// Live parts: figures that are drawn anew, and events as they come. Everything else works without.
+"use strict";
+
+const main = document.getElementById("main");
+const every = Number(main && main.dataset.live) * 1000;
+if (every) {
+  const draw = async () => {
+    if (document.visibilityState === "visible") {
+      try {
+        const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+        if (answer.ok) {
+          const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+          const fresh = page.getElementById("main");
+          if (fresh) main.replaceChildren(...fresh.childNodes);
+        }
+      } catch {
+        // The gateway may be starting again: the next round tells.
+      }
+    }
+    setTimeout(draw, every);
+  };
+  setTimeout(draw, every);
+}
+
+const table = document.getElementById("events");
+if (table) {
+  const status = document.getElementById("stream");
+  const rows = table.tBodies[0];
+  const source = new EventSource(table.dataset.stream);
+  const cell = (row, text) => {
+    const td = row.insertCell();
+    td.textContent = text;
+    return td;
+  };
+  source.onopen = () => (status.textContent = "Listening.");
+  source.onerror = () => (status.textContent = "The stream was cut off; it is tried again.");
+  const show = (message) => {
+    const event = JSON.parse(message.data);
+    const row = rows.insertRow(0);
+    if ("lost" in event) {
+      cell(row, "").colSpan = 1;
+      cell(row, event.lost === null ? "some events were lost" : `${event.lost} events were lost`).colSpan = 2;
+    } else {
+      cell(row, new Date(event.at).toLocaleTimeString());
+      cell(row, event.event.replaceAll("_", " ") + (event.reason ? ` (${event.reason})` : ""));
+      const link = document.createElement("a");
+      link.href = `/session/${event.handle}`;
+      link.textContent = event.session_key;
+      cell(row, "").append(link);
+    }
+    while (rows.rows.length > 500) rows.deleteRow(-1);
+  };
+  source.onmessage = show;
+  source.addEventListener("lost", show);
+}

@@ -1,0 +1,387 @@
+//! The page for operators, over HTTP: who may use it, what it shows, what it changes.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use cloakroom::live::LiveOptions;
+use cloakroom::{SessionSource, SessionStore};
+
+use super::*;
+use crate::callbacks::within;
+use crate::common::assert_sound;
+
+/// The page of a store, and a browser that has come in.
+struct Page {
+    program: Child,
+    port: u16,
+    token: String,
+    cookie: String,
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+impl Page {
+    /// Starts the program. Nobody has come in yet.
+    fn start(db: &Path) -> Self {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_cloakroom"))
+            .args(["web", "--db"])
+            .arg(db)
+            .env("TZ", "UTC")
+            .env("CLOAKROOM_LOG", "cloakroom=info")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(program.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let rest = line.trim_end().strip_prefix("http://127.0.0.1:").unwrap_or_else(|| panic!("{line}"));
+        let (port, token) = rest.split_once("/login?token=").unwrap();
+        Self { program, port: port.parse().unwrap(), token: token.to_owned(), cookie: String::new() }
+    }
+
+    fn open(db: &Path) -> Self {
+        let mut page = Self::start(db);
+        let answer = page.get(&format!("/login?token={}", page.token));
+        assert_eq!(answer.status, 303, "{answer:?}");
+        let cookie = answer.head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+        page.cookie = cookie.split(';').next().unwrap().to_owned();
+        page
+    }
+
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\nContent-Type: \
+             application/x-www-form-urlencoded\r\n{headers}\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        parse(&all)
+    }
+
+    fn host(&self) -> String {
+        format!("Host: 127.0.0.1:{}\r\n", self.port)
+    }
+
+    /// What a browser that has come in sends.
+    fn own(&self) -> String {
+        format!("{}Cookie: {}\r\n", self.host(), self.cookie)
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &self.own(), "")
+    }
+
+    fn text(&self, path: &str) -> String {
+        let answer = self.get(path);
+        let text = String::from_utf8(answer.body).unwrap();
+        assert_eq!(answer.status, 200, "{path}: {text}");
+        text
+    }
+
+    /// Sends a form of the page.
+    fn post(&self, path: &str, body: &str) -> Answer {
+        self.ask("POST", path, &format!("{}Sec-Fetch-Site: same-origin\r\n", self.own()), body)
+    }
+}
+
+/// The value of a hidden field.
+fn field<'a>(text: &'a str, name: &str) -> &'a str {
+    let rest = text.split(&format!("name=\"{name}\" value=\"")).nth(1).unwrap_or_else(|| panic!("{name}: {text}"));
+    rest.split('"').next().unwrap()
+}
+
+#[test]
+fn a_token_works_once_and_the_cookie_is_for_this_page_alone() {
+    let seen = Seen::new(1);
+    let page = Page::start(&seen.home.path());
+    assert_eq!(page.token.len(), 64, "256 bits");
+    for path in ["/", "/sessions", "/page.js", "/nothing", "/events/stream"] {
+        assert_eq!(page.ask("GET", path, &page.host(), "").status, 401, "{path}");
+    }
+    let wrong = page.token.replace(|c: char| c.is_ascii_digit(), "a");
+    for token in ["", &wrong, &page.token[..63]] {
+        assert_eq!(page.ask("GET", &format!("/login?token={token}"), &page.host(), "").status, 401);
+    }
+    let answer = page.ask("GET", &format!("/login?token={}", page.token), &page.host(), "");
+    assert_eq!(answer.status, 303);
+    let cookie = answer.head.lines().find(|line| line.starts_with("set-cookie: ")).unwrap();
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/", &format!("cloakroom-{}=", page.port)] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert!(!cookie.contains(&page.token), "the secret of the address is not that of the cookie");
+    let again = page.ask("GET", &format!("/login?token={}", page.token), &page.host(), "");
+    assert_eq!(again.status, 401);
+    assert_eq!(page.ask("GET", "/", &format!("{}Cookie: cloakroom-{}=x\r\n", page.host(), page.port), "").status, 401);
+}
+
+/// A site that gives its own name our address is asked for by that name.
+#[test]
+fn another_host_is_refused() {
+    let seen = Seen::new(1);
+    let page = Page::open(&seen.home.path());
+    let with = |host: &str| page.ask("GET", "/", &format!("Host: {host}\r\nCookie: {}\r\n", page.cookie), "").status;
+    for name in ["127.0.0.1", "localhost", "[::1]"] {
+        assert_eq!(with(&format!("{name}:{}", page.port)), 200, "{name}");
+    }
+    for host in [
+        "evil.example".to_owned(),
+        format!("evil.example:{}", page.port),
+        "127.0.0.1".into(),
+        "127.0.0.1:1".into(),
+        format!("127.0.0.1.nip.io:{}", page.port),
+    ] {
+        assert_eq!(with(&host), 421, "{host}");
+    }
+}
+
+#[test]
+fn another_site_changes_nothing() {
+    let seen = Seen::new(1);
+    let page = Page::open(&seen.home.path());
+    let path = format!("/session/{}/suspend", seen.handle(&key(0)));
+    let own = format!("http://127.0.0.1:{}", page.port);
+    for headers in [
+        String::new(),
+        "Sec-Fetch-Site: cross-site\r\n".into(),
+        "Sec-Fetch-Site: same-site\r\n".into(),
+        "Sec-Fetch-Site: none\r\n".into(),
+        "Origin: http://evil.example\r\n".into(),
+        "Origin: null\r\n".into(),
+        format!("Sec-Fetch-Site: cross-site\r\nOrigin: {own}\r\n"),
+    ] {
+        let answer = page.ask("POST", &path, &format!("{}{headers}", page.own()), "");
+        assert_eq!(answer.status, 403, "{headers}");
+    }
+    assert!(!seen.store.get(&key(0)).unwrap().unwrap().suspended);
+    // A look changes nothing, whatever its path.
+    assert_eq!(page.get(&path).status, 405);
+    assert_eq!(page.ask("POST", &path, &format!("{}Origin: {own}\r\n", page.own()), "").status, 303);
+    assert!(seen.store.get(&key(0)).unwrap().unwrap().suspended);
+}
+
+#[test]
+fn every_answer_tells_the_browser_to_keep_and_run_nothing() {
+    let seen = Seen::new(1);
+    let page = Page::open(&seen.home.path());
+    for path in ["/", "/sessions", "/prune", "/events", "/page.css", "/page.js", "/nothing", "/login"] {
+        let head = page.get(path).head.to_lowercase();
+        for header in [
+            "content-security-policy: default-src 'none';",
+            "frame-ancestors 'none'",
+            "form-action 'self'",
+            "cache-control: no-store",
+            "referrer-policy: no-referrer",
+            "x-content-type-options: nosniff",
+        ] {
+            assert!(head.contains(header), "{path}: {header} is not in {head}");
+        }
+        assert!(!head.contains("access-control-allow"), "{path}");
+        assert!(!head.contains("unsafe-inline"), "{path}");
+    }
+    for path in ["/", "/sessions", "/prune", "/events"] {
+        let text = page.text(path);
+        assert!(!text.contains("style=\"") && !text.contains("onclick") && !text.contains("<style"), "{path}");
+        assert_eq!(text.matches("<script").count(), text.matches("<script src=\"/page.js\"").count(), "{path}");
+    }
+}
+
+#[test]
+fn it_listens_on_this_machine_only() {
+    let seen = Seen::new(0);
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+        let output = command.args(["web", "--listen", address, "--db"]).arg(seen.home.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{address}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("can be reached from elsewhere"), "{output:?}");
+    }
+}
+
+/// Names and keys come from strangers.
+#[test]
+fn hostile_names_stay_text_and_keys_are_hidden_until_they_are_revealed() {
+    let home = Home::new();
+    let store = home.open();
+    let hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\u{202e}";
+    let source = SessionSource {
+        platform: "dis<b>cord".into(),
+        chat_type: "gr\"oup".into(),
+        chat_id: Some("<i>secret-chat</i>".into()),
+        chat_name: Some(hostile.into()),
+        user_id: Some("u'1".into()),
+        ..SessionSource::default()
+    };
+    let key = store.resolve(&source).unwrap().entry.key;
+    let mut metadata = serde_json::Map::new();
+    metadata.insert("<u>name</u>".into(), hostile.into());
+    store.set_metadata(&key, &metadata).unwrap().unwrap();
+    store.set_extra(&key, "<u>extra</u>", &hostile.into()).unwrap().unwrap();
+    let _ = store.mark_resume_pending(&key, hostile).unwrap();
+    let live = Live::serve(&store, LiveOptions::new().guard(|_: &SessionKey| false)).unwrap();
+    let seen = Seen { home, store, live };
+    seen.home.clock.advance(100 * DAY);
+    let page = Page::open(&seen.home.path());
+    let one = format!("/session/{}", seen.handle(&key));
+    let bulk = "/bulk?q=%3Cscript%3E&platform=%22%3E%3Ci%3E";
+    for path in ["/", "/sessions", "/sessions?q=%3Cscript%3E", bulk, &one, "/prune", "/prune?days=90"] {
+        let text = page.text(path);
+        for bad in ["<script>", "<img", "<b>", "<i>", "<u>", "onerror=alert(2)>"] {
+            assert!(!text.contains(bad), "{path}: {bad} in {text}");
+        }
+        assert!(!text.contains("secret-chat"), "{path} shows the key");
+    }
+    assert!(page.text(&one).contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
+    for path in ["/sessions?reveal=1", &format!("{one}?reveal=1")] {
+        let text = page.text(path);
+        assert!(text.contains("&lt;i&gt;secret-chat&lt;/i&gt;") && !text.contains("<i>secret"), "{path}");
+    }
+    // What goes wrong is escaped, too.
+    let failed = page.get("/sessions?cursor=%3Cscript%3E");
+    assert_eq!(failed.status, 400);
+    assert!(!String::from_utf8(failed.body).unwrap().contains("<script>"));
+}
+
+#[test]
+fn sessions_are_filtered_paged_and_changed() {
+    let seen = Seen::new(120);
+    let page = Page::open(&seen.home.path());
+    let first = page.text("/sessions");
+    assert_eq!(first.matches("href=\"/session/").count(), 50);
+    assert!(first.contains("120 in the store") && first.contains("discord <small>120</small>"), "{first}");
+    let next = first.split("rel=\"next\" href=\"").nth(1).unwrap().split('"').next().unwrap().replace("&amp;", "&");
+    assert_eq!(page.text(&next).matches("href=\"/session/").count(), 50);
+    assert_eq!(page.text("/sessions?q=:c11:").matches("href=\"/session/").count(), 1);
+
+    // One, by a button; and not if it has changed since.
+    let path = format!("/session/{}", seen.handle(&key(7)));
+    let shown = page.text(&path);
+    let revision = field(&shown, "revision").to_owned();
+    assert_eq!(page.post(&format!("{path}/suspend"), &format!("revision={revision}")).status, 303);
+    assert!(seen.store.get(&key(7)).unwrap().unwrap().suspended);
+    assert!(page.text(&path).contains("Unsuspend"));
+    let late = page.post(&format!("{path}/remove"), &format!("revision={revision}"));
+    assert_eq!(late.status, 412);
+    assert!(String::from_utf8(late.body).unwrap().contains("Somebody was faster"));
+    assert!(seen.store.contains(&key(7)).unwrap());
+
+    // Many: the number that was seen is that which is changed, and a large one has to be typed.
+    let confirm = page.text("/bulk?q=:c1");
+    let found = field(&confirm, "expected").to_owned();
+    assert_eq!((found.as_str(), confirm.contains("name=\"typed\"")), ("31", false));
+    seen.store.remove(&key(1)).unwrap().unwrap();
+    let answer = page.post("/bulk", &format!("q=:c1&verb=pin&expected={found}"));
+    assert!(String::from_utf8(answer.body).unwrap().contains("done 30"));
+    let confirm = page.text("/bulk");
+    assert!(confirm.contains("name=\"typed\"") && confirm.contains("every entry of the store"), "{confirm}");
+    for typed in ["", "&typed=12"] {
+        let answer = page.post("/bulk", &format!("verb=remove&expected=119{typed}"));
+        assert!(String::from_utf8(answer.body).unwrap().contains("nothing was changed"));
+    }
+    assert_eq!(seen.store.len(), 119);
+    let answer = page.post("/bulk", "q=u3&verb=remove&expected=0");
+    assert_eq!(answer.status, 409);
+    page.post("/bulk", "verb=remove&expected=119&typed=119");
+    assert_eq!(seen.store.len(), 0);
+    assert_sound(&seen.store);
+}
+
+#[test]
+fn pruning_is_looked_at_and_then_run() {
+    let seen = Seen::new(110);
+    seen.store.suspend(&key(3)).unwrap().unwrap();
+    seen.home.clock.advance(100 * DAY);
+    seen.store.touch(&key(5)).unwrap().unwrap();
+    let page = Page::open(&seen.home.path());
+    let shown = page.text("/prune?days=90");
+    assert!(shown.contains("<strong>108</strong> of 110 entries would go") && shown.contains("suspended"), "{shown}");
+    assert!(shown.contains("That is more than half") && shown.contains("class=\"cutoff\""), "{shown}");
+    let (plan, expected) = (field(&shown, "plan").to_owned(), field(&shown, "expected").to_owned());
+    let refused = page.post("/prune", &format!("plan={plan}&expected={expected}&typed=1"));
+    assert!(String::from_utf8(refused.body).unwrap().contains("nothing was removed"));
+    assert_eq!(seen.store.len(), 110);
+    let done = page.post("/prune", &format!("plan={plan}&expected={expected}&typed=108"));
+    assert!(String::from_utf8(done.body).unwrap().contains("Removed 108"));
+    assert_eq!(seen.store.len(), 2);
+    assert_eq!(page.post("/prune", &format!("plan={plan}&expected=1")).status, 409);
+    assert!(page.text("/prune?days=100000").contains("<strong>0</strong> of 2"));
+}
+
+#[test]
+fn the_overview_has_its_figures_and_its_banners() {
+    let seen = Seen::with(3, LiveOptions::new().read_only(true));
+    let page = Page::open(&seen.home.path());
+    let text = page.text("/");
+    for part in
+        ["Entries", "Touches / s", "Commit p99", "Durable lag", "On disk", "<polyline", "changes nothing", "no watcher"]
+    {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert!(
+        text.contains("lang=\"en\"") && text.contains("Skip to the content") && text.contains("aria-current=\"page\"")
+    );
+}
+
+#[test]
+fn events_come_with_their_keys_hidden() {
+    let seen = Seen::new(1);
+    let page = Page::open(&seen.home.path());
+    within("an event", move || {
+        let mut stream = TcpStream::connect(("127.0.0.1", page.port)).unwrap();
+        write!(stream, "GET /events/stream HTTP/1.1\r\n{}\r\n", page.own()).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        while !lines.next().unwrap().unwrap().starts_with(": here") {}
+        seen.store.suspend(&key(0)).unwrap().unwrap();
+        let data = loop {
+            let line = lines.next().unwrap().unwrap();
+            if let Some(data) = line.strip_prefix("data: ") {
+                break data.to_owned();
+            }
+        };
+        assert!(data.contains("suspended") && data.contains("discord:group:#") && !data.contains("group:c0"), "{data}");
+        assert!(data.contains(&seen.handle(&key(0))), "{data}");
+    });
+}
+
+/// Without a gateway it serves the store itself, and yields it to one. What it changes is logged, with the key redacted.
+#[test]
+fn it_opens_a_store_that_nobody_has_and_yields_it() {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let mut page = Page::open(&home.path());
+    let list = page.text("/sessions");
+    let path = list.split("href=\"/session/").nth(1).unwrap().split('"').next().unwrap();
+    let shown = page.text(&format!("/session/{path}"));
+    let revision = field(&shown, "revision");
+    assert_eq!(page.post(&format!("/session/{path}/suspend"), &format!("revision={revision}")).status, 303);
+    let store = SessionStore::open(home.options()).unwrap();
+    assert!(store.get(&key(0)).unwrap().unwrap().suspended);
+    let mut said = String::new();
+    page.program.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("a gateway has opened the store"), "{said}");
+    assert!(said.contains("changed through the live view") && said.contains("discord:group:#"), "{said}");
+    assert!(!said.contains(key(0).as_str()), "{said}");
+}
+
+/// A gateway that has gone is told, and the page says so rather than show nothing.
+#[test]
+fn a_gateway_that_ended_is_told() {
+    let Seen { home, store, live } = Seen::new(1);
+    let page = Page::open(&home.path());
+    live.close();
+    let answer = page.get("/");
+    assert_eq!(answer.status, 502);
+    assert!(String::from_utf8(answer.body).unwrap().contains("Is the gateway still running?"));
+    drop(store);
+}
