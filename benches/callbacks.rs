@@ -21,6 +21,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use cloakroom::change::Resolution;
+use cloakroom::live::{Client, Live, LiveOptions};
 use cloakroom::prune::Verdict;
 use cloakroom::{PrunePolicy, SessionKey, SessionStore};
 use support::cloakroom_store::CloakroomStore;
@@ -33,7 +34,7 @@ const ROUNDS: usize = 5;
 /// What the other thread does, again and again. Each counts the calls of its callback: a round has one at least.
 type Deed = fn(&Stage);
 
-const ROWS: [(&str, Deed); 9] = [
+const ROWS: [(&str, Deed); 10] = [
     ("nothing else", |stage| {
         stage.calls.fetch_add(1, Ordering::Relaxed);
         stage.pause();
@@ -73,6 +74,19 @@ const ROWS: [(&str, Deed); 9] = [
         let report = stage.store.backup(std::io::sink(), |_| {}).unwrap();
         assert_eq!(report.entries, stage.keys.len() as u64);
         stage.calls.fetch_add(1, Ordering::Relaxed);
+    }),
+    ("50 lists of 100 rows a second", |stage| {
+        let live = Live::serve(&stage.store, LiveOptions::new()).unwrap();
+        let client = Client::at(live.socket()).unwrap();
+        let mut due = Instant::now();
+        while !stage.is_over() {
+            let page: serde_json::Value = client.get("/v1/sessions?limit=100").unwrap();
+            assert!(!page["sessions"].as_array().unwrap().is_empty());
+            stage.calls.fetch_add(1, Ordering::Relaxed);
+            due += Duration::from_millis(20);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        live.close();
     }),
     ("a waker that takes 1 ms", |stage| {
         let waker = Waker::from(Arc::new(Slow));
@@ -199,21 +213,22 @@ fn main() {
                 nanos
             });
             let at = |share: f64| f64::from(nanos[((nanos.len() - 1) as f64 * share) as usize]) / 1000.0;
-            figures[row].push([at(0.5), at(0.99), at(0.999)]);
+            let rate = nanos.len() as f64 * 1e9 / nanos.iter().map(|nanos| f64::from(*nanos)).sum::<f64>();
+            figures[row].push([at(0.5), at(0.99), at(0.999), rate]);
             stage.store.flush().unwrap();
         }
     }
 
     println!("{entries} entries; touches in us, medians of {rounds} rounds\n");
-    println!("{:30} {:>8} {:>8} {:>8} {:>7}", "meanwhile", "p50", "p99", "p99.9", "ratio");
-    let medians = figures.iter_mut().map(|rounds| [0, 1, 2].map(|column| median(rounds, column)));
-    let medians: Vec<[f64; 3]> = medians.collect();
-    for ((what, _), [p50, p99, p999]) in ROWS.iter().zip(&medians) {
-        println!("{what:30} {p50:8.2} {p99:8.2} {p999:8.1} {:7.2}", p99 / medians[0][1]);
+    println!("{:30} {:>8} {:>8} {:>8} {:>7} {:>10}", "meanwhile", "p50", "p99", "p99.9", "ratio", "touches/s");
+    let medians = figures.iter_mut().map(|rounds| [0, 1, 2, 3].map(|column| median(rounds, column)));
+    let medians: Vec<[f64; 4]> = medians.collect();
+    for ((what, _), [p50, p99, p999, rate]) in ROWS.iter().zip(&medians) {
+        println!("{what:30} {p50:8.2} {p99:8.2} {p999:8.1} {:7.2} {rate:10.0}", p99 / medians[0][1]);
     }
 }
 
-fn median(rounds: &mut [[f64; 3]], column: usize) -> f64 {
+fn median(rounds: &mut [[f64; 4]], column: usize) -> f64 {
     rounds.sort_by(|a, b| a[column].total_cmp(&b[column]));
     rounds[rounds.len() / 2][column]
 }

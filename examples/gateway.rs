@@ -1,13 +1,17 @@
 //! A small chat gateway: a platform that sends messages, sessions in a Cloakroom store, background jobs that keep
-//! theirs alive, the watcher that prunes the others, and a clean shutdown. It ends by itself after about a second.
+//! theirs alive, the watcher that prunes the others, a live view, and a clean shutdown. It ends by itself after about a
+//! second, or after as many seconds as it is told; then it keeps its store.
 //!
-//! `cargo run --example gateway`
+//! `cargo run --example gateway`, or `cargo run --example gateway -- gateway.db 600`, and beside it
+//! `cargo run -- top --db gateway.db`
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloakroom::change::Resolution;
+use cloakroom::live::{Live, LiveOptions};
 use cloakroom::prune::{ActivityGuard, Verdict};
 use cloakroom::reset::{ResetPolicies, ResetPolicy};
 use cloakroom::watcher::WatcherConfig;
@@ -44,9 +48,10 @@ struct Message {
     text: String,
 }
 
-/// The platform: forty messages from five users, then it hangs up.
-async fn platform(messages: mpsc::Sender<Message>) {
-    for n in 0..40 {
+/// The platform: forty messages from five users, and more until the time is up, then it hangs up.
+async fn platform(messages: mpsc::Sender<Message>, time: Duration) {
+    let began = Instant::now();
+    for n in (0..).take_while(|n| *n < 40 || began.elapsed() < time) {
         let source = SessionSource {
             platform: "discord".into(),
             chat_type: "group".into(),
@@ -98,7 +103,10 @@ async fn answer(
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let directory = tempfile::tempdir()?;
-    let store = SessionStore::open(Options::new(directory.path().join("sessions.db")).create(true))?;
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().map_or_else(|| directory.path().join("sessions.db"), PathBuf::from);
+    let time = Duration::from_secs(arguments.next().map_or(Ok(0), |seconds| seconds.parse())?);
+    let store = SessionStore::open(Options::new(path).create(true))?;
     let recovered = store.recover_interrupted_turns(Duration::from_secs(60 * 60))?;
     println!("{} sessions to be resumed", recovered.resumable.len());
 
@@ -107,10 +115,12 @@ async fn main() -> Result<(), Failure> {
     let config =
         WatcherConfig { policy: PrunePolicy::max_age_days(90).max_entries(100_000), ..WatcherConfig::default() };
     let watcher = Watcher::spawn(&store, config, jobs.clone())?;
+    // What the command line and the operator's programs ask while this runs.
+    let live = Live::serve(&store, LiveOptions::new().watcher(&watcher))?;
     let events = store.events(1000);
 
     let (sender, mut messages) = mpsc::channel(16);
-    let platform = tokio::spawn(platform(sender));
+    let platform = tokio::spawn(platform(sender, time));
     let mut background = JoinSet::new();
     // It ends when the platform hangs up; a real one also listens to a signal here.
     while let Some(message) = messages.recv().await {
@@ -120,6 +130,7 @@ async fn main() -> Result<(), Failure> {
     timeout(Duration::from_secs(5), background.join_all()).await?;
 
     // Clean shutdown: no pass runs any more, what is pending is durable, and the next start finds no turns.
+    live.close();
     let passes = watcher.status().passes;
     watcher.stop();
     let told = events.drain().count();
