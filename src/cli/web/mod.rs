@@ -118,6 +118,7 @@ fn router(asker: Asker, door: &Arc<Door>) -> Router {
         .route("/prune/now", post(prune::now))
         .route("/events", get(events::show))
         .route("/events/stream", get(events::stream))
+        .route("/page.svg", asset("image/svg+xml", include_str!("page.svg")))
         .route("/page.css", asset("text/css; charset=utf-8", include_str!("page.css")))
         .route("/page.js", asset("text/javascript; charset=utf-8", include_str!("page.js")))
         .with_state(asker)

@@ -1,5 +1,7 @@
 //! The store at a glance.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::Html;
 use maud::html;
@@ -8,7 +10,7 @@ use serde_json::Value;
 use super::ask::{Asker, Shown};
 use super::page::{count, counted, millis, number, page, seconds, shown_time, text, tile};
 use super::plot;
-use crate::cli::output::size;
+use crate::cli::output::{size, words};
 
 pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
     let (store, history) = (asker.get("/v1/store").await?, asker.get("/v1/history").await?);
@@ -17,6 +19,8 @@ pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
     let series = |name: &str, scale: f64| -> Vec<Option<f64>> {
         steps.iter().map(|step| step.get(name).and_then(Value::as_f64).map(|value| value * scale)).collect()
     };
+    let began = steps.first().and_then(|step| Some(number(step, "/seconds_ago")? + number(step, "/seconds")?));
+    let since = format!("{} ago", words(Duration::from_secs_f64(began.unwrap_or(0.0).max(0.0))));
     let rate = |path: &str| number(&store, path).map_or("–".to_owned(), |rate| format!("{rate:.1}"));
     let watcher = store.get("watcher").filter(|watcher| !watcher.is_null());
     let body = html! {
@@ -47,8 +51,8 @@ pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
             (tile("Process", &format!("{}", count(&store, "/pid")), &format!("for {}", seconds(&store, "/uptime_seconds"))))
         }
         div.plots {
-            (plot::lines("Touches per second", "", &[("", "one", series("touches_per_second", 1.0))]))
-            (plot::lines("Commit", " ms", &[("p50", "one", series("commit_p50_seconds", 1e3)), ("p99", "two", series("commit_p99_seconds", 1e3))]))
+            (plot::lines("Touches per second", &since, "", &[("", "one", series("touches_per_second", 1.0))]))
+            (plot::lines("Commit", &since, " ms", &[("p50", "one", series("commit_p50_seconds", 1e3)), ("p99", "two", series("commit_p99_seconds", 1e3))]))
         }
         h2 { "Pruning" }
         @if let Some(watcher) = watcher {

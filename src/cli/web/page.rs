@@ -18,6 +18,7 @@ pub(super) fn page(title: &str, path: &str, live: bool, body: &Markup) -> Html<S
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) " · Cloakroom" }
+                link rel="icon" type="image/svg+xml" href="/page.svg";
                 link rel="stylesheet" href="/page.css";
                 script src="/page.js" defer {}
             }

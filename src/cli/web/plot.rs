@@ -5,8 +5,8 @@ use maud::{Markup, html};
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 120.0;
 
-/// A line over time: each series has its name, its class and its values, `None` where there was nothing.
-pub(super) fn lines(title: &str, unit: &str, series: &[(&str, &str, Vec<Option<f64>>)]) -> Markup {
+/// A line over time, from `since` on: each series has its name, its class and its values, `None` where there was nothing.
+pub(super) fn lines(title: &str, since: &str, unit: &str, series: &[(&str, &str, Vec<Option<f64>>)]) -> Markup {
     let all = series.iter().flat_map(|(_, _, values)| values.iter().flatten().copied());
     let top = all.fold(0.0_f64, f64::max).max(1e-9) * 1.1;
     let place = |n: usize, count: usize, value: f64| {
@@ -32,7 +32,7 @@ pub(super) fn lines(title: &str, unit: &str, series: &[(&str, &str, Vec<Option<f
                     polyline.(class) points=(points(values)) fill="none" {}
                 }
             }
-            div.axis { span { "15 min ago" } span { "top " (format!("{top:.2}")) (unit) } span { "now" } }
+            div.axis { span { (since) } span { "top " (format!("{top:.2}")) (unit) } span { "now" } }
         }
     }
 }

@@ -60,7 +60,9 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
     let edges: Vec<u64> = rows(&histogram, "edges_seconds").iter().filter_map(Value::as_u64).collect();
     let counts = rows(&histogram, "counts").iter().filter_map(Value::as_u64);
     let name = |n: usize| match edges.get(n) {
-        Some(edge) => format!("up to {}", words(Duration::from_secs(*edge))),
+        Some(edge) => {
+            format!("up to {}", words(Duration::from_secs(*edge)).trim_end_matches(" 0 min").trim_end_matches(" 0 h"))
+        }
         None => "longer".to_owned(),
     };
     let bars: Vec<_> = counts.enumerate().map(|(n, count)| (name(n), count)).collect();
