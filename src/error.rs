@@ -352,6 +352,90 @@ pub enum Error {
         /// What is wrong with it. Nothing of the text is in it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// No node answered for long enough, or none could take the request. A change that was asked for may or may not have
+    /// been made: the message of the cause says more.
+    #[cfg(feature = "valkey")]
+    #[error("the cluster did not answer for {seconds} s (last asked: {node})")]
+    Unavailable {
+        /// How long was tried, in seconds.
+        seconds: u64,
+        /// The node that was asked last.
+        node: String,
+        /// What came last.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A connection broke after a change was sent, and its outcome cannot be told any more. It is not made twice.
+    #[cfg(feature = "valkey")]
+    #[error("whether the change was made is not known: the connection to {node} broke")]
+    Uncertain {
+        /// The node.
+        node: String,
+        /// What broke it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Fewer replicas than are needed have the change. It stays in place, neither proven nor undone.
+    #[cfg(feature = "valkey")]
+    #[error("{got} replicas of {node} have the change, and {wanted} are needed")]
+    NotReplicated {
+        /// The primary.
+        node: String,
+        /// How many are needed.
+        wanted: u64,
+        /// How many have it.
+        got: u64,
+    },
+    /// The store was opened in the relaxed mode, in which nothing is durable.
+    #[cfg(feature = "valkey")]
+    #[error(
+        "the store {name} is relaxed, so no change of it is ever known to be durable: ask whether it is replicated"
+    )]
+    Relaxed {
+        /// The store.
+        name: String,
+    },
+    /// A node has a setting with which it cannot keep what is promised.
+    #[cfg(feature = "valkey")]
+    #[error("{setting} is {value} on {node}: put {line} into its configuration")]
+    NodeSetting {
+        /// The node.
+        node: String,
+        /// The setting.
+        setting: &'static str,
+        /// Its value, or that it cannot be asked.
+        value: String,
+        /// The line that its configuration needs.
+        line: &'static str,
+    },
+    /// A node said no, for a reason that does not go away by itself: it is out of memory, or the user may not do that.
+    #[cfg(feature = "valkey")]
+    #[error("{node} refused the request; nothing was changed")]
+    Refused {
+        /// The node.
+        node: String,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A shard has no mark of the store: the node has lost its data, or is another one. Its entries are not taken for
+    /// missing.
+    #[cfg(feature = "valkey")]
+    #[error("shard {shard} of the store {name} is not marked on {node}, which has lost its data: restore it")]
+    ShardLost {
+        /// The store.
+        name: String,
+        /// The shard.
+        shard: u32,
+        /// The node.
+        node: String,
+    },
+    /// The cluster has a store of this name, and it is another one.
+    #[cfg(feature = "valkey")]
+    #[error("the store {name} on the cluster is another one: {reason}")]
+    OtherStore {
+        /// The store.
+        name: String,
+        /// What differs.
+        reason: String,
+    },
     /// The engine that keeps this store cannot do that.
     #[error("{what} is not supported {by}")]
     Unsupported {
@@ -426,6 +510,22 @@ impl Error {
             Self::DamagedBackup { .. } => "damaged_backup",
             Self::StoreExists { .. } => "store_exists",
             Self::InvalidEntry { .. } => "invalid_entry",
+            #[cfg(feature = "valkey")]
+            Self::Unavailable { .. } => "unavailable",
+            #[cfg(feature = "valkey")]
+            Self::Uncertain { .. } => "uncertain",
+            #[cfg(feature = "valkey")]
+            Self::NotReplicated { .. } => "not_replicated",
+            #[cfg(feature = "valkey")]
+            Self::Relaxed { .. } => "relaxed",
+            #[cfg(feature = "valkey")]
+            Self::NodeSetting { .. } => "node_setting",
+            #[cfg(feature = "valkey")]
+            Self::Refused { .. } => "refused",
+            #[cfg(feature = "valkey")]
+            Self::ShardLost { .. } => "shard_lost",
+            #[cfg(feature = "valkey")]
+            Self::OtherStore { .. } => "other_store",
             Self::Unsupported { .. } => "unsupported",
             Self::TimeZone { .. } => "time_zone",
             Self::LocalTimeZone { .. } => "local_time_zone",

@@ -6,6 +6,9 @@ pub mod architecture {}
 #[doc = include_str!("../docs/backups.md")]
 pub mod backups {}
 
+#[doc = include_str!("../docs/cluster.md")]
+pub mod cluster {}
+
 #[doc = include_str!("../docs/command-line.md")]
 pub mod command_line {}
 

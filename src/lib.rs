@@ -57,6 +57,8 @@
 //! - **metrics**: counters and times of a running store, through the facade crate
 //!   [metrics](https://docs.rs/metrics/0.24), listed in [the guide](guide::metrics).
 //! - **live**: [a view of the running store](live), which the program asks. `cli` turns it on.
+//! - **valkey**: `cluster`, the same verbs on a cluster of Valkey or Redis, for gateways of many processes. See the
+//!   [guide](guide::cluster).
 //!
 //! # Threads and async code
 //!
@@ -141,6 +143,8 @@ compile_error!("cloakroom needs pointers of at least 32 bits");
 mod answer;
 pub mod backup;
 mod clock_check;
+#[cfg(feature = "valkey")]
+pub mod cluster;
 mod codec;
 mod commit;
 mod compact;

@@ -22,7 +22,7 @@ pub enum Expect {
 }
 
 impl Expect {
-    fn is_met(self, found: Option<Revision>) -> bool {
+    pub(crate) fn is_met(self, found: Option<Revision>) -> bool {
         match self {
             Self::Any => true,
             Self::Absent => found.is_none(),

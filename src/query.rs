@@ -49,8 +49,8 @@ pub struct Page {
 /// has a later time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    updated_at: Timestamp,
-    key: SessionKey,
+    pub(crate) updated_at: Timestamp,
+    pub(crate) key: SessionKey,
 }
 
 /// Which entries a list shows. The default shows all.
@@ -88,7 +88,7 @@ impl Filter {
             && self.pinned.is_none_or(|pinned| hot.is(PINNED) == pinned)
     }
 
-    fn accepts_key(&self, key: &SessionKey) -> bool {
+    pub(crate) fn accepts_key(&self, key: &SessionKey) -> bool {
         self.key_prefix.as_ref().is_none_or(|prefix| key.as_str().starts_with(prefix))
     }
 
@@ -382,7 +382,7 @@ impl Iterator for Entries {
     }
 }
 
-fn summary(key: SessionKey, hot: &Hot) -> Summary {
+pub(crate) fn summary(key: SessionKey, hot: &Hot) -> Summary {
     Summary {
         key,
         updated_at: hot.updated_at,

@@ -252,7 +252,7 @@ impl ResetPolicies {
         self.of(Some(&source.platform), Some(&source.chat_type))
     }
 
-    fn of(&self, platform: Option<&str>, chat_type: Option<&str>) -> ResetPolicy {
+    pub(crate) fn of(&self, platform: Option<&str>, chat_type: Option<&str>) -> ResetPolicy {
         let found = platform.and_then(|platform| self.platforms.get(platform));
         let found = found.or_else(|| self.chat_types.get(chat_type?));
         found.unwrap_or(&self.default).clone()

@@ -17,6 +17,7 @@ mod kept;
 mod leases;
 mod moving;
 mod pending;
+mod proof;
 mod read;
 mod receipt;
 mod shard;
@@ -46,8 +47,10 @@ pub(crate) use moving::Moved;
 use moving::Try;
 pub(crate) use pending::Peeked;
 use pending::Pending;
-use receipt::Progress;
-pub use receipt::Receipt;
+#[cfg(feature = "valkey")]
+pub(crate) use proof::Proof;
+pub use proof::Receipt;
+use receipt::{CommitReceipt, Progress};
 pub(crate) use snapshot::{Snapshot, Whole};
 pub(crate) use turns::Marker;
 use turns::Turns;
@@ -274,7 +277,7 @@ impl Commits {
         if self.core.pending.weight() >= self.max_pending / 2 {
             self.core.progress.kick();
         }
-        Receipt::new(commit, Arc::clone(&self.core.progress))
+        CommitReceipt::new(commit, Arc::clone(&self.core.progress)).into()
     }
 
     /// The receipt of everything changed so far.

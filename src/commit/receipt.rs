@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::wakers::Wakers;
 use crate::error::{Error, Result};
@@ -263,37 +263,22 @@ impl Progress {
     }
 }
 
-/// Proof that a change was taken, and the way to wait until it survives a power cut.
-///
-/// A change is visible to every reader as soon as the verb returns. Whoever drops the receipt accepts that a power
-/// cut may undo the last `commit_interval` and the commit in flight. [`wait`](Receipt::wait) blocks; `.await` works
-/// on any async runtime. Both start a commit at once, and all that wait share its sync.
-///
-/// ```no_run
-/// # fn f(store: &cloakroom::SessionStore, key: &cloakroom::SessionKey) -> Result<(), cloakroom::Error> {
-/// if let Some(receipt) = store.touch(key)? {
-///     receipt.wait()?; // on disk now
-/// }
-/// # Ok(()) }
-/// ```
-///
-/// Wakers run on threads of the store, and nobody but other wakers waits for one: they may do what they like. One that
-/// takes more than a second gets its thread for itself; if 16 of them never return, the others wait too.
+/// What waits for a commit.
 #[derive(Debug)]
-pub struct Receipt {
+pub(crate) struct CommitReceipt {
     commit: u64,
     progress: Arc<Progress>,
     /// The place of its waker among those that wait for the commit.
     place: Option<usize>,
 }
 
-impl Clone for Receipt {
+impl Clone for CommitReceipt {
     fn clone(&self) -> Self {
         Self::new(self.commit, Arc::clone(&self.progress))
     }
 }
 
-impl Drop for Receipt {
+impl Drop for CommitReceipt {
     fn drop(&mut self) {
         if let Some(place) = self.place.filter(|_| !fork::is_child()) {
             // Dropped with no lock held: it is the caller's code.
@@ -303,38 +288,20 @@ impl Drop for Receipt {
     }
 }
 
-impl Receipt {
+impl CommitReceipt {
     pub(super) fn new(commit: u64, progress: Arc<Progress>) -> Self {
         Self { commit, progress, place: None }
     }
 
-    /// The number of the commit that takes the change.
-    #[must_use]
-    pub fn commit(&self) -> u64 {
+    pub(super) fn commit(&self) -> u64 {
         self.commit
     }
 
-    /// Whether the change survives a power cut by now. Does not start a commit.
-    pub fn is_durable(&self) -> Result<bool> {
+    pub(super) fn is_durable(&self) -> Result<bool> {
         self.progress.outcome(self.commit).transpose().map(|outcome| outcome.is_some())
     }
 
-    /// Blocks until the change survives a power cut.
-    ///
-    /// # Errors
-    /// [`Error::ReadOnly`] if a write or a sync failed: the change may or may not be on disk. [`Error::Forked`] in a
-    /// forked process: it may not know.
-    pub fn wait(&self) -> Result<()> {
-        self.wait_until(None).map(|_| ())
-    }
-
-    /// Blocks as [`wait`](Receipt::wait) does, but at most for `timeout`. `false` means that the time is over; the
-    /// commit goes on.
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
-        self.wait_until(Instant::now().checked_add(timeout))
-    }
-
-    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool> {
+    pub(super) fn wait_until(&self, deadline: Option<Instant>) -> Result<bool> {
         if let Some(outcome) = self.progress.outcome(self.commit) {
             return outcome.map(|()| true);
         }
@@ -346,7 +313,7 @@ impl Receipt {
     }
 }
 
-impl Future for Receipt {
+impl Future for CommitReceipt {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -25,6 +25,11 @@ pub(crate) trait Shelf {
     /// seen, or is held by now and that protects it.
     fn remove(&mut self, seen: &Activity, dry_run: bool, is_overridden: bool) -> Result<Option<SessionId>>;
 
+    /// Whether somebody else has to say first that no work is in progress. Asked before the removal, and by default nobody.
+    fn is_unreviewed(&mut self, _seen: &Activity, _dry_run: bool) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Tells of an entry that was removed.
     fn removed(&mut self, key: &SessionKey, reason: PruneReason, session: &SessionId);
 }
@@ -69,6 +74,10 @@ pub(crate) fn decide(
     if let Some(reason) = protected {
         report.keep(key, reason, idle);
         return Ok(Outcome::Kept(reason));
+    }
+    if shelf.is_unreviewed(due.seen, report.dry_run)? {
+        report.kept_unreviewed += 1;
+        return Ok(());
     }
     let removed = shelf.remove(due.seen, report.dry_run, is_overridden);
     let session = match report.unreadable.pass(removed)? {

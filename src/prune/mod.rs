@@ -24,6 +24,8 @@ use crate::error::Result;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
 
+#[cfg(feature = "valkey")]
+pub(crate) use decide::{Due, Shelf, decide};
 pub use guard::{ActivityGuard, NoActivity, Verdict};
 pub(crate) use guard::{Answer, ask};
 use pass::Pass;
@@ -106,7 +108,7 @@ impl PrunePolicy {
     }
 
     /// Zero is no limit anywhere: it would take everything, for a slip in a computation.
-    fn limits(&self) -> Self {
+    pub(crate) fn limits(&self) -> Self {
         Self {
             max_age: self.max_age.filter(|age| !age.is_zero()),
             max_entries: self.max_entries.filter(|entries| *entries > 0),

@@ -43,6 +43,9 @@ pub struct PruneReport {
     /// Kept because a record of theirs cannot be decoded. Those whose time cannot be told either count if their index row
     /// lies before the cutoff, or among what a cap wants gone.
     pub kept_unreadable: u64,
+    /// Kept because not every process of a cluster has said yet whether it is at work on them. The next passes go on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub kept_unreviewed: u64,
     /// Kept because they were used between the look and the removal.
     pub touched_meanwhile: u64,
     /// Out-of-date index rows that were cleared on the way.
@@ -102,7 +105,7 @@ pub enum ProtectedBy {
 
 impl PruneReport {
     /// Counts an entry that is kept.
-    pub(super) fn keep(&mut self, key: &SessionKey, reason: ProtectedBy, idle: Duration) {
+    pub(crate) fn keep(&mut self, key: &SessionKey, reason: ProtectedBy, idle: Duration) {
         match reason {
             ProtectedBy::Suspended => self.kept_suspended += 1,
             ProtectedBy::Pinned => self.kept_pinned += 1,
@@ -119,6 +122,11 @@ impl PruneReport {
             self.protected.truncate(NAMED);
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {

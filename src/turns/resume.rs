@@ -21,8 +21,8 @@ use crate::unreadable::Unreadable;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoverOptions {
-    max_age: Option<Duration>,
-    reason: String,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) reason: String,
 }
 
 impl RecoverOptions {

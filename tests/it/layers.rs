@@ -39,12 +39,14 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["prune", "reset", "import", "export", "backup", "compact"],
     &["watcher", "sessions"],
+    &["cluster"],
     &["live"],
     &["guide"],
     &["main", "cli"],
 ];
 /// Crates that only one module may name.
-const CONFINED: [(&str, &str); 3] = [("bincode", "codec"), ("rusqlite", "sqlite"), ("sled", "storage")];
+const CONFINED: [(&str, &str); 4] =
+    [("bincode", "codec"), ("rusqlite", "sqlite"), ("sled", "storage"), ("redis", "cluster")];
 /// Files of the program: `crate` is another crate there, which sees the library's public items only.
 const PROGRAM: [&str; 2] = ["main", "cli"];
 

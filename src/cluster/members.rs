@@ -1,0 +1,178 @@
+//! The processes that share a store: who is alive, and what each of them is at work on.
+//!
+//! Each process is a member while its lease lasts, by the clock of the server, and renews it from a thread of its own. What
+//! a pass of any process wants gone it condemns first; the thread of each member that has a guard reads what is condemned,
+//! asks its guard by key, and writes down what is at work and how far it has looked. A pass removes what all live members
+//! have looked at. So one that hangs keeps everything, and one that is gone is not waited for once its lease has ended.
+
+use std::collections::BTreeSet;
+use std::sync::Weak;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
+use super::layout::Part;
+use super::map::Kind;
+use super::scripts::Named;
+use super::store::{ClusterStore, Inner};
+use super::value::{at, int, list, pairs, text};
+use crate::error::{Error, Result};
+use crate::key::SessionKey;
+use crate::prune::{ActivityGuard, Answer, ask};
+
+/// How often the map of the cluster is looked at though nothing is wrong, and settings with it.
+const LOOK: Duration = Duration::from_secs(5);
+/// The longest sleep of the thread.
+const NAP: Duration = Duration::from_secs(1);
+
+impl ClusterStore {
+    /// Joins the members, and stays one from a thread of its own until the store is dropped or closed.
+    pub(super) fn start_keeper(&self) -> Result<()> {
+        self.renew()?;
+        let (stop, stopped) = bounded::<()>(0);
+        *self.inner.keeper.0.lock() = Some(stop);
+        let (inner, lease) = (std::sync::Arc::downgrade(&self.inner), self.inner.options.lease);
+        let nap = NAP.min(lease / 6).max(Duration::from_millis(10));
+        let review = self.inner.options.review_interval;
+        let run = move || {
+            let (mut renewed, mut reviewed, mut looked) = (Instant::now(), Instant::now(), Instant::now());
+            while stopped.recv_timeout(nap) == Err(RecvTimeoutError::Timeout) {
+                let Some(store) = upgrade(&inner) else { return };
+                if renewed.elapsed() >= lease / 6 {
+                    match store.renew() {
+                        Ok(()) => renewed = Instant::now(),
+                        Err(error) => tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "cannot renew the lease of this process"
+                        ),
+                    }
+                }
+                if reviewed.elapsed() >= review {
+                    if let Err(error) = store.review() {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot review what is to be pruned");
+                    }
+                    reviewed = Instant::now();
+                }
+                if looked.elapsed() >= LOOK {
+                    store.inner.nodes.refresh(None);
+                    looked = Instant::now();
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("cloakroom-member".into()).spawn(run);
+        thread.map(drop).map_err(|e| Error::io("start the member's thread of", self.name(), e))
+    }
+
+    /// Leaves the members: turns of this process are interrupted from now on.
+    pub(super) fn leave(&self) -> Result<()> {
+        drop(self.inner.keeper.0.lock().take());
+        self.join("members", "")?;
+        self.join("guards", "").map(drop)
+    }
+
+    fn renew(&self) -> Result<()> {
+        let lease = self.inner.options.lease.as_millis().to_string();
+        self.join("members", &lease)?;
+        if self.inner.options.guard.is_some() {
+            self.join("guards", &lease)?;
+        }
+        Ok(())
+    }
+
+    /// Joins, for so many milliseconds, or leaves, and answers the members.
+    fn join(&self, which: &str, lease: &str) -> Result<BTreeSet<String>> {
+        let keys = [self.layout().once(which)];
+        let args = [self.inner.member.clone().into_bytes(), lease.as_bytes().to_vec()];
+        let done = self.call(0, Kind::Write, &|whole| vec![Named::Member.call(whole, &keys, &args)])?;
+        Ok(list(at(&done.values, 0)).iter().filter_map(text).collect())
+    }
+
+    fn alive(&self, which: &str) -> Result<BTreeSet<String>> {
+        let keys = [self.layout().once(which)];
+        let args = [Vec::new(), Vec::new()];
+        let done = self.call(0, Kind::Write, &|whole| vec![Named::Member.call(whole, &keys, &args)])?;
+        Ok(list(at(&done.values, 0)).iter().filter_map(text).collect())
+    }
+
+    /// The processes that are alive.
+    pub(super) fn members(&self) -> Result<BTreeSet<String>> {
+        self.alive("members")
+    }
+
+    pub(super) fn is_alive(&self, member: &str) -> Result<bool> {
+        Ok(member == self.inner.member || self.members()?.contains(member))
+    }
+
+    /// The other processes that are alive and have guards.
+    pub(super) fn other_guards(&self) -> Result<BTreeSet<String>> {
+        let mut guards = self.alive("guards")?;
+        guards.remove(&self.inner.member);
+        Ok(guards)
+    }
+
+    /// Looks at what any process wants to prune, and says what this one is at work on. It is done by itself, and may be
+    /// called where that is too slow.
+    ///
+    /// The guard is asked with the session key, and with nothing locked.
+    pub fn review(&self) -> Result<()> {
+        let Some(guard) = &self.inner.options.guard else { return Ok(()) };
+        let ask = |shard| {
+            vec![
+                redis::cmd("HMGET").arg(self.part(shard, Part::Mark)).arg(&["condemned", "mark"]).to_owned(),
+                redis::cmd("HGETALL").arg(self.part(shard, Part::Condemned)).to_owned(),
+                redis::cmd("HGET").arg(self.part(shard, Part::Reviewed)).arg(&self.inner.member).to_owned(),
+            ]
+        };
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+            let counted = int(at(list(at(&done.values, 0)), 0)).unwrap_or(0);
+            let reviewed = int(at(&done.values, 2)).unwrap_or(0);
+            if counted <= reviewed {
+                continue;
+            }
+            self.review_shard(shard, &**guard, &pairs(at(&done.values, 1)), reviewed, counted)?;
+        }
+        Ok(())
+    }
+
+    fn review_shard(
+        &self,
+        shard: u32,
+        guard: &dyn ActivityGuard,
+        condemned: &[(&redis::Value, &redis::Value)],
+        reviewed: i64,
+        counted: i64,
+    ) -> Result<()> {
+        let mut commands = Vec::new();
+        for (key, condemnation) in condemned {
+            let (key, condemnation) = (text(key).unwrap_or_default(), text(condemnation).unwrap_or_default());
+            let number = condemnation.split_once(':').and_then(|(number, _)| number.parse::<i64>().ok());
+            if number.is_some_and(|number| number <= reviewed) {
+                continue;
+            }
+            let key = SessionKey::new(key).map_err(Error::InvalidKey)?;
+            match ask(guard, &key) {
+                Answer::Idle => {}
+                Answer::Active | Answer::Failed => {
+                    let until = self.now().saturating_add(self.inner.options.review_interval * 3);
+                    let mut hold = redis::cmd("ZADD");
+                    hold.arg(self.part(shard, Part::Holds)).arg("GT").arg(until.as_micros()).arg(key.as_str());
+                    commands.push(hold);
+                    // It is asked about again: a hold ends.
+                    commands
+                        .push(redis::cmd("HDEL").arg(self.part(shard, Part::Condemned)).arg(key.as_str()).to_owned());
+                }
+            }
+        }
+        // After the holds, and in one step with them.
+        let mut say = redis::cmd("HSET");
+        say.arg(self.part(shard, Part::Reviewed)).arg(&self.inner.member).arg(counted);
+        commands.push(say);
+        self.call(shard, Kind::Write, &|_| commands.clone())?;
+        Ok(())
+    }
+}
+
+fn upgrade(inner: &Weak<Inner>) -> Option<ClusterStore> {
+    inner.upgrade().map(|inner| ClusterStore { inner })
+}

@@ -1,0 +1,306 @@
+//! What is known of what went over a connection: how far it is durable.
+//!
+//! `WAIT` and `WAITAOF` speak of what was written over their own connection. So a receipt belongs to a connection, and
+//! where that broke before its proof nobody can tell any more: the receipt fails, and never says that it was kept.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use redis::RedisError;
+
+use crate::commit::Proof;
+use crate::error::{Error, Result};
+use crate::fork;
+
+/// What a proof needs: set by the options, and by what the map knows of each primary.
+#[derive(Debug)]
+pub(super) struct Needs {
+    pub(super) name: String,
+    /// Syncs are asked for; in the relaxed mode they are not.
+    pub(super) syncs: bool,
+    /// The fewest replicas that have to have a change.
+    pub(super) replicas: u64,
+    /// How many each primary has.
+    known: RwLock<Vec<(String, u64)>>,
+}
+
+impl Needs {
+    pub(super) fn new(name: String, syncs: bool, replicas: u64) -> Self {
+        Self { name, syncs, replicas, known: RwLock::default() }
+    }
+
+    pub(super) fn set(&self, known: Vec<(String, u64)>) {
+        *self.known.write() = known;
+    }
+
+    /// All that the primary has, and no fewer than there have to be.
+    pub(super) fn of(&self, node: &str) -> u64 {
+        let known = self.known.read();
+        let of_node = known.iter().find(|(name, _)| name == node).map_or(0, |(_, replicas)| *replicas);
+        of_node.max(self.replicas)
+    }
+}
+
+/// An attempt to prove all up to a batch.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    number: u64,
+    batch: u64,
+    pub(super) replicas: u64,
+    pub(super) syncs: bool,
+}
+
+/// Wakes a lane.
+pub(super) type Kick = Arc<dyn Fn() + Send + Sync>;
+
+/// Where a request was sent, so that its receipt can be told.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) link: Arc<Link>,
+    pub(super) batch: u64,
+}
+
+/// A connection.
+pub(super) struct Link {
+    node: String,
+    kick: Kick,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Somebody waits for syncs, or for replicas.
+    wants_sync: bool,
+    wants_replicas: bool,
+    attempts: u64,
+    durable: u64,
+    replicated: u64,
+    failed: Option<Failed>,
+    lost: Option<Arc<str>>,
+    wakers: Vec<Waker>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    attempt: u64,
+    batch: u64,
+    wanted: u64,
+    got: u64,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(super) fn new(node: String, kick: Kick) -> Self {
+        Self { node, kick, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Begins an attempt, if somebody waits for one.
+    pub(super) fn begin_proof(&self, batch: u64, replicas: impl FnOnce() -> u64) -> Option<Attempt> {
+        let mut state = self.state.lock();
+        let (syncs, wanted) = (state.wants_sync, state.wants_sync || state.wants_replicas);
+        (state.wants_sync, state.wants_replicas) = (false, false);
+        if !wanted {
+            return None;
+        }
+        state.attempts += 1;
+        let number = state.attempts;
+        drop(state);
+        Some(Attempt { number, batch, replicas: replicas(), syncs })
+    }
+
+    /// Ends it: how many replicas have it, and how many have synced it, this node's own sync before. Returns whether that
+    /// is enough.
+    pub(super) fn end_proof(
+        &self,
+        attempt: &Attempt,
+        node: &str,
+        replicated: Option<u64>,
+        synced: Option<(Option<u64>, Option<u64>)>,
+    ) -> bool {
+        let wanted = attempt.replicas;
+        let mut state = self.state.lock();
+        let has_replicas = replicated.is_some_and(|got| got >= wanted);
+        if has_replicas {
+            state.replicated = state.replicated.max(attempt.batch);
+        }
+        let got = match synced {
+            None => replicated.unwrap_or(0),
+            Some((own, others)) => {
+                let others = others.unwrap_or(0).min(replicated.unwrap_or(0));
+                if own.is_some_and(|own| own >= 1) && others >= wanted && has_replicas {
+                    state.durable = state.durable.max(attempt.batch);
+                }
+                others
+            }
+        };
+        let is_enough = if attempt.syncs { state.durable >= attempt.batch } else { has_replicas };
+        if !is_enough {
+            tracing::debug!(node, wanted, got, "a change is not on as many nodes as it has to be");
+            state.failed = Some(Failed { attempt: attempt.number, batch: attempt.batch, wanted, got });
+        }
+        self.tell(state);
+        is_enough
+    }
+
+    /// The connection is gone.
+    pub(super) fn lose(&self, error: &RedisError) {
+        let mut state = self.state.lock();
+        state.lost = Some(error.to_string().into());
+        self.tell(state);
+    }
+
+    fn tell(&self, mut state: parking_lot::MutexGuard<'_, State>) {
+        let wakers = std::mem::take(&mut state.wakers);
+        self.changed.notify_all();
+        drop(state);
+        for waker in wakers {
+            if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+                tracing::warn!("a waker panicked");
+            }
+        }
+    }
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    Durable,
+    Replicated,
+}
+
+/// The receipt of a change: where its parts were sent.
+#[derive(Debug)]
+pub(super) struct Proven {
+    needs: Arc<Needs>,
+    parts: Vec<Sent>,
+    /// The attempts that had begun when the receipt was first polled.
+    polled: Mutex<Option<Vec<u64>>>,
+}
+
+impl Proven {
+    pub(super) fn new(needs: Arc<Needs>, parts: Vec<Sent>) -> Self {
+        Self { needs, parts, polled: Mutex::default() }
+    }
+
+    fn check(&self) -> Result<()> {
+        if fork::is_child() {
+            return Err(Error::Forked { path: self.needs.name.clone().into() });
+        }
+        match self.needs.syncs {
+            true => Ok(()),
+            false => Err(Error::Relaxed { name: self.needs.name.clone() }),
+        }
+    }
+
+    /// The outcome of a part, as far as attempts that began after `asked` tell.
+    fn outcome(part: &Sent, state: &State, aim: Aim, asked: Option<u64>) -> Option<Result<()>> {
+        let reached = if aim == Aim::Durable { state.durable } else { state.replicated };
+        if reached >= part.batch {
+            return Some(Ok(()));
+        }
+        let node = || part.link.node.clone();
+        if let Some(lost) = &state.lost {
+            return Some(Err(Error::Uncertain { node: node(), source: lost.as_ref().into() }));
+        }
+        let failed = state.failed.filter(|failed| Some(failed.attempt) > asked && failed.batch >= part.batch);
+        let Failed { wanted, got, .. } = failed.filter(|_| asked.is_some())?;
+        Some(Err(Error::NotReplicated { node: node(), wanted, got }))
+    }
+
+    fn want(part: &Sent, state: &mut State, aim: Aim) {
+        let wanted = if aim == Aim::Durable { &mut state.wants_sync } else { &mut state.wants_replicas };
+        if !std::mem::replace(wanted, true) {
+            (part.link.kick)();
+        }
+    }
+
+    fn wait_for(&self, aim: Aim, deadline: Option<Instant>) -> Result<bool> {
+        for part in &self.parts {
+            let mut state = part.link.state.lock();
+            let asked = state.attempts;
+            loop {
+                if let Some(outcome) = Self::outcome(part, &state, aim, Some(asked)) {
+                    outcome?;
+                    break;
+                }
+                Self::want(part, &mut state, aim);
+                match deadline {
+                    None => part.link.changed.wait(&mut state),
+                    Some(deadline) => {
+                        if part.link.changed.wait_until(&mut state, deadline).timed_out() {
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Proof for Proven {
+    fn commit(&self) -> u64 {
+        self.parts.iter().map(|part| part.batch).max().unwrap_or(0)
+    }
+
+    fn is_durable(&self) -> Result<bool> {
+        if !self.needs.syncs {
+            return Ok(false);
+        }
+        self.check()?;
+        for part in &self.parts {
+            match Self::outcome(part, &part.link.state.lock(), Aim::Durable, None) {
+                None => return Ok(false),
+                Some(outcome) => outcome?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool> {
+        self.check()?;
+        self.wait_for(Aim::Durable, deadline)
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        if let Err(error) = self.check() {
+            return Poll::Ready(Err(error));
+        }
+        let mut polled = self.polled.lock();
+        let asked = polled
+            .get_or_insert_with(|| self.parts.iter().map(|part| part.link.state.lock().attempts).collect())
+            .clone();
+        for (part, asked) in self.parts.iter().zip(asked) {
+            let waker = context.waker().clone();
+            let mut state = part.link.state.lock();
+            match Self::outcome(part, &state, Aim::Durable, Some(asked)) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => {
+                    if !state.wakers.iter().any(|there| there.will_wake(&waker)) {
+                        state.wakers.push(waker);
+                    }
+                    Self::want(part, &mut state, Aim::Durable);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn wait_replicated(&self) -> Result<()> {
+        if fork::is_child() {
+            return Err(Error::Forked { path: self.needs.name.clone().into() });
+        }
+        self.wait_for(Aim::Replicated, None).map(|_| ())
+    }
+}

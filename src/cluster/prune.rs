@@ -1,0 +1,235 @@
+//! Pruning: shard by shard, with the questions of the embedded store, and every live member's guard.
+
+use std::collections::BTreeSet;
+
+use super::layout::Part;
+use super::map::Kind;
+use super::scripts::Named;
+use super::store::{ClusterStore, Look};
+use super::value::{at, int, list, text};
+use crate::codec::Activity;
+use crate::error::{Error, Result};
+use crate::events::PruneReason;
+use crate::key::{SessionId, SessionKey};
+use crate::prune::{ActivityGuard, Answer, Due, PrunePolicy, PruneReport, Shelf, ask, decide};
+use crate::time::Timestamp;
+
+/// Entries that are looked at together.
+const BATCH: usize = 512;
+
+impl ClusterStore {
+    pub(super) fn do_prune(
+        &self,
+        policy: &PrunePolicy,
+        guard: &dyn ActivityGuard,
+        dry_run: bool,
+    ) -> Result<PruneReport> {
+        let policy = &policy.limits();
+        if policy.max_disk_bytes.is_some() {
+            return Err(Error::Unsupported { what: "a cap on bytes", by: "on a cluster" });
+        }
+        let now = self.now();
+        let mut report = PruneReport { dry_run, cutoff: policy.cutoff(now), ..PruneReport::default() };
+        if policy.is_disabled() {
+            return Ok(report);
+        }
+        let others = self.other_guards()?;
+        let shards = self.layout().shards();
+        // The cap is split evenly, and what is left over goes to the first shards.
+        let share = |shard: u32| {
+            let (max, n) = (policy.max_entries?, u64::from(shards));
+            Some(max / n + u64::from(u64::from(shard) < max % n))
+        };
+        let mut receipts = Vec::new();
+        for (shard, counts) in self.count_shards(report.cutoff)? {
+            let (mut left, expired) = counts;
+            if expired > 0
+                && let Some(cutoff) = report.cutoff
+            {
+                let mut pass = Pass::new(self, shard, now, &others);
+                left -= pass.walk(&mut report, policy, guard, Some(cutoff), PruneReason::Age, u64::MAX)?;
+                receipts.extend(pass.receipt);
+            }
+            let excess = share(shard).map_or(0, |share| left.saturating_sub(share));
+            if excess > 0 {
+                let mut pass = Pass::new(self, shard, now, &others);
+                pass.from = report.cutoff;
+                let gone = pass.walk(&mut report, policy, guard, None, PruneReason::Entries, excess)?;
+                report.entries_over_cap += excess - gone;
+                receipts.extend(pass.receipt);
+            }
+        }
+        report.kept_unreadable = report.unreadable.count;
+        self.keep_all(&receipts)?;
+        Ok(report)
+    }
+
+    /// How many entries each shard has, and how many of them are older than the cutoff.
+    fn count_shards(&self, cutoff: Option<Timestamp>) -> Result<Vec<(u32, (u64, u64))>> {
+        let ask = |shard| {
+            let updated = self.part(shard, Part::Updated);
+            let mut expired = redis::cmd("ZCOUNT");
+            let cutoff = cutoff.map_or(i64::MIN, Timestamp::as_micros);
+            expired.arg(&updated).arg("-inf").arg(format!("({cutoff}"));
+            let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
+            vec![redis::cmd("ZCARD").arg(&updated).to_owned(), expired, mark]
+        };
+        let mut counts = Vec::new();
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+            self.check_mark(shard, at(&done.values, 2), &done.node)?;
+            let count = |place| int(at(&done.values, place)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+            counts.push((shard, (count(0), count(1))));
+        }
+        Ok(counts)
+    }
+
+    /// How many entries there are.
+    pub(super) fn count(&self) -> Result<u64> {
+        Ok(self.count_shards(None)?.into_iter().map(|(_, (entries, _))| entries).sum())
+    }
+}
+
+/// A pass over one shard.
+struct Pass<'a> {
+    store: &'a ClusterStore,
+    shard: u32,
+    now: Timestamp,
+    others: &'a BTreeSet<String>,
+    /// Those before were decided on.
+    from: Option<Timestamp>,
+    receipt: Option<crate::commit::Receipt>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(store: &'a ClusterStore, shard: u32, now: Timestamp, others: &'a BTreeSet<String>) -> Self {
+        Self { store, shard, now, others, from: None, receipt: None }
+    }
+
+    /// Decides on the oldest entries, until so many are gone. Returns how many that were.
+    fn walk(
+        &mut self,
+        report: &mut PruneReport,
+        policy: &PrunePolicy,
+        guard: &dyn ActivityGuard,
+        cutoff: Option<Timestamp>,
+        reason: PruneReason,
+        enough: u64,
+    ) -> Result<u64> {
+        let before = report.removed;
+        let end = cutoff.map_or("+inf".to_owned(), |cutoff| format!("({}", cutoff.as_micros()));
+        let begin = self.from.map_or("-inf".to_owned(), |from| from.as_micros().to_string());
+        // What stays in its place is passed over.
+        let mut kept = 0_usize;
+        loop {
+            let mut rows = redis::cmd("ZRANGEBYSCORE");
+            rows.arg(self.store.part(self.shard, Part::Updated)).arg(&begin).arg(&end);
+            rows.arg("LIMIT").arg(kept).arg(BATCH);
+            let done = self.store.call(self.shard, Kind::Read, &|_| vec![rows.clone()])?;
+            let keys: Vec<_> = list(at(&done.values, 0)).iter().filter_map(text).collect();
+            let found = keys.len();
+            for key in keys {
+                let was_removed = report.removed;
+                let key = SessionKey::new(key).map_err(Error::InvalidKey)?;
+                self.one(report, policy, guard, cutoff, reason, &key)?;
+                if report.removed == was_removed || report.dry_run {
+                    kept += 1;
+                }
+                if report.removed - before >= enough {
+                    return Ok(report.removed - before);
+                }
+            }
+            if found < BATCH {
+                return Ok(report.removed - before);
+            }
+        }
+    }
+
+    fn one(
+        &mut self,
+        report: &mut PruneReport,
+        policy: &PrunePolicy,
+        guard: &dyn ActivityGuard,
+        cutoff: Option<Timestamp>,
+        reason: PruneReason,
+        key: &SessionKey,
+    ) -> Result<()> {
+        let Some(Some(look)) = report.unreadable.pass(self.store.look(key, false))? else { return Ok(()) };
+        if cutoff.is_some_and(|cutoff| look.hot.updated_at >= cutoff) {
+            return Ok(());
+        }
+        let seen = Activity { key: key.clone(), hot: look.hot };
+        let is_held = self.store.is_held(key)?;
+        let due = Due { seen: &seen, idle: self.now.since(look.hot.updated_at), is_held, reason };
+        // Both that of the call and that of the process.
+        let own = self.store.inner.options.guard.clone();
+        let both = |key: &SessionKey| match ask(guard, key) {
+            Answer::Active => Ok(true),
+            Answer::Failed => Err("the guard failed"),
+            Answer::Idle => match own.as_ref().map(|own| ask(&**own, key)) {
+                Some(Answer::Active) => Ok(true),
+                Some(Answer::Failed) => Err("the guard failed"),
+                Some(Answer::Idle) | None => Ok(false),
+            },
+        };
+        let mut one = One { pass: self, look: &look, condemned: String::new() };
+        decide(report, policy, &both, &due, &mut one)
+    }
+}
+
+/// One entry of a pass.
+struct One<'a, 'b> {
+    pass: &'a mut Pass<'b>,
+    look: &'a Look,
+    condemned: String,
+}
+
+impl Shelf for One<'_, '_> {
+    /// Condemns the entry, and looks whether every live member has looked at that.
+    fn is_unreviewed(&mut self, seen: &Activity, dry_run: bool) -> Result<bool> {
+        let Pass { store, shard, others, .. } = *self.pass;
+        if others.is_empty() || dry_run {
+            return Ok(false);
+        }
+        let [mark, updated, condemned] =
+            [Part::Mark, Part::Updated, Part::Condemned].map(|part| store.part(shard, part));
+        let keys = [mark, updated, condemned];
+        let args = [seen.key.as_str().as_bytes().to_vec(), self.look.score.clone().into_bytes()];
+        let (value, _) = store.script(shard, Named::Condemn, &keys, &args)?;
+        self.condemned = text(&value).unwrap_or_default();
+        let Some((number, _)) = self.condemned.split_once(':') else {
+            // It was used meanwhile, which the removal finds too.
+            return Ok(false);
+        };
+        let number = number.parse::<i64>().unwrap_or(i64::MAX);
+        let mut ask = redis::cmd("HMGET");
+        ask.arg(store.part(shard, Part::Reviewed));
+        for member in others {
+            ask.arg(member);
+        }
+        let done = store.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
+        let reviewed = list(at(&done.values, 0));
+        let is_reviewed = |place: usize| int(at(reviewed, place)).is_some_and(|upto| upto >= number);
+        Ok(!(0..others.len()).all(is_reviewed))
+    }
+
+    fn remove(&mut self, seen: &Activity, dry_run: bool, is_overridden: bool) -> Result<Option<SessionId>> {
+        let session = self.look.cold.session_id.clone();
+        let Pass { store, now, others, .. } = *self.pass;
+        if dry_run {
+            return Ok(Some(session));
+        }
+        if !others.is_empty() && self.condemned.is_empty() {
+            return Ok(None);
+        }
+        let unless_held_at = (!is_overridden).then_some(now);
+        let (answer, receipt) =
+            store.remove_script(&seen.key, self.look, &self.look.score, unless_held_at, &self.condemned)?;
+        if answer == 1 {
+            self.pass.receipt = Some(receipt);
+            return Ok(Some(session));
+        }
+        Ok(None)
+    }
+
+    fn removed(&mut self, _: &SessionKey, _: PruneReason, _: &SessionId) {}
+}

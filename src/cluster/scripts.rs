@@ -1,0 +1,72 @@
+//! The scripts that compare and write. They go by their digest, and as text where the server does not know them.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Script};
+
+/// One of the scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    Put,
+    Remove,
+    Begin,
+    End,
+    Hold,
+    Condemn,
+    Member,
+    Message,
+}
+
+struct Text {
+    text: &'static str,
+    digest: String,
+}
+
+impl Text {
+    fn new(text: &'static str) -> Self {
+        Self { text, digest: Script::new(text).get_hash().to_owned() }
+    }
+}
+
+static PUT: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/put.lua")));
+static REMOVE: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/remove.lua")));
+static BEGIN: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/begin.lua")));
+static END: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/end.lua")));
+static HOLD: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/hold.lua")));
+static CONDEMN: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/condemn.lua")));
+static MESSAGE: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/message.lua")));
+static MEMBER: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/member.lua")));
+
+impl Named {
+    fn text(self) -> &'static Text {
+        match self {
+            Self::Put => &PUT,
+            Self::Remove => &REMOVE,
+            Self::Begin => &BEGIN,
+            Self::End => &END,
+            Self::Hold => &HOLD,
+            Self::Condemn => &CONDEMN,
+            Self::Member => &MEMBER,
+            Self::Message => &MESSAGE,
+        }
+    }
+
+    /// The call, by digest or, where the server does not know it, `whole`.
+    pub(super) fn call(self, whole: bool, keys: &[String], args: &[Vec<u8>]) -> Cmd {
+        let Text { text, digest } = self.text();
+        let mut command = Cmd::new();
+        if whole {
+            command.arg("EVAL").arg(*text);
+        } else {
+            command.arg("EVALSHA").arg(digest.as_str());
+        }
+        command.arg(keys.len());
+        for key in keys {
+            command.arg(key.as_str());
+        }
+        for arg in args {
+            command.arg(arg.as_slice());
+        }
+        command
+    }
+}

@@ -1,0 +1,7 @@
+-- Ends a turn if the marker is of its token. KEYS: m, e, t; ARGV: mark, key, token
+if redis.call('HGET', KEYS[1], 'mark') ~= ARGV[1] then return -9 end
+if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+local old = redis.call('HGET', KEYS[3], ARGV[2])
+if not old or string.sub(old, 1, 16) ~= ARGV[3] then return -1 end
+redis.call('HDEL', KEYS[3], ARGV[2])
+return 1

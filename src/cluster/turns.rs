@@ -1,0 +1,333 @@
+//! Turns, resumes and leases.
+
+use std::time::Duration;
+
+use super::layout::Part;
+use super::map::Kind;
+use super::scripts::Named;
+use super::store::{ClusterStore, Look};
+use super::value::{at, bytes, int, list, pairs, text};
+use crate::codec::{RESUME_PENDING, SUSPENDED, Turn};
+use crate::commit::{MAX_LEASES, Receipt};
+use crate::entry::Details;
+use crate::error::{Error, Result};
+use crate::key::{SessionKey, check_lease_name};
+use crate::leases::OpenLease;
+use crate::random;
+use crate::rules::{self, Recovered};
+use crate::time::Timestamp;
+use crate::turns::{
+    BegunTurn, OpenTurn, RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnRecovery, TurnStart, TurnToken,
+};
+use crate::unreadable::{Listing, Unreadable};
+
+/// A marker: token, nonce and owner, sixteen digits each, then the turn.
+struct Marker {
+    token: u64,
+    owner: String,
+    turn: Turn,
+}
+
+impl Marker {
+    fn decode(key: &SessionKey, value: &[u8]) -> Result<Self> {
+        let damaged = |source| Error::DamagedRecord { record: "t", key: key.to_string(), source };
+        let digits = |from: usize| value.get(from..from + 16).and_then(|digits| std::str::from_utf8(digits).ok());
+        let parts = || Some((u64::from_str_radix(digits(0)?, 16).ok()?, digits(32)?.to_owned(), value.get(48..)?));
+        let (token, owner, turn) = parts().ok_or_else(|| damaged("it is too short".into()))?;
+        Ok(Self { token, owner, turn: Turn::decode(turn).map_err(|e| damaged(e.into()))? })
+    }
+}
+
+impl ClusterStore {
+    /// An entry, and the marker of its turn, if that is of its session.
+    fn look_at_turn(&self, key: &SessionKey) -> Result<Option<(Look, Option<Vec<u8>>)>> {
+        let shard = self.shard_of(key);
+        let ask = || {
+            let mut commands = self.look_commands(shard, key, true);
+            commands.push(redis::cmd("HGET").arg(self.part(shard, Part::Turns)).arg(key.as_str()).to_owned());
+            commands
+        };
+        let done = self.call(shard, Kind::Read, &|_| ask())?;
+        let own = done.values.get(..5).unwrap_or_default();
+        let Some(look) = self.looked(shard, key, own, &done.node)? else { return Ok(None) };
+        Ok(Some((look, bytes(at(&done.values, 5)).map(<[u8]>::to_vec))))
+    }
+
+    pub(super) fn do_begin(&self, key: &SessionKey, unless_open: bool) -> Result<TurnStart> {
+        let tries = self.tries();
+        let nonce = format!("{:016x}", random::bits()?);
+        loop {
+            let Some((look, old)) = self.look_at_turn(key)? else { return Ok(TurnStart::Missing) };
+            let seen = old.as_deref().and_then(|old| old.get(..16)).unwrap_or_default().to_vec();
+            if unless_open && let Some(old) = &old {
+                let marker = Marker::decode(key, old)?;
+                if marker.turn.session_id == look.cold.session_id && self.is_alive(&marker.owner)? {
+                    return Ok(TurnStart::Open(open_turn(key, &marker, false)));
+                }
+            }
+            let now = self.now();
+            let turn = Turn { token: 0, started_at: now, session_id: look.cold.session_id.clone() };
+            let turn = turn.encode().map_err(|e| Error::Engine { action: "encode a turn", source: e.into() })?;
+            let shard = self.shard_of(key);
+            let [mark, updated, turns] = [Part::Mark, Part::Updated, Part::Turns].map(|part| self.part(shard, part));
+            let keys = [mark, updated, self.layout().entry(shard, key), turns];
+            let args = [
+                key.as_str().as_bytes().to_vec(),
+                look.stamp().into_bytes(),
+                seen,
+                now.as_micros().to_string().into_bytes(),
+                nonce.clone().into_bytes(),
+                [self.inner.member.as_bytes(), &turn].concat(),
+            ];
+            let (value, done) = self.script(shard, Named::Begin, &keys, &args)?;
+            let answer = list(&value);
+            match int(at(answer, 0)) {
+                Some(1) => {
+                    let token = text(at(answer, 1)).unwrap_or_default();
+                    let token = u64::from_str_radix(&token, 16).unwrap_or(0);
+                    return Ok(TurnStart::Begun(BegunTurn {
+                        token: TurnToken(token),
+                        receipt: self.receipt([done.sent]),
+                    }));
+                }
+                Some(0) => return Ok(TurnStart::Missing),
+                _ => tries.again()?,
+            }
+        }
+    }
+
+    /// Ends the turn of a token.
+    pub(super) fn do_end(&self, key: &SessionKey, token: u64) -> Result<TurnEnd> {
+        let shard = self.shard_of(key);
+        let keys = [self.part(shard, Part::Mark), self.layout().entry(shard, key), self.part(shard, Part::Turns)];
+        let args = [key.as_str().as_bytes().to_vec(), format!("{token:016x}").into_bytes()];
+        let (value, done) = self.script(shard, Named::End, &keys, &args)?;
+        Ok(match int(&value) {
+            Some(1) => TurnEnd::Ended(self.receipt([done.sent])),
+            Some(0) => TurnEnd::Missing,
+            // Sent once before, it was this call that ended it.
+            _ if done.again => TurnEnd::Ended(self.receipt([done.sent])),
+            _ => TurnEnd::NotCurrent,
+        })
+    }
+
+    pub(super) fn do_discard(&self, key: &SessionKey) -> Result<TurnEnd> {
+        let tries = self.tries();
+        loop {
+            let Some((_, old)) = self.look_at_turn(key)? else { return Ok(TurnEnd::Missing) };
+            let Some(old) = old else { return Ok(TurnEnd::NotCurrent) };
+            let marker = Marker::decode(key, &old)?;
+            match self.do_end(key, marker.token)? {
+                TurnEnd::NotCurrent => tries.again()?,
+                ended => return Ok(ended),
+            }
+        }
+    }
+
+    pub(super) fn do_turn(&self, key: &SessionKey) -> Result<Option<OpenTurn>> {
+        let Some((look, Some(old))) = self.look_at_turn(key)? else { return Ok(None) };
+        let marker = Marker::decode(key, &old)?;
+        if marker.turn.session_id != look.cold.session_id {
+            return Ok(None);
+        }
+        let interrupted = !self.is_alive(&marker.owner)?;
+        Ok(Some(open_turn(key, &marker, interrupted)))
+    }
+
+    /// The keys that have markers, and these.
+    fn markers(&self, unreadable: &mut Unreadable) -> Result<Vec<(SessionKey, Marker)>> {
+        let ask = |shard| {
+            let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
+            vec![redis::cmd("HGETALL").arg(self.part(shard, Part::Turns)).to_owned(), mark]
+        };
+        let mut found = Vec::new();
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+            self.check_mark(shard, at(&done.values, 1), &done.node)?;
+            for (key, value) in pairs(at(&done.values, 0)) {
+                let key = SessionKey::new(text(key).unwrap_or_default()).map_err(Error::InvalidKey)?;
+                let marker = Marker::decode(&key, bytes(value).unwrap_or_default());
+                if let Some(marker) = unreadable.pass(marker)? {
+                    found.push((key, marker));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn do_turns(&self) -> Result<Listing<OpenTurn>> {
+        let (mut items, mut unreadable) = (Vec::new(), Unreadable::default());
+        let members = self.members()?;
+        for (key, marker) in self.markers(&mut unreadable)? {
+            let Some(Some(look)) = unreadable.pass(self.look(&key, false))? else { continue };
+            if look.cold.session_id == marker.turn.session_id {
+                let interrupted = !members.contains(&marker.owner);
+                items.push(open_turn(&key, &marker, interrupted));
+            }
+        }
+        items.sort_unstable_by(|a, b| (a.started_at, a.token, &a.key).cmp(&(b.started_at, b.token, &b.key)));
+        Ok(Listing { items, unreadable })
+    }
+
+    /// Deals with the turns whose owner is no member any more.
+    pub(super) fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
+        let mut recovery = TurnRecovery::default();
+        let mut unreadable = Unreadable::default();
+        let (members, mut receipts, mut done) = (self.members()?, Vec::new(), Vec::new());
+        for (key, marker) in self.markers(&mut unreadable)? {
+            if members.contains(&marker.owner) {
+                continue;
+            }
+            let now = self.now();
+            let Some(found) = unreadable.pass(self.look(&key, false))? else { continue };
+            let there = found.as_ref().map(|look| (&look.hot, &look.cold));
+            match rules::recovered(there, &marker.turn, options.max_age, now) {
+                Recovered::Orphaned => recovery.orphaned += 1,
+                Recovered::Suspended => recovery.suspended += 1,
+                Recovered::Stale => recovery.stale += 1,
+                Recovered::Pending { untimed } => {
+                    if untimed {
+                        let set = |details: &mut Details| details.last_resume_marked_at = Some(now);
+                        receipts.extend(self.do_update(&key, &mut { set })?);
+                    }
+                    recovery.already_pending.push(key.clone());
+                }
+                Recovered::Resumable => {
+                    if let ResumeMark::Marked(receipt) = self.do_mark(&key, &options.reason)? {
+                        receipts.push(receipt);
+                        recovery.resumable.push(key.clone());
+                    }
+                }
+            }
+            done.push((key, marker.token));
+        }
+        // The markers go when what was made of them is kept: a crash in between must not lose both.
+        self.keep_all(&receipts)?;
+        let mut receipts = Vec::new();
+        for (key, token) in done {
+            if let TurnEnd::Ended(receipt) = self.do_end(&key, token)? {
+                receipts.push(receipt);
+            }
+        }
+        self.keep_all(&receipts)?;
+        recovery.resumable.sort_unstable();
+        recovery.already_pending.sort_unstable();
+        recovery.unreadable = unreadable;
+        Ok(recovery)
+    }
+
+    /// Waits for receipts, as far as the mode of the store promises anything.
+    pub(super) fn keep_all(&self, receipts: &[Receipt]) -> Result<()> {
+        let wait = |receipt: &Receipt| if self.inner.options.relaxed { receipt.replicated() } else { receipt.wait() };
+        receipts.iter().try_for_each(wait)
+    }
+
+    pub(super) fn do_mark(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
+        let mut suspended = false;
+        let done = self.change(key, |seen| {
+            suspended = seen.hot.is(SUSPENDED);
+            let mark = || rules::with_resume((&seen.hot, &seen.cold), Some((reason, self.now())));
+            (!suspended).then(mark)
+        })?;
+        Ok(match done {
+            None => ResumeMark::Missing,
+            Some(_) if suspended => ResumeMark::Suspended,
+            Some(receipt) => ResumeMark::Marked(receipt),
+        })
+    }
+
+    pub(super) fn do_clear(&self, key: &SessionKey) -> Result<ResumeClear> {
+        let mut pending = false;
+        let done = self.change(key, |seen| {
+            pending = seen.hot.is(RESUME_PENDING);
+            pending.then(|| rules::with_resume((&seen.hot, &seen.cold), None))
+        })?;
+        Ok(match done {
+            None => ResumeClear::Missing,
+            Some(_) if !pending => ResumeClear::NotPending,
+            Some(receipt) => ResumeClear::Cleared(receipt),
+        })
+    }
+
+    /// Whether a lease, or work that a member knows of, holds an entry.
+    pub(super) fn is_held(&self, key: &SessionKey) -> Result<bool> {
+        let (shard, now) = (self.shard_of(key), self.now().as_micros());
+        let ask = |part| redis::cmd("ZSCORE").arg(self.part(shard, part)).arg(key.as_str()).to_owned();
+        let done = self.call(shard, Kind::Read, &|_| vec![ask(Part::Holds), ask(Part::Leases)])?;
+        Ok(done.values.iter().filter_map(int).any(|end| end > now))
+    }
+
+    pub(super) fn do_hold(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
+        check_lease_name(name).map_err(Error::InvalidLease)?;
+        let now = self.now();
+        if end <= now {
+            return match self.lease_script(key, name, "", "")? {
+                (0, _) => Ok(None),
+                (_, receipt) => Ok(Some(receipt)),
+            };
+        }
+        let (term, end) = (format!("{}:{}", now.as_micros(), end.as_micros()), end.as_micros().to_string());
+        match self.lease_script(key, name, &term, &end)? {
+            (1, receipt) => Ok(Some(receipt)),
+            (-2, _) => Err(Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES }),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn do_release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
+        let (answer, receipt) = self.lease_script(key, name, "", "")?;
+        Ok((answer == 1).then_some(receipt))
+    }
+
+    fn lease_script(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<(i64, Receipt)> {
+        let shard = self.shard_of(key);
+        let keys = [
+            self.part(shard, Part::Mark),
+            self.layout().entry(shard, key),
+            self.part(shard, Part::Leases),
+            self.layout().leases(shard, key),
+        ];
+        let limit = MAX_LEASES.to_string();
+        let args = [key.as_str(), name, term, end, &limit].map(|arg| arg.as_bytes().to_vec());
+        let (value, done) = self.script(shard, Named::Hold, &keys, &args)?;
+        let answer = int(&value).unwrap_or(0);
+        // Sent once before, it was this call that ended it.
+        let answer = if answer == -1 && done.again { 1 } else { answer };
+        Ok((answer, self.receipt([done.sent])))
+    }
+
+    pub(super) fn do_leases(&self) -> Result<Listing<OpenLease>> {
+        let now = self.now();
+        let ask = |shard| {
+            let mut held = redis::cmd("ZRANGEBYSCORE");
+            held.arg(self.part(shard, Part::Leases)).arg(format!("({}", now.as_micros())).arg("+inf");
+            let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
+            vec![held, mark]
+        };
+        let mut items = Vec::new();
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+            self.check_mark(shard, at(&done.values, 1), &done.node)?;
+            for key in list(at(&done.values, 0)) {
+                let key = SessionKey::new(text(key).unwrap_or_default()).map_err(Error::InvalidKey)?;
+                let ask = redis::cmd("HGETALL").arg(self.layout().leases(shard, &key)).to_owned();
+                let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
+                for (name, term) in pairs(at(&done.values, 0)) {
+                    let (name, term) = (text(name).unwrap_or_default(), text(term).unwrap_or_default());
+                    let time = |text: &str| text.parse().map(Timestamp::from_micros).unwrap_or(Timestamp::MIN);
+                    let (since, end) = term
+                        .split_once(':')
+                        .map_or((Timestamp::MIN, Timestamp::MIN), |(since, end)| (time(since), time(end)));
+                    if end > now {
+                        let age: Duration = now.since(since);
+                        items.push(OpenLease { key: key.clone(), name: Some(name), since, end: Some(end), age });
+                    }
+                }
+            }
+        }
+        items.sort_unstable_by(|a, b| (a.since, &a.key, &a.name).cmp(&(b.since, &b.key, &b.name)));
+        Ok(Listing { items, unreadable: Unreadable::default() })
+    }
+}
+
+fn open_turn(key: &SessionKey, marker: &Marker, interrupted: bool) -> OpenTurn {
+    OpenTurn { key: key.clone(), token: TurnToken(marker.token), started_at: marker.turn.started_at, interrupted }
+}

@@ -1,0 +1,131 @@
+//! [`Receipt`]: of a commit, or of what an engine of another kind has to prove.
+
+use std::future::Future;
+use std::pin::Pin;
+#[cfg(feature = "valkey")]
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::receipt::CommitReceipt;
+use crate::error::Result;
+
+/// What another engine knows of a change.
+#[cfg(feature = "valkey")]
+pub(crate) trait Proof: Send + Sync + std::fmt::Debug {
+    fn commit(&self) -> u64;
+    fn is_durable(&self) -> Result<bool>;
+    /// Blocks until it is proven; `false` after the deadline.
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool>;
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Result<()>>;
+    /// Blocks until the replicas have it in memory.
+    fn wait_replicated(&self) -> Result<()>;
+}
+
+/// Proof that a change was taken, and the way to wait until it survives a power cut.
+///
+/// A change is visible to every reader as soon as the verb returns. Whoever drops the receipt accepts that a power
+/// cut may undo the last `commit_interval` and the commit in flight. [`wait`](Receipt::wait) blocks; `.await` works
+/// on any async runtime. Both start a commit at once, and all that wait share its sync.
+///
+/// ```no_run
+/// # fn f(store: &cloakroom::SessionStore, key: &cloakroom::SessionKey) -> Result<(), cloakroom::Error> {
+/// if let Some(receipt) = store.touch(key)? {
+///     receipt.wait()?; // on disk now
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// Wakers run on threads of the store, and nobody but other wakers waits for one: they may do what they like. One that
+/// takes more than a second gets its thread for itself; if 16 of them never return, the others wait too.
+#[derive(Debug, Clone)]
+pub struct Receipt(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Commit(CommitReceipt),
+    #[cfg(feature = "valkey")]
+    Other(Arc<dyn Proof>),
+}
+
+impl From<CommitReceipt> for Receipt {
+    fn from(receipt: CommitReceipt) -> Self {
+        Self(Kind::Commit(receipt))
+    }
+}
+
+impl Receipt {
+    #[cfg(feature = "valkey")]
+    pub(crate) fn other(proof: Arc<dyn Proof>) -> Self {
+        Self(Kind::Other(proof))
+    }
+
+    /// The number of the commit that takes the change. On a cluster it is that of a batch on its way to one node, and puts
+    /// changes of different nodes in no order.
+    #[must_use]
+    pub fn commit(&self) -> u64 {
+        match &self.0 {
+            Kind::Commit(receipt) => receipt.commit(),
+            #[cfg(feature = "valkey")]
+            Kind::Other(proof) => proof.commit(),
+        }
+    }
+
+    /// Whether the change survives a power cut by now. Does not start a commit.
+    pub fn is_durable(&self) -> Result<bool> {
+        match &self.0 {
+            Kind::Commit(receipt) => receipt.is_durable(),
+            #[cfg(feature = "valkey")]
+            Kind::Other(proof) => proof.is_durable(),
+        }
+    }
+
+    /// Blocks until the change survives a power cut.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly) if a write or a sync failed: the change may or may not be on disk.
+    /// [`Error::Forked`](crate::Error::Forked) in a forked process: it may not know.
+    pub fn wait(&self) -> Result<()> {
+        self.wait_until(None).map(|_| ())
+    }
+
+    /// Blocks as [`wait`](Receipt::wait) does, but at most for `timeout`. `false` means that the time is over; the
+    /// commit goes on.
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
+        self.wait_until(Instant::now().checked_add(timeout))
+    }
+
+    /// Blocks until as many replicas have the change in memory as the options of a cluster say. For a store whose changes
+    /// are never durable that is all there is; elsewhere [`wait`](Receipt::wait) says more.
+    ///
+    /// # Errors
+    /// [`Error::NotReplicated`](crate::Error::NotReplicated), [`Error::Unavailable`](crate::Error::Unavailable): the
+    /// change may or may not be there after a failover. Of an embedded store this is [`wait`](Receipt::wait).
+    #[cfg(feature = "valkey")]
+    pub fn replicated(&self) -> Result<()> {
+        match &self.0 {
+            Kind::Commit(_) => self.wait(),
+            Kind::Other(proof) => proof.wait_replicated(),
+        }
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool> {
+        match &self.0 {
+            Kind::Commit(receipt) => receipt.wait_until(deadline),
+            #[cfg(feature = "valkey")]
+            Kind::Other(proof) => proof.wait_until(deadline),
+        }
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            Kind::Commit(receipt) => Pin::new(receipt).poll(context),
+            #[cfg(feature = "valkey")]
+            Kind::Other(proof) => proof.poll(context),
+        }
+    }
+}

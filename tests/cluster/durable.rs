@@ -1,0 +1,99 @@
+//! Receipts are as good as the disk: by the calls that a server makes, and by what it is set to.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use cloakroom::cluster::ClusterStore;
+use cloakroom::{Error, Sessions};
+
+use crate::common::{key, source};
+use crate::nodes::{Cluster, wait_for};
+
+/// A receipt comes after the sync of what was written.
+#[test]
+fn a_sync_lies_between_a_write_and_its_receipt() {
+    let cluster = Cluster::one();
+    let store = cluster.open();
+    let node = &cluster.nodes[0];
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let log = node.dir().join("calls");
+    let mut strace = Command::new("strace")
+        .args(["-f", "-y", "-s", "300", "-e", "trace=write,writev,sendto,fdatasync", "-o"])
+        .arg(&log)
+        .args(["-p", &node.pid().to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is needed");
+    wait_for("strace is attached", || {
+        node.ask(&["PING"]);
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("PONG"))
+    });
+    for n in 2..8 {
+        store.resolve(&source(n)).unwrap().receipt.wait().unwrap();
+    }
+    let text = || fs::read_to_string(&log).unwrap_or_default();
+    wait_for("all is in the log", || text().contains(&format!(":e:{}", key(7).as_str())));
+    let _ = Command::new("kill").args(["-INT", &strace.id().to_string()]).status();
+    strace.wait().unwrap();
+    let text = text();
+    let lines: Vec<_> = text.lines().collect();
+    let is_log = |line: &str| line.contains("appendonly");
+    for n in 2..8 {
+        let entry = format!(":e:{}", key(n).as_str());
+        let written = lines.iter().position(|line| is_log(line) && line.contains("write") && line.contains(&entry));
+        let written = written.unwrap_or_else(|| panic!("{entry} was never written:\n{text}"));
+        let after = |from: usize, is_it: &dyn Fn(&str) -> bool| {
+            lines[from..].iter().position(|line| is_it(line)).map(|place| from + place)
+        };
+        let synced = after(written, &|line| is_log(line) && line.contains("fdatasync")).expect("it is synced");
+        // The answer to `WAITAOF`: two numbers, of which the first is this node.
+        let told = after(written, &|line| !is_log(line) && line.contains(r"*2\r\n:1\r\n:0\r\n")).expect("it is told");
+        assert!(written < synced && synced < told, "{written} {synced} {told}:\n{text}");
+    }
+}
+
+#[test]
+fn a_node_that_does_not_sync_is_refused() {
+    for (settings, setting) in [
+        (["--appendfsync", "everysec"], "appendfsync"),
+        (["--appendonly", "no"], "appendonly"),
+        (["--maxmemory-policy", "allkeys-lru"], "maxmemory-policy"),
+    ] {
+        let cluster = Cluster::with(1, false, &settings);
+        let refused = ClusterStore::open(cluster.options());
+        let Err(Error::NodeSetting { setting: found, line, node, .. }) = &refused else { panic!("{refused:?}") };
+        assert_eq!((*found, node), (setting, &cluster.nodes[0].address()));
+        assert!(line.contains(setting));
+        if setting == "maxmemory-policy" {
+            assert!(ClusterStore::open(cluster.options().relaxed()).is_err(), "it would lose entries silently");
+            continue;
+        }
+        // By name it may be so, and then nothing is called durable.
+        let store = ClusterStore::open(cluster.options().relaxed()).unwrap();
+        let receipt = store.resolve(&source(1)).unwrap().receipt;
+        receipt.replicated().unwrap();
+        assert!(!receipt.is_durable().unwrap());
+        assert!(matches!(receipt.wait(), Err(Error::Relaxed { .. })));
+        assert!(matches!(pollster::block_on(receipt), Err(Error::Relaxed { .. })));
+        store.flush().unwrap();
+    }
+}
+
+/// A replica with another setting takes over: from then on nothing is promised, and so nothing is done.
+#[test]
+fn settings_are_asked_for_again_when_the_cluster_changes() {
+    let cluster = Cluster::six();
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let replica = cluster.replica_of(0);
+    cluster.nodes[replica].ask(&["CONFIG", "SET", "appendfsync", "everysec"]);
+    cluster.nodes[replica].ask(&["CLUSTER", "FAILOVER"]);
+    wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+    wait_for("the setting is found", || {
+        let found = (0..20).map(|n| store.resolve(&source(n))).find_map(Result::err);
+        matches!(found, Some(Error::NodeSetting { setting: "appendfsync", .. }))
+    });
+    // Set right it goes on.
+    cluster.nodes[replica].ask(&["CONFIG", "SET", "appendfsync", "always"]);
+    wait_for("it goes on", || store.resolve(&source(1)).is_ok_and(|found| found.receipt.wait().is_ok()));
+}

@@ -1,0 +1,235 @@
+//! Nodes that die, hang, or come back: what was awaited is there, and nothing is answered that is not so.
+//!
+//! `CLOAKROOM_PRIMARY_KILLS` and `CLOAKROOM_CLUSTER_KILLS` set how many rounds are run.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use cloakroom::change::{Edit, Modified, Touch};
+use cloakroom::cluster::ClusterStore;
+use cloakroom::{Error, SessionKey, Sessions};
+
+use crate::common::{key, source};
+use crate::nodes::{Cluster, wait_for};
+use crate::suite::Dice;
+
+const WRITERS: usize = 8;
+const KEYS_EACH: usize = 4;
+
+fn rounds(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
+}
+
+/// What writers have awaited, and tried, for each key.
+#[derive(Default)]
+struct Ledger {
+    awaited: Mutex<BTreeMap<SessionKey, u64>>,
+    tried: Mutex<BTreeMap<SessionKey, u64>>,
+}
+
+impl Ledger {
+    /// Counts up its keys, each change awaited, until it is told to stop.
+    fn write(&self, store: &ClusterStore, writer: usize, stop: &AtomicBool) {
+        let mut n = 0;
+        while !stop.load(Ordering::Relaxed) {
+            for k in 0..KEYS_EACH {
+                n += 1;
+                let key = key(writer * KEYS_EACH + k);
+                let count = &mut |draft: &mut cloakroom::change::Draft<'_>| {
+                    draft.entry.usage.input_tokens += 1;
+                    draft.entry.usage.last_prompt_tokens = draft.entry.usage.input_tokens;
+                    Edit::Write
+                };
+                *self.tried.lock().unwrap().entry(key.clone()).or_default() += 1;
+                let Ok(Modified::Created(written) | Modified::Changed(written)) = store.modify(&key, Touch::Yes, count)
+                else {
+                    continue;
+                };
+                // Some are dropped: they may be lost.
+                if n % 5 != 0 && written.receipt.wait().is_ok() {
+                    self.awaited.lock().unwrap().insert(key, written.entry.usage.input_tokens);
+                }
+            }
+        }
+    }
+
+    /// Nothing that was awaited is missing, nothing was made twice, and nothing is half there.
+    fn check(&self, store: &ClusterStore) {
+        let (awaited, tried) = (self.awaited.lock().unwrap(), self.tried.lock().unwrap());
+        assert!(awaited.len() > WRITERS, "hardly anything was awaited");
+        let mut listed: Vec<_> = store.recent(1000, None).unwrap().entries;
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        for (key, expected) in awaited.iter() {
+            let entry = store.get(key).unwrap().expect("an awaited entry is there");
+            let counted = entry.usage.input_tokens;
+            assert!(counted >= *expected, "{counted} of {expected} awaited");
+            assert!(counted <= tried[key], "{counted} of {} tried", tried[key]);
+            assert_eq!(entry.usage.last_prompt_tokens, counted, "half of a change");
+            let row = &listed[listed.binary_search_by(|row| row.key.cmp(key)).expect("it is in the list")];
+            assert_eq!((row.updated_at, row.usage.input_tokens), (entry.updated_at, counted));
+            let found = store.find_by_session_id(&entry.session_id).unwrap().items;
+            assert!(found.contains(&entry), "no hint leads to it");
+        }
+        assert_eq!(store.len().unwrap(), listed.len() as u64);
+    }
+}
+
+fn under_load(store: &ClusterStore, harm: impl FnOnce()) -> Ledger {
+    let (ledger, stop) = (Ledger::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (ledger, stop) = (&ledger, &stop);
+            scope.spawn(move || ledger.write(store, writer, stop));
+        }
+        harm();
+        stop.store(true, Ordering::Relaxed);
+    });
+    ledger
+}
+
+#[test]
+fn a_primary_that_is_killed_loses_nothing_that_was_awaited() {
+    let mut cluster = Cluster::six();
+    let mut dice = Dice(0x1f);
+    for round in 0..rounds("CLOAKROOM_PRIMARY_KILLS", 2) {
+        let store = cluster.open();
+        let primaries = cluster.primaries();
+        let victim = primaries[dice.roll(primaries.len())];
+        let replica = cluster.replica_of(victim);
+        let ledger = under_load(&store, || {
+            thread::sleep(Duration::from_millis(300 + dice.roll(300) as u64));
+            if round % 2 == 0 {
+                // The replica is behind: what only the primary has is lost with it.
+                cluster.nodes[replica].signal("STOP");
+                thread::sleep(Duration::from_millis(200 + dice.roll(500) as u64));
+            }
+            cluster.nodes[victim].kill();
+            cluster.nodes[replica].signal("CONT");
+            wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+            // Without a second replica nothing can be awaited there, but all the verbs go on.
+            store.modify(&key(0), Touch::Yes, &mut |_| Edit::Write).unwrap();
+            cluster.nodes[victim].run();
+            cluster.wait_until_whole();
+            thread::sleep(Duration::from_millis(300));
+        });
+        ledger.check(&store);
+        // A store that is opened now sees the same.
+        ledger.check(&ClusterStore::open(cluster.options_of(&store)).unwrap());
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn all_nodes_that_are_killed_at_once_lose_nothing_that_was_awaited() {
+    let mut cluster = Cluster::six();
+    for _ in 0..rounds("CLOAKROOM_CLUSTER_KILLS", 1) {
+        let store = cluster.open();
+        let ledger = under_load(&store, || {
+            thread::sleep(Duration::from_millis(500));
+            cluster.nodes.iter_mut().for_each(crate::nodes::Node::kill);
+            cluster.nodes.iter_mut().for_each(crate::nodes::Node::run);
+            cluster.wait_until_whole();
+            // No node knows the scripts any more.
+            cluster.nodes.iter().for_each(|node| drop(node.ask(&["SCRIPT", "FLUSH"])));
+            thread::sleep(Duration::from_millis(500));
+        });
+        ledger.check(&store);
+    }
+}
+
+/// A primary that hangs, and is replaced, still answers when it goes on. No receipt believes it.
+#[test]
+fn a_primary_that_was_replaced_proves_nothing() {
+    let cluster = Cluster::six();
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let victim = cluster.primaries().into_iter().find(|n| cluster.has_key(*n, &store, &key(1))).unwrap();
+    let replica = cluster.replica_of(victim);
+    cluster.nodes[replica].signal("STOP");
+    let count = &mut |draft: &mut cloakroom::change::Draft<'_>| {
+        draft.entry.usage.input_tokens = 7;
+        Edit::Write
+    };
+    let Modified::Changed(written) = store.modify(&key(1), Touch::Yes, count).unwrap() else { panic!() };
+    assert!(!written.receipt.is_durable().unwrap());
+    // Nothing of what the primary sends it is delivered any more.
+    cluster.nodes[victim].signal("STOP");
+    let waiting = thread::spawn({
+        let receipt = written.receipt.clone();
+        move || receipt.wait()
+    });
+    cluster.nodes[replica].signal("CONT");
+    wait_for("the replica takes over", || {
+        cluster.nodes[replica].ask_text(&["INFO", "replication"]).contains("role:master")
+    });
+    let waited = waiting.join().unwrap();
+    cluster.nodes[victim].signal("CONT");
+    wait_for("the old primary gives in", || {
+        cluster.nodes[victim].ask_text(&["INFO", "replication"]).contains("role:slave")
+    });
+    assert!(matches!(waited, Err(Error::Uncertain { .. } | Error::NotReplicated { .. })), "{waited:?}");
+    assert!(written.receipt.wait().is_err() && written.receipt.is_durable().is_err());
+    cluster.wait_until_whole();
+    // All goes on without a new opening.
+    let entry = store.get(&key(1)).unwrap().unwrap();
+    store.touch(&key(1)).unwrap().unwrap().wait().unwrap();
+    assert_eq!(store.get(&key(1)).unwrap().unwrap().usage, entry.usage);
+}
+
+#[test]
+fn a_replica_that_hangs_holds_up_receipts_alone() {
+    let cluster = Cluster::six();
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let primary = cluster.primaries().into_iter().find(|n| cluster.has_key(*n, &store, &key(1))).unwrap();
+    let replica = cluster.replica_of(primary);
+    cluster.nodes[replica].signal("STOP");
+    let receipt = store.touch(&key(1)).unwrap().unwrap();
+    let waited = receipt.wait();
+    assert!(matches!(waited, Err(Error::NotReplicated { wanted: 1, got: 0, .. })), "{waited:?}");
+    assert!(!receipt.is_durable().unwrap());
+    // The others go on.
+    store.suspend(&key(1)).unwrap().unwrap();
+    assert!(store.get(&key(1)).unwrap().unwrap().suspended);
+    cluster.nodes[replica].signal("CONT");
+    wait_for("the receipt is kept", || receipt.wait().is_ok());
+    assert!(receipt.is_durable().unwrap());
+}
+
+/// Most of the primaries hang: there are errors, and no wrong answers, until they go on.
+#[test]
+fn without_a_majority_there_are_errors_and_then_all_goes_on() {
+    let cluster = Cluster::six();
+    let options = cluster.options().patience(Duration::from_secs(1));
+    let store = ClusterStore::open(options).unwrap();
+    for n in 0..20 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let primaries = cluster.primaries();
+    for n in &primaries[..2] {
+        cluster.nodes[*n].signal("STOP");
+        cluster.nodes[cluster.nodes.len() / 2 + n].signal("STOP");
+    }
+    let mut failed = 0;
+    for n in 0..20 {
+        match store.get(&key(n)) {
+            Ok(found) => assert!(found.is_some(), "an entry that cannot be asked for is not missing"),
+            Err(Error::Unavailable { .. }) => failed += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+        if failed > 2 {
+            break;
+        }
+    }
+    assert!(failed > 0);
+    cluster.nodes.iter().for_each(|node| node.signal("CONT"));
+    cluster.wait_until_whole();
+    for n in 0..20 {
+        wait_for("it is there again", || matches!(store.get(&key(n)), Ok(Some(_))));
+    }
+    assert_eq!(store.len().unwrap(), 20);
+}

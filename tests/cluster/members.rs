@@ -1,0 +1,190 @@
+//! Several processes with one store: whose guard is asked, and whose turn it is. Each handle is a member of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use cloakroom::cluster::{ClusterOptions, ClusterStore};
+use cloakroom::prune::Verdict;
+use cloakroom::time::ManualClock;
+use cloakroom::turns::{RecoverOptions, TurnStart};
+use cloakroom::{PrunePolicy, SessionKey, Sessions};
+
+use crate::common::{NOW, key, source};
+use crate::conformance::one;
+use crate::nodes::wait_for;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Shared {
+    options: ClusterOptions,
+    clock: ManualClock,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let clock = ManualClock::new(NOW);
+        // Reviews are asked for by the tests.
+        let options = one().options().clock(clock.clone()).review_interval(HOUR).member_lease(Duration::from_secs(2));
+        Self { options, clock }
+    }
+
+    fn open(&self, guard: impl Fn(&SessionKey) -> Verdict + Send + Sync + 'static) -> ClusterStore {
+        ClusterStore::open(self.options.clone().guard(guard)).unwrap()
+    }
+}
+
+fn idle(_: &SessionKey) -> Verdict {
+    Verdict::Idle
+}
+
+fn pass(store: &ClusterStore) -> cloakroom::prune::PruneReport {
+    store.prune(&PrunePolicy::max_age_days(1), &|_: &SessionKey| false).unwrap()
+}
+
+/// The founding bug at the scale of a cluster: the process that prunes does not know the jobs of the others.
+#[test]
+fn what_another_process_is_at_work_on_stays() {
+    let shared = Shared::new();
+    let (a, c) = (shared.open(idle), shared.open(idle));
+    let b = shared.open(|asked| Verdict::from(*asked == key(1)));
+    for n in 1..4 {
+        a.resolve(&source(n)).unwrap();
+    }
+    shared.clock.advance(DAY * 2);
+    a.touch(&key(3)).unwrap().unwrap();
+    // Nobody has looked yet.
+    let report = pass(&a);
+    assert_eq!((report.removed, report.kept_unreviewed), (0, 2));
+    b.review().unwrap();
+    assert_eq!((pass(&a).removed, pass(&c).removed), (0, 0), "one of them has not");
+    c.review().unwrap();
+    let report = pass(&a);
+    assert_eq!((report.removed, report.kept_held, report.kept_unreviewed), (1, 1, 0));
+    assert!(a.contains(&key(1)).unwrap() && !a.contains(&key(2)).unwrap() && a.contains(&key(3)).unwrap());
+    // What it found at work holds for some time, and is looked at again.
+    for _ in 0..3 {
+        shared.clock.advance(HOUR * 4);
+        for store in [&a, &c] {
+            assert_eq!(pass(store).removed, 0);
+        }
+        [&a, &b, &c].iter().for_each(|store| store.review().unwrap());
+        for store in [&a, &c, &b] {
+            assert_eq!(pass(store).removed, 0);
+        }
+    }
+    // Its jobs end with it, once its lease has ended.
+    drop(b);
+    shared.clock.advance(HOUR * 4);
+    wait_for("the lease has ended", || {
+        c.review().unwrap();
+        pass(&a).removed == 1
+    });
+    assert!(!a.contains(&key(1)).unwrap() && a.contains(&key(3)).unwrap());
+}
+
+#[test]
+fn a_touch_ends_a_condemnation() {
+    let shared = Shared::new();
+    let (a, b) = (shared.open(idle), shared.open(idle));
+    a.resolve(&source(1)).unwrap();
+    shared.clock.advance(DAY * 2);
+    assert_eq!(pass(&a).kept_unreviewed, 1);
+    b.review().unwrap();
+    a.touch(&key(1)).unwrap().unwrap();
+    shared.clock.advance(DAY * 2);
+    // It has expired again, and what was reviewed was another rest of it.
+    assert_eq!((pass(&a).removed, pass(&a).kept_unreviewed), (0, 1));
+    b.review().unwrap();
+    assert_eq!(pass(&a).removed, 1);
+}
+
+#[test]
+fn a_guard_that_fails_or_hangs_keeps() {
+    let shared = Shared::new();
+    let hangs = Arc::new(AtomicBool::new(true));
+    let a = shared.open(idle);
+    let fails = shared.open(|_| Verdict::Failed("no".into()));
+    let hanging = shared.open({
+        let hangs = Arc::clone(&hangs);
+        move |_| {
+            while hangs.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Verdict::Idle
+        }
+    });
+    a.resolve(&source(1)).unwrap();
+    shared.clock.advance(DAY * 2);
+    assert_eq!(pass(&a).kept_unreviewed, 1);
+    let reviewing = thread::spawn({
+        let hanging = hanging.clone();
+        move || hanging.review()
+    });
+    fails.review().unwrap();
+    // One does not know, so it holds, and the condemnation is taken back.
+    let report = pass(&a);
+    assert_eq!((report.removed, report.kept_held), (0, 1));
+    shared.clock.advance(HOUR * 4);
+    fails.close().unwrap();
+    drop(fails);
+    // The other one is at it still: its process lives, and that blocks.
+    assert_eq!((pass(&a).removed, pass(&a).kept_unreviewed), (0, 1));
+    hangs.store(false, Ordering::Relaxed);
+    reviewing.join().unwrap().unwrap();
+    hanging.review().unwrap();
+    assert_eq!(pass(&a).removed, 1);
+}
+
+#[test]
+fn passes_that_race_remove_each_entry_once() {
+    let shared = Shared::new();
+    let (a, b) = (shared.open(idle), shared.open(idle));
+    for n in 0..200 {
+        a.resolve(&source(n)).unwrap();
+    }
+    shared.clock.advance(DAY * 2);
+    assert_eq!((pass(&a).removed, pass(&b).removed), (0, 0));
+    [&a, &b].iter().for_each(|store| store.review().unwrap());
+    let touched = 150..200;
+    let (a, b) = (&a, &b);
+    let removed: u64 = thread::scope(|scope| {
+        let passes: Vec<_> = [a, b].map(|store| scope.spawn(move || pass(store).removed)).into();
+        let touched = touched.clone();
+        let touches = scope.spawn(move || touched.filter(|n| b.touch(&key(*n)).unwrap().is_some()).collect::<Vec<_>>());
+        let removed = passes.into_iter().map(|pass| pass.join().unwrap()).sum();
+        for n in touches.join().unwrap() {
+            assert!(a.contains(&key(n)).unwrap(), "{n} was touched, and is gone");
+        }
+        removed
+    });
+    assert_eq!(removed, 200 - a.len().unwrap());
+}
+
+#[test]
+fn a_turn_of_a_process_that_is_gone_is_recovered_once() {
+    let shared = Shared::new();
+    let (a, b, c) = (shared.open(idle), shared.open(idle), shared.open(idle));
+    for n in 0..2 {
+        a.resolve(&source(n)).unwrap();
+    }
+    let TurnStart::Begun(begun) = a.try_begin_turn(&key(1)).unwrap() else { panic!() };
+    let TurnStart::Open(open) = b.try_begin_turn(&key(1)).unwrap() else { panic!("two work on one message") };
+    assert_eq!((open.token, open.interrupted), (begun.token, false));
+    assert!(b.recover_interrupted_turns(&RecoverOptions::new(None)).unwrap().resumable.is_empty());
+    drop(a);
+    wait_for("its lease has ended", || b.turn(&key(1)).unwrap().is_some_and(|turn| turn.interrupted));
+    let recover = |store: &ClusterStore| store.recover_interrupted_turns(&RecoverOptions::new(None)).unwrap();
+    let recovered = thread::scope(|scope| {
+        let other = scope.spawn(|| recover(&c).resumable.len() + recover(&c).already_pending.len());
+        recover(&b).resumable.len() + other.join().unwrap()
+    });
+    assert!(recovered >= 1);
+    assert!(b.get(&key(1)).unwrap().unwrap().resume_pending && b.turns().unwrap().items.is_empty());
+    // A token of before ends nothing.
+    let TurnStart::Begun(next) = b.try_begin_turn(&key(1)).unwrap() else { panic!() };
+    assert!(next.token > begun.token);
+    assert!(matches!(c.end_turn(&key(1), begun.token).unwrap(), cloakroom::turns::TurnEnd::NotCurrent));
+}

@@ -1,0 +1,127 @@
+//! What is not so is not taken to be so: lost data, other stores, nodes that say no.
+
+use std::time::Duration;
+
+use cloakroom::cluster::{ClusterOptions, ClusterStore};
+use cloakroom::{Error, PrunePolicy, SessionKey, Sessions};
+
+use crate::common::{key, source};
+use crate::conformance::one;
+use crate::nodes::Cluster;
+
+/// A node that lost its data makes nobody start afresh.
+#[test]
+fn an_empty_shard_is_an_error_and_not_an_empty_store() {
+    let cluster = Cluster::one();
+    let store = cluster.open();
+    let entry = store.resolve(&source(1)).unwrap().entry;
+    store.begin_turn(&key(1)).unwrap().unwrap();
+    cluster.nodes[0].ask(&["FLUSHALL"]);
+    let is_lost = |result: Result<(), Error>| {
+        assert!(
+            matches!(&result, Err(Error::ShardLost { node, .. }) if *node == cluster.nodes[0].address()),
+            "{result:?}"
+        );
+    };
+    is_lost(store.get(&key(1)).map(drop));
+    is_lost(store.contains(&key(1)).map(drop));
+    is_lost(store.touch(&key(1)).map(drop));
+    is_lost(store.resolve(&source(1)).map(drop));
+    is_lost(store.put(&entry, &cloakroom::Extras::default(), cloakroom::change::Expect::Absent).map(drop));
+    is_lost(store.remove(&key(1)).map(drop));
+    is_lost(store.begin_turn(&key(1)).map(drop));
+    is_lost(store.hold_until(&key(1), "job", cloakroom::Timestamp::MAX).map(drop));
+    is_lost(store.turns().map(drop));
+    is_lost(store.leases().map(drop));
+    is_lost(store.find_by_session_id(&entry.session_id).map(drop));
+    is_lost(store.recent(10, None).map(drop));
+    is_lost(store.len().map(drop));
+    is_lost(store.prune(&PrunePolicy::max_age_days(1), &|_: &SessionKey| false).map(drop));
+    // Nor is it made anew over what other nodes may have.
+    let again = ClusterStore::open(ClusterOptions::new(store.name(), cluster.seeds()).shards(16).replicas(0));
+    assert!(matches!(again, Err(Error::NotFound { .. })), "{again:?}");
+}
+
+/// The node that knows of the store is the one that lost its data: the others carry marks.
+#[test]
+fn a_store_is_not_made_over_the_rest_of_another() {
+    let cluster = Cluster::with(3, false, &[]);
+    let options = cluster.options().replicas(0);
+    let store = ClusterStore::open(options.clone()).unwrap();
+    store.resolve(&source(1)).unwrap();
+    cluster.nodes[0].ask(&["FLUSHALL"]);
+    let again = ClusterStore::open(options);
+    assert!(matches!(again, Err(Error::OtherStore { .. })), "{again:?}");
+}
+
+#[test]
+fn another_store_or_a_bad_name_is_refused() {
+    let store = one().open();
+    let options = || ClusterOptions::new(store.name(), one().seeds()).replicas(0);
+    assert!(matches!(ClusterStore::open(options().shards(32)), Err(Error::OtherStore { .. })));
+    assert!(ClusterStore::open(options()).is_ok(), "it knows its number of shards");
+    let missing = ClusterStore::open(ClusterOptions::new("nothing", one().seeds()).replicas(0));
+    assert!(matches!(missing, Err(Error::NotFound { .. })));
+    for name in ["", "a{b}", "a b"] {
+        let bad = ClusterStore::open(ClusterOptions::new(name, one().seeds()).create(true));
+        assert!(matches!(bad, Err(Error::Setting { .. })));
+    }
+    let bad = ClusterStore::open(ClusterOptions::new("x", ["nowhere"]));
+    assert!(matches!(bad, Err(Error::Setting { .. })));
+    let nobody = ClusterOptions::new("x", ["127.0.0.1:1"]).patience(Duration::from_millis(50));
+    assert!(matches!(ClusterStore::open(nobody), Err(Error::Unavailable { .. })));
+}
+
+#[test]
+fn a_node_without_memory_says_no_to_writes_alone() {
+    let cluster = Cluster::one();
+    let store = cluster.open();
+    let entry = store.resolve(&source(1)).unwrap().entry;
+    cluster.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = store.resolve(&source(2));
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    assert_eq!(store.get(&key(1)).unwrap().map(|found| found.session_id), Some(entry.session_id));
+    cluster.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    store.resolve(&source(2)).unwrap();
+}
+
+#[test]
+fn scripts_that_a_node_forgot_go_as_text() {
+    let cluster = Cluster::one();
+    let store = cluster.open();
+    for n in 0..5 {
+        cluster.nodes[0].ask(&["SCRIPT", "FLUSH"]);
+        store.resolve(&source(n)).unwrap();
+        cluster.nodes[0].ask(&["SCRIPT", "FLUSH"]);
+        store.begin_turn(&key(n)).unwrap().unwrap();
+        store.remove(&key(n)).unwrap().unwrap();
+    }
+}
+
+/// The user that the guide shows may do all that the store does, and nothing to other names.
+#[test]
+fn a_user_with_few_rights_is_enough() {
+    let cluster = Cluster::one();
+    let guide = include_str!("../../docs/cluster.md");
+    let line = guide.lines().find(|line| line.starts_with("ACL SETUSER")).unwrap();
+    let words: Vec<_> = line.split(' ').collect();
+    cluster.nodes[0].ask(&words);
+    let options = || ClusterOptions::new("gateway", cluster.seeds()).create(true).shards(16).replicas(0);
+    let store = ClusterStore::open(options().login("gateway", "password")).unwrap();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    store.set_extra(&key(1), "a", &1.into()).unwrap().unwrap();
+    let token = store.begin_turn(&key(1)).unwrap().unwrap().token;
+    store.end_turn(&key(1), token).unwrap();
+    store.hold_until(&key(1), "job", cloakroom::Timestamp::MAX).unwrap().unwrap();
+    assert_eq!((store.recent(9, None).unwrap().entries.len(), store.leases().unwrap().items.len()), (1, 1));
+    store.prune(&PrunePolicy::max_age_days(1), &|_: &SessionKey| false).unwrap();
+    store.remove(&key(1)).unwrap().unwrap();
+    let other = ClusterOptions::new("other", cluster.seeds()).create(true).shards(16).replicas(0);
+    let refused = ClusterStore::open(other.login("gateway", "password"));
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    // Who may not ask for settings has to state them.
+    cluster.nodes[0].ask(&["ACL", "SETUSER", "gateway", "-config|get"]);
+    let blind = ClusterStore::open(options().login("gateway", "password"));
+    assert!(matches!(blind, Err(Error::NodeSetting { setting: "appendfsync", .. })), "{blind:?}");
+    ClusterStore::open(options().login("gateway", "password").settings_are_stated()).unwrap();
+}
