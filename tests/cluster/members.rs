@@ -85,6 +85,22 @@ fn what_another_process_is_at_work_on_stays() {
     assert!(!a.contains(&key(1)).unwrap() && a.contains(&key(3)).unwrap());
 }
 
+/// Its lease ends many times over while it lives, and is renewed.
+#[test]
+fn a_member_stays_one_while_it_lives() {
+    let shared = Shared::new();
+    let options = shared.options.clone().member_lease(Duration::from_millis(300));
+    let a = ClusterStore::open(options.clone()).unwrap();
+    let _b = ClusterStore::open(options.guard(|_: &SessionKey| true)).unwrap();
+    a.resolve(&source(1)).unwrap();
+    shared.clock.advance(DAY * 2);
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        let report = pass(&a);
+        assert_eq!((report.removed, report.kept_unreviewed), (0, 1));
+    }
+}
+
 #[test]
 fn a_touch_ends_a_condemnation() {
     let shared = Shared::new();
