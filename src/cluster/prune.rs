@@ -172,7 +172,8 @@ impl<'a> Pass<'a> {
             },
         };
         let mut one = One { pass: self, look: &look, condemned: String::new() };
-        decide(report, policy, &both, &due, &mut one)
+        decide(report, policy, &both, &due, &mut one)?;
+        Ok(())
     }
 }
 

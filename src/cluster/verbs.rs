@@ -272,8 +272,10 @@ impl ClusterStore {
                 }
                 for (name, text) in changed.clone() {
                     match text {
-                        Some(text) => extras.insert_text(name, text),
-                        None => drop(extras.remove(&name)),
+                        Some(text) => extras.insert_checked(name, text),
+                        None => {
+                            extras.remove(&name);
+                        }
                     }
                 }
             }

@@ -41,6 +41,8 @@ pub(crate) enum Outcome {
     Kept(ProtectedBy),
     /// It had changed since it was seen.
     Changed,
+    /// Somebody else has to say first that no work is in progress.
+    Unreviewed,
 }
 
 /// Asks what protects an entry, from cheap to dear, and removes it if nothing does.
@@ -77,7 +79,7 @@ pub(crate) fn decide(
     }
     if shelf.is_unreviewed(due.seen, report.dry_run)? {
         report.kept_unreviewed += 1;
-        return Ok(());
+        return Ok(Outcome::Unreviewed);
     }
     let removed = shelf.remove(due.seen, report.dry_run, is_overridden);
     let session = match report.unreadable.pass(removed)? {

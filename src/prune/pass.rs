@@ -70,7 +70,7 @@ impl Planned {
             Outcome::Kept(reason) if self.keep.len() < Self::NOTED => {
                 self.keep.push((entry, Protected { key: seen.key.clone(), reason, idle }));
             }
-            Outcome::Kept(_) | Outcome::Changed => {}
+            Outcome::Kept(_) | Outcome::Changed | Outcome::Unreviewed => {}
         }
     }
 }
