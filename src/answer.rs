@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::commit::Receipt;
 use crate::entry::SessionEntry;
 use crate::key::SessionId;
-use crate::storage::Opened;
+use crate::storage::{Compacted, Opened};
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
 
@@ -28,6 +28,9 @@ pub struct OpenReport {
     /// jump, over restarts too, no entry ages: nothing is pruned, no policy of idleness or of the hour ends a session,
     /// and no time is set right.
     pub clock_doubted: bool,
+    /// What compacting it came to, where [`Options::compact_at_open`](crate::Options::compact_at_open) asked for that and it
+    /// was worth it. If it could not be done, `repairs` says why.
+    pub compacted: Option<CompactReport>,
 }
 
 impl OpenReport {
@@ -49,7 +52,29 @@ impl OpenReport {
         for repair in &repairs {
             tracing::warn!(repair, "repaired");
         }
-        Self { created: opened.created, clean: opened.clean, repairs, shortfall, ..Self::default() }
+        let compacted = opened.compacted.as_ref().map(CompactReport::of);
+        Self { created: opened.created, clean: opened.clean, repairs, shortfall, compacted, ..Self::default() }
+    }
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Entries of the store.
+    pub entries: u64,
+    /// Bytes of all files of the store before.
+    pub bytes_before: u64,
+    /// Bytes of all files of the store after.
+    pub bytes_after: u64,
+}
+
+impl CompactReport {
+    /// What was done, which is logged too.
+    pub(crate) fn of(done: &Compacted) -> Self {
+        let Compacted { entries, bytes_before, bytes_after } = *done;
+        tracing::info!(entries, bytes_before, bytes_after, "compacted");
+        Self { entries, bytes_before, bytes_after }
     }
 }
 

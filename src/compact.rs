@@ -1,29 +1,16 @@
 //! [`SessionStore::compact`].
 
-use serde::Serialize;
-
+use crate::answer::CompactReport;
 use crate::config::Options;
 use crate::error::Result;
 use crate::storage;
 use crate::store::SessionStore;
 
-/// What a compaction did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct CompactReport {
-    /// Entries of the store.
-    pub entries: u64,
-    /// Bytes of all files of the store before.
-    pub bytes_before: u64,
-    /// Bytes of all files of the store after.
-    pub bytes_after: u64,
-}
-
 impl SessionStore {
     /// Copies the store at the path of `options` to a new database that takes the place of the old one, and gives the
     /// difference back to the file system: the database's own file never shrinks.
     ///
-    /// Nobody may have the store open. It is checked first as [`verify`](SessionStore::verify) does, and every row of
+    /// Nobody may have the store open; [`Options::compact_at_open`] does it as a part of an opening. It is checked first as [`verify`](SessionStore::verify) does, and every row of
     /// the copy is compared with the original, before the original goes. It needs space for the copy meanwhile.
     /// Entries, turn markers and notes stay as they are; what a crash has left of entries that are gone is not copied.
     ///
@@ -39,12 +26,10 @@ impl SessionStore {
     /// and those of [`open`](SessionStore::open). A store is never made, whatever `options` say.
     pub fn compact(options: Options, progress: impl FnMut(u64)) -> Result<CompactReport> {
         options.check()?;
-        let done = storage::compact(&options.path, options.cache_bytes, options.trust_group, progress)?;
-        for repair in &done.repairs {
+        let (done, repairs) = storage::compact(&options.path, options.cache_bytes, options.trust_group, progress)?;
+        for repair in &repairs {
             tracing::warn!(repair, "repaired");
         }
-        let storage::Compacted { entries, bytes_before, bytes_after, .. } = done;
-        tracing::info!(entries, bytes_before, bytes_after, "compacted");
-        Ok(CompactReport { entries, bytes_before, bytes_after })
+        Ok(CompactReport::of(&done))
     }
 }

@@ -245,8 +245,7 @@ pub mod prefix {
 
 /// What is known of a store as a whole: on opening it, by its figures, after a check, a repair or a compaction.
 pub mod report {
-    pub use crate::answer::{OpenReport, Shortfall, Stats};
-    pub use crate::compact::CompactReport;
+    pub use crate::answer::{CompactReport, OpenReport, Shortfall, Stats};
     pub use crate::repair::RepairReport;
     pub use crate::storage::{Repairs, Verification, Violation};
     pub use crate::unreadable::{Listing, Unreadable, UnreadableRecord};

@@ -105,6 +105,15 @@ impl SessionStore {
 
     fn opened(options: &Options) -> Result<Opened> {
         let open = || storage::open(&options.path, options.create, options.cache_bytes, options.trust_group);
+        let opened = Self::opened_first(options, open)?;
+        match options.compact_at_open {
+            Some(ratio) => storage::compact_opened(opened, ratio, options.cache_bytes, open),
+            None => Ok(opened),
+        }
+    }
+
+    /// What `open` opens, once a program that yields the store has closed it.
+    fn opened_first(options: &Options, open: impl Fn() -> Result<Opened>) -> Result<Opened> {
         let opened = open();
         #[cfg(feature = "live")]
         if let Err(Error::Locked { this_process: false, .. }) = opened

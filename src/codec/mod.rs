@@ -14,7 +14,7 @@
 //! | `meta` | `note`, `00`, name of a note, `00`, chunk number `u32` big-endian | version 1, at most 2,047 bytes of its text |
 //! | `meta` | `clock` | version 1, `ClockNoteV1`; absent while there is nothing to remember |
 //! | `meta` | `journal` | version 1, bincode of the number of the first row of `journal` that counts, and of the bytes before it; absent while all do |
-//! | `meta` | `format`, `seed`, `count`, `commit`, `zone`, … | version 1, bincode of one value |
+//! | `meta` | `format`, `seed`, `count`, `commit`, `zone`, `compacted`, … | version 1, bincode of one value |
 //!
 //! A fingerprint is SipHash-1-3-128 of the session key under the store's `seed`, both halves little endian.
 //!

@@ -156,6 +156,88 @@ fn every_kind_of_entry_is_the_same_after_a_compaction() {
     assert_eq!((report.notes, report.zone.to_string().as_str()), (1, "Europe/Berlin"));
 }
 
+/// A store of two entries, and of notes that are too large for any ratio.
+fn with_large_notes(home: &Home) {
+    let store = home.open();
+    let notes: String = (0..20).map(|n| format!(r#""_{n}": "{}", "#, "x".repeat(1_000_000))).collect();
+    let entry =
+        r#"{"session_id": "i", "created_at": "2026-06-01T10:00:00", "updated_at": "2026-06-03T00:41:19.752658"}"#;
+    let file = format!(r#"{{{notes} "imported": {entry}}}"#);
+    store
+        .import(file.as_bytes(), cloakroom::import::ImportOptions::new().zone("Europe/Berlin".parse().unwrap()), |_| {})
+        .unwrap();
+    store.resolve(&source(1)).unwrap();
+    store.close().unwrap();
+}
+
+#[test]
+fn an_opening_compacts_a_store_that_has_grown() {
+    let home = Home::new();
+    let store = home.open();
+    let metadata = json!({"text": "x".repeat(20_000)});
+    for n in 0..1000 {
+        store.resolve(&source(n)).unwrap();
+        store.set_metadata(&key(n), metadata.as_object().unwrap()).unwrap();
+    }
+    store.flush().unwrap();
+    for n in 50..1000 {
+        store.remove(&key(n)).unwrap().unwrap();
+    }
+    store.close().unwrap();
+    let expected = everything(&store);
+    drop(store);
+    let opened = |ratio| SessionStore::open(home.options().compact_at_open(ratio)).unwrap();
+    let store = opened(1000.0);
+    assert_eq!(store.open_report().compacted, None);
+    drop(store);
+    let store = opened(10.0);
+    let report = store.open_report();
+    assert!(report.clean && report.repairs.is_empty(), "{report:?}");
+    let done = report.compacted.unwrap();
+    assert_eq!(done.entries, 50);
+    assert!((done.bytes_after - BALLAST) * 4 < done.bytes_before - BALLAST, "{done:?}");
+    assert!(everything(&store) == expected);
+    store.resolve(&source(2000)).unwrap().receipt.wait().unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = opened(10.0);
+    assert_eq!((store.open_report().compacted, store.len()), (None, 51));
+    assert_sound(&store);
+}
+
+#[test]
+fn an_opening_compacts_no_store_twice_in_vain() {
+    let home = Home::new();
+    with_large_notes(&home);
+    let opened = || SessionStore::open(home.options().compact_at_open(2.0)).unwrap();
+    let done = opened().open_report().compacted.unwrap();
+    assert!(done.bytes_after > 16 << 20, "{done:?}");
+    assert_eq!(opened().open_report().compacted, None);
+}
+
+#[test]
+fn an_opening_leaves_a_store_that_it_cannot_compact_and_says_why() {
+    let home = Home::new();
+    with_large_notes(&home);
+    {
+        let db = open_sled(&sled::Config::new().path(home.path().join("sled"))).unwrap();
+        db.open_tree("activity").unwrap().clear().unwrap();
+        db.flush().unwrap();
+    }
+    let store = SessionStore::open(home.options().compact_at_open(2.0)).unwrap();
+    let report = store.open_report();
+    assert_eq!(report.compacted, None);
+    assert!(report.repairs.iter().any(|repair| repair.starts_with("left the store as large as it was")), "{report:?}");
+    store.resolve(&source(2)).unwrap().receipt.wait().unwrap();
+    store.close().unwrap();
+    assert_eq!(names(&home.path()), ["LOCK", "sled", "state"]);
+
+    for ratio in [1.9, f64::NAN, f64::INFINITY, -3.0] {
+        let error = SessionStore::open(home.options().compact_at_open(ratio)).unwrap_err();
+        assert!(matches!(error, Error::Setting { setting: "compact_at_open", .. }), "{error:?}");
+    }
+}
+
 #[test]
 fn what_is_no_sound_store_is_left_as_it_is() {
     let home = Home::new();

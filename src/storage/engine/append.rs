@@ -142,10 +142,10 @@ impl Writer {
     /// Reads the journal of the last opening. What it says is carried from now on.
     pub(in crate::storage) fn replay(&mut self, engine: &Engine) -> Result<()> {
         let mut said = Said::new();
-        // Where that cannot be read, all rows are: what counts comes last.
-        let (first, outdated) = if_readable(engine.meta_value(meta::JOURNAL))?.flatten().unwrap_or((0, 0));
-        // Where all are gone there is nothing to carry them away with.
-        let is_there = engine.trees.journal.first().map_err(|e| engine_error("read", e))?.is_some();
+        let (first, outdated) = engine.condensed()?;
+        // A compaction leaves them out, and carrying removes them.
+        let mut rows = engine.trees.journal.range(..JournalRow::key(first));
+        let is_there = rows.next().transpose().map_err(|e| engine_error("read", e))?.is_some();
         self.journal.outdated = if is_there { outdated } else { 0 };
         self.journal.next = first;
         for row in engine.trees.journal.range(JournalRow::key(first)..) {
@@ -172,6 +172,18 @@ impl Writer {
             self.journal.swap_halves();
         }
         Ok(())
+    }
+}
+
+impl Engine {
+    /// The number of the first row of the journal that counts.
+    pub(in crate::storage) fn journal_start(&self) -> Result<u64> {
+        self.condensed().map(|(first, _)| first)
+    }
+
+    /// That number, and the bytes of the rows before it. Where they cannot be read all rows count.
+    fn condensed(&self) -> Result<(u64, u64)> {
+        Ok(if_readable(self.meta_value(meta::JOURNAL))?.flatten().unwrap_or((0, 0)))
     }
 }
 

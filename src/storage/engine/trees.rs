@@ -20,6 +20,8 @@ pub(in crate::storage) mod meta {
     pub(in crate::storage) const CLOCK: &str = "clock";
     /// The number of the first row of the journal that counts, and the bytes of those before it; absent while all do.
     pub(in crate::storage) const JOURNAL: &str = "journal";
+    /// The bytes of the database after it was last compacted by an opening; absent where none did.
+    pub(in crate::storage) const COMPACTED: &str = "compacted";
 }
 
 /// The one row of `intent`.

@@ -18,8 +18,8 @@ fn a_copy_that_differs_in_any_tree_is_found() {
     let new = &new.engine.trees;
     new.meta.clear().unwrap();
     let mut rows = 0;
-    copy(original, new, &mut |more| rows += more).unwrap();
-    let compared = || compare(original, new, &mut |_| {});
+    copy(original, 0, new, &mut |more| rows += more).unwrap();
+    let compared = || compare(original, 0, new, &mut |_| {});
     compared().unwrap();
     let expected: u64 = original.all().iter().map(|tree| tree.len() as u64).sum();
     assert_eq!(rows, expected);

@@ -592,6 +592,22 @@ fn closing_writes_a_long_journal_anew() {
     assert_eq!(seen(&open_at(dir.path()).engine, 1), later(60));
 }
 
+#[test]
+fn a_compaction_leaves_out_what_closing_has_put_out_of_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    long(&mut opened);
+    let before = contents(&opened.engine);
+    opened.writer.end_use(&opened.engine).unwrap();
+    assert!(opened.engine.trees.journal.len() > 50);
+    drop(opened);
+    assert!(open_at(dir.path()).writer.journal.outdated > 0);
+    compact(&dir.path().join("db"), CACHE, false, |_| {}).unwrap();
+    let opened = open_at(dir.path());
+    assert_eq!((contents(&opened.engine), violations(&opened.engine)), (before, vec![]));
+    assert_eq!((opened.engine.trees.journal.len(), opened.writer.journal.outdated), (1, 0));
+}
+
 /// What closing has put out of date counts, or openings that are short would leave more of it each time.
 #[test]
 fn a_journal_that_is_written_anew_keeps_its_bound() {

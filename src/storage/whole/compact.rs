@@ -1,12 +1,13 @@
 //! Compaction: sled's file never shrinks, so a store is copied to a new database that takes the place of the old one.
+//! By [`compact`] while nobody has it open, or by [`compact_opened`] as a part of its opening.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::build::{NewDatabase, put};
-use super::open::{Opened, open};
+use super::open::{Compacted, Opened, open};
 use super::verify::verify;
-use crate::codec::ExtrasRow;
+use crate::codec::{ExtrasRow, JournalRow};
 use crate::error::{Error, Result};
 use crate::storage::directory::lock::Lock;
 use crate::storage::directory::state::{State, StateFile};
@@ -14,41 +15,102 @@ use crate::storage::directory::{files, swap};
 use crate::storage::engine::Engine;
 use crate::storage::engine::live_parts::LiveParts;
 use crate::storage::engine::lookup::{LookUp, look_up};
-use crate::storage::engine::trees::{Trees, engine_error};
+use crate::storage::engine::trees::{Trees, engine_error, meta};
 use crate::storage::engine::write::Writer;
+use crate::unreadable::if_readable;
 
 /// Rows between two calls that tell how far it is.
 const BATCH: u64 = 1024;
 
-/// What a compaction did.
-#[derive(Debug)]
-pub(crate) struct Compacted {
-    pub(crate) entries: u64,
-    pub(crate) bytes_before: u64,
-    pub(crate) bytes_after: u64,
-    /// What opening the store had to put right, in words.
-    pub(crate) repairs: Vec<String>,
-}
+/// A database of fewer bytes is not worth the copy.
+const MIN_BYTES: u64 = 16 << 20;
 
 /// Compacts the store at `path`, which nobody may have open. `progress` gets the number of rows copied and compared.
+/// Answers also what opening the store had to put right, in words.
 pub(crate) fn compact(
     path: &Path,
     cache_bytes: u64,
     trust_group: bool,
-    mut progress: impl FnMut(u64),
-) -> Result<Compacted> {
+    progress: impl FnMut(u64),
+) -> Result<(Compacted, Vec<String>)> {
     swap::check_place(path)?;
-    let Opened { engine, mut writer, mark, expected, repairs, .. } = open(path, false, cache_bytes, trust_group)?;
+    let mut opened = open(path, false, cache_bytes, trust_group)?;
+    let repairs = std::mem::take(&mut opened.repairs);
+    Ok((rewrite(opened, cache_bytes, progress)?, repairs))
+}
+
+/// Compacts a store that was opened just now, where its database takes more than `ratio` times the live bytes, and opens
+/// it again. Where that fails the store is opened as it was, and its repairs say why.
+///
+/// What a compaction came to is noted, since it may be more than `ratio` allows: the next one waits until the database is
+/// a quarter larger.
+pub(crate) fn compact_opened(
+    mut opened: Opened,
+    ratio: f64,
+    cache_bytes: u64,
+    reopen: impl FnOnce() -> Result<Opened>,
+) -> Result<Opened> {
+    if !is_worth_it(&opened, ratio)? {
+        return Ok(opened);
+    }
+    let path = opened.engine.path.clone();
+    if let Err(error) = swap::check_place(&path) {
+        opened.repairs.push(not_compacted(&error));
+        return Ok(opened);
+    }
+    let (clean, mut repairs) = (opened.clean, std::mem::take(&mut opened.repairs));
+    let done = rewrite(opened, cache_bytes, |_| {});
+    let mut again = reopen()?;
+    repairs.append(&mut again.repairs);
+    match done {
+        Ok(done) => {
+            let came_to = files::bytes_below(&files::database(&path))?;
+            again.writer.put_meta(&again.engine, meta::COMPACTED, &came_to)?;
+            again.compacted = Some(done);
+        }
+        Err(error) => repairs.push(not_compacted(&error)),
+    }
+    Ok(Opened { clean, repairs, ..again })
+}
+
+fn not_compacted(error: &Error) -> String {
+    let mut text = format!("left the store as large as it was: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
+fn is_worth_it(opened: &Opened, ratio: f64) -> Result<bool> {
+    // After a shortfall the old files may be all that is left to recover something from.
+    if opened.created || opened.expected.is_some() {
+        return Ok(false);
+    }
+    let bytes = files::bytes_below(&files::database(&opened.engine.path))?;
+    let came_to: u64 = if_readable(opened.engine.meta_value(meta::COMPACTED))?.flatten().unwrap_or(0);
+    if bytes < MIN_BYTES || bytes / 5 * 4 < came_to {
+        return Ok(false);
+    }
+    Ok(bytes as f64 > ratio * opened.engine.live_bytes(opened.mark.count)? as f64)
+}
+
+/// Checks an opened store, copies it to a new database, compares every row, and lets the copy take its place.
+fn rewrite(opened: Opened, cache_bytes: u64, mut progress: impl FnMut(u64)) -> Result<Compacted> {
+    let Opened { engine, mut writer, mark, expected, .. } = opened;
+    let path = engine.path.clone();
     writer.end_use(&engine).inspect_err(|error| engine.mark_suspect(error))?;
     if let Some(expected) = expected {
         // The old files may be all that is left to recover something from.
         let (there, here) = (expected.count, mark.count);
         let source = format!("it holds {here} entries, and there were {there} when it was last synced").into();
-        return Err(Error::Damaged { path: files::database(path), source });
+        return Err(Error::Damaged { path: files::database(&path), source });
     }
     let found = verify(&engine)?;
     if !found.violations.is_empty() {
-        return Err(Error::Unsound { path: path.to_path_buf(), violations: found.violations.len() as u64 });
+        return Err(Error::Unsound { path, violations: found.violations.len() as u64 });
     }
     let bytes_before = engine.bytes_on_disk()?;
     if found.orphaned_chunks + found.orphaned_turns > 0 {
@@ -60,19 +122,20 @@ pub(crate) fn compact(
         rows += more;
         progress(rows);
     };
-    let new = NewDatabase::create(path, cache_bytes)?;
-    copy(&engine.trees, &new.trees, &mut tell)?;
+    let new = NewDatabase::create(&path, cache_bytes)?;
+    let journal = engine.journal_start()?;
+    copy(&engine.trees, journal, &new.trees, &mut tell)?;
     // Opened once more, so that what is compared is what was written.
     let new = NewDatabase::open(new.close()?, cache_bytes)?;
-    compare(&engine.trees, &new.trees, &mut tell)?;
+    compare(&engine.trees, journal, &new.trees, &mut tell)?;
     let new = new.close()?;
 
     drop(writer);
     let (_lock, state) = engine.close()?;
     // It may be either database that is there after an error, so all of it would be in doubt.
     new.take_over().or_else(|error| state.set_synced(State::Failed, 0).and(Err(error)))?;
-    let bytes_after = files::bytes_below(path)?;
-    Ok(Compacted { entries: found.entries, bytes_before, bytes_after, repairs })
+    let bytes_after = files::bytes_below(&path)?;
+    Ok(Compacted { entries: found.entries, bytes_before, bytes_after })
 }
 
 impl Engine {
@@ -116,11 +179,16 @@ impl Writer {
     }
 }
 
-/// Copies every row. Rows that do not decode would be copied too: they are not for the copy to judge.
-pub(in crate::storage) fn copy(from: &Trees, to: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
-    for (from, to) in from.all().into_iter().zip(to.all()) {
+/// The rows that count: of the journal those from `journal` on, and all others.
+fn rows_of(trees: &Trees, tree: &sled::Tree, journal: u64) -> sled::Iter {
+    if tree.name() == trees.journal.name() { tree.range(JournalRow::key(journal)..) } else { tree.iter() }
+}
+
+/// Copies every row that counts. Rows that do not decode would be copied too: they are not for the copy to judge.
+pub(in crate::storage) fn copy(original: &Trees, journal: u64, copy: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
+    for (from, to) in original.all().into_iter().zip(copy.all()) {
         let mut rows = 0;
-        for row in from.iter() {
+        for row in rows_of(original, from, journal) {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
             put(to, row, &value)?;
             rows += 1;
@@ -134,14 +202,19 @@ pub(in crate::storage) fn copy(from: &Trees, to: &Trees, tell: &mut impl FnMut(u
 }
 
 /// Holds every row of the copy against the original.
-pub(in crate::storage) fn compare(original: &Trees, copy: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
-    for (original, copy) in original.all().into_iter().zip(copy.all()) {
+pub(in crate::storage) fn compare(
+    original: &Trees,
+    journal: u64,
+    copy: &Trees,
+    tell: &mut impl FnMut(u64),
+) -> Result<()> {
+    for (tree, copy) in original.all().into_iter().zip(copy.all()) {
         let mut rows = 0;
         let mut copied = copy.iter();
-        for row in original.iter() {
+        for row in rows_of(original, tree, journal) {
             let row = row.map_err(|e| engine_error("read", e))?;
             if copied.next().transpose().map_err(|e| engine_error("read", e))? != Some(row) {
-                return Err(differs(original));
+                return Err(differs(tree));
             }
             rows += 1;
             if rows == BATCH {
@@ -149,7 +222,7 @@ pub(in crate::storage) fn compare(original: &Trees, copy: &Trees, tell: &mut imp
             }
         }
         if copied.next().is_some() {
-            return Err(differs(original));
+            return Err(differs(tree));
         }
         tell(rows);
     }

@@ -38,6 +38,16 @@ pub(crate) struct Opened {
     pub(crate) created: bool,
     /// What was put right, in words.
     pub(crate) repairs: Vec<String>,
+    /// What compacting it came to, if that was done.
+    pub(crate) compacted: Option<Compacted>,
+}
+
+/// What a compaction did.
+#[derive(Debug)]
+pub(crate) struct Compacted {
+    pub(crate) entries: u64,
+    pub(crate) bytes_before: u64,
+    pub(crate) bytes_after: u64,
 }
 
 /// Opens the store at `path`; makes it if there is none and `create` is set.
@@ -230,7 +240,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, state: &Arc<StateFile>, left: Left
     };
     put_in_order().inspect_err(|error| engine.mark_suspect(error))?;
     let mark = Mark { commit: found.commit, count: writer.mark().count };
-    Ok(Opened { engine, writer, mark, expected, clean, created: false, repairs })
+    Ok(Opened { engine, writer, mark, expected, clean, created: false, repairs, compacted: None })
 }
 
 /// Makes the database under a temporary name and renames it into place, so that it is there whole or not at all.
