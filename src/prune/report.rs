@@ -44,7 +44,7 @@ pub struct PruneReport {
     /// lies before the cutoff, or among what a cap wants gone.
     pub kept_unreadable: u64,
     /// Kept because not every process of a cluster has said yet whether it is at work on them. The next passes go on.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub kept_unreviewed: u64,
     /// Kept because they were used between the look and the removal.
     pub touched_meanwhile: u64,
