@@ -116,12 +116,13 @@ impl SessionStore {
     fn opened_first(options: &Options, open: impl Fn() -> Result<Opened>) -> Result<Opened> {
         let opened = open();
         #[cfg(feature = "live")]
+        let began = std::time::Instant::now();
+        #[cfg(feature = "live")]
         if let Err(Error::Locked { this_process: false, .. }) = opened
             && options.take_over
             && socket::ask_to_close(&options.path)
         {
             tracing::info!("the program that has the store open yields it");
-            let began = std::time::Instant::now();
             loop {
                 match open() {
                     Err(Error::Locked { .. }) if began.elapsed() < socket::PATIENCE => {
