@@ -51,7 +51,7 @@ pub(super) async fn bulk(State(view): State<Arc<View>>, bytes: std::result::Resu
     if bulk.filter.is_paged() {
         return Err(Fault::bad_request("a change of many has no pages: neither `limit` nor `cursor`"));
     }
-    view.work(move |view, store| {
+    view.work_long(move |view, store| {
         let Bulk { verb, filter: wanted, expected, exact, how } = bulk;
         let filter = wanted.filter(store.now());
         if exact && verb == Verb::Remove && wanted.is_a_filter() {

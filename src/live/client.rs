@@ -18,11 +18,15 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::body::REPORT;
+use super::view::LONG_ANSWER;
 use crate::error::Error;
 use crate::{outfile, socket};
 
 /// How long a view may take to begin its answer.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// The same of what takes as long as the store is large.
+const LONG_PATIENCE: Duration = LONG_ANSWER.saturating_add(PATIENCE);
+const LONG: [&str; 5] = ["/v1/histogram", "/v1/protected", "/v1/prune", "/v1/sessions:bulk", "/v1/stats"];
 
 /// A view could not be asked, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,8 @@ type Result<T> = std::result::Result<T, AskError>;
 pub struct Client {
     runtime: Runtime,
     socket: PathBuf,
+    /// The owner of the store, beside whom root and this user may serve its view. `None` lets anybody.
+    owner: Option<u32>,
 }
 
 impl Client {
@@ -86,24 +92,22 @@ impl Client {
     /// [`AskError::NotServed`] if nobody serves one.
     pub fn of_store(path: &Path) -> Result<Self> {
         let socket = socket::find(path).ok_or_else(|| AskError::NotServed { path: path.to_path_buf() })?;
-        let client = Self::at(&socket)?;
-        let stream = client.runtime.block_on(async { client.connect().await });
-        let stream = match stream {
+        let mut client = Self::at(&socket)?;
+        client.owner = Some(fs::metadata(path).map_err(|source| client.failed(source))?.uid());
+        match client.runtime.block_on(async { client.connect().await }) {
             // A dead socket is no view.
             Err(AskError::Io { source, .. })
                 if matches!(source.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) =>
             {
-                return Err(AskError::NotServed { path: path.to_path_buf() });
+                Err(AskError::NotServed { path: path.to_path_buf() })
             }
-            stream => stream?,
-        };
-        let owner = fs::metadata(path).map(|meta| meta.uid());
-        let server = stream.peer_cred().map(|peer| peer.uid());
-        let (owner, uid) = owner.and_then(|owner| Ok((owner, server?))).map_err(|source| client.failed(source))?;
-        if uid != owner && uid != 0 && uid != rustix::process::geteuid().as_raw() {
-            return Err(AskError::Stranger { socket, uid });
+            stream => stream.map(|_| client),
         }
-        Ok(client)
+    }
+
+    /// Another client of the same view, for another thread.
+    pub fn another(&self) -> Result<Self> {
+        Ok(Self { owner: self.owner, ..Self::at(&self.socket)? })
     }
 
     /// Where the view is.
@@ -116,7 +120,7 @@ impl Client {
     pub fn at(socket: &Path) -> Result<Self> {
         let failed = |source| AskError::Io { socket: socket.to_path_buf(), source };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        Ok(Self { runtime, socket: socket.to_path_buf() })
+        Ok(Self { runtime, socket: socket.to_path_buf(), owner: None })
     }
 
     fn failed(&self, source: io::Error) -> AskError {
@@ -125,7 +129,14 @@ impl Client {
 
     async fn connect(&self) -> Result<UnixStream> {
         let stream = timeout(PATIENCE, UnixStream::connect(&self.socket)).await;
-        stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|source| self.failed(source))
+        let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let stream = stream.map_err(|source| self.failed(source))?;
+        let Some(owner) = self.owner else { return Ok(stream) };
+        let uid = stream.peer_cred().map_err(|source| self.failed(source))?.uid();
+        if ![owner, 0, rustix::process::geteuid().as_raw()].contains(&uid) {
+            return Err(AskError::Stranger { socket: self.socket.clone(), uid });
+        }
+        Ok(stream)
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -134,7 +145,8 @@ impl Client {
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
-        let answer = timeout(PATIENCE, sender.send_request(request)).await;
+        let patience = if LONG.contains(&request.uri().path()) { LONG_PATIENCE } else { PATIENCE };
+        let answer = timeout(patience, sender.send_request(request)).await;
         let answer = answer.map_err(|_| self.failed(io::ErrorKind::TimedOut.into()))?.map_err(broken)?;
         if answer.status().is_success() {
             return Ok(answer);

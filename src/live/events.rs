@@ -117,7 +117,8 @@ pub(super) async fn events(State(view): State<Arc<View>>, uri: Uri, headers: Hea
         Some(_) => Some(0),
         None => None,
     };
-    let (sender, frames) = mpsc::channel(8);
+    // What waits for a slow reader is kept once, in the feed, and not for each.
+    let (sender, frames) = mpsc::channel(1);
     tokio::spawn(async move {
         let _reader = reader;
         tell(&view, &feed, newest, next, &sender).await;

@@ -36,6 +36,18 @@ pub(super) async fn store(State(view): State<Arc<View>>) -> Answer {
     view.work(|view, store| of_store(view, store).map(Json)).await
 }
 
+/// The same for the program of another user, whom the keys of protected entries do not concern.
+pub(super) async fn monitored(State(view): State<Arc<View>>) -> Answer {
+    view.work(|view, store| {
+        let mut shown = of_store(view, store)?;
+        if let Some(Value::Object(report)) = shown.pointer_mut("/watcher/status/last_report") {
+            report.remove("protected");
+        }
+        Ok(Json(shown))
+    })
+    .await
+}
+
 fn of_store(view: &View, store: &SessionStore) -> Outcome<Value> {
     let figures = &store.commits().meter().figures;
     let whole = view.history.lock().whole(figures, store.len());
@@ -101,13 +113,13 @@ pub(super) async fn history(State(view): State<Arc<View>>) -> Answer {
 
 /// What `stats` prints: it reads every entry.
 pub(super) async fn stats(State(view): State<Arc<View>>) -> Answer {
-    view.work(|view, store| {
+    view.look(|_, store, go_on| {
         let stats = store.stats()?;
         let (mut suspended, mut pinned, mut resume_pending) = (0_u64, 0_u64, 0_u64);
         let (mut by_platform, mut by_chat_type) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
         let (mut rows, mut unreadable) = (store.iter(Filter::default())?, Unreadable::default());
         for summary in &mut rows {
-            if view.has_ended() {
+            if !go_on() {
                 return Err(Fault::closed());
             }
             let Some(Some(entry)) = unreadable.pass(store.peek(&summary?.key))? else { continue };
@@ -150,9 +162,9 @@ pub(super) async fn histogram(State(view): State<Arc<View>>, uri: Uri) -> Answer
     if of.is_some_and(|of| of != "idle") {
         return Err(Fault::bad_request("there is a histogram `of=idle` only"));
     }
-    view.work(|view, store| {
+    view.look(|_, store, go_on| {
         let now = store.now();
-        let counts = idleness(view, store, now)?;
+        let counts = idleness(store, now, go_on)?;
         Ok(Json(json!({
             "of": "idle",
             "now": now,
@@ -165,7 +177,7 @@ pub(super) async fn histogram(State(view): State<Arc<View>>, uri: Uri) -> Answer
 }
 
 /// Rows of the index by the class of their idleness: one class up to each edge, and one for what is beyond.
-fn idleness(view: &View, store: &SessionStore, now: Timestamp) -> Outcome<[u64; 13]> {
+fn idleness(store: &SessionStore, now: Timestamp, go_on: &dyn Fn() -> bool) -> Outcome<[u64; 13]> {
     store.commits().apply_pending()?;
     let engine = store.commits().engine()?;
     let (mut counts, mut after, mut unreadable) = ([0; 13], None::<ActivityRow>, Unreadable::default());
@@ -179,7 +191,7 @@ fn idleness(view: &View, store: &SessionStore, now: Timestamp) -> Outcome<[u64; 
                 *count += 1;
             }
         }
-        if view.has_ended() {
+        if !go_on() {
             return Err(Fault::closed());
         }
         after = Some(last);

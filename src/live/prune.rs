@@ -80,11 +80,11 @@ pub(super) async fn prune(State(view): State<Arc<View>>, bytes: Result<Bytes, By
     match (policy, dry_run, plan) {
         (policy, true, None) => {
             let policy = policy.map_or_else(|| view.usual_policy(), |policy| policy.policy());
-            view.work(move |view, store| preview(view, store, &policy)).await.map(Json)
+            view.look(move |view, store, go_on| preview(view, store, &policy, go_on)).await.map(Json)
         }
         (None, false, Some(plan)) => {
             view.may_change()?;
-            view.work(move |view, store| run(view, store, &plan)).await.map(Json)
+            view.work_long(move |view, store| run(view, store, &plan)).await.map(Json)
         }
         _ => Err(Fault::bad_request(
             "ask for a preview with `policy` and `dry_run`: true, and run the `plan` that it answers",
@@ -92,9 +92,8 @@ pub(super) async fn prune(State(view): State<Arc<View>>, bytes: Result<Bytes, By
     }
 }
 
-fn preview(view: &View, store: &SessionStore, policy: &PrunePolicy) -> Outcome<Value> {
+fn preview(view: &View, store: &SessionStore, policy: &PrunePolicy, go_on: &dyn Fn() -> bool) -> Outcome<Value> {
     let (guard, as_of, mut planned) = (view.guard_to_look(), store.now(), Planned::default());
-    let go_on = || !view.has_ended();
     let report = store.prune_pass(policy, &*guard, Some(as_of), true, Scope::Note(&mut planned), go_on)?;
     let Planned { remove, first, keep } = planned;
     let first: Vec<_> = first
@@ -112,6 +111,9 @@ fn preview(view: &View, store: &SessionStore, policy: &PrunePolicy) -> Outcome<V
     let kept = kept(store, &keep, SHOWN, as_of)?;
     let name = format!("{:016x}{:016x}", random::bits()?, random::bits()?);
     let planned = remove.len();
+    let idle = |time: Option<&Timestamp>| time.map(|time| as_of.since(*time).as_secs());
+    let times = || remove.values().map(|(_, time)| time);
+    let (oldest, newest) = (idle(times().min()), idle(times().max()));
     view.plans.lock().keep(name.clone(), Plan::new(*policy, as_of, remove));
     Ok(json!({
         "report": json_of(&report)?,
@@ -120,6 +122,8 @@ fn preview(view: &View, store: &SessionStore, policy: &PrunePolicy) -> Outcome<V
         "plan_seconds": LASTS.as_secs(),
         "planned": planned,
         "entries": store.len(),
+        "oldest_idle_seconds": oldest,
+        "newest_idle_seconds": newest,
         "first": first,
         "kept": kept,
     }))
@@ -175,9 +179,8 @@ pub(super) async fn protected(State(view): State<Arc<View>>, uri: Uri) -> Answer
         Some(_) => Policy { max_age_days, ..Policy::default() }.policy(),
         None => view.usual_policy(),
     };
-    view.work(move |view, store| {
+    view.look(move |view, store, go_on| {
         let (guard, now, mut planned) = (view.guard_to_look(), store.now(), Planned::default());
-        let go_on = || !view.has_ended();
         let report = store.prune_pass(&policy, &*guard, None, true, Scope::Note(&mut planned), go_on)?;
         let shown = kept(store, &planned.keep, Planned::NOTED, now)?;
         let protected = [

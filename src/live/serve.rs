@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Request, Response};
-use hyper::body::Incoming;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use axum::response::IntoResponse;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,17 +24,15 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::body::With;
 use super::connection::{Busy, Connections, Patient};
-use super::error::Fault;
+use super::error::{Fault, Outcome};
 use super::options::Monitor;
 use super::router;
 use super::socket::{Place, bind_monitor};
 use super::view::{THREADS, View};
 use crate::error::{Error, Result, panic_message};
 
-/// How long a client may take for the head of a request.
+/// How long a client may take for the head of a request, and for its body.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a request may take, until its answer begins.
-const ANSWER: Duration = Duration::from_secs(30);
 /// The largest head of a request.
 const MAX_HEAD: usize = 64 << 10;
 /// How often it looks whether its socket and its store are there.
@@ -186,16 +186,20 @@ async fn connection(stream: UnixStream, door: Door, mut stopped: watch::Receiver
     let Some(seat) = door.connections.seat() else { return };
     let (router, state) = (TowerToHyperService::new(door.router), Arc::clone(&seat.state));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, busy) = (router.clone(), Busy::new(&state));
+        let (router, state) = (router.clone(), Arc::clone(&state));
         async move {
-            let answer = timeout(ANSWER, router.call(request)).await;
-            let answer: Response<axum::body::Body> = match answer {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(never)) => match never {},
-                Err(_) => {
-                    let late = Fault::new(hyper::StatusCode::GATEWAY_TIMEOUT, "timeout", "the request took too long");
-                    axum::response::IntoResponse::into_response(late)
-                }
+            let (head, body) = request.into_parts();
+            // Until all of it is there, nothing is done for it, and another may have the place.
+            let body = timeout(HEAD, whole(body)).await.unwrap_or_else(|_| {
+                Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body of the request did not come"))
+            });
+            let busy = Busy::new(&state);
+            let answer: Response<Body> = match body {
+                Ok(body) => match router.call(Request::from_parts(head, Body::from(body))).await {
+                    Ok(answer) => answer,
+                    Err(never) => match never {},
+                },
+                Err(fault) => fault.into_response(),
             };
             Ok::<_, std::convert::Infallible>(answer.map(|body| With::new(body, busy)))
         }
@@ -219,4 +223,19 @@ async fn connection(stream: UnixStream, door: Door, mut stopped: watch::Receiver
     }
     served.as_mut().graceful_shutdown();
     let _ = served.await;
+}
+
+/// The body of a request.
+async fn whole(mut body: Incoming) -> Outcome<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context)).await {
+        let broken = |_| Fault::bad_request("the body of the request broke off");
+        let Ok(piece) = frame.map_err(broken)?.into_data() else { continue };
+        if bytes.len() + piece.len() > router::MAX_BODY {
+            let why = format!("a body has at most {} bytes", router::MAX_BODY);
+            return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", why));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
 }

@@ -29,10 +29,16 @@ use crate::watcher::SeenWatcher;
 const WORKERS: usize = 4;
 /// Exports, backups and checks at a time.
 const STREAMS: usize = 2;
+/// Requests at a time that take as long as the store is large.
+const LONG: usize = 2;
 /// The threads that they take.
-pub(super) const THREADS: usize = WORKERS + STREAMS;
+pub(super) const THREADS: usize = WORKERS + STREAMS + LONG;
 /// How long a request waits for a thread.
 const TURN: Duration = Duration::from_secs(5);
+/// How long a request works.
+const ANSWER: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
+/// How long one works that reads or changes as much as there is.
+pub(super) const LONG_ANSWER: Duration = Duration::from_secs(30 * 60);
 
 /// Sizes, and when they were told.
 #[derive(Default)]
@@ -50,6 +56,7 @@ pub(super) struct View {
     pub(super) watcher: Option<SeenWatcher>,
     pub(super) began: Instant,
     workers: Arc<Semaphore>,
+    long: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     pub(super) plans: Mutex<Plans>,
     pub(super) history: Mutex<History>,
@@ -79,6 +86,7 @@ impl View {
             watcher,
             began: Instant::now(),
             workers: Arc::new(Semaphore::new(WORKERS)),
+            long: Arc::new(Semaphore::new(LONG)),
             streams: Arc::new(Semaphore::new(STREAMS)),
             plans: Mutex::default(),
             history: Mutex::default(),
@@ -152,12 +160,40 @@ impl View {
         Ok(())
     }
 
-    /// Works on the store, on a thread that may block.
+    /// Works on the store for a moment, on a thread that may block.
     pub(super) async fn work<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self, &SessionStore) -> Outcome<T> + Send + 'static,
     ) -> Outcome<T> {
-        let turn = timeout(TURN, Arc::clone(&self.workers).acquire_owned()).await;
+        self.on_a_thread(&self.workers, ANSWER, work).await
+    }
+
+    /// Works on all of the store. It goes on to its end, though its client may be gone.
+    pub(super) async fn work_long<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self, &SessionStore) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
+        self.on_a_thread(&self.long, LONG_ANSWER, work).await
+    }
+
+    /// Looks at all of the store, for as long as somebody waits for the answer: `look` is given what tells it to go on.
+    pub(super) async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self, &SessionStore, &dyn Fn() -> bool) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
+        let waits = Arc::new(());
+        let is_waited_for = Arc::downgrade(&waits);
+        self.work_long(move |view, store| look(view, store, &|| !view.has_ended() && is_waited_for.strong_count() > 0))
+            .await
+    }
+
+    async fn on_a_thread<T: Send + 'static>(
+        self: &Arc<Self>,
+        turns: &Arc<Semaphore>,
+        patience: Duration,
+        work: impl FnOnce(&Self, &SessionStore) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
+        let turn = timeout(TURN, Arc::clone(turns).acquire_owned()).await;
         let permit = turn.map_err(|_| Fault::busy())?.map_err(|_| Fault::busy())?;
         let view = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
@@ -165,9 +201,12 @@ impl View {
             let store = view.store()?;
             work(&view, &store)
         });
-        done.await.unwrap_or_else(|_| {
-            Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "panicked", "the request failed by a bug"))
-        })
+        match timeout(patience, done).await {
+            Ok(done) => done.unwrap_or_else(|_| {
+                Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "panicked", "the request failed by a bug"))
+            }),
+            Err(_) => Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "the request took too long")),
+        }
     }
 
     /// The right to one more stream.

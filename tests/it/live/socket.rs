@@ -148,6 +148,24 @@ fn a_monitoring_program_sees_the_figures_and_nothing_else() {
     }
     drop(seen);
     assert!(!path.exists());
+    // A pass that keeps an entry names it to the owner, and not to the other user.
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    store.suspend(&key(0)).unwrap().unwrap();
+    home.clock.advance(100 * DAY);
+    let watcher = cloakroom::Watcher::spawn(&store, Default::default(), |_: &SessionKey| false).unwrap();
+    // Its first pass is made at once.
+    watcher.reports().recv().unwrap();
+    let live = Live::serve(&store, LiveOptions::new().watcher(&watcher).monitor(&path, uid)).unwrap();
+    let body = |socket: &std::path::Path| {
+        let answer = ask(&mut UnixStream::connect(socket).unwrap(), "GET", "/v1/store", "", "");
+        String::from_utf8(answer.body).unwrap()
+    };
+    assert!(body(live.socket()).contains(key(0).as_str()));
+    assert!(body(&path).contains("\"kept_suspended\":1") && !body(&path).contains("agent:"), "{}", body(&path));
+    live.close();
+    watcher.stop();
     let home = Home::new();
     let store = home.open();
     let long = format!("/tmp/{}", "x".repeat(200));
