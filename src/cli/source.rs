@@ -1,7 +1,7 @@
 //! Where a command looks: at a store that it opens, or at the live view of one that a gateway has open.
 
 use std::collections::BTreeMap;
-use std::io::{Write, stderr};
+use std::io::{self, Write, stderr};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::key::KeyArg;
-use super::{named, options};
+use super::{Exit, named, options};
 
 /// Entries that are asked for together.
 const PAGE: usize = 1000;
@@ -117,11 +117,11 @@ pub(super) fn view_of(db: &Path, locked: Error) -> Result<Client> {
 /// Finds the view of a store, or serves one for as long as `work` takes, and yields to a gateway then.
 ///
 /// `work` is given what tells it that it is to end, for a gateway wants the store.
-pub(super) fn with_view<T>(
+pub(super) fn with_view(
     db: &Db,
     view: LiveOptions,
-    work: impl FnOnce(&Client, &dyn Fn() -> bool) -> Result<T>,
-) -> Result<T> {
+    work: impl FnOnce(&Client, &dyn Fn() -> bool) -> Result<Exit>,
+) -> Result<Exit> {
     let goes_on = || false;
     if db.ask == Ask::Only {
         return work(&Client::of_store(db)?, &goes_on);
@@ -136,7 +136,11 @@ pub(super) fn with_view<T>(
             let closed = store.close();
             if yielded {
                 let _ = writeln!(stderr(), "a gateway has opened the store");
-                return done;
+                // A request that the end has cut off is no failure.
+                return match done {
+                    Err(error) if error.downcast_ref::<AskError>().is_some() => Ok(Exit::Done),
+                    done => done,
+                };
             }
             let done = done?;
             closed?;
@@ -144,6 +148,26 @@ pub(super) fn with_view<T>(
         }
         Err(locked @ Error::Locked { .. }) if db.ask == Ask::IfTaken => work(&view_of(db, locked)?, &goes_on),
         Err(error) => Err(named(error)),
+    }
+}
+
+/// Lines of a text that comes in pieces. A piece may end within a line, and within a character.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Vec<u8>);
+
+impl Lines {
+    /// Hands on the lines that a piece completes.
+    pub(super) fn add(&mut self, piece: &[u8], mut each: impl FnMut(&str) -> io::Result<()>) -> io::Result<()> {
+        let mut rest = piece;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (line, behind) = rest.split_at(end);
+            self.0.extend_from_slice(line);
+            let line = std::mem::take(&mut self.0);
+            each(&String::from_utf8_lossy(&line))?;
+            rest = behind.get(1..).unwrap_or_default();
+        }
+        self.0.extend_from_slice(rest);
+        Ok(())
     }
 }
 
@@ -347,5 +371,26 @@ impl Source {
             AskError::Refused { kind, .. } if kind == "no_entry" => Failure::NoEntry(found.key.clone()).into(),
             error => error.into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_may_come_in_pieces_that_split_a_character() {
+        let text = "id: 1\ndata: Grüße 🎈\n\ndata: x";
+        for size in 1..text.len() {
+            let (mut lines, mut seen) = (Lines::default(), Vec::new());
+            for piece in text.as_bytes().chunks(size) {
+                let keep = |line: &str| {
+                    seen.push(line.to_owned());
+                    Ok(())
+                };
+                lines.add(piece, keep).unwrap();
+            }
+            assert_eq!(seen, ["id: 1", "data: Grüße 🎈", ""], "in pieces of {size}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Exit;
 use super::output::{Out, clean, local};
-use super::source::{Db, with_view};
+use super::source::{Db, Lines, with_view};
 
 /// Show what becomes of sessions as it happens, until it is interrupted or the gateway ends.
 ///
@@ -39,23 +39,16 @@ impl Tail {
             return Ok(Exit::Done);
         }
         with_view(db, LiveOptions::new().read_only(true), |client, _| {
-            let mut text = String::new();
+            let mut lines = Lines::default();
             let path = if self.touches { "/v1/events?touches=true" } else { "/v1/events" };
             let read = client.pieces(path, |piece| {
-                text.push_str(&String::from_utf8_lossy(piece));
-                while let Some((line, rest)) = text.split_once('\n') {
-                    let line = line.strip_prefix("data: ").map(|data| self.line(data));
-                    text = rest.to_owned();
-                    if let Some(line) = line {
-                        let mut out = stdout().lock();
-                        writeln!(out, "{line}").and_then(|()| out.flush())?;
-                        left -= 1;
-                    }
-                    if left == 0 {
-                        return Err(io::Error::other(ENOUGH));
-                    }
-                }
-                Ok(())
+                lines.add(piece, |line| {
+                    let Some(data) = line.strip_prefix("data: ") else { return Ok(()) };
+                    let mut out = stdout().lock();
+                    writeln!(out, "{}", self.line(data)).and_then(|()| out.flush())?;
+                    left -= 1;
+                    if left == 0 { Err(io::Error::other(ENOUGH)) } else { Ok(()) }
+                })
             });
             match read {
                 // Whoever reads has enough: the limit, or a pipe that was closed.

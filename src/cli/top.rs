@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Read, Write as _, stdin, stdout};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
@@ -17,6 +17,8 @@ use super::Exit;
 use super::output::{Out, clean, shorten, size, thousands, words};
 use super::source::{Db, with_view};
 
+/// How often it looks whether a gateway wants the store.
+const LOOK: Duration = Duration::from_millis(50);
 /// Lines above the sessions.
 const HEAD: usize = 7;
 
@@ -46,7 +48,7 @@ struct Look {
 
 impl Top {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
-        with_view(db, LiveOptions::new().read_only(true), |client, _| {
+        with_view(db, LiveOptions::new().read_only(true), |client, is_over| {
             if !stdout().is_terminal() || !stdin().is_terminal() {
                 let (screen, _) = screen(client, None, 20, 160)?;
                 out.line(screen.trim_end())?;
@@ -65,7 +67,7 @@ impl Top {
                 write!(terminal, "\x1b[H{}\x1b[J", screen.replace('\n', "\x1b[K\r\n"))?;
                 terminal.flush()?;
                 drop(terminal);
-                if is_over(self.every)? {
+                if has_ended(self.every, is_over)? {
                     return Ok(Exit::Done);
                 }
             }
@@ -73,17 +75,27 @@ impl Top {
     }
 }
 
-/// Waits for a key at most so long. Answers whether it is one that ends.
-fn is_over(patience: Duration) -> Result<bool> {
-    let stdin = stdin();
-    let patience = Timespec { tv_sec: i64::try_from(patience.as_secs())?, tv_nsec: patience.subsec_nanos().into() };
-    let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
-    if poll(&mut ready, Some(&patience))? == 0 {
-        return Ok(false);
+/// Waits so long for a key that ends, or for a gateway that wants the store.
+fn has_ended(every: Duration, is_over: &dyn Fn() -> bool) -> Result<bool> {
+    let (stdin, began) = (stdin(), Instant::now());
+    loop {
+        if is_over() {
+            return Ok(true);
+        }
+        let left = every.saturating_sub(began.elapsed()).min(LOOK);
+        let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+        let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
+        // A window that changes its size interrupts the wait: the next screen fits it.
+        match poll(&mut ready, Some(&left)) {
+            Ok(0) if began.elapsed() >= every => return Ok(false),
+            Ok(0) => continue,
+            Err(rustix::io::Errno::INTR) => return Ok(false),
+            polled => polled?,
+        };
+        let mut key = [0];
+        // `q`, the end of input, Ctrl-C and Ctrl-D. Another key asks for a new screen.
+        return Ok(stdin.lock().read(&mut key)? == 0 || matches!(key, [b'q' | b'Q' | 3 | 4]));
     }
-    let mut key = [0];
-    // `q`, the end of input, Ctrl-C and Ctrl-D.
-    Ok(stdin.lock().read(&mut key)? == 0 || matches!(key, [b'q' | b'Q' | 3 | 4]))
 }
 
 /// A terminal without echo and lines, until it is dropped.
