@@ -77,6 +77,7 @@ try {
   };
 
   await page.goto(url);
+  await page.waitForURL((at) => at.pathname === "/");
   assert.equal(await page.locator("h1").textContent(), "Overview");
   assert.ok(!page.url().includes("token"), "the token is gone from the address");
   assert.ok((await page.locator("svg polyline").count()) >= 3);
@@ -90,6 +91,11 @@ try {
   await page.getByLabel("Search").fill("amber");
   await page.getByRole("button", { name: "Filter" }).click();
   assert.ok(page.url().includes("q=amber"), "filters are in the address");
+  // A row has its buttons, and the list comes back as it was.
+  await page.getByRole("row").nth(1).getByRole("button", { name: "Suspend" }).click();
+  await page.getByRole("row").nth(1).getByRole("button", { name: "Unsuspend" }).click();
+  await page.getByRole("row").nth(1).getByRole("button", { name: "Suspend" }).waitFor();
+  assert.ok(page.url().includes("q=amber"), "the filter is there still");
   // The gateway has pruned what was idle for more than 90 days.
   const found = await page.locator("table.list tbody tr").count();
   assert.ok(found > 20 && found < 40, `${found} sessions`);
@@ -109,8 +115,25 @@ try {
   assert.ok((await page.content()).includes("agent:main:"), "the key is revealed");
   await events.close();
 
+  // What happens to the session shows on its page. To remove it takes two presses.
+  await page.getByRole("button", { name: "Unpin" }).click();
+  await page.getByRole("button", { name: "Pin", exact: true }).waitFor();
+  await page.waitForFunction(() => document.querySelector("#events"));
+  const one = page.url();
+  const other = await context.newPage();
+  listen(other);
+  await other.goto(one);
+  await other.getByRole("button", { name: "Suspend", exact: true }).click();
+  await page.locator("#happens").getByText("suspended").waitFor();
+  await shot("session");
+  await other.getByRole("button", { name: "Unsuspend" }).click();
+  await other.locator("summary", { hasText: "Remove" }).click();
+  await other.getByRole("button", { name: "Remove it" }).click();
+  await other.waitForURL((at) => at.pathname === "/sessions");
+  await other.close();
+
   await page.goto(new URL("/prune?days=30", page.url()).href);
-  const removed = await page.locator(".banner strong").first().textContent();
+  const removed = await page.locator(".outcome strong").textContent();
   assert.ok(Number(removed) > 10, `${removed} would go`);
   await shot("pruning");
   const typed = page.locator("input[name=typed]");
@@ -130,7 +153,7 @@ try {
   // Without script all is there but the live parts. The context has the cookie.
   const plain = await browser.newContext({ javaScriptEnabled: false, storageState: await context.storageState() });
   const still = await plain.newPage();
-  for (const [path, text] of [["/", "Commit p99"], ["/sessions", "in the store"], ["/prune", "entries would go"], ["/events", "cloakroom tail"]]) {
+  for (const [path, text] of [["/", "Durable lag"], ["/sessions", "in the store"], ["/prune", "entries would go"], ["/events", "cloakroom tail"]]) {
     await still.goto(new URL(path, page.url()).href);
     assert.ok((await still.content()).includes(text), `${path} without script`);
   }

@@ -1,6 +1,5 @@
 //! Asking the view, from a page.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,19 +7,24 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use cloakroom::live::{AskError, Client};
 use maud::html;
-use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use super::page;
 
-/// How long counts by platform are shown: to count reads every entry.
+/// How long counts by platform are shown at least: to count reads every entry.
 const COUNTED: Duration = Duration::from_secs(30);
+/// They are shown so many times longer than it took to count, so that most of the time nobody counts.
+const RATHER: u32 = 50;
+/// Streams of events at a time: each takes a thread.
+const STREAMS: usize = 8;
 
 /// Asks the view, on a thread that may block.
 #[derive(Clone)]
 pub(super) struct Asker {
-    socket: Arc<PathBuf>,
+    client: Arc<Client>,
     counts: Arc<Mutex<Option<(Instant, Value)>>>,
+    streams: Arc<Semaphore>,
 }
 
 /// A page that says what did not work.
@@ -59,12 +63,17 @@ impl IntoResponse for Failed {
 }
 
 impl Asker {
-    pub(super) fn new(socket: &Path) -> Self {
-        Self { socket: Arc::new(socket.to_path_buf()), counts: Arc::default() }
+    pub(super) fn new(client: Client) -> Self {
+        Self { client: Arc::new(client), counts: Arc::default(), streams: Arc::new(Semaphore::new(STREAMS)) }
     }
 
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    pub(super) fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
+    }
+
+    /// The right to one more stream of events.
+    pub(super) fn stream(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.streams).try_acquire_owned().ok()
     }
 
     /// Asks for something by a client of its own.
@@ -72,9 +81,10 @@ impl Asker {
         &self,
         ask: impl FnOnce(&Client) -> Result<T, AskError> + Send + 'static,
     ) -> Shown<T> {
-        let socket = Arc::clone(&self.socket);
-        let asked = tokio::task::spawn_blocking(move || ask(&Client::at(&socket)?)).await;
-        let failed = |error| AskError::Io { socket: self.socket.to_path_buf(), source: std::io::Error::other(error) };
+        let client = self.client();
+        let asked = tokio::task::spawn_blocking(move || ask(&client.another()?)).await;
+        let failed =
+            |error| AskError::Io { socket: self.client.socket().to_path_buf(), source: std::io::Error::other(error) };
         Ok(asked.unwrap_or_else(|error| Err(failed(error)))?)
     }
 
@@ -88,15 +98,19 @@ impl Asker {
         self.ask(move |client| client.post(&path, &body)).await
     }
 
-    /// Entries by platform and by chat type, as of the last half minute.
-    pub(super) async fn counts(&self) -> Shown<Value> {
-        if let Some((at, counts)) = &*self.counts.lock()
-            && at.elapsed() < COUNTED
+    /// Entries by platform and by chat type, as they were a while ago. Nothing where nobody could count.
+    pub(super) async fn counts(&self) -> Value {
+        // One counts, and the others wait for it.
+        let mut counts = self.counts.lock().await;
+        if let Some((until, counts)) = &*counts
+            && Instant::now() < *until
         {
-            return Ok(counts.clone());
+            return counts.clone();
         }
-        let counts = self.get("/v1/stats").await?;
-        *self.counts.lock() = Some((Instant::now(), counts.clone()));
-        Ok(counts)
+        let began = Instant::now();
+        let counted = self.get("/v1/stats").await.unwrap_or_default();
+        let now = Instant::now();
+        *counts = Some((now + COUNTED.max((now - began) * RATHER), counted.clone()));
+        counted
     }
 }

@@ -1,21 +1,25 @@
 //! Who may use the page. Each rule has its test in `tests/it/live/web.rs`.
 //!
+//! - Connections that nobody has come in by are few, and yield to newer ones.
 //! - It is asked by this machine's names only, so that no site can be given our address (DNS rebinding).
 //! - A browser comes in once, by a token in the printed address, and has a cookie from then on that no other site's
 //!   request carries and no script reads.
-//! - A request that changes something must come from this page.
+//! - A request that changes something must come from this page, and so must one that is no navigation.
 //! - Nothing of it is kept by the browser, framed, or run that is not our own file.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{Html, IntoResponse, Response};
+use maud::{DOCTYPE, html};
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
+
+use super::serve::Seat;
 
 /// The secrets of one run.
 pub(super) struct Door {
@@ -76,22 +80,36 @@ impl Door {
             (None, None) => false,
         }
     }
+
+    /// Whether another site embeds what it asks for, or reads it by a script. Whoever follows a link may come.
+    fn is_embedded(headers: &HeaderMap) -> bool {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        matches!(text("sec-fetch-site"), Some("cross-site" | "same-site")) && text("sec-fetch-mode") != Some("navigate")
+    }
 }
 
 /// Checks who asks, and from where.
-pub(super) async fn check(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+pub(super) async fn check(
+    State(door): State<Arc<Door>>,
+    Extension(seat): Extension<Seat>,
+    request: Request,
+    next: Next,
+) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !door.is_ours(host) {
         return (StatusCode::MISDIRECTED_REQUEST, "this page has another address").into_response();
     }
     let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !is_look && !door.is_own(request.headers()) {
+    if Door::is_embedded(request.headers()) || !is_look && !door.is_own(request.headers()) {
         return (StatusCode::FORBIDDEN, "another site has sent this request").into_response();
     }
-    if request.uri().path() != "/login" && !door.has_cookie(request.headers()) {
-        return (StatusCode::UNAUTHORIZED, "open the address that `cloakroom web` has printed").into_response();
+    if request.uri().path() != "/login" {
+        if !door.has_cookie(request.headers()) {
+            return (StatusCode::UNAUTHORIZED, "open the address that `cloakroom web` has printed").into_response();
+        }
+        seat.keep();
+        *door.used_at.lock() = Instant::now();
     }
-    *door.used_at.lock() = Instant::now();
     next.run(request).await
 }
 
@@ -107,8 +125,22 @@ pub(super) async fn log_in(State(door): State<Arc<Door>>, request: Request, next
         return (StatusCode::UNAUTHORIZED, why).into_response();
     }
     *token = None;
+    *door.used_at.lock() = Instant::now();
     let cookie = format!("{}={}; HttpOnly; SameSite=Strict; Path=/", door.cookie_name(), door.cookie);
-    ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+    ([(header::SET_COOKIE, cookie)], Html(moved("/"))).into_response()
+}
+
+/// A page that leads to another at once. A browser that came by a link of another page, such as a terminal in a browser,
+/// sends no strict cookie where an answer redirects it; from a page of ours it does.
+pub(super) fn moved(target: &str) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head { meta charset="utf-8"; meta http-equiv="refresh" content=(format!("0; url={target}")); title { "Cloakroom" } }
+            body { p { a href=(target) { "Cloakroom" } } }
+        }
+    };
+    page.into_string()
 }
 
 /// What every answer tells the browser.
@@ -124,6 +156,8 @@ pub(super) async fn headers(request: Request, next: Next) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ] {
         answer.headers_mut().insert(name, HeaderValue::from_static(value));
     }

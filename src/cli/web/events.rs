@@ -7,9 +7,8 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use cloakroom::live::Client;
 use hyper::body::Frame;
 use maud::html;
 use serde_json::Value;
@@ -17,13 +16,14 @@ use tokio::sync::mpsc;
 
 use super::ask::{Asker, Shown};
 use super::page::{page, redacted};
+use crate::cli::source::Lines;
 
 pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
     // So that a store that has gone is told.
     asker.get("/v1/store").await?;
     let body = html! {
         p.quiet #stream role="status" { "This page needs its script to show what happens. Without it: `cloakroom tail`." }
-        div.scroll {
+        div.scroll.card {
             table.list #events data-stream="/events/stream" {
                 thead { tr { th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "Session" } } }
                 tbody aria-live="polite" {}
@@ -49,20 +49,23 @@ impl hyper::body::Body for Pieces {
 }
 
 pub(super) async fn stream(State(asker): State<Asker>, headers: HeaderMap) -> Response {
+    let Some(permit) = asker.stream() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many pages show events").into_response();
+    };
     let (sender, pieces) = mpsc::channel(64);
-    let socket = asker.socket().to_path_buf();
+    let client = asker.client();
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     tokio::task::spawn_blocking(move || {
-        let Ok(client) = Client::at(&socket) else { return };
-        let mut text = String::new();
+        let _permit = permit;
+        let Ok(client) = client.another() else { return };
+        let mut lines = Lines::default();
         let _ = client.events(last.as_deref(), |piece| {
-            text.push_str(&String::from_utf8_lossy(piece));
             let mut out = String::new();
-            while let Some((line, rest)) = text.split_once('\n') {
+            lines.add(piece, |line| {
                 out.push_str(&shown(line));
                 out.push('\n');
-                text = rest.to_owned();
-            }
+                Ok(())
+            })?;
             // Whoever has gone is noticed with the next piece, which comes within seconds. Whoever is too slow is cut off, and
             // comes back by itself where it was.
             sender.try_send(out.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())

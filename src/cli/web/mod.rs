@@ -10,6 +10,7 @@ mod overview;
 mod page;
 mod plot;
 mod prune;
+mod serve;
 mod session;
 mod sessions;
 
@@ -27,6 +28,7 @@ use axum::routing::{get, post};
 use clap::Args;
 use cloakroom::live::LiveOptions;
 use cloakroom::prune::NoActivity;
+use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
@@ -36,16 +38,13 @@ use super::source::{Db, with_view};
 use ask::Asker;
 use door::Door;
 
-/// After this long without a request it ends.
-const IDLE: Duration = Duration::from_secs(30 * 60);
 /// How often it looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Show a store to a browser on this machine: its figures, sessions, pruning and events. Ends with Ctrl-C.
 ///
 /// It prints an address that works once, for one browser. It asks the gateway that has the store open, or opens the store and
-/// yields it to a gateway that wants it. It ends after half an hour without a request. From another machine, forward the
-/// port: `ssh -L 8080:127.0.0.1:8080`, with --listen 127.0.0.1:8080.
+/// yields it to a gateway that wants it. From another machine, forward the port: `ssh -L 8080:127.0.0.1:8080`, with --listen 127.0.0.1:8080.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Web {
@@ -55,6 +54,9 @@ pub(super) struct Web {
     /// Open the address in a browser.
     #[arg(long)]
     open: bool,
+    /// End after this long without a request.
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = humantime::parse_duration)]
+    idle: Duration,
 }
 
 impl Web {
@@ -66,7 +68,9 @@ impl Web {
         with_view(db, LiveOptions::new().guard(NoActivity), |client, is_over| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
-            runtime.block_on(self.serve(Asker::new(client.socket()), is_over))?;
+            // It outlives the tasks: its client may not go within one.
+            let asker = Asker::new(client.another()?);
+            runtime.block_on(self.serve(asker.clone(), is_over))?;
             // What still asks is cut off.
             runtime.shutdown_background();
             Ok(Exit::Done)
@@ -82,15 +86,13 @@ impl Web {
         let mut out = stdout().lock();
         writeln!(out, "{url}").and_then(|()| out.flush()).context("could not write to standard output")?;
         drop(out);
-        if self.open {
-            open(&url)?;
-        }
-        let served = axum::serve(listener, router(asker, &door)).into_future();
+        let _page = self.open.then(|| open(&url)).transpose()?;
+        let served = serve::serve(listener, router(asker, &door));
         tokio::select! {
             served = served => Ok(served?),
             pressed = tokio::signal::ctrl_c() => Ok(pressed?),
             () = async {
-                while !is_over() && door.idle() < IDLE {
+                while !is_over() && door.idle() < self.idle {
                     sleep(LOOK).await;
                 }
             } => Ok(()),
@@ -98,11 +100,16 @@ impl Web {
     }
 }
 
-fn open(url: &str) -> Result<()> {
+/// Opens the address in a browser. Everybody can see the arguments of a program, so it is given a page that leads there, which
+/// only this user can read; it goes with the answer.
+fn open(url: &str) -> Result<NamedTempFile> {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let opened =
-        Command::new(program).arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    opened.map(drop).with_context(|| format!("could not run {program}; open the address yourself"))
+    let mut page = tempfile::Builder::new().prefix("cloakroom-").suffix(".html").tempfile()?;
+    page.write_all(door::moved(url).as_bytes())?;
+    let mut command = Command::new(program);
+    let opened = command.arg(page.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    opened.with_context(|| format!("could not run {program}; open the address yourself"))?;
+    Ok(page)
 }
 
 fn router(asker: Asker, door: &Arc<Door>) -> Router {

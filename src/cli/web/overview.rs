@@ -8,9 +8,9 @@ use maud::html;
 use serde_json::Value;
 
 use super::ask::{Asker, Shown};
-use super::page::{count, counted, millis, number, page, seconds, shown_time, text, tile};
+use super::page::{count, counted, from_now, lasting, millis, number, page, seconds, text, tile, tile_of, time};
 use super::plot;
-use crate::cli::output::{size, words};
+use crate::cli::output::size;
 
 pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
     let (store, history) = (asker.get("/v1/store").await?, asker.get("/v1/history").await?);
@@ -20,7 +20,11 @@ pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
         steps.iter().map(|step| step.get(name).and_then(Value::as_f64).map(|value| value * scale)).collect()
     };
     let began = steps.first().and_then(|step| Some(number(step, "/seconds_ago")? + number(step, "/seconds")?));
-    let since = format!("{} ago", words(Duration::from_secs_f64(began.unwrap_or(0.0).max(0.0))));
+    let ago = |seconds: f64| lasting(Duration::from_secs_f64(seconds.max(0.0)));
+    let since = format!("{} ago", ago(began.unwrap_or(0.0)));
+    let ends: Vec<_> =
+        steps.iter().map(|step| format!("{} ago", ago(number(step, "/seconds_ago").unwrap_or(0.0)))).collect();
+    let now = time(&store, "/now");
     let rate = |path: &str| number(&store, path).map_or("–".to_owned(), |rate| format!("{rate:.1}"));
     let watcher = store.get("watcher").filter(|watcher| !watcher.is_null());
     let body = html! {
@@ -41,24 +45,20 @@ pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
             div.banner role="status" { "This view shows the store and changes nothing." }
         }
         div.tiles {
-            (tile("Entries", &counted(&store, "/stats/entries"), ""))
-            (tile("Touches / s", &rate("/last_quarter/touches_per_second"), "last 15 min"))
-            (tile("Commit p50", &millis(number(&store, "/last_quarter/commit_p50_seconds")), "last 15 min"))
-            (tile("Commit p99", &millis(number(&store, "/last_quarter/commit_p99_seconds")), "last 15 min"))
-            (tile("Durable lag", &millis(number(&store, "/durable_lag_seconds")), &format!("{} pending", counted(&store, "/stats/pending"))))
+            (tile("Entries", &counted(&store, "/stats/entries"), &format!("{} with a lease", counted(&store, "/leases"))))
+            (tile("Touches per second", &rate("/last_quarter/touches_per_second"), "last 15 min"))
+            (tile("Commits", &millis(number(&store, "/last_quarter/commit_p50_seconds")), &format!("p99 {}, last 15 min", millis(number(&store, "/last_quarter/commit_p99_seconds")))))
             (tile("On disk", &size(count(&store, "/stats/bytes_on_disk")), &format!("{} in the journal", counted(&store, "/journal_entries"))))
-            (tile("Leases", &counted(&store, "/leases"), ""))
-            (tile("Process", &format!("{}", count(&store, "/pid")), &format!("for {}", seconds(&store, "/uptime_seconds"))))
         }
         div.plots {
-            (plot::lines("Touches per second", &since, "", &[("", "one", series("touches_per_second", 1.0))]))
-            (plot::lines("Commit", &since, " ms", &[("p50", "one", series("commit_p50_seconds", 1e3)), ("p99", "two", series("commit_p99_seconds", 1e3))]))
+            (plot::lines("Touches per second", &since, "", &ends, &[("", "one", series("touches_per_second", 1.0))]))
+            (plot::lines("Commit, ms", &since, " ms", &ends, &[("p50", "one", series("commit_p50_seconds", 1e3)), ("p99", "two", series("commit_p99_seconds", 1e3))]))
         }
         h2 { "Pruning" }
         @if let Some(watcher) = watcher {
             div.tiles {
-                (tile("Last pass", &shown_time(watcher, "/status/last_run"), &format!("removed {}", counted(watcher, "/status/last_report/removed"))))
-                (tile("Next pass", &shown_time(watcher, "/status/next_run"), &format!("every {}", seconds(watcher, "/interval_seconds"))))
+                (tile_of("Last pass", &from_now(watcher, "/status/last_run", now), &format!("removed {}", counted(watcher, "/status/last_report/removed"))))
+                (tile_of("Next pass", &from_now(watcher, "/status/next_run", now), &format!("every {}", seconds(watcher, "/interval_seconds"))))
                 (tile("Passes", &counted(watcher, "/status/passes"), &format!("{} held, {} failed", counted(watcher, "/status/held"), counted(watcher, "/status/failures"))))
                 (tile("Oldest protected", &seconds(watcher, "/status/last_report/oldest_protected_seconds"), "idle"))
             }
@@ -66,7 +66,11 @@ pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
         } @else {
             p { "This process has no watcher that the page could show." }
         }
-        p.quiet { (text(&store, "/path").unwrap_or_default()) " · cloakroom " (text(&store, "/version").unwrap_or_default()) }
+        p.quiet.foot {
+            "Durable lag " (millis(number(&store, "/durable_lag_seconds"))) ", " (counted(&store, "/stats/pending")) " pending · process "
+            (count(&store, "/pid")) " for " (seconds(&store, "/uptime_seconds")) " · cloakroom " (text(&store, "/version").unwrap_or_default())
+            br; code { (text(&store, "/path").unwrap_or_default()) }
+        }
     };
     Ok(page("Overview", "/", true, &body))
 }

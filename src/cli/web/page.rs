@@ -1,5 +1,7 @@
 //! What all pages share.
 
+use std::time::Duration;
+
 use axum::response::Html;
 use cloakroom::{SessionKey, Timestamp};
 use maud::{DOCTYPE, Markup, html};
@@ -24,18 +26,20 @@ pub(super) fn page(title: &str, path: &str, live: bool, body: &Markup) -> Html<S
             }
             body {
                 a.skip href="#main" { "Skip to the content" }
-                header {
-                    a.name href="/" { "Cloakroom" }
+                header { div {
+                    a.name href="/" { img src="/page.svg" alt=""; "Cloakroom" }
                     nav aria-label="Pages" {
                         @for (target, name) in links {
                             a href=(target) aria-current=[(target == path).then_some("page")] { (name) }
                         }
                     }
-                }
+                } }
                 main #main data-live=[live.then_some("5")] {
                     h1 { (title) }
                     (body)
                 }
+                // The script shows it where what is on the screen is old.
+                div #stale role="status" hidden { "No answer: what you see is old." }
             }
         }
     };
@@ -44,11 +48,26 @@ pub(super) fn page(title: &str, path: &str, live: bool, body: &Markup) -> Html<S
 
 /// A figure with its name.
 pub(super) fn tile(name: &str, value: &str, note: &str) -> Markup {
+    tile_of(name, &html! { (value) }, note)
+}
+
+/// The same with more than a text for its figure.
+pub(super) fn tile_of(name: &str, value: &Markup, note: &str) -> Markup {
     html! {
         div.tile {
             div.label { (name) }
             div.value { (value) }
-            @if !note.is_empty() { div.note { (note) } }
+            div.note { @if note.is_empty() { "\u{a0}" } @else { (note) } }
+        }
+    }
+}
+
+/// A button that does what cannot be undone: the first press only opens it.
+pub(super) fn dangerous(word: &str, deed: &str, form: &Markup) -> Markup {
+    html! {
+        details.sure {
+            summary.button.danger { (word) "…" }
+            div.card { p { (deed) } (form) }
         }
     }
 }
@@ -88,10 +107,22 @@ pub(super) fn shown_time(value: &Value, path: &str) -> String {
 }
 
 pub(super) fn seconds(value: &Value, path: &str) -> String {
-    value
-        .pointer(path)
-        .and_then(Value::as_u64)
-        .map_or_else(|| "–".to_owned(), |s| words(std::time::Duration::from_secs(s)))
+    let seconds = value.pointer(path).and_then(Value::as_u64);
+    seconds.map_or_else(|| "–".to_owned(), |seconds| lasting(Duration::from_secs(seconds)))
+}
+
+/// A duration in its largest units, without those that are zero.
+pub(super) fn lasting(duration: Duration) -> String {
+    let text = words(duration);
+    text.trim_end_matches(" 0 min").trim_end_matches(" 0 h").to_owned()
+}
+
+/// A time as seen from another, with the time itself for whoever points at it.
+pub(super) fn from_now(value: &Value, path: &str, now: Option<Timestamp>) -> Markup {
+    let (Some(at), Some(now)) = (time(value, path), now) else { return html! { "–" } };
+    let text =
+        if at > now { format!("in {}", lasting(at.since(now))) } else { format!("{} ago", lasting(now.since(at))) };
+    html! { time datetime=(at) title=(local(at)) { (text) } }
 }
 
 pub(super) fn millis(value: Option<f64>) -> String {

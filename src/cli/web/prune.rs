@@ -10,20 +10,32 @@ use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use super::ask::{Asker, Shown};
-use super::page::{count, counted, key, page, seconds, shown_time, text};
+use super::page::{count, counted, from_now, key, lasting, page, seconds, shown_time, text, time};
 use super::plot;
+use super::session::button;
 use super::sessions::MANY;
-use crate::cli::output::{thousands, words};
+use crate::cli::output::thousands;
+
+/// Why entries stay, and where a report counts them.
+const KEPT: [(&str, &str); 7] = [
+    ("suspended", "/report/kept_suspended"),
+    ("pinned", "/report/kept_pinned"),
+    ("held by a lease", "/report/kept_held"),
+    ("active", "/report/kept_active"),
+    ("the guard failed", "/report/guard_failed"),
+    ("cannot be read", "/report/kept_unreadable"),
+    ("used or changed meanwhile", "/report/touched_meanwhile"),
+];
 
 type Asked = BTreeMap<String, String>;
 
 /// Entries that would go, or stay.
-fn list(title: &str, rows: &[Value], reveal: bool) -> Markup {
+fn list(title: &str, rows: &[Value], reveal: bool, back: &str) -> Markup {
     html! {
         h2 { (title) }
-        div.scroll {
+        div.scroll.card {
             table.list {
-                thead { tr { th.number scope="col" { "Idle" } th scope="col" { "Why" } th scope="col" { "Session" } } }
+                thead { tr { th.number scope="col" { "Idle" } th scope="col" { "Why" } th scope="col" { "Session" } th scope="col" { span.unseen { "Actions" } } } }
                 tbody {
                     @for row in rows {
                         tr {
@@ -33,12 +45,26 @@ fn list(title: &str, rows: &[Value], reveal: bool) -> Markup {
                                 @if let Some(name) = text(row, "/display_name").filter(|name| !name.is_empty()) { (name) }
                                 @else { code { (key(row.get("session_key").unwrap_or(&Value::Null), reveal)) } }
                             } }
+                            td.acts { (free(row, back)) }
                         }
                     }
-                    @if rows.is_empty() { tr { td colspan="3" { "None." } } }
+                    @if rows.is_empty() { tr { td colspan="4" { "None." } } }
                 }
             }
         }
+    }
+}
+
+/// What frees an entry that is kept, where a button can.
+fn free(row: &Value, back: &str) -> Markup {
+    let (handle, revision) = (text(row, "/handle").unwrap_or_default(), text(row, "/revision").unwrap_or_default());
+    let verb = match text(row, "/reason") {
+        Some("suspended") => Some(("unsuspend", "Unsuspend")),
+        Some("pinned") => Some(("unpin", "Unpin")),
+        _ => None,
+    };
+    html! {
+        @if let Some((verb, word)) = verb { (button(handle, revision, verb, word, "small", back)) }
     }
 }
 
@@ -61,7 +87,7 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
     let counts = rows(&histogram, "counts").iter().filter_map(Value::as_u64);
     let name = |n: usize| match edges.get(n) {
         Some(edge) => {
-            format!("up to {}", words(Duration::from_secs(*edge)).trim_end_matches(" 0 min").trim_end_matches(" 0 h"))
+            format!("up to {}", lasting(Duration::from_secs(*edge)))
         }
         None => "longer".to_owned(),
     };
@@ -70,14 +96,20 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
     let (removed, plan) = (count(&preview, "/report/removed"), text(&preview, "/plan").unwrap_or_default());
     let may_prune = store.get("may_prune").and_then(Value::as_bool) == Some(true);
     let shown_days = days.map_or_else(|| (max_age / 86_400).to_string(), |days| days.to_string());
+    let stay: Vec<_> =
+        KEPT.iter().map(|(why, path)| (*why, count(&preview, path))).filter(|(_, count)| *count > 0).collect();
+    let back = days.map_or_else(|| "/prune".to_owned(), |days| format!("/prune?days={days}"));
     let body = html! {
         (plot::bars("How long entries have been idle", &bars, marked))
+        div.card.preview {
         form.filters method="get" action="/prune" {
             label { "Remove what has been idle for more than " input type="number" name="days" min="1" required value=(shown_days); " days" }
             button type="submit" { "Look" }
         }
-        div.banner role="status" {
+        div.outcome role="status" {
             strong { (thousands(removed)) } " of " (counted(&preview, "/entries")) " entries would go. Their last activity was before " (shown_time(&preview, "/report/cutoff")) "."
+            @if removed > 0 { " They have been idle for " (seconds(&preview, "/newest_idle_seconds")) " to " (seconds(&preview, "/oldest_idle_seconds")) "." }
+            @if !stay.is_empty() { " " (thousands(stay.iter().map(|(_, count)| count).sum())) " stay: " @for (n, (why, count)) in stay.iter().enumerate() { @if n > 0 { ", " } (why) " " (thousands(*count)) } "." }
             @if removed > count(&preview, "/entries") / 2 { " That is more than half. Is the clock right?" }
             @if preview.pointer("/report/clock_doubted").and_then(Value::as_bool) == Some(true) { " The clock is doubted, so nothing goes." }
         }
@@ -92,11 +124,15 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
         } @else if !may_prune {
             p { "This view does not prune: the gateway has given it no guard to ask, or lets it change nothing." }
         }
-        @if store.get("watcher").is_some_and(|watcher| !watcher.is_null()) {
-            form method="post" action="/prune/now" { button type="submit" { "Have the watcher make a pass now" } }
         }
-        (list("These stay, though they are past the cutoff", rows(&preview, "kept"), reveal))
-        (list("These would go, the oldest first", rows(&preview, "first"), reveal))
+        @if let Some(watcher) = store.get("watcher").filter(|watcher| !watcher.is_null()) {
+            form.row method="post" action="/prune/now" {
+                span.quiet { "The watcher makes its next pass " (from_now(watcher, "/status/next_run", time(&store, "/now"))) "." }
+                button type="submit" { "Have the watcher make a pass now" }
+            }
+        }
+        (list("These stay, though they are past the cutoff", rows(&preview, "kept"), reveal, &back))
+        (list("These would go, the oldest first", rows(&preview, "first"), reveal, &back))
     };
     Ok(page("Pruning", "/prune", false, &body))
 }
@@ -112,17 +148,9 @@ pub(super) async fn run(State(asker): State<Asker>, Form(asked): Form<Asked>) ->
         return Ok(page("Pruning", "/prune", false, &body));
     }
     let done = asker.post("/v1/prune", json!({"plan": asked.get("plan")})).await?;
-    let kept = [
-        ("suspended", "/report/kept_suspended"),
-        ("pinned", "/report/kept_pinned"),
-        ("held by a lease", "/report/kept_held"),
-        ("active", "/report/kept_active"),
-        ("the guard failed", "/report/guard_failed"),
-        ("used or changed meanwhile", "/report/touched_meanwhile"),
-    ];
     let body = html! {
         div.banner.good role="status" { strong { "Removed " (counted(&done, "/report/removed")) } ". There are " (counted(&done, "/entries")) " entries now." }
-        ul { @for (why, path) in kept { @if count(&done, path) > 0 { li { "kept, " (why) ": " (counted(&done, path)) } } } }
+        ul { @for (why, path) in KEPT { @if count(&done, path) > 0 { li { "kept, " (why) ": " (counted(&done, path)) } } } }
         p { a href="/prune" { "Pruning" } }
     };
     Ok(page("Pruning", "/prune", false, &body))

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::ask::{Asker, Shown};
 use super::page::{count, counted, key, page, seconds, text};
+use super::session::button;
 use crate::cli::output::thousands;
 use crate::cli::source::escaped;
 
@@ -106,16 +107,18 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
     let mut parameters = asked_of_view(&asked);
     parameters.extend(asked.get("cursor").map(|cursor| ("cursor", cursor.clone())));
     let list = asker.get(url("/v1/sessions", parameters)).await?;
-    let counts = asker.counts().await?;
+    let counts = asker.counts().await;
     let empty = Vec::new();
     let rows = list.get("sessions").and_then(Value::as_array).unwrap_or(&empty);
     let value = |name: &str| asked.get(name).map(String::as_str).unwrap_or_default();
+    let place = ["cursor", "reveal"].iter().filter_map(|name| Some((*name, asked.get(*name)?.as_str())));
+    let back = url("/sessions", set(&asked).into_iter().chain(place));
     let here = |extra: Option<(&str, &str)>| url("/sessions", set(&asked).into_iter().chain(extra));
     let body = html! {
-        form.filters method="get" action="/sessions" role="search" {
-            label { "Search " input type="search" name="q" value=(value("q")) placeholder="part of a name or key"; }
+        form.filters.card method="get" action="/sessions" role="search" {
+            label.wide { "Search " input type="search" name="q" value=(value("q")) placeholder="part of a name or key"; }
             label { "Idle for " input type="number" min="0" name="idle_days" value=(value("idle_days")) placeholder="days"; }
-            @for (name, title) in [("suspended", "Suspended"), ("pinned", "Pinned"), ("resume_pending", "Resume pending")] {
+            @for (name, title) in [("suspended", "Suspended"), ("pinned", "Pinned"), ("resume_pending", "To resume")] {
                 label { (title) " "
                     select name=(name) {
                         @for (option, word) in [("", "any"), ("true", "yes"), ("false", "no")] {
@@ -130,14 +133,16 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
         }
         (facet(&asked, "platform", "Platform", counts.get("by_platform").unwrap_or(&Value::Null)))
         (facet(&asked, "chat_type", "Chat", counts.get("by_chat_type").unwrap_or(&Value::Null)))
-        div.actions {
-            a.button href=(url("/bulk", set(&asked))) { "Change all of these…" }
-            @if reveal { a href=(here(None)) { "Hide keys" } } @else { a href=(here(Some(("reveal", "1")))) { "Reveal keys" } }
+        div.row {
+            span.quiet { (thousands(rows.len() as u64)) " shown, " (counted(&list, "/total")) " in the store" }
+            span.actions {
+                @if reveal { a href=(here(None)) { "Hide keys" } } @else { a href=(here(Some(("reveal", "1")))) { "Reveal keys" } }
+                a.button href=(url("/bulk", set(&asked))) { "Change all of these…" }
+            }
         }
-        div.scroll {
+        div.scroll.card {
             table.list {
-                caption { (thousands(rows.len() as u64)) " shown, " (counted(&list, "/total")) " in the store" }
-                thead { tr { th scope="col" { "Name" } th scope="col" { "Where" } th.number scope="col" { "Idle" } th scope="col" { "State" } th.number scope="col" { "Tokens" } th scope="col" { "Key" } } }
+                thead { tr { th scope="col" { "Name" } th scope="col" { "Where" } th.number scope="col" { "Idle" } th scope="col" { "State" } th.number scope="col" { "Tokens" } th scope="col" { "Key" } th scope="col" { span.unseen { "Actions" } } } }
                 tbody {
                     @for row in rows {
                         tr {
@@ -147,9 +152,10 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
                             td { (state(row)) }
                             td.number { (thousands(count(row, "/total_tokens"))) }
                             td { code { (key(row.get("session_key").unwrap_or(&Value::Null), reveal)) } }
+                            td.acts { (quick(row, &back)) }
                         }
                     }
-                    @if rows.is_empty() { tr { td colspan="6" { "Nothing here." } } }
+                    @if rows.is_empty() { tr { td colspan="7" { "Nothing here." } } }
                 }
             }
         }
@@ -162,6 +168,20 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
         }
     };
     Ok(page("Sessions", "/sessions", false, &body))
+}
+
+/// What can be done at once to a row: it can be undone in the same way.
+fn quick(row: &Value, back: &str) -> Markup {
+    let is = |name: &str| row.get(name).and_then(Value::as_bool) == Some(true);
+    let (handle, revision) = (text(row, "/handle").unwrap_or_default(), text(row, "/revision").unwrap_or_default());
+    let verbs =
+        [("suspended", "unsuspend", "Unsuspend", "suspend", "Suspend"), ("pinned", "unpin", "Unpin", "pin", "Pin")];
+    html! {
+        @for (flag, no, no_word, yes, yes_word) in verbs {
+            @if is(flag) { (button(handle, revision, no, no_word, "small", back)) }
+            @else { (button(handle, revision, yes, yes_word, "small", back)) }
+        }
+    }
 }
 
 /// How many entries a filter accepts, and what to do to them.
@@ -180,7 +200,7 @@ pub(super) async fn confirm(State(asker): State<Asker>, Query(asked): Query<Aske
         p { "The filter accepts " strong { (thousands(found)) } " entries now. If there are more when you press the button, nothing is changed." }
         @if set(&asked).is_empty() { div.banner { "There is no filter: this is every entry of the store." } }
         @else { ul { @for (name, value) in set(&asked) { li { (name) ": " (value) } } } }
-        form method="post" action="/bulk" {
+        form.card method="post" action="/bulk" {
             @for (name, value) in set(&asked) { input type="hidden" name=(name) value=(value); }
             input type="hidden" name="expected" value=(found);
             label { "Do " select name="verb" { @for (verb, word) in VERBS { option value=(verb) { (word) } } } }

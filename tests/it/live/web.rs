@@ -30,15 +30,12 @@ impl Drop for Page {
 impl Page {
     /// Starts the program. Nobody has come in yet.
     fn start(db: &Path) -> Self {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_cloakroom"))
-            .args(["web", "--db"])
-            .arg(db)
-            .env("TZ", "UTC")
-            .env("CLOAKROOM_LOG", "cloakroom=info")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::started(Command::new(env!("CARGO_BIN_EXE_cloakroom")).args(["web", "--db"]).arg(db))
+    }
+
+    fn started(command: &mut Command) -> Self {
+        let command = command.env("TZ", "UTC").env("CLOAKROOM_LOG", "cloakroom=info");
+        let mut program = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(program.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let rest = line.trim_end().strip_prefix("http://127.0.0.1:").unwrap_or_else(|| panic!("{line}"));
@@ -49,7 +46,7 @@ impl Page {
     fn open(db: &Path) -> Self {
         let mut page = Self::start(db);
         let answer = page.get(&format!("/login?token={}", page.token));
-        assert_eq!(answer.status, 303, "{answer:?}");
+        assert_eq!(answer.status, 200, "{answer:?}");
         let cookie = answer.head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
         page.cookie = cookie.split(';').next().unwrap().to_owned();
         page
@@ -113,7 +110,12 @@ fn a_token_works_once_and_the_cookie_is_for_this_page_alone() {
         assert_eq!(page.ask("GET", &format!("/login?token={token}"), &page.host(), "").status, 401);
     }
     let answer = page.ask("GET", &format!("/login?token={}", page.token), &page.host(), "");
-    assert_eq!(answer.status, 303);
+    // A page that leads on, and no redirection: after one, a browser that came by a link would send no strict cookie.
+    assert_eq!(answer.status, 200);
+    assert!(
+        String::from_utf8_lossy(&answer.body).contains("http-equiv=\"refresh\" content=\"0; url=/\""),
+        "{answer:?}"
+    );
     let cookie = answer.head.lines().find(|line| line.starts_with("set-cookie: ")).unwrap();
     for part in ["HttpOnly", "SameSite=Strict", "Path=/", &format!("cloakroom-{}=", page.port)] {
         assert!(cookie.contains(part), "{cookie}");
@@ -163,6 +165,13 @@ fn another_site_changes_nothing() {
         assert_eq!(answer.status, 403, "{headers}");
     }
     assert!(!seen.store.get(&key(0)).unwrap().unwrap().suspended);
+    // What another site embeds or reads is none of its business either; whoever follows a link may come.
+    for site in ["cross-site", "same-site"] {
+        for (mode, status) in [("no-cors", 403), ("cors", 403), ("navigate", 200)] {
+            let headers = format!("{}Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: {mode}\r\n", page.own());
+            assert_eq!(page.ask("GET", "/prune", &headers, "").status, status, "{site} {mode}");
+        }
+    }
     // A look changes nothing, whatever its path.
     assert_eq!(page.get(&path).status, 405);
     assert_eq!(page.ask("POST", &path, &format!("{}Origin: {own}\r\n", page.own()), "").status, 303);
@@ -182,6 +191,9 @@ fn every_answer_tells_the_browser_to_keep_and_run_nothing() {
             "cache-control: no-store",
             "referrer-policy: no-referrer",
             "x-content-type-options: nosniff",
+            "x-frame-options: deny",
+            "cross-origin-resource-policy: same-origin",
+            "cross-origin-opener-policy: same-origin",
         ] {
             assert!(head.contains(header), "{path}: {header} is not in {head}");
         }
@@ -193,6 +205,100 @@ fn every_answer_tells_the_browser_to_keep_and_run_nothing() {
         assert!(!text.contains("style=\"") && !text.contains("onclick") && !text.contains("<style"), "{path}");
         assert_eq!(text.matches("<script").count(), text.matches("<script src=\"/page.js\"").count(), "{path}");
     }
+}
+
+/// Anybody on this machine can connect; whoever has not come in keeps nobody out.
+#[test]
+fn connections_that_say_nothing_yield_to_newer_ones() {
+    let seen = Seen::new(1);
+    let page = Page::open(&seen.home.path());
+    within("answers", move || {
+        let mut stream = TcpStream::connect(("127.0.0.1", page.port)).unwrap();
+        write!(stream, "GET /events/stream HTTP/1.1\r\n{}\r\n", page.own()).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        while !lines.next().unwrap().unwrap().starts_with(": here") {}
+        let mut silent = Vec::new();
+        for n in 0..300 {
+            let mut stream = TcpStream::connect(("127.0.0.1", page.port)).unwrap();
+            if n % 2 == 1 {
+                let _ = stream.write_all(b"GET / HTTP/1.1\r\nHo");
+            }
+            silent.push(stream);
+        }
+        assert_eq!(page.get("/").status, 200);
+        // The stream of the browser that has come in is there still.
+        seen.store.suspend(&key(0)).unwrap().unwrap();
+        while !lines.next().unwrap().unwrap().contains("suspended") {}
+    });
+}
+
+#[test]
+fn streams_of_events_leave_room_for_pages() {
+    let seen = Seen::new(1);
+    let page = Page::open(&seen.home.path());
+    within("answers", move || {
+        let streams: Vec<_> = (0..8)
+            .map(|_| {
+                let mut stream = TcpStream::connect(("127.0.0.1", page.port)).unwrap();
+                write!(stream, "GET /events/stream HTTP/1.1\r\n{}\r\n", page.own()).unwrap();
+                let mut head = [0; 12];
+                stream.read_exact(&mut head).unwrap();
+                assert_eq!(&head, b"HTTP/1.1 200");
+                stream
+            })
+            .collect();
+        assert_eq!(page.get("/events/stream").status, 503);
+        assert_eq!(page.get("/").status, 200);
+        drop(streams);
+    });
+}
+
+/// The arguments of a program are there for all to read.
+#[test]
+fn the_browser_is_given_no_token_in_its_arguments() {
+    let seen = Seen::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (script, told) = (dir.path().join("xdg-open"), dir.path().join("told"));
+    let text = format!(
+        "#!/bin/sh\nstat -c %a \"$1\" > {0}.new\necho \"$1\" >> {0}.new\ncat \"$1\" >> {0}.new\nmv {0}.new {0}\n",
+        told.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let page = Page::started(
+        Command::new(env!("CARGO_BIN_EXE_cloakroom"))
+            .args(["web", "--open", "--db"])
+            .arg(seen.home.path())
+            .env("PATH", path),
+    );
+    within("the browser", {
+        let told = told.clone();
+        move || {
+            while !told.exists() {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let told = std::fs::read_to_string(told).unwrap();
+    let mut lines = told.lines();
+    assert_eq!(lines.next(), Some("600"));
+    let argument = lines.next().unwrap();
+    assert!(argument.ends_with(".html") && !argument.contains(&page.token), "{argument}");
+    assert!(told.contains(&format!("http://127.0.0.1:{}/login?token={}", page.port, page.token)), "{told}");
+}
+
+#[test]
+fn it_ends_with_ctrl_c_and_when_nobody_asks() {
+    let seen = Seen::new(1);
+    let mut page = Page::open(&seen.home.path());
+    let pid = rustix::process::Pid::from_child(&page.program);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(page.program.wait().unwrap().success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+    let mut page = Page::started(command.args(["web", "--idle", "50ms", "--db"]).arg(seen.home.path()));
+    let ended = within("its end", move || page.program.wait().unwrap());
+    assert!(ended.success());
 }
 
 #[test]
@@ -234,7 +340,7 @@ fn hostile_names_stay_text_and_keys_are_hidden_until_they_are_revealed() {
     let bulk = "/bulk?q=%3Cscript%3E&platform=%22%3E%3Ci%3E";
     for path in ["/", "/sessions", "/sessions?q=%3Cscript%3E", bulk, &one, "/prune", "/prune?days=90"] {
         let text = page.text(path);
-        for bad in ["<script>", "<img", "<b>", "<i>", "<u>", "onerror=alert(2)>"] {
+        for bad in ["<script>", "<img src=x", "<b>", "<i>", "<u>", "onerror=alert(2)>"] {
             assert!(!text.contains(bad), "{path}: {bad} in {text}");
         }
         assert!(!text.contains("secret-chat"), "{path} shows the key");
@@ -272,6 +378,25 @@ fn sessions_are_filtered_paged_and_changed() {
     assert_eq!(late.status, 412);
     assert!(String::from_utf8(late.body).unwrap().contains("Somebody was faster"));
     assert!(seen.store.contains(&key(7)).unwrap());
+
+    // From the list, back to where it was; but to no other place.
+    let own = "/sessions?q=:c8:";
+    assert!(page.text(own).contains("name=\"back\" value=\"/sessions?q=%3Ac8%3A\""));
+    for (back, target) in [
+        ("/sessions%3Fq%3D%253Ac8", "/sessions?q=%3Ac8"),
+        ("https%3A%2F%2Fevil.example", ""),
+        ("%2F%2Fevil.example", ""),
+        ("/sessions%0d%0aX: 1", ""),
+    ] {
+        let one = format!("/session/{}", seen.handle(&key(8)));
+        let revision = field(&page.text(&one), "revision").to_owned();
+        let answer = page.post(&format!("{one}/pin"), &format!("revision={revision}&back={back}"));
+        let target = if target.is_empty() { one.as_str() } else { target };
+        assert!(
+            answer.status == 303 && answer.head.lines().any(|line| line == format!("location: {target}")),
+            "{answer:?}"
+        );
+    }
 
     // Many: the number that was seen is that which is changed, and a large one has to be typed.
     let confirm = page.text("/bulk?q=:c1");
@@ -320,14 +445,61 @@ fn the_overview_has_its_figures_and_its_banners() {
     let seen = Seen::with(3, LiveOptions::new().read_only(true));
     let page = Page::open(&seen.home.path());
     let text = page.text("/");
-    for part in
-        ["Entries", "Touches / s", "Commit p99", "Durable lag", "On disk", "<polyline", "changes nothing", "no watcher"]
-    {
+    for part in [
+        "Entries",
+        "Touches per second",
+        ">p99 ",
+        "Durable lag",
+        "On disk",
+        "<polyline",
+        "changes nothing",
+        "no watcher",
+    ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     assert!(
         text.contains("lang=\"en\"") && text.contains("Skip to the content") && text.contains("aria-current=\"page\"")
     );
+}
+
+#[test]
+fn a_store_that_takes_no_changes_has_a_banner_and_so_has_one_that_lost_entries() {
+    let home = Home::new();
+    let clock = super::reliability::BadClock::default();
+    let store = SessionStore::open(home.options().clock(clock.clone())).unwrap();
+    store.resolve(&source(0)).unwrap();
+    store.flush().unwrap();
+    let live = Live::serve(&store, LiveOptions::new()).unwrap();
+    let page = Page::open(&home.path());
+    assert!(!page.text("/").contains("role=\"alert\""));
+    clock.0.store(1, std::sync::atomic::Ordering::SeqCst);
+    assert!(store.touch(&key(0)).unwrap().unwrap().wait().is_err() || store.flush().is_err());
+    let text = page.text("/");
+    assert!(text.contains("role=\"alert\"") && text.contains("The store takes no changes."), "{text}");
+    drop((live, store));
+
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let (sled, before) = (home.path().join("sled"), home.path().with_extension("before"));
+    crate::rig::copy_tree(&sled, &before).unwrap();
+    let store = home.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    store.close().unwrap();
+    drop(store);
+    std::fs::remove_dir_all(&sled).unwrap();
+    crate::rig::copy_tree(&before, &sled).unwrap();
+    let store = home.open();
+    let live = Live::serve(&store, LiveOptions::new()).unwrap();
+    let text = Page::open(&home.path()).text("/");
+    assert!(
+        text.contains("Something damaged the files of the store.")
+            && text.contains("There were 2 entries, and 1 were found"),
+        "{text}"
+    );
+    drop((live, store));
 }
 
 #[test]
