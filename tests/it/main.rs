@@ -27,6 +27,7 @@ mod conformance;
 mod damage;
 #[cfg(feature = "sqlite")]
 mod databases;
+mod dependencies;
 mod entries;
 mod events;
 mod exact_json;

@@ -9,6 +9,7 @@ use cloakroom::{Options, SessionStore, Timestamp};
 use tempfile::TempDir;
 
 use super::*;
+use crate::callbacks::within;
 use crate::common::fast_dir;
 
 /// Later than all times of the fixtures: 2026-11-01.
@@ -251,6 +252,81 @@ fn top_prints_one_screen_where_there_is_no_terminal() {
         assert!(text.starts_with("cloakroom ") && text.contains("touches/s") && text.contains("  KEY\n"), "{text}");
         assert!(text.contains(&both.keys()[0]), "{text}");
     }
+}
+
+/// A terminal with `top` on it.
+struct Terminal {
+    control: std::fs::File,
+    top: std::process::Child,
+}
+
+impl Terminal {
+    fn new(db: &Path, args: &[&str]) -> Self {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let control = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&control).unwrap();
+        unlockpt(&control).unwrap();
+        let size = rustix::termios::Winsize { ws_row: 30, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&control, size).unwrap();
+        let name = ptsname(&control, Vec::new()).unwrap();
+        let screen = std::fs::OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+        command.arg("top").args(args).arg("--db").arg(db).stderr(Stdio::piped());
+        let top = command.stdin(screen.try_clone().unwrap()).stdout(screen).spawn().unwrap();
+        Self { control: control.into(), top }
+    }
+
+    /// Reads until a text is there.
+    fn until(&mut self, text: &str) {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let mut some = [0; 4096];
+            let read = self.control.read(&mut some).unwrap();
+            seen.extend_from_slice(&some[..read]);
+        }
+    }
+
+    /// How it ended, and what it said.
+    fn ended(self) -> (bool, String) {
+        // What is printed last is read, so that it does not wait for that.
+        let Self { mut control, top } = self;
+        let reader = std::thread::spawn(move || while control.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {});
+        let output = top.wait_with_output().unwrap();
+        reader.join().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[test]
+fn top_draws_itself_anew_and_ends_with_q() {
+    let both = Both::of("hermes/small.json");
+    // As much of a key as fits.
+    let (running, key) = (both.running.clone(), both.keys()[0][..20].to_owned());
+    let ended = within("its end", move || {
+        let mut terminal = Terminal::new(&running, &["--every", "10ms"]);
+        for _ in 0..3 {
+            terminal.until("touches/s");
+            terminal.until(&key);
+        }
+        terminal.control.write_all(b"q").unwrap();
+        terminal.ended()
+    });
+    assert!(ended.0 && ended.1.starts_with("asked process"), "{ended:?}");
+}
+
+/// However long its pause is.
+#[test]
+fn top_yields_a_store_to_a_gateway() {
+    let both = Both::of("hermes/small.json");
+    let stopped = both.stopped.clone();
+    let ended = within("its end", move || {
+        let mut terminal = Terminal::new(&stopped, &["--every", "1h"]);
+        terminal.until("touches/s");
+        let store = SessionStore::open(Options::new(&stopped)).unwrap();
+        assert!(!store.is_empty());
+        terminal.ended()
+    });
+    assert!(ended.0 && ended.1.contains("a gateway has opened the store"), "{ended:?}");
 }
 
 #[test]

@@ -86,25 +86,99 @@ fn figures_of_two_stores_are_apart_and_well_formed() {
     }
 }
 
+const MONITORING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring");
+
+/// All figures, those of a watcher too.
+fn watched() -> String {
+    let home = Home::new();
+    let store = home.open();
+    store.resolve(&source(0)).unwrap();
+    let watcher = cloakroom::Watcher::spawn(&store, Default::default(), NoActivity).unwrap();
+    watcher.reports().recv().unwrap();
+    let live = Live::serve(&store, LiveOptions::new().watcher(&watcher)).unwrap();
+    let seen = Seen { home, store, live };
+    let text = text(&seen);
+    watcher.stop();
+    text
+}
+
+/// What the dashboard asks for.
+fn expressions() -> Vec<String> {
+    let text = std::fs::read_to_string(format!("{MONITORING}/dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let found: Vec<_> = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+    assert!(found.len() > 10 && found.iter().all(|expression| expression.contains("store=~\"$store\"")), "{found:?}");
+    found
+}
+
+/// The rules and the dashboard ask for figures that there are.
+#[test]
+fn what_is_watched_is_told() {
+    let text = watched();
+    let rules = std::fs::read_to_string(format!("{MONITORING}/alerts.yml")).unwrap();
+    let asked = rules.lines().filter(|line| line.trim_start().starts_with("expr:")).map(str::to_owned);
+    let mut names = std::collections::BTreeSet::new();
+    for expression in asked.chain(expressions()) {
+        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        names.extend(words.filter(|word| word.starts_with("cloakroom_")).map(str::to_owned));
+    }
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name}{{"))), "{name}");
+    }
+}
+
+/// Prometheus' own checks, where its tools are.
+#[test]
+fn prometheus_takes_the_figures_the_rules_and_the_dashboard() {
+    let promtool = |arguments: &[&str], input: &str| {
+        let mut command = std::process::Command::new("promtool");
+        let command = command.args(["check"]).args(arguments).current_dir(MONITORING);
+        let pipe = std::process::Stdio::piped;
+        let mut child = command.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        output
+    };
+    if std::process::Command::new("promtool").arg("--version").output().is_err() {
+        println!("left out: promtool is not here");
+        return;
+    }
+    let checked = promtool(&["metrics"], &watched());
+    assert!(checked.stdout.is_empty() && checked.stderr.is_empty(), "{checked:?}");
+    promtool(&["config", "prometheus.yml"], "");
+    promtool(&["rules", "alerts.yml"], "");
+    // Each question of the dashboard, as if it were recorded.
+    let mut rules = "groups:\n  - name: dashboard\n    rules:\n".to_owned();
+    for (n, expression) in expressions().iter().enumerate() {
+        let quoted = serde_json::to_string(&expression.replace("$store", ".*")).unwrap();
+        rules.push_str(&format!("      - record: dashboard:{n}\n        expr: {quoted}\n"));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules.yml");
+    std::fs::write(&file, rules).unwrap();
+    promtool(&["rules", file.to_str().unwrap()], "");
+}
+
 /// The page has a row for each figure, and each row is one.
 #[test]
 fn the_page_lists_every_figure() {
-    let seen = Seen::new(1);
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
     let listed: std::collections::BTreeSet<_> = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `"))
         .map(|line| line.split(['`', '{']).next().unwrap().to_owned())
         .collect();
-    let text = text(&seen);
-    let mut told: std::collections::BTreeSet<_> = text
+    let text = watched();
+    let told: std::collections::BTreeSet<_> = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))
         .map(|line| line.split(' ').next().unwrap().to_owned())
         .collect();
-    // Of a watcher, which this store has not.
-    told.extend(["cloakroom_held_passes_total", "cloakroom_failed_passes_total"].map(str::to_owned));
     assert_eq!(listed, told);
-    let watched = Seen::with(0, LiveOptions::new());
-    assert!(!super::metrics::text(&watched).contains("held_passes"));
+    // Without a watcher there are none of one.
+    assert!(!super::metrics::text(&Seen::new(1)).contains("held_passes"));
 }

