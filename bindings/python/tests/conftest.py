@@ -41,6 +41,8 @@ def run(path: Path) -> Run:
         prelude = f"""
             import asyncio, os, signal, sys, threading, time
             from cloakroom_store import *
+            # It may have been started with SIGINT ignored, as what runs in the background of a script is.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             path, KEY = {str(path)!r}, {KEY!r}
         """
         text = textwrap.dedent(prelude) + textwrap.dedent(program)

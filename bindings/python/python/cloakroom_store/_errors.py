@@ -5,7 +5,6 @@ import os
 from typing import Any
 
 
-
 class Error(Exception):
     """Base of all errors of the store.
 
@@ -127,6 +126,14 @@ class Forked(Error):
     """The process was forked after the store was opened: open stores after the fork."""
 
 
+class Served(Error):
+    """The store has a live view already."""
+
+
+class Unsupported(Error):
+    """What keeps this store cannot do that."""
+
+
 class TimeZoneUnknown(Error, ValueError):
     """A time zone that is not known, or the machine's own cannot be told."""
 
@@ -180,9 +187,8 @@ CLASSES: dict[str, type[Error]] = {
     "time_zone": TimeZoneUnknown,
     "local_time_zone": TimeZoneUnknown,
     "clock_behind": ClockBehind,
-    # No verb of this package meets these.
-    "served": Error,
-    "unsupported": Error,
+    "served": Served,
+    "unsupported": Unsupported,
 }
 
 #: What the operating system would say, where it was not asked.
