@@ -392,35 +392,43 @@ class Entries(MutableMapping[str, Any]):
         return receipt
 
     def _written(self, key: str, entry: Any, state: _State) -> Receipt | None:
+        token = entry.__dict__.get(_TURN[0])
+        turn = self.store.turn(key) if _TURN[0] in entry.__dict__ else None
+        there = self.store.get(key)
+        if turn is None or turn.token != token or there is None or there.session_id != entry.session_id:
+            # The store knows an open turn by its session. One that goes on under another id is kept with the entry.
+            state.token = None
+        else:
+            turn, state.token = None, token
+        receipt = self._put(key, entry, state)
+        if turn is not None:
+            receipt = self.store.end_turn(key, turn.token).receipt or receipt
+        return receipt
+
+    def _put(self, key: str, entry: Any, state: _State) -> Receipt | None:
         fields = self._fields(entry)
         if state.base is None:
             return self._have_put(state, self.store.put_json(key, json.dumps(fields)))
-        ended = None
-        if state.token is not None and entry.__dict__.get(_TURN[0]) is None:
-            ended, state.token = self.store.end_turn(key, state.token).receipt, None
         names = {name for name in fields.keys() | state.base.keys() if fields.get(name) != state.base.get(name)}
         if not names:
-            return ended
+            return None
         if names == {"updated_at"} and self._is_now(entry.updated_at):
             # Nothing but activity, and now: that has a verb, which costs a tenth.
             self.store.touch(key)
             self._brought_up(key, entry)
-            return ended
+            return None
         for _ in range(_ATTEMPTS):
             found = self.store.get(key)
             if found is None:
                 # Somebody has removed it, so there is nothing to change.
                 self._let_go(key)
-                return ended
+                return None
             is_theirs = (found.revision, found.updated_at) != (state.revision, state.updated_at)
-            if is_theirs:
-                # Somebody has changed it since it was read: what each has changed counts.
-                theirs = json.loads(self.store.get_json(key) or "{}")
-                fields = {
-                    **{name: value for name, value in theirs.items() if name not in names},
-                    **{name: fields[name] for name in names if name in fields},
-                }
-            put = self.store.put_json(key, json.dumps(fields), expect=found.revision)
+            # What others have changed since it was read, and what Hermes' class does not know, stays.
+            there = json.loads(self.store.get_json(key) or "{}")
+            new = {name: fields[name] for name in names if name in fields}
+            kept = {name: value for name, value in there.items() if name not in names}
+            put = self.store.put_json(key, json.dumps({**kept, **new}), expect=found.revision)
             if put.outcome == "unexpected":
                 continue
             receipt = self._have_put(state, put)

@@ -120,7 +120,12 @@ class Sessions(_Hermes):  # type: ignore[misc]
         """`begin_turn`."""
         with self._lock:
             self._entries.settle()
-            turn = self._cloakroom.begin_turn(session_key) if self._entries.keeps(session_key) else None
+            entry = self._entries.get(session_key)
+            if entry is None or not self._entries.keeps(session_key):
+                return None
+            if entry.active_turn_token is not None:
+                self._forget_turn(entry)
+            turn = self._cloakroom.begin_turn(session_key)
             if turn is None:
                 return None
             self._entries.turned(session_key)
@@ -131,26 +136,22 @@ class Sessions(_Hermes):  # type: ignore[misc]
         """`end_turn`."""
         with self._lock:
             self._entries.settle()
-            if not self._entries.keeps(session_key):
+            entry = self._entries.get(session_key)
+            if entry is None or entry.active_turn_token != token:
                 return False
-            try:
-                ended = self._cloakroom.end_turn(session_key, token)
-            except ValueError:
-                # A token of another store's.
-                return False
-            self._entries.turned(session_key)
-        self._waited(ended.receipt)
-        return ended.outcome == "ended"
+            receipt = self._forget_turn(entry)
+        self._waited(receipt)
+        return True
 
     def recover_interrupted_turns(self, max_age_seconds: int = 60 * 60) -> int:
-        """`recover_interrupted_turns`, and those that came with Hermes' own table."""
+        """`recover_interrupted_turns`, and those that are kept with an entry."""
         with self._lock:
             self._entries.settle()
             max_age = float(max_age_seconds) if max_age_seconds > 0 else None
             found = self._cloakroom.recover_interrupted_turns(max_age, reason="restart_interrupted")
             self._entries.bring_all_up()
             marked = len(found.resumable)
-            for entry in self._moved_in_with_turns():
+            for entry in self._with_turns_of_their_own():
                 started = entry.active_turn_started_at
                 entry.active_turn_token = entry.active_turn_started_at = None
                 if entry.suspended or started is None or (max_age and time.time() - started.timestamp() > max_age):
@@ -171,7 +172,7 @@ class Sessions(_Hermes):  # type: ignore[misc]
             self._entries.settle()
             count = self._cloakroom.discard_turns()
             self._entries.bring_all_up()
-            for entry in self._moved_in_with_turns():
+            for entry in self._with_turns_of_their_own():
                 entry.active_turn_token = entry.active_turn_started_at = None
                 count += 1
             receipt = self._entries.settle()
@@ -215,6 +216,11 @@ class Sessions(_Hermes):  # type: ignore[misc]
             self._cloakroom.flush()
         return count
 
+    def _forget_turn(self, entry: Any) -> Receipt | None:
+        """Ends the turn that an entry shows, which is the store's own or, under another session id, one kept with the entry."""
+        entry.active_turn_token = entry.active_turn_started_at = None
+        return self._entries.settle()
+
     def _in_memory(self, session_key: str, **fields: Any) -> bool:
         """For an entry that the store cannot take."""
         entry = self._entries.get(session_key)
@@ -222,7 +228,7 @@ class Sessions(_Hermes):  # type: ignore[misc]
             setattr(entry, name, value)
         return entry is not None
 
-    def _moved_in_with_turns(self) -> list[Any]:
+    def _with_turns_of_their_own(self) -> list[Any]:
         found = (self._entries.get(each.key) for each in self._cloakroom.entries() if each.active_turn_token)
         return [entry for entry in found if entry is not None]
 
