@@ -1,5 +1,6 @@
-//! The time of the servers: the process's monotonic time and an offset that the lanes measure.
+//! The time of the servers: the process's monotonic time and offsets that the lanes measure.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -10,12 +11,17 @@ use crate::time::{Clock, SystemClock, Timer, Timestamp};
 
 /// How long a measure counts before a worse one may take its place.
 const STALE: Duration = Duration::from_secs(60);
+/// How long it counts at all.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+/// Two clocks that differ by more disagree, and nobody knows which of them is right.
+const APART: Duration = Duration::from_secs(60);
 
-/// What the servers' clocks say, within half a round trip. A step of this host's clock does nothing.
+/// What the servers' clocks say, within half a round trip. Of several nodes the one in the middle counts, so one whose clock
+/// is wrong moves nothing. A step of this host's clock does nothing either.
 #[derive(Debug)]
 pub(super) struct ServerClock {
     own: SystemClock,
-    best: Mutex<Option<Measure>>,
+    best: Mutex<HashMap<String, Measure>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -26,30 +32,50 @@ struct Measure {
     round_trip: Duration,
 }
 
+impl Measure {
+    fn now(&self) -> Timestamp {
+        self.said.saturating_add(self.at.elapsed())
+    }
+}
+
+/// The time in an answer to `TIME`.
+pub(super) fn time_of(time: &[Value]) -> Option<Timestamp> {
+    let (seconds, micros) = (int(at(time, 0))?, int(at(time, 1))?);
+    Some(Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros)))
+}
+
+/// Whether the times are such that something may be said of ages.
+pub(super) fn agree(times: &[Timestamp]) -> bool {
+    let (first, last) = (times.iter().min(), times.iter().max());
+    first.zip(last).is_none_or(|(first, last)| last.since(*first) <= APART)
+}
+
 impl ServerClock {
     pub(super) fn new() -> Self {
         Self { own: SystemClock::new(), best: Mutex::default() }
     }
 
-    /// Takes the answer to a `TIME` that was sent at `sent` and has just come.
-    pub(super) fn told(&self, sent: Instant, time: &[Value]) {
-        let (Some(seconds), Some(micros)) = (int(at(time, 0)), int(at(time, 1))) else { return };
+    /// Takes a node's answer to a `TIME` that was sent at `sent` and has just come.
+    pub(super) fn told(&self, node: &str, sent: Instant, time: &[Value]) {
+        let Some(said) = time_of(time) else { return };
         let round_trip = sent.elapsed();
-        let said = Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros));
         let measure = Measure { said, at: sent + round_trip / 2, round_trip };
         let mut best = self.best.lock();
-        if best.is_none_or(|best| round_trip <= best.round_trip || best.at.elapsed() > STALE) {
-            *best = Some(measure);
+        best.retain(|_, measure| measure.at.elapsed() < FORGOTTEN);
+        match best.get_mut(node) {
+            Some(best) if round_trip > best.round_trip && best.at.elapsed() <= STALE => {}
+            Some(best) => *best = measure,
+            None => drop(best.insert(node.to_owned(), measure)),
         }
     }
 }
 
 impl Clock for ServerClock {
     fn now(&self) -> Timestamp {
-        match *self.best.lock() {
-            Some(Measure { said, at, .. }) => said.saturating_add(at.elapsed()),
-            None => SystemTime::now().into(),
-        }
+        let mut times: Vec<_> = self.best.lock().values().map(Measure::now).collect();
+        times.sort_unstable();
+        let middle = times.len().saturating_sub(1) / 2;
+        times.get(middle).copied().unwrap_or_else(|| SystemTime::now().into())
     }
 
     fn monotonic(&self) -> Duration {

@@ -282,7 +282,7 @@ impl Running {
         };
         if asks_time {
             self.timed = Some(began);
-            self.clock.told(began, list(at(&answers, 0)));
+            self.clock.told(&self.node, began, list(at(&answers, 0)));
         }
         let sent = Sent { link: Arc::clone(link), batch };
         for (Request { answer, .. }, (begin, end, is_transaction)) in requests.into_iter().zip(places) {

@@ -5,23 +5,27 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use redis::{Cmd, Connection, ServerError, ServerErrorKind, Value};
+use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
-use super::clock::ServerClock;
+use super::clock::{ServerClock, time_of};
 use super::lane::{Answered, Lane, Trouble};
 use super::layout::SLOTS;
 use super::proof::{Needs, Sent};
+use super::seen::{Owner, Seen, named_by, seen_by};
 use super::settings::{self, Wanted};
-use super::value::{at, int, list, text};
+use super::value::{at, list, text};
 use super::wire::Wire;
 use crate::error::{Error, Result};
 use crate::fork;
+use crate::time::Timestamp;
 
 /// The map is asked for no more often.
 const REFRESH: Duration = Duration::from_millis(100);
 /// Settings are asked for again after so long.
 const RECHECK: Duration = Duration::from_secs(30);
 
+/// Redirections that are followed at once: nodes of two minds may send a request to and fro.
+const HOPS: u32 = 5;
 /// Requests that are under way together, at most.
 const AT_ONCE: usize = 4096;
 
@@ -41,17 +45,32 @@ struct Primary {
 
 #[derive(Debug, Default)]
 struct Map {
-    epoch: u64,
     /// The place of the primary of each slot.
     slots: Vec<Option<u16>>,
+    /// The epoch since which that one has the slot: a later owner has a higher one.
+    since: Vec<u64>,
     primaries: Vec<Arc<Primary>>,
     replicas: Vec<(String, Vec<String>)>,
+    /// Nodes that get their first slot just now.
+    guests: Vec<Arc<Primary>>,
 }
 
 impl Map {
     fn primary(&self, slot: u16) -> Option<&Arc<Primary>> {
         let place = self.slots.get(usize::from(slot)).copied().flatten()?;
         self.primaries.get(usize::from(place))
+    }
+
+    /// Whether a node has not heard of an owner of a slot that is known here. To believe it would lead back to one that was
+    /// replaced, and answers what it knew.
+    fn is_ahead_of(&self, seen: &Seen) -> bool {
+        let is_older =
+            |owner: &Owner| owner.slots().any(|slot| self.since.get(slot).is_some_and(|at| *at > owner.epoch));
+        seen.primaries.iter().any(is_older)
+    }
+
+    fn node(&self, name: &str) -> Option<&Arc<Primary>> {
+        self.primaries.iter().chain(&self.guests).find(|one| one.writes.node() == name)
     }
 
     fn nodes(&self) -> Vec<String> {
@@ -137,7 +156,8 @@ impl Nodes {
     /// be run again; `build` is told whether scripts go as text.
     pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
         let began = Instant::now();
-        let (mut delay, mut again, mut whole, mut ask) = (Duration::from_millis(1), false, false, None::<String>);
+        let (mut delay, mut again, mut whole, mut ask) = (Duration::from_millis(1), false, false, None::<Other>);
+        let mut hops = 0;
         loop {
             if fork::is_child() {
                 return Err(Error::Forked { path: self.needs.name.clone().into() });
@@ -145,19 +165,17 @@ impl Nodes {
             self.check_sound()?;
             let commands = build(whole);
             let is_single = commands.len() == 1;
-            let primary = {
-                let map = self.map.read();
-                match &ask {
-                    Some(node) => map.primaries.iter().find(|one| one.writes.node() == node).cloned(),
-                    None => map.primary(slot).cloned(),
-                }
+            let asked = ask.take();
+            let primary = match &asked {
+                Some(other) => self.other(other)?,
+                None => self.map.read().primary(slot).cloned(),
             };
             let (node, source): (String, Box<dyn std::error::Error + Send + Sync>) = match primary {
-                None => (ask.take().unwrap_or_default(), format!("no node has slot {slot}").into()),
+                None => (String::new(), format!("no node has slot {slot}").into()),
                 Some(primary) => {
                     let lane = if kind == Kind::Read { &primary.reads } else { &primary.writes };
                     let node = lane.node().to_owned();
-                    let answered = lane.run(commands, ask.take().is_some());
+                    let answered = lane.run(commands, asked.is_some_and(|other| other.once));
                     match answered.values {
                         Ok(values) => return Ok(Done { values, sent: answered.sent, node, again }),
                         Err(Trouble::Unsent(error)) => (node, error.into()),
@@ -170,11 +188,18 @@ impl Nodes {
                                 whole = true;
                                 continue;
                             }
-                            Next::Ask(other) => {
-                                ask = Some(other);
+                            Next::Other(other) => {
+                                hops += 1;
+                                ask = Some(other).filter(|_| hops % HOPS != 0);
                                 (node, error_of(&error))
                             }
-                            Next::Whole | Next::Wait => (node, error_of(&error)),
+                            Next::Apart if kind == Kind::Read && !is_single => {
+                                if let Some(done) = self.apart(slot, build)? {
+                                    return Ok(done);
+                                }
+                                (node, error_of(&error))
+                            }
+                            Next::Whole | Next::Apart | Next::Wait => (node, error_of(&error)),
                         },
                     }
                 }
@@ -190,19 +215,75 @@ impl Nodes {
         }
     }
 
+    /// Reads while a slot is on its way: of a transaction some keys may be here and some there, so each command goes by
+    /// itself. `None` if what the first one answers has changed meanwhile.
+    fn apart(&self, slot: u16, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Option<Done>> {
+        let (mut all, commands) = (None::<Done>, build(true));
+        for command in &commands {
+            let one = self.call(slot, Kind::Read, &|_| vec![command.clone()])?;
+            match &mut all {
+                Some(all) => all.values.extend(one.values),
+                None => all = Some(one),
+            }
+        }
+        let Some((done, first)) = all.zip(commands.first()) else { return Ok(None) };
+        let again = self.call(slot, Kind::Read, &|_| vec![first.clone()])?;
+        Ok((again.values.first() == done.values.first()).then_some(done))
+    }
+
+    /// The node that another one named. It may have no slot yet, and then it is asked for its settings first.
+    fn other(&self, other: &Other) -> Result<Option<Arc<Primary>>> {
+        if let Some(known) = self.map.read().node(&other.node) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let Ok(mut connection) = self.wire.connect(&other.node) else { return Ok(None) };
+        settings::check(&other.node, &mut connection, self.wanted)?;
+        let info: Option<Value> = redis::cmd("INFO").arg("replication").query(&mut connection).ok();
+        let info = info.as_ref().and_then(text).unwrap_or_default();
+        let replicas = info.lines().find_map(|line| line.strip_prefix("connected_slaves:")?.trim().parse().ok());
+        self.needs.add(&other.node, replicas.unwrap_or(0));
+        let mut map = self.map.write();
+        if let Some(known) = map.node(&other.node) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let primary = Arc::new(self.start(&other.node)?);
+        map.guests.push(Arc::clone(&primary));
+        Ok(Some(primary))
+    }
+
+    fn start(&self, node: &str) -> Result<Primary> {
+        let lane = || Lane::start(node.to_owned(), self.wire.clone(), Arc::clone(&self.needs), Arc::clone(&self.clock));
+        Ok(Primary { writes: lane()?, reads: lane()? })
+    }
+
+    /// Notes where a slot is, as the node that had it says, until the map is asked for again.
+    fn moved(&self, slot: u16, node: &str) -> bool {
+        let mut map = self.map.write();
+        let place = map.primaries.iter().position(|primary| primary.writes.node() == node);
+        let place = place.and_then(|place| u16::try_from(place).ok());
+        match (place, map.slots.get_mut(usize::from(slot))) {
+            (Some(place), Some(entry)) => {
+                *entry = Some(place);
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn judge(&self, error: &ServerError, node: &str, is_single: bool) -> Result<Next> {
         let refused = || Err(Error::Refused { node: node.to_owned(), source: error_of(error) });
         match error.kind() {
             Some(ServerErrorKind::NoScript) => Ok(Next::Whole),
             Some(ServerErrorKind::Ask) if is_single => {
-                let target = error.details().and_then(|details| details.split_whitespace().nth(1));
-                Ok(target.map_or(Next::Wait, |target| Next::Ask(target.to_owned())))
+                Ok(named_by(error, node).map_or(Next::Wait, |(_, node)| Next::Other(Other { node, once: true })))
             }
+            Some(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => Ok(Next::Apart),
+            Some(ServerErrorKind::Moved) => Ok(match named_by(error, node) {
+                Some((slot, target)) if self.moved(slot, &target) => Next::Other(Other { node: target, once: false }),
+                _ => Next::Wait,
+            }),
             Some(
-                ServerErrorKind::Moved
-                | ServerErrorKind::Ask
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::BusyLoading
+                ServerErrorKind::BusyLoading
                 | ServerErrorKind::ClusterDown
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::ReadOnly,
@@ -250,7 +331,7 @@ impl Nodes {
             let found =
                 self.wire.connect(&node).map_err(Into::into).and_then(|mut connection| seen_by(&node, &mut connection));
             match found {
-                Ok(seen) if seen.epoch >= self.map.read().epoch => {
+                Ok(seen) if !self.map.read().is_ahead_of(&seen) => {
                     let result = self.take(seen, &mut refreshed);
                     refreshed.at = Some(Instant::now());
                     return result;
@@ -268,27 +349,25 @@ impl Nodes {
     fn take(&self, seen: Seen, refreshed: &mut Refreshed) -> Result<()> {
         let mut primaries: Vec<Arc<Primary>> = Vec::new();
         let mut slots = vec![None; usize::from(SLOTS)];
+        let mut since = vec![0; usize::from(SLOTS)];
         {
             let map = self.map.read();
-            for (node, ranges) in &seen.primaries {
-                let known = map.primaries.iter().find(|primary| primary.writes.node() == node).cloned();
-                let start =
-                    || Lane::start(node.clone(), self.wire.clone(), Arc::clone(&self.needs), Arc::clone(&self.clock));
-                let primary = match known {
-                    Some(primary) => primary,
-                    None => Arc::new(Primary { writes: start()?, reads: start()? }),
+            for owner in &seen.primaries {
+                let primary = match map.node(&owner.node) {
+                    Some(known) => Arc::clone(known),
+                    None => Arc::new(self.start(&owner.node)?),
                 };
                 let place = u16::try_from(primaries.len()).ok();
-                for slot in ranges.iter().flat_map(|(first, last)| *first..=*last) {
-                    if let Some(slot) = slots.get_mut(usize::from(slot)) {
-                        *slot = place;
+                for slot in owner.slots() {
+                    if let (Some(slot), Some(since)) = (slots.get_mut(slot), since.get_mut(slot)) {
+                        (*slot, *since) = (place, owner.epoch);
                     }
                 }
                 primaries.push(primary);
             }
         }
         self.needs.set(seen.replicas.iter().map(|(node, replicas)| (node.clone(), replicas.len() as u64)).collect());
-        let map = Map { epoch: seen.epoch, slots, primaries, replicas: seen.replicas };
+        let map = Map { slots, since, primaries, replicas: seen.replicas, guests: Vec::new() };
         let nodes = map.nodes();
         let is_changed = std::mem::replace(&mut *self.map.write(), map).nodes() != nodes;
         let is_due = refreshed.checked.is_none_or(|at| at.elapsed() > RECHECK);
@@ -352,6 +431,21 @@ impl Nodes {
         Ok(all)
     }
 
+    /// What the clock of each primary says. One that does not answer is an error: its clock may be the wrong one.
+    pub(super) fn times(&self) -> Result<Vec<Timestamp>> {
+        let primaries: Vec<_> = self.map.read().primaries.to_vec();
+        let time = |primary: &Arc<Primary>| {
+            // The first connection may be one that broke since it was used.
+            let mut answers = (0..2).map(|_| primary.reads.run(vec![redis::cmd("TIME")], false).values);
+            let time = answers.find_map(|values| time_of(list(at(&values.ok()?, 0))));
+            time.ok_or_else(|| {
+                let (node, source) = (primary.reads.node().to_owned(), "it does not tell its time".into());
+                Error::Unavailable { seconds: 0, node, source }
+            })
+        };
+        primaries.iter().map(time).collect()
+    }
+
     /// A receipt of all that was sent so far to each primary.
     pub(super) fn all_sent(&self) -> Vec<Sent> {
         let primaries: Vec<_> = self.map.read().primaries.to_vec();
@@ -363,57 +457,18 @@ impl Nodes {
 /// What to do about an answer that is none.
 enum Next {
     Whole,
-    Ask(String),
+    Other(Other),
+    /// The keys are in two places.
+    Apart,
     Wait,
+}
+
+/// A node that another one named; for one time only, while a slot is on its way.
+struct Other {
+    node: String,
+    once: bool,
 }
 
 fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
     redis::RedisError::from(error.clone()).into()
-}
-
-/// The map as a node sees it.
-struct Seen {
-    epoch: u64,
-    primaries: Vec<(String, Vec<(u16, u16)>)>,
-    replicas: Vec<(String, Vec<String>)>,
-}
-
-fn seen_by(
-    node: &str,
-    connection: &mut Connection,
-) -> std::result::Result<Seen, Box<dyn std::error::Error + Send + Sync>> {
-    let timeout = Some(Duration::from_secs(1));
-    connection.set_read_timeout(timeout)?;
-    connection.set_write_timeout(timeout)?;
-    let info: Value = redis::cmd("CLUSTER").arg("INFO").query(connection)?;
-    let info = text(&info).unwrap_or_default();
-    let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    if of("cluster_state") != Some("ok") {
-        return Err("the cluster is down, as this node sees it".into());
-    }
-    let epoch = of("cluster_current_epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-    let slots: Value = redis::cmd("CLUSTER").arg("SLOTS").query(connection)?;
-    let own_host = node.rsplit_once(':').map_or("", |(host, _)| host);
-    let name = |value: &Value| {
-        let (host, port) = (text(at(list(value), 0)).unwrap_or_default(), int(at(list(value), 1)).unwrap_or(0));
-        // A node that does not know its own address.
-        let host = if host.is_empty() || host == "?" { own_host.to_owned() } else { host };
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    };
-    let mut seen = Seen { epoch, primaries: Vec::new(), replicas: Vec::new() };
-    for range in list(&slots) {
-        let range = list(range);
-        let bound = |place| int(at(range, place)).and_then(|slot| u16::try_from(slot).ok());
-        let (Some(first), Some(last)) = (bound(0), bound(1)) else { continue };
-        let primary = name(at(range, 2));
-        match seen.primaries.iter_mut().find(|(node, _)| *node == primary) {
-            Some((_, ranges)) => ranges.push((first, last)),
-            None => {
-                let replicas = range.get(3..).unwrap_or_default().iter().map(name).collect();
-                seen.replicas.push((primary.clone(), replicas));
-                seen.primaries.push((primary, vec![(first, last)]));
-            }
-        }
-    }
-    Ok(seen)
 }

@@ -17,6 +17,7 @@ use super::map::Kind;
 use super::scripts::Named;
 use super::store::{ClusterStore, Inner};
 use super::value::{at, int, list, pairs, text};
+use crate::commit::Receipt;
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::prune::{ActivityGuard, Answer, ask};
@@ -29,30 +30,49 @@ const NAP: Duration = Duration::from_secs(1);
 impl ClusterStore {
     /// Joins the members, and stays one from a thread of its own until the store is dropped or closed.
     pub(super) fn start_keeper(&self) -> Result<()> {
-        self.renew()?;
+        let joined = self.renew()?;
+        // A failover must not forget that there is somebody to ask. Without replicas nothing can be awaited; the next renewal
+        // makes up for it.
+        if let Err(error) = self.keep_all(&joined) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a failover may forget this member for some seconds"
+            );
+        }
         let (stop, stopped) = bounded::<()>(0);
         *self.inner.keeper.0.lock() = Some(stop);
         let (inner, lease) = (std::sync::Arc::downgrade(&self.inner), self.inner.options.lease);
         let nap = NAP.min(lease / 6).max(Duration::from_millis(10));
-        let review = self.inner.options.review_interval;
+        if self.inner.options.guard.is_some() {
+            // A guard that hangs must not end the lease: this process lives, and its jobs with it.
+            let (inner, stopped, interval) = (inner.clone(), stopped.clone(), self.inner.options.review_interval);
+            let review = move || {
+                let mut reviewed = Instant::now();
+                while stopped.recv_timeout(nap.min(interval)) == Err(RecvTimeoutError::Timeout) {
+                    if reviewed.elapsed() < interval {
+                        continue;
+                    }
+                    let Some(store) = upgrade(&inner) else { return };
+                    if let Err(error) = store.review() {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot review what is to be pruned");
+                    }
+                    reviewed = Instant::now();
+                }
+            };
+            self.start_thread("cloakroom-review", review)?;
+        }
         let run = move || {
-            let (mut renewed, mut reviewed, mut looked) = (Instant::now(), Instant::now(), Instant::now());
+            let (mut renewed, mut looked) = (Instant::now(), Instant::now());
             while stopped.recv_timeout(nap) == Err(RecvTimeoutError::Timeout) {
                 let Some(store) = upgrade(&inner) else { return };
                 if renewed.elapsed() >= lease / 6 {
                     match store.renew() {
-                        Ok(()) => renewed = Instant::now(),
+                        Ok(_) => renewed = Instant::now(),
                         Err(error) => tracing::warn!(
                             error = &error as &dyn std::error::Error,
                             "cannot renew the lease of this process"
                         ),
                     }
-                }
-                if reviewed.elapsed() >= review {
-                    if let Err(error) = store.review() {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot review what is to be pruned");
-                    }
-                    reviewed = Instant::now();
                 }
                 if looked.elapsed() >= LOOK {
                     store.inner.nodes.refresh(None);
@@ -60,7 +80,11 @@ impl ClusterStore {
                 }
             }
         };
-        let thread = thread::Builder::new().name("cloakroom-member".into()).spawn(run);
+        self.start_thread("cloakroom-member", run)
+    }
+
+    fn start_thread(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = thread::Builder::new().name(name.into()).spawn(run);
         thread.map(drop).map_err(|e| Error::io("start the member's thread of", self.name(), e))
     }
 
@@ -71,21 +95,21 @@ impl ClusterStore {
         self.join("guards", "").map(drop)
     }
 
-    fn renew(&self) -> Result<()> {
+    fn renew(&self) -> Result<Vec<Receipt>> {
         let lease = self.inner.options.lease.as_millis().to_string();
-        self.join("members", &lease)?;
+        let mut joined = vec![self.join("members", &lease)?];
         if self.inner.options.guard.is_some() {
-            self.join("guards", &lease)?;
+            joined.push(self.join("guards", &lease)?);
         }
-        Ok(())
+        Ok(joined)
     }
 
-    /// Joins, for so many milliseconds, or leaves, and answers the members.
-    fn join(&self, which: &str, lease: &str) -> Result<BTreeSet<String>> {
+    /// Joins, for so many milliseconds, or leaves.
+    fn join(&self, which: &str, lease: &str) -> Result<Receipt> {
         let keys = [self.layout().once(which)];
         let args = [self.inner.member.clone().into_bytes(), lease.as_bytes().to_vec()];
         let done = self.call(0, Kind::Write, &|whole| vec![Named::Member.call(whole, &keys, &args)])?;
-        Ok(list(at(&done.values, 0)).iter().filter_map(text).collect())
+        Ok(self.receipt([done.sent]))
     }
 
     fn alive(&self, which: &str) -> Result<BTreeSet<String>> {
@@ -143,7 +167,9 @@ impl ClusterStore {
         reviewed: i64,
         counted: i64,
     ) -> Result<()> {
-        let mut commands = Vec::new();
+        let until = self.now().saturating_add(self.inner.options.review_interval * 3).as_micros();
+        let number = |number: i64| number.to_string().into_bytes();
+        let mut args = vec![self.inner.member.clone().into_bytes(), number(reviewed), number(counted), number(until)];
         for (key, condemnation) in condemned {
             let (key, condemnation) = (text(key).unwrap_or_default(), text(condemnation).unwrap_or_default());
             let number = condemnation.split_once(':').and_then(|(number, _)| number.parse::<i64>().ok());
@@ -151,25 +177,13 @@ impl ClusterStore {
                 continue;
             }
             let key = SessionKey::new(key).map_err(Error::InvalidKey)?;
-            match ask(guard, &key) {
-                Answer::Idle => {}
-                Answer::Active | Answer::Failed => {
-                    let until = self.now().saturating_add(self.inner.options.review_interval * 3);
-                    let mut hold = redis::cmd("ZADD");
-                    hold.arg(self.part(shard, Part::Holds)).arg("GT").arg(until.as_micros()).arg(key.as_str());
-                    commands.push(hold);
-                    // It is asked about again: a hold ends.
-                    commands
-                        .push(redis::cmd("HDEL").arg(self.part(shard, Part::Condemned)).arg(key.as_str()).to_owned());
-                }
-            }
+            let is_at_work = ask(guard, &key) != Answer::Idle;
+            args.extend([key.as_str().as_bytes().to_vec(), condemnation.into_bytes()]);
+            args.push(if is_at_work { b"1".to_vec() } else { b"0".to_vec() });
         }
-        // After the holds, and in one step with them.
-        let mut say = redis::cmd("HSET");
-        say.arg(self.part(shard, Part::Reviewed)).arg(&self.inner.member).arg(counted);
-        commands.push(say);
-        self.call(shard, Kind::Write, &|_| commands.clone())?;
-        Ok(())
+        let keys = [Part::Mark, Part::Condemned, Part::Holds, Part::Reviewed].map(|part| self.part(shard, part));
+        // What was taken back by a failover meanwhile is looked at the next time.
+        self.script(shard, Named::Review, &keys, &args).map(drop)
     }
 }
 

@@ -16,6 +16,7 @@ mod options;
 mod proof;
 mod prune;
 mod scripts;
+mod seen;
 mod settings;
 mod store;
 mod turns;

@@ -36,6 +36,13 @@ impl Needs {
         *self.known.write() = known;
     }
 
+    /// Notes how many a node has that is not in the map yet.
+    pub(super) fn add(&self, node: &str, replicas: u64) {
+        let mut known = self.known.write();
+        known.retain(|(name, _)| name != node);
+        known.push((node.to_owned(), replicas));
+    }
+
     /// All that the primary has, and no fewer than there have to be.
     pub(super) fn of(&self, node: &str) -> u64 {
         let known = self.known.read();

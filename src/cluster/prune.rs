@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::clock::agree;
 use super::layout::Part;
 use super::map::Kind;
 use super::scripts::Named;
@@ -33,6 +34,11 @@ impl ClusterStore {
         if policy.is_disabled() {
             return Ok(report);
         }
+        if !self.clocks_agree()? {
+            tracing::warn!("clocks of the cluster, or that of this host, are more than a minute apart: nothing ages");
+            report.clock_doubted = true;
+            return Ok(report);
+        }
         let others = self.other_guards()?;
         let shards = self.layout().shards();
         // The cap is split evenly, and what is left over goes to the first shards.
@@ -62,6 +68,14 @@ impl ClusterStore {
         report.kept_unreadable = report.unreadable.count;
         self.keep_all(&receipts)?;
         Ok(report)
+    }
+
+    /// Whether the clocks of all primaries and of this host are about the same. Where they are not nobody can tell whose is
+    /// right: ages may be wrong, and so may be who is alive.
+    fn clocks_agree(&self) -> Result<bool> {
+        let mut times = self.inner.nodes.times()?;
+        times.push(std::time::SystemTime::now().into());
+        Ok(agree(&times))
     }
 
     /// How many entries each shard has, and how many of them are older than the cutoff.
@@ -223,8 +237,12 @@ impl Shelf for One<'_, '_> {
             return Ok(None);
         }
         let unless_held_at = (!is_overridden).then_some(now);
-        let (answer, receipt) =
-            store.remove_script(&seen.key, self.look, &self.look.score, unless_held_at, &self.condemned)?;
+        let removed = store.remove_script(&seen.key, self.look, &self.look.score, unless_held_at, &self.condemned);
+        let (answer, receipt) = match removed {
+            // It is another one now, whoever removed the one that was seen.
+            Err(Error::Uncertain { .. }) => return Ok(None),
+            removed => removed?,
+        };
         if answer == 1 {
             self.pass.receipt = Some(receipt);
             return Ok(Some(session));

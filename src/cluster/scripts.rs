@@ -15,6 +15,7 @@ pub(super) enum Named {
     Condemn,
     Member,
     Message,
+    Review,
 }
 
 struct Text {
@@ -35,6 +36,7 @@ static END: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/en
 static HOLD: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/hold.lua")));
 static CONDEMN: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/condemn.lua")));
 static MESSAGE: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/message.lua")));
+static REVIEW: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/review.lua")));
 static MEMBER: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/member.lua")));
 
 impl Named {
@@ -48,6 +50,7 @@ impl Named {
             Self::Condemn => &CONDEMN,
             Self::Member => &MEMBER,
             Self::Message => &MESSAGE,
+            Self::Review => &REVIEW,
         }
     }
 

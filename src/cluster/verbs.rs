@@ -441,9 +441,17 @@ impl ClusterStore {
         ];
         let (value, done) = self.script(shard, Named::Remove, &keys, &args.map(String::into_bytes))?;
         let mut answer = int(&value).unwrap_or(0);
-        if answer == 0 && done.again {
+        if done.again {
             // It was there, and this call has sent its removal before.
-            answer = 1;
+            match answer {
+                0 => answer = 1,
+                // It may be another one, made since: to go on would remove that too.
+                -1 => {
+                    let source = "another change was made meanwhile".into();
+                    return Err(Error::Uncertain { node: done.node, source });
+                }
+                _ => {}
+            }
         }
         if answer == 1 && !seen.hint.is_empty() {
             self.forget_hint(key, &seen.cold.session_id, &seen.hint);
