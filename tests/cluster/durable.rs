@@ -1,12 +1,16 @@
 //! Receipts are as good as the disk: by the calls that a server makes, and by what it is set to.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use cloakroom::cluster::ClusterStore;
 use cloakroom::{Error, Sessions};
 
 use crate::common::{key, source};
+use crate::conformance::six;
 use crate::nodes::{Cluster, wait_for};
 
 /// A receipt comes after the sync of what was written.
@@ -49,6 +53,35 @@ fn a_sync_lies_between_a_write_and_its_receipt() {
         // The answer to `WAITAOF`: two numbers, of which the first is this node.
         let told = after(written, &|line| !is_log(line) && line.contains(r"*2\r\n:1\r\n:0\r\n")).expect("it is told");
         assert!(written < synced && synced < told, "{written} {synced} {told}:\n{text}");
+    }
+}
+
+/// The replicas are asked whether they have a change before they are asked whether they have synced it: the other way round
+/// the second answer comes with their next second.
+#[test]
+fn replicas_are_waited_for_before_their_syncs() {
+    let cluster = six();
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let node = &cluster.nodes[cluster.primaries().into_iter().find(|n| cluster.has_key(*n, &store, &key(1))).unwrap()];
+    let mut monitor = TcpStream::connect(node.address()).unwrap();
+    monitor.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    monitor.write_all(b"MONITOR\r\n").unwrap();
+    let mut lines = BufReader::new(monitor).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "+OK");
+    for _ in 0..5 {
+        store.touch(&key(1)).unwrap().unwrap().wait().unwrap();
+    }
+    // Other tests are at work on the same node.
+    let touch = format!(r#""{}:"#, store.name());
+    let own = lines.find(|line| line.contains("ZADD") && line.contains(&touch)).unwrap();
+    let connection = own[own.find('[').unwrap()..].split(']').next().unwrap().to_owned();
+    let mut proofs = lines
+        .filter(|line| line.contains(&connection))
+        .filter_map(|line| [r#""WAIT" "1""#, r#""WAITAOF" "1" "1""#].into_iter().find(|proof| line.contains(proof)));
+    for _ in 0..4 {
+        assert_eq!(proofs.next(), Some(r#""WAIT" "1""#));
+        assert_eq!(proofs.next(), Some(r#""WAITAOF" "1" "1""#));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Nodes that die, hang, or come back: what was awaited is there, and nothing is answered that is not so.
 //!
-//! `CLOAKROOM_PRIMARY_KILLS` and `CLOAKROOM_CLUSTER_KILLS` set how many rounds are run.
+//! `CLOAKROOM_PRIMARY_KILLS` and `CLOAKROOM_CLUSTER_KILLS` set how many rounds are run, and `CLOAKROOM_STATE` where the
+//! numbers reached are kept.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -12,22 +13,20 @@ use cloakroom::change::{Edit, Modified, Touch};
 use cloakroom::cluster::ClusterStore;
 use cloakroom::{Error, SessionKey, Sessions};
 
+use crate::battery::Battery;
 use crate::common::{key, source};
 use crate::nodes::{Cluster, wait_for};
-use crate::suite::Dice;
 
 const WRITERS: usize = 8;
 const KEYS_EACH: usize = 4;
 
-fn rounds(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
-}
-
 /// What writers have awaited, and tried, for each key.
 #[derive(Default)]
-struct Ledger {
+pub struct Ledger {
     awaited: Mutex<BTreeMap<SessionKey, u64>>,
     tried: Mutex<BTreeMap<SessionKey, u64>>,
+    /// What a verb, or a receipt, failed with.
+    failed: Mutex<Vec<Error>>,
 }
 
 impl Ledger {
@@ -44,20 +43,32 @@ impl Ledger {
                     Edit::Write
                 };
                 *self.tried.lock().unwrap().entry(key.clone()).or_default() += 1;
-                let Ok(Modified::Created(written) | Modified::Changed(written)) = store.modify(&key, Touch::Yes, count)
-                else {
-                    continue;
+                let written = match store.modify(&key, Touch::Yes, count) {
+                    Ok(Modified::Created(written) | Modified::Changed(written)) => written,
+                    Ok(other) => panic!("{other:?}"),
+                    Err(error) => {
+                        self.failed.lock().unwrap().push(error);
+                        continue;
+                    }
                 };
+                // Nobody else writes these keys: what was awaited is in what it has been added to.
+                let before = self.awaited.lock().unwrap().get(&key).copied().unwrap_or(0);
+                let counted = written.entry.usage.input_tokens;
+                assert!(counted > before, "{counted} after {before} were awaited: an awaited change is lost");
                 // Some are dropped: they may be lost.
-                if n % 5 != 0 && written.receipt.wait().is_ok() {
-                    self.awaited.lock().unwrap().insert(key, written.entry.usage.input_tokens);
+                if n % 5 == 0 {
+                    continue;
+                }
+                match written.receipt.wait() {
+                    Ok(()) => drop(self.awaited.lock().unwrap().insert(key, written.entry.usage.input_tokens)),
+                    Err(error) => self.failed.lock().unwrap().push(error),
                 }
             }
         }
     }
 
     /// Nothing that was awaited is missing, nothing was made twice, and nothing is half there.
-    fn check(&self, store: &ClusterStore) {
+    pub fn check(&self, store: &ClusterStore) {
         let (awaited, tried) = (self.awaited.lock().unwrap(), self.tried.lock().unwrap());
         assert!(awaited.len() > WRITERS, "hardly anything was awaited");
         let mut listed: Vec<_> = store.recent(1000, None).unwrap().entries;
@@ -77,7 +88,18 @@ impl Ledger {
     }
 }
 
-fn under_load(store: &ClusterStore, harm: impl FnOnce()) -> Ledger {
+impl Ledger {
+    /// Every verb went well, and was made once.
+    pub fn check_that_nothing_failed(&self, store: &ClusterStore) {
+        self.check(store);
+        assert!(self.failed.lock().unwrap().is_empty(), "{:?}", self.failed.lock().unwrap());
+        for (key, tried) in self.tried.lock().unwrap().iter() {
+            assert_eq!(store.get(key).unwrap().unwrap().usage.input_tokens, *tried);
+        }
+    }
+}
+
+pub fn under_load(store: &ClusterStore, harm: impl FnOnce()) -> Ledger {
     let (ledger, stop) = (Ledger::default(), AtomicBool::new(false));
     thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -93,8 +115,7 @@ fn under_load(store: &ClusterStore, harm: impl FnOnce()) -> Ledger {
 #[test]
 fn a_primary_that_is_killed_loses_nothing_that_was_awaited() {
     let mut cluster = Cluster::six();
-    let mut dice = Dice(0x1f);
-    for round in 0..rounds("CLOAKROOM_PRIMARY_KILLS", 2) {
+    Battery::new("primary_kills", 2).run(|round, mut dice| {
         let store = cluster.open();
         let primaries = cluster.primaries();
         let victim = primaries[dice.roll(primaries.len())];
@@ -102,8 +123,10 @@ fn a_primary_that_is_killed_loses_nothing_that_was_awaited() {
         let ledger = under_load(&store, || {
             thread::sleep(Duration::from_millis(300 + dice.roll(300) as u64));
             if round % 2 == 0 {
-                // The replica is behind: what only the primary has is lost with it.
+                // The replica is behind: what only the primary has is lost with it. Its connection goes too, or it would find
+                // in its buffers what the primary sent.
                 cluster.nodes[replica].signal("STOP");
+                cluster.nodes[victim].ask(&["CLIENT", "KILL", "TYPE", "replica"]);
                 thread::sleep(Duration::from_millis(200 + dice.roll(500) as u64));
             }
             cluster.nodes[victim].kill();
@@ -119,16 +142,16 @@ fn a_primary_that_is_killed_loses_nothing_that_was_awaited() {
         // A store that is opened now sees the same.
         ledger.check(&ClusterStore::open(cluster.options_of(&store)).unwrap());
         store.close().unwrap();
-    }
+    });
 }
 
 #[test]
 fn all_nodes_that_are_killed_at_once_lose_nothing_that_was_awaited() {
     let mut cluster = Cluster::six();
-    for _ in 0..rounds("CLOAKROOM_CLUSTER_KILLS", 1) {
+    Battery::new("cluster_kills", 1).run(|_, mut dice| {
         let store = cluster.open();
         let ledger = under_load(&store, || {
-            thread::sleep(Duration::from_millis(500));
+            thread::sleep(Duration::from_millis(300 + dice.roll(400) as u64));
             cluster.nodes.iter_mut().for_each(crate::nodes::Node::kill);
             cluster.nodes.iter_mut().for_each(crate::nodes::Node::run);
             cluster.wait_until_whole();
@@ -137,7 +160,8 @@ fn all_nodes_that_are_killed_at_once_lose_nothing_that_was_awaited() {
             thread::sleep(Duration::from_millis(500));
         });
         ledger.check(&store);
-    }
+        store.close().unwrap();
+    });
 }
 
 /// A primary that hangs, and is replaced, still answers when it goes on. No receipt believes it.

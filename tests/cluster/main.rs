@@ -11,6 +11,9 @@
     reason = "a test that fails may panic"
 )]
 
+#[path = "../it/battery.rs"]
+mod battery;
+mod clocks;
 #[path = "../it/common.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod common;
@@ -20,6 +23,10 @@ mod failover;
 mod histories;
 mod members;
 mod nodes;
+mod processes;
+mod proxy;
 mod refused;
+mod resharding;
+mod retries;
 #[path = "../suite/mod.rs"]
 mod suite;

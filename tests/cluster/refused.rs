@@ -54,6 +54,36 @@ fn a_store_is_not_made_over_the_rest_of_another() {
     assert!(matches!(again, Err(Error::OtherStore { .. })), "{again:?}");
 }
 
+/// A primary comes back without its files, and with its slots: it says of each key that there is none.
+#[test]
+fn a_primary_that_lost_its_files_is_named() {
+    let mut cluster = Cluster::with(3, false, &[]);
+    let store = ClusterStore::open(cluster.options().replicas(0)).unwrap();
+    for n in 0..30 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let lost: Vec<_> = (0..30).filter(|n| cluster.has_key(1, &store, &key(*n))).collect();
+    assert!(!lost.is_empty() && lost.len() < 30);
+    cluster.nodes[1].kill();
+    std::fs::remove_dir_all(cluster.nodes[1].dir().join("appendonlydir")).unwrap();
+    cluster.nodes[1].run();
+    cluster.wait_until_whole();
+    for n in 0..30 {
+        match store.resolve(&source(n)) {
+            Ok(found) => {
+                assert!(!lost.contains(&n), "{n} was made afresh");
+                assert_eq!(found.resolution, cloakroom::change::Resolution::Existing);
+            }
+            Err(Error::ShardLost { node, .. }) => {
+                assert!(lost.contains(&n) && node == cluster.nodes[1].address());
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(store.len(), Err(Error::ShardLost { .. })));
+}
+
 #[test]
 fn another_store_or_a_bad_name_is_refused() {
     let store = one().open();
@@ -62,6 +92,10 @@ fn another_store_or_a_bad_name_is_refused() {
     assert!(ClusterStore::open(options()).is_ok(), "it knows its number of shards");
     let missing = ClusterStore::open(ClusterOptions::new("nothing", one().seeds()).replicas(0));
     assert!(matches!(missing, Err(Error::NotFound { .. })));
+    let newer = one().open();
+    one().nodes[0].ask(&["EVAL", "redis.call('HSET', KEYS[1], 'format', '99')", "1", &meta_of(&newer)]);
+    let refused = ClusterStore::open(ClusterOptions::new(newer.name(), one().seeds()).replicas(0));
+    assert!(matches!(&refused, Err(Error::OtherStore { reason, .. }) if reason.contains("99")), "{refused:?}");
     for name in ["", "a{b}", "a b"] {
         let bad = ClusterStore::open(ClusterOptions::new(name, one().seeds()).create(true));
         assert!(matches!(bad, Err(Error::Setting { .. })));
@@ -70,6 +104,12 @@ fn another_store_or_a_bad_name_is_refused() {
     assert!(matches!(bad, Err(Error::Setting { .. })));
     let nobody = ClusterOptions::new("x", ["127.0.0.1:1"]).patience(Duration::from_millis(50));
     assert!(matches!(ClusterStore::open(nobody), Err(Error::Unavailable { .. })));
+}
+
+fn meta_of(store: &ClusterStore) -> String {
+    let found = one().nodes[0].ask(&["KEYS", &format!("{}:*:meta", store.name())]);
+    let found: Vec<String> = redis::from_redis_value(found).unwrap();
+    found[0].clone()
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::rig::file_model::Dice;
+use crate::suite::Dice;
 
 /// How often the state is written. A run that is killed repeats so much.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,6 +58,7 @@ impl Battery {
         Self { name: name.into(), seed, first, next: first, end: count, file, saved: Instant::now(), until }
     }
 
+    #[allow(dead_code, reason = "not every binary asks")]
     /// Where the state is kept, if it is.
     pub fn directory(&self) -> Option<&Path> {
         self.file.as_deref().and_then(Path::parent)

@@ -1,0 +1,132 @@
+//! Stands between a store and a node, and loses an answer when it is told to.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What becomes of connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rule {
+    Pass,
+    /// The answer to the next request that holds these bytes is lost, and so is its connection. Are new ones let through?
+    Lose(String, bool),
+    /// Connections that there are go on, and no new one is let through.
+    Closed,
+}
+
+pub struct Proxy {
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: String,
+    rule: Mutex<Rule>,
+    changed: Condvar,
+}
+
+impl Proxy {
+    /// One that leads to a port of the loopback, which may be opened later.
+    pub fn new(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = format!("127.0.0.1:{target}");
+        let shared = Arc::new(Shared { target, rule: Mutex::new(Rule::Pass), changed: Condvar::new() });
+        thread::spawn({
+            let shared = Arc::downgrade(&shared);
+            move || {
+                for client in listener.incoming().map_while(Result::ok) {
+                    let Some(shared) = shared.upgrade() else { return };
+                    if *shared.rule.lock().unwrap() != Rule::Closed {
+                        shared.join(&client);
+                    }
+                }
+            }
+        });
+        Self { port, shared }
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Loses the answer to the next request that holds these bytes. With `closes` no new connection comes through from then
+    /// on, until [`open`](Self::open).
+    pub fn lose_answer_to(&self, bytes: &str, closes: bool) {
+        self.set(Rule::Lose(bytes.to_owned(), closes));
+    }
+
+    pub fn open(&self) {
+        self.set(Rule::Pass);
+    }
+
+    fn set(&self, rule: Rule) {
+        *self.shared.rule.lock().unwrap() = rule;
+    }
+
+    /// Waits until an answer was lost.
+    pub fn wait_until_lost(&self) {
+        let rule = self.shared.rule.lock().unwrap();
+        let is_armed = |rule: &mut Rule| matches!(rule, Rule::Lose(..));
+        let (_rule, waited) = self.shared.changed.wait_timeout_while(rule, Duration::from_secs(20), is_armed).unwrap();
+        assert!(!waited.timed_out(), "no such request came");
+    }
+
+    pub fn has_lost(&self) -> bool {
+        !matches!(*self.shared.rule.lock().unwrap(), Rule::Lose(..))
+    }
+}
+
+impl Shared {
+    fn join(self: &Arc<Self>, client: &TcpStream) {
+        let Ok(server) = TcpStream::connect(&self.target) else { return };
+        let loses = Arc::new(Mutex::new(false));
+        let copy = |stream: &TcpStream| stream.try_clone().unwrap();
+        thread::spawn({
+            let (this, loses) = (Arc::clone(self), Arc::clone(&loses));
+            let (client, server) = (copy(client), copy(&server));
+            move || this.forth(client, server, &loses)
+        });
+        thread::spawn({
+            let (this, client) = (Arc::clone(self), copy(client));
+            move || this.back(server, client, &loses)
+        });
+    }
+
+    fn forth(&self, mut client: TcpStream, mut server: TcpStream, loses: &Mutex<bool>) {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = client.read(&mut buffer) {
+            let request = &buffer[..length];
+            if let Rule::Lose(bytes, _) = &*self.rule.lock().unwrap()
+                && request.windows(bytes.len()).any(|window| window == bytes.as_bytes())
+            {
+                *loses.lock().unwrap() = true;
+            }
+            if server.write_all(request).is_err() {
+                break;
+            }
+        }
+        let _ = server.shutdown(Shutdown::Both);
+        let _ = client.shutdown(Shutdown::Both);
+    }
+
+    fn back(&self, mut server: TcpStream, mut client: TcpStream, loses: &Mutex<bool>) {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = server.read(&mut buffer) {
+            if *loses.lock().unwrap() {
+                let mut rule = self.rule.lock().unwrap();
+                let closes = matches!(*rule, Rule::Lose(_, true));
+                *rule = if closes { Rule::Closed } else { Rule::Pass };
+                self.changed.notify_all();
+                break;
+            }
+            if client.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        let _ = server.shutdown(Shutdown::Both);
+        let _ = client.shutdown(Shutdown::Both);
+    }
+}
