@@ -150,12 +150,13 @@ impl SessionStore {
     fn iter_after(&self, filter: Filter, cursor: Option<Cursor>, piece: usize) -> Result<Iter> {
         let row =
             |cursor: Cursor| ActivityRow { time: cursor.updated_at, entry: self.commits().fingerprint(&cursor.key) };
+        self.commits().apply_pending()?;
         self.iter_behind(filter, cursor.map(row), piece)
     }
 
-    /// Those that come behind a row.
+    /// Those that come behind a row, as the index has them: what waits for its commit stands where it was before, as it is
+    /// now, and a new entry is not there yet.
     pub(crate) fn iter_behind(&self, filter: Filter, row: Option<ActivityRow>, piece: usize) -> Result<Iter> {
-        self.commits().apply_pending()?;
         let mut unreadable = Unreadable::default();
         if let Some(mut found) = self.few_found(&filter, &mut unreadable)? {
             if let Some(row) = row {

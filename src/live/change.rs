@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::{Fault, Outcome};
 use super::sessions::Answer;
-use super::view::{View, body};
+use super::view::{Parts, View, body, parts};
 use crate::answer::IfSeen;
 use crate::codec::{PINNED, SUSPENDED};
 use crate::commit::Receipt;
@@ -142,17 +142,18 @@ fn reset(store: &SessionStore, key: &SessionKey, how: &How, seen: Option<Revisio
 
 pub(super) async fn change(
     State(view): State<Arc<View>>,
-    Path((handle, verb)): Path<(String, String)>,
+    path: Parts<(String, String)>,
     headers: HeaderMap,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Answer {
+    let (handle, verb) = parts(path)?;
     let verb =
         Verb::of(&verb).ok_or_else(|| Fault::new(StatusCode::NOT_FOUND, "not_found", "there is no such verb"))?;
     do_to(view, handle, verb, &headers, body(bytes)?).await
 }
 
-pub(super) async fn remove(State(view): State<Arc<View>>, Path(handle): Path<String>, headers: HeaderMap) -> Answer {
-    do_to(view, handle, Verb::Remove, &headers, How::default()).await
+pub(super) async fn remove(State(view): State<Arc<View>>, handle: Parts<String>, headers: HeaderMap) -> Answer {
+    do_to(view, parts(handle)?, Verb::Remove, &headers, How::default()).await
 }
 
 async fn do_to(view: Arc<View>, handle: String, verb: Verb, headers: &HeaderMap, how: How) -> Answer {

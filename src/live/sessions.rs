@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
-use axum::http::Uri;
+use axum::http::{HeaderName, StatusCode, Uri, header};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::error::{Fault, Outcome};
 use super::handle;
-use super::view::{View, body, query};
+use super::view::{Parts, View, body, parts, query};
 use crate::codec::ActivityRow;
 use crate::entry::SessionEntry;
 use crate::key::{SessionId, SessionKey};
@@ -108,12 +109,31 @@ fn row(store: &SessionStore, entry: &SessionEntry, now: Timestamp) -> Outcome<Va
     json_of(&row)
 }
 
-pub(super) fn json_of(value: &impl Serialize) -> Outcome<Value> {
-    serde_json::to_value(value)
-        .map_err(|error| Fault::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "json", error.to_string()))
+/// A page of a list. It is asked for most often, so it is written without a tree of values in between.
+#[derive(Serialize)]
+struct Page {
+    sessions: Vec<Box<RawValue>>,
+    next: Option<String>,
+    looked_at: usize,
+    complete: bool,
+    total: u64,
+    unreadable: Unreadable,
+    now: Timestamp,
 }
 
-pub(super) async fn list(State(view): State<Arc<View>>, uri: Uri) -> Answer {
+pub(super) fn json_of(value: &impl Serialize) -> Outcome<Value> {
+    serde_json::to_value(value).map_err(no_json)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what an error is mapped by")]
+fn no_json(error: serde_json::Error) -> Fault {
+    Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "json", error.to_string())
+}
+
+pub(super) async fn list(
+    State(view): State<Arc<View>>,
+    uri: Uri,
+) -> Outcome<([(HeaderName, &'static str); 1], Vec<u8>)> {
     let wanted: Wanted = query(&uri)?;
     let limit = wanted.limit.unwrap_or(PAGE);
     if limit == 0 || limit > MAX_PAGE {
@@ -123,7 +143,11 @@ pub(super) async fn list(State(view): State<Arc<View>>, uri: Uri) -> Answer {
         handle::parse_place(text).ok_or_else(|| Fault::bad_request("a cursor is what the page before has as `next`"))
     });
     let behind = behind.transpose()?;
-    view.work(move |view, store| page(view, store, &wanted, behind, limit)).await.map(Json)
+    view.work(move |view, store| {
+        let page = serde_json::to_vec(&page(view, store, &wanted, behind, limit)?).map_err(no_json)?;
+        Ok(([(header::CONTENT_TYPE, "application/json")], page))
+    })
+    .await
 }
 
 fn page(
@@ -132,11 +156,12 @@ fn page(
     wanted: &Wanted,
     behind: Option<ActivityRow>,
     limit: usize,
-) -> Outcome<Value> {
+) -> Outcome<Page> {
     let (now, began) = (store.now(), Instant::now());
     // What has to be looked at is filtered here, so that looks are counted.
     let all = wanted.filter(now);
     let coarse = Filter { platform: None, chat_type: None, user_id: None, ..all.clone() };
+    view.settle(store)?;
     let mut rows = store.iter_behind(coarse, behind, limit.max(100))?;
     let (mut sessions, mut unreadable) = (Vec::new(), Unreadable::default());
     let (mut looked, mut complete, mut last) = (0, true, behind);
@@ -157,22 +182,18 @@ fn page(
         last = rows.place().map(place).or(last);
         let Some(Some(entry)) = unreadable.pass(store.peek(&summary.key))? else { continue };
         if all.accepts_entry(&entry) && wanted.accepts(&entry) {
-            sessions.push(row(store, &entry, now)?);
+            let (handle, idle) = (store.handle(&entry.key), now.since(entry.updated_at));
+            let row = Row { handle, idle_seconds: idle.as_secs(), entry: &entry };
+            sessions.push(serde_json::value::to_raw_value(&row).map_err(no_json)?);
         }
     }
     unreadable.add_all(rows.unreadable());
-    Ok(json!({
-        "sessions": sessions,
-        "next": last.map(handle::show_place),
-        "looked_at": looked,
-        "complete": complete,
-        "total": store.len(),
-        "unreadable": json_of(&unreadable)?,
-        "now": now,
-    }))
+    let next = last.map(handle::show_place);
+    Ok(Page { sessions, next, looked_at: looked, complete, total: store.len(), unreadable, now })
 }
 
-pub(super) async fn one(State(view): State<Arc<View>>, Path(handle): Path<String>) -> Answer {
+pub(super) async fn one(State(view): State<Arc<View>>, handle: Parts<String>) -> Answer {
+    let handle = parts(handle)?;
     view.work(move |_, store| {
         let (_, found) = store.of_handle(&handle)?;
         let (entry, extras) = store.get_with_extras(&found.key)?.ok_or_else(Fault::no_entry)?;
@@ -208,7 +229,8 @@ pub(super) async fn handle_of(State(view): State<Arc<View>>, bytes: Result<Bytes
     .await
 }
 
-pub(super) async fn by_id(State(view): State<Arc<View>>, Path(id): Path<String>) -> Answer {
+pub(super) async fn by_id(State(view): State<Arc<View>>, id: Parts<String>) -> Answer {
+    let id = parts(id)?;
     let id = SessionId::new(id).map_err(|error| Fault::from(crate::error::Error::InvalidId(error)))?;
     view.work(move |_, store| {
         let (found, now) = (store.find_by_session_id(&id)?, store.now());

@@ -1,12 +1,13 @@
 //! What the requests of a view share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::Path;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::{StatusCode, Uri};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -33,6 +34,10 @@ const STREAMS: usize = 2;
 const LONG: usize = 2;
 /// The threads that they take.
 pub(super) const THREADS: usize = WORKERS + STREAMS + LONG;
+/// Changes that wait for their commit, up to which a list always has them applied first.
+const FEW: usize = 1000;
+/// The time between two times that lists have more of them applied: it costs whoever touches.
+const SETTLED: Duration = if cfg!(test) { Duration::from_secs(3600) } else { Duration::from_millis(100) };
 /// How long a request waits for a thread.
 const TURN: Duration = Duration::from_secs(5);
 /// How long a request works.
@@ -61,6 +66,8 @@ pub(super) struct View {
     pub(super) plans: Mutex<Plans>,
     pub(super) history: Mutex<History>,
     pub(super) sizes: Mutex<Sizes>,
+    /// When a list had much applied last.
+    settled: Mutex<Option<Instant>>,
     pub(super) feeds: Feeds,
     /// Work that goes on is to stop.
     ended: AtomicBool,
@@ -91,6 +98,7 @@ impl View {
             plans: Mutex::default(),
             history: Mutex::default(),
             sizes: Mutex::default(),
+            settled: Mutex::default(),
             feeds: Feeds::default(),
             ended: AtomicBool::new(false),
             stop,
@@ -98,7 +106,7 @@ impl View {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &std::path::Path {
         &self.path
     }
 
@@ -139,6 +147,19 @@ impl View {
         {
             history.sample(&store.commits().meter().figures, store.len());
         }
+    }
+
+    /// Applies what waits for its commit, so that a list has it. Where much is changing all the time, the order of a list
+    /// may be a moment old instead.
+    pub(super) fn settle(&self, store: &SessionStore) -> Outcome<()> {
+        if store.commits().pending() > FEW {
+            let mut settled = self.settled.lock();
+            if settled.is_some_and(|at| at.elapsed() < SETTLED) {
+                return Ok(());
+            }
+            *settled = Some(Instant::now());
+        }
+        Ok(store.commits().apply_pending()?)
     }
 
     /// The guard that pruning asks.
@@ -235,9 +256,112 @@ pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Outcome<T> {
     query.map(|query| query.0).map_err(|rejected| Fault::bad_request(rejected.body_text()))
 }
 
+/// The parts of a path.
+pub(super) type Parts<T> = Result<Path<T>, PathRejection>;
+
+/// What the parts of a path are.
+pub(super) fn parts<T>(path: Parts<T>) -> Outcome<T> {
+    path.map(|path| path.0).map_err(|rejected| Fault::bad_request(rejected.body_text()))
+}
+
 /// What a body asks for. An empty one is an empty object.
 pub(super) fn body<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Outcome<T> {
     let body = body.map_err(|rejected| Fault::new(rejected.status(), "bad_request", rejected.body_text()))?;
     let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
     serde_json::from_slice(text).map_err(|error| Fault::bad_request(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::time::{ManualClock, Timestamp};
+    use crate::{Options, SessionKey, SessionSource};
+
+    /// A view, and what keeps its store.
+    fn view(dir: &tempfile::TempDir) -> (SessionStore, Arc<View>, tokio::runtime::Runtime) {
+        let clock = ManualClock::new(Timestamp::from_micros(1_781_222_993_123_456));
+        let options = Options::new(dir.path().join("db")).create(true).clock(clock);
+        let store = SessionStore::open(options).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let view = Arc::new(View::new(&store, LiveOptions::new(), stop, stopped));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        (store, view, runtime)
+    }
+
+    #[test]
+    fn a_request_that_takes_too_long_is_answered_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, view, runtime) = view(&dir);
+        let (go_on, waits) = mpsc::channel::<()>();
+        let late = runtime.block_on(view.work(move |_, _| {
+            let _ = waits.recv();
+            Ok(())
+        }));
+        let late = late.unwrap_err();
+        assert_eq!((late.status, late.kind), (StatusCode::GATEWAY_TIMEOUT, "timeout"));
+        drop(go_on);
+    }
+
+    #[test]
+    fn a_look_ends_where_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, view, runtime) = view(&dir);
+        let (ended, is_over) = mpsc::channel();
+        let (begun, has_begun) = mpsc::channel();
+        runtime.block_on(async {
+            let look = view.look(move |_, _, go_on| {
+                begun.send(()).unwrap();
+                while go_on() {
+                    std::thread::yield_now();
+                }
+                ended.send(()).unwrap();
+                Ok(())
+            });
+            let looking = tokio::spawn({
+                let view = Arc::clone(&view);
+                async move {
+                    view.work(move |_, _| {
+                        has_begun.recv().unwrap();
+                        Ok(())
+                    })
+                    .await
+                }
+            });
+            tokio::select! {
+                biased;
+                _ = look => unreachable!("it goes on while somebody waits"),
+                begun = looking => begun.unwrap().unwrap(),
+            }
+            // Here the look was dropped, as that of a client that is gone.
+        });
+        is_over.recv().unwrap();
+    }
+
+    /// Lists that follow each other make no more commits than a store that nobody looks at.
+    #[test]
+    fn a_list_of_a_store_that_changes_much_applies_it_rarely() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, view, _runtime) = view(&dir);
+        let keys: Vec<SessionKey> = (0..2 * FEW)
+            .map(|n| {
+                let source =
+                    SessionSource { user_id: Some(format!("u{n}")), platform: "discord".into(), ..Default::default() };
+                store.resolve(&source).unwrap().entry.key
+            })
+            .collect();
+        view.settle(&store).unwrap();
+        assert_eq!(store.commits().pending(), 0);
+        for key in &keys {
+            store.touch(key).unwrap().unwrap();
+        }
+        view.settle(&store).unwrap();
+        assert!(store.commits().pending() > FEW, "once was enough");
+        // Few are applied whenever somebody looks.
+        store.flush().unwrap();
+        store.touch(&keys[0]).unwrap().unwrap();
+        view.settle(&store).unwrap();
+        assert_eq!(store.commits().pending(), 0);
+    }
 }

@@ -158,6 +158,12 @@ fn what_is_wrong_is_refused_with_a_kind() {
         ("PUT", "/v1/store", "", 405, "method_not_allowed"),
         ("GET", "/v1/export?format=xml", "", 400, "setting"),
         ("GET", "/v1/ids/a..b", "", 400, "invalid_id"),
+        // What is no text.
+        ("GET", "/v1/ids/%ff", "", 400, "bad_request"),
+        ("GET", "/v1/sessions/%ff", "", 400, "bad_request"),
+        ("DELETE", "/v1/sessions/%ff", "", 400, "bad_request"),
+        ("POST", "/v1/sessions/%ff/suspend", "", 400, "bad_request"),
+        ("GET", "/v1/sessions?q=%ff&limit=%00", "", 400, "bad_request"),
     ] {
         let answer = seen.ask(method, path, "", body);
         assert_eq!((answer.status, answer.kind().as_str()), (status, kind), "{method} {path}");
