@@ -46,7 +46,7 @@ impl Both {
     fn of(fixture: &str) -> Self {
         let dir = fast_dir();
         let (stopped, running) = (dir.path().join("stopped"), dir.path().join("running"));
-        let file = format!("{}/tests/fixtures/{fixture}", env!("CARGO_MANIFEST_DIR"));
+        let file = file_of(fixture, dir.path());
         // What is bad in it is left out, which the exit code tells.
         program(&stopped, &["migrate", &file, "--timezone", "UTC"]);
         copy(&stopped, &running);
@@ -69,20 +69,45 @@ impl Both {
     }
 }
 
-const FIXTURES: [&str; 7] = [
-    "hermes/discord-threads.json",
-    "hermes/profile.json",
-    "hermes/small.json",
-    "openclaw/discord-channels.json",
-    "openclaw/empty.json",
-    "openclaw/main.json",
-    "openclaw/small.json",
-];
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+/// All fixtures: files and databases of both gateways.
+fn fixtures() -> Vec<String> {
+    let folders = ["hermes", "openclaw", "databases"];
+    let mut found = Vec::new();
+    for folder in folders {
+        for file in std::fs::read_dir(format!("{ROOT}/{folder}")).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            let is_database = name.ends_with(".sql");
+            if is_database && cfg!(feature = "sqlite") || name.ends_with(".json") && folder != "databases" {
+                found.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    assert!(found.len() >= 7, "{found:?}");
+    found.sort();
+    found
+}
+
+/// The file to import: a database is made of its text first.
+fn file_of(fixture: &str, directory: &Path) -> String {
+    let path = format!("{ROOT}/{fixture}");
+    #[cfg(feature = "sqlite")]
+    if fixture.ends_with(".sql") {
+        let database = directory.join("state.db");
+        let made = rusqlite::Connection::open(&database).unwrap();
+        made.execute_batch(&std::fs::read_to_string(path).unwrap()).unwrap();
+        return database.display().to_string();
+    }
+    let _ = directory;
+    path
+}
 
 #[test]
 fn what_is_printed_is_the_same_byte_for_byte() {
-    for fixture in FIXTURES {
-        let both = Both::of(fixture);
+    for fixture in fixtures() {
+        let both = Both::of(&fixture);
+        assert_eq!(both.store.is_empty(), fixture == "openclaw/empty.json", "{fixture}");
         let looks: [&[&str]; 12] = [
             &["list"],
             &["list", "--json", "--limit", "all"],
@@ -124,14 +149,32 @@ fn what_is_printed_is_the_same_byte_for_byte() {
                 .retain(|name, _| !["bytes_on_disk", "last_commit", "pending"].contains(&&**name));
         }
         assert_eq!(stats[0], stats[1], "{fixture}");
+        // The width of a table is that of its longest figure.
+        let tables = [&both.stopped, &both.running].map(|db| {
+            let table = String::from_utf8(program(db, &["stats"]).stdout).unwrap();
+            let lines = table.lines().filter(|line| !line.starts_with("on disk"));
+            lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        });
+        assert!(tables[0].len() >= 2 && tables[0] == tables[1], "{fixture}: {tables:?}");
+        // A backup tells the last commit; what is restored of it is the same.
+        let restored = [&both.stopped, &both.running].map(|db| {
+            let (backup, restored) = (db.with_extension("backup"), db.with_extension("restored"));
+            assert!(program(db, &["backup", backup.to_str().unwrap()]).status.success());
+            assert!(program(&restored, &["restore", backup.to_str().unwrap()]).status.success());
+            ran(&program(&restored, &["export", "--format", "jsonl"]))
+        });
+        assert_eq!(restored[0], restored[1], "{fixture}");
     }
 }
 
 #[test]
 fn what_changes_is_the_same_too() {
-    for fixture in ["hermes/small.json", "openclaw/main.json"] {
-        let both = Both::of(fixture);
+    for fixture in fixtures() {
+        let both = Both::of(&fixture);
         let keys = both.keys();
+        if keys.is_empty() {
+            continue;
+        }
         let key = keys[0].as_str();
         for verb in ["suspend", "unsuspend", "pin", "unpin"] {
             both.same(&[verb, key]);

@@ -175,6 +175,48 @@ fn a_monitoring_program_sees_the_figures_and_nothing_else() {
     Live::serve(&store, LiveOptions::new()).unwrap().close();
 }
 
+/// Python as another user, where this one may start programs as others, and where that is there.
+fn as_nobody(socket: &std::path::Path, target: &str) -> Option<String> {
+    use std::os::unix::process::CommandExt;
+    if rustix::process::geteuid().as_raw() != 0 {
+        println!("left out: only root can be somebody else");
+        return None;
+    }
+    let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ntry:\n    s.connect(sys.argv[1])\n    \
+        s.sendall(('GET %s HTTP/1.1\\r\\nHost: live\\r\\nConnection: close\\r\\n\\r\\n' % sys.argv[2]).encode())\n    \
+        print(s.recv(12).decode())\nexcept OSError as error:\n    print(type(error).__name__)";
+    let mut command = std::process::Command::new("python3");
+    let command = command.arg("-c").arg(script).arg(socket).arg(target).current_dir("/").uid(65534).gid(65534);
+    let output = command.output().ok()?;
+    Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+/// Another user reaches the socket of the store in no way, even where the directories let it; and its own if it is the one
+/// that was named.
+#[test]
+fn another_user_is_let_in_to_its_own_socket_alone() {
+    let dir = fast_dir();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (uid, answer) in [(65534, "HTTP/1.1 200"), (65533, "")] {
+        let path = dir.path().join(format!("{uid}.sock"));
+        let seen = Seen::with(1, LiveOptions::new().monitor(&path, uid));
+        let Some(told) = as_nobody(&path, "/metrics") else { return };
+        if told.is_empty() || told.ends_with("Error") {
+            // Its connection was closed before it had said anything, or as it did.
+            assert_eq!(answer, "", "{told}");
+        } else {
+            assert_eq!(told, answer);
+        }
+        assert_eq!(as_nobody(&seen.socket(), "/metrics").unwrap(), "PermissionError");
+        // Where the modes would let it, it is told apart.
+        fs::rename(seen.socket(), dir.path().join("moved")).unwrap();
+        fs::set_permissions(dir.path().join("moved"), fs::Permissions::from_mode(0o777)).unwrap();
+        let told = as_nobody(&dir.path().join("moved"), "/v1/store").unwrap();
+        assert!(told.is_empty() || told.ends_with("Error"), "{told}");
+        fs::remove_file(dir.path().join("moved")).unwrap();
+    }
+}
+
 #[test]
 fn a_socket_that_was_removed_is_made_again() {
     let seen = Seen::new(1);
