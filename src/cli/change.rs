@@ -22,8 +22,8 @@ use super::{Exit, Format};
 
 /// Remove entries that have been idle for too long.
 ///
-/// Suspended and pinned entries stay, and those that a lease holds. No gateway has the store open meanwhile, so no
-/// entry counts as active. What goes is the
+/// Suspended and pinned entries stay, and those that a lease holds. A gateway that has the store open is asked which entries
+/// are active, through its live view; where none has it open nobody is asked, and no entry counts as active. What goes is the
 /// link from a key to its session: a user who returns gets a fresh one. To see the entries first:
 /// `cloakroom list --idle 90d`.
 ///
@@ -64,7 +64,7 @@ pub(super) struct Prune {
     /// Then keep at most this many entries: the oldest that are not protected go. 0 means no cap.
     #[arg(long, value_name = "N")]
     max_entries: Option<u64>,
-    /// After this long, "active" protects no more, and no lease does: 180d. No gateway is asked here.
+    /// After this long, "active" protects no more, and no lease does: 180d.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     max_active_age: Option<std::time::Duration>,
     /// Only say what would be removed.

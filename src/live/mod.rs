@@ -27,8 +27,9 @@
 //!
 //! # What it costs
 //!
-//! One thread, and up to six more while requests work on the store. Nothing of it waits for a lock that a touch needs for
-//! longer than a look at an entry. Connections, bodies, pages and times are bounded.
+//! One thread, and up to eight more while requests work on the store. Nothing of it waits for a lock that a touch needs for
+//! longer than a look at an entry. Connections, bodies, pages and times are bounded. Lists show what is there now; where more
+//! than a thousand changes wait for their commit, the order of a list may be a tenth of a second old.
 //!
 //! # The end
 //!
