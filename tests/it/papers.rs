@@ -46,6 +46,23 @@ fn the_first_commands_of_the_readme_work_in_a_clone() {
     }
 }
 
+/// How to see a store at work, and what is seen then.
+#[test]
+fn the_readme_shows_a_running_store_in_two_commands() {
+    let readme = read("README.md");
+    let block = readme.split("## While it runs").nth(1).unwrap();
+    assert_eq!(
+        commands(block, "$ cargo run "),
+        ["--example gateway -- gateway.db 600", "-- web --open --db gateway.db"],
+        "the test of the page in a browser runs these"
+    );
+    let picture = block.split("<img src=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(fs::metadata(root().join(picture)).unwrap().len() > 10_000, "{picture}");
+    // What they name is there: the example takes a path and seconds, and the program has the verb.
+    assert!(read("Cargo.toml").contains("name = \"gateway\"\nrequired-features = [\"live\"]"));
+    assert!(read("examples/gateway.rs").contains("arguments.next()"));
+}
+
 /// The targets of the links and pictures in a page.
 fn links(text: &str) -> Vec<&str> {
     text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect()

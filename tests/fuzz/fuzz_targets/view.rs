@@ -38,15 +38,27 @@ static STAGE: LazyLock<Stage> = LazyLock::new(|| {
 });
 
 /// Lists that take parameters.
-const LISTS: [&str; 6] =
-    ["/v1/sessions", "/v1/histogram", "/v1/protected", "/v1/export", "/v1/stats", "/v1/events"];
+const LISTS: [&str; 6] = ["/v1/sessions", "/v1/histogram", "/v1/protected", "/v1/export", "/v1/stats", "/v1/events"];
 /// Names of parameters, so that not all are refused for their names.
 const NAMES: [&str; 16] = [
-    "platform", "chat_type", "user", "prefix", "active_seconds", "idle_seconds", "active_since", "idle_since", "suspended",
-    "pinned", "resume_pending", "q", "limit", "cursor", "max_age_days", "zone",
+    "platform",
+    "chat_type",
+    "user",
+    "prefix",
+    "active_seconds",
+    "idle_seconds",
+    "active_since",
+    "idle_since",
+    "suspended",
+    "pinned",
+    "resume_pending",
+    "q",
+    "limit",
+    "cursor",
+    "max_age_days",
+    "zone",
 ];
-const VERBS: [&str; 8] =
-    ["suspend", "unsuspend", "pin", "unpin", "reset", "resume-pending", "clear-resume", "remove"];
+const VERBS: [&str; 8] = ["suspend", "unsuspend", "pin", "unpin", "reset", "resume-pending", "clear-resume", "remove"];
 
 fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("%{byte:02x}")).collect()
