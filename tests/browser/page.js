@@ -67,6 +67,7 @@ try {
   const complaints = [];
   const listen = (page) => {
     page.on("pageerror", (error) => complaints.push(String(error)));
+    page.on("response", (answer) => answer.status() >= 400 && complaints.push(`${answer.status()} ${answer.url()}`));
     page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
   };
   listen(page);

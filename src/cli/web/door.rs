@@ -136,7 +136,13 @@ pub(super) fn moved(target: &str) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head { meta charset="utf-8"; meta http-equiv="refresh" content=(format!("0; url={target}")); title { "Cloakroom" } }
+            head {
+                meta charset="utf-8";
+                meta http-equiv="refresh" content=(format!("0; url={target}"));
+                title { "Cloakroom" }
+                // Without one, a browser asks for another.
+                @if target.starts_with('/') { link rel="icon" type="image/svg+xml" href="/page.svg"; }
+            }
             body { p { a href=(target) { "Cloakroom" } } }
         }
     };
