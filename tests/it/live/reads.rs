@@ -192,6 +192,40 @@ fn the_description_is_what_the_router_does() {
     }
 }
 
+/// The parameters that the description has are taken, and no others.
+#[test]
+fn the_description_has_the_parameters_that_are_taken() {
+    let seen = Seen::new(1);
+    let described: Value = serde_json::from_str(OPENAPI).unwrap();
+    let mut taken = 0;
+    for (path, item) in described["paths"].as_object().unwrap() {
+        let parameters = item["get"]["parameters"].as_array().into_iter().flatten();
+        let named: Vec<_> = parameters.filter(|parameter| parameter["in"] == "query").collect();
+        if named.is_empty() || path == "/v1/events" {
+            continue;
+        }
+        let unknown = seen.get(&format!("{path}?nobody=1"));
+        assert_eq!((unknown.status, unknown.kind().as_str()), (400, "bad_request"), "{path}");
+        for parameter in named {
+            let name = parameter["name"].as_str().unwrap();
+            let value = match (name, parameter["schema"]["type"].as_str().unwrap()) {
+                (_, "boolean") => "true".to_owned(),
+                (_, "integer") => "7".to_owned(),
+                ("active_since" | "idle_since", _) => "2026-01-01T00:00:00Z".to_owned(),
+                ("format", _) => "hermes".to_owned(),
+                ("zone", _) => "UTC".to_owned(),
+                ("of", _) => "idle".to_owned(),
+                ("cursor", _) => format!("0-{}", "0".repeat(32)),
+                _ => "x".to_owned(),
+            };
+            let answer = seen.get(&format!("{path}?{name}={value}"));
+            assert_eq!(answer.status, 200, "{path} {name}: {answer:?}");
+            taken += 1;
+        }
+    }
+    assert!(taken >= 18, "{taken}");
+}
+
 #[test]
 fn a_closed_store_says_so() {
     let seen = Seen::new(1);

@@ -185,10 +185,38 @@ fn as_nobody(socket: &std::path::Path, target: &str) -> Option<String> {
     let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ntry:\n    s.connect(sys.argv[1])\n    \
         s.sendall(('GET %s HTTP/1.1\\r\\nHost: live\\r\\nConnection: close\\r\\n\\r\\n' % sys.argv[2]).encode())\n    \
         print(s.recv(12).decode())\nexcept OSError as error:\n    print(type(error).__name__)";
-    let mut command = std::process::Command::new("python3");
+    let mut command = std::process::Command::new("/usr/bin/python3");
     let command = command.arg("-c").arg(script).arg(socket).arg(target).current_dir("/").uid(65534).gid(65534);
-    let output = command.output().ok()?;
+    let Ok(output) = command.output() else {
+        println!("left out: there is no Python that another user may run");
+        return None;
+    };
     Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+/// A socket that somebody else serves is no view of the store, whatever it answers.
+#[test]
+fn a_stranger_is_not_asked() {
+    use std::os::unix::process::CommandExt;
+    if rustix::process::geteuid().as_raw() != 0 {
+        println!("left out: only root can be somebody else");
+        return;
+    }
+    let (dir, other) = (fast_dir(), fast_dir());
+    fs::set_permissions(other.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let (db, socket) = (dir.path().join("sessions.db"), other.path().join("s"));
+    SessionStore::open(options(&db)).unwrap().close().unwrap();
+    let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\nprint('READY', flush=True)\nsys.stdin.read()";
+    let mut command = std::process::Command::new("/usr/bin/python3");
+    command.arg("-c").arg(script).arg(&socket).current_dir("/").uid(65534).gid(65534);
+    let pipe = std::process::Stdio::piped;
+    let Ok(mut stranger) = command.stdin(pipe()).stdout(pipe()).spawn() else { return };
+    stranger.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+    fs::write(db.join("live.sock.path"), socket.as_os_str().as_encoded_bytes()).unwrap();
+    let refused = Client::of_store(&db).unwrap_err();
+    assert!(matches!(refused, AskError::Stranger { uid: 65534, .. }), "{refused:?}");
+    drop(stranger.stdin.take());
+    stranger.wait().unwrap();
 }
 
 /// Another user reaches the socket of the store in no way, even where the directories let it; and its own if it is the one

@@ -332,6 +332,8 @@ fn hostile_names_stay_text_and_keys_are_hidden_until_they_are_revealed() {
     store.set_metadata(&key, &metadata).unwrap().unwrap();
     store.set_extra(&key, "<u>extra</u>", &hostile.into()).unwrap().unwrap();
     let _ = store.mark_resume_pending(&key, hostile).unwrap();
+    let far = cloakroom::time::Clock::now(&home.clock).saturating_add(1000 * DAY);
+    store.hold_until(&key, "<b>lease</b>", far).unwrap().unwrap().wait().unwrap();
     let live = Live::serve(&store, LiveOptions::new().guard(|_: &SessionKey| false)).unwrap();
     let seen = Seen { home, store, live };
     seen.home.clock.advance(100 * DAY);
@@ -345,7 +347,10 @@ fn hostile_names_stay_text_and_keys_are_hidden_until_they_are_revealed() {
         }
         assert!(!text.contains("secret-chat"), "{path} shows the key");
     }
-    assert!(page.text(&one).contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
+    let shown = page.text(&one);
+    for good in ["&lt;script&gt;alert(1)&lt;/script&gt;", "&lt;b&gt;lease&lt;/b&gt;", "&lt;u&gt;extra&lt;/u&gt;"] {
+        assert!(shown.contains(good), "{good} is not in {shown}");
+    }
     for path in ["/sessions?reveal=1", &format!("{one}?reveal=1")] {
         let text = page.text(path);
         assert!(text.contains("&lt;i&gt;secret-chat&lt;/i&gt;") && !text.contains("<i>secret"), "{path}");
