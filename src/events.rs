@@ -1,6 +1,8 @@
 //! Events: what became of which session, for listeners.
 
+use std::fmt;
 use std::iter::FusedIterator;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -245,9 +247,27 @@ pub(crate) struct Listeners {
 
 #[derive(Debug)]
 struct Listener {
+    /// Before the bell, so that who hears the bell go finds the end.
     events: Sender<Event>,
+    bell: Option<Bell>,
     wanted: u8,
     dropped: Arc<AtomicU64>,
+}
+
+/// What rings when there is an event.
+pub(crate) struct Bell(pub(crate) Box<dyn Fn() + Send + Sync>);
+
+impl Bell {
+    fn ring(&self) {
+        // It is a stranger's, and must not cost the writer its change. The hook for panics has said what went wrong.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.0)()));
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bell")
+    }
 }
 
 /// What listeners are to hear of an entry.
@@ -277,7 +297,7 @@ impl Told {
 }
 
 impl Listeners {
-    pub(crate) fn listen(&self, options: EventOptions) -> Events {
+    pub(crate) fn listen(&self, options: EventOptions, bell: Option<Bell>) -> Events {
         let EventOptions { capacity, wanted } = options;
         let (sender, events) = Feed::new(capacity.clamp(1, MAX_CAPACITY));
         let dropped = Arc::new(AtomicU64::new(0));
@@ -285,7 +305,7 @@ impl Listeners {
             return Events { events: Feed::ended(), dropped };
         }
         let mut all = self.all.write();
-        all.push(Listener { events: sender, wanted, dropped: Arc::clone(&dropped) });
+        all.push(Listener { events: sender, bell, wanted, dropped: Arc::clone(&dropped) });
         self.count(&all);
         Events { events, dropped }
     }
@@ -304,7 +324,11 @@ impl Listeners {
         let (class, mut gone, mut dropped) = (event.kind.class(), false, 0);
         for listener in self.all.read().iter().filter(|listener| listener.wanted & class != 0) {
             match listener.events.try_send(event.clone()) {
-                Ok(()) => {}
+                Ok(()) => {
+                    if let Some(bell) = &listener.bell {
+                        bell.ring();
+                    }
+                }
                 Err(TrySendError::Full(_)) => {
                     listener.dropped.fetch_add(1, Ordering::Relaxed);
                     dropped += 1;

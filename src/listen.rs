@@ -1,6 +1,6 @@
 //! Events of a store: who listens, and what each verb tells.
 
-use crate::events::{Event, EventOptions, Events, Told};
+use crate::events::{Bell, Event, EventOptions, Events, Told};
 use crate::key::SessionKey;
 use crate::store::SessionStore;
 
@@ -24,7 +24,21 @@ impl SessionStore {
     /// ```
     #[must_use]
     pub fn events(&self, options: impl Into<EventOptions>) -> Events {
-        self.listeners().listen(options.into())
+        self.listeners().listen(options.into(), None)
+    }
+
+    /// As [`events`](SessionStore::events), with a bell for who cannot wait in a thread: an event loop, whose pipe it may
+    /// write to.
+    ///
+    /// `bell` is called after each event that the channel has taken, on the thread that made the change, and dropped when no more
+    /// will come: when the store is closed, or soon after the listener was dropped. It must be quick, and must not call the store.
+    #[must_use]
+    pub fn events_with_bell(
+        &self,
+        options: impl Into<EventOptions>,
+        bell: impl Fn() + Send + Sync + 'static,
+    ) -> Events {
+        self.listeners().listen(options.into(), Some(Bell(Box::new(bell))))
     }
 
     /// Sends what became of an entry to the listeners that want its class, if there are any. Call it with no entry

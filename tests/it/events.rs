@@ -1,5 +1,7 @@
 //! Events: told once, with their reasons, and never in a writer's way.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloakroom::change::{Edit, Expect, ReplaceReason, Repoint, Resolve, Touch};
@@ -287,4 +289,28 @@ fn events_are_an_iterator_that_ends_with_the_store() {
     }
     drop(store);
     assert_eq!(reader.join().unwrap(), [key(0), key(1), key(2)]);
+}
+
+/// The bell of a listener counts how often it rings, and says when it is let go.
+#[test]
+fn a_bell_rings_for_each_event_that_was_taken_and_is_let_go_at_the_end() {
+    let home = Home::new();
+    let store = home.open();
+    let (rings, gone) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
+    let (counter, held) = (Arc::clone(&rings), Arc::clone(&gone));
+    let events = store.events_with_bell(2, move || {
+        let _ = &held;
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    // It is a stranger's: one that panics costs the writer nothing.
+    let others = store.events_with_bell(10, || panic!("a bell that is broken"));
+    for n in 0..3 {
+        store.resolve(&source(n)).unwrap();
+    }
+    assert_eq!((rings.load(Ordering::Relaxed), events.dropped()), (2, 1));
+    assert_eq!((events.drain().count(), others.drain().count()), (2, 3));
+    assert_eq!(Arc::strong_count(&gone), 2);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!((Arc::strong_count(&gone), events.try_recv()), (1, Err(Nothing::Ended)));
 }

@@ -1,26 +1,23 @@
 //! [`Events`]: what becomes of sessions, as an iterator and as an asynchronous one.
 //!
-//! For event loops a thread takes the events from the store's channel into a short queue and writes a byte into a pipe, as
-//! the hub's wakers do. It never calls Python, and ends soon after nobody holds the events any more.
+//! For event loops the store's bell writes a byte into a pipe, on the thread that made the change, as the hub's wakers do. It never
+//! calls Python, and nothing runs while there is nothing to tell.
 
-use std::collections::VecDeque;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::AsRawFd;
+use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use std::{process, thread};
 
-use cloakroom::events::{Event, Nothing};
+use cloakroom::events::{EventOptions, Nothing};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 
 use crate::convert::{python, report};
 
-/// How long a wait goes on before it looks for signals, or whether it is still wanted.
+/// How long a wait in a thread goes on before it looks for signals.
 const LOOK: Duration = Duration::from_millis(100);
-/// How many events the queue of a loop holds. What is beyond waits in the store's channel, which drops what it has no room for.
-const QUEUE: usize = 64;
 
 /// What becomes of sessions, from the call of `events` on. An iterator that waits for each event and ends when the store is
 /// closed; in asyncio an asynchronous one. Be one or the other: once it was read in a loop, it is read there.
@@ -32,84 +29,60 @@ const QUEUE: usize = 64;
 /// ['suspended']
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Events {
-    inner: Arc<cloakroom::events::Events>,
-    queue: Mutex<Option<Arc<Queue>>>,
+    inner: cloakroom::events::Events,
+    bell: Arc<Bell>,
     is_awaited: AtomicBool,
-    /// A copy of this in another process has no thread, and locks that nobody opens.
+}
+
+/// Tells an event loop that there is something to take. There is a byte in the pipe if and only if it rings.
+struct Bell {
+    /// None until the events are read in a loop.
+    pipe: OnceLock<(PipeReader, PipeWriter)>,
+    rings: AtomicBool,
+    /// A copy of this in another process shares the pipe, and is not to write to it.
     process: u32,
 }
 
-struct Queue {
-    reader: PipeReader,
-    writer: PipeWriter,
-    state: Mutex<State>,
-    has_room: Condvar,
-}
-
-/// There is a byte in the pipe if and only if there is an event, or the end.
-#[derive(Default)]
-struct State {
-    events: VecDeque<Event>,
-    has_ended: bool,
-}
-
-impl State {
-    fn says_nothing(&self) -> bool {
-        self.events.is_empty() && !self.has_ended
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Queue {
-    fn add(&self, change: impl FnOnce(&mut State)) {
-        let mut state = lock(&self.state);
-        if state.says_nothing() {
+impl Bell {
+    fn ring(&self) {
+        let Some((_, writer)) = self.pipe.get() else { return };
+        if self.process == process::id() && !self.rings.swap(true, Ordering::AcqRel) {
             // It has room for one byte. Were it broken, nobody would be left to be told.
-            let _ = (&self.writer).write_all(&[0]);
+            let _ = (&*writer).write_all(&[0]);
         }
-        change(&mut state);
     }
 
-    /// The next event; otherwise whether there will be none.
-    fn next(&self) -> Result<Event, bool> {
-        let mut state = lock(&self.state);
-        let next = state.events.pop_front().ok_or(state.has_ended)?;
-        if state.says_nothing() {
-            let _ = (&self.reader).read_exact(&mut [0]);
+    /// Silences it. Whether it was ringing: then look once more, for what came in between.
+    fn silence(&self) -> bool {
+        let Some((reader, _)) = self.pipe.get() else { return false };
+        let was_ringing = self.rings.load(Ordering::Acquire);
+        if was_ringing {
+            let _ = (&*reader).read_exact(&mut [0]);
+            self.rings.store(false, Ordering::Release);
         }
-        self.has_room.notify_one();
-        Ok(next)
+        was_ringing
     }
 }
 
-/// What the thread does.
-fn forward(events: &cloakroom::events::Events, queue: &Weak<Queue>) {
-    while let Some(queue) = queue.upgrade() {
-        let state = lock(&queue.state);
-        if state.events.len() >= QUEUE {
-            let _ = queue.has_room.wait_timeout(state, LOOK);
-            continue;
-        }
-        drop(state);
-        match events.recv_timeout(LOOK) {
-            Ok(event) => queue.add(|state| state.events.push_back(event)),
-            Err(Nothing::Yet) => {}
-            Err(_) => return queue.add(|state| state.has_ended = true),
-        }
+/// The store's hold on a bell: that it is let go is rung, too, since no event will come then.
+struct Rope(Arc<Bell>);
+
+impl Drop for Rope {
+    fn drop(&mut self) {
+        self.0.ring();
     }
 }
 
 impl Events {
-    pub(crate) fn new(inner: cloakroom::events::Events) -> Self {
-        Self {
-            inner: Arc::new(inner),
-            queue: Mutex::default(),
-            is_awaited: AtomicBool::new(false),
-            process: process::id(),
-        }
+    pub(crate) fn new(store: &cloakroom::SessionStore, options: EventOptions) -> Self {
+        let bell = Arc::new(Bell { pipe: OnceLock::new(), rings: AtomicBool::new(false), process: process::id() });
+        let rope = Rope(Arc::clone(&bell));
+        let inner = store.events_with_bell(options, move || rope.0.ring());
+        Self { inner, bell, is_awaited: AtomicBool::new(false) }
+    }
+
+    fn is_child(&self) -> bool {
+        self.bell.process != process::id()
     }
 }
 
@@ -129,7 +102,7 @@ impl Events {
         if self.is_child() {
             return Ok(None);
         }
-        if lock(&self.queue).is_some() {
+        if self.bell.pipe.get().is_some() {
             return Err(PyRuntimeError::new_err("these events are read in an event loop: use `async for`"));
         }
         loop {
@@ -150,10 +123,12 @@ impl Events {
         if self.is_child() {
             return Ok((None, true));
         }
-        let next = self.queue()?.next();
-        match next {
-            Ok(event) => Ok((Some(report(py, "Event", &event)?), false)),
-            Err(has_ended) => Ok((None, has_ended)),
+        loop {
+            match self.inner.try_recv() {
+                Ok(event) => return Ok((Some(report(py, "Event", &event)?), false)),
+                Err(Nothing::Yet) if self.bell.silence() => {}
+                Err(nothing) => return Ok((None, nothing != Nothing::Yet)),
+            }
         }
     }
 
@@ -162,7 +137,14 @@ impl Events {
         if self.is_awaited.swap(true, Ordering::AcqRel) {
             return Err(PyRuntimeError::new_err("another task waits for these events: give each its own"));
         }
-        Ok(self.queue()?.reader.as_raw_fd())
+        if let Some((reader, _)) = self.bell.pipe.get() {
+            return Ok(reader.as_raw_fd());
+        }
+        let made = pipe()?;
+        // Only who waits comes here, so nobody else makes one meanwhile. What came before was not rung.
+        let (reader, _) = self.bell.pipe.get_or_init(|| made);
+        self.bell.ring();
+        Ok(reader.as_raw_fd())
     }
 
     /// Ends it.
@@ -172,25 +154,5 @@ impl Events {
 
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err("Events belong to the process that opened the store: listen there"))
-    }
-}
-
-impl Events {
-    fn is_child(&self) -> bool {
-        self.process != process::id()
-    }
-
-    fn queue(&self) -> PyResult<Arc<Queue>> {
-        let mut made = lock(&self.queue);
-        if let Some(queue) = &*made {
-            return Ok(Arc::clone(queue));
-        }
-        let (reader, writer) = pipe()?;
-        let queue = Queue { reader, writer, state: Mutex::default(), has_room: Condvar::new() };
-        let queue = Arc::new(queue);
-        let (events, weak) = (Arc::clone(&self.inner), Arc::downgrade(&queue));
-        thread::Builder::new().name("cloakroom-feed".into()).spawn(move || forward(&events, &weak))?;
-        *made = Some(Arc::clone(&queue));
-        Ok(queue)
     }
 }

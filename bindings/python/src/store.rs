@@ -315,7 +315,7 @@ impl SessionStore {
     #[pyo3(signature = (capacity=1024, *, updates=false, touches=false))]
     fn events(&self, py: Python<'_>, capacity: usize, updates: bool, touches: bool) -> PyResult<Events> {
         let options = EventOptions::new(capacity).updates(updates).touches(touches);
-        self.run(py, move |store| Ok(Events::new(store.events(options))))
+        self.run(py, move |store| Ok(Events::new(store, options)))
     }
 
     /// Waits until everything changed so far survives a power cut.

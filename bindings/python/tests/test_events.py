@@ -124,26 +124,36 @@ def test_a_loop_learns_of_the_end_and_each_wait_is_one_tasks(path: Path) -> None
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-def test_the_thread_of_events_ends_with_them(store: SessionStore) -> None:
-    def name(task: Path) -> str:
-        try:
-            return (task / "comm").read_text().strip()
-        except (FileNotFoundError, ProcessLookupError):
-            # It has ended since it was listed.
-            return ""
+def test_a_wait_in_a_loop_has_no_thread_and_asks_nobody(store: SessionStore) -> None:
+    def threads() -> set[str]:
+        return {task.name for task in Path("/proc/self/task").iterdir()}
 
-    def threads() -> int:
-        return [name(task) for task in Path("/proc/self/task").iterdir()].count("cloakroom-feed")
+    async def main() -> None:
+        before = threads()
+        events = store.events()
+        stream = events.__aiter__()
+        waits = asyncio.ensure_future(stream.__anext__())
+        await asyncio.sleep(0)
+        asked = 0
 
-    events = store.events()
-    changes(store, 3)
-    asyncio.run(collected(events, 3))
-    del events
-    for _ in range(200):
-        if threads() == 0:
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError("the thread is still there")
+        class Counted:
+            _watch, _unwatch = events._watch, events._unwatch
+
+            def _next(self) -> tuple[Event | None, bool]:
+                nonlocal asked
+                asked += 1
+                return events._next()
+
+        stream.events = Counted()  # type: ignore[attr-defined]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        # It is asked when it rings, and then only: once for what came before it was listened to here.
+        assert asked <= 1 and threads() == before
+        already = asked
+        changes(store, 1)
+        assert (await waits).session_key == "mine:0" and asked == already + 1
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("ends", ["sys.exit(0)", "raise KeyboardInterrupt", "os.kill(os.getpid(), signal.SIGTERM)"])
