@@ -43,10 +43,10 @@ class Made:
     def from_dict(cls, fields: dict[str, Any]) -> "Made":
         if fields["session_id"] == "unreadable":
             raise ValueError("unreadable")
-        times = ("created_at", "updated_at")
+        times = ("created_at", "updated_at", "active_turn_started_at")
         names = {field.name for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {
-            name: datetime.fromisoformat(value) if name in times else value
+            name: datetime.fromisoformat(value) if name in times and value else value
             for name, value in fields.items()
             if name in names
         }
@@ -309,3 +309,20 @@ def test_many_threads_lose_no_change(entries: Entries, store: SessionStore, path
     for number in range(5):
         found = store.get(f"mine:{number}")
         assert found is not None and (found.total_tokens, found.output_tokens) == (100, 100)
+
+
+def test_fields_are_written_before_the_entry_shows_them(entries: Entries, store: SessionStore) -> None:
+    entry = entries[KEY]
+    store.set_extra(KEY, "of another version", 1)
+    turn = store.begin_turn(KEY)
+    assert turn is not None
+    entries.turned(KEY)
+    then = dataclasses.replace(entry, metadata={"pin": 1})
+    assert entries.put(KEY, then.to_dict()) is not None and entries.put(KEY, then.to_dict()) is None
+    assert entry.metadata == {"pin": 1} and entries[KEY] is entry and store.extra(KEY, "of another version") == 1
+    assert entry.active_turn_token == turn.token and "active_turn_token" not in json.loads(store.get_json(KEY) or "")
+    # A turn that is kept with the entry stays, too.
+    entry.session_id = "run-2"
+    entries.put(KEY, dataclasses.replace(entry, metadata={"pin": 2}).to_dict())
+    assert (entry.session_id, entry.metadata, entry.active_turn_token) == ("run-2", {"pin": 2}, turn.token)
+    assert entries.put("none", then.to_dict()) is None and "none" not in store

@@ -269,16 +269,19 @@ class Entries(MutableMapping[str, Any]):
             return last
 
     def put(self, key: str, fields: dict[str, Any]) -> Receipt | None:
-        """Writes fields of an entry that is there, before it shows them."""
+        """Writes what fields of an entry are to be, before it shows them."""
         with self._lock:
             settled = self.settle()
-            fields = {name: value for name, value in fields.items() if name not in _TURN}
-            try:
-                receipt = self.store.put_json(key, json.dumps(fields)).receipt
-            except ValueError:
+            entry = self.get(key)
+            if entry is None or not self.keeps(key):
                 return settled
+            state: _State = entry.__dict__[_STATE]
+            now, then = self._fields(entry), self._stored(state, fields)
+            names = {name for name in now.keys() | then.keys() if now.get(name) != then.get(name)}
+            receipt = self._merge(key, entry, state, names, then) if names else None
+            state.revision = None
             self.bring_up(key)
-            return receipt
+            return receipt or settled
 
     # --- inside
 
@@ -358,14 +361,14 @@ class Entries(MutableMapping[str, Any]):
 
     def _fields(self, entry: Any) -> dict[str, Any]:
         """What is to be in the store: all but the turn that it keeps itself. A copy of its own."""
-        fields = entry.to_dict()
-        state: _State = entry.__dict__[_STATE]
-        if fields.get(_TURN[0]) == state.token:
-            for name in _TURN:
-                fields.pop(name, None)
+        return self._stored(entry.__dict__[_STATE], entry.to_dict())
+
+    def _stored(self, state: _State, fields: dict[str, Any]) -> dict[str, Any]:
         # What another key's entry was made from names that.
-        fields["session_key"] = state.key
-        copy: dict[str, Any] = json.loads(json.dumps(fields))
+        copy: dict[str, Any] = json.loads(json.dumps({**fields, "session_key": state.key}))
+        if copy.get(_TURN[0]) == state.token:
+            for name in _TURN:
+                copy.pop(name, None)
         return copy
 
     def _refuse(self, key: str, entry: Any) -> None:
@@ -417,6 +420,10 @@ class Entries(MutableMapping[str, Any]):
             self.store.touch(key)
             self._brought_up(key, entry)
             return None
+        return self._merge(key, entry, state, names, fields)
+
+    def _merge(self, key: str, entry: Any, state: _State, names: set[str], fields: dict[str, Any]) -> Receipt | None:
+        """Writes some fields into what the store has."""
         for _ in range(_ATTEMPTS):
             found = self.store.get(key)
             if found is None:
