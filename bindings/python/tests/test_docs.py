@@ -14,6 +14,7 @@ import pytest
 
 import cloakroom_store
 from cloakroom_store import Entry, ResetPolicy, SessionStore, _core, _errors, _reports
+from cloakroom_store.hermes import _routing
 
 from .conftest import KEY
 
@@ -33,7 +34,7 @@ def methods(made: Any) -> dict[str, Any]:
 
 def documented() -> Iterator[tuple[str, str]]:
     yield "cloakroom_store", cloakroom_store.__doc__ or ""
-    for module in (_errors, _reports):
+    for module in (_errors, _reports, _routing):
         for test in doctest.DocTestFinder().find(module):
             if test.examples:
                 yield test.name, inspect.cleandoc(test.docstring or "")
@@ -50,7 +51,7 @@ DOCUMENTED = dict(documented())
 def test_the_example_of_a_docstring_runs(name: str, path: Path) -> None:
     with SessionStore.open(path.with_name("open.db"), create=True) as store:
         store.resolve({"platform": "telegram", "chat_type": "dm", "chat_id": "1234"})
-        classes = {each.__name__: each for each in (Entry, ResetPolicy, SessionStore)}
+        classes = {each.__name__: each for each in (Entry, ResetPolicy, SessionStore, _routing.Routing)}
         names = {"store": store, "key": KEY, "path": path, "asyncio": asyncio, **classes}
         test = doctest.DocTestParser().get_doctest(DOCUMENTED[name], names, name, None, 0)
         assert test.examples, f"{name} has no example"

@@ -12,15 +12,14 @@ from .._errors import InvalidEntry, InvalidName, TooLarge
 class Routing:
     """The three functions of Hermes' routing table, on a store.
 
-    >>> import tempfile
-    >>> directory = tempfile.TemporaryDirectory()
-    >>> with SessionStore.open(directory.name + "/db", create=True) as store:
-    ...     routing = Routing(store)
-    ...     entry = {"session_key": "a:b", "session_id": "1", "created_at": "2026-06-03T12:00:00", "updated_at": "2026-06-03T12:00:00"}
-    ...     routing.save_gateway_routing_entry("a:b", json.dumps(entry))
-    ...     list(routing.load_gateway_routing_entries())
-    ['a:b']
-    >>> directory.cleanup()
+    In the example `store` is open, and has one entry.
+
+    >>> routing = Routing(store)
+    >>> (key, text), = routing.load_gateway_routing_entries().items()
+    >>> routing.save_gateway_routing_entry(key, text)
+    >>> routing.replace_gateway_routing_entries({})
+    >>> store.count()
+    0
     """
 
     def __init__(self, store: SessionStore, *, durable: bool = True) -> None:
