@@ -13,6 +13,8 @@ use crate::modify::{Draft, Edit};
 use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::put::Expect;
 use crate::query::{Cursor, Filter, Page, Summary};
+use crate::remove_where::{BulkRemoval, ForgetReport};
+use crate::rename::RenameReport;
 use crate::reset::ResetPolicies;
 use crate::source::SessionSource;
 use crate::store::SessionStore;
@@ -181,6 +183,21 @@ pub trait Sessions: Send + Sync {
     /// How many entries there are: [`len`](SessionStore::len).
     fn len(&self) -> Result<u64>;
 
+    /// The keys that begin with a prefix, in order: [`keys`](SessionStore::keys).
+    fn keys(&self, prefix: &str) -> Result<Box<dyn Iterator<Item = Result<SessionKey>> + '_>>;
+
+    /// Removes the entries that a filter accepts: [`remove_where`](SessionStore::remove_where).
+    fn remove_where(&self, filter: &Filter, expected: Option<u64>) -> Result<BulkRemoval>;
+
+    /// Removes all that there is of one user: [`forget`](SessionStore::forget).
+    fn forget(&self, prefix: &str) -> Result<ForgetReport>;
+
+    /// Gives each entry of a prefix another key: [`rename`](SessionStore::rename).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) on a cluster.
+    fn rename(&self, old: &str, new: &str) -> Result<RenameReport>;
+
     /// Removes what has been idle for too long: [`prune`](SessionStore::prune).
     fn prune(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard) -> Result<PruneReport>;
 
@@ -199,6 +216,11 @@ pub trait Sessions: Send + Sync {
     /// Replaces the metadata, which is one of the extras: [`set_metadata`](SessionStore::set_metadata).
     fn set_metadata(&self, key: &SessionKey, metadata: &Map<String, Value>) -> Result<Option<Receipt>> {
         self.set_extra(key, Extras::METADATA, &Value::Object(metadata.clone()))
+    }
+
+    /// How many keys begin with a prefix: [`count_prefix`](SessionStore::count_prefix).
+    fn count_prefix(&self, prefix: &str) -> Result<u64> {
+        self.keys(prefix)?.try_fold(0, |count, key| key.map(|_| count + 1))
     }
 
     /// Whether there are no entries: [`is_empty`](SessionStore::is_empty).
@@ -382,6 +404,22 @@ impl Sessions for SessionStore {
 
     fn len(&self) -> Result<u64> {
         Ok(self.len())
+    }
+
+    fn keys(&self, prefix: &str) -> Result<Box<dyn Iterator<Item = Result<SessionKey>> + '_>> {
+        Ok(Box::new(self.keys(prefix)?))
+    }
+
+    fn remove_where(&self, filter: &Filter, expected: Option<u64>) -> Result<BulkRemoval> {
+        self.remove_where(filter, expected)
+    }
+
+    fn forget(&self, prefix: &str) -> Result<ForgetReport> {
+        self.forget(prefix)
+    }
+
+    fn rename(&self, old: &str, new: &str) -> Result<RenameReport> {
+        self.rename(old, new)
     }
 
     fn prune(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard) -> Result<PruneReport> {

@@ -128,9 +128,14 @@ impl ClusterStore {
         Ok(member == self.inner.member || self.members()?.contains(member))
     }
 
-    /// The other processes that are alive and have guards.
+    /// The processes that are alive and have guards.
+    pub(super) fn guards(&self) -> Result<BTreeSet<String>> {
+        self.alive("guards")
+    }
+
+    /// The others of them.
     pub(super) fn other_guards(&self) -> Result<BTreeSet<String>> {
-        let mut guards = self.alive("guards")?;
+        let mut guards = self.guards()?;
         guards.remove(&self.inner.member);
         Ok(guards)
     }

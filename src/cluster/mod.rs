@@ -10,6 +10,7 @@ mod clock;
 mod lane;
 mod layout;
 mod lists;
+mod many;
 mod map;
 mod members;
 mod options;
@@ -18,6 +19,7 @@ mod prune;
 mod scripts;
 mod seen;
 mod settings;
+mod stats;
 mod store;
 mod turns;
 mod value;
@@ -38,6 +40,8 @@ use crate::modify::{Draft, Edit};
 use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::put::Expect;
 use crate::query::{Cursor, Filter, Page, Summary};
+use crate::remove_where::{BulkRemoval, ForgetReport};
+use crate::rename::RenameReport;
 use crate::reset::ResetPolicies;
 use crate::sessions::Sessions;
 use crate::source::SessionSource;
@@ -48,6 +52,7 @@ use crate::turns::{
 use crate::unreadable::Listing;
 
 pub use options::ClusterOptions;
+pub use stats::ClusterStats;
 pub use store::ClusterStore;
 
 impl ClusterStore {
@@ -257,6 +262,22 @@ impl Sessions for ClusterStore {
 
     fn len(&self) -> Result<u64> {
         self.count()
+    }
+
+    fn keys(&self, prefix: &str) -> Result<Box<dyn Iterator<Item = Result<SessionKey>> + '_>> {
+        Ok(Box::new(self.do_keys(prefix)?.into_iter().map(Ok)))
+    }
+
+    fn remove_where(&self, filter: &Filter, expected: Option<u64>) -> Result<BulkRemoval> {
+        self.do_remove_where(filter, expected)
+    }
+
+    fn forget(&self, prefix: &str) -> Result<ForgetReport> {
+        self.do_forget(prefix)
+    }
+
+    fn rename(&self, _: &str, _: &str) -> Result<RenameReport> {
+        Err(Error::Unsupported { what: "another key for an entry", by: "on a cluster: the two may be on two nodes" })
     }
 
     fn prune(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard) -> Result<PruneReport> {

@@ -406,7 +406,7 @@ impl ClusterStore {
     }
 
     /// Removes an entry that was seen, if it is still the same.
-    fn remove_seen(&self, key: &SessionKey, seen: &Look, unless_touched: bool) -> Result<Removal> {
+    pub(super) fn remove_seen(&self, key: &SessionKey, seen: &Look, unless_touched: bool) -> Result<Removal> {
         let score = if unless_touched { seen.score.as_str() } else { "" };
         Ok(match self.remove_script(key, seen, score, None, "")? {
             (1, receipt) => Removal::Removed(receipt),

@@ -43,8 +43,8 @@ impl Rig for Clustered {
     }
 
     fn can(&self, what: Can) -> bool {
-        // Each shard has its share of a cap.
-        what != Can::ExactCap
+        // Each shard has its share of a cap, and no entry goes from one to another.
+        !matches!(what, Can::ExactCap | Can::Rename)
     }
 }
 

@@ -204,3 +204,22 @@ fn a_turn_of_a_process_that_is_gone_is_recovered_once() {
     assert!(next.token > begun.token);
     assert!(matches!(c.end_turn(&key(1), begun.token).unwrap(), cloakroom::turns::TurnEnd::NotCurrent));
 }
+
+#[test]
+fn figures_of_the_whole() {
+    let shared = Shared::new();
+    let (a, b) = (shared.open(idle), ClusterStore::open(shared.options.clone()).unwrap());
+    for n in 0..5 {
+        a.resolve(&source(n)).unwrap();
+        shared.clock.advance(HOUR);
+    }
+    b.begin_turn(&key(4)).unwrap().unwrap();
+    let _c = shared.open(idle);
+    shared.clock.advance(DAY);
+    assert_eq!((pass(&a).kept_unreviewed, pass(&a).removed), (4, 0), "the turn touched");
+    let stats = b.stats().unwrap();
+    assert_eq!((stats.entries, stats.open_turns, stats.condemned), (5, 1, 4));
+    assert_eq!((stats.members, stats.guards, stats.shards), (3, 2, 16));
+    assert_eq!((stats.oldest, stats.newest), (Some(NOW), Some(NOW.saturating_add(HOUR * 5))));
+    assert!((1..=5).contains(&stats.shards_in_use));
+}

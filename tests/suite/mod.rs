@@ -30,6 +30,8 @@ pub enum Can {
     ExactCap,
     /// A receipt that is durable.
     Durable,
+    /// Another key for an entry.
+    Rename,
 }
 
 /// A store of its own for each test.
@@ -56,7 +58,8 @@ macro_rules! conformance {
         $crate::conformance!(@ $rig, turns: a_turn_begins_and_ends one_of_many_begins
             a_turn_belongs_to_its_session a_resume_is_marked_and_cleared a_lease_holds_until_its_end
             a_lease_ends_with_its_entry);
-        $crate::conformance!(@ $rig, lists: an_id_leads_to_its_entries lists_are_newest_first filters_filter);
+        $crate::conformance!(@ $rig, lists: an_id_leads_to_its_entries lists_are_newest_first filters_filter keys_are_found_by_prefix
+            many_are_removed_by_a_filter a_user_is_forgotten);
 
         #[test]
         fn the_store_is_a_map() {

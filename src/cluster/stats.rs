@@ -1,0 +1,76 @@
+//! Figures of the whole.
+
+use serde::Serialize;
+
+use super::layout::Part;
+use super::store::ClusterStore;
+use super::value::{at, int, list};
+use crate::error::Result;
+use crate::time::Timestamp;
+
+/// Figures of a store on a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ClusterStats {
+    /// Entries.
+    pub entries: u64,
+    /// Shards that have any.
+    pub shards_in_use: u64,
+    /// Shards.
+    pub shards: u64,
+    /// The `updated_at` of the entry that has been idle for longest.
+    pub oldest: Option<Timestamp>,
+    /// The latest `updated_at`.
+    pub newest: Option<Timestamp>,
+    /// Turns that have begun and not ended.
+    pub open_turns: u64,
+    /// Entries that a pass of pruning wants gone, once all have been asked.
+    pub condemned: u64,
+    /// Processes that have the store open, this one among them.
+    pub members: u64,
+    /// Those that are asked before an entry is pruned.
+    pub guards: u64,
+}
+
+impl ClusterStore {
+    /// Figures of the whole. Asks every shard once, whatever it holds.
+    pub fn stats(&self) -> Result<ClusterStats> {
+        let ask = |shard| {
+            let updated = self.part(shard, Part::Updated);
+            let edge =
+                |place: i64| redis::cmd("ZRANGE").arg(&updated).arg(place).arg(place).arg("WITHSCORES").to_owned();
+            let count = |command: &str, part| redis::cmd(command).arg(self.part(shard, part)).to_owned();
+            vec![
+                redis::cmd("ZCARD").arg(&updated).to_owned(),
+                edge(0),
+                edge(-1),
+                count("HLEN", Part::Turns),
+                count("HLEN", Part::Condemned),
+                redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned(),
+            ]
+        };
+        let mut stats = ClusterStats {
+            entries: 0,
+            shards_in_use: 0,
+            shards: self.layout().shards().into(),
+            oldest: None,
+            newest: None,
+            open_turns: 0,
+            condemned: 0,
+            members: self.members()?.len() as u64,
+            guards: self.guards()?.len() as u64,
+        };
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+            self.check_mark(shard, at(&done.values, 5), &done.node)?;
+            let count = |place| int(at(&done.values, place)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+            let time = |place| int(at(list(at(&done.values, place)), 1)).map(Timestamp::from_micros);
+            stats.entries += count(0);
+            stats.shards_in_use += u64::from(count(0) > 0);
+            stats.oldest = [stats.oldest, time(1)].into_iter().flatten().min();
+            stats.newest = stats.newest.max(time(2));
+            stats.open_turns += count(3);
+            stats.condemned += count(4);
+        }
+        Ok(stats)
+    }
+}
