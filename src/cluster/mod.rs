@@ -24,6 +24,7 @@ mod store;
 mod turns;
 mod value;
 mod verbs;
+mod watch;
 mod wire;
 
 use serde_json::Value;
@@ -54,6 +55,7 @@ use crate::unreadable::Listing;
 pub use options::ClusterOptions;
 pub use stats::ClusterStats;
 pub use store::ClusterStore;
+pub use watch::ClusterWatcher;
 
 impl ClusterStore {
     fn key_for(&self, source: &SessionSource) -> Result<SessionKey> {

@@ -97,6 +97,13 @@ impl ClusterStore {
         Ok(counts)
     }
 
+    /// How many entries there are, and how many of them are older than the cutoff.
+    pub(super) fn count_expired(&self, cutoff: Option<Timestamp>) -> Result<(u64, u64)> {
+        let counts = self.count_shards(cutoff)?.into_iter().map(|(_, counts)| counts);
+        let (all, old) = counts.fold((0, 0), |(all, old), (entries, expired)| (all + entries, old + expired));
+        Ok((all, if cutoff.is_some() { old } else { 0 }))
+    }
+
     /// How many entries there are.
     pub(super) fn count(&self) -> Result<u64> {
         Ok(self.count_shards(None)?.into_iter().map(|(_, (entries, _))| entries).sum())

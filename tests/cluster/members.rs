@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::cluster::{ClusterOptions, ClusterStore};
+use cloakroom::cluster::{ClusterOptions, ClusterStore, ClusterWatcher};
 use cloakroom::prune::Verdict;
 use cloakroom::time::ManualClock;
 use cloakroom::turns::{RecoverOptions, TurnStart};
+use cloakroom::watcher::WatcherConfig;
 use cloakroom::{PrunePolicy, SessionKey, Sessions};
 
 use crate::common::{NOW, key, source};
@@ -222,4 +223,46 @@ fn figures_of_the_whole() {
     assert_eq!((stats.members, stats.guards, stats.shards), (3, 2, 16));
     assert_eq!((stats.oldest, stats.newest), (Some(NOW), Some(NOW.saturating_add(HOUR * 5))));
     assert!((1..=5).contains(&stats.shards_in_use));
+}
+
+/// Two processes with watchers: they ask each other's guards by themselves, and remove what neither is at work on.
+#[test]
+fn watchers_of_two_processes_prune_together() {
+    let shared = Shared::new();
+    let options = shared.options.clone().review_interval(Duration::from_millis(50));
+    let open = |active: usize| {
+        let guard = move |asked: &SessionKey| Verdict::from(*asked == key(active));
+        ClusterStore::open(options.clone().guard(guard)).unwrap()
+    };
+    let (a, b) = (open(1), open(2));
+    for n in 0..9 {
+        a.resolve(&source(n)).unwrap();
+        if n == 3 {
+            shared.clock.advance(DAY * 2);
+        }
+    }
+    let config = WatcherConfig { policy: PrunePolicy::max_age_days(1), interval: HOUR };
+    let watchers = [&a, &b].map(|store| store.watch(config.clone()).unwrap());
+    wait_for("what nobody is at work on is gone", || {
+        watchers.iter().for_each(ClusterWatcher::prune_now);
+        !a.contains(&key(0)).unwrap() && !a.contains(&key(3)).unwrap()
+    });
+    assert!((1..=2).all(|n| a.contains(&key(n)).unwrap()) && a.len().unwrap() == 7);
+    // Most of it would go: that waits, for a pass an hour later.
+    shared.clock.advance(DAY * 3);
+    let passes = || watchers.iter().map(|watcher| watcher.status().passes).sum::<u64>();
+    wait_for("they see it", || watchers.iter().all(|watcher| watcher.status().held > 0));
+    assert_eq!(a.len().unwrap(), 7);
+    let before = passes();
+    wait_for("it is confirmed", || {
+        shared.clock.advance(HOUR);
+        thread::sleep(Duration::from_millis(20));
+        a.len().unwrap() == 2
+    });
+    assert!(passes() > before);
+    let status = watchers[0].status();
+    assert!(status.failures == 0 && status.last_report.is_some(), "{status:?}");
+    let short = a.watch(WatcherConfig { interval: Duration::from_millis(1), ..config.clone() });
+    assert!(matches!(short, Err(cloakroom::Error::Setting { .. })), "{short:?}");
+    drop(watchers);
 }
