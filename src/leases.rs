@@ -9,6 +9,7 @@
 //! [`hold_until`](SessionStore::hold_until) is on disk, for work that may outlive a crash of the gateway: pruning begins
 //! again when the gateway does, before anybody could tell it what is still running.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,20 +29,40 @@ use crate::unreadable::{Listing, Unreadable};
 /// It does not keep the store open, and may be dropped after it.
 #[must_use = "the lease ends when this is dropped"]
 #[derive(Debug)]
-pub struct Lease {
-    leases: Arc<Leases>,
-    number: u64,
-}
+pub struct Lease(Box<dyn Hold>);
 
 impl Lease {
     /// Whether it holds an entry still: `false` once that was removed.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        !fork::is_child() && self.leases.is_current(self.number)
+        !fork::is_child() && self.0.is_held()
+    }
+
+    pub(crate) fn of(hold: impl Hold + 'static) -> Self {
+        Self(Box::new(hold))
     }
 }
 
-impl Drop for Lease {
+/// What an engine knows of a lease. Dropped, it has ended.
+pub(crate) trait Hold: fmt::Debug + Send + Sync {
+    /// Whether it holds an entry still.
+    fn is_held(&self) -> bool;
+}
+
+/// A lease of a store that this process has for itself.
+#[derive(Debug)]
+struct HeldHere {
+    leases: Arc<Leases>,
+    number: u64,
+}
+
+impl Hold for HeldHere {
+    fn is_held(&self) -> bool {
+        self.leases.is_current(self.number)
+    }
+}
+
+impl Drop for HeldHere {
     fn drop(&mut self) {
         // It is the parent's, whose threads may have held the table's lock when the process was forked.
         if !fork::is_child() {
@@ -90,7 +111,7 @@ impl SessionStore {
         let now = self.now();
         let leases = Arc::clone(self.commits().leases()?);
         let Some(locked) = self.commits().look(key)? else { return Ok(None) };
-        Ok(locked.hot().is_some().then(|| Lease { leases, number: locked.hold(now) }))
+        Ok(locked.hot().is_some().then(|| Lease::of(HeldHere { leases, number: locked.hold(now) })))
     }
 
     /// Holds an entry until `end`, whatever becomes of the process, or sets another end to the lease of that name. `None`

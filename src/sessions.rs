@@ -8,7 +8,7 @@ use crate::entry::{Details, Extras, KeepExtras, SessionEntry, Touch, Usage};
 use crate::error::Result;
 use crate::how::{Repoint, Resolve};
 use crate::key::{SessionId, SessionKey};
-use crate::leases::OpenLease;
+use crate::leases::{Lease, OpenLease};
 use crate::modify::{Draft, Edit};
 use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::put::Expect;
@@ -164,6 +164,9 @@ pub trait Sessions: Send + Sync {
 
     /// Takes that mark back: [`clear_resume_pending`](SessionStore::clear_resume_pending).
     fn clear_resume_pending(&self, key: &SessionKey) -> Result<ResumeClear>;
+
+    /// Holds an entry until the answer is dropped, or the process ends: [`hold`](SessionStore::hold).
+    fn hold(&self, key: &SessionKey) -> Result<Option<Lease>>;
 
     /// Holds an entry under a name until a time: [`hold_until`](SessionStore::hold_until).
     fn hold_until(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>>;
@@ -380,6 +383,10 @@ impl Sessions for SessionStore {
 
     fn clear_resume_pending(&self, key: &SessionKey) -> Result<ResumeClear> {
         self.clear_resume_pending(key)
+    }
+
+    fn hold(&self, key: &SessionKey) -> Result<Option<Lease>> {
+        self.hold(key)
     }
 
     fn hold_until(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {

@@ -9,6 +9,7 @@
 mod clock;
 mod lane;
 mod layout;
+mod leases;
 mod lists;
 mod many;
 mod map;
@@ -36,7 +37,7 @@ use crate::entry::{Details, Extras, KeepExtras, SessionEntry, Touch, Usage};
 use crate::error::{Error, Result};
 use crate::how::{Repoint, Resolve};
 use crate::key::{SessionId, SessionKey};
-use crate::leases::OpenLease;
+use crate::leases::{Lease, OpenLease};
 use crate::modify::{Draft, Edit};
 use crate::prune::{ActivityGuard, PrunePolicy, PruneReport};
 use crate::put::Expect;
@@ -236,6 +237,10 @@ impl Sessions for ClusterStore {
 
     fn clear_resume_pending(&self, key: &SessionKey) -> Result<ResumeClear> {
         self.do_clear(key)
+    }
+
+    fn hold(&self, key: &SessionKey) -> Result<Option<Lease>> {
+        self.do_hold_on(key)
     }
 
     fn hold_until(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {

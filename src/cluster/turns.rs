@@ -1,6 +1,4 @@
-//! Turns, resumes and leases.
-
-use std::time::Duration;
+//! Turns and resumes.
 
 use super::layout::Part;
 use super::map::Kind;
@@ -8,14 +6,12 @@ use super::scripts::Named;
 use super::store::{ClusterStore, Look};
 use super::value::{at, bytes, int, list, pairs, text};
 use crate::codec::{RESUME_PENDING, SUSPENDED, Turn};
-use crate::commit::{MAX_LEASES, Receipt};
+use crate::commit::Receipt;
 use crate::entry::Details;
 use crate::error::{Error, Result};
-use crate::key::{SessionKey, check_lease_name};
-use crate::leases::OpenLease;
+use crate::key::SessionKey;
 use crate::random;
 use crate::rules::{self, Recovered};
-use crate::time::Timestamp;
 use crate::turns::{
     BegunTurn, OpenTurn, RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnRecovery, TurnStart, TurnToken,
 };
@@ -246,85 +242,6 @@ impl ClusterStore {
             Some(_) if !pending => ResumeClear::NotPending,
             Some(receipt) => ResumeClear::Cleared(receipt),
         })
-    }
-
-    /// Whether a lease, or work that a member knows of, holds an entry.
-    pub(super) fn is_held(&self, key: &SessionKey) -> Result<bool> {
-        let (shard, now) = (self.shard_of(key), self.now().as_micros());
-        let ask = |part| redis::cmd("ZSCORE").arg(self.part(shard, part)).arg(key.as_str()).to_owned();
-        let done = self.call(shard, Kind::Read, &|_| vec![ask(Part::Holds), ask(Part::Leases)])?;
-        Ok(done.values.iter().filter_map(int).any(|end| end > now))
-    }
-
-    pub(super) fn do_hold(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
-        check_lease_name(name).map_err(Error::InvalidLease)?;
-        let now = self.now();
-        if end <= now {
-            return match self.lease_script(key, name, "", "")? {
-                (0, _) => Ok(None),
-                (_, receipt) => Ok(Some(receipt)),
-            };
-        }
-        let (term, end) = (format!("{}:{}", now.as_micros(), end.as_micros()), end.as_micros().to_string());
-        match self.lease_script(key, name, &term, &end)? {
-            (1, receipt) => Ok(Some(receipt)),
-            (-2, _) => Err(Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES }),
-            _ => Ok(None),
-        }
-    }
-
-    pub(super) fn do_release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
-        let (answer, receipt) = self.lease_script(key, name, "", "")?;
-        Ok((answer == 1).then_some(receipt))
-    }
-
-    fn lease_script(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<(i64, Receipt)> {
-        let shard = self.shard_of(key);
-        let keys = [
-            self.part(shard, Part::Mark),
-            self.layout().entry(shard, key),
-            self.part(shard, Part::Leases),
-            self.layout().leases(shard, key),
-        ];
-        let limit = MAX_LEASES.to_string();
-        let args = [key.as_str(), name, term, end, &limit].map(|arg| arg.as_bytes().to_vec());
-        let (value, done) = self.script(shard, Named::Hold, &keys, &args)?;
-        let answer = int(&value).unwrap_or(0);
-        // Sent once before, it was this call that ended it.
-        let answer = if answer == -1 && done.again { 1 } else { answer };
-        Ok((answer, self.receipt([done.sent])))
-    }
-
-    pub(super) fn do_leases(&self) -> Result<Listing<OpenLease>> {
-        let now = self.now();
-        let ask = |shard| {
-            let mut held = redis::cmd("ZRANGEBYSCORE");
-            held.arg(self.part(shard, Part::Leases)).arg(format!("({}", now.as_micros())).arg("+inf");
-            let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
-            vec![held, mark]
-        };
-        let mut items = Vec::new();
-        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
-            self.check_mark(shard, at(&done.values, 1), &done.node)?;
-            for key in list(at(&done.values, 0)) {
-                let key = SessionKey::new(text(key).unwrap_or_default()).map_err(Error::InvalidKey)?;
-                let ask = redis::cmd("HGETALL").arg(self.layout().leases(shard, &key)).to_owned();
-                let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
-                for (name, term) in pairs(at(&done.values, 0)) {
-                    let (name, term) = (text(name).unwrap_or_default(), text(term).unwrap_or_default());
-                    let time = |text: &str| text.parse().map(Timestamp::from_micros).unwrap_or(Timestamp::MIN);
-                    let (since, end) = term
-                        .split_once(':')
-                        .map_or((Timestamp::MIN, Timestamp::MIN), |(since, end)| (time(since), time(end)));
-                    if end > now {
-                        let age: Duration = now.since(since);
-                        items.push(OpenLease { key: key.clone(), name: Some(name), since, end: Some(end), age });
-                    }
-                }
-            }
-        }
-        items.sort_unstable_by(|a, b| (a.since, &a.key, &a.name).cmp(&(b.since, &b.key, &b.name)));
-        Ok(Listing { items, unreadable: Unreadable::default() })
     }
 }
 

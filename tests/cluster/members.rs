@@ -266,3 +266,25 @@ fn watchers_of_two_processes_prune_together() {
     assert!(matches!(short, Err(cloakroom::Error::Setting { .. })), "{short:?}");
     drop(watchers);
 }
+
+/// What a process holds others keep, with no guard and no review, until the process is gone and its lease has ended.
+#[test]
+fn a_lease_of_a_process_that_is_gone_holds_nothing() {
+    let shared = Shared::new();
+    let a = ClusterStore::open(shared.options.clone()).unwrap();
+    let b = ClusterStore::open(shared.options.clone()).unwrap();
+    for n in 1..3 {
+        a.resolve(&source(n)).unwrap();
+    }
+    let lease = b.hold(&key(1)).unwrap().unwrap();
+    shared.clock.advance(DAY * 2);
+    let report = pass(&a);
+    assert_eq!((report.removed, report.kept_held), (1, 1));
+    assert_eq!(a.leases().unwrap().items.len(), 1);
+    // It is dropped with its store, so it cannot end itself.
+    std::mem::forget(lease);
+    drop(b);
+    assert_eq!(pass(&a).removed, 0);
+    wait_for("its process counts as gone", || pass(&a).removed == 1);
+    assert!(a.leases().unwrap().items.is_empty());
+}

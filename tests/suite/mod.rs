@@ -57,7 +57,7 @@ macro_rules! conformance {
             what_is_active_for_too_long_goes a_cap_takes_the_oldest a_policy_ends_sessions);
         $crate::conformance!(@ $rig, turns: a_turn_begins_and_ends one_of_many_begins
             a_turn_belongs_to_its_session a_resume_is_marked_and_cleared a_lease_holds_until_its_end
-            a_lease_ends_with_its_entry);
+            a_lease_ends_with_its_entry a_lease_lasts_as_long_as_it_is_held);
         $crate::conformance!(@ $rig, lists: an_id_leads_to_its_entries lists_are_newest_first filters_filter keys_are_found_by_prefix
             many_are_removed_by_a_filter a_user_is_forgotten);
 

@@ -137,3 +137,33 @@ pub fn a_lease_ends_with_its_entry(rig: &dyn Rig) {
     rig.clock().advance(DAY * 2);
     assert_eq!(store.prune(&PrunePolicy::max_age_days(1), &|_: &SessionKey| false).unwrap().removed, 1);
 }
+
+pub fn a_lease_lasts_as_long_as_it_is_held(rig: &dyn Rig) {
+    let store = rig.sessions();
+    assert!(store.hold(&key(1)).unwrap().is_none());
+    begin(rig, 1);
+    let (one, other) = (store.hold(&key(1)).unwrap().unwrap(), store.hold(&key(1)).unwrap().unwrap());
+    assert!(one.is_held() && other.is_held());
+    let leases = store.leases().unwrap().items;
+    assert_eq!(leases.len(), 2);
+    assert!(leases.iter().all(|lease| lease.key == key(1) && lease.name.is_none() && lease.end.is_none()));
+    rig.clock().advance(DAY * 400);
+    let removed = || {
+        let report = store.prune(&PrunePolicy::max_age_days(1), &|_: &SessionKey| false).unwrap();
+        (report.removed, report.kept_held)
+    };
+    assert_eq!(removed(), (0, 1));
+    drop(one);
+    assert_eq!(removed(), (0, 1), "it is held by the other");
+    drop(other);
+    assert_eq!(removed(), (1, 0));
+    // It ends with its entry, and holds none that is made again.
+    begin(rig, 1);
+    let lease = store.hold(&key(1)).unwrap().unwrap();
+    store.remove(&key(1)).unwrap().unwrap();
+    assert!(!lease.is_held());
+    begin(rig, 1);
+    assert!(!lease.is_held() && store.leases().unwrap().items.is_empty());
+    rig.clock().advance(DAY * 2);
+    assert_eq!(removed(), (1, 0));
+}

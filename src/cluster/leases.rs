@@ -1,0 +1,184 @@
+//! Leases: those with an end, and those that last as long as a process holds them.
+//!
+//! Both are names of a key, with a beginning and an end. One of the second kind is named after its member and has no end that
+//! comes: it counts while the member's own lease is renewed, and the first that looks at it afterwards ends it.
+
+use std::sync::{Arc, Weak};
+
+use super::layout::Part;
+use super::map::Kind;
+use super::scripts::Named;
+use super::store::{ClusterStore, Inner};
+use super::value::{at, int, list, pairs, text};
+use crate::commit::{MAX_LEASES, Receipt};
+use crate::error::{Error, Result};
+use crate::key::{SessionKey, check_lease_name};
+use crate::leases::{Hold, Lease, OpenLease};
+use crate::random;
+use crate::time::Timestamp;
+use crate::unreadable::{Listing, Unreadable};
+
+/// No name that a user may give begins with it.
+const OF_MEMBER: char = '\u{1}';
+
+struct Term {
+    name: String,
+    since: Timestamp,
+    end: Timestamp,
+}
+
+/// The member whose lease has this name, if it is one of a process.
+fn member_of(name: &str) -> Option<&str> {
+    Some(name.strip_prefix(OF_MEMBER)?.split_once(':')?.0)
+}
+
+/// A lease that lasts until this is dropped.
+#[derive(Debug)]
+struct HeldHere {
+    store: Weak<Inner>,
+    key: SessionKey,
+    name: String,
+}
+
+impl Hold for HeldHere {
+    fn is_held(&self) -> bool {
+        let Some(store) = self.store.upgrade().map(|inner| ClusterStore { inner }) else { return false };
+        let terms = store.terms(store.shard_of(&self.key), &self.key);
+        terms.is_ok_and(|terms| terms.iter().any(|term| term.name == self.name))
+    }
+}
+
+impl Drop for HeldHere {
+    fn drop(&mut self) {
+        let Some(store) = self.store.upgrade().map(|inner| ClusterStore { inner }) else { return };
+        if let Err(error) = store.lease_script(&self.key, &self.name, "", "") {
+            let cause: &dyn std::error::Error = &error;
+            tracing::warn!(error = cause, key = %self.key, "a lease cannot be ended; it ends with this process");
+        }
+    }
+}
+
+impl ClusterStore {
+    /// Whether a lease, or work that a member knows of, holds an entry. Leases of processes that are gone are ended.
+    pub(super) fn is_held(&self, key: &SessionKey) -> Result<bool> {
+        let (shard, now) = (self.shard_of(key), self.now().as_micros());
+        let ask = |part| redis::cmd("ZSCORE").arg(self.part(shard, part)).arg(key.as_str()).to_owned();
+        let done = self.call(shard, Kind::Read, &|_| vec![ask(Part::Holds), ask(Part::Leases)])?;
+        let is_ahead = |place| int(at(&done.values, place)).is_some_and(|end| end > now);
+        if is_ahead(0) || !is_ahead(1) {
+            return Ok(is_ahead(0));
+        }
+        let (mut members, mut is_held) = (None, false);
+        for Term { name, end, .. } in self.terms(shard, key)? {
+            let Some(member) = member_of(&name) else {
+                is_held |= end.as_micros() > now;
+                continue;
+            };
+            let members = match &mut members {
+                Some(members) => members,
+                None => members.insert(self.members()?),
+            };
+            if members.contains(member) {
+                is_held = true;
+            } else {
+                self.lease_script(key, &name, "", "")?;
+            }
+        }
+        Ok(is_held)
+    }
+
+    /// Holds an entry while this process lives, until the answer is dropped.
+    pub(super) fn do_hold_on(&self, key: &SessionKey) -> Result<Option<Lease>> {
+        let name = format!("{OF_MEMBER}{}:{:016x}", self.inner.member, random::bits()?);
+        let (now, end) = (self.now().as_micros(), Timestamp::MAX.as_micros());
+        let receipt = match self.lease_script(key, &name, &format!("{now}:{end}"), &end.to_string())? {
+            (1, receipt) => receipt,
+            (-2, _) => return Err(Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES }),
+            _ => return Ok(None),
+        };
+        let held = HeldHere { store: Arc::downgrade(&self.inner), key: key.clone(), name };
+        // A failover must not forget it: others would prune what is at work here.
+        self.keep_all(&[receipt])?;
+        Ok(Some(Lease::of(held)))
+    }
+
+    /// The leases of a key, those included that have ended.
+    fn terms(&self, shard: u32, key: &SessionKey) -> Result<Vec<Term>> {
+        let ask = redis::cmd("HGETALL").arg(self.layout().leases(shard, key)).to_owned();
+        let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
+        let time = |text: &str| text.parse().map(Timestamp::from_micros).unwrap_or(Timestamp::MIN);
+        let term = |(name, term): (&redis::Value, &redis::Value)| {
+            let (name, term) = (text(name).unwrap_or_default(), text(term).unwrap_or_default());
+            let times = term.split_once(':').map(|(since, end)| (time(since), time(end)));
+            let (since, end) = times.unwrap_or((Timestamp::MIN, Timestamp::MIN));
+            Term { name, since, end }
+        };
+        Ok(pairs(at(&done.values, 0)).into_iter().map(term).collect())
+    }
+
+    pub(super) fn do_hold(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
+        check_lease_name(name).map_err(Error::InvalidLease)?;
+        let now = self.now();
+        if end <= now {
+            return match self.lease_script(key, name, "", "")? {
+                (0, _) => Ok(None),
+                (_, receipt) => Ok(Some(receipt)),
+            };
+        }
+        let (term, end) = (format!("{}:{}", now.as_micros(), end.as_micros()), end.as_micros().to_string());
+        match self.lease_script(key, name, &term, &end)? {
+            (1, receipt) => Ok(Some(receipt)),
+            (-2, _) => Err(Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES }),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn do_release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
+        let (answer, receipt) = self.lease_script(key, name, "", "")?;
+        Ok((answer == 1).then_some(receipt))
+    }
+
+    fn lease_script(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<(i64, Receipt)> {
+        let shard = self.shard_of(key);
+        let keys = [
+            self.part(shard, Part::Mark),
+            self.layout().entry(shard, key),
+            self.part(shard, Part::Leases),
+            self.layout().leases(shard, key),
+        ];
+        let limit = MAX_LEASES.to_string();
+        let args = [key.as_str(), name, term, end, &limit].map(|arg| arg.as_bytes().to_vec());
+        let (value, done) = self.script(shard, Named::Hold, &keys, &args)?;
+        let answer = int(&value).unwrap_or(0);
+        // Sent once before, it was this call that ended it.
+        let answer = if answer == -1 && done.again { 1 } else { answer };
+        Ok((answer, self.receipt([done.sent])))
+    }
+
+    pub(super) fn do_leases(&self) -> Result<Listing<OpenLease>> {
+        let now = self.now();
+        let ask = |shard| {
+            let mut held = redis::cmd("ZRANGEBYSCORE");
+            held.arg(self.part(shard, Part::Leases)).arg(format!("({}", now.as_micros())).arg("+inf");
+            let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
+            vec![held, mark]
+        };
+        let (mut items, members) = (Vec::new(), self.members()?);
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+            self.check_mark(shard, at(&done.values, 1), &done.node)?;
+            for key in list(at(&done.values, 0)) {
+                let key = SessionKey::new(text(key).unwrap_or_default()).map_err(Error::InvalidKey)?;
+                for Term { name, since, end } in self.terms(shard, &key)? {
+                    let (name, end) = match member_of(&name) {
+                        Some(member) if members.contains(member) => (None, None),
+                        None if end > now => (Some(name), Some(end)),
+                        _ => continue,
+                    };
+                    items.push(OpenLease { key: key.clone(), name, since, end, age: now.since(since) });
+                }
+            }
+        }
+        items.sort_unstable_by(|a, b| (a.since, &a.key, &a.name).cmp(&(b.since, &b.key, &b.name)));
+        Ok(Listing { items, unreadable: Unreadable::default() })
+    }
+}
