@@ -194,7 +194,9 @@ impl Client {
                 text.extend_from_slice(bytes);
                 Ok(())
             };
-            self.read(answer.into_body(), keep).await
+            // It was made before its head was sent.
+            let read = timeout(PATIENCE, self.read(answer.into_body(), keep)).await;
+            read.unwrap_or_else(|_| Err(self.failed(io::ErrorKind::TimedOut.into())))
         })?;
         serde_json::from_slice(&text).map_err(|source| AskError::Answer { source })
     }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -58,6 +59,8 @@ struct Door {
     router: Router,
     users: Arc<[u32]>,
     connections: Arc<Connections>,
+    /// Whoever else tries again and again fills no log.
+    has_refused: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -102,7 +105,12 @@ async fn serve(
     stopped: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let own = rustix::process::geteuid().as_raw();
-    let door = |router, users: &[u32]| Door { router, users: users.into(), connections: Arc::default() };
+    let door = |router, users: &[u32]| Door {
+        router,
+        users: users.into(),
+        connections: Arc::default(),
+        has_refused: Arc::default(),
+    };
     let main = door(router::all(&view), &[own, 0]);
     let mut listener = listen(listener)?;
     let monitor = match monitor {
@@ -175,9 +183,15 @@ async fn admit(accepted: Accepted, door: &Door, tasks: &mut JoinSet<()>, stopped
     };
     let user = stream.peer_cred().map(|peer| peer.uid());
     if !user.as_ref().is_ok_and(|user| door.users.contains(user)) {
-        tracing::warn!(?user, "somebody else wanted to look at the store");
+        if door.has_refused.swap(true, Ordering::Relaxed) {
+            tracing::debug!(?user, "somebody else wanted to look at the store");
+        } else {
+            tracing::warn!(?user, "somebody else wanted to look at the store; who tries again is not told here");
+        }
         return;
     }
+    // While connection comes upon connection, nobody else clears them away.
+    while tasks.try_join_next().is_some() {}
     tasks.spawn(connection(stream, door.clone(), stopped.clone()));
 }
 
