@@ -28,5 +28,6 @@ mod proxy;
 mod refused;
 mod resharding;
 mod retries;
+mod split;
 #[path = "../suite/mod.rs"]
 mod suite;

@@ -77,6 +77,8 @@ fn ahead(seconds: u64) -> Option<[(String, String); 2]> {
 pub struct Node {
     pub port: u16,
     bus: u16,
+    /// Where the others find it, and its bus.
+    pub meets: (u16, u16),
     dir: TempDir,
     settings: Vec<String>,
     /// How far its clock is ahead, in seconds.
@@ -99,8 +101,15 @@ impl Node {
 
     /// The same, at a port.
     pub fn start_at(port: u16, settings: &[&str]) -> Self {
+        let bus = free_port();
+        Self::start_with((port, bus), (port, bus), settings)
+    }
+
+    /// The same, with its two ports, and those where the others find it.
+    pub fn start_with((port, bus): (u16, u16), meets: (u16, u16), settings: &[&str]) -> Self {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut node = Self { port, bus: free_port(), dir: fast_dir(), settings, running: None, ahead: 0 };
+        let dir = std::env::var_os("CLOAKROOM_NODES").map_or_else(fast_dir, |dir| TempDir::new_in(dir).unwrap());
+        let mut node = Self { port, bus, meets, dir, settings, running: None, ahead: 0 };
         node.run();
         node
     }
@@ -253,7 +262,7 @@ impl Cluster {
         for (n, node) in nodes.iter().enumerate() {
             node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]);
             if n > 0 {
-                let (port, bus) = (first.port.to_string(), first.bus.to_string());
+                let (port, bus) = (first.meets.0.to_string(), first.meets.1.to_string());
                 node.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
             }
         }
@@ -301,7 +310,7 @@ impl Cluster {
 
     /// The replica of a primary.
     pub fn replica_of(&self, primary: usize) -> usize {
-        let port = format!("master_port:{}", self.nodes[primary].port);
+        let port = format!("master_port:{}\r", self.nodes[primary].meets.0);
         let is_its = |node: &Node| node.is_running() && node.ask_text(&["INFO", "replication"]).contains(&port);
         (0..self.nodes.len()).find(|n| is_its(&self.nodes[*n])).unwrap()
     }

@@ -1,7 +1,7 @@
-//! Stands between a store and a node, and loses an answer when it is told to.
+//! Stands between a store and a node, or two nodes. It loses an answer, or cuts somebody off, when it is told to.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -25,6 +25,10 @@ struct Shared {
     target: String,
     rule: Mutex<Rule>,
     changed: Condvar,
+    /// The hosts that are cut off.
+    cut: Mutex<Vec<IpAddr>>,
+    /// From which host each connection is, and both of its ends.
+    open: Mutex<Vec<(IpAddr, TcpStream, TcpStream)>>,
 }
 
 impl Proxy {
@@ -33,7 +37,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let target = format!("127.0.0.1:{target}");
-        let shared = Arc::new(Shared { target, rule: Mutex::new(Rule::Pass), changed: Condvar::new() });
+        let shared = Shared {
+            target,
+            rule: Mutex::new(Rule::Pass),
+            changed: Condvar::new(),
+            cut: Mutex::default(),
+            open: Mutex::default(),
+        };
+        let shared = Arc::new(shared);
         thread::spawn({
             let shared = Arc::downgrade(&shared);
             move || {
@@ -56,6 +67,19 @@ impl Proxy {
     /// on, until [`open`](Self::open).
     pub fn lose_answer_to(&self, bytes: &str, closes: bool) {
         self.set(Rule::Lose(bytes.to_owned(), closes));
+    }
+
+    /// Cuts off these hosts, and no others: what they have open ends, and nothing new is let through.
+    pub fn cut(&self, hosts: &[IpAddr]) {
+        *self.shared.cut.lock().unwrap() = hosts.to_vec();
+        self.shared.open.lock().unwrap().retain(|(from, client, server)| {
+            let stays = !hosts.contains(from);
+            if !stays {
+                let _ = client.shutdown(Shutdown::Both);
+                let _ = server.shutdown(Shutdown::Both);
+            }
+            stays
+        });
     }
 
     pub fn open(&self) {
@@ -81,9 +105,17 @@ impl Proxy {
 
 impl Shared {
     fn join(self: &Arc<Self>, client: &TcpStream) {
+        let Ok(from) = client.peer_addr().map(|address| address.ip()) else { return };
         let Ok(server) = TcpStream::connect(&self.target) else { return };
+        // Until it is among those that are open nobody else may cut it off.
+        let cut = self.cut.lock().unwrap();
+        if cut.contains(&from) {
+            return;
+        }
         let loses = Arc::new(Mutex::new(false));
         let copy = |stream: &TcpStream| stream.try_clone().unwrap();
+        self.open.lock().unwrap().push((from, copy(client), copy(&server)));
+        drop(cut);
         thread::spawn({
             let (this, loses) = (Arc::clone(self), Arc::clone(&loses));
             let (client, server) = (copy(client), copy(&server));
