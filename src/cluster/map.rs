@@ -237,7 +237,10 @@ impl Nodes {
             return Ok(Some(Arc::clone(known)));
         }
         let Ok(mut connection) = self.wire.connect(&other.node) else { return Ok(None) };
-        settings::check(&other.node, &mut connection, self.wanted)?;
+        match settings::check(&other.node, &mut connection, self.wanted) {
+            Err(Error::Unavailable { .. }) => return Ok(None),
+            checked => checked?,
+        }
         let info: Option<Value> = redis::cmd("INFO").arg("replication").query(&mut connection).ok();
         let info = info.as_ref().and_then(text).unwrap_or_default();
         let replicas = info.lines().find_map(|line| line.strip_prefix("connected_slaves:")?.trim().parse().ok());
@@ -387,8 +390,15 @@ impl Nodes {
                 Ok(Err(Error::NodeSetting { node, setting, value, line })) => {
                     unsound = Some((node, setting, value, line));
                 }
+                // It is asked again when it is back: until then it acknowledges nothing.
+                Ok(Err(Error::Unavailable { node, source, .. })) => {
+                    tracing::debug!(
+                        node,
+                        error = &*source as &dyn std::error::Error,
+                        "a node does not tell its settings"
+                    );
+                }
                 Ok(Err(error)) => return Err(error),
-                // It is asked when it is back: until then it acknowledges nothing.
                 Err(error) => tracing::debug!(node, %error, "a node does not tell its settings"),
             }
         }

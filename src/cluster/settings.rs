@@ -1,6 +1,6 @@
 //! What the nodes promise, by their settings.
 
-use redis::{Connection, Value};
+use redis::{Connection, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::value::{pairs, text};
 use crate::error::{Error, Result};
@@ -20,7 +20,11 @@ pub(super) struct Wanted {
 /// Asks a node for its settings.
 pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> Result<()> {
     let bad = |setting, value: String, line| Err(Error::NodeSetting { node: node.to_owned(), setting, value, line });
-    let info: Option<String> = redis::cmd("INFO").arg("server").query(connection).ok().and_then(|v: Value| text(&v));
+    let info = match redis::cmd("INFO").arg("server").query::<Value>(connection) {
+        Ok(info) => text(&info),
+        Err(error) if is_forbidden(&error) => None,
+        Err(error) => return Err(silent(node, error)),
+    };
     let version = info.as_deref().and_then(version);
     match version {
         Some(found) if found < OLDEST && wanted.syncs => {
@@ -34,6 +38,7 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
         redis::cmd("CONFIG").arg("GET").arg(&["appendfsync", "appendonly", "maxmemory-policy"]).query(connection);
     let settings: Value = match asked {
         Ok(settings) => settings,
+        Err(error) if !is_forbidden(&error) => return Err(silent(node, error)),
         Err(_) if wanted.stated => return Ok(()),
         Err(_) => {
             return bad("appendfsync", "not to be asked".into(), "the right to call CONFIG GET, or state the settings");
@@ -53,6 +58,16 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
         }
     }
     Ok(())
+}
+
+/// Whether this user may not ask, and will not be told the next time either. A node that loads its files, or that is gone,
+/// says nothing of its settings.
+fn is_forbidden(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(kind) if kind != ServerErrorKind::BusyLoading)
+}
+
+fn silent(node: &str, error: RedisError) -> Error {
+    Error::Unavailable { seconds: 0, node: node.to_owned(), source: error.into() }
 }
 
 fn version(info: &str) -> Option<(u32, u32)> {

@@ -216,3 +216,17 @@ fn no_entry_is_without_its_hint() {
     let entry = store.get(&key(1)).unwrap().unwrap();
     assert_ne!(entry.session_id, id, "the entry was written before its hint");
 }
+
+/// A node that says nothing when it is asked for its settings has no wrong ones, and is asked again.
+#[test]
+fn a_node_that_does_not_tell_its_settings_is_asked_again() {
+    let Rig { _cluster: cluster, proxy, options } = rig();
+    proxy.lose_answer_to("INFO\r\n$6\r\nserver", false);
+    let store = ClusterStore::open(options.clone()).unwrap();
+    assert!(proxy.has_lost());
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    cluster.nodes[0].ask(&["CONFIG", "SET", "appendfsync", "everysec"]);
+    crate::nodes::wait_for("it is asked", || {
+        matches!(store.resolve(&source(1)), Err(Error::NodeSetting { setting: "appendfsync", .. }))
+    });
+}
