@@ -60,6 +60,21 @@ impl Recorder for Seen {
 
 #[test]
 fn what_a_store_does_is_counted() {
+    // A view tells its figures without a recorder, and takes the place of none.
+    #[cfg(feature = "live")]
+    {
+        let home = Home::new();
+        let store = home.open();
+        let live = cloakroom::live::Live::serve(&store, cloakroom::live::LiveOptions::new()).unwrap();
+        let client = cloakroom::live::Client::at(live.socket()).unwrap();
+        let mut text = Vec::new();
+        let read = client.pieces("/metrics", |piece| {
+            text.extend_from_slice(piece);
+            Ok(())
+        });
+        read.unwrap();
+        assert!(String::from_utf8(text).unwrap().contains("cloakroom_entries{"));
+    }
     let seen = Seen::default();
     metrics::set_global_recorder(seen.clone()).ok().unwrap();
     let home = Home::new();
