@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -214,12 +215,12 @@ def test_one_that_is_written_meanwhile_is_of_one_moment(database: Database) -> N
     ends = threading.Event()
 
     def write() -> None:
-        writer = sqlite3.connect(database.file, isolation_level=None, timeout=60)
-        writer.execute("PRAGMA wal_autocheckpoint = 50")
-        for generation in range(10**6):
-            if ends.wait(0.005):
-                return
-            writer.execute("UPDATE gateway_routing SET entry_json = ?", (json.dumps(entry(generation, n=1)),))
+        with closing(sqlite3.connect(database.file, isolation_level=None, timeout=60)) as writer:
+            writer.execute("PRAGMA wal_autocheckpoint = 50")
+            for generation in range(10**6):
+                if ends.wait(0.005):
+                    return
+                writer.execute("UPDATE gateway_routing SET entry_json = ?", (json.dumps(entry(generation, n=1)),))
 
     thread = threading.Thread(target=write)
     thread.start()
