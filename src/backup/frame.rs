@@ -15,7 +15,7 @@ const MAX_PAYLOAD: usize = 3 << 20;
 
 /// What is in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Store,
     Note,
     Entry,
@@ -35,7 +35,7 @@ impl Kind {
 }
 
 /// Writes frames.
-pub(super) struct FrameWriter<W> {
+pub(crate) struct FrameWriter<W> {
     out: W,
     bytes: u64,
     /// The checksum of all frames, without their own.
@@ -44,7 +44,7 @@ pub(super) struct FrameWriter<W> {
 
 impl<W: Write> FrameWriter<W> {
     /// Writes the header.
-    pub(super) fn begin(out: W) -> Result<Self> {
+    pub(crate) fn begin(out: W) -> Result<Self> {
         let mut this = Self { out, bytes: 0, all: Hasher::new() };
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
@@ -54,7 +54,7 @@ impl<W: Write> FrameWriter<W> {
         Ok(this)
     }
 
-    pub(super) fn frame(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
+    pub(crate) fn frame(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
         let too_large = || io::Error::other(format!("a record of {} bytes is too large for a backup", payload.len()));
         let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= MAX_PAYLOAD);
         let length = length.ok_or_else(|| write_failed(too_large()))?.to_le_bytes();
@@ -71,16 +71,16 @@ impl<W: Write> FrameWriter<W> {
     }
 
     /// Bytes written so far.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// The checksum of all frames so far.
-    pub(super) fn crc(&self) -> u32 {
+    pub(crate) fn crc(&self) -> u32 {
         self.all.clone().finalize()
     }
 
-    pub(super) fn flush(&mut self) -> Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<()> {
         self.out.flush().map_err(write_failed)
     }
 

@@ -26,6 +26,8 @@ mod write;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "valkey")]
+pub(crate) use frame::{FrameWriter, Kind as FrameKind};
 pub use write::BackupOptions;
 
 /// How far a backup or a restoration is.

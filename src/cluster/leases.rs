@@ -21,14 +21,14 @@ use crate::unreadable::{Listing, Unreadable};
 /// No name that a user may give begins with it.
 const OF_MEMBER: char = '\u{1}';
 
-struct Term {
-    name: String,
-    since: Timestamp,
-    end: Timestamp,
+pub(super) struct Term {
+    pub(super) name: String,
+    pub(super) since: Timestamp,
+    pub(super) end: Timestamp,
 }
 
 /// The member whose lease has this name, if it is one of a process.
-fn member_of(name: &str) -> Option<&str> {
+pub(super) fn member_of(name: &str) -> Option<&str> {
     Some(name.strip_prefix(OF_MEMBER)?.split_once(':')?.0)
 }
 
@@ -103,7 +103,7 @@ impl ClusterStore {
     }
 
     /// The leases of a key, those included that have ended.
-    fn terms(&self, shard: u32, key: &SessionKey) -> Result<Vec<Term>> {
+    pub(super) fn terms(&self, shard: u32, key: &SessionKey) -> Result<Vec<Term>> {
         let ask = redis::cmd("HGETALL").arg(self.layout().leases(shard, key)).to_owned();
         let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
         let time = |text: &str| text.parse().map(Timestamp::from_micros).unwrap_or(Timestamp::MIN);

@@ -6,6 +6,7 @@
 //!
 //! What is promised here and what is not stands in [the guide](crate::guide::cluster).
 
+mod backup;
 mod clock;
 mod lane;
 mod layout;

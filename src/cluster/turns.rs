@@ -18,14 +18,14 @@ use crate::turns::{
 use crate::unreadable::{Listing, Unreadable};
 
 /// A marker: token, nonce and owner, sixteen digits each, then the turn.
-struct Marker {
-    token: u64,
+pub(super) struct Marker {
+    pub(super) token: u64,
     owner: String,
-    turn: Turn,
+    pub(super) turn: Turn,
 }
 
 impl Marker {
-    fn decode(key: &SessionKey, value: &[u8]) -> Result<Self> {
+    pub(super) fn decode(key: &SessionKey, value: &[u8]) -> Result<Self> {
         let damaged = |source| Error::DamagedRecord { record: "t", key: key.to_string(), source };
         let digits = |from: usize| value.get(from..from + 16).and_then(|digits| std::str::from_utf8(digits).ok());
         let parts = || Some((u64::from_str_radix(digits(0)?, 16).ok()?, digits(32)?.to_owned(), value.get(48..)?));

@@ -11,6 +11,7 @@
     reason = "a test that fails may panic"
 )]
 
+mod backup;
 #[path = "../it/battery.rs"]
 mod battery;
 mod clocks;
