@@ -96,7 +96,7 @@ fn write_failed(error: io::Error) -> Error {
 }
 
 /// Reads frames, and says where one is damaged.
-pub(super) struct FrameReader<R> {
+pub(crate) struct FrameReader<R> {
     input: R,
     /// Where the last frame began.
     start: u64,
@@ -110,7 +110,7 @@ pub(super) struct FrameReader<R> {
 
 impl<R: Read> FrameReader<R> {
     /// Reads the header.
-    pub(super) fn begin(input: R) -> Result<Self> {
+    pub(crate) fn begin(input: R) -> Result<Self> {
         let mut this = Self { input, start: 0, bytes: 0, all: Hasher::new(), before: 0, payload: Vec::new() };
         let mut header = [0; HEADER_BYTES];
         let read = this.fill(&mut header)?;
@@ -131,7 +131,7 @@ impl<R: Read> FrameReader<R> {
     }
 
     /// The next frame, whose checksum is right.
-    pub(super) fn next(&mut self) -> Result<(Kind, &[u8])> {
+    pub(crate) fn next(&mut self) -> Result<(Kind, &[u8])> {
         self.start = self.bytes;
         self.before = self.all.clone().finalize();
         let mut head = [0; 5];
@@ -165,7 +165,7 @@ impl<R: Read> FrameReader<R> {
     }
 
     /// Refuses whatever follows the last frame.
-    pub(super) fn expect_end(&mut self) -> Result<()> {
+    pub(crate) fn expect_end(&mut self) -> Result<()> {
         self.start = self.bytes;
         match self.fill(&mut [0])? {
             0 => Ok(()),
@@ -174,17 +174,17 @@ impl<R: Read> FrameReader<R> {
     }
 
     /// Bytes read so far.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// The checksum of all frames before the last.
-    pub(super) fn crc_before(&self) -> u32 {
+    pub(crate) fn crc_before(&self) -> u32 {
         self.before
     }
 
     /// An error for the last frame.
-    pub(super) fn damaged(&self, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    pub(crate) fn damaged(&self, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         Error::DamagedBackup { byte: self.start, source: reason.into() }
     }
 

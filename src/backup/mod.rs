@@ -27,7 +27,7 @@ mod write;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "valkey")]
-pub(crate) use frame::{FrameWriter, Kind as FrameKind};
+pub(crate) use frame::{FrameReader, FrameWriter, Kind as FrameKind};
 pub use write::BackupOptions;
 
 /// How far a backup or a restoration is.

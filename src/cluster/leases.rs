@@ -138,7 +138,7 @@ impl ClusterStore {
         Ok((answer == 1).then_some(receipt))
     }
 
-    fn lease_script(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<(i64, Receipt)> {
+    pub(super) fn lease_script(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<(i64, Receipt)> {
         let shard = self.shard_of(key);
         let keys = [
             self.part(shard, Part::Mark),

@@ -58,6 +58,12 @@ impl ClusterStore {
         Ok(ForgetReport { removed: report.removed, unreadable: report.unreadable })
     }
 
+    /// Removes all that there is.
+    pub(super) fn do_remove_all(&self) -> Result<()> {
+        let keys = self.do_keys("")?;
+        self.remove_all(&keys, &Filter::default(), &mut RemovalReport::default())
+    }
+
     /// The keys of the entries that a filter accepts.
     fn matching(&self, filter: &Filter, report: &mut RemovalReport) -> Result<Vec<SessionKey>> {
         let mut keys = self.do_keys(filter.key_prefix.as_deref().unwrap_or_default())?;

@@ -18,6 +18,7 @@ mod members;
 mod options;
 mod proof;
 mod prune;
+mod restore;
 mod scripts;
 mod seen;
 mod settings;
@@ -297,8 +298,7 @@ impl Sessions for ClusterStore {
     }
 
     fn flush(&self) -> Result<()> {
-        let sent = self.inner.nodes.all_sent().into_iter().map(Some);
-        self.keep_all(&[self.receipt(sent)])
+        self.flush_all()
     }
 
     fn close(&self) -> Result<()> {

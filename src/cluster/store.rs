@@ -129,6 +129,26 @@ impl ClusterStore {
     /// [`Error::NotFound`], [`Error::Unavailable`], [`Error::NodeSetting`], [`Error::OtherStore`], [`Error::ShardLost`],
     /// [`Error::Refused`], [`Error::Setting`].
     pub fn open(options: ClusterOptions) -> Result<Self> {
+        Self::open_for(options, false)
+    }
+
+    /// Makes a store that nobody opens until [`end_load`](Self::end_load), or takes up one whose loading was cut short.
+    pub(super) fn begin_to_load(options: ClusterOptions) -> Result<Self> {
+        Self::open_for(options.create(true), true)
+    }
+
+    pub(super) fn end_load(&self) -> Result<()> {
+        let ready = redis::cmd("HSET").arg(self.layout().once("meta")).arg("state").arg("ready").to_owned();
+        self.call(0, Kind::Write, &|_| vec![ready.clone()]).map(drop)
+    }
+
+    /// Waits until all that was sent so far is as durable as a receipt says.
+    pub(super) fn flush_all(&self) -> Result<()> {
+        let sent = self.inner.nodes.all_sent().into_iter().map(Some);
+        self.keep_all(&[self.receipt(sent)])
+    }
+
+    fn open_for(options: ClusterOptions, loads: bool) -> Result<Self> {
         options.seeds.iter().try_for_each(|seed| check_seed(seed))?;
         let server_clock = Arc::new(ServerClock::new());
         let clock: Arc<dyn Clock> = options.clock.clone().unwrap_or_else(|| Arc::clone(&server_clock) as _);
@@ -141,7 +161,7 @@ impl ClusterStore {
         let shards = options.shards.unwrap_or(ClusterOptions::DEFAULT_SHARDS);
         let first = Layout::new(&options.name, shards)?;
         nodes.open()?;
-        let (id, layout) = made(&nodes, first, &options)?;
+        let (id, layout) = made(&nodes, first, &options, loads)?;
         let mark = format!("{id}/{}/{FORMAT}", layout.shards());
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
@@ -467,7 +487,7 @@ enum Parts {
 }
 
 /// The id of the store, and its layout. Makes it if there is none and that is wanted.
-fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions) -> Result<(String, Layout)> {
+fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loads: bool) -> Result<(String, Layout)> {
     let meta = first.once("meta");
     let read = redis::cmd("HGETALL").arg(&meta).to_owned();
     let done = nodes.call(first.slot_of(0), Kind::Write, &|_| vec![read.clone()])?;
@@ -477,6 +497,14 @@ fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions) -> Result<(Strin
         .collect();
     let of = |name: &str| found.get(name).cloned();
     let other = |reason: String| Error::OtherStore { name: first.name().to_owned(), reason };
+    match of("state").as_deref() {
+        Some("making") if loads => return Err(other("it is being made".into())),
+        Some("ready") if loads => return Err(other("it is there, and a restore makes a new one".into())),
+        Some("loading") if !loads => {
+            return Err(other("it is being restored, or that was cut short: restore it again".into()));
+        }
+        _ => {}
+    }
     if let (Some(id), Some("ready")) = (of("id"), of("state").as_deref()) {
         if of("format") != Some(FORMAT.to_string()) {
             return Err(other(format!(
@@ -500,15 +528,21 @@ fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions) -> Result<(Strin
     }
     let new_id = format!("{:016x}", random::bits()?);
     let set = |name: &str, value: &str| redis::cmd("HSETNX").arg(&meta).arg(name).arg(value).to_owned();
+    let state = if loads { "loading" } else { "making" };
     let commands = vec![
+        set("state", state),
         set("id", &new_id),
         set("shards", &first.shards().to_string()),
         set("format", &FORMAT.to_string()),
-        redis::cmd("HMGET").arg(&meta).arg(&["id", "shards"]).to_owned(),
+        redis::cmd("HMGET").arg(&meta).arg(&["id", "shards", "state"]).to_owned(),
     ];
     let done = nodes.call(first.slot_of(0), Kind::Write, &|_| commands.clone())?;
-    let settled = list(at(&done.values, 3));
+    let settled = list(at(&done.values, 4));
     let id = text(at(settled, 0)).unwrap_or_default();
+    // Another process may have been first.
+    if (text(at(settled, 2)).as_deref() == Some("loading")) != loads {
+        return Err(other("it is being made by another process".into()));
+    }
     if text(at(settled, 1)) != Some(first.shards().to_string()) {
         return Err(other("it is being made with another number of shards".into()));
     }
@@ -526,6 +560,9 @@ fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions) -> Result<(Strin
             // The first shard has lost what it knew, or the name was used before.
             return Err(other(format!("shard {shard} carries the mark of another; its first shard may be lost")));
         }
+    }
+    if loads {
+        return Ok((id, first));
     }
     let ready = redis::cmd("HSET").arg(&meta).arg("state").arg("ready").to_owned();
     nodes.call(first.slot_of(0), Kind::Write, &|_| vec![ready.clone()])?;

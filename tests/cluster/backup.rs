@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use cloakroom::cluster::ClusterStore;
 use cloakroom::query::Filter;
 use cloakroom::turns::TurnStart;
-use cloakroom::{Options, SessionStore, Sessions, Usage};
+use cloakroom::{Error, Extras, Options, SessionEntry, SessionStore, Sessions, Usage};
 use serde_json::json;
 
 use crate::common::{fast_dir, key, source};
@@ -51,4 +52,74 @@ fn a_backup_becomes_an_embedded_store() {
     // Numbers that are given later are later.
     embedded.set_extra(&key(3), "more", &json!("m".repeat(9000))).unwrap().unwrap();
     assert!(embedded.begin_turn(&key(5)).unwrap().unwrap().token > begun.token);
+}
+
+/// What is read of a file, and no more: then the disk, or the process, is gone.
+struct CutShort<'a>(&'a [u8]);
+
+impl std::io::Read for CutShort<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() { Err(std::io::Error::other("gone")) } else { self.0.read(buffer) }
+    }
+}
+
+#[test]
+fn an_embedded_store_moves_to_a_cluster_and_back() {
+    let dir = fast_dir();
+    let embedded = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
+    for n in 0..60 {
+        embedded.resolve(&source(n)).unwrap();
+        embedded.set_extra(&key(n), "a", &json!("e".repeat(n * 200))).unwrap().unwrap();
+    }
+    embedded.suspend(&key(1)).unwrap().unwrap();
+    embedded.update(&key(4), |details| details.display_name = Some("n".repeat(6000))).unwrap().unwrap();
+    let begun = embedded.begin_turn(&key(5)).unwrap().unwrap();
+    let end = embedded.get(&key(6)).unwrap().unwrap().updated_at.saturating_add(Duration::from_secs(86_400));
+    embedded.hold_until(&key(6), "job", end).unwrap().unwrap();
+    let mut file = Vec::new();
+    embedded.backup(&mut file, |_| {}).unwrap();
+
+    let options = six().options();
+    let cut = ClusterStore::restore(options.clone(), CutShort(&file[..file.len() * 2 / 3]), |_| {});
+    assert!(cut.is_err(), "{cut:?}");
+    // Half of a store is none.
+    let half = ClusterStore::open(options.clone());
+    assert!(matches!(&half, Err(Error::OtherStore { reason, .. }) if reason.contains("restore")), "{half:?}");
+    // Another attempt begins anew, and may have another backup.
+    embedded.remove(&key(7)).unwrap().unwrap();
+    file.clear();
+    embedded.backup(&mut file, |_| {}).unwrap();
+    let report = ClusterStore::restore(options.clone(), &*file, |_| {}).unwrap();
+    assert_eq!((report.entries, report.turns, report.leases, report.bytes), (59, 1, 1, file.len() as u64));
+    let there = ClusterStore::restore(options.clone(), &*file, |_| {});
+    assert!(matches!(there, Err(Error::OtherStore { .. })), "{there:?}");
+    let store = ClusterStore::open(options).unwrap();
+    let alike = |one: Option<(SessionEntry, Extras)>, other: Option<(SessionEntry, Extras)>| {
+        let plain = |found: Option<(SessionEntry, Extras)>| {
+            found.map(|(mut entry, extras)| {
+                entry.revision = cloakroom::Revision::NONE;
+                (entry, extras)
+            })
+        };
+        assert_eq!(plain(one), plain(other));
+    };
+    for n in 0..60 {
+        alike(store.get_with_extras(&key(n)).unwrap(), embedded.get_with_extras(&key(n)).unwrap());
+    }
+    assert_eq!(store.len().unwrap(), 59);
+    let id = store.get(&key(9)).unwrap().unwrap().session_id;
+    assert_eq!(store.find_by_session_id(&id).unwrap().items.len(), 1);
+    let turn = store.turn(&key(5)).unwrap().unwrap();
+    assert_eq!((turn.token, turn.interrupted), (begun.token, true));
+    assert!(store.begin_turn(&key(5)).unwrap().unwrap().token > begun.token);
+    assert_eq!(store.leases().unwrap().items[0].end, Some(end));
+    // And back.
+    file.clear();
+    store.backup(&mut file, |_| {}).unwrap();
+    let back = Options::new(dir.path().join("back"));
+    SessionStore::restore(back.clone(), &*file, |_| {}).unwrap();
+    let back = SessionStore::open(back).unwrap();
+    for n in (0..60).filter(|n| *n != 5) {
+        alike(back.get_with_extras(&key(n)).unwrap(), embedded.get_with_extras(&key(n)).unwrap());
+    }
 }
