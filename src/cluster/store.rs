@@ -328,11 +328,14 @@ impl ClusterStore {
         };
         let (hot_bytes, cold_bytes) = (encode(hot.encode())?, encode(cold.to_bytes())?);
         let same_id = seen.is_some_and(|seen| seen.cold.session_id == cold.session_id);
+        let mut is_kept = true;
         let (hint, hinted) = match seen.filter(|seen| same_id && !seen.hint.is_empty()) {
             Some(seen) => (seen.hint.clone(), None),
             None => {
                 let hint = format!("{:016x}", random::bits()?);
                 let sent = self.hint(key, &cold.session_id, &hint, true)?;
+                // A failover could lose the hint and keep the entry, and what is awaited later would be without one.
+                is_kept = self.receipt([sent.clone()]).replicated().is_ok();
                 (hint, sent)
             }
         };
@@ -346,7 +349,8 @@ impl ClusterStore {
             flag(exact_time || seen.is_none()),
             hot.last_interaction.map(number).unwrap_or_default(),
             flag(exact_interaction || seen.is_none()),
-            hint.clone().into_bytes(),
+            // Where its replicas did not get it, the entry names none, and the next change writes another.
+            if is_kept { hint.clone().into_bytes() } else { Vec::new() },
             hot_bytes,
             cold_bytes,
             flag(same_id),
