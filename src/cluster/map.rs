@@ -370,7 +370,10 @@ impl Nodes {
             }
         }
         self.needs.set(seen.replicas.iter().map(|(node, replicas)| (node.clone(), replicas.len() as u64)).collect());
-        let map = Map { slots, since, primaries, replicas: seen.replicas, guests: Vec::new() };
+        // Receipts may be waited for at one that has no slot yet.
+        let is_guest = |one: &&Arc<Primary>| !primaries.iter().any(|known| known.writes.node() == one.writes.node());
+        let guests = self.map.read().guests.iter().filter(is_guest).cloned().collect();
+        let map = Map { slots, since, primaries, replicas: seen.replicas, guests };
         let nodes = map.nodes();
         let is_changed = std::mem::replace(&mut *self.map.write(), map).nodes() != nodes;
         let is_due = refreshed.checked.is_none_or(|at| at.elapsed() > RECHECK);
