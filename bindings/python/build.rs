@@ -12,8 +12,8 @@ const NAME: &str = "libgcc_s.so.1";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
-    if !is("CARGO_CFG_TARGET_OS", "linux") || !is("CARGO_CFG_TARGET_ENV", "gnu") {
+    println!("cargo::rerun-if-env-changed=CARGO_ZIGBUILD_TARGET");
+    if env::var_os("CARGO_ZIGBUILD_TARGET").is_none() {
         return;
     }
     let Ok(found) = Command::new("gcc").arg(format!("-print-file-name={NAME}")).output() else { return };

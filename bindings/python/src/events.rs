@@ -15,6 +15,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 
 use crate::convert::{python, report};
+use crate::open::Busy;
 
 /// How long a wait in a thread goes on before it looks for signals.
 const LOOK: Duration = Duration::from_millis(100);
@@ -105,6 +106,7 @@ impl Events {
         if self.bell.pipe.get().is_some() {
             return Err(PyRuntimeError::new_err("these events are read in an event loop: use `async for`"));
         }
+        let _busy = Busy::new();
         loop {
             match py.detach(|| self.inner.recv_timeout(LOOK)) {
                 Ok(event) => return report(py, "Event", &event).map(Some),

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 use crate::entry::Entry;
 use crate::error::OrRaise;
+use crate::open::Busy;
 
 /// Keys in key order.
 #[pyclass(frozen, module = "cloakroom_store._core")]
@@ -27,6 +28,7 @@ impl Keys {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let _busy = Busy::new();
         let next = py.detach(|| self.inner.lock().unwrap_or_else(PoisonError::into_inner).next());
         Ok(next.transpose().or_raise(py)?.map(|key| key.as_str().to_owned()))
     }
@@ -39,6 +41,7 @@ impl Entries {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Entry>> {
+        let _busy = Busy::new();
         let next = py.detach(|| self.inner.lock().unwrap_or_else(PoisonError::into_inner).next());
         Ok(next.transpose().or_raise(py)?.map(Entry::from))
     }

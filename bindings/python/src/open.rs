@@ -2,8 +2,10 @@
 //! more, or when the interpreter exits.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cloakroom::{Error, SessionStore};
 use pyo3::prelude::*;
@@ -14,6 +16,30 @@ static OPEN: Mutex<Vec<Weak<Opening>>> = Mutex::new(Vec::new());
 /// The process that opened the first store: its children have a copy of all this, and no threads.
 static OPENER: OnceLock<u32> = OnceLock::new();
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
+/// How many threads are in a verb.
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+/// How long the exit waits for them. Only a guard or a change of the caller's own takes long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A thread is in a verb as long as it has one of these.
+///
+/// An interpreter that exits ends each of its threads where it wants the interpreter back: by unwinding, from within, what is below.
+/// In some versions that aborts the process where Rust is below. So the exit waits until nobody is in a verb any more, and
+/// since the stores are closed by then nobody begins one.
+pub(crate) struct Busy;
+
+impl Busy {
+    pub(crate) fn new() -> Self {
+        BUSY.fetch_add(1, Ordering::AcqRel);
+        Self
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 pub(crate) type SharedWatcher = Mutex<Option<cloakroom::Watcher>>;
 
@@ -91,7 +117,12 @@ pub(crate) fn close_all(py: Python<'_>) -> PyResult<()> {
     }
     let outcome = py.detach(|| {
         let open = std::mem::take(&mut *lock(&OPEN));
-        open.iter().filter_map(Weak::upgrade).map(|opening| opening.close()).fold(Ok(()), Result::and)
+        let outcome = open.iter().filter_map(Weak::upgrade).map(|opening| opening.close()).fold(Ok(()), Result::and);
+        let began = Instant::now();
+        while BUSY.load(Ordering::Acquire) > 0 && began.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(1));
+        }
+        outcome
     });
     outcome.or_raise(py)
 }

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 use crate::convert::{duration, python};
 use crate::error::OrRaise;
+use crate::open::Busy;
 
 /// How long a wait goes on before it looks for signals, such as that of Ctrl-C.
 const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(100);
@@ -53,6 +54,7 @@ impl Receipt {
     /// True
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let _busy = Busy::new();
         let timeout = timeout.map(|seconds| duration(seconds, "timeout")).transpose()?.flatten();
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {

@@ -26,7 +26,7 @@ use crate::events::Events;
 use crate::json::{self, loads};
 use crate::lease::Lease;
 use crate::listing::{Entries, Keys};
-use crate::open::Opening;
+use crate::open::{Busy, Opening};
 use crate::policy::ResetPolicy;
 use crate::prune::{Guard, Limits};
 use crate::receipt::Receipt;
@@ -80,6 +80,7 @@ impl SessionStore {
         py: Python<'_>,
         verb: impl FnOnce(&cloakroom::SessionStore) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
+        let _busy = Busy::new();
         let store = self.store(py)?;
         py.detach(move || verb(&store)).or_raise(py)
     }
@@ -488,6 +489,7 @@ impl SessionStore {
         create: bool,
     ) -> PyResult<Change> {
         let (key, touch) = (self::key(py, key)?, self::touch(touch));
+        let _busy = Busy::new();
         let store = self.store(py)?;
         let change = change.clone().unbind();
         let mut raised = None;
@@ -855,6 +857,7 @@ impl SessionStore {
         guard: Option<Bound<'py, PyAny>>,
         dry_run: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let _busy = Busy::new();
         let policy = Limits { max_age_days, max_entries, max_disk_bytes, low_water_bytes, max_active_days }.policy()?;
         let guard = guard.map(|guard| Guard::new(guard.unbind()));
         let pruned = self.run(py, |store| match (&guard, dry_run) {

@@ -202,8 +202,8 @@ class _Rows:
         self.is_cut = _is_cut(path)
         self.connection = connection
         self.select = (
-            f"SELECT {scoped}, session_key, entry_json FROM {table} NOT INDEXED WHERE (?1 IS NULL OR {scoped} = ?1) AND {valid}",
-            (scope,),
+            f"SELECT {scoped}, session_key, entry_json FROM {table} NOT INDEXED WHERE (:scope IS NULL OR {scoped} = :scope) AND {valid}",
+            {"scope": scope},
         )
         if table == "gateway_routing":
             for each in scopes:
