@@ -41,7 +41,6 @@ pub struct Options {
     pub(crate) path: PathBuf,
     pub(crate) create: bool,
     pub(crate) trust_group: bool,
-    #[cfg_attr(not(feature = "live"), expect(dead_code, reason = "only a live view can be asked"))]
     pub(crate) take_over: bool,
     pub(crate) commit_interval: Duration,
     pub(crate) max_pending: usize,

@@ -105,34 +105,32 @@ impl SessionStore {
 
     fn opened(options: &Options) -> Result<Opened> {
         let open = || storage::open(&options.path, options.create, options.cache_bytes, options.trust_group);
-        let opened = Self::opened_first(options, open)?;
+        let opened = open();
+        #[cfg(feature = "live")]
+        let opened = Self::yielded(opened, options, open);
         match options.compact_at_open {
-            Some(ratio) => storage::compact_opened(opened, ratio, options.cache_bytes, open),
-            None => Ok(opened),
+            Some(ratio) => storage::compact_opened(opened?, ratio, options.cache_bytes, open),
+            None => opened,
         }
     }
 
-    /// What `open` opens, once a program that yields the store has closed it.
-    fn opened_first(options: &Options, open: impl Fn() -> Result<Opened>) -> Result<Opened> {
-        let opened = open();
-        #[cfg(feature = "live")]
+    /// Opens a store that was taken, where the program that has it yields it.
+    #[cfg(feature = "live")]
+    fn yielded(opened: Result<Opened>, options: &Options, open: impl Fn() -> Result<Opened>) -> Result<Opened> {
         let began = std::time::Instant::now();
-        #[cfg(feature = "live")]
-        if let Err(Error::Locked { this_process: false, .. }) = opened
-            && options.take_over
-            && socket::ask_to_close(&options.path)
-        {
-            tracing::info!("the program that has the store open yields it");
-            loop {
-                match open() {
-                    Err(Error::Locked { .. }) if began.elapsed() < socket::PATIENCE => {
-                        std::thread::sleep(std::time::Duration::from_millis(5));
-                    }
-                    opened => return opened,
+        let is_taken = matches!(opened, Err(Error::Locked { this_process: false, .. }));
+        if !is_taken || !options.take_over || !socket::ask_to_close(&options.path) {
+            return opened;
+        }
+        tracing::info!("the program that has the store open yields it");
+        loop {
+            match open() {
+                Err(Error::Locked { .. }) if began.elapsed() < socket::PATIENCE => {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
                 }
+                opened => return opened,
             }
         }
-        opened
     }
 
     /// Starts the committer of an opened store, and tells what was wrong with it.
