@@ -175,6 +175,7 @@ impl SessionStore {
         match report.unreadable.pass(remove())? {
             Some(Some(cold)) => {
                 report.removed += 1;
+                tracing::debug!(%key, "removed");
                 self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &cold.session_id));
             }
             Some(None) => report.changed += 1,

@@ -98,6 +98,7 @@ pub(crate) fn decide(
         tracing::warn!(%key, idle_seconds = idle.as_secs(), "held or called active for too long; removed");
     }
     if !report.dry_run {
+        tracing::debug!(%key, idle_seconds = idle.as_secs(), "pruned");
         shelf.removed(key, reason, &session);
     }
     report.removed += 1;

@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
+use cloakroom::prefix::BulkRemoval;
+use cloakroom::query::Filter;
 use cloakroom::time::ManualClock;
 use cloakroom::{Options, PrunePolicy, SessionKey, SessionSource, SessionStore};
 use tracing_subscriber::filter::LevelFilter;
@@ -49,6 +51,8 @@ fn child_main() {
     clock.advance(100 * DAY);
     let report = store.prune(&PrunePolicy::max_age_days(90), |_: &SessionKey| false).unwrap();
     assert_eq!(report.removed, 1);
+    store.resolve(&source).unwrap();
+    assert!(matches!(store.remove_where(&Filter::default(), 1).unwrap(), BulkRemoval::Removed(_)));
     store.close().unwrap();
     print!("\nSAID\n{}", String::from_utf8_lossy(&said.0.lock().unwrap()));
 }
@@ -72,6 +76,9 @@ fn opening_commits_carrying_and_pruning_are_spans_at_debug() {
     assert!(has(&["DEBUG commit{commit=", "changes=1 sync=true}", "close"]), "{said}");
     assert!(has(&["DEBUG carry{records=1", "close"]), "{said}");
     assert!(has(&["DEBUG prune{dry_run=false cutoff=", "removed=1 stopped=false}", "close"]), "{said}");
+    // Each entry that goes is named, redacted.
+    assert!(has(&["DEBUG prune", "pruned key=discord:dm:#", "idle_seconds=8640000"]), "{said}");
+    assert!(has(&["DEBUG", " removed key=discord:dm:#"]), "{said}");
     assert!(!said.contains("secret-chat"), "{said}");
 }
 

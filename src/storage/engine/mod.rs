@@ -206,15 +206,26 @@ impl Engine {
 
     /// The entry of a row of the index by age, if it has no other row there.
     ///
-    /// Where a row is in the tree, so is the record of its entry: it comes first and goes last.
+    /// Where a row is in the tree or in the journal, so is the record of its entry: it comes first and goes last.
     pub(crate) fn of_row(&self, row: &ActivityRow) -> Result<Option<Activity>> {
         match self.listed(row.entry)? {
             Some(found) => Ok(Some(found).filter(|found| found.hot.updated_at == row.time)),
-            None if lookup::has(&self.trees.by_updated_at, row.encode())? => {
+            None if lookup::has(&self.trees.by_updated_at, row.encode())? || self.is_late_only(row)? => {
                 Err(damaged("activity", &row.entry, CodecError::Missing))
             }
             None => Ok(None),
         }
+    }
+
+    /// Whether the journal alone speaks of an entry: its record is lost.
+    fn is_late_only(&self, row: &ActivityRow) -> Result<bool> {
+        let is_late = || self.memtable.get(row.entry).is_some_and(|newest| newest.updated_at() == row.time);
+        if !is_late() {
+            return Ok(false);
+        }
+        // A removal makes the journal forget its entry last, with the gate held.
+        let _gate = self.gate.lock();
+        Ok(is_late() && self.activity(row.entry)?.is_none())
     }
 
     /// The hot record in `activity`.

@@ -557,6 +557,21 @@ fn a_touch_keeps_what_the_half_that_is_carried_says() {
     }
 }
 
+#[test]
+fn an_entry_of_which_the_journal_alone_speaks_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    commit(&mut opened, &[touch(1, later(5)), touch(2, later(6))]).unwrap();
+    let row = |n, minutes| ActivityRow { time: later(minutes), entry: entry(n) };
+    let engine = &opened.engine;
+    engine.trees.activity.remove(entry(1).as_bytes()).unwrap();
+    assert!(matches!(engine.of_row(&row(1, 5)), Err(Error::DamagedRecord { record: "activity", .. })));
+    // One whose time has moved on has another row.
+    assert!(engine.of_row(&row(1, 4)).unwrap().is_none());
+    commit(&mut opened, &[Change { content: Content::Gone, ..touch(2, later(7)) }]).unwrap();
+    assert!(opened.engine.of_row(&row(2, 6)).unwrap().is_none());
+}
+
 /// A journal that says little for its length.
 fn long(opened: &mut Opened) {
     let late = |n: i64| {
