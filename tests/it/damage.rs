@@ -402,7 +402,7 @@ fn damage_is_never_silent() {
         write(&base.files, dir.path());
         assert_eq!(looker.look(dir.path(), base.content), "exact", "{}", base.name);
     }
-    Battery::new("damage", 150).run(|case, mut dice| {
+    Battery::new("damage", 80).run(|case, mut dice| {
         let base = &bases[dice.roll(bases.len())];
         let mut files = base.files.clone();
         let what = damage(base, &mut files, &mut dice);

@@ -4,7 +4,7 @@
 //! more after a failure, and the next opening finds everything that was awaited.
 //!
 //! The child opens a store that is there, or makes one, works with all verbs and closes. `CLOAKROOM_IO_FAILURES` sets
-//! how many failures are looked at (200); any large number means all that there are.
+//! how many failures are looked at (120); any large number means all that there are.
 
 use std::fs;
 use std::path::Path;
@@ -152,7 +152,7 @@ fn whatever_call_fails_nothing_awaited_is_lost() {
     let all = failures(base.root());
     println!("{} failures there are", all.len());
     let mut ends = std::collections::BTreeMap::<String, u64>::new();
-    Battery::new("io_failures", 200).run(|case, _| {
+    Battery::new("io_failures", 120).run(|case, _| {
         let Some(&(at, way, there)) = usize::try_from(case).ok().and_then(|case| all.get(case)) else { return };
         let (kinds, errno, mode) = WAYS[way];
         let what = format!("{kinds} {at} fails {mode} with {errno}, a store there: {there}");

@@ -1,6 +1,6 @@
 //! A child that works at full speed is killed at random moments. What it said it had awaited must be there.
 //!
-//! `CLOAKROOM_KILL_ROUNDS` sets how many kills (200). Up to fifty in a row hit the same store.
+//! `CLOAKROOM_KILL_ROUNDS` sets how many kills (100). Up to fifty in a row hit the same store.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ fn what_was_awaited_survives_a_kill() {
     let mut home = fast_dir();
     let mut expected = Expected::default();
     let mut repairs = 0;
-    let battery = Battery::new("kill_rounds", 200);
+    let battery = Battery::new("kill_rounds", 100);
     battery.run(|round, mut dice| {
         if round % ROUNDS_PER_STORE == 0 {
             home = fast_dir();

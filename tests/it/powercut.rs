@@ -2,7 +2,7 @@
 //!
 //! A child works under the rig, which records each write and each sync. Then the files are rebuilt as a cut at some
 //! moment may leave them, and the store must open with everything that the child had awaited by then.
-//! `CLOAKROOM_CUTS` sets how many states are looked at in all (400), by several tests. Each keeps its own count.
+//! `CLOAKROOM_CUTS` sets how many states are looked at in all (250), by several tests. Each keeps its own count.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -76,7 +76,7 @@ const STATES: usize = 80;
 /// Records runs, each with a seed of its own, and looks at so many states of each that a test with this share in all
 /// of them comes to its number. The battery counts the runs.
 fn runs(name: &str, percent: usize, most: usize, mut run: impl FnMut(u64, usize, &mut Dice)) {
-    let all: usize = std::env::var("CLOAKROOM_CUTS").map_or(400, |cuts| cuts.parse().unwrap());
+    let all: usize = std::env::var("CLOAKROOM_CUTS").map_or(250, |cuts| cuts.parse().unwrap());
     let share = (all * percent).div_ceil(100);
     let states = most.min(share);
     println!("{name}: {states} states of each run");
