@@ -52,7 +52,7 @@ fn an_import_that_is_killed_and_run_again_ends_like_a_clean_one() {
     let clean = clean.all();
     let mut dice = Dice(4);
     let mut cut_short = 0;
-    for round in 0..12 {
+    for round in 0..6 {
         let dir = tempfile::tempdir().unwrap();
         // Killed once or twice, then run to its end.
         for _ in 0..=dice.roll(2) {
@@ -65,7 +65,7 @@ fn an_import_that_is_killed_and_run_again_ends_like_a_clean_one() {
         assert!(fresh.all() == clean, "round {round}");
         assert!(fresh.store.verify().unwrap().violations.is_empty());
     }
-    assert!(cut_short >= 4, "only {cut_short} imports were cut short");
+    assert!(cut_short >= 2, "only {cut_short} imports were cut short");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_creation_that_is_killed_leaves_no_store_or_all_of_it() {
     let clean = clean.all();
     let mut dice = Dice(5);
     let (mut cut_short, mut left) = (0, 0);
-    for round in 0..12 {
+    for round in 0..6 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         for _ in 0..=dice.roll(2) {
@@ -97,7 +97,7 @@ fn a_creation_that_is_killed_leaves_no_store_or_all_of_it() {
         assert!(fresh.all() == clean, "round {round}");
         assert!(fresh.store.verify().unwrap().violations.is_empty());
     }
-    assert!(cut_short >= 4 && left >= 3, "only {cut_short} creations were cut short, {left} left something");
+    assert!(cut_short >= 2 && left >= 1, "only {cut_short} creations were cut short, {left} left something");
 }
 
 /// How many databases in the making are in the directory of a store.
