@@ -59,7 +59,18 @@ impl Engine {
     ) -> Result<Vec<ActivityRow>> {
         // The journal first: what leaves it meanwhile is in the tree by then.
         let mut rows = self.memtable.rows(range, order, limit);
-        let stored = self.walk(range, order, limit)?;
+        let mut range = *range;
+        if rows.len() == limit
+            && let Some(last) = rows.last()
+        {
+            // No row of the tree behind it is among the first ones. Where much has moved on in the journal, the tree has nothing
+            // but old rows there.
+            match order {
+                AgeOrder::OldestFirst => range.1 = Bound::Included(*last),
+                AgeOrder::NewestFirst => range.0 = Bound::Included(*last),
+            }
+        }
+        let stored = self.walk(&range, order, limit)?;
         rows.extend(stored.rows);
         match order {
             AgeOrder::OldestFirst => rows.sort_unstable(),

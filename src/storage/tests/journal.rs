@@ -558,6 +558,31 @@ fn a_touch_keeps_what_the_half_that_is_carried_says() {
 }
 
 #[test]
+fn a_list_passes_over_no_rows_of_all_that_has_moved_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_at(dir.path());
+    commit(&mut opened, &many(300)).unwrap();
+    let touches: Vec<_> = (0..280).map(|n| touch(n, later(100 + n as i64))).collect();
+    commit(&mut opened, &touches).unwrap();
+    let engine = &opened.engine;
+    let read = || engine.rows_read.load(std::sync::atomic::Ordering::Relaxed);
+    let before = read();
+    let rows = engine.newest_rows(None, 10, &mut Unreadable::default()).unwrap();
+    let newest: Vec<_> =
+        (270..280).rev().map(|n| ActivityRow { time: later(100 + n as i64), entry: entry(n) }).collect();
+    assert_eq!(rows, newest);
+    assert!(read() - before <= 10, "{} rows of the tree were read", read() - before);
+    // All of them, in pieces.
+    let (mut all, mut last) = (Vec::new(), None);
+    while let Some(row) = engine.newest_rows(last, 7, &mut Unreadable::default()).unwrap().last().copied() {
+        all.extend(engine.newest_rows(last, 7, &mut Unreadable::default()).unwrap());
+        last = Some(row);
+    }
+    assert_eq!(all.len(), 300);
+    assert!(all.is_sorted_by(|a, b| a > b));
+}
+
+#[test]
 fn an_entry_of_which_the_journal_alone_speaks_is_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = with_entries(dir.path());
