@@ -1,6 +1,6 @@
 //! A small chat gateway: a platform that sends messages, sessions in a Cloakroom store, background jobs that keep
 //! theirs alive, the watcher that prunes the others, a live view, and a clean shutdown. It ends by itself after about a
-//! second, or after as many seconds as it is told; then it keeps its store.
+//! second, or after the number of seconds that it is given; then it keeps its store.
 //!
 //! `cargo run --example gateway`, or `cargo run --example gateway -- gateway.db 600`, and beside it
 //! `cargo run -- top --db gateway.db`

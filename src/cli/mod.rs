@@ -35,7 +35,7 @@ use source::{Ask, Db};
 
 /// In the environment of a container, so that every command in it finds the same.
 const TRUST_GROUP: &str = "CLOAKROOM_TRUST_GROUP";
-/// Likewise, the time in a debug build.
+/// In a debug build this variable gives the time.
 const NOW: &str = "CLOAKROOM_TEST_NOW";
 
 /// Keeps, lists and prunes the sessions of a chat gateway.

@@ -98,7 +98,7 @@ pub(super) fn with_source<T>(db: &Db, work: impl FnOnce(&Source) -> Result<T>) -
     }
 }
 
-/// The view of a store that is taken. That it is asked is told.
+/// The view of a store that is taken. A line on standard error names the process that is asked.
 pub(super) fn view_of(db: &Path, locked: Error) -> Result<Client> {
     let client = match Client::of_store(db) {
         Ok(client) => client,

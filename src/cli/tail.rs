@@ -51,7 +51,7 @@ impl Tail {
                 })
             });
             match read {
-                // Whoever reads has enough: the limit, or a pipe that was closed.
+                // The reader has enough: the limit is reached, or the pipe is closed.
                 Err(_) if left == 0 => Ok(Exit::Done),
                 Err(error) if is_broken_pipe(&error) => Ok(Exit::Done),
                 read => Ok(read.map(|()| Exit::Done)?),

@@ -143,7 +143,7 @@ impl Events {
             return Ok(reader.as_raw_fd());
         }
         let made = pipe()?;
-        // Only who waits comes here, so nobody else makes one meanwhile. What came before was not rung.
+        // Only the one waiting loop comes here, so no other bell is made meanwhile. Events before it rang no bell.
         let (reader, _) = self.bell.pipe.get_or_init(|| made);
         self.bell.ring();
         Ok(reader.as_raw_fd())

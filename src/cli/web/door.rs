@@ -88,7 +88,7 @@ impl Door {
     }
 }
 
-/// Checks who asks, and from where.
+/// Checks the sender of a request, and the site it comes from.
 pub(super) async fn check(
     State(door): State<Arc<Door>>,
     Extension(seat): Extension<Seat>,

@@ -19,7 +19,7 @@ use super::page::{page, redacted};
 use crate::cli::source::Lines;
 
 pub(super) async fn show(State(asker): State<Asker>) -> Shown<Html<String>> {
-    // So that a store that has gone is told.
+    // The answer says so where the store has gone.
     asker.get("/v1/store").await?;
     let body = html! {
         p.quiet #stream role="status" { "This page needs its script to show what happens. Without it: `cloakroom tail`." }

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 #: Where an entry that is in the mapping has its `_State`. It is no field, so Hermes' class does not see it.
 _STATE = "_cloakroom"
-#: Fields of an entry that can be changed without being set. Whoever asks for one may do that.
+#: Fields of an entry that can be changed without being set. A caller that has read one may do that.
 _INNER = ("metadata", "model_override", "prompt_pin")
 #: The store keeps open turns beside the entries.
 _TURN = ("active_turn_token", "active_turn_started_at")
