@@ -165,13 +165,29 @@ fn kill(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Ends the nodes by their ids.
+/// Ends the nodes by their ids, and waits until they are gone, so that whoever called may remove their directory.
 fn end(dir: &Path) -> Result<()> {
-    for node in nodes(dir)? {
+    let nodes = nodes(dir)?;
+    for node in &nodes {
         // One was killed, maybe.
         let _ = signal("TERM", node.pid);
     }
+    for node in &nodes {
+        let patience = Instant::now() + Duration::from_secs(10);
+        while runs(node.pid)? {
+            if Instant::now() > patience {
+                let _ = signal("KILL", node.pid);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
     Ok(())
+}
+
+/// Whether a process is there, and not only the answer that nobody fetched from it.
+fn runs(pid: u32) -> Result<bool> {
+    let state = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output()?.stdout;
+    Ok(!matches!(state.first(), None | Some(b'Z')))
 }
 
 /// One process of the gateway: each message is counted in its session, and answered once that is durable.
