@@ -1,7 +1,8 @@
 //! Verbs over many keys. No order by key goes over the shards, so they read the keys of all.
 
+use super::entry::Look;
 use super::layout::Part;
-use super::store::{ClusterStore, Look};
+use super::store::ClusterStore;
 use super::value::{at, list, text};
 use crate::answer::Removal;
 use crate::error::{Error, Result};

@@ -1,17 +1,17 @@
-//! Which node has which slot, and how a request finds the right one.
+//! Which node has which slot, and what the nodes promise.
 
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use redis::{Cmd, ServerError, ServerErrorKind, Value};
+use redis::Value;
 
 use super::clock::{ServerClock, time_of};
-use super::lane::{Answered, Lane, Trouble};
+use super::lane::Lane;
 use super::layout::SLOTS;
 use super::proof::{Needs, Sent};
-use super::seen::{Owner, Seen, named_by, seen_by};
+use super::seen::{Owner, Seen, seen_by};
 use super::settings::{self, Wanted};
 use super::value::{at, list, text};
 use super::wire::Wire;
@@ -20,14 +20,9 @@ use crate::fork;
 use crate::time::Timestamp;
 
 /// The map is asked for no more often.
-const REFRESH: Duration = Duration::from_millis(100);
+pub(super) const REFRESH: Duration = Duration::from_millis(100);
 /// Settings are asked for again after so long.
 const RECHECK: Duration = Duration::from_secs(30);
-
-/// Redirections that are followed at once: nodes of two minds may send a request to and fro.
-const HOPS: u32 = 5;
-/// Requests that are under way together, at most.
-const AT_ONCE: usize = 4096;
 
 /// Whether a request only reads: such ones go another way, so that no proof stands in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +33,9 @@ pub(super) enum Kind {
 
 /// A primary, and the two ways to it.
 #[derive(Debug)]
-struct Primary {
-    writes: Lane,
-    reads: Lane,
+pub(super) struct Primary {
+    pub(super) writes: Lane,
+    pub(super) reads: Lane,
 }
 
 #[derive(Debug, Default)]
@@ -103,16 +98,6 @@ pub(super) struct Nodes {
     unsound: RwLock<Option<(String, &'static str, String, &'static str)>>,
 }
 
-/// What came of a request.
-#[derive(Debug)]
-pub(super) struct Done {
-    pub(super) values: Vec<Value>,
-    pub(super) sent: Option<Sent>,
-    pub(super) node: String,
-    /// A connection broke on the way: it may have been carried out before.
-    pub(super) again: bool,
-}
-
 impl Nodes {
     pub(super) fn new(
         seeds: Vec<String>,
@@ -152,104 +137,42 @@ impl Nodes {
         }
     }
 
-    /// Runs commands at the primary of a slot, until it answers or `patience` is over. They have to be such that they may
-    /// be run again; `build` is told whether scripts go as text.
-    pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
-        let began = Instant::now();
-        let (mut delay, mut again, mut whole, mut ask) = (Duration::from_millis(1), false, false, None::<Other>);
-        let mut hops = 0;
-        loop {
-            if fork::is_child() {
-                return Err(Error::Forked { path: self.needs.name.clone().into() });
-            }
-            self.check_sound()?;
-            let commands = build(whole);
-            let is_single = commands.len() == 1;
-            let asked = ask.take();
-            let primary = match &asked {
-                Some(other) => self.other(other)?,
-                None => self.map.read().primary(slot).cloned(),
-            };
-            let (node, source): (String, Box<dyn std::error::Error + Send + Sync>) = match primary {
-                None => (String::new(), format!("no node has slot {slot}").into()),
-                Some(primary) => {
-                    let lane = if kind == Kind::Read { &primary.reads } else { &primary.writes };
-                    let node = lane.node().to_owned();
-                    let answered = lane.run(commands, asked.is_some_and(|other| other.once));
-                    match answered.values {
-                        Ok(values) => return Ok(Done { values, sent: answered.sent, node, again }),
-                        Err(Trouble::Unsent(error)) => (node, error.into()),
-                        Err(Trouble::Broken(error)) => {
-                            again = true;
-                            (node, error.into())
-                        }
-                        Err(Trouble::Server(error)) => match self.judge(&error, &node, is_single)? {
-                            Next::Whole if !whole => {
-                                whole = true;
-                                continue;
-                            }
-                            Next::Other(other) => {
-                                hops += 1;
-                                ask = Some(other).filter(|_| hops % HOPS != 0);
-                                (node, error_of(&error))
-                            }
-                            Next::Apart if kind == Kind::Read && !is_single => {
-                                if let Some(done) = self.apart(slot, build)? {
-                                    return Ok(done);
-                                }
-                                (node, error_of(&error))
-                            }
-                            Next::Whole | Next::Apart | Next::Wait => (node, error_of(&error)),
-                        },
-                    }
-                }
-            };
-            if began.elapsed() > self.patience {
-                return Err(Error::Unavailable { seconds: began.elapsed().as_secs(), node, source });
-            }
-            if ask.is_none() {
-                self.refresh(Some(&node));
-                thread::sleep(delay);
-                delay = (delay * 2).min(REFRESH);
-            }
-        }
+    /// The primary of a slot, as far as it is known.
+    pub(super) fn primary(&self, slot: u16) -> Option<Arc<Primary>> {
+        self.map.read().primary(slot).cloned()
     }
 
-    /// Reads while a slot is on its way: of a transaction some keys may be here and some there, so each command goes by
-    /// itself. `None` if what the first one answers has changed meanwhile.
-    fn apart(&self, slot: u16, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Option<Done>> {
-        let (mut all, commands) = (None::<Done>, build(true));
-        for command in &commands {
-            let one = self.call(slot, Kind::Read, &|_| vec![command.clone()])?;
-            match &mut all {
-                Some(all) => all.values.extend(one.values),
-                None => all = Some(one),
-            }
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Whether anything may be asked at all.
+    pub(super) fn check(&self) -> Result<()> {
+        if fork::is_child() {
+            return Err(Error::Forked { path: self.needs.name.clone().into() });
         }
-        let Some((done, first)) = all.zip(commands.first()) else { return Ok(None) };
-        let again = self.call(slot, Kind::Read, &|_| vec![first.clone()])?;
-        Ok((again.values.first() == done.values.first()).then_some(done))
+        self.check_sound()
     }
 
     /// The node that another one named. It may have no slot yet, and then it is asked for its settings first.
-    fn other(&self, other: &Other) -> Result<Option<Arc<Primary>>> {
-        if let Some(known) = self.map.read().node(&other.node) {
+    pub(super) fn named(&self, node: &str) -> Result<Option<Arc<Primary>>> {
+        if let Some(known) = self.map.read().node(node) {
             return Ok(Some(Arc::clone(known)));
         }
-        let Ok(mut connection) = self.wire.connect(&other.node) else { return Ok(None) };
-        match settings::check(&other.node, &mut connection, self.wanted) {
+        let Ok(mut connection) = self.wire.connect(node) else { return Ok(None) };
+        match settings::check(node, &mut connection, self.wanted) {
             Err(Error::Unavailable { .. }) => return Ok(None),
             checked => checked?,
         }
         let info: Option<Value> = redis::cmd("INFO").arg("replication").query(&mut connection).ok();
         let info = info.as_ref().and_then(text).unwrap_or_default();
         let replicas = info.lines().find_map(|line| line.strip_prefix("connected_slaves:")?.trim().parse().ok());
-        self.needs.add(&other.node, replicas.unwrap_or(0));
+        self.needs.add(node, replicas.unwrap_or(0));
         let mut map = self.map.write();
-        if let Some(known) = map.node(&other.node) {
+        if let Some(known) = map.node(node) {
             return Ok(Some(Arc::clone(known)));
         }
-        let primary = Arc::new(self.start(&other.node)?);
+        let primary = Arc::new(self.start(node)?);
         map.guests.push(Arc::clone(&primary));
         Ok(Some(primary))
     }
@@ -260,7 +183,7 @@ impl Nodes {
     }
 
     /// Notes where a slot is, as the node that had it says, until the map is asked for again.
-    fn moved(&self, slot: u16, node: &str) -> bool {
+    pub(super) fn moved(&self, slot: u16, node: &str) -> bool {
         let mut map = self.map.write();
         let place = map.primaries.iter().position(|primary| primary.writes.node() == node);
         let place = place.and_then(|place| u16::try_from(place).ok());
@@ -270,31 +193,6 @@ impl Nodes {
                 true
             }
             _ => false,
-        }
-    }
-
-    fn judge(&self, error: &ServerError, node: &str, is_single: bool) -> Result<Next> {
-        let refused = || Err(Error::Refused { node: node.to_owned(), source: error_of(error) });
-        match error.kind() {
-            Some(ServerErrorKind::NoScript) => Ok(Next::Whole),
-            Some(ServerErrorKind::Ask) if is_single => {
-                Ok(named_by(error, node).map_or(Next::Wait, |(_, node)| Next::Other(Other { node, once: true })))
-            }
-            Some(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => Ok(Next::Apart),
-            Some(ServerErrorKind::Moved) => Ok(match named_by(error, node) {
-                Some((slot, target)) if self.moved(slot, &target) => Next::Other(Other { node: target, once: false }),
-                _ => Next::Wait,
-            }),
-            Some(
-                ServerErrorKind::BusyLoading
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly,
-            ) => Ok(Next::Wait),
-            Some(ServerErrorKind::NoPerm) => refused(),
-            None if error.code() == "UNBLOCKED" => Ok(Next::Wait),
-            _ if ["OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS"].contains(&error.code()) => refused(),
-            _ => Err(Error::Engine { action: "run a command", source: error_of(error) }),
         }
     }
 
@@ -412,38 +310,6 @@ impl Nodes {
         Ok(())
     }
 
-    /// Runs the commands that `ask` makes for each of the shards, all at once, over the ways for reading.
-    pub(super) fn scatter(
-        &self,
-        shards: &[(u32, u16)],
-        ask: &(dyn Fn(u32) -> Vec<Cmd> + Sync),
-    ) -> Result<Vec<(u32, Done)>> {
-        if fork::is_child() {
-            return Err(Error::Forked { path: self.needs.name.clone().into() });
-        }
-        self.check_sound()?;
-        let mut all = Vec::with_capacity(shards.len());
-        for piece in shards.chunks(AT_ONCE) {
-            let primaries: Vec<_> = {
-                let map = self.map.read();
-                piece.iter().map(|(_, slot)| map.primary(*slot).cloned()).collect()
-            };
-            let send = |(shard, primary): (u32, &Option<Arc<Primary>>)| {
-                primary.as_ref().map(|primary| (primary.reads.node().to_owned(), primary.reads.send(ask(shard), false)))
-            };
-            let sent: Vec<_> = piece.iter().map(|(shard, _)| *shard).zip(&primaries).map(send).collect();
-            for ((shard, slot), sent) in piece.iter().zip(sent) {
-                let done = match sent.map(|(node, waiting)| (node, waiting.wait())) {
-                    Some((node, Answered { values: Ok(values), sent })) => Done { values, sent, node, again: false },
-                    // One by one, with patience.
-                    _ => self.call(*slot, Kind::Read, &|_| ask(*shard))?,
-                };
-                all.push((*shard, done));
-            }
-        }
-        Ok(all)
-    }
-
     /// What the clock of each primary says. One that does not answer is an error: its clock may be the wrong one.
     pub(super) fn times(&self) -> Result<Vec<Timestamp>> {
         let primaries: Vec<_> = self.map.read().primaries.to_vec();
@@ -465,23 +331,4 @@ impl Nodes {
         let ping = |primary: &Arc<Primary>| primary.writes.run(vec![redis::cmd("PING")], false).sent;
         primaries.iter().filter_map(ping).collect()
     }
-}
-
-/// What to do about an answer that is none.
-enum Next {
-    Whole,
-    Other(Other),
-    /// The keys are in two places.
-    Apart,
-    Wait,
-}
-
-/// A node that another one named; for one time only, while a slot is on its way.
-struct Other {
-    node: String,
-    once: bool,
-}
-
-fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
-    redis::RedisError::from(error.clone()).into()
 }

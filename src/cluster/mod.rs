@@ -7,17 +7,22 @@
 //! What is promised here and what is not stands in [the guide](crate::guide::cluster).
 
 mod backup;
+mod call;
 mod clock;
+mod entry;
 mod lane;
 mod layout;
 mod leases;
 mod lists;
+mod made;
 mod many;
 mod map;
 mod members;
+mod message;
 mod options;
 mod proof;
 mod prune;
+mod removal;
 mod restore;
 mod scripts;
 mod seen;
@@ -29,6 +34,7 @@ mod value;
 mod verbs;
 mod watch;
 mod wire;
+mod write;
 
 use serde_json::Value;
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::clock::agree;
+use super::entry::Look;
 use super::layout::Part;
 use super::map::Kind;
 use super::scripts::Named;
-use super::store::{ClusterStore, Look};
+use super::store::ClusterStore;
 use super::value::{at, int, list, text};
 use crate::codec::Activity;
 use crate::error::{Error, Result};

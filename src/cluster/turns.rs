@@ -1,9 +1,10 @@
 //! Turns and resumes.
 
+use super::entry::Look;
 use super::layout::Part;
 use super::map::Kind;
 use super::scripts::Named;
-use super::store::{ClusterStore, Look};
+use super::store::ClusterStore;
 use super::value::{at, bytes, int, list, pairs, text};
 use crate::codec::{RESUME_PENDING, SUSPENDED, Turn};
 use crate::commit::Receipt;

@@ -1,179 +1,20 @@
-//! The verbs on one entry: read, decide by the rules that the embedded store has, and write over what was seen.
+//! The verbs that change one entry: read, decide by the rules that the embedded store has, and write over what was seen.
 
-use redis::Cmd;
-
-use super::layout::Part;
-use super::map::Kind;
-use super::scripts::Named;
-use super::store::{Change, ClusterStore, Kept, Look, Placed};
-use super::value::{at, int, list};
-use crate::answer::{Modified, Put, Removal, ReplaceReason, Repointed, Resolution, Resolved, Written};
-use crate::codec::{PINNED, RESUME_PENDING, SUSPENDED};
+use super::entry::Look;
+use super::store::ClusterStore;
+use super::write::{Change, Kept, written};
+use crate::answer::{Modified, Put, Removal, Repointed, Written};
 use crate::commit::Receipt;
 use crate::entry::{Details, Extras, KeepExtras, SessionEntry, Touch};
 use crate::error::{Error, Result};
-use crate::how::{Repoint, Resolve};
+use crate::how::Repoint;
 use crate::key::{SessionId, SessionKey};
 use crate::modify::{Draft, Edit};
-use crate::prune::{ActivityGuard, Answer, ask};
 use crate::put::Expect;
 use crate::random;
-use crate::reset::ResetPolicy;
 use crate::rules::{self, Edited, Lead};
-use crate::time::Timestamp;
-
-/// How often an entry that changes while the guard is asked is looked at again. After that it is in use, and kept.
-const ATTEMPTS: usize = 8;
 
 impl ClusterStore {
-    pub(super) fn do_touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        let (shard, now) = (self.shard_of(key), self.now().as_micros());
-        let touch = self.touch_command(shard, Part::Updated, key, now);
-        let done = self.call(shard, Kind::Write, &|_| vec![touch.clone()])?;
-        if int(at(&done.values, 0)) == Some(1) {
-            return Ok(Some(self.receipt([done.sent])));
-        }
-        // It did not move, or there is none.
-        let look = || {
-            let score = redis::cmd("ZSCORE").arg(self.part(shard, Part::Updated)).arg(key.as_str()).to_owned();
-            let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
-            vec![touch.clone(), score, mark]
-        };
-        let done = self.call(shard, Kind::Write, &|_| look())?;
-        if int(at(&done.values, 1)).is_some() {
-            return Ok(Some(self.receipt([done.sent])));
-        }
-        self.check_mark(shard, at(&done.values, 2), &done.node)?;
-        Ok(None)
-    }
-
-    fn touch_command(&self, shard: u32, part: Part, key: &SessionKey, now: i64) -> Cmd {
-        redis::cmd("ZADD").arg(self.part(shard, part)).arg(&["XX", "GT", "CH"]).arg(now).arg(key.as_str()).to_owned()
-    }
-
-    /// Looks at an entry for a message, and touches it, if that is asked and it stays, in one step.
-    fn look_for_message(
-        &self,
-        key: &SessionKey,
-        now: Option<Timestamp>,
-    ) -> Result<(Option<Look>, Option<super::proof::Sent>)> {
-        let shard = self.shard_of(key);
-        let parts = [Part::Mark, Part::Updated, Part::Interaction].map(|part| self.part(shard, part));
-        for with_extras in [false, true] {
-            let (values, done) = match now {
-                None => {
-                    let done = self.call(shard, Kind::Write, &|_| self.look_commands(shard, key, with_extras))?;
-                    (done.values.clone(), done)
-                }
-                Some(now) => {
-                    let mut keys = parts.to_vec();
-                    keys.push(self.layout().entry(shard, key));
-                    if with_extras {
-                        keys.push(self.layout().extras(shard, key));
-                    }
-                    let args = [key.as_str().as_bytes().to_vec(), now.as_micros().to_string().into_bytes()];
-                    let done =
-                        self.call(shard, Kind::Write, &|whole| vec![Named::Message.call(whole, &keys, &args)])?;
-                    (list(at(&done.values, 0)).to_vec(), done)
-                }
-            };
-            let look = self.looked(shard, key, &values, &done.node)?;
-            if with_extras || !look.as_ref().is_some_and(|look| look.spilled) {
-                return Ok((look, done.sent));
-            }
-        }
-        Ok((None, None))
-    }
-
-    pub(super) fn do_resolve(&self, key: &SessionKey, how: &Resolve<'_>) -> Result<Resolved> {
-        let tries = self.tries();
-        loop {
-            let now = self.now();
-            let (seen, sent) = self.look_for_message(key, (how.touch == Touch::Yes && !how.fresh).then_some(now))?;
-            let reason = seen.as_ref().and_then(|seen| rules::replaced(&seen.hot, how.fresh, None));
-            if let Some(seen) = seen.as_ref().filter(|_| reason.is_none()) {
-                let receipt = self.receipt([sent]);
-                return Ok(Resolved { entry: seen.entry(key), resolution: Resolution::Existing, receipt });
-            }
-            if let Some(resolved) = self.start(key, how, seen.as_ref(), reason, now, false)? {
-                return Ok(resolved);
-            }
-            tries.again()?;
-        }
-    }
-
-    /// Starts a session, in the place of the one that was seen or where none was. `None` if another was first.
-    fn start(
-        &self,
-        key: &SessionKey,
-        how: &Resolve<'_>,
-        seen: Option<&Look>,
-        reason: Option<ReplaceReason>,
-        now: Timestamp,
-        unless_touched: bool,
-    ) -> Result<Option<Resolved>> {
-        let id = how.make_id(now).map_or_else(|| random::session_id(now), Ok)?;
-        let Some((seen, reason)) = seen.zip(reason) else {
-            let (hot, cold) = rules::created(how, id, now);
-            let new = Extras::default();
-            let placed = self.write(key, Change { extras: Kept::New(&new), ..Change::of(None, hot, cold) })?;
-            return Ok(placed.map(|placed| {
-                let Written { entry, receipt } = written(key, placed);
-                Resolved { entry, resolution: Resolution::Created, receipt }
-            }));
-        };
-        let (hot, cold) = rules::replacement((&seen.hot, &seen.cold), how, reason, id, now);
-        let Some(extras) = self.kept(key, seen, &how.keep)? else { return Ok(None) };
-        let change = Change { extras: Kept::New(&extras), unless_touched, ..Change::of(Some(seen), hot, cold) };
-        let Some(placed) = self.write(key, change)? else { return Ok(None) };
-        let had_activity = rules::had_activity(&seen.hot);
-        let resolution = Resolution::Replaced { reason, previous: seen.cold.session_id.clone(), had_activity };
-        let Written { entry, receipt } = written(key, placed);
-        Ok(Some(Resolved { entry, resolution, receipt }))
-    }
-
-    /// The extras that stay of an entry. `None` if it has changed since it was seen.
-    fn kept(&self, key: &SessionKey, seen: &Look, keep: &KeepExtras) -> Result<Option<Extras>> {
-        if *keep == KeepExtras::None || seen.cold.extras.is_none() {
-            return Ok(Some(Extras::default()));
-        }
-        Ok(match self.look(key, true)? {
-            Some(look) if look.hot.revision == seen.hot.revision => {
-                let all = look.extras.unwrap_or_default();
-                Some(keep.of(|| Ok::<_, Error>(all))?)
-            }
-            _ => None,
-        })
-    }
-
-    pub(super) fn do_resolve_with(
-        &self,
-        key: &SessionKey,
-        how: &Resolve<'_>,
-        policy: &ResetPolicy,
-        guard: &dyn ActivityGuard,
-    ) -> Result<Resolved> {
-        for _ in 0..ATTEMPTS {
-            let Some(seen) = self.look(key, false)? else { break };
-            let is_kept = [SUSPENDED, RESUME_PENDING, PINNED].iter().any(|flag| seen.hot.is(*flag));
-            let entry = seen.entry(key);
-            if is_kept || policy.due_for(&entry, self.now()).is_none() || self.is_held(key)? {
-                break;
-            }
-            let own = self.inner.options.guard.clone();
-            let own = own.as_ref().map_or(Answer::Idle, |own| ask(&**own, key));
-            if own != Answer::Idle || ask(guard, key) != Answer::Idle {
-                break;
-            }
-            let now = self.now();
-            let Some(reason) = policy.due_for(&entry, now) else { break };
-            if let Some(resolved) = self.start(key, how, Some(&seen), Some(reason), now, true)? {
-                return Ok(resolved);
-            }
-        }
-        self.do_resolve(key, how)
-    }
-
     pub(super) fn do_put(&self, new: &SessionEntry, extras: &Extras, expect: Expect) -> Result<Put> {
         check_cost(new.usage.estimated_cost_usd)?;
         let (key, tries) = (&new.key, self.tries());
@@ -384,87 +225,8 @@ impl ClusterStore {
             tries.again()?;
         }
     }
-
-    pub(super) fn do_remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        let tries = self.tries();
-        loop {
-            let Some(seen) = self.look(key, false)? else { return Ok(None) };
-            match self.remove_seen(key, &seen, false)? {
-                Removal::Removed(receipt) => return Ok(Some(receipt)),
-                Removal::Missing => return Ok(None),
-                Removal::Changed => tries.again()?,
-            }
-        }
-    }
-
-    pub(super) fn do_remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
-        let Some(look) = self.look(key, false)? else { return Ok(Removal::Missing) };
-        if (look.hot.revision, look.hot.updated_at) != (seen.revision, seen.updated_at) {
-            return Ok(Removal::Changed);
-        }
-        self.remove_seen(key, &look, true)
-    }
-
-    /// Removes an entry that was seen, if it is still the same.
-    pub(super) fn remove_seen(&self, key: &SessionKey, seen: &Look, unless_touched: bool) -> Result<Removal> {
-        let score = if unless_touched { seen.score.as_str() } else { "" };
-        Ok(match self.remove_script(key, seen, score, None, "")? {
-            (1, receipt) => Removal::Removed(receipt),
-            (0, _) => Removal::Missing,
-            _ => Removal::Changed,
-        })
-    }
-
-    /// What the script that removes answers, and its receipt.
-    pub(super) fn remove_script(
-        &self,
-        key: &SessionKey,
-        seen: &Look,
-        score: &str,
-        unless_held_at: Option<Timestamp>,
-        condemned: &str,
-    ) -> Result<(i64, Receipt)> {
-        let shard = self.shard_of(key);
-        let parts = [Part::Mark, Part::Updated, Part::Interaction].map(|part| self.part(shard, part));
-        let mut keys = parts.to_vec();
-        keys.push(self.layout().entry(shard, key));
-        keys.push(self.layout().extras(shard, key));
-        keys.extend([Part::Turns, Part::Holds, Part::Leases].map(|part| self.part(shard, part)));
-        keys.push(self.layout().leases(shard, key));
-        keys.push(self.part(shard, Part::Condemned));
-        let args = [
-            key.as_str().to_owned(),
-            seen.stamp(),
-            score.to_owned(),
-            unless_held_at.map(|now| now.as_micros().to_string()).unwrap_or_default(),
-            condemned.to_owned(),
-        ];
-        let (value, done) = self.script(shard, Named::Remove, &keys, &args.map(String::into_bytes))?;
-        let mut answer = int(&value).unwrap_or(0);
-        if done.again {
-            // It was there, and this call has sent its removal before.
-            match answer {
-                0 => answer = 1,
-                // It may be another one, made since: to go on would remove that too.
-                -1 => {
-                    let source = "another change was made meanwhile".into();
-                    return Err(Error::Uncertain { node: done.node, source });
-                }
-                _ => {}
-            }
-        }
-        if answer == 1 && !seen.hint.is_empty() {
-            self.forget_hint(key, &seen.cold.session_id, &seen.hint);
-        }
-        Ok((answer, self.receipt([done.sent])))
-    }
 }
 
 fn check_cost(cost: f64) -> Result<()> {
     if cost.is_finite() { Ok(()) } else { Err(Error::InvalidCost { cost }) }
-}
-
-pub(super) fn written(key: &SessionKey, placed: Placed) -> Written {
-    let Placed { hot, cold, receipt } = placed;
-    Written { entry: rules::entry(key, &hot, cold), receipt }
 }

@@ -1,0 +1,176 @@
+//! How a request finds its way: redirections, and patience while the cluster changes.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, ServerError, ServerErrorKind, Value};
+
+use super::lane::{Answered, Trouble};
+use super::map::{Kind, Nodes, Primary, REFRESH};
+use super::proof::Sent;
+use super::seen::named_by;
+use crate::error::{Error, Result};
+
+/// Redirections that are followed at once: nodes of two minds may send a request to and fro.
+const HOPS: u32 = 5;
+/// Requests that are under way together, at most.
+const AT_ONCE: usize = 4096;
+
+/// What came of a request.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) values: Vec<Value>,
+    pub(super) sent: Option<Sent>,
+    pub(super) node: String,
+    /// A connection broke on the way: it may have been carried out before.
+    pub(super) again: bool,
+}
+
+/// What to do about an answer that is none.
+enum Next {
+    Whole,
+    Other(Other),
+    /// The keys are in two places.
+    Apart,
+    Wait,
+}
+
+/// A node that another one named; for one time only, while a slot is on its way.
+struct Other {
+    node: String,
+    once: bool,
+}
+
+fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
+    redis::RedisError::from(error.clone()).into()
+}
+
+impl Nodes {
+    /// Runs commands at the primary of a slot, until it answers or `patience` is over. They have to be such that they may
+    /// be run again; `build` is told whether scripts go as text.
+    pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
+        let began = Instant::now();
+        let (mut delay, mut again, mut whole, mut ask) = (Duration::from_millis(1), false, false, None::<Other>);
+        let mut hops = 0;
+        loop {
+            self.check()?;
+            let commands = build(whole);
+            let is_single = commands.len() == 1;
+            let asked = ask.take();
+            let primary = match &asked {
+                Some(other) => self.named(&other.node)?,
+                None => self.primary(slot),
+            };
+            let (node, source): (String, Box<dyn std::error::Error + Send + Sync>) = match primary {
+                None => (String::new(), format!("no node has slot {slot}").into()),
+                Some(primary) => {
+                    let lane = if kind == Kind::Read { &primary.reads } else { &primary.writes };
+                    let node = lane.node().to_owned();
+                    let answered = lane.run(commands, asked.is_some_and(|other| other.once));
+                    match answered.values {
+                        Ok(values) => return Ok(Done { values, sent: answered.sent, node, again }),
+                        Err(Trouble::Unsent(error)) => (node, error.into()),
+                        Err(Trouble::Broken(error)) => {
+                            again = true;
+                            (node, error.into())
+                        }
+                        Err(Trouble::Server(error)) => match self.judge(&error, &node, is_single)? {
+                            Next::Whole if !whole => {
+                                whole = true;
+                                continue;
+                            }
+                            Next::Other(other) => {
+                                hops += 1;
+                                ask = Some(other).filter(|_| hops % HOPS != 0);
+                                (node, error_of(&error))
+                            }
+                            Next::Apart if kind == Kind::Read && !is_single => {
+                                if let Some(done) = self.apart(slot, build)? {
+                                    return Ok(done);
+                                }
+                                (node, error_of(&error))
+                            }
+                            Next::Whole | Next::Apart | Next::Wait => (node, error_of(&error)),
+                        },
+                    }
+                }
+            };
+            if began.elapsed() > self.patience() {
+                return Err(Error::Unavailable { seconds: began.elapsed().as_secs(), node, source });
+            }
+            if ask.is_none() {
+                self.refresh(Some(&node));
+                thread::sleep(delay);
+                delay = (delay * 2).min(REFRESH);
+            }
+        }
+    }
+
+    /// Reads while a slot is on its way: of a transaction some keys may be here and some there, so each command goes by
+    /// itself. `None` if what the first one answers has changed meanwhile.
+    fn apart(&self, slot: u16, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Option<Done>> {
+        let (mut all, commands) = (None::<Done>, build(true));
+        for command in &commands {
+            let one = self.call(slot, Kind::Read, &|_| vec![command.clone()])?;
+            match &mut all {
+                Some(all) => all.values.extend(one.values),
+                None => all = Some(one),
+            }
+        }
+        let Some((done, first)) = all.zip(commands.first()) else { return Ok(None) };
+        let again = self.call(slot, Kind::Read, &|_| vec![first.clone()])?;
+        Ok((again.values.first() == done.values.first()).then_some(done))
+    }
+
+    /// Runs the commands that `ask` makes for each of the shards, all at once, over the ways for reading.
+    pub(super) fn scatter(
+        &self,
+        shards: &[(u32, u16)],
+        ask: &(dyn Fn(u32) -> Vec<Cmd> + Sync),
+    ) -> Result<Vec<(u32, Done)>> {
+        self.check()?;
+        let mut all = Vec::with_capacity(shards.len());
+        for piece in shards.chunks(AT_ONCE) {
+            let primaries: Vec<_> = piece.iter().map(|(_, slot)| self.primary(*slot)).collect();
+            let send = |(shard, primary): (u32, &Option<Arc<Primary>>)| {
+                primary.as_ref().map(|primary| (primary.reads.node().to_owned(), primary.reads.send(ask(shard), false)))
+            };
+            let sent: Vec<_> = piece.iter().map(|(shard, _)| *shard).zip(&primaries).map(send).collect();
+            for ((shard, slot), sent) in piece.iter().zip(sent) {
+                let done = match sent.map(|(node, waiting)| (node, waiting.wait())) {
+                    Some((node, Answered { values: Ok(values), sent })) => Done { values, sent, node, again: false },
+                    // One by one, with patience.
+                    _ => self.call(*slot, Kind::Read, &|_| ask(*shard))?,
+                };
+                all.push((*shard, done));
+            }
+        }
+        Ok(all)
+    }
+
+    fn judge(&self, error: &ServerError, node: &str, is_single: bool) -> Result<Next> {
+        let refused = || Err(Error::Refused { node: node.to_owned(), source: error_of(error) });
+        match error.kind() {
+            Some(ServerErrorKind::NoScript) => Ok(Next::Whole),
+            Some(ServerErrorKind::Ask) if is_single => {
+                Ok(named_by(error, node).map_or(Next::Wait, |(_, node)| Next::Other(Other { node, once: true })))
+            }
+            Some(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => Ok(Next::Apart),
+            Some(ServerErrorKind::Moved) => Ok(match named_by(error, node) {
+                Some((slot, target)) if self.moved(slot, &target) => Next::Other(Other { node: target, once: false }),
+                _ => Next::Wait,
+            }),
+            Some(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly,
+            ) => Ok(Next::Wait),
+            Some(ServerErrorKind::NoPerm) => refused(),
+            None if error.code() == "UNBLOCKED" => Ok(Next::Wait),
+            _ if ["OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS"].contains(&error.code()) => refused(),
+            _ => Err(Error::Engine { action: "run a command", source: error_of(error) }),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! How a store comes to be: what its first shard says of it, and the mark that every shard gets.
+
+use std::collections::BTreeMap;
+
+use super::layout::{FORMAT, Layout, Part};
+use super::map::{Kind, Nodes};
+use super::options::ClusterOptions;
+use super::value::{at, bytes, list, pairs, text};
+use crate::error::{Error, Result};
+use crate::random;
+
+/// The id of the store, and its layout. Makes it if there is none and that is wanted.
+pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loads: bool) -> Result<(String, Layout)> {
+    let meta = first.once("meta");
+    let read = redis::cmd("HGETALL").arg(&meta).to_owned();
+    let done = nodes.call(first.slot_of(0), Kind::Write, &|_| vec![read.clone()])?;
+    let found: BTreeMap<_, _> = pairs(at(&done.values, 0))
+        .into_iter()
+        .map(|(name, value)| (text(name).unwrap_or_default(), text(value).unwrap_or_default()))
+        .collect();
+    let of = |name: &str| found.get(name).cloned();
+    let other = |reason: String| Error::OtherStore { name: first.name().to_owned(), reason };
+    match of("state").as_deref() {
+        Some("making") if loads => return Err(other("it is being made".into())),
+        Some("ready") if loads => return Err(other("it is there, and a restore makes a new one".into())),
+        Some("loading") if !loads => {
+            return Err(other("it is being restored, or that was cut short: restore it again".into()));
+        }
+        _ => {}
+    }
+    if let (Some(id), Some("ready")) = (of("id"), of("state").as_deref()) {
+        if of("format") != Some(FORMAT.to_string()) {
+            return Err(other(format!(
+                "its format is {}, and this program reads {FORMAT}",
+                of("format").unwrap_or_default()
+            )));
+        }
+        let shards = of("shards").and_then(|shards| shards.parse().ok()).unwrap_or(0);
+        if options.shards.is_some_and(|asked| asked != shards) {
+            return Err(other(format!("it has {shards} shards")));
+        }
+        let layout = if shards == first.shards() { first } else { Layout::new(&options.name, shards)? };
+        return Ok((id, layout));
+    }
+    if !options.create {
+        return Err(Error::NotFound { path: first.name().into() });
+    }
+    // One that was not made to its end is made again, with the id that it has, if it is to have as many shards.
+    if of("shards").is_some_and(|shards| shards != first.shards().to_string()) {
+        return Err(other("it is being made with another number of shards".into()));
+    }
+    let new_id = format!("{:016x}", random::bits()?);
+    let set = |name: &str, value: &str| redis::cmd("HSETNX").arg(&meta).arg(name).arg(value).to_owned();
+    let state = if loads { "loading" } else { "making" };
+    let commands = vec![
+        set("state", state),
+        set("id", &new_id),
+        set("shards", &first.shards().to_string()),
+        set("format", &FORMAT.to_string()),
+        redis::cmd("HMGET").arg(&meta).arg(&["id", "shards", "state"]).to_owned(),
+    ];
+    let done = nodes.call(first.slot_of(0), Kind::Write, &|_| commands.clone())?;
+    let settled = list(at(&done.values, 4));
+    let id = text(at(settled, 0)).unwrap_or_default();
+    // Another process may have been first.
+    if (text(at(settled, 2)).as_deref() == Some("loading")) != loads {
+        return Err(other("it is being made by another process".into()));
+    }
+    if text(at(settled, 1)) != Some(first.shards().to_string()) {
+        return Err(other("it is being made with another number of shards".into()));
+    }
+    let mark = format!("{id}/{}/{FORMAT}", first.shards());
+    let slots: Vec<_> = (0..first.shards()).map(|shard| (shard, first.slot_of(shard))).collect();
+    let give = |shard| {
+        let key = first.part(shard, Part::Mark);
+        vec![
+            redis::cmd("HSETNX").arg(&key).arg("mark").arg(&mark).to_owned(),
+            redis::cmd("HGET").arg(&key).arg("mark").to_owned(),
+        ]
+    };
+    for (shard, done) in nodes.scatter(&slots, &give)? {
+        if bytes(at(&done.values, 1)) != Some(mark.as_bytes()) {
+            // The first shard has lost what it knew, or the name was used before.
+            return Err(other(format!("shard {shard} carries the mark of another; its first shard may be lost")));
+        }
+    }
+    if loads {
+        return Ok((id, first));
+    }
+    let ready = redis::cmd("HSET").arg(&meta).arg("state").arg("ready").to_owned();
+    nodes.call(first.slot_of(0), Kind::Write, &|_| vec![ready.clone()])?;
+    Ok((id, first))
+}

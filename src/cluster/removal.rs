@@ -1,0 +1,89 @@
+//! How an entry is removed: only the one that was seen.
+
+use super::entry::Look;
+use super::layout::Part;
+use super::scripts::Named;
+use super::store::ClusterStore;
+use super::value::int;
+use crate::answer::Removal;
+use crate::commit::Receipt;
+use crate::entry::SessionEntry;
+use crate::error::{Error, Result};
+use crate::key::SessionKey;
+use crate::time::Timestamp;
+
+impl ClusterStore {
+    pub(super) fn do_remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+        let tries = self.tries();
+        loop {
+            let Some(seen) = self.look(key, false)? else { return Ok(None) };
+            match self.remove_seen(key, &seen, false)? {
+                Removal::Removed(receipt) => return Ok(Some(receipt)),
+                Removal::Missing => return Ok(None),
+                Removal::Changed => tries.again()?,
+            }
+        }
+    }
+
+    pub(super) fn do_remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
+        let Some(look) = self.look(key, false)? else { return Ok(Removal::Missing) };
+        if (look.hot.revision, look.hot.updated_at) != (seen.revision, seen.updated_at) {
+            return Ok(Removal::Changed);
+        }
+        self.remove_seen(key, &look, true)
+    }
+
+    /// Removes an entry that was seen, if it is still the same.
+    pub(super) fn remove_seen(&self, key: &SessionKey, seen: &Look, unless_touched: bool) -> Result<Removal> {
+        let score = if unless_touched { seen.score.as_str() } else { "" };
+        Ok(match self.remove_script(key, seen, score, None, "")? {
+            (1, receipt) => Removal::Removed(receipt),
+            (0, _) => Removal::Missing,
+            _ => Removal::Changed,
+        })
+    }
+
+    /// What the script that removes answers, and its receipt.
+    pub(super) fn remove_script(
+        &self,
+        key: &SessionKey,
+        seen: &Look,
+        score: &str,
+        unless_held_at: Option<Timestamp>,
+        condemned: &str,
+    ) -> Result<(i64, Receipt)> {
+        let shard = self.shard_of(key);
+        let parts = [Part::Mark, Part::Updated, Part::Interaction].map(|part| self.part(shard, part));
+        let mut keys = parts.to_vec();
+        keys.push(self.layout().entry(shard, key));
+        keys.push(self.layout().extras(shard, key));
+        keys.extend([Part::Turns, Part::Holds, Part::Leases].map(|part| self.part(shard, part)));
+        keys.push(self.layout().leases(shard, key));
+        keys.push(self.part(shard, Part::Condemned));
+        let args = [
+            key.as_str().to_owned(),
+            seen.stamp(),
+            score.to_owned(),
+            unless_held_at.map(|now| now.as_micros().to_string()).unwrap_or_default(),
+            condemned.to_owned(),
+        ];
+        let (value, done) = self.script(shard, Named::Remove, &keys, &args.map(String::into_bytes))?;
+        let mut answer = int(&value).unwrap_or(0);
+        if done.again {
+            // It was there, and this call has sent its removal before.
+            match answer {
+                0 => answer = 1,
+                // It may be another one, made since: to go on would remove that too.
+                -1 => {
+                    let source = "another change was made meanwhile".into();
+                    return Err(Error::Uncertain { node: done.node, source });
+                }
+                _ => {}
+            }
+        }
+        if answer == 1 && !seen.hint.is_empty() {
+            self.forget_hint(key, &seen.cold.session_id, &seen.hint);
+        }
+        Ok((answer, self.receipt([done.sent])))
+    }
+}

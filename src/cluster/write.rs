@@ -1,0 +1,210 @@
+//! An entry as it is written: over what was seen, with its hint and its extras.
+
+use super::entry::Look;
+use super::layout::Part;
+use super::map::Kind;
+use super::scripts::Named;
+use super::store::ClusterStore;
+use super::value::{at, int, list};
+use crate::answer::Written;
+use crate::codec::{self, AS_IMPORTED, ArrangeError, CodecError, Cold, Hot, NewExtras, SUSPENDED};
+use crate::commit::Receipt;
+use crate::entry::{Extras, Revision};
+use crate::error::{Error, Result};
+use crate::key::{SessionId, SessionKey};
+use crate::random;
+use crate::rules;
+use crate::time::Timestamp;
+
+/// What becomes of the extras.
+pub(super) enum Kept<'a> {
+    As,
+    New(&'a Extras),
+}
+
+/// An entry to be written.
+pub(super) struct Change<'a> {
+    pub(super) seen: Option<&'a Look>,
+    pub(super) hot: Hot,
+    pub(super) cold: Cold,
+    pub(super) extras: Kept<'a>,
+    /// The time is set, and not only moved on.
+    pub(super) exact_time: bool,
+    pub(super) exact_interaction: bool,
+    /// A touch since it was seen wins.
+    pub(super) unless_touched: bool,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn of(seen: Option<&'a Look>, hot: Hot, cold: Cold) -> Self {
+        let (exact_time, exact_interaction, unless_touched) = (false, false, false);
+        Self { seen, hot, cold, extras: Kept::As, exact_time, exact_interaction, unless_touched }
+    }
+}
+
+/// An entry as it was written.
+pub(super) struct Placed {
+    pub(super) hot: Hot,
+    pub(super) cold: Cold,
+    pub(super) receipt: Receipt,
+}
+
+enum Parts {
+    AsTheyAre,
+    New(codec::Parts),
+}
+
+pub(super) fn written(key: &SessionKey, placed: Placed) -> Written {
+    let Placed { hot, cold, receipt } = placed;
+    Written { entry: rules::entry(key, &hot, cold), receipt }
+}
+
+impl ClusterStore {
+    /// Writes an entry over the one that was seen, or where none was. `None` if another was first.
+    pub(super) fn write(&self, key: &SessionKey, change: Change<'_>) -> Result<Option<Placed>> {
+        let shard = self.shard_of(key);
+        let Change { seen, mut hot, mut cold, extras, exact_time, exact_interaction, unless_touched } = change;
+        hot.revision = Revision::from_number(random::bits()?.max(1));
+        hot.set(AS_IMPORTED, false);
+        let parts = self.arrange(key, seen, &mut cold, extras)?;
+        let Some(parts) = parts else { return Ok(None) };
+        let encode = |record: std::result::Result<Vec<u8>, CodecError>| {
+            record.map_err(|source| Error::Engine { action: "encode an entry", source: source.into() })
+        };
+        let (hot_bytes, cold_bytes) = (encode(hot.encode())?, encode(cold.to_bytes())?);
+        let same_id = seen.is_some_and(|seen| seen.cold.session_id == cold.session_id);
+        let mut is_kept = true;
+        let (hint, hinted) = match seen.filter(|seen| same_id && !seen.hint.is_empty()) {
+            Some(seen) => (seen.hint.clone(), None),
+            None => {
+                let hint = format!("{:016x}", random::bits()?);
+                let sent = self.hint(key, &cold.session_id, &hint, true)?;
+                // A failover could lose the hint and keep the entry, and what is awaited later would be without one.
+                is_kept = self.receipt([sent.clone()]).replicated().is_ok();
+                (hint, sent)
+            }
+        };
+        let flag = |on: bool| if on { b"1".to_vec() } else { b"0".to_vec() };
+        let number = |time: Timestamp| time.as_micros().to_string().into_bytes();
+        let mut args = vec![
+            key.as_str().as_bytes().to_vec(),
+            seen.map(Look::stamp).unwrap_or_default().into_bytes(),
+            hot.revision.to_string().into_bytes(),
+            number(hot.updated_at),
+            flag(exact_time || seen.is_none()),
+            hot.last_interaction.map(number).unwrap_or_default(),
+            flag(exact_interaction || seen.is_none()),
+            // Where its replicas did not get it, the entry names none, and the next change writes another.
+            if is_kept { hint.clone().into_bytes() } else { Vec::new() },
+            hot_bytes,
+            cold_bytes,
+            flag(same_id),
+            seen.filter(|_| unless_touched).map(|seen| seen.score.clone()).unwrap_or_default().into_bytes(),
+            flag(hot.is(SUSPENDED)),
+        ];
+        match parts {
+            Parts::AsTheyAre => args.push(b"=".to_vec()),
+            Parts::New(parts) => {
+                args.push(b"!".to_vec());
+                for (generation, part) in parts {
+                    args.push(generation.to_string().into_bytes());
+                    args.push(part.to_vec());
+                }
+            }
+        }
+        let keys = [
+            self.part(shard, Part::Mark),
+            self.part(shard, Part::Updated),
+            self.part(shard, Part::Interaction),
+            self.layout().entry(shard, key),
+            self.layout().extras(shard, key),
+            self.part(shard, Part::Turns),
+        ];
+        let (value, done) = self.script(shard, Named::Put, &keys, &args)?;
+        let answer = list(&value);
+        if int(at(answer, 0)) != Some(1) {
+            if done.again {
+                // It may have been made, and changed by another since: to make it again would make it twice.
+                let source = "another change was made meanwhile".into();
+                return Err(Error::Uncertain { node: done.node, source });
+            }
+            if hinted.is_some() {
+                self.hint(key, &cold.session_id, &hint, false)?;
+            }
+            return Ok(None);
+        }
+        if let Some(seen) = seen.filter(|seen| !same_id && !seen.hint.is_empty()) {
+            // What is left of it, if this fails, leads nowhere and is passed over.
+            let _ = self.hint(key, &seen.cold.session_id, &seen.hint, false);
+        }
+        if let Some(time) = int(at(answer, 1)) {
+            hot.updated_at = Timestamp::from_micros(time);
+        }
+        hot.last_interaction = hot.last_interaction.map(|set| int(at(answer, 2)).map_or(set, Timestamp::from_micros));
+        Ok(Some(Placed { hot, cold, receipt: self.receipt([done.sent, hinted]) }))
+    }
+
+    /// Gives the extras their places. `None` if the entry has changed since it was seen.
+    fn arrange(
+        &self,
+        key: &SessionKey,
+        seen: Option<&Look>,
+        cold: &mut Cold,
+        extras: Kept<'_>,
+    ) -> Result<Option<Parts>> {
+        let read;
+        let all = match extras {
+            Kept::New(extras) => extras,
+            Kept::As => {
+                let fits = cold.encode().ok().flatten().is_some();
+                let spilled = seen.is_some_and(|seen| seen.spilled);
+                if fits && !spilled {
+                    cold.extras = seen.and_then(|seen| seen.cold.extras.clone());
+                    if cold.encode().ok().flatten().is_some() {
+                        return Ok(Some(Parts::AsTheyAre));
+                    }
+                }
+                read = match seen {
+                    Some(Look { extras: Some(extras), .. }) => extras.clone(),
+                    Some(seen) => match self.look(key, true)? {
+                        Some(Look { extras: Some(extras), hot, .. }) if hot.revision == seen.hot.revision => extras,
+                        _ => return Ok(None),
+                    },
+                    None => Extras::default(),
+                };
+                &read
+            }
+        };
+        let mut generation = 0;
+        let next = || {
+            generation += 1;
+            generation
+        };
+        let parts = codec::arrange(cold, NewExtras::All(all), |_| Err(()), next);
+        let parts = parts.map_err(|error| match error {
+            ArrangeError::TooLarge(bytes) => {
+                Error::TooLarge { key: key.clone(), bytes, limit: codec::MAX_EXTRAS_BYTES }
+            }
+            ArrangeError::Encode(source) => Error::Engine { action: "encode an entry", source: source.into() },
+            ArrangeError::Base(()) => {
+                Error::Engine { action: "encode an entry", source: "its extras need a base".into() }
+            }
+        })?;
+        Ok(Some(Parts::New(parts)))
+    }
+
+    /// Notes that a key may have a session id, or that it has it no more. Before the entry names it, so that no entry is
+    /// without.
+    fn hint(&self, key: &SessionKey, id: &SessionId, hint: &str, is_there: bool) -> Result<Option<super::proof::Sent>> {
+        let shard = self.layout().shard_of_id(id);
+        let mut command = redis::cmd(if is_there { "SADD" } else { "SREM" });
+        command.arg(self.layout().hints(shard, id)).arg(format!("{hint}{}", key.as_str()));
+        let done = self.call(shard, Kind::Write, &|_| vec![command.clone()])?;
+        Ok(done.sent)
+    }
+
+    pub(super) fn forget_hint(&self, key: &SessionKey, id: &SessionId, hint: &str) {
+        // What is left of it, if this fails, leads nowhere and is passed over.
+        let _ = self.hint(key, id, hint, false);
+    }
+}
