@@ -25,7 +25,7 @@ pub(in crate::storage) type Epoch = u8;
 pub(in crate::storage) struct Memtable {
     parts: Box<[Mutex<HashTable<Record>>]>,
     appended: Mutex<Appended>,
-    /// A reader locks it before `appended`, and the writer never.
+    /// A reader locks it before `appended`, and the writer never waits for it.
     runs: Mutex<Runs>,
     len: AtomicUsize,
 }
@@ -166,13 +166,20 @@ pub(in crate::storage) struct Portion {
 #[derive(Debug, Default)]
 struct Appended {
     rows: Vec<ActivityRow>,
-    /// All rows are among these: those that were sorted before are out of date.
-    is_all: bool,
-    /// How many were sorted before.
-    sorted: usize,
+    /// Nobody read for so long that rows were dropped: the next reader lists all records.
+    are_dropped: bool,
 }
 
-/// Rows that are out of date, beyond twice as many as there are records, before all are listed anew.
+impl Appended {
+    fn drop_all(&mut self) {
+        self.rows.clear();
+        self.are_dropped = true;
+    }
+}
+
+/// How many rows may wait for a reader, if that is more than a quarter of the records.
+const MAX_UNREAD_ROWS: usize = 4096;
+/// Sorted rows that are out of date, beyond twice as many as there are records, before all are looked up.
 const MAX_STALE_ROWS: usize = 4096;
 
 impl Memtable {
@@ -269,7 +276,7 @@ impl Memtable {
                 }
             }
         }
-        self.list_anew(&mut self.appended.lock());
+        self.appended.lock().drop_all();
     }
 
     /// Drops a record, if there is one.
@@ -285,20 +292,17 @@ impl Memtable {
         }
     }
 
+    /// Drops what waits for a reader if that is much: whoever reads now and then finds little to sort, and where nobody
+    /// reads the rows take no room. The records of all rows that are dropped are set.
     fn append(&self, rows: impl Iterator<Item = ActivityRow>) {
         let mut appended = self.appended.lock();
-        if appended.rows.len() + appended.sorted > 3 * self.len() + MAX_STALE_ROWS {
-            self.list_anew(&mut appended);
+        if appended.rows.len() >= MAX_UNREAD_ROWS.max(self.len() / 4) {
+            appended.drop_all();
+            if let Some(mut runs) = self.runs.try_lock() {
+                *runs = Runs::default();
+            }
         }
         appended.rows.extend(rows);
-    }
-
-    fn list_anew(&self, appended: &mut Appended) {
-        appended.rows.clear();
-        for part in &self.parts {
-            appended.rows.extend(part.lock().iter().map(Record::row));
-        }
-        (appended.is_all, appended.sorted) = (true, 0);
     }
 
     /// Whether a row of the tree is of an entry that has another time by now.
@@ -313,20 +317,18 @@ impl Memtable {
             *runs = Runs::default();
             return Vec::new();
         }
-        let new = {
-            let mut appended = self.appended.lock();
-            if std::mem::take(&mut appended.is_all) {
-                *runs = Runs::default();
+        let Appended { rows: mut new, are_dropped } = std::mem::take(&mut *self.appended.lock());
+        // Listed, sorted and looked up while the writer goes on.
+        if are_dropped {
+            *runs = Runs::default();
+            for part in &self.parts {
+                new.extend(part.lock().iter().map(Record::row));
             }
-            appended.sorted += appended.rows.len();
-            std::mem::take(&mut appended.rows)
-        };
-        // Sorted and looked up while the writer goes on.
+        }
         runs.add(new);
         let is_its = |row: &ActivityRow| self.find(row.entry, |record| record.updated_at == row.time).unwrap_or(false);
         if runs.len() > 2 * self.len() + MAX_STALE_ROWS {
             runs.retain(is_its);
-            self.appended.lock().sorted = runs.len();
         }
         // An entry that was touched twice at one time is in two runs.
         let mut last = None;
@@ -377,6 +379,9 @@ impl Memtable {
             let room = 2 * part.len();
             part.shrink_to(room, |record| record.entry.part_and_hash().1);
         }
-        self.list_anew(&mut self.appended.lock());
+        self.appended.lock().drop_all();
     }
 }
+
+#[cfg(test)]
+mod tests;
