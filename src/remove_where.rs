@@ -72,15 +72,31 @@ impl SessionStore {
     ///
     /// A crash may leave some of the entries removed, each of them whole or not at all.
     pub fn remove_where(&self, filter: &Filter, expected: impl Into<Option<u64>>) -> Result<BulkRemoval> {
-        let mut report = RemovalReport::default();
-        let Some(expected) = expected.into() else {
+        let (mut report, expected) = (RemovalReport::default(), expected.into());
+        Ok(match (expected, self.remove_where_into(filter, expected, &mut report)?) {
+            (Some(expected), Some(found)) => {
+                BulkRemoval::CountDiffers { expected, found, unreadable: report.unreadable }
+            }
+            _ => BulkRemoval::Removed(report),
+        })
+    }
+
+    /// The same, with a report that tells of an error too what was removed before it. Answers how many entries there are, if
+    /// that is why nothing was removed.
+    pub(crate) fn remove_where_into(
+        &self,
+        filter: &Filter,
+        expected: Option<u64>,
+        report: &mut RemovalReport,
+    ) -> Result<Option<u64>> {
+        let Some(expected) = expected else {
             let mut matches = self.matches(filter)?;
             while let Some(key) = matches.next(&mut report.unreadable)? {
-                self.remove_match(&key, filter, &mut report)?;
+                self.remove_match(&key, filter, report)?;
             }
             matches.end(&mut report.unreadable);
             self.flush()?;
-            return Ok(BulkRemoval::Removed(report));
+            return Ok(None);
         };
         let (mut keys, mut found) = (Vec::new(), 0);
         let mut matches = self.matches(filter)?;
@@ -94,13 +110,13 @@ impl SessionStore {
         }
         matches.end(&mut report.unreadable);
         if found != expected {
-            return Ok(BulkRemoval::CountDiffers { expected, found, unreadable: report.unreadable });
+            return Ok(Some(found));
         }
         for key in keys {
-            self.remove_match(&key, filter, &mut report)?;
+            self.remove_match(&key, filter, report)?;
         }
         self.flush()?;
-        Ok(BulkRemoval::Removed(report))
+        Ok(None)
     }
 
     /// Removes the entry whose key is `prefix`, and each one below it, whatever protects them. It is for a user who asks to

@@ -14,7 +14,7 @@ pub(super) struct Fault {
     pub(super) kind: &'static str,
     message: String,
     /// Beside the kind and the message.
-    details: Option<Value>,
+    pub(super) details: Option<Value>,
 }
 
 pub(super) type Outcome<T> = std::result::Result<T, Fault>;

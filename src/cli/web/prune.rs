@@ -80,7 +80,7 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
         Some(days) => json!({"dry_run": true, "policy": {"max_age_days": days}}),
         None => json!({"dry_run": true}),
     };
-    let preview = asker.post("/v1/prune", ask).await?;
+    let preview: Value = asker.look(move |client| client.post("/v1/prune", &ask)).await?;
     let store = asker.get("/v1/store").await?;
     let max_age = preview.pointer("/policy/max_age_seconds").and_then(Value::as_u64).unwrap_or(0);
     let edges: Vec<u64> = rows(&histogram, "edges_seconds").iter().filter_map(Value::as_u64).collect();

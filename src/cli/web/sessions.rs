@@ -184,34 +184,43 @@ fn quick(row: &Value, back: &str) -> Markup {
     }
 }
 
-/// How many entries a filter accepts, and what to do to them.
-pub(super) async fn confirm(State(asker): State<Asker>, Query(asked): Query<Asked>) -> Shown<Html<String>> {
-    let filter = filter(&asked);
-    // With none expected the answer says how many there are, and nothing is changed.
-    let ask = json!({"verb": "clear-resume", "filter": filter, "expected": 0});
-    let found = asker
-        .ask(move |client| match client.post::<Value>("/v1/sessions:bulk", &ask) {
-            Ok(_) => Ok(0),
-            Err(AskError::Refused { kind, details, .. }) if kind == "count_differs" => Ok(count(&details, "/found")),
-            Err(error) => Err(error),
-        })
-        .await?;
-    let body = html! {
+/// What is to be pressed, if there are no more than can be changed at a time.
+fn confirming(asked: &Asked, found: u64, most: u64) -> Markup {
+    html! {
         p { "The filter accepts " strong { (thousands(found)) } " entries now. If there are more when you press the button, nothing is changed." }
-        @if set(&asked).is_empty() { div.banner { "There is no filter: this is every entry of the store." } }
-        @else { ul { @for (name, value) in set(&asked) { li { (name) ": " (value) } } } }
-        form.card method="post" action="/bulk" {
-            @for (name, value) in set(&asked) { input type="hidden" name=(name) value=(value); }
+        @if set(asked).is_empty() { div.banner { "There is no filter: this is every entry of the store." } }
+        @else { ul { @for (name, value) in set(asked) { li { (name) ": " (value) } } } }
+        @if found > most {
+            div.banner role="status" { "At most " (thousands(most)) " entries are changed at a time. Filter for fewer." }
+            p { a href=(url("/sessions", set(asked))) { "Back" } }
+        } @else { form.card method="post" action="/bulk" {
+            @for (name, value) in set(asked) { input type="hidden" name=(name) value=(value); }
             input type="hidden" name="expected" value=(found);
             label { "Do " select name="verb" { @for (verb, word) in VERBS { option value=(verb) { (word) } } } }
             @if found > MANY {
                 label { " Type " (found) " to confirm: " input name="typed" inputmode="numeric" autocomplete="off" required; }
             }
             button.danger type="submit" disabled[found == 0] { "Do it to " (thousands(found)) }
-            " " a href=(url("/sessions", set(&asked))) { "Back" }
-        }
-    };
-    Ok(page("Change many", "/sessions", false, &body))
+            " " a href=(url("/sessions", set(asked))) { "Back" }
+        } }
+    }
+}
+
+/// How many entries a filter accepts, and what to do to them.
+pub(super) async fn confirm(State(asker): State<Asker>, Query(asked): Query<Asked>) -> Shown<Html<String>> {
+    let filter = filter(&asked);
+    // With none expected the answer says how many there are, and nothing is changed.
+    let ask = json!({"verb": "clear-resume", "filter": filter, "expected": 0});
+    let (found, most) = asker
+        .look(move |client| match client.post::<Value>("/v1/sessions:bulk", &ask) {
+            Ok(_) => Ok((0, 0)),
+            Err(AskError::Refused { kind, details, .. }) if kind == "count_differs" => {
+                Ok((count(&details, "/found"), count(&details, "/most")))
+            }
+            Err(error) => Err(error),
+        })
+        .await?;
+    Ok(page("Change many", "/sessions", false, &confirming(&asked, found, most)))
 }
 
 pub(super) async fn change(State(asker): State<Asker>, Form(asked): Form<Asked>) -> Shown<Html<String>> {
@@ -238,4 +247,18 @@ pub(super) async fn change(State(asker): State<Asker>, Form(asked): Form<Asked>)
         p { a href="/sessions" { "Sessions" } }
     };
     Ok(page("Change many", "/sessions", false, &body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_types_a_number_that_is_refused_then() {
+        let asked = Asked::from([("q".to_owned(), "x".to_owned())]);
+        let (most, more) = (confirming(&asked, 100_000, 100_000), confirming(&asked, 100_001, 100_000));
+        let has_form = |page: &Markup| page.0.contains("<form") && page.0.contains("name=\"typed\"");
+        assert!(has_form(&most) && !has_form(&more), "{}", more.0);
+        assert!(more.0.contains("At most 100,000 entries"), "{}", more.0);
+    }
 }
