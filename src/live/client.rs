@@ -32,8 +32,8 @@ const LONG: [&str; 5] = ["/v1/histogram", "/v1/protected", "/v1/prune", "/v1/ses
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// The process that has the store open offers no view of it.
-    #[error("the process that has the store at {path} open offers no live view (`Live::serve`)")]
+    /// There is no view of the store: nobody has it open, or whoever has offers none.
+    #[error("nobody serves a live view of the store at {path}")]
     NotServed {
         /// The store.
         path: PathBuf,

@@ -59,6 +59,7 @@ fn of_store(view: &View, store: &SessionStore) -> Outcome<Value> {
         "path": view.path().display().to_string(),
         "now": store.now(),
         "read_only_view": view.read_only,
+        "guard": view.guard_kind(),
         "may_prune": view.guard().is_ok() && !view.read_only,
         "failure": failure,
         "open_report": json_of(store.open_report())?,
@@ -154,21 +155,29 @@ pub(super) async fn stats(State(view): State<Arc<View>>) -> Answer {
 #[serde(default, deny_unknown_fields)]
 struct Of {
     of: Option<String>,
+    /// One more bound, in seconds: a cutoff, say.
+    edge: Option<u64>,
 }
 
 /// How many entries have been idle for how long. It reads the index, and no entry.
 pub(super) async fn histogram(State(view): State<Arc<View>>, uri: Uri) -> Answer {
-    let Of { of } = query(&uri)?;
+    let Of { of, edge } = query(&uri)?;
     if of.is_some_and(|of| of != "idle") {
         return Err(Fault::bad_request("there is a histogram `of=idle` only"));
     }
-    view.look(|_, store, go_on| {
+    let mut edges = EDGES.to_vec();
+    if let Some(edge) = edge.filter(|edge| *edge > 0)
+        && let Err(place) = edges.binary_search(&edge)
+    {
+        edges.insert(place, edge);
+    }
+    view.look(move |_, store, go_on| {
         let now = store.now();
-        let counts = idleness(store, now, go_on)?;
+        let counts = idleness(store, &edges, now, go_on)?;
         Ok(Json(json!({
             "of": "idle",
             "now": now,
-            "edges_seconds": EDGES,
+            "edges_seconds": edges,
             "counts": counts,
             "rows": counts.iter().sum::<u64>(),
         })))
@@ -177,16 +186,17 @@ pub(super) async fn histogram(State(view): State<Arc<View>>, uri: Uri) -> Answer
 }
 
 /// Rows of the index by the class of their idleness: one class up to each edge, and one for what is beyond.
-fn idleness(store: &SessionStore, now: Timestamp, go_on: &dyn Fn() -> bool) -> Outcome<[u64; 13]> {
+fn idleness(store: &SessionStore, edges: &[u64], now: Timestamp, go_on: &dyn Fn() -> bool) -> Outcome<Vec<u64>> {
     store.commits().apply_pending()?;
     let engine = store.commits().engine()?;
-    let (mut counts, mut after, mut unreadable) = ([0; 13], None::<ActivityRow>, Unreadable::default());
+    let mut counts = vec![0; edges.len() + 1];
+    let (mut after, mut unreadable) = (None::<ActivityRow>, Unreadable::default());
     loop {
         let rows = engine.oldest_rows(after, None, ROWS, &mut unreadable)?;
         let Some(last) = rows.last().copied() else { return Ok(counts) };
         for row in &rows {
             let idle = now.since(row.time);
-            let class = EDGES.partition_point(|edge| Duration::from_secs(*edge) < idle);
+            let class = edges.partition_point(|edge| Duration::from_secs(*edge) < idle);
             if let Some(count) = counts.get_mut(class) {
                 *count += 1;
             }

@@ -9,9 +9,10 @@ use crate::time::Timestamp;
 
 /// How long a plan lasts.
 pub(super) const LASTS: Duration = Duration::from_secs(10 * 60);
-/// Plans that are kept. The oldest goes for a newer one.
-const KEPT: usize = 4;
-/// Entries of all plans together.
+/// Plans that are kept: each look at the page makes one, and who looks must not take the plan of who decides. The oldest
+/// goes for a newer one.
+const KEPT: usize = 64;
+/// Entries of all plans together, which is what they cost.
 const ENTRIES: usize = 1 << 20;
 
 /// What a preview said would go.
@@ -79,12 +80,23 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_many() {
+    fn what_another_looks_at_takes_no_plan_away() {
         let mut plans = Plans::default();
-        for name in ["a", "b", "c", "d", "e"] {
-            plans.keep(name.into(), plan(1));
+        plans.keep("mine".into(), plan(1000));
+        for n in 0..40 {
+            plans.keep(format!("theirs {n}"), plan(1000));
         }
-        assert!(plans.take("a").is_none() && plans.take("b").is_some());
+        assert!(plans.take("mine").is_some());
+    }
+
+    #[test]
+    fn all_of_them_are_bounded() {
+        let mut plans = Plans::default();
+        for n in 0..2 * KEPT {
+            plans.keep(n.to_string(), plan(1));
+        }
+        assert_eq!(plans.plans.len(), KEPT);
+        assert!(plans.take("0").is_none() && plans.take(&(2 * KEPT - 1).to_string()).is_some());
         plans.keep("large".into(), plan(ENTRIES as u64));
         assert_eq!(plans.plans.len(), 1);
     }

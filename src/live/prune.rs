@@ -16,10 +16,12 @@ use super::handle;
 use super::plans::{LASTS, Plan};
 use super::sessions::{Answer, json_of};
 use super::view::{View, body, query};
+use crate::codec::Activity;
 use crate::prune::{Planned, PrunePolicy, Scope};
 use crate::random;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
+use crate::unreadable::if_readable;
 
 /// Entries that a preview shows.
 const SHOWN: usize = 100;
@@ -96,18 +98,17 @@ fn preview(view: &View, store: &SessionStore, policy: &PrunePolicy, go_on: &dyn 
     let (guard, as_of, mut planned) = (view.guard_to_look(), store.now(), Planned::default());
     let report = store.prune_pass(policy, &*guard, Some(as_of), true, Scope::Note(&mut planned), go_on)?;
     let Planned { remove, first, keep } = planned;
-    let first: Vec<_> = first
-        .iter()
-        .take(SHOWN)
-        .map(|found| {
-            json!({
-                "handle": store.handle(&found.key),
-                "session_key": found.key,
-                "updated_at": found.hot.updated_at,
-                "idle_seconds": as_of.since(found.hot.updated_at).as_secs(),
-            })
-        })
-        .collect();
+    let named = |found: &Activity| {
+        let entry = if_readable(store.peek(&found.key))?.flatten();
+        Ok(json!({
+            "handle": store.handle(&found.key),
+            "session_key": found.key,
+            "display_name": entry.and_then(|entry| entry.details.display_name),
+            "updated_at": found.hot.updated_at,
+            "idle_seconds": as_of.since(found.hot.updated_at).as_secs(),
+        }))
+    };
+    let first = first.iter().take(SHOWN).map(named).collect::<Outcome<Vec<_>>>()?;
     let kept = kept(store, &keep, SHOWN, as_of)?;
     let name = format!("{:016x}{:016x}", random::bits()?, random::bits()?);
     let planned = remove.len();
@@ -132,7 +133,8 @@ fn preview(view: &View, store: &SessionStore, policy: &PrunePolicy, go_on: &dyn 
 fn run(view: &View, store: &SessionStore, plan: &str) -> Outcome<Value> {
     let guard = view.guard()?;
     let plan = view.plans.lock().take(plan).ok_or_else(|| {
-        let why = "there is no such plan: it was used, or is older than ten minutes; look at another preview";
+        let why = "there is no such plan: it was used, is older than ten minutes, or newer previews took its place; look at \
+                   another preview";
         Fault::new(StatusCode::CONFLICT, "no_plan", why)
     })?;
     let go_on = || !view.has_ended();
@@ -155,7 +157,7 @@ fn kept(
             fields.remove("key");
             fields.insert("session_key".into(), protected.key.as_str().into());
             fields.insert("handle".into(), handle::show(*entry).into());
-            if let Some(found) = crate::unreadable::if_readable(store.peek(&protected.key))?.flatten() {
+            if let Some(found) = if_readable(store.peek(&protected.key))?.flatten() {
                 fields.insert("display_name".into(), found.details.display_name.into());
                 fields.insert("revision".into(), found.revision.to_string().into());
                 fields.insert("idle_seconds".into(), now.since(found.updated_at).as_secs().into());

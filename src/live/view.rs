@@ -169,6 +169,15 @@ impl View {
         })
     }
 
+    /// Whether it is one that knows what is at work, in a word.
+    pub(super) fn guard_kind(&self) -> &'static str {
+        match &self.guard {
+            Some(guard) if guard.knows_nothing() => "none",
+            Some(_) => "given",
+            None => "missing",
+        }
+    }
+
     /// The same for a look, which removes nothing.
     pub(super) fn guard_to_look(&self) -> Arc<dyn ActivityGuard> {
         self.guard.clone().unwrap_or_else(|| Arc::new(NoActivity))

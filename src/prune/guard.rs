@@ -30,6 +30,11 @@ use crate::key::SessionKey;
 pub trait ActivityGuard: Send + Sync {
     /// Whether the conversation has work in progress. No lock is held meanwhile: the store may be used from here.
     fn check(&self, key: &SessionKey) -> Verdict;
+
+    /// Whether it stands for no guard at all, as [`NoActivity`] does. Whoever prunes by hand is told so.
+    fn knows_nothing(&self) -> bool {
+        false
+    }
 }
 
 /// What a guard answers.
@@ -73,6 +78,10 @@ pub struct NoActivity;
 impl ActivityGuard for NoActivity {
     fn check(&self, _: &SessionKey) -> Verdict {
         Verdict::Idle
+    }
+
+    fn knows_nothing(&self) -> bool {
+        true
     }
 }
 

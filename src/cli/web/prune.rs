@@ -30,9 +30,11 @@ const KEPT: [(&str, &str); 7] = [
 type Asked = BTreeMap<String, String>;
 
 /// Entries that would go, or stay.
-fn list(title: &str, rows: &[Value], reveal: bool, back: &str) -> Markup {
+fn list(title: &str, rows: &[Value], of: u64, reveal: bool, back: &str) -> Markup {
+    let shown = rows.len() as u64;
     html! {
         h2 { (title) }
+        @if shown < of { p.quiet { "The first " (thousands(shown)) " of " (thousands(of)) "." } }
         div.scroll.card {
             table.list {
                 thead { tr { th.number scope="col" { "Idle" } th scope="col" { "Why" } th scope="col" { "Session" } th scope="col" { span.unseen { "Actions" } } } }
@@ -75,7 +77,6 @@ fn rows<'a>(value: &'a Value, name: &str) -> &'a [Value] {
 pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>) -> Shown<Html<String>> {
     let reveal = asked.get("reveal").is_some_and(|reveal| reveal == "1");
     let days: Option<u64> = asked.get("days").and_then(|days| days.parse().ok());
-    let histogram = asker.get("/v1/histogram?of=idle").await?;
     let ask = match days {
         Some(days) => json!({"dry_run": true, "policy": {"max_age_days": days}}),
         None => json!({"dry_run": true}),
@@ -83,6 +84,8 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
     let preview: Value = asker.look(move |client| client.post("/v1/prune", &ask)).await?;
     let store = asker.get("/v1/store").await?;
     let max_age = preview.pointer("/policy/max_age_seconds").and_then(Value::as_u64).unwrap_or(0);
+    // The cutoff is an edge, so that no bar lies on both sides of it.
+    let histogram = asker.get(format!("/v1/histogram?of=idle&edge={max_age}")).await?;
     let edges: Vec<u64> = rows(&histogram, "edges_seconds").iter().filter_map(Value::as_u64).collect();
     let counts = rows(&histogram, "counts").iter().filter_map(Value::as_u64);
     let name = |n: usize| match edges.get(n) {
@@ -98,8 +101,17 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
     let shown_days = days.map_or_else(|| (max_age / 86_400).to_string(), |days| days.to_string());
     let stay: Vec<_> =
         KEPT.iter().map(|(why, path)| (*why, count(&preview, path))).filter(|(_, count)| *count > 0).collect();
+    // What was used meanwhile is in no list.
+    let kept = KEPT.iter().filter(|(_, path)| !path.ends_with("touched_meanwhile"));
+    let kept = kept.map(|(_, path)| count(&preview, path)).sum();
     let back = days.map_or_else(|| "/prune".to_owned(), |days| format!("/prune?days={days}"));
     let body = html! {
+        @if text(&store, "/guard") == Some("none") {
+            div.banner role="status" {
+                strong { "Nobody tells what is at work. " }
+                "The process that has the store open has no guard to ask, so only what is suspended, pinned or held by a lease stays."
+            }
+        }
         (plot::bars("How long entries have been idle", &bars, marked))
         div.card.preview {
         form.filters method="get" action="/prune" {
@@ -131,8 +143,8 @@ pub(super) async fn show(State(asker): State<Asker>, Query(asked): Query<Asked>)
                 button type="submit" { "Have the watcher make a pass now" }
             }
         }
-        (list("These stay, though they are past the cutoff", rows(&preview, "kept"), reveal, &back))
-        (list("These would go, the oldest first", rows(&preview, "first"), reveal, &back))
+        (list("These stay, though they are past the cutoff", rows(&preview, "kept"), kept, reveal, &back))
+        (list("These would go, the oldest first", rows(&preview, "first"), count(&preview, "/planned"), reveal, &back))
     };
     Ok(page("Pruning", "/prune", false, &body))
 }

@@ -88,6 +88,26 @@ fn a_run_asks_the_guard_and_the_leases_again() {
 }
 
 #[test]
+fn a_guard_that_knows_of_nothing_is_told_apart() {
+    let of = |options| Seen::with(0, options).get("/v1/store").ok()["guard"].as_str().unwrap().to_owned();
+    assert_eq!(of(LiveOptions::new().guard(|_: &SessionKey| false)), "given");
+    assert_eq!(of(LiveOptions::new().guard(cloakroom::prune::NoActivity)), "none");
+    assert_eq!(of(LiveOptions::new()), "missing");
+}
+
+#[test]
+fn a_preview_names_what_would_go() {
+    let seen = old(LiveOptions::new());
+    seen.store.update(&key(3), |details| details.display_name = Some("Three".into())).unwrap().unwrap();
+    let preview = seen.post("/v1/prune", NINETY).ok();
+    assert_eq!(numbers(&preview, "first"), [0, 3, 4, 5]);
+    assert_eq!(
+        (&preview["first"][0]["display_name"], &preview["first"][1]["display_name"]),
+        (&json!(null), &json!("Three"))
+    );
+}
+
+#[test]
 fn without_a_guard_nothing_is_pruned() {
     let seen = old(LiveOptions::new());
     let preview = seen.post("/v1/prune", NINETY).ok();

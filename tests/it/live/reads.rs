@@ -131,6 +131,14 @@ fn idleness_is_counted_from_the_index() {
     // Up to an hour, up to six, and up to 180 days.
     assert_eq!(nonzero, [(0, &1), (1, &1), (9, &1)]);
     assert_eq!(edges[9], 15_552_000);
+    // One more edge splits a class in two; one that is there already splits none.
+    for (edge, expected) in [(100 * 86_400, [(0, 1), (1, 1), (10, 1)]), (86_400, [(0, 1), (1, 1), (9, 1)])] {
+        let idle = seen.get(&format!("/v1/histogram?edge={edge}")).ok();
+        let counts: Vec<_> = idle["counts"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).collect();
+        let nonzero: Vec<_> = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(nonzero, expected, "{edge}");
+        assert!(idle["edges_seconds"].as_array().unwrap().contains(&edge.into()));
+    }
 }
 
 #[test]
