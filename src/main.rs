@@ -14,6 +14,8 @@ use cli::{Cli, Exit, Out};
 
 /// What is logged unless `CLOAKROOM_LOG` says otherwise. The engine's own complaints come back as errors.
 const QUIET: &str = "cloakroom=warn";
+/// The same of the page: what is changed by it is told, where this program has the store and no gateway's log does.
+const CHANGES: &str = "cloakroom=warn,cloakroom::live=info";
 
 fn main() -> ExitCode {
     // Asked of the arguments themselves: what does not parse is to be told in JSON too.
@@ -22,7 +24,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(wrong_use) => return cli::failure::report_wrong_use(&wrong_use, json),
     };
-    log_to_stderr();
+    log_to_stderr(if cli.shows_a_page() { CHANGES } else { QUIET });
     cli::failure::log_panics();
     let mut out = Out::to_stdout();
     let exit = cli::failure::catch(|| cli.run(&mut out));
@@ -33,8 +35,8 @@ fn main() -> ExitCode {
     exit.unwrap_or_else(|error| cli::failure::report(&error, json && !out.has_printed())).into()
 }
 
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("CLOAKROOM_LOG").unwrap_or_else(|_| EnvFilter::new(QUIET));
+fn log_to_stderr(usual: &str) {
+    let filter = EnvFilter::try_from_env("CLOAKROOM_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let no_color = env::var_os("NO_COLOR");
     let term = env::var_os("TERM");
     tracing_subscriber::fmt()

@@ -214,6 +214,9 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             Failure::Exists { advice, .. } | Failure::Incomplete { advice, .. } => advice,
         });
     }
+    if let Some(AskError::NotServed { .. }) = error.downcast_ref() {
+        return Some("leave out --live, or have the gateway serve one (`Live::serve`)");
+    }
     match error.downcast_ref::<Error>()? {
         Error::NotAStore { .. } => Some("name the directory of a store with --db"),
         Error::Locked { .. } => Some("stop that program first"),

@@ -144,6 +144,11 @@ impl Cli {
         }
     }
 
+    /// Whether it is the page.
+    pub(crate) fn shows_a_page(&self) -> bool {
+        matches!(self.command, Command::Web(_))
+    }
+
     /// Runs the command. What it prints is written out by the caller.
     pub(crate) fn run(self, out: &mut Out) -> Result<Exit> {
         let ask = match (self.offline, self.live) {

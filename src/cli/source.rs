@@ -81,7 +81,7 @@ pub(super) struct Told {
 /// Opens the store, or finds the view of it, hands that to `work`, and closes it. The error of the last commit counts.
 pub(super) fn with_source<T>(db: &Db, work: impl FnOnce(&Source) -> Result<T>) -> Result<T> {
     if db.ask == Ask::Only {
-        return work(&Source::Live(Client::of_store(db)?));
+        return work(&Source::Live(served_view(db)?));
     }
     match SessionStore::open(options(db)) {
         Ok(store) => {
@@ -96,6 +96,14 @@ pub(super) fn with_source<T>(db: &Db, work: impl FnOnce(&Source) -> Result<T>) -
         Err(locked @ Error::Locked { .. }) if db.ask == Ask::IfTaken => work(&Source::Live(view_of(db, locked)?)),
         Err(error) => Err(named(error)),
     }
+}
+
+/// The view that must be there.
+fn served_view(db: &Path) -> Result<Client> {
+    if db.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Err(Failure::NoStore(db.to_path_buf()).into());
+    }
+    Ok(Client::of_store(db)?)
 }
 
 /// The view of a store that is taken. A line on standard error names the process that is asked.
@@ -124,7 +132,7 @@ pub(super) fn with_view(
 ) -> Result<Exit> {
     let goes_on = || false;
     if db.ask == Ask::Only {
-        return work(&Client::of_store(db)?, &goes_on);
+        return work(&served_view(db)?, &goes_on);
     }
     match SessionStore::open(options(db)) {
         Ok(store) => {

@@ -105,7 +105,13 @@ pub(super) async fn check(
     }
     if request.uri().path() != "/login" {
         if !door.has_cookie(request.headers()) {
-            return (StatusCode::UNAUTHORIZED, "open the address that `cloakroom web` has printed").into_response();
+            let why = match *door.token.lock() {
+                Some(_) => "open the address that `cloakroom web` has printed",
+                None => {
+                    "the printed address has been used, and this browser has no cookie of it; start `cloakroom web` again"
+                }
+            };
+            return (StatusCode::UNAUTHORIZED, why).into_response();
         }
         seat.keep();
         *door.used_at.lock() = Instant::now();

@@ -14,7 +14,7 @@ mod serve;
 mod session;
 mod sessions;
 
-use std::io::{Write, stdout};
+use std::io::{Write, stderr, stdout};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -86,7 +86,11 @@ impl Web {
         let mut out = stdout().lock();
         writeln!(out, "{url}").and_then(|()| out.flush()).context("could not write to standard output")?;
         drop(out);
-        let _page = self.open.then(|| open(&url)).transpose()?;
+        // The address is good without a browser.
+        let _page = self
+            .open
+            .then(|| open(&url))
+            .and_then(|opened| opened.inspect_err(|error| warn(&format!("{error:#}; open the address yourself"))).ok());
         let served = serve::serve(listener, router(asker, &door));
         tokio::select! {
             served = served => Ok(served?),
@@ -100,6 +104,11 @@ impl Web {
     }
 }
 
+fn warn(text: &str) {
+    // Where standard error is gone, nobody would read it.
+    let _ = writeln!(stderr(), "{text}");
+}
+
 /// Opens the address in a browser. Everybody can see the arguments of a program, so it is given a page that leads there, which
 /// only this user can read; it goes with the answer.
 fn open(url: &str) -> Result<NamedTempFile> {
@@ -108,7 +117,7 @@ fn open(url: &str) -> Result<NamedTempFile> {
     page.write_all(door::moved(url).as_bytes())?;
     let mut command = Command::new(program);
     let opened = command.arg(page.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    opened.with_context(|| format!("could not run {program}; open the address yourself"))?;
+    opened.with_context(|| format!("could not run {program}"))?;
     Ok(page)
 }
 

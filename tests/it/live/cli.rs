@@ -239,6 +239,13 @@ fn who_is_asked_can_be_chosen() {
     let stopped = program(&both.stopped, &["list", "--live", "--json"]);
     assert_eq!(stopped.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&stopped.stdout).contains("\"kind\":\"not_served\""), "{stopped:?}");
+    let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert!(said.contains("nobody serves a live view") && said.contains("leave out --live"), "{said}");
+    for args in [&["list", "--live"][..], &["top", "--live"], &["web", "--live"]] {
+        let nowhere = program(&both.stopped.with_extension("nowhere"), args);
+        let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+        assert!(nowhere.status.code() == Some(1) && said.contains("there is no store at"), "{args:?}: {said}");
+    }
     assert_eq!(program(&both.stopped, &["list", "--live", "--offline"]).status.code(), Some(2));
     // What needs the store to itself says so as ever.
     for args in [&["compact"][..], &["verify", "--repair"], &["rename", "a", "b", "--yes"], &["forget", "a", "--yes"]] {

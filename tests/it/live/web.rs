@@ -34,7 +34,7 @@ impl Page {
     }
 
     fn started(command: &mut Command) -> Self {
-        let command = command.env("TZ", "UTC").env("CLOAKROOM_LOG", "cloakroom=info");
+        let command = command.env("TZ", "UTC").env_remove("CLOAKROOM_LOG");
         let mut program = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(program.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -103,7 +103,9 @@ fn a_token_works_once_and_the_cookie_is_for_this_page_alone() {
     let page = Page::start(&seen.home.path());
     assert_eq!(page.token.len(), 64, "256 bits");
     for path in ["/", "/sessions", "/page.js", "/nothing", "/events/stream"] {
-        assert_eq!(page.ask("GET", path, &page.host(), "").status, 401, "{path}");
+        let answer = page.ask("GET", path, &page.host(), "");
+        assert_eq!(answer.status, 401, "{path}");
+        assert!(String::from_utf8_lossy(&answer.body).contains("open the address"), "{answer:?}");
     }
     let wrong = page.token.replace(|c: char| c.is_ascii_digit(), "a");
     for token in ["", &wrong, &page.token[..63]] {
@@ -123,6 +125,10 @@ fn a_token_works_once_and_the_cookie_is_for_this_page_alone() {
     assert!(!cookie.contains(&page.token), "the secret of the address is not that of the cookie");
     let again = page.ask("GET", &format!("/login?token={}", page.token), &page.host(), "");
     assert_eq!(again.status, 401);
+    // A browser that has lost its cookie has no use for that address.
+    let lost = page.ask("GET", "/", &page.host(), "");
+    let said = String::from_utf8_lossy(&lost.body).into_owned();
+    assert!(lost.status == 401 && said.contains("start `cloakroom web` again") && !said.contains("open the"), "{said}");
     assert_eq!(page.ask("GET", "/", &format!("{}Cookie: cloakroom-{}=x\r\n", page.host(), page.port), "").status, 401);
 }
 
@@ -289,6 +295,21 @@ fn the_browser_is_given_no_token_in_its_arguments() {
 }
 
 #[test]
+fn without_a_browser_the_address_is_good_all_the_same() {
+    let seen = Seen::new(1);
+    let nothing = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+    let command = command.args(["web", "--open", "--db"]).arg(seen.home.path()).env("PATH", nothing.path());
+    let mut page = Page::started(command);
+    let answer = page.ask("GET", &format!("/login?token={}", page.token), &page.host(), "");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let _ = page.program.kill();
+    let mut said = String::new();
+    page.program.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("could not run xdg-open") && said.contains("open the address yourself"), "{said}");
+}
+
+#[test]
 fn it_ends_with_ctrl_c_and_when_nobody_asks() {
     let seen = Seen::new(1);
     let mut page = Page::open(&seen.home.path());
@@ -428,12 +449,23 @@ fn sessions_are_filtered_paged_and_changed() {
 fn pruning_is_looked_at_and_then_run() {
     let seen = Seen::new(110);
     seen.store.suspend(&key(3)).unwrap().unwrap();
+    seen.store.update(&key(6), |details| details.display_name = Some("Six <6>".into())).unwrap().unwrap();
     seen.home.clock.advance(100 * DAY);
     seen.store.touch(&key(5)).unwrap().unwrap();
     let page = Page::open(&seen.home.path());
     let shown = page.text("/prune?days=90");
     assert!(shown.contains("<strong>108</strong> of 110 entries would go") && shown.contains("suspended"), "{shown}");
     assert!(shown.contains("That is more than half") && shown.contains("class=\"cutoff\""), "{shown}");
+    // Each list says that it is not all, and names what it can.
+    assert!(shown.contains("The first 100 of 108.") && shown.matches("The first").count() == 1, "{shown}");
+    assert!(shown.contains(">Six &lt;6&gt;</a>"), "{shown}");
+    // The cutoff stands between two bars, wherever it lies.
+    let other = page.text("/prune?days=45");
+    let (above, below) = other.split_once("class=\"cutoff\"").unwrap();
+    assert!(
+        above.contains("up to 45 d<") && !above.contains("up to 60 d<") && below.contains("up to 60 d<"),
+        "{other}"
+    );
     let (plan, expected) = (field(&shown, "plan").to_owned(), field(&shown, "expected").to_owned());
     let refused = page.post("/prune", &format!("plan={plan}&expected={expected}&typed=1"));
     assert!(String::from_utf8(refused.body).unwrap().contains("nothing was removed"));
@@ -537,6 +569,8 @@ fn it_opens_a_store_that_nobody_has_and_yields_it() {
     store.close().unwrap();
     drop(store);
     let mut page = Page::open(&home.path());
+    let preview = page.text("/prune?days=90");
+    assert!(preview.contains("Nobody tells what is at work"), "{preview}");
     let list = page.text("/sessions");
     let path = list.split("href=\"/session/").nth(1).unwrap().split('"').next().unwrap();
     let shown = page.text(&format!("/session/{path}"));
