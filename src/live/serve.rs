@@ -28,7 +28,7 @@ use super::connection::{Busy, Connections, Patient};
 use super::error::{Fault, Outcome};
 use super::options::Monitor;
 use super::router;
-use super::socket::{Place, bind_monitor};
+use super::socket::{MonitorPlace, Place};
 use super::view::{THREADS, View};
 use crate::error::{Error, Result, panic_message};
 
@@ -49,8 +49,15 @@ pub(super) struct Server {
     place: Arc<Place>,
     runtime: Runtime,
     listener: StdListener,
-    monitor: Option<(StdListener, Monitor)>,
+    monitor: Option<Watched>,
     stopped: watch::Receiver<bool>,
+}
+
+/// The socket of a monitoring program, and its user.
+struct Watched {
+    listener: StdListener,
+    place: MonitorPlace,
+    uid: u32,
 }
 
 /// Who may connect to a socket, and what it offers.
@@ -76,22 +83,22 @@ impl Server {
             .max_blocking_threads(THREADS)
             .build()
             .map_err(|e| Error::io("start the live view of", view.path(), e))?;
-        let monitor = monitor.map(|monitor| Ok::<_, Error>((bind_monitor(&monitor)?, monitor))).transpose()?;
+        let monitor = monitor.map(|Monitor { path, uid }| {
+            let mut place = MonitorPlace::new(path);
+            Ok::<_, Error>(Watched { listener: place.bind()?, place, uid })
+        });
+        let monitor = monitor.transpose()?;
         Ok(Self { listener: place.bind()?, view, place, runtime, monitor, stopped })
     }
 
     pub(super) fn run(self) {
         let Self { view, place, runtime, listener, monitor, stopped } = self;
-        let monitor_path = monitor.as_ref().map(|(_, monitor)| monitor.path.clone());
         let served =
             catch_unwind(AssertUnwindSafe(|| runtime.block_on(serve(view, &place, listener, monitor, stopped))));
         match served {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the live view has ended"),
             Err(panic) => tracing::error!(message = panic_message(&*panic), "the live view panicked"),
-        }
-        if let Some(path) = monitor_path {
-            let _ = std::fs::remove_file(path);
         }
         runtime.shutdown_timeout(THREADS_GRACE);
     }
@@ -101,7 +108,7 @@ async fn serve(
     view: Arc<View>,
     place: &Place,
     listener: StdListener,
-    monitor: Option<(StdListener, Monitor)>,
+    monitor: Option<Watched>,
     stopped: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let own = rustix::process::geteuid().as_raw();
@@ -113,9 +120,11 @@ async fn serve(
     };
     let main = door(router::all(&view), &[own, 0]);
     let mut listener = listen(listener)?;
-    let monitor = match monitor {
-        Some((socket, Monitor { uid, .. })) => Some((listen(socket)?, door(router::monitor(&view), &[own, 0, uid]))),
-        None => None,
+    let (mut monitor, mut monitor_place) = match monitor {
+        Some(Watched { listener, place, uid }) => {
+            (Some((listen(listener)?, door(router::monitor(&view), &[own, 0, uid]))), Some(place))
+        }
+        None => (None, None),
     };
     let mut tasks = JoinSet::new();
     let mut look = interval(LOOK);
@@ -129,14 +138,13 @@ async fn serve(
                 if view.is_gone() {
                     break;
                 }
-                if !place.is_there() {
-                    match place.bind().map_err(io::Error::other).and_then(listen) {
-                        Ok(made) => {
-                            tracing::warn!("the socket of the live view was removed; there is another");
-                            listener = made;
-                        }
-                        Err(error) => tracing::debug!(%error, "the socket of the live view cannot be made again"),
-                    }
+                if let Some(made) = mended(place.mend()) {
+                    listener = made;
+                }
+                if let (Some(place), Some((listener, _))) = (&mut monitor_place, &mut monitor)
+                    && let Some(made) = mended(place.mend())
+                {
+                    *listener = made;
                 }
             }
             accepted = listener.accept() => admit(accepted, &main, &mut tasks, &stopped).await,
@@ -155,6 +163,22 @@ async fn serve(
     let _ = timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
     tasks.abort_all();
     Ok(())
+}
+
+/// The socket that was made because another was removed.
+fn mended(made: Result<Option<StdListener>>) -> Option<UnixListener> {
+    let made = made.map_err(io::Error::other).and_then(|made| made.map(listen).transpose());
+    match made {
+        Ok(Some(made)) => {
+            tracing::warn!("a socket of the live view was removed; there is another");
+            Some(made)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::debug!(%error, "a socket of the live view cannot be made again");
+            None
+        }
+    }
 }
 
 fn listen(listener: StdListener) -> io::Result<UnixListener> {

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-use super::options::Monitor;
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::random;
@@ -55,9 +54,9 @@ impl Place {
         let parent = crate::outfile::parent(&self.socket);
         let draft = Draft::new(parent).map_err(error)?;
         let listener = draft.bind(0o600).map_err(error)?;
-        let meta = fs::symlink_metadata(draft.socket()).map_err(error)?;
+        let made = identity(&draft.socket());
         fs::rename(draft.socket(), &self.socket).map_err(error)?;
-        *self.made.lock() = Some((meta.dev(), meta.ino()));
+        *self.made.lock() = made;
         if self.is_elsewhere() {
             self.point().map_err(|e| Error::io("write", self.store.join(POINTER), e))?;
         }
@@ -65,9 +64,22 @@ impl Place {
     }
 
     /// Whether the socket that was made last has its name still.
-    pub(super) fn is_there(&self) -> bool {
-        let found = fs::symlink_metadata(&self.socket).ok().map(|meta| (meta.dev(), meta.ino()));
+    fn is_there(&self) -> bool {
+        let found = identity(&self.socket);
         found.is_some() && found == *self.made.lock()
+    }
+
+    /// Makes anew what somebody has removed. Answers the socket, if that is another.
+    pub(super) fn mend(&self) -> Result<Option<UnixListener>> {
+        if !self.is_there() {
+            return self.bind().map(Some);
+        }
+        let is_pointed_at =
+            || fs::read(self.store.join(POINTER)).is_ok_and(|to| to == self.socket.as_os_str().as_bytes());
+        if self.is_elsewhere() && !is_pointed_at() {
+            self.point().map_err(|e| Error::io("write", self.store.join(POINTER), e))?;
+        }
+        Ok(None)
     }
 
     fn is_elsewhere(&self) -> bool {
@@ -98,30 +110,65 @@ impl Drop for Place {
     }
 }
 
-/// Makes the socket of a monitoring program, which others may reach. Peers are told apart by their user.
-pub(super) fn bind_monitor(monitor: &Monitor) -> Result<UnixListener> {
-    let path = &monitor.path;
-    if path.as_os_str().len() > MAX_PATH_BYTES {
-        return Err(Error::Setting {
-            setting: "the path of the monitoring socket",
-            value: path.display().to_string(),
-            expected: "it has at most 100 bytes",
-        });
+/// Device and inode of what is at a path.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Where the socket of a monitoring program is, which others may reach. Peers are told apart by their user.
+#[derive(Debug)]
+pub(super) struct MonitorPlace {
+    path: PathBuf,
+    made: Option<(u64, u64)>,
+}
+
+impl MonitorPlace {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, made: None }
     }
-    let error = |e| Error::io("make the socket", path, e);
-    if UnixStream::connect(path).is_ok() {
-        return Err(error(io::ErrorKind::AddrInUse.into()));
-    }
-    match fs::symlink_metadata(path) {
-        Ok(meta) if std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => {
-            fs::remove_file(path).map_err(error)?;
+
+    pub(super) fn bind(&mut self) -> Result<UnixListener> {
+        let path = &self.path;
+        if path.as_os_str().len() > MAX_PATH_BYTES {
+            return Err(Error::Setting {
+                setting: "the path of the monitoring socket",
+                value: path.display().to_string(),
+                expected: "it has at most 100 bytes",
+            });
         }
-        Ok(_) => return Err(error(io::ErrorKind::AlreadyExists.into())),
-        Err(_) => {}
+        let error = |e| Error::io("make the socket", path, e);
+        if UnixStream::connect(path).is_ok() {
+            return Err(error(io::ErrorKind::AddrInUse.into()));
+        }
+        match fs::symlink_metadata(path) {
+            Ok(meta) if std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => {
+                fs::remove_file(path).map_err(error)?;
+            }
+            Ok(_) => return Err(error(io::ErrorKind::AlreadyExists.into())),
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(error)?;
+        fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(error)?;
+        self.made = identity(path);
+        Ok(listener)
     }
-    let listener = UnixListener::bind(path).map_err(error)?;
-    fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(error)?;
-    Ok(listener)
+
+    fn is_there(&self) -> bool {
+        self.made.is_some() && identity(&self.path) == self.made
+    }
+
+    /// Makes it anew, if somebody has removed it.
+    pub(super) fn mend(&mut self) -> Result<Option<UnixListener>> {
+        if self.is_there() { Ok(None) } else { self.bind().map(Some) }
+    }
+}
+
+impl Drop for MonitorPlace {
+    fn drop(&mut self) {
+        if !fork::is_child() && self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// A directory for this user alone, in which a file gets its mode before it gets its name.

@@ -141,6 +141,32 @@ fn idleness_is_counted_from_the_index() {
     }
 }
 
+/// What is in an entry cannot change the count: neither record of one is looked at.
+#[test]
+fn idleness_is_counted_without_the_entries() {
+    let Seen { home, store, live } = Seen::new(3);
+    home.clock.advance(100 * DAY);
+    drop(live);
+    store.close().unwrap();
+    drop(store);
+    let db = crate::behind::open_sled(&sled::Config::new().path(home.path().join("sled"))).unwrap();
+    for tree in ["activity", "sessions"] {
+        let tree = db.open_tree(tree).unwrap();
+        assert_eq!(tree.len(), 3);
+        for row in tree.iter().keys() {
+            tree.insert(row.unwrap(), &b"\xff"[..]).unwrap();
+        }
+    }
+    db.flush().unwrap();
+    drop(db);
+    let store = home.open();
+    let live = Live::serve(&store, LiveOptions::new()).unwrap();
+    let seen = Seen { home, store, live };
+    assert!(seen.store.get(&key(0)).is_err(), "it is damaged");
+    let idle = seen.get("/v1/histogram").ok();
+    assert_eq!((&idle["rows"], &idle["counts"][9]), (&3.into(), &3.into()), "{idle}");
+}
+
 #[test]
 fn what_is_wrong_is_refused_with_a_kind() {
     let seen = Seen::new(1);

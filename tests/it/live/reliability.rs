@@ -10,29 +10,50 @@ use super::*;
 use crate::callbacks::within;
 use crate::common::assert_sound;
 
-/// It takes less than a second; the machine may be busy. What waits for a client takes thirty.
-const LIMIT: Duration = Duration::from_secs(10);
+/// So long a close takes at most, whatever its clients do. What waits for one of them takes ten or thirty.
+const LIMIT: Duration = Duration::from_secs(1);
+/// How often it may take longer, because the machine is busy.
+const TRIES: usize = 4;
+
+/// Closes views whose clients misbehave, until one close ends in time. One that waits for a client never does.
+fn closes_in_time<T>(seen: Seen, misbehave: impl Fn(&Seen) -> T) -> Seen {
+    let (mut seen, mut took) = (seen, Vec::new());
+    while took.len() < TRIES {
+        let clients = misbehave(&seen);
+        let Seen { home, store, live } = seen;
+        let began = Instant::now();
+        live.close();
+        took.push(began.elapsed());
+        drop(clients);
+        let live = Live::serve(&store, LiveOptions::new().guard(|_: &SessionKey| false)).unwrap();
+        seen = Seen { home, store, live };
+        if took.last().is_some_and(|took| *took < LIMIT) {
+            return seen;
+        }
+    }
+    panic!("{took:?}")
+}
 
 #[test]
 fn a_thousand_clients_that_say_nothing_keep_nobody_out() {
     let seen = Seen::new(1);
     within("an answer", move || {
-        let mut silent = Vec::new();
-        for n in 0..1000 {
-            let Ok(mut stream) = UnixStream::connect(seen.socket()) else { break };
-            if n % 2 == 1 {
-                // Half a request. One that was dropped already may not take it.
-                let _ = stream.write_all(b"GET /v1/store HTTP/1.1\r\nHo");
+        closes_in_time(seen, |seen| {
+            let mut silent = Vec::new();
+            for n in 0..1000 {
+                let Ok(mut stream) = UnixStream::connect(seen.socket()) else { break };
+                if n % 2 == 1 {
+                    // Half a request. One that was dropped already may not take it.
+                    let _ = stream.write_all(b"GET /v1/store HTTP/1.1\r\nHo");
+                }
+                silent.push(stream);
+                if n % 100 == 99 {
+                    assert_eq!(seen.get("/v1/store").status, 200);
+                }
             }
-            silent.push(stream);
-            if n % 100 == 99 {
-                assert_eq!(seen.get("/v1/store").status, 200);
-            }
-        }
-        assert_eq!(seen.get("/v1/store").status, 200);
-        let began = Instant::now();
-        seen.live.close();
-        assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+            assert_eq!(seen.get("/v1/store").status, 200);
+            silent
+        });
     });
 }
 
@@ -40,46 +61,45 @@ fn a_thousand_clients_that_say_nothing_keep_nobody_out() {
 fn half_a_body_keeps_nobody_out() {
     let seen = Seen::new(1);
     within("an answer", move || {
-        let mut half = Vec::new();
-        for n in 0..1000 {
-            let Ok(mut stream) = UnixStream::connect(seen.socket()) else { break };
-            // One that was dropped already may not take it.
-            let _ = stream.write_all(b"POST /v1/handle HTTP/1.1\r\nHost: live\r\nContent-Length: 50\r\n\r\n{\"key");
-            half.push(stream);
-            if n % 100 == 99 {
-                assert_eq!(seen.get("/v1/store").status, 200);
+        closes_in_time(seen, |seen| {
+            let mut half = Vec::new();
+            for n in 0..1000 {
+                let Ok(mut stream) = UnixStream::connect(seen.socket()) else { break };
+                // One that was dropped already may not take it.
+                let _ = stream.write_all(b"POST /v1/handle HTTP/1.1\r\nHost: live\r\nContent-Length: 50\r\n\r\n{\"key");
+                half.push(stream);
+                if n % 100 == 99 {
+                    assert_eq!(seen.get("/v1/store").status, 200);
+                }
             }
-        }
-        let began = Instant::now();
-        seen.live.close();
-        assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+            half
+        });
     });
 }
 
 #[test]
 fn a_slow_reader_of_an_export_holds_up_no_change_and_no_close() {
-    let Seen { home, store, live } = Seen::new(2000);
-    let seen = Seen { home, store, live };
+    let seen = Seen::new(2000);
     within("the end", move || {
-        let slow: Vec<_> = (0..2)
-            .map(|_| {
-                let mut stream = UnixStream::connect(seen.socket()).unwrap();
-                stream.write_all(b"GET /v1/export HTTP/1.1\r\nHost: live\r\n\r\n").unwrap();
-                let mut head = [0; 12];
-                stream.read_exact(&mut head).unwrap();
-                assert_eq!(&head, b"HTTP/1.1 200");
-                stream
-            })
-            .collect();
-        // There are no more streams than two at a time, and other requests go on.
-        assert_eq!(seen.get("/v1/backup").kind(), "busy");
-        let handle = seen.handle(&key(3));
-        seen.post(&format!("/v1/sessions/{handle}/suspend"), "").ok();
-        seen.store.touch(&key(4)).unwrap().unwrap().wait().unwrap();
-        let began = Instant::now();
+        let seen = closes_in_time(seen, |seen| {
+            let slow: Vec<_> = (0..2)
+                .map(|_| {
+                    let mut stream = UnixStream::connect(seen.socket()).unwrap();
+                    stream.write_all(b"GET /v1/export HTTP/1.1\r\nHost: live\r\n\r\n").unwrap();
+                    let mut head = [0; 12];
+                    stream.read_exact(&mut head).unwrap();
+                    assert_eq!(&head, b"HTTP/1.1 200");
+                    stream
+                })
+                .collect();
+            // There are no more streams than two at a time, and other requests go on.
+            assert_eq!(seen.get("/v1/backup").kind(), "busy");
+            let handle = seen.handle(&key(3));
+            seen.post(&format!("/v1/sessions/{handle}/suspend"), "").ok();
+            seen.store.touch(&key(4)).unwrap().unwrap().wait().unwrap();
+            slow
+        });
         seen.live.close();
-        assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
-        drop(slow);
         seen.store.close().unwrap();
     });
 }
@@ -88,32 +108,28 @@ fn a_slow_reader_of_an_export_holds_up_no_change_and_no_close() {
 fn a_close_ends_within_a_second_while_requests_run() {
     let seen = Seen::new(2000);
     within("the end", move || {
-        let socket = seen.socket();
-        let answered = Arc::new(AtomicU64::new(0));
-        let clients: Vec<_> =
-            ["/v1/sessions?limit=1000", "/v1/export", "/v1/stats", "/v1/events", "/metrics", "/v1/verify"]
-                .into_iter()
-                .map(|path| {
-                    let (socket, answered) = (socket.clone(), Arc::clone(&answered));
-                    std::thread::spawn(move || {
-                        let client = Client::at(&socket).unwrap();
-                        while client
-                            .pieces(path, |_| {
-                                answered.fetch_add(1, Ordering::SeqCst);
-                                Ok(())
-                            })
-                            .is_ok()
-                        {}
-                    })
-                })
-                .collect();
-        while answered.load(Ordering::SeqCst) < 20 {
-            std::thread::yield_now();
-        }
-        let began = Instant::now();
+        let running = std::sync::Mutex::new(Vec::new());
+        let seen = closes_in_time(seen, |seen| {
+            let answered = Arc::new(AtomicU64::new(0));
+            for path in ["/v1/sessions?limit=1000", "/v1/export", "/v1/stats", "/v1/events", "/metrics", "/v1/verify"] {
+                let (socket, answered) = (seen.socket(), Arc::clone(&answered));
+                running.lock().unwrap().push(std::thread::spawn(move || {
+                    let client = Client::at(&socket).unwrap();
+                    while client
+                        .pieces(path, |_| {
+                            answered.fetch_add(1, Ordering::SeqCst);
+                            Ok(())
+                        })
+                        .is_ok()
+                    {}
+                }));
+            }
+            while answered.load(Ordering::SeqCst) < 20 {
+                std::thread::yield_now();
+            }
+        });
         seen.live.close();
-        assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
-        for client in clients {
+        for client in running.into_inner().unwrap() {
             client.join().unwrap();
         }
         assert_sound(&seen.store);
@@ -199,7 +215,8 @@ fn child_main() {
     for n in 0..4 {
         store.resolve(&source(n)).unwrap();
     }
-    let live = Live::serve(&store, LiveOptions::new().guard(|_: &SessionKey| false)).unwrap();
+    let yields = act == "promise";
+    let live = Live::serve(&store, LiveOptions::new().guard(|_: &SessionKey| false).hands_over(yields)).unwrap();
     if act == "fork" {
         match fork::fork().unwrap() {
             fork::Fork::Parent(child) => {
@@ -245,6 +262,25 @@ fn a_forked_process_leaves_the_view_to_its_parent() {
     drop(child.stdin.take());
     child.wait().unwrap();
     assert!(!home.path().join("live.sock").exists());
+}
+
+/// It answers that it closes the store, and does not.
+#[test]
+fn nobody_waits_for_ever_for_a_promise_to_yield() {
+    let home = Home::new();
+    let mut child = child("promise", &home.path());
+    let db = home.path();
+    let refused = within("an answer", move || cloakroom::SessionStore::open(crate::common::options(&db)).map(drop));
+    let id = child.id().to_string();
+    assert!(
+        matches!(&refused, Err(cloakroom::Error::Locked { holder: Some(holder), .. }) if holder.contains(&id)),
+        "{refused:?}"
+    );
+    // It was asked, and its view has ended.
+    assert!(matches!(Client::of_store(&home.path()), Err(cloakroom::live::AskError::NotServed { .. })));
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    crate::common::assert_sound(&home.open());
 }
 
 /// What was answered is there, and the next opening finds a sound store and no socket.

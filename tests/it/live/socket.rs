@@ -132,6 +132,37 @@ fn a_long_path_has_a_pointer() {
     Live::serve(&store, LiveOptions::new().runtime_dir(&runtime)).unwrap().close();
 }
 
+/// Whatever of it somebody has removed.
+#[test]
+fn all_that_leads_to_a_view_is_made_anew() {
+    let dir = fast_dir();
+    let long = dir.path().join("a".repeat(100));
+    fs::create_dir(&long).unwrap();
+    let (db, runtime, monitor) = (long.join("sessions.db"), dir.path().join("run"), dir.path().join("monitor.sock"));
+    let store = SessionStore::open(options(&db)).unwrap();
+    let uid = rustix::process::geteuid().as_raw();
+    let live = Live::serve(&store, LiveOptions::new().runtime_dir(&runtime).monitor(&monitor, uid)).unwrap();
+    let socket = live.socket().to_path_buf();
+    for removed in [&socket, &db.join("live.sock.path"), &monitor] {
+        fs::remove_file(removed).unwrap();
+        let (there, is_socket) = (removed.clone(), *removed != db.join("live.sock.path"));
+        within("it is made anew", move || {
+            while !there.exists() || is_socket && UnixStream::connect(&there).is_err() {
+                std::thread::yield_now();
+            }
+        });
+        let client = Client::of_store(&db).unwrap();
+        assert_eq!(client.get::<Value>("/v1/store").unwrap()["pid"], std::process::id());
+        let status = ask(&mut UnixStream::connect(&monitor).unwrap(), "GET", "/metrics", "", "").status;
+        assert_eq!(status, 200, "{removed:?}");
+    }
+    // What another has put in the place of the monitoring socket is not ours to remove.
+    fs::remove_file(&monitor).unwrap();
+    fs::write(&monitor, "x").unwrap();
+    live.close();
+    assert!(monitor.exists() && !socket.exists() && names(&db).is_empty());
+}
+
 #[test]
 fn a_monitoring_program_sees_the_figures_and_nothing_else() {
     let dir = fast_dir();
