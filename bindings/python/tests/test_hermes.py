@@ -373,7 +373,8 @@ def test_it_moves_in_and_out_again(gateway: Any, seam: str) -> None:
                 pass
             else:
                 raise AssertionError("installed twice")
-        hermes.uninstall(store)
+        where = store.cloakroom.path
+        assert hermes.uninstall(store) == where.with_name("cloakroom.db.uninstalled")
         assert type(store) is SessionStore and entries(store) == changed
         assert all(type(entry) is SessionEntry for entry in store._entries.values())
         assert not (directory / "cloakroom.db").exists()
@@ -416,7 +417,8 @@ def test_moving_in_is_whole_or_has_not_been(gateway: Any) -> None:
         store = opened("plain")
         store._ensure_loaded()
         sixth = list(store._entries.values())[5]
-        sixth.to_dict = lambda: killed(store)
+        plain = sixth.to_dict
+        sixth.to_dict = lambda: killed(store) if (directory / "cloakroom.db.moving-in").exists() else plain()
         hermes.take_over(store)
         """,
         code=-signal.SIGKILL,
@@ -428,6 +430,127 @@ def test_moving_in_is_whole_or_has_not_been(gateway: Any) -> None:
         assert len(on_disk(store)) == 10 and not (directory / "cloakroom.db.moving-in").exists()
         closed(store)
         """
+    )
+
+
+#: A database of Hermes' whose table can be made to fail.
+BUSY = """
+import sqlite3
+import hermes_state
+Database, fails = hermes_state.SessionDB, set()
+
+def busy(name):
+    plain = getattr(Database, name)
+    def call(self, *arguments, **options):
+        if name in fails:
+            raise sqlite3.OperationalError("database is locked")
+        return plain(self, *arguments, **options)
+    setattr(Database, name, call)
+
+busy("load_gateway_routing_entries")
+busy("replace_gateway_routing_entries")
+
+def refused(call):
+    try:
+        call()
+    except hermes.NotMoved as error:
+        assert error.kind == "not_moved", error.kind
+        return str(error)
+    raise AssertionError("it went on")
+"""
+
+
+@pytest.mark.parametrize("mirror", ["an old one", "none"])
+@pytest.mark.parametrize("seam", SEAMS)
+def test_where_hermes_could_not_read_its_table_no_store_is_made_of_what_it_has_instead(
+    gateway: Any, seam: str, mirror: str
+) -> None:
+    """It logs that, and begins with what it finds in the mirror."""
+    gateway(
+        BUSY
+        + """
+seam, mirror = sys.argv[1:]
+store = opened("plain")
+for number in range(5):
+    store.get_or_create_session(source(number))
+old = (directory / "sessions.json").read_text()
+for number in range(5, 30):
+    store.get_or_create_session(source(number))
+store.suspend_session(sorted(store._entries)[0])
+before = entries(store)
+closed(store)
+file = directory / "sessions.json"
+file.write_text(old) if mirror == "an old one" else file.unlink()
+
+for is_over in (False, True):
+    fails.add("load_gateway_routing_entries")
+    store = opened("plain")
+    if is_over:
+        # It was busy when the gateway loaded, and is not any more.
+        store._ensure_loaded()
+        fails.clear()
+    if not (is_over and IS_NEW):
+        # The newer one has loaded again by itself.
+        text = refused(lambda: getattr(hermes, seam)(store))
+        assert "state.db" in text and ("start the gateway again" in text or "try again" in text), text
+        assert type(store) is SessionStore and type(store._entries) is dict
+        assert not list(directory.glob("cloakroom*")), list(directory.iterdir())
+        assert file.exists() == (mirror == "an old one")
+    fails.clear()
+    closed(store)
+
+# When it can be read, all is there.
+store = opened(seam)
+assert entries(store) == before == {key: {**before[key], **fields} for key, fields in on_disk(store).items()}
+closed(store)
+""",
+        seam,
+        mirror,
+    )
+
+
+@pytest.mark.parametrize("how", ["raises", "does nothing"])
+@pytest.mark.parametrize("seam", SEAMS)
+def test_where_hermes_table_does_not_take_the_index_back_the_store_stays(gateway: Any, seam: str, how: str) -> None:
+    gateway(
+        BUSY
+        + """
+seam, how = sys.argv[1:]
+store = opened("plain")
+store.get_or_create_session(source(0))
+closed(store)
+store = opened(seam)
+for number in range(20):
+    key = store.get_or_create_session(source(number)).session_key
+now_there = entries(store)
+if how == "raises":
+    fails.add("replace_gateway_routing_entries")
+else:
+    plain, Database.replace_gateway_routing_entries = Database.replace_gateway_routing_entries, lambda *_, **__: None
+kind = type(store)
+assert "the store stays in use" in refused(lambda: hermes.uninstall(store))
+assert type(store) is kind and entries(store) == now_there and not (directory / "sessions.json").exists()
+# It goes on, and what is changed is in the store.
+assert store.suspend_session(key) and json.loads(store.cloakroom.get_json(key))["suspended"]
+now_there = entries(store)
+fails.clear()
+if how == "does nothing":
+    Database.replace_gateway_routing_entries = plain
+where = hermes.uninstall(store)
+closed(store)
+store = opened("plain")
+assert entries(store) == now_there
+closed(store)
+# The store is beside it, whole; and so is the next one.
+from cloakroom_store import SessionStore as Cloakroom
+with Cloakroom.open(where) as kept:
+    assert set(kept.keys()) == set(now_there) and kept.get(key).suspended
+store = opened(seam)
+assert hermes.uninstall(store) == where.with_name("cloakroom.db.uninstalled-2") and where.exists()
+closed(store)
+""",
+        seam,
+        how,
     )
 
 

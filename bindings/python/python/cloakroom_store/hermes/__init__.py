@@ -10,7 +10,7 @@ Cloakroom. `take_over` puts the index itself there: no dict of all entries any m
 what changes the store by other ways is seen. `uninstall` is the way back from both.
 """
 
-from ._moving import install, take_over, uninstall
+from ._moving import NotMoved, install, take_over, uninstall
 from ._routing import Routing
 
-__all__ = ["Routing", "install", "take_over", "uninstall"]
+__all__ = ["NotMoved", "Routing", "install", "take_over", "uninstall"]
