@@ -80,8 +80,10 @@ struct State {
     are_too_many: bool,
     /// Set while most entries lie ahead: when the doubt ends.
     doubt_ends: Option<Duration>,
-    /// Entries that lie ahead, and when that was found.
+    /// Entries that lie ahead, and when that was found. Not all of them while they are most.
     wrong: HashMap<Fingerprint, Duration>,
+    /// How many lie ahead, at least.
+    ahead: usize,
     /// What is kept on disk.
     note: ClockNote,
 }
@@ -94,8 +96,9 @@ impl ClockCheck {
             ClockNote::default()
         });
         let wrong = HashMap::new();
+        let (jumped, doubt_ends) = (None, None);
         let state =
-            State { seen: now, jumped: None, is_counted: true, are_too_many: false, doubt_ends: None, wrong, note };
+            State { seen: now, jumped, is_counted: true, are_too_many: false, doubt_ends, wrong, ahead: 0, note };
         let this = Self { state: Mutex::new(state) };
         if let Err(error) = this.count(commits, now) {
             // A disk that is full may refuse to read, and the store has to open to be pruned.
@@ -117,7 +120,7 @@ impl ClockCheck {
 
     /// Entries that are known to lie ahead. There may be more once they are half of all.
     pub(crate) fn wrong(&self) -> usize {
-        self.state.lock().wrong.len()
+        self.state.lock().ahead
     }
 
     /// How many entries lie ahead of the clock.
@@ -213,16 +216,27 @@ impl State {
     /// Counts the entries that lie ahead, up to half of all, or up to `limit` if that decides. Once the doubt has ended
     /// all of them are wrong, however many there are.
     fn count(&mut self, commits: &Commits, now: Reading, limit: usize) -> Result<()> {
-        let half = usize::try_from(commits.count().div_ceil(2)).unwrap_or(usize::MAX).max(1);
+        let all = usize::try_from(commits.count()).unwrap_or(usize::MAX);
+        let half = all.div_ceil(2).max(1);
         let is_trusted = self.doubt_ends.is_some_and(|end| now.boot.elapsed >= end);
         let enough = if is_trusted { limit } else { half.min(limit) };
-        let ahead = commits.engine()?.entries_after(now.wall.saturating_add(AHEAD), enough)?;
-        let are_most = ahead.len() >= half;
+        let (engine, latest) = (commits.engine()?, now.wall.saturating_add(AHEAD));
+        let mut ahead = engine.entries_after(latest, enough.min(FEW))?;
+        let mut are_most = ahead.len() >= half;
+        if ahead.len() == FEW && FEW < enough {
+            // Where hardly anything lies behind, that is counted instead: each entry ahead is a read of its own.
+            are_most = !is_trusted && engine.are_few_until(latest, all.saturating_sub(half))?;
+            if !are_most {
+                ahead = engine.entries_after(latest, enough)?;
+                are_most = ahead.len() >= half;
+            }
+        }
         self.are_too_many = !are_most && ahead.len() >= limit;
         if self.are_too_many {
             return Ok(());
         }
         let elapsed = now.boot.elapsed;
+        self.ahead = if are_most { half.max(ahead.len()) } else { ahead.len() };
         let known = std::mem::take(&mut self.wrong);
         self.wrong = ahead.into_iter().map(|entry| (entry, known.get(&entry).copied().unwrap_or(elapsed))).collect();
         let mut note = self.note;
@@ -252,3 +266,6 @@ impl State {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ mod support;
 use std::hint::black_box;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloakroom::PrunePolicy;
@@ -132,19 +133,21 @@ fn reopen(rig: Rig) -> Rig {
     told("closed", 1, started.elapsed());
     for what in ["after all of this", "with nothing since"] {
         let program = std::env::current_exe().unwrap();
-        let status =
-            Command::new(program).env("OPENS", rig.dir.path()).args([what, &rig.entries.to_string()]).status().unwrap();
+        let status = Command::new(program)
+            .env("OPENS", rig.dir.path())
+            .args([what, &rig.entries.to_string(), &rig.now.to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
-    let cloakroom = CloakroomStore::open(rig.dir.path(), Vec::new());
-    cloakroom.set_now(rig.now);
+    let cloakroom = CloakroomStore::open_at(rig.dir.path(), Arc::default(), rig.now);
     Rig { cloakroom, ..rig }
 }
 
 /// The process that opens the store of another, which has closed it.
-fn open(dir: &Path, what: &str, entries: usize) {
+fn open(dir: &Path, what: &str, entries: usize, now: i64) {
     let started = Instant::now();
-    let cloakroom = CloakroomStore::open(dir, Vec::new());
+    let cloakroom = CloakroomStore::open_at(dir, Arc::default(), now);
     told(&format!("opened, {what}"), 1, started.elapsed());
     assert!(cloakroom.store.open_report().clean);
     assert_eq!(cloakroom.store.len(), entries as u64);
@@ -154,8 +157,8 @@ fn open(dir: &Path, what: &str, entries: usize) {
 
 fn main() {
     if let Some(dir) = std::env::var_os("OPENS") {
-        let mut args = std::env::args().skip(1);
-        return open(Path::new(&dir), &args.next().unwrap(), args.next().unwrap().parse().unwrap());
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        return open(Path::new(&dir), &args[0], args[1].parse().unwrap(), args[2].parse().unwrap());
     }
     let text = std::env::var("ENTRIES").unwrap_or_default();
     let Ok(entries) = text.replace('_', "").parse::<usize>() else {

@@ -51,13 +51,16 @@ pub struct CloakroomStore {
 }
 
 impl CloakroomStore {
-    /// Opens the store in `dir`, and makes it where there is none.
+    /// Makes a store in `dir`.
     pub fn open(dir: &Path, keys: Vec<SessionKey>) -> Self {
-        Self::open_with(dir, Arc::new(keys))
+        Self::open_at(dir, Arc::new(keys), 0)
     }
 
-    pub fn open_with(dir: &Path, keys: Arc<Vec<SessionKey>>) -> Self {
+    /// Opens the store in `dir` at the time `now`, and makes it where there is none. An opening counts the entries that
+    /// lie ahead of its clock, which would be all of them if it had no time.
+    pub fn open_at(dir: &Path, keys: Arc<Vec<SessionKey>>, now: i64) -> Self {
         let clock = StreamClock::new();
+        clock.wall.store(now, Ordering::Relaxed);
         let options = Options::new(dir.join("sessions.db")).create(true).clock(clock.clone());
         Self { store: SessionStore::open(options).unwrap(), clock, keys }
     }

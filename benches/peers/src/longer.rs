@@ -49,7 +49,7 @@ pub fn migrate(job: &Job<'_>, dir: &Path) -> Value {
     std::fs::remove_file(&file).unwrap();
     figures.insert("migrate_disk_bytes".into(), bytes_on_disk(dir) as f64);
     let started = Instant::now();
-    let store = open(job.contender, dir, &keys);
+    let store = open(job.contender, dir, &keys, 0);
     figures.insert("migrate_open_ms".into(), started.elapsed().as_secs_f64() * 1e3);
     assert_eq!(store.count(), job.size as u64);
     assert_eq!(store.get(job.size / 2), Some(created_at(job.size / 2)));

@@ -67,9 +67,10 @@ impl Keys {
     }
 }
 
-pub fn open(contender: &str, dir: &Path, keys: &Keys) -> Box<dyn Contender> {
+/// Opens a store at the time `now`, and makes it where there is none.
+pub fn open(contender: &str, dir: &Path, keys: &Keys, now: i64) -> Box<dyn Contender> {
     let texts = match keys {
-        Keys::Cloakroom(keys) => return Box::new(CloakroomStore::open_with(dir, Arc::clone(keys))),
+        Keys::Cloakroom(keys) => return Box::new(CloakroomStore::open_at(dir, Arc::clone(keys), now)),
         Keys::Shared(texts) => Arc::clone(texts),
     };
     match contender {
@@ -303,7 +304,7 @@ fn median_micros(mut work: impl FnMut()) -> f64 {
 
 pub fn loaded<'a>(job: &'a Job<'a>, dir: &Path, keys: &Keys) -> Rig<'a> {
     let rss = proc_figure("status", "VmRSS");
-    let store = open(job.contender, dir, keys);
+    let store = open(job.contender, dir, keys, 0);
     assert_eq!(store.name(), job.contender);
     let started = Instant::now();
     store.create(0..job.size, &created_at);
@@ -343,7 +344,7 @@ pub fn all(job: &Job<'_>, dir: &Path) -> Value {
 
 /// Closes the store and opens it, twice: the first opening may pay for what was changed since the one before.
 pub fn reopened(rig: Rig<'_>, dir: &Path, keys: &Keys) -> Figures {
-    let Rig { job, mut store, mut figures, .. } = rig;
+    let Rig { job, mut store, mut figures, latest } = rig;
     // It cannot be opened again.
     if job.contender == "floor" {
         return figures;
@@ -353,7 +354,7 @@ pub fn reopened(rig: Rig<'_>, dir: &Path, keys: &Keys) -> Figures {
         drop(store);
         let closed = started.elapsed().as_secs_f64() * 1e3;
         let started = Instant::now();
-        store = open(job.contender, dir, keys);
+        store = open(job.contender, dir, keys, latest);
         let opened = started.elapsed().as_secs_f64() * 1e3;
         figures.insert(format!("{prefix}close_ms"), closed);
         figures.insert(format!("{prefix}open_ms"), opened);

@@ -2,6 +2,7 @@
 
 use super::lookup::key;
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::runs::{AgeOrder, AgeRange};
 use super::trees::engine_error;
@@ -129,9 +130,19 @@ impl Engine {
                 break;
             }
             let row = row.map_err(|e| engine_error("read", e))?;
+            #[cfg(test)]
+            self.count_row();
             rows += u64::from(ActivityRow::decode(&row).is_ok_and(|row| !self.memtable.contains(row.entry)));
         }
         Ok(rows.min(limit))
+    }
+
+    /// Whether at most `limit` entries were last active at `latest` or before. Reads no more of the index than that, and
+    /// no entry. Rows that a crash has left count too.
+    pub(crate) fn are_few_until(&self, latest: Timestamp, limit: usize) -> Result<bool> {
+        let limit = limit as u64;
+        let end = latest.saturating_add(Duration::from_micros(1));
+        Ok(self.count_rows(end, limit.saturating_add(1))? <= limit)
     }
 
     /// Up to `limit` entries whose time is later than `latest`. Costs what there is of them. One that cannot be decoded
