@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use redis::{Cmd, Connection, ConnectionLike, RedisError, ServerError, Value};
+use redis::{Cmd, Connection, ConnectionLike as _, RedisError, ServerError, Value};
 
 use super::clock::ServerClock;
 use super::proof::{Kick, Link, Needs, Sent};
@@ -266,11 +266,9 @@ impl Running {
             return;
         }
         let began = Instant::now();
-        let answers = connection.req_packed_commands(&bytes, 0, replies);
-        let answers = match answers {
-            Ok(answers) if answers.len() == replies => answers,
-            other => {
-                let error = other.err().unwrap_or_else(ended);
+        let answers = match ask(connection, &bytes, replies) {
+            Ok(answers) => answers,
+            Err(error) => {
                 tracing::debug!(node = self.node, %error, "a connection broke");
                 link.lose(&error);
                 self.open = None;
@@ -312,6 +310,13 @@ impl Running {
         self.open = Some(Open { connection, link: Arc::new(Link::new(self.node.clone(), Arc::clone(&self.kick))) });
         Ok(())
     }
+}
+
+/// The answers to a pipeline. The first one that does not come ends it: to wait for each of them in turn would take a node
+/// that is silent for so much longer than [`ANSWER`].
+fn ask(connection: &mut Connection, bytes: &[u8], replies: usize) -> std::result::Result<Vec<Value>, RedisError> {
+    connection.send_packed_command(bytes)?;
+    (0..replies).map(|_| connection.recv_response()).collect()
 }
 
 fn count_of(value: &Value) -> Option<u64> {

@@ -19,6 +19,7 @@ mod clocks;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 mod conformance;
+mod cost;
 mod durable;
 mod failover;
 mod histories;

@@ -14,6 +14,8 @@ enum Rule {
     Lose(String, bool),
     /// Connections that there are go on, and no new one is let through.
     Closed,
+    /// Requests that hold these bytes, and what comes after them, are not delivered.
+    Swallow(String),
 }
 
 pub struct Proxy {
@@ -25,6 +27,8 @@ struct Shared {
     target: String,
     rule: Mutex<Rule>,
     changed: Condvar,
+    /// How many requests were swallowed, and how many connections are silent since.
+    swallowed: Mutex<(usize, usize)>,
     /// The hosts that are cut off.
     cut: Mutex<Vec<IpAddr>>,
     /// From which host each connection is, and both of its ends.
@@ -41,6 +45,7 @@ impl Proxy {
             target,
             rule: Mutex::new(Rule::Pass),
             changed: Condvar::new(),
+            swallowed: Mutex::default(),
             cut: Mutex::default(),
             open: Mutex::default(),
         };
@@ -67,6 +72,16 @@ impl Proxy {
     /// on, until [`open`](Self::open).
     pub fn lose_answer_to(&self, bytes: &str, closes: bool) {
         self.set(Rule::Lose(bytes.to_owned(), closes));
+    }
+
+    /// Delivers no request that holds these bytes, and nothing after it on its connection.
+    pub fn swallow(&self, bytes: &str) {
+        self.set(Rule::Swallow(bytes.to_owned()));
+    }
+
+    /// How many requests were swallowed, and of how many connections.
+    pub fn swallowed(&self) -> (usize, usize) {
+        *self.shared.swallowed.lock().unwrap()
     }
 
     /// Cuts off these hosts, and no others: what they have open ends, and nothing new is let through.
@@ -128,9 +143,20 @@ impl Shared {
     }
 
     fn forth(&self, mut client: TcpStream, mut server: TcpStream, loses: &Mutex<bool>) {
-        let mut buffer = vec![0; 1 << 16];
+        let (mut buffer, mut is_silent) = (vec![0; 1 << 16], false);
         while let Ok(length @ 1..) = client.read(&mut buffer) {
             let request = &buffer[..length];
+            if let Rule::Swallow(bytes) = &*self.rule.lock().unwrap() {
+                let found = request.windows(bytes.len()).filter(|window| *window == bytes.as_bytes()).count();
+                let mut swallowed = self.swallowed.lock().unwrap();
+                swallowed.0 += found;
+                if found > 0 && !std::mem::replace(&mut is_silent, true) {
+                    swallowed.1 += 1;
+                }
+            }
+            if is_silent {
+                continue;
+            }
             if let Rule::Lose(bytes, _) = &*self.rule.lock().unwrap()
                 && request.windows(bytes.len()).any(|window| window == bytes.as_bytes())
             {
