@@ -169,6 +169,8 @@ impl Nodes {
             ) => Ok(Next::Wait),
             Some(ServerErrorKind::NoPerm) => refused(),
             None if error.code() == "UNBLOCKED" => Ok(Next::Wait),
+            // Where reads are allowed then, a script gets as far as its first write.
+            _ if error.details().is_some_and(|details| details.contains("while the cluster is down")) => Ok(Next::Wait),
             _ if ["OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS"].contains(&error.code()) => refused(),
             _ => Err(Error::Engine { action: "run a command", source: error_of(error) }),
         }

@@ -11,7 +11,8 @@ use cloakroom::{Error, Sessions};
 
 use crate::common::{key, source};
 use crate::conformance::six;
-use crate::nodes::{Cluster, wait_for};
+use crate::failover::under_load;
+use crate::nodes::{Cluster, Node, wait_for};
 
 /// A receipt comes after the sync of what was written.
 #[test]
@@ -53,6 +54,10 @@ fn a_sync_lies_between_a_write_and_its_receipt() {
         // The answer to `WAITAOF`: two numbers, of which the first is this node.
         let told = after(written, &|line| !is_log(line) && line.contains(r"*2\r\n:1\r\n:0\r\n")).expect("it is told");
         assert!(written < synced && synced < told, "{written} {synced} {told}:\n{text}");
+        // The answer to the script comes after it too, so a receipt that is dropped loses nothing to a power cut.
+        let answered =
+            after(written, &|line| !is_log(line) && line.contains(r"*3\r\n:1\r\n$16\r\n")).expect("it answers");
+        assert!(synced < answered, "{synced} {answered}:\n{text}");
     }
 }
 
@@ -83,6 +88,68 @@ fn replicas_are_waited_for_before_their_syncs() {
         assert_eq!(proofs.next(), Some(r#""WAIT" "1""#));
         assert_eq!(proofs.next(), Some(r#""WAITAOF" "1" "1""#));
     }
+}
+
+/// From now on each sync of a node fails.
+fn fail_syncs_of(node: &Node) -> std::process::Child {
+    let strace = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync,fsync"])
+        .args(["-e", "inject=fdatasync,fsync:error=EIO", "-p", &node.pid().to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is needed");
+    wait_for("strace is attached", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+        !status.contains("TracerPid:\t0")
+    });
+    strace
+}
+
+fn ended_itself(node: &Node) -> bool {
+    let log = fs::read_to_string(node.dir().join("log")).unwrap();
+    log.contains("fsync error when the AOF fsync policy is 'always'") && node.is_gone()
+}
+
+/// A node whose sync fails ends before it answers. So nothing that it could not keep was ever told, and its replica takes
+/// over.
+#[test]
+fn a_primary_whose_sync_fails_ends_itself_and_has_told_nothing() {
+    let mut cluster = Cluster::six();
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let victim = cluster.primaries().into_iter().find(|n| cluster.has_key(*n, &store, &key(1))).unwrap();
+    let replica = cluster.replica_of(victim);
+    let ledger = under_load(&store, || {
+        let mut strace = fail_syncs_of(&cluster.nodes[victim]);
+        wait_for("the node ends itself", || ended_itself(&cluster.nodes[victim]));
+        strace.wait().unwrap();
+        wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+        // All verbs go on, with the next primary.
+        store.touch(&key(1)).unwrap().unwrap();
+        cluster.nodes[victim].kill();
+        cluster.nodes[victim].run();
+        cluster.wait_until_whole();
+    });
+    ledger.check(&store);
+    store.touch(&key(1)).unwrap().unwrap().wait().unwrap();
+}
+
+/// A replica whose sync fails acknowledges nothing more: a receipt fails, and no change is undone.
+#[test]
+fn a_replica_whose_sync_fails_ends_itself_and_acknowledges_nothing() {
+    let mut cluster = Cluster::with(1, true, &[]);
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let mut strace = fail_syncs_of(&cluster.nodes[1]);
+    let receipt = store.suspend(&key(1)).unwrap().unwrap();
+    let waited = receipt.wait();
+    assert!(matches!(waited, Err(Error::NotReplicated { wanted: 1, got: 0, .. })), "{waited:?}");
+    assert!(!receipt.is_durable().unwrap() && store.get(&key(1)).unwrap().unwrap().suspended);
+    wait_for("the node ends itself", || ended_itself(&cluster.nodes[1]));
+    strace.wait().unwrap();
+    cluster.nodes[1].kill();
+    cluster.nodes[1].run();
+    wait_for("the receipt is kept", || receipt.wait().is_ok());
 }
 
 #[test]

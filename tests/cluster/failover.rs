@@ -4,12 +4,13 @@
 //! numbers reached are kept.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::change::{Edit, Modified, Touch};
+use cloakroom::change::{Draft, Edit, Modified, Touch};
 use cloakroom::cluster::ClusterStore;
 use cloakroom::{Error, SessionKey, Sessions};
 
@@ -37,7 +38,7 @@ impl Ledger {
             for k in 0..KEYS_EACH {
                 n += 1;
                 let key = key(writer * KEYS_EACH + k);
-                let count = &mut |draft: &mut cloakroom::change::Draft<'_>| {
+                let count = &mut |draft: &mut Draft<'_>| {
                     draft.entry.usage.input_tokens += 1;
                     draft.entry.usage.last_prompt_tokens = draft.entry.usage.input_tokens;
                     Edit::Write
@@ -106,8 +107,10 @@ pub fn under_load(store: &ClusterStore, harm: impl FnOnce()) -> Ledger {
             let (ledger, stop) = (&ledger, &stop);
             scope.spawn(move || ledger.write(store, writer, stop));
         }
-        harm();
+        // The writers stop too if this fails.
+        let harmed = catch_unwind(AssertUnwindSafe(harm));
         stop.store(true, Ordering::Relaxed);
+        harmed.unwrap_or_else(|failure| resume_unwind(failure));
     });
     ledger
 }
@@ -173,7 +176,7 @@ fn a_primary_that_was_replaced_proves_nothing() {
     let victim = cluster.primaries().into_iter().find(|n| cluster.has_key(*n, &store, &key(1))).unwrap();
     let replica = cluster.replica_of(victim);
     cluster.nodes[replica].signal("STOP");
-    let count = &mut |draft: &mut cloakroom::change::Draft<'_>| {
+    let count = &mut |draft: &mut Draft<'_>| {
         draft.entry.usage.input_tokens = 7;
         Edit::Write
     };
@@ -201,6 +204,69 @@ fn a_primary_that_was_replaced_proves_nothing() {
     let entry = store.get(&key(1)).unwrap().unwrap();
     store.touch(&key(1)).unwrap().unwrap().wait().unwrap();
     assert_eq!(store.get(&key(1)).unwrap().unwrap().usage, entry.usage);
+}
+
+fn counts_to(count: u64) -> impl FnMut(&mut Draft<'_>) -> Edit {
+    move |draft| {
+        draft.entry.usage.input_tokens = count;
+        Edit::Write
+    }
+}
+
+/// A replica hears nothing more from its primary, and what was on its way is gone.
+fn cut_off(cluster: &Cluster, primary: usize, replica: usize) {
+    cluster.nodes[replica].signal("STOP");
+    cluster.nodes[primary].ask(&["CLIENT", "KILL", "TYPE", "replica"]);
+}
+
+/// What a dropped receipt may lose: by a failover, all that the replica has not got.
+#[test]
+fn a_failover_loses_what_was_not_awaited_and_no_more() {
+    let mut cluster = Cluster::six();
+    let store = cluster.open();
+    for n in 0..30 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let victim = cluster.primaries()[0];
+    let own: Vec<_> = (0..30).filter(|n| cluster.has_key(victim, &store, &key(*n))).map(key).collect();
+    let [covered, lost, next, ..] = &own[..] else { panic!("{} of 30 keys are there", own.len()) };
+    let entry = store.get(lost).unwrap().unwrap();
+    // A receipt that is awaited covers what was dropped before it on the same node.
+    drop(store.modify(covered, Touch::Yes, &mut counts_to(7)).unwrap());
+    store.suspend(next).unwrap().unwrap().wait().unwrap();
+    let replica = cluster.replica_of(victim);
+    cut_off(&cluster, victim, replica);
+    drop(store.modify(lost, Touch::No, &mut counts_to(9)).unwrap());
+    // All see it, until the node is gone.
+    let other = ClusterStore::open(cluster.options_of(&store)).unwrap();
+    assert_eq!(other.get(lost).unwrap().unwrap().usage.input_tokens, 9);
+    cluster.nodes[victim].kill();
+    cluster.nodes[replica].signal("CONT");
+    wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+    // Nothing is half there.
+    assert_eq!(store.get(lost).unwrap(), Some(entry));
+    assert_eq!(store.get(covered).unwrap().unwrap().usage.input_tokens, 7);
+    assert!(store.get(next).unwrap().unwrap().suspended);
+    assert_eq!((store.len().unwrap(), store.recent(100, None).unwrap().entries.len()), (30, 30));
+}
+
+/// What it may not: a node writes, and syncs, before it answers, so it comes back with all that it has told.
+#[test]
+fn a_node_that_comes_back_has_what_was_not_awaited() {
+    let mut cluster = Cluster::with(1, false, &[]);
+    let store = ClusterStore::open(cluster.options().replicas(0)).unwrap();
+    for n in 0..20 {
+        drop(store.resolve(&source(n)).unwrap());
+        drop(store.modify(&key(n), Touch::Yes, &mut counts_to(7)).unwrap());
+    }
+    let told: Vec<_> = (0..20).map(|n| store.get(&key(n)).unwrap()).collect();
+    cluster.nodes[0].kill();
+    cluster.nodes[0].run();
+    cluster.wait_until_whole();
+    for (n, told) in told.iter().enumerate() {
+        assert_eq!(&store.get(&key(n)).unwrap(), told);
+    }
 }
 
 #[test]

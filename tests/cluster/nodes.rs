@@ -1,7 +1,7 @@
 //! Servers for tests: on free ports of the loopback, ended by pid when the test, or its process, ends.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -116,6 +116,22 @@ impl Node {
 
     /// Starts it again, with the files that it has.
     pub fn run(&mut self) {
+        self.spawn(&[]);
+        wait_for("the server answers", || self.try_ask(&["PING"]).is_some());
+    }
+
+    /// The same, and it loads them until [`end_loading`](Self::end_loading).
+    pub fn run_loading(&mut self) {
+        self.spawn(&["--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024"]);
+        wait_for("the server is there", || TcpStream::connect(self.address()).is_ok());
+    }
+
+    pub fn end_loading(&self) {
+        self.ask(&["CONFIG", "SET", "key-load-delay", "0"]);
+        wait_for("all is loaded", || self.try_ask(&["PING"]).is_some());
+    }
+
+    fn spawn(&mut self, more: &[&str]) {
         let timeout = NODE_TIMEOUT.to_string();
         let (port, bus) = (self.port.to_string(), self.bus.to_string());
         let dir = self.dir.path().to_str().unwrap();
@@ -149,6 +165,7 @@ impl Node {
             .arg(server())
             .args(usual)
             .args(&self.settings)
+            .args(more)
             .envs(ahead(self.ahead).into_iter().flatten())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -158,7 +175,6 @@ impl Node {
         BufReader::new(watcher.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let open = watcher.stdin.take().unwrap();
         self.running = Some(Running { pid: line.trim().parse().unwrap(), watcher, _open: open });
-        wait_for("the server answers", || self.try_ask(&["PING"]).is_some());
     }
 
     pub fn address(&self) -> String {
@@ -192,8 +208,15 @@ impl Node {
         }
     }
 
+    /// Whether it has ended by itself.
+    pub fn is_gone(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        // Its shell waits for it only when it is closed.
+        stat.is_err() || stat.is_ok_and(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
+    }
+
     pub fn is_running(&self) -> bool {
-        self.running.is_some()
+        self.running.is_some() && !self.is_gone()
     }
 
     fn try_ask(&self, command: &[&str]) -> Option<redis::Value> {

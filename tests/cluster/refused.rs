@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use cloakroom::change::{Draft, Edit, Modified, Touch};
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
 use cloakroom::{Error, PrunePolicy, SessionKey, Sessions};
 
 use crate::common::{key, source};
 use crate::conformance::one;
-use crate::nodes::Cluster;
+use crate::nodes::{Cluster, wait_for};
 
 /// A node that lost its data makes nobody start afresh.
 #[test]
@@ -123,6 +124,62 @@ fn a_node_without_memory_says_no_to_writes_alone() {
     assert_eq!(store.get(&key(1)).unwrap().map(|found| found.session_id), Some(entry.session_id));
     cluster.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "0"]);
     store.resolve(&source(2)).unwrap();
+}
+
+/// A node that has come back and still loads its files says so. It is waited for within the patience, and until then nobody
+/// is told that there is nothing.
+#[test]
+fn a_node_that_loads_its_files_is_waited_for() {
+    // It would say first that the cluster is down.
+    let mut cluster = Cluster::with(1, false, &["--cluster-allow-reads-when-down", "yes"]);
+    let patient = cluster.open();
+    let hasty =
+        ClusterStore::open(cluster.options_of(&patient).replicas(0).patience(Duration::from_millis(200))).unwrap();
+    let entry = patient.resolve(&source(1)).unwrap().entry;
+    patient.flush().unwrap();
+    let node = &mut cluster.nodes[0];
+    let filler = "for n = 1, 1500 do redis.call('SET', KEYS[1] .. n, string.rep('f', 1000)) end";
+    node.ask(&["EVAL", filler, "1", "{filler}"]);
+    node.ask(&["BGREWRITEAOF"]);
+    wait_for("its files are rewritten", || {
+        let info = node.ask_text(&["INFO", "persistence"]);
+        info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
+    });
+    node.kill();
+    node.run_loading();
+    let loads = |result: Result<(), Error>| match result {
+        Err(Error::Unavailable { source, node, .. }) => (source.to_string(), node),
+        other => panic!("{other:?}"),
+    };
+    let says_so = || {
+        let (why, named) = loads(hasty.get(&key(1)).map(drop));
+        assert_eq!(named, cluster.nodes[0].address());
+        why.contains("loading the dataset")
+    };
+    // Now and then it does not answer in time at all.
+    wait_for("it says that it loads", says_so);
+    // What is sent to be written, and what would begin anew, waits too.
+    loads(hasty.resolve(&source(1)).map(drop));
+    loads(hasty.suspend(&key(1)).map(drop));
+    loads(hasty.touch(&key(1)).map(drop));
+    let opened = ClusterStore::open(cluster.options_of(&patient).replicas(0).patience(Duration::from_millis(200)));
+    let (why, _) = loads(opened.map(drop));
+    assert!(!why.is_empty());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| patient.modify(&key(1), Touch::Yes, &mut count));
+        wait_for("it loads still", says_so);
+        assert!(!waiting.is_finished());
+        cluster.nodes[0].end_loading();
+        assert!(matches!(waiting.join().unwrap().unwrap(), Modified::Changed(_)));
+    });
+    let found = patient.get(&key(1)).unwrap().unwrap();
+    assert_eq!((found.session_id, found.usage.input_tokens, found.suspended), (entry.session_id, 1, false));
+    assert_eq!(patient.len().unwrap(), 1);
+}
+
+fn count(draft: &mut Draft<'_>) -> Edit {
+    draft.entry.usage.input_tokens += 1;
+    Edit::Write
 }
 
 #[test]
