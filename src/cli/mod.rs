@@ -5,6 +5,7 @@
 mod change;
 mod compact;
 mod config;
+mod ends;
 pub(crate) mod failure;
 mod key;
 mod lifecycle;

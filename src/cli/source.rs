@@ -1,9 +1,11 @@
 //! Where a command looks: at a store that it opens, or at the live view of one that a gateway has open.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io::{self, Write, stderr};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use cloakroom::live::{AskError, Client, Live, LiveOptions};
@@ -14,6 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::ends::Ends;
 use super::failure::Failure;
 use super::key::KeyArg;
 use super::{Exit, named, options};
@@ -124,39 +127,61 @@ pub(super) fn view_of(db: &Path, locked: Error) -> Result<Client> {
 
 /// Finds the view of a store, or serves one for as long as `work` takes, and yields to a gateway then.
 ///
-/// `work` is given what tells it that it is to end, for a gateway wants the store.
+/// `work` is given what tells it that it is to end: a gateway wants the store, or a signal asked for it. A view that is served
+/// here ends then, and what is read of it. That of another process goes on: whoever asks for no end there is ended by a
+/// signal as any program.
 pub(super) fn with_view(
     db: &Db,
     view: LiveOptions,
     work: impl FnOnce(&Client, &dyn Fn() -> bool) -> Result<Exit>,
 ) -> Result<Exit> {
-    let goes_on = || false;
+    let ends = OnceCell::new();
+    // Where nobody can listen for signals they end the program.
+    let is_over = || ends.get_or_init(|| Ends::listen(|| {}).ok()).as_ref().is_some_and(Ends::asked);
     if db.ask == Ask::Only {
-        return work(&served_view(db)?, &goes_on);
+        return work(&served_view(db)?, &is_over);
     }
     match SessionStore::open(options(db)) {
-        Ok(store) => {
-            let live = Live::serve(&store, view.hands_over(true))?;
-            let is_over = || live.has_ended();
-            let done = Client::at(live.socket()).map_err(Into::into).and_then(|client| work(&client, &is_over));
-            let yielded = live.has_ended();
-            live.close();
-            let closed = store.close();
-            if yielded {
-                let _ = writeln!(stderr(), "a gateway has opened the store");
-                // A request that the end has cut off is no failure.
-                return match done {
-                    Err(error) if error.downcast_ref::<AskError>().is_some() => Ok(Exit::Done),
-                    done => done,
-                };
-            }
-            let done = done?;
-            closed?;
-            Ok(done)
-        }
-        Err(locked @ Error::Locked { .. }) if db.ask == Ask::IfTaken => work(&view_of(db, locked)?, &goes_on),
+        Ok(store) => serving(&store, view, work),
+        Err(locked @ Error::Locked { .. }) if db.ask == Ask::IfTaken => work(&view_of(db, locked)?, &is_over),
         Err(error) => Err(named(error)),
     }
+}
+
+fn serving(
+    store: &SessionStore,
+    view: LiveOptions,
+    work: impl FnOnce(&Client, &dyn Fn() -> bool) -> Result<Exit>,
+) -> Result<Exit> {
+    // Before there is a view for anybody to see.
+    let socket = Arc::new(OnceLock::<PathBuf>::new());
+    let of_view = Arc::clone(&socket);
+    let ends = Ends::listen(move || {
+        // As a gateway asks for the store.
+        if let Some(client) = of_view.get().and_then(|socket| Client::at(socket).ok()) {
+            let _ = client.post::<Value>("/v1/handover", &json!({}));
+        }
+    })?;
+    let live = Live::serve(store, view.hands_over(true))?;
+    let _ = socket.set(live.socket().to_path_buf());
+    let is_over = || live.has_ended() || ends.asked();
+    let done = match ends.asked() {
+        true => Ok(Exit::Done),
+        false => Client::at(live.socket()).map_err(Into::into).and_then(|client| work(&client, &is_over)),
+    };
+    let is_cut_off = is_over();
+    if is_cut_off && !ends.asked() {
+        let _ = writeln!(stderr(), "a gateway has opened the store");
+    }
+    live.close();
+    let closed = store.close();
+    let done = match done {
+        // A request that the end has cut off is no failure.
+        Err(error) if is_cut_off && error.downcast_ref::<AskError>().is_some() => Exit::Done,
+        done => done?,
+    };
+    closed?;
+    Ok(done)
 }
 
 /// Lines of a text that comes in pieces. A piece may end within a line, and within a character.

@@ -54,6 +54,10 @@ impl Top {
                 out.line(screen.trim_end())?;
                 return Ok(Exit::Done);
             }
+            // From here on a signal does not leave the terminal as it is.
+            if is_over() {
+                return Ok(Exit::Done);
+            }
             let _raw = Raw::enter()?;
             let mut before = None;
             loop {
@@ -75,7 +79,7 @@ impl Top {
     }
 }
 
-/// Waits so long for a key that ends, or for a gateway that wants the store.
+/// Waits so long for a key that ends, for a signal, or for a gateway that wants the store.
 fn has_ended(every: Duration, is_over: &dyn Fn() -> bool) -> Result<bool> {
     let (stdin, began) = (stdin(), Instant::now());
     loop {

@@ -8,6 +8,7 @@
 //! - Nothing of it is kept by the browser, framed, or run that is not our own file.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -28,6 +29,25 @@ pub(super) struct Door {
     token: Mutex<Option<String>>,
     cookie: String,
     used_at: Mutex<Instant>,
+    /// Streams that are read.
+    streams: AtomicUsize,
+}
+
+/// A stream that somebody reads.
+pub(super) struct Watching(Arc<Door>);
+
+impl Watching {
+    pub(super) fn new(door: &Arc<Door>) -> Self {
+        door.streams.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(door))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        *self.0.used_at.lock() = Instant::now();
+        self.0.streams.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// 256 random bits.
@@ -44,15 +64,18 @@ fn is_same(one: &str, other: &str) -> bool {
 impl Door {
     pub(super) fn new(port: u16) -> Result<Self> {
         let (token, cookie) = (Mutex::new(Some(secret()?)), secret()?);
-        Ok(Self { port, token, cookie, used_at: Mutex::new(Instant::now()) })
+        Ok(Self { port, token, cookie, used_at: Mutex::new(Instant::now()), streams: AtomicUsize::new(0) })
     }
 
     pub(super) fn token(&self) -> String {
         self.token.lock().clone().unwrap_or_default()
     }
 
-    /// How long ago the last request came in.
+    /// How long ago the last request came in, or the last stream was read.
     pub(super) fn idle(&self) -> Duration {
+        if self.streams.load(Ordering::SeqCst) > 0 {
+            return Duration::ZERO;
+        }
         self.used_at.lock().elapsed()
     }
 
@@ -92,7 +115,7 @@ impl Door {
 pub(super) async fn check(
     State(door): State<Arc<Door>>,
     Extension(seat): Extension<Seat>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -116,6 +139,7 @@ pub(super) async fn check(
         seat.keep();
         *door.used_at.lock() = Instant::now();
     }
+    request.extensions_mut().insert(door);
     next.run(request).await
 }
 

@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use hyper::body::Frame;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::ask::{Asker, Shown};
+use super::door::{Door, Watching};
 use super::page::{page, redacted};
 use crate::cli::source::Lines;
 
@@ -48,15 +50,21 @@ impl hyper::body::Body for Pieces {
     }
 }
 
-pub(super) async fn stream(State(asker): State<Asker>, headers: HeaderMap) -> Response {
+pub(super) async fn stream(
+    State(asker): State<Asker>,
+    Extension(door): Extension<Arc<Door>>,
+    headers: HeaderMap,
+) -> Response {
     let Some(permit) = asker.stream() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many pages show events").into_response();
     };
     let (sender, pieces) = mpsc::channel(64);
+    // Whoever looks on asks for nothing more, and is there all the same.
+    let watching = Watching::new(&door);
     let client = asker.client();
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     tokio::task::spawn_blocking(move || {
-        let _permit = permit;
+        let _kept = (permit, watching);
         let Ok(client) = client.another() else { return };
         let mut lines = Lines::default();
         let _ = client.events(last.as_deref(), |piece| {
@@ -88,7 +96,32 @@ fn shown(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use cloakroom::live::{Client, Live, LiveOptions};
+    use cloakroom::{Options, SessionStore};
+
     use super::*;
+
+    #[test]
+    fn nobody_who_watches_is_idle() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
+        let live = Live::serve(&store, LiveOptions::new()).unwrap();
+        let (asker, door) = (Asker::new(Client::at(live.socket()).unwrap()), Arc::new(Door::new(1).unwrap()));
+        assert!(door.idle() > Duration::ZERO);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let answer = stream(State(asker.clone()), Extension(Arc::clone(&door)), HeaderMap::new()).await;
+            assert_eq!(answer.status(), StatusCode::OK);
+            assert_eq!(door.idle(), Duration::ZERO);
+            // It ends with the view, and so does what it kept.
+            live.close();
+            axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        });
+        drop(runtime);
+        assert!(door.idle() > Duration::ZERO);
+    }
 
     #[test]
     fn a_stream_shows_no_key() {

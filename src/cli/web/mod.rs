@@ -94,7 +94,6 @@ impl Web {
         let served = serve::serve(listener, router(asker, &door));
         tokio::select! {
             served = served => Ok(served?),
-            pressed = tokio::signal::ctrl_c() => Ok(pressed?),
             () = async {
                 while !is_over() && door.idle() < self.idle {
                     sleep(LOOK).await;

@@ -379,6 +379,45 @@ fn top_yields_a_store_to_a_gateway() {
     assert!(ended.0 && ended.1.contains("a gateway has opened the store"), "{ended:?}");
 }
 
+/// A store that nobody else has is closed, and a terminal is as it was.
+#[test]
+fn top_and_tail_end_when_the_system_asks() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let both = Both::of("hermes/small.json");
+    let (running, stopped) = (both.running.clone(), both.stopped.clone());
+    for (db, signal) in
+        [(&running, Signal::TERM), (&stopped, Signal::TERM), (&stopped, Signal::HUP), (&stopped, Signal::INT)]
+    {
+        let db = db.clone();
+        let ended = within("its end", move || {
+            let mut terminal = Terminal::new(&db, &["--every", "1h"]);
+            terminal.until("touches/s");
+            kill_process(Pid::from_child(&terminal.top), signal).unwrap();
+            // It shows the cursor again.
+            terminal.until("\x1b[?25h");
+            terminal.ended()
+        });
+        assert!(ended.0, "{signal:?}: {}", ended.1);
+        assert!(!ended.1.contains("a gateway has opened"), "{}", ended.1);
+    }
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+        let mut tail = command.args(["tail", "--db"]).arg(&stopped).stdout(Stdio::piped()).spawn().unwrap();
+        let (db, socket) = (stopped.clone(), stopped.join("live.sock"));
+        let ended = within("its end", move || {
+            while !socket.exists() {
+                std::thread::yield_now();
+            }
+            kill_process(Pid::from_child(&tail), signal).unwrap();
+            tail.wait().unwrap()
+        });
+        assert!(ended.success(), "{signal:?}: {ended}");
+        let store = SessionStore::open(Options::new(db)).unwrap();
+        assert!(store.open_report().clean, "{signal:?}");
+        store.close().unwrap();
+    }
+}
+
 #[test]
 fn tail_prints_events_as_they_happen() {
     let both = Both::of("hermes/small.json");

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use cloakroom::live::LiveOptions;
 use cloakroom::{SessionSource, SessionStore};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 use crate::callbacks::within;
@@ -309,17 +310,34 @@ fn without_a_browser_the_address_is_good_all_the_same() {
     assert!(said.contains("could not run xdg-open") && said.contains("open the address yourself"), "{said}");
 }
 
+/// Whether it has the store itself, or asks a gateway; and a store that it has is closed.
 #[test]
-fn it_ends_with_ctrl_c_and_when_nobody_asks() {
+fn it_ends_with_ctrl_c_by_the_system_and_when_nobody_asks() {
     let seen = Seen::new(1);
-    let mut page = Page::open(&seen.home.path());
-    let pid = rustix::process::Pid::from_child(&page.program);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    assert!(page.program.wait().unwrap().success());
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut page = Page::open(&seen.home.path());
+        kill_process(Pid::from_child(&page.program), signal).unwrap();
+        assert!(page.program.wait().unwrap().success(), "{signal:?}");
+    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
     let mut page = Page::started(command.args(["web", "--idle", "50ms", "--db"]).arg(seen.home.path()));
     let ended = within("its end", move || page.program.wait().unwrap());
     assert!(ended.success());
+    let Seen { home, store, live } = seen;
+    live.close();
+    store.close().unwrap();
+    drop(store);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut page = Page::open(&home.path());
+        kill_process(Pid::from_child(&page.program), signal).unwrap();
+        assert!(page.program.wait().unwrap().success(), "{signal:?}");
+        let mut said = String::new();
+        page.program.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "", "{signal:?}");
+        let store = home.open();
+        assert!(store.open_report().clean, "{signal:?}");
+        store.close().unwrap();
+    }
 }
 
 #[test]
