@@ -43,6 +43,19 @@ for (let n = 0; n < 400; n++) {
     total_tokens: (n * 7919) % 90_000,
   };
 }
+// One whose names are as long as anybody can make them.
+const endless = "w".repeat(120);
+const longest = `agent:main:${"p".repeat(60)}:${"t".repeat(60)}:${endless}`;
+sessions[longest] = {
+  ...Object.values(sessions)[0],
+  session_key: longest,
+  session_id: "20260101_000000_ffffffff",
+  updated_at: new Date(now - 1000).toISOString(),
+  display_name: `${endless} longest`,
+  platform: "p".repeat(60),
+  chat_type: "t".repeat(60),
+  [`extra_${endless}`]: "x",
+};
 const file = join(directory, "sessions.json");
 writeFileSync(file, JSON.stringify(sessions));
 
@@ -128,8 +141,19 @@ try {
   await page.locator("#happens").getByText("suspended").waitFor();
   await shot("session");
   await other.getByRole("button", { name: "Unsuspend" }).click();
-  await other.locator("summary", { hasText: "Remove" }).click();
-  await other.getByRole("button", { name: "Remove it" }).click();
+  // By the keyboard alone, from the button above on: what cannot be undone is opened, and then pressed.
+  await other.getByRole("button", { name: "Suspend", exact: true }).focus();
+  const focused = () => other.evaluate(() => document.activeElement.textContent.trim());
+  const tab = async (word) => {
+    for (let n = 0; n < 12 && (await focused()) !== word; n++) await other.keyboard.press("Tab");
+    assert.equal(await focused(), word);
+    const outline = await other.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+    assert.notEqual(outline, "none", `where the focus is can be seen: ${word}`);
+  };
+  await tab("Remove…");
+  await other.keyboard.press("Enter");
+  await tab("Remove it");
+  await other.keyboard.press("Space");
   await other.waitForURL((at) => at.pathname === "/sessions");
   await other.close();
 
@@ -145,8 +169,12 @@ try {
   // A telephone, in the dark.
   await page.setViewportSize({ width: 400, height: 800 });
   await page.emulateMedia({ colorScheme: "dark" });
-  for (const path of ["/", "/sessions", "/prune", "/events"]) {
+  await page.goto(new URL("/sessions?q=longest", page.url()).href);
+  const session = await page.locator("table.list tbody tr a").first().getAttribute("href");
+  assert.ok(session.startsWith("/session/"), session);
+  for (const path of ["/", "/sessions", `/sessions?q=${endless}`, session, `${session}?reveal=1`, `/bulk?q=${endless}`, "/prune", "/prune?days=1", "/events"]) {
     await page.goto(new URL(path, page.url()).href);
+    if (path.startsWith(session)) assert.ok((await page.content()).includes(`extra_${endless}`), "the long extra is shown");
     await fits(path);
     if (path === "/") await shot("overview-narrow");
   }
