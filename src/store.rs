@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::events::{CHANGES, EventKind, Listeners, TOUCHES, Told, UPDATES};
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
+use crate::meter;
 use crate::random;
 use crate::rules::entry;
 use crate::socket;
@@ -148,6 +149,13 @@ impl SessionStore {
         let clock_check = ClockCheck::open(&commits, now);
         report.times_ahead = clock_check.wrong() as u64;
         report.clock_doubted = clock_check.is_doubted(now);
+        commits.meter().opened(meter::Opened {
+            clean: report.clean,
+            repairs: report.repairs.len(),
+            shortfall: report.shortfall.map(|lost| lost.expected_entries.saturating_sub(lost.found_entries)),
+            times_ahead: report.times_ahead,
+            clock_doubted: report.clock_doubted,
+        });
         let (listeners, zone) = (Listeners::default(), Mutex::default());
         let inner = Inner { commits, options, clock_check, opened: report, listeners, zone };
         Ok(Self { inner: Arc::new(inner) })

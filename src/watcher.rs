@@ -365,7 +365,11 @@ impl Worker {
                     tracing::trace!("nobody reads the reports; one was dropped");
                 }
             }
-            Ok(None) => status.held += 1,
+            Ok(None) => {
+                status.held += 1;
+                drop(status);
+                self.store.commits().meter().pass_held();
+            }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -373,6 +377,8 @@ impl Worker {
                 );
                 status.failures += 1;
                 status.last_failure = Some(with_causes(&error));
+                drop(status);
+                self.store.commits().meter().pass_failed();
             }
         }
     }

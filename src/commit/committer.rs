@@ -115,6 +115,7 @@ impl Committer {
         result.or_else(|error| {
             self.core.engine.mark_suspect(&error);
             self.core.progress.set_failed(error);
+            self.core.meter.failed();
             self.core.progress.check_writable().map(|()| 0)
         })
     }
@@ -175,7 +176,7 @@ impl Committer {
         self.committed = changes;
         if changes > 0 {
             let (entries, pending) = (core.pending.count(), core.pending.changes());
-            core.meter.committed(started.elapsed(), changes, entries, pending);
+            core.meter.committed(started.elapsed(), changes, entries, pending, core.engine.journal_entries());
             tracing::trace!(commit, changes, sync, micros = started.elapsed().as_micros(), "committed");
         }
         Ok(commit)

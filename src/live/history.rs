@@ -102,9 +102,9 @@ mod tests {
         assert_eq!(history.looks.len(), LOOKS);
         meter.touched();
         for _ in 0..99 {
-            meter.committed(Duration::from_micros(200), 1, 1, 0);
+            meter.committed(Duration::from_micros(200), 1, 1, 0, 0);
         }
-        meter.committed(Duration::from_millis(40), 1, 1, 0);
+        meter.committed(Duration::from_millis(40), 1, 1, 0, 0);
         let whole = history.whole(&meter.figures, 7).unwrap();
         let within = |value: Option<f64>, low, high| assert!(value.is_some_and(|v| v > low && v <= high), "{value:?}");
         within(whole.commit_p50_seconds, 100e-6, 250e-6);

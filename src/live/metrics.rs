@@ -89,7 +89,7 @@ fn sizes(view: &View, store: &SessionStore) -> Outcome<(u64, u64)> {
 fn text(view: &View, store: &SessionStore) -> Outcome<String> {
     let figures = &store.commits().meter().figures;
     let (disk, live) = sizes(view, store)?;
-    let mut text = Text { text: String::with_capacity(8 << 10), store: escaped(&view.path().display().to_string()) };
+    let mut text = Text { text: String::with_capacity(8 << 10), store: escaped(&store.commits().meter().store) };
     text.head("cloakroom_info", "gauge", "The version of the library; the value is always 1.");
     text.line("cloakroom_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     text.one("cloakroom_entries", "gauge", "Entries in the store.", store.len());

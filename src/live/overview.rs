@@ -56,7 +56,7 @@ fn of_store(view: &View, store: &SessionStore) -> Outcome<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "uptime_seconds": view.began.elapsed().as_secs(),
-        "path": view.path().display().to_string(),
+        "path": store.commits().meter().store,
         "now": store.now(),
         "read_only_view": view.read_only,
         "guard": view.guard_kind(),

@@ -86,6 +86,18 @@ fn the_library_alone_has_its_own_dependencies_and_none_of_a_feature() {
     assert!(readme.contains(&said), "README.md does not say: {said}");
 }
 
+/// The published documentation has all that can be named: links to it would lead nowhere otherwise.
+#[test]
+fn the_documentation_is_built_with_every_feature_of_the_library() {
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    let section = |name: &str| manifest.split(&format!("[{name}]\n")).nth(1).unwrap().split("\n[").next().unwrap();
+    let features = section("features").lines().filter_map(|line| line.split_once(" = [")).map(|(name, _)| name);
+    // The program documents itself, and SQLite changes no name.
+    let expected: BTreeSet<_> = features.filter(|name| !["default", "cli", "sqlite"].contains(name)).collect();
+    let line = section("package.metadata.docs.rs").lines().find(|line| line.starts_with("features")).unwrap();
+    assert_eq!(line.split('"').skip(1).step_by(2).collect::<BTreeSet<_>>(), expected);
+}
+
 /// Whatever names a feature's crate stands behind that feature.
 #[test]
 fn no_file_outside_the_view_and_the_program_names_its_crates() {

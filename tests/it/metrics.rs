@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloakroom::prune::NoActivity;
-use cloakroom::{PrunePolicy, SessionStore};
+use cloakroom::watcher::WatcherConfig;
+use cloakroom::{PrunePolicy, SessionKey, SessionStore, Watcher};
 use metrics::{
     Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
@@ -75,7 +76,7 @@ fn what_a_store_does_is_counted() {
         read.unwrap();
         assert!(String::from_utf8(text).unwrap().contains("cloakroom_entries{"));
     }
-    let seen = Seen::default();
+    let seen = Seen(Arc::default(), true);
     metrics::set_global_recorder(seen.clone()).ok().unwrap();
     let home = Home::new();
     let store = home.open();
@@ -85,23 +86,68 @@ fn what_a_store_does_is_counted() {
     store.touch(&key(0)).unwrap().unwrap();
     store.flush().unwrap();
     home.clock.advance(Duration::from_secs(100 * 24 * 60 * 60));
+    // All of it would go at once, so the watcher holds its first pass.
+    let watcher = Watcher::spawn(&store, WatcherConfig::default(), NoActivity).unwrap();
+    let held = seen.clone();
+    let label = format!("store={}", home.path().display());
+    let name = format!("cloakroom_held_passes_total {label}");
+    within("a pass is held", move || {
+        while held.get(&name).is_none() {
+            std::thread::yield_now();
+        }
+    });
+    watcher.stop();
+    store.prune(&PrunePolicy::max_age_days(90), |_: &SessionKey| Err::<bool, _>("nobody knows")).unwrap();
     store.prune(&PrunePolicy::max_age_days(90), NoActivity).unwrap();
     // Waits for the committer, which wakes the waiters before it counts.
     store.close().unwrap();
+    // Gauges are there as the bits of a number.
+    let one = 1.0_f64.to_bits();
     for (name, at_least) in [
         ("cloakroom_touches_total", 1),
         ("cloakroom_commits_total", 2),
         ("cloakroom_commit_seconds", 2),
         ("cloakroom_pruned_total reason=age", 2),
+        ("cloakroom_prune_passes_total", 2),
+        ("cloakroom_guard_failures_total", 2),
+        ("cloakroom_held_passes_total", 1),
         ("cloakroom_events_dropped_total", 1),
         ("cloakroom_entries", 0),
         ("cloakroom_pending_changes", 0),
+        ("cloakroom_journal_entries", 0),
         ("cloakroom_pruned_total reason=entries", 0),
         ("cloakroom_pruned_total reason=bytes", 0),
         ("cloakroom_last_prune_timestamp_seconds", 1),
+        ("cloakroom_open_clean", one),
+        ("cloakroom_open_repairs", 0),
+        ("cloakroom_open_shortfall", 0),
+        ("cloakroom_open_shortfall_entries", 0),
+        ("cloakroom_open_times_ahead", 0),
+        ("cloakroom_open_clock_doubted", 0),
+        ("cloakroom_read_only", 0),
+        (concat!("cloakroom_info version=", env!("CARGO_PKG_VERSION")), one),
     ] {
-        assert!(seen.get(name).is_some_and(|value| value >= at_least), "{name}: {:?}", seen.get(name));
+        let (base, reason) = name.split_once(' ').unwrap_or((name, ""));
+        let name = format!("{base} {label} {reason}");
+        let value = seen.get(name.trim_end());
+        assert!(value.is_some_and(|value| value >= at_least), "{name}: {value:?}");
     }
+    assert_eq!(seen.get(&format!("cloakroom_read_only {label}")), Some(0));
+}
+
+/// Each figure that the page says the facade has.
+#[test]
+fn the_page_says_which_figures_the_facade_has() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/meter.rs")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut told = 0;
+    for row in rows {
+        let name = row.split(['`', '{']).next().unwrap();
+        assert_eq!(row.ends_with("| yes |"), source.contains(&format!("(\"{name}\"")), "{name}");
+        told += usize::from(row.ends_with("| yes |"));
+    }
+    assert_eq!(told, 24);
 }
 
 #[test]

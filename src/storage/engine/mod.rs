@@ -111,7 +111,6 @@ impl Engine {
     }
 
     /// How many entries have late activity in the journal.
-    #[cfg(feature = "live")]
     pub(crate) fn journal_entries(&self) -> usize {
         self.memtable.len()
     }
