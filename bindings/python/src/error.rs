@@ -119,7 +119,8 @@ fn path(error: &Error) -> Option<&Path> {
         | Error::Removed { path }
         | Error::Forked { path }
         | Error::Exists { path }
-        | Error::StoreExists { path } => Some(path),
+        | Error::StoreExists { path }
+        | Error::Served { path } => Some(path),
         _ => None,
     }
 }

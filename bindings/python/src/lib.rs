@@ -16,6 +16,7 @@ mod hub;
 mod json;
 mod lease;
 mod listing;
+mod live;
 mod log;
 mod open;
 mod policy;
@@ -43,6 +44,8 @@ mod _core {
     use crate::lease::Lease;
     #[pymodule_export]
     use crate::listing::{Entries, Keys};
+    #[pymodule_export]
+    use crate::live::Live;
     #[pymodule_export]
     use crate::open::close_all;
     #[pymodule_export]

@@ -41,7 +41,24 @@ impl Drop for Busy {
     }
 }
 
-pub(crate) type SharedWatcher = Mutex<Option<cloakroom::Watcher>>;
+/// What works for a store on a thread of its own, until it is stopped or the store is closed.
+pub(crate) type Part<T> = Mutex<Option<T>>;
+
+trait AnyPart: Send + Sync {
+    fn end(&self);
+    fn has_ended(&self) -> bool;
+}
+
+impl<T: Send> AnyPart for Part<T> {
+    fn end(&self) {
+        let part = lock(self).take();
+        drop(part);
+    }
+
+    fn has_ended(&self) -> bool {
+        lock(self).is_none()
+    }
+}
 
 /// One handle of Python's on a store, until it is closed.
 pub(crate) struct Opening {
@@ -50,7 +67,7 @@ pub(crate) struct Opening {
     /// Others of this process use the store too, so it is not this handle's to close.
     is_shared: bool,
     store: RwLock<Option<SessionStore>>,
-    watchers: Mutex<Vec<Weak<SharedWatcher>>>,
+    parts: Mutex<Vec<Arc<dyn AnyPart>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,7 +75,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whether this is a copy of the process that opened its stores.
-fn is_child() -> bool {
+pub(crate) fn is_child() -> bool {
     OPENER.get().is_some_and(|opener| *opener != std::process::id())
 }
 
@@ -70,7 +87,7 @@ impl Opening {
             path: store.path().to_owned(),
             is_shared,
             store: RwLock::new(Some(store)),
-            watchers: Mutex::default(),
+            parts: Mutex::default(),
         });
         let mut open = lock(&OPEN);
         open.retain(|other| other.strong_count() > 0);
@@ -84,10 +101,13 @@ impl Opening {
         store.ok_or_else(|| Error::Closed { path: self.path.clone() })
     }
 
-    pub(crate) fn watch(&self, watcher: &Arc<SharedWatcher>) {
-        let mut watchers = lock(&self.watchers);
-        watchers.retain(|other| other.strong_count() > 0);
-        watchers.push(Arc::downgrade(watcher));
+    /// Has a part end with the store. It goes on when nobody in Python holds it any more.
+    pub(crate) fn keep<T: Send + 'static>(&self, part: T) -> Arc<Part<T>> {
+        let part = Arc::new(Mutex::new(Some(part)));
+        let mut parts = lock(&self.parts);
+        parts.retain(|other| !other.has_ended());
+        parts.push(Arc::clone(&part) as Arc<dyn AnyPart>);
+        part
     }
 
     /// Commits what is pending and gives the store back. A second call finds nothing to do.
@@ -95,10 +115,8 @@ impl Opening {
         if is_child() {
             return Err(Error::Forked { path: self.path.clone() });
         }
-        for watcher in std::mem::take(&mut *lock(&self.watchers)).iter().filter_map(Weak::upgrade) {
-            let watcher = lock(&watcher).take();
-            drop(watcher);
-        }
+        let parts = std::mem::take(&mut *lock(&self.parts));
+        parts.iter().for_each(|part| part.end());
         let store = self.store.write().unwrap_or_else(PoisonError::into_inner).take();
         match store {
             Some(store) if self.is_shared => store.flush(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use cloakroom::change::{Edit, Repoint, Resolve};
 use cloakroom::events::EventOptions;
+use cloakroom::live::LiveOptions;
 use cloakroom::prune::NoActivity;
 use cloakroom::query::Filter;
 use cloakroom::source::KeyPolicy;
@@ -26,6 +27,7 @@ use crate::events::Events;
 use crate::json::{self, loads};
 use crate::lease::Lease;
 use crate::listing::{Entries, Keys};
+use crate::live::Live;
 use crate::open::{Busy, Opening};
 use crate::policy::ResetPolicy;
 use crate::prune::{Guard, Limits};
@@ -899,9 +901,36 @@ impl SessionStore {
         };
         let config = WatcherConfig { policy, interval };
         let watcher = self.run(py, move |store| cloakroom::Watcher::spawn(store, config, NoActivity))?;
-        let inner = Arc::new(Mutex::new(Some(watcher)));
-        self.opening.watch(&inner);
-        Ok(Watcher { inner })
+        Ok(Watcher { inner: self.opening.keep(watcher) })
+    }
+
+    /// Lets this user's other programs look at the store while it is open, such as `cloakroom top` and `cloakroom list`: a view of
+    /// it, HTTP on a Unix socket in its directory. Ends with the store.
+    ///
+    /// It may change entries, if it is not `read_only`. It prunes if it is given a `watcher`, or with `prune=True`: that asks nobody,
+    /// so what works takes leases by `hold`. Raises Served if there is a view of the store already.
+    ///
+    /// >>> live = store.serve_live(read_only=True)
+    /// >>> live.socket.is_socket()
+    /// True
+    #[pyo3(signature = (*, read_only=false, watcher=None, prune=false))]
+    fn serve_live(
+        &self,
+        py: Python<'_>,
+        read_only: bool,
+        watcher: Option<PyRef<'_, Watcher>>,
+        prune: bool,
+    ) -> PyResult<Live> {
+        let mut options = LiveOptions::new().read_only(read_only);
+        if prune {
+            options = options.guard(NoActivity);
+        }
+        if let Some(watcher) = watcher {
+            options = watcher.seen_by(options)?;
+        }
+        let live = self.run(py, move |store| cloakroom::live::Live::serve(store, options))?;
+        let socket = live.socket().to_owned();
+        Ok(Live { inner: self.opening.keep(live), socket })
     }
 
     /// Removes the entries that a filter accepts (that of `entries`), if they are as many as `expected`; None expects any number.

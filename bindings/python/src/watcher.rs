@@ -2,21 +2,33 @@
 
 use std::sync::{Arc, PoisonError};
 
+use cloakroom::live::LiveOptions;
 use cloakroom::serde_json::{Value, json};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::convert::python;
-use crate::open::SharedWatcher;
+use crate::open::Part;
 
-/// Prunes at once and then at intervals, on a thread of its own. It asks nobody: leases protect. A context manager.
+/// Prunes at once and then at intervals, on a thread of its own, until it is stopped or the store is closed. It asks nobody:
+/// leases protect. A context manager.
 ///
 /// >>> with store.watch(90) as watcher:
 /// ...     watcher.status().failures
 /// 0
 #[pyclass(frozen, module = "cloakroom_store")]
 pub(crate) struct Watcher {
-    pub(crate) inner: Arc<SharedWatcher>,
+    pub(crate) inner: Arc<Part<cloakroom::Watcher>>,
+}
+
+impl Watcher {
+    /// A view that shows it, and prunes as it does.
+    pub(crate) fn seen_by(&self, options: LiveOptions) -> PyResult<LiveOptions> {
+        match &*self.inner.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(watcher) => Ok(options.watcher(watcher)),
+            None => Err(PyValueError::new_err("the watcher was stopped")),
+        }
+    }
 }
 
 #[pymethods]

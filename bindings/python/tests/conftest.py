@@ -16,6 +16,8 @@ EXITS = int(os.environ.get("CLOAKROOM_EXITS", "5"))
 #: No test waits for this: a program that takes longer hangs.
 HANGS = 60.0
 
+PACKAGE = Path(__file__).parents[1]
+
 KEY = "agent:main:telegram:dm:1234"
 
 
@@ -28,6 +30,14 @@ def path(tmp_path: Path) -> Path:
 def store(path: Path) -> Iterator[SessionStore]:
     with SessionStore.open(path, create=True) as store:
         yield store
+
+
+def command_line() -> Path:
+    """The program `cloakroom`, where it is built."""
+    built = Path(os.environ.get("CARGO_TARGET_DIR", PACKAGE.parents[1] / "target")) / "debug" / "cloakroom"
+    if not built.exists():
+        pytest.skip("the command line is not built: `cargo build`")
+    return built
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -19,7 +19,7 @@ import pytest
 from cloakroom_store import SessionStore
 from cloakroom_store.hermes import Routing
 
-from .conftest import KEY
+from .conftest import KEY, command_line
 
 PACKAGE = Path(__file__).parents[1]
 VERSIONS = ["0.19.0", "0.22.2.post1"]
@@ -928,13 +928,6 @@ closed(store)
     )
 
 
-def command_line() -> Path:
-    built = Path(os.environ.get("CARGO_TARGET_DIR", PACKAGE.parents[1] / "target")) / "debug" / "cloakroom"
-    if not built.exists():
-        pytest.skip("the command line is not built: `cargo build`")
-    return built
-
-
 @pytest.mark.parametrize("seam", SEAMS)
 def test_an_exported_table_is_read_by_hermes_own_class(gateway: Any, seam: str, tmp_path: Path) -> None:
     before = json.loads(
@@ -988,6 +981,40 @@ def entry(number: int, **fields: Any) -> str:
     return json.dumps({"session_id": f"run-{number}", "created_at": moment, "updated_at": moment, **fields})
 
 
+@pytest.mark.parametrize("seam", SEAMS)
+def test_others_look_at_the_gateways_store_while_it_runs(gateway: Any, seam: str) -> None:
+    gateway(
+        """
+        import http.client, socket
+        store = opened(sys.argv[1], live=True)
+        key = store.get_or_create_session(source(1)).session_key
+        place = store.cloakroom.path / "live.sock"
+        if not place.exists():
+            place = Path((store.cloakroom.path / "live.sock.path").read_text())
+
+        def ask(method, url, body=None):
+            made = http.client.HTTPConnection("live")
+            made.sock = socket.socket(socket.AF_UNIX)
+            made.sock.connect(str(place))
+            made.request(method, url, body and json.dumps(body), {"Content-Type": "application/json"})
+            answer = made.getresponse()
+            return answer.status, json.loads(answer.read())
+
+        status, found = ask("GET", "/v1/sessions")
+        assert status == 200 and [each["session_key"] for each in found["sessions"]] == [key]
+        handle = ask("POST", "/v1/handle", {"key": key})[1]["handle"]
+        status, _ = ask("POST", f"/v1/sessions/{handle}/suspend", {})
+        is_taken_over = sys.argv[1] == "take_over"
+        assert status == (200 if is_taken_over else 403) and store._entries[key].suspended == is_taken_over
+        plan = ask("POST", "/v1/prune", {"dry_run": True, "policy": {"max_age_days": 1}})[1]["plan"]
+        assert ask("POST", "/v1/prune", {"plan": plan})[0] == 403
+        closed(store)
+        assert not place.exists()
+        """,
+        seam,
+    )
+
+
 def test_a_replacement_writes_what_differs_and_removes_what_is_gone(store: SessionStore) -> None:
     routing = Routing(store)
     entries = {f"mine:{number}": entry(number) for number in range(10)}
@@ -1011,11 +1038,66 @@ def test_a_replacement_writes_what_differs_and_removes_what_is_gone(store: Sessi
         routing.load_gateway_routing_entries(scope="y")
 
 
-def test_an_entry_that_the_store_cannot_take_hinders_no_other(store: SessionStore) -> None:
+def test_an_entry_that_the_store_cannot_take_hinders_no_other(
+    store: SessionStore, caplog: pytest.LogCaptureFixture
+) -> None:
     routing = Routing(store)
-    with pytest.raises(ValueError):
-        routing.replace_gateway_routing_entries({"mine:1": "{", "": entry(0), "mine:2": entry(2), "..": entry(3)})
-    assert list(store.keys()) == ["mine:2"]
+    secret, large = "agent:main:telegram:dm:" + "4321" * 300, "agent:main:telegram:dm:large"
+    routing.replace_gateway_routing_entries({large: entry(1), "mine:2": entry(2)})
+    refused = {secret: entry(3), large: entry(4, metadata={"text": "x" * (1 << 25)})}
+    for _ in range(3):
+        routing.replace_gateway_routing_entries({secret: refused[secret], "": entry(0), "mine:5": entry(5), large: refused[large]})
+        routing.save_gateway_routing_entry(secret, refused[secret])
+    # The rest is written, and what is gone is removed. What was refused is there as long as the process is.
+    assert set(store.keys()) == {"mine:5", large}
+    there = routing.load_gateway_routing_entries()
+    assert there.keys() == {"mine:5", *refused} and there[secret] == refused[secret] and there[large] == refused[large]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2 and all("in memory only" in text for text in warnings)
+    assert "4321" not in "".join(warnings)
+    # One that is as it was in the store before, one that is gone.
+    was = store.get_json(large)
+    assert was is not None
+    routing.replace_gateway_routing_entries({"mine:5": entry(5), large: was})
+    assert set(routing.load_gateway_routing_entries()) == {"mine:5", large} == set(store.keys())
+    assert routing.load_gateway_routing_entries()[large] == was
     routing.save_gateway_routing_entry("", entry(1))
     routing.save_gateway_routing_entry(KEY, entry(1))
     assert store.get(KEY) is not None
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_an_entry_that_the_store_cannot_take_costs_no_rewrite_of_all(gateway: Any, seam: str) -> None:
+    """Hermes writes its file whole where a replacement of its table fails."""
+    gateway(
+        """
+        store = opened(sys.argv[1])
+        said = []
+        handler = logging.Handler()
+        handler.emit = lambda record: said.append(record.getMessage())
+        logging.disable(logging.NOTSET)
+        logging.getLogger("cloakroom_store").addHandler(handler)
+        logging.getLogger("gateway").addHandler(handler)
+        odd = source(1)
+        odd.chat_id = "4321" * 300
+        kept = store.get_or_create_session(odd)
+        for number in range(2, 6):
+            other = store.get_or_create_session(source(number)).session_key
+            store.suspend_session(other)
+        assert store.get_or_create_session(odd) is kept and store.suspend_session(kept.session_key) and kept.suspended
+        assert len(entries(store)) == 5 and len(on_disk(store)) == 4 and kept.session_key not in on_disk(store)
+        assert all(entry["suspended"] for entry in on_disk(store).values())
+        assert not (directory / "sessions.json").exists()
+        logging.disable(logging.CRITICAL)
+        warnings = [text for text in said if "in memory only" in text]
+        assert len(warnings) == 1 and "4321" not in warnings[0], warnings
+        # Hermes' own table takes it.
+        before = entries(store)
+        hermes.uninstall(store)
+        closed(store)
+        store = opened("plain")
+        assert entries(store) == before and len(before) == 5
+        closed(store)
+        """,
+        seam,
+    )

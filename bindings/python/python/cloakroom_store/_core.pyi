@@ -34,6 +34,7 @@ __all__ = [
     "Hub",
     "Keys",
     "Lease",
+    "Live",
     "Receipt",
     "ResetPolicy",
     "Resolved",
@@ -402,6 +403,18 @@ class Watcher:
     ) -> None: ...
 
 @final
+class Live:
+    @property
+    def socket(self) -> Path: ...
+    @property
+    def closed(self) -> bool: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+@final
 class Keys(Iterator[str]):
     def __next__(self) -> str: ...
 
@@ -614,6 +627,9 @@ class SessionStore:
         max_active_days: float = 0.0,
         interval: float = 3600.0,
     ) -> Watcher: ...
+    def serve_live(
+        self, *, read_only: bool = False, watcher: Watcher | None = None, prune: bool = False
+    ) -> Live: ...
     def remove_where(
         self,
         expected: int | None,

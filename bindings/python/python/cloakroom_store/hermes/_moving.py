@@ -49,19 +49,27 @@ def _installed(original: type, routing: Routing) -> type:
 
 
 def install(
-    session_store: Any, *, path: str | os.PathLike[str] | None = None, durable: bool = True, mirror: bool = False
+    session_store: Any,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    durable: bool = True,
+    mirror: bool = False,
+    live: bool = False,
 ) -> SessionStore:
     """Puts the routing table of Hermes' `SessionStore` on Cloakroom, and answers the store, which closes when the process exits.
 
     `path` is where the store lies: `cloakroom.db` in the directory of the sessions, if it is not given. A new one begins with
     what Hermes' own table holds, and raises NotMoved where Hermes has not read that. With `mirror` Hermes goes on writing
-    `sessions.json`, which takes longer than all the rest; without, the file is set aside as `sessions.json.before-cloakroom`.
+    `sessions.json`, which takes longer than all the rest; without, the file is set aside as `sessions.json.before-cloakroom`. With
+    `live` the store serves a view that changes nothing, since Hermes' dict would not see it: `cloakroom top` looks at it.
     """
     where = _where(session_store, path)
     with _opened(session_store, where) as store:
         routing = Routing(store, durable=durable)
         # What it has now is what Hermes loads. If the store cannot be read, nothing is installed.
         routing.load_gateway_routing_entries(scope=session_store._routing_scope())
+        if live:
+            store.serve_live(read_only=True)
         if hasattr(type(session_store), "_routing_db"):
             session_store.__class__ = _installed(type(session_store), routing)
         else:
@@ -78,18 +86,21 @@ def install(
 
 
 def take_over(
-    session_store: Any, *, path: str | os.PathLike[str] | None = None, durable: bool = True
+    session_store: Any, *, path: str | os.PathLike[str] | None = None, durable: bool = True, live: bool = False
 ) -> SessionStore:
     """Puts the whole index of Hermes' `SessionStore` on Cloakroom, and answers the store, which closes when the process exits.
 
     The class becomes one with Cloakroom's verbs, and its dict of entries a mapping that reads what is asked for. `path` and a new
     store are as for `install`. With `durable` each call returns when what it changed survives a power cut; activity alone, which
-    is `updated_at` and the length of the latest prompt, is durable within a tenth of a second.
+    is `updated_at` and the length of the latest prompt, is durable within a tenth of a second. With `live` the store serves a view,
+    which can change entries and does not prune: Hermes' registry of processes cannot be asked there.
     """
     where = _where(session_store, path)
     with _opened(session_store, where) as store:
         original = type(session_store)
         module = __import__(original.__module__, fromlist=["SessionEntry"])
+        if live:
+            store.serve_live()
         session_store._entries = Entries(store, module.SessionEntry)
     session_store._cloakroom, session_store._is_durable = store, durable
     session_store._loaded = session_store._routing_db_loaded = True

@@ -1,16 +1,22 @@
 """Seam A: the three functions of Hermes' routing table, on a store."""
 
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
 
-from .._core import SessionStore
+from .._core import Receipt, SessionStore
 from .._errors import InvalidEntry, InvalidName, TooLarge
+
+_log = logging.getLogger(__name__)
 
 
 class Routing:
     """The three functions of Hermes' routing table, on a store.
+
+    An entry that the store cannot take, such as one with a key of more than 1,024 bytes, is in memory only, and a warning says so
+    once. An error here would have Hermes write all its entries into a file, again at each change.
 
     In the example `store` is open, and has one entry.
 
@@ -30,13 +36,15 @@ class Routing:
         self._scope: str | None = None
         #: What was written last, so that a replacement writes only what differs.
         self._texts: dict[str, str] = {}
+        #: What the store cannot take.
+        self._refused: dict[str, str] = {}
 
     def load_gateway_routing_entries(self, *, scope: str = "") -> dict[str, str]:
         """All entries as JSON, by key."""
         with self._lock:
             self._check(scope)
             found = ((key, self.store.get_json(key)) for key in self.store.keys())
-            return {key: text for key, text in found if text is not None}
+            return {key: text for key, text in found if text is not None} | self._refused
 
     def save_gateway_routing_entry(self, session_key: str, entry_json: str, *, scope: str = "") -> None:
         """Writes one entry."""
@@ -44,36 +52,44 @@ class Routing:
             return
         with self._lock:
             self._check(scope)
-            receipt = self.store.put_json(session_key, entry_json).receipt
-            self._texts[session_key] = entry_json
+            receipt = self._put(session_key, entry_json)
         if self.durable and receipt is not None:
             receipt.wait()
 
     def replace_gateway_routing_entries(self, entries: Mapping[str, str], *, scope: str = "") -> None:
-        """Writes what differs, and removes what is not among the entries.
-
-        Each entry changes in one step, and not all of them together. One that the store cannot take is left out, and the
-        error raised when all others are written.
+        """Writes what differs, and removes what is not among the entries. Each entry changes in one step, and not all of them
+        together.
         """
-        failed: Exception | None = None
         with self._lock:
             self._check(scope)
             there = set(self.store.keys())
             for key, text in entries.items():
-                if not key or not text or (key in there and self._is_written(key, text)):
+                if not key or not text or self._refused.get(key) == text:
                     continue
-                try:
-                    self.store.put_json(key, text)
-                    self._texts[key] = text
-                except (InvalidEntry, InvalidName, TooLarge) as error:
-                    failed = failed or error
+                if key in there and self._is_written(key, text):
+                    self._refused.pop(key, None)
+                else:
+                    self._put(key, text)
             for key in there - entries.keys():
                 self.store.remove(key)
                 self._texts.pop(key, None)
+            for key in self._refused.keys() - entries.keys():
+                del self._refused[key]
         if self.durable:
             self.store.flush()
-        if failed is not None:
-            raise failed
+
+    def _put(self, key: str, text: str) -> Receipt | None:
+        try:
+            receipt = self.store.put_json(key, text).receipt
+        except (InvalidEntry, InvalidName, TooLarge) as error:
+            if key not in self._refused:
+                _log.warning("an entry stays in memory only, since the store cannot take it: %s", error)
+            self._refused[key] = text
+            self._texts.pop(key, None)
+            return None
+        self._refused.pop(key, None)
+        self._texts[key] = text
+        return receipt
 
     def _is_written(self, key: str, text: str) -> bool:
         last = self._texts.get(key)
