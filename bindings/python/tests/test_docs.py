@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import cloakroom_store
-from cloakroom_store import Entry, ResetPolicy, SessionStore, _core, _errors, _reports
-from cloakroom_store.hermes import _routing
+from cloakroom_store import SessionStore, _core, hermes
 
 from .conftest import KEY
+from .stand_in import HermesStore
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PACKAGE = Path(__file__).parents[1]
@@ -34,12 +34,10 @@ def methods(made: Any) -> dict[str, Any]:
 
 def documented() -> Iterator[tuple[str, str]]:
     yield "cloakroom_store", cloakroom_store.__doc__ or ""
-    for module in (_errors, _reports, _routing):
-        for test in doctest.DocTestFinder().find(module):
-            if test.examples:
-                yield test.name, inspect.cleandoc(test.docstring or "")
+    for package in (cloakroom_store, hermes):
+        for name in package.__all__:
+            yield name, inspect.getdoc(getattr(package, name)) or ""
     for name, made in classes().items():
-        yield name, inspect.getdoc(made) or ""
         for method, called in methods(made).items():
             yield f"{name}.{method}", inspect.getdoc(called) or ""
 
@@ -51,8 +49,9 @@ DOCUMENTED = dict(documented())
 def test_the_example_of_a_docstring_runs(name: str, path: Path) -> None:
     with SessionStore.open(path.with_name("open.db"), create=True) as store:
         store.resolve({"platform": "telegram", "chat_type": "dm", "chat_id": "1234"})
-        classes = {each.__name__: each for each in (Entry, ResetPolicy, SessionStore, _routing.Routing)}
-        names = {"store": store, "key": KEY, "path": path, "asyncio": asyncio, **classes}
+        names = {name: getattr(package, name) for package in (cloakroom_store, hermes) for name in package.__all__}
+        names |= {"store": store, "key": KEY, "path": path, "asyncio": asyncio}
+        names["session_store"] = HermesStore(path.with_name("sessions"), KEY)
         test = doctest.DocTestParser().get_doctest(DOCUMENTED[name], names, name, None, 0)
         assert test.examples, f"{name} has no example"
         said: list[str] = []

@@ -25,7 +25,13 @@ _PAUSE = 0.04
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """What a migration did."""
+    """What a migration did.
+
+    >>> _ = store.export(path.with_name("sessions.json"))
+    >>> done = migrate(path.with_name("sessions.json"), path)
+    >>> done.complete, done.mirror_only
+    (True, 0)
+    """
 
     report: ImportReport
     """Of a database, lines are rows."""
@@ -45,6 +51,16 @@ class Migration:
 def migrate(file: str | os.PathLike[str], db: str | os.PathLike[str], *, scope: str | None = None, **options: Any) -> Migration:
     """Imports a gateway's `sessions.json`, Hermes' `state.db`, or the database of an agent of OpenClaw, into the store at `db`, which is
     made if it is not there. The source is only read. Options are those of `SessionStore.import_from`; `scope` takes one scope of a database of Hermes.
+
+    >>> import sqlite3
+    >>> file = path.with_name("state.db")
+    >>> with sqlite3.connect(file) as database:
+    ...     _ = database.execute("CREATE TABLE gateway_routing (scope, session_key, entry_json, updated_at)")
+    ...     row = ("", key, store.get_json(key), 0.0)
+    ...     _ = database.execute("INSERT INTO gateway_routing VALUES (?, ?, ?, ?)", row)
+    >>> database.close()
+    >>> migrate(file, path).report.imported
+    1
     """
     source = Path(file)
     with source.open("rb") as opened:

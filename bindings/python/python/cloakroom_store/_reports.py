@@ -11,7 +11,11 @@ from ._errors import Cause
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnreadableRecord:
-    """A record that cannot be decoded."""
+    """A record that cannot be decoded.
+
+    >>> UnreadableRecord(tree="entries", key="mine:1", reason="it is cut off")
+    UnreadableRecord(tree='entries', reason='it is cut off')
+    """
 
     tree: str
     key: str = field(repr=False)
@@ -20,7 +24,11 @@ class UnreadableRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """The records that were passed over: how many, and the first of them."""
+    """The records that were passed over: how many, and the first of them.
+
+    >>> store.stats().unreadable
+    Unreadable(count=0, first=())
+    """
 
     count: int = 0
     first: tuple[UnreadableRecord, ...] = ()
@@ -28,7 +36,13 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protected:
-    """An entry that was due and is protected."""
+    """An entry that was due and is protected.
+
+    >>> from datetime import UTC, datetime, timedelta
+    >>> _ = store.put(Entry("mine:1", "run-1", created_at=datetime.now(UTC) - timedelta(days=100), suspended=True))
+    >>> [kept.reason for kept in store.prune(90).protected]
+    ['suspended']
+    """
 
     key: str = field(repr=False)
     reason: str
@@ -85,7 +99,12 @@ class PruneReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatcherStatus:
-    """What a watcher has done so far."""
+    """What a watcher has done so far.
+
+    >>> watcher = store.watch(90)
+    >>> watcher.status().failures
+    0
+    """
 
     passes: int
     failures: int
@@ -99,7 +118,11 @@ class WatcherStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkRemoval:
-    """What `remove_where` did."""
+    """What `remove_where` did.
+
+    >>> store.remove_where(1, platform="telegram")
+    BulkRemoval(expected=None, found=None, removed=1, changed=0, unreadable=Unreadable(count=0, first=()))
+    """
 
     expected: int | None = None
     """Set if nothing was removed, because the filter accepts another number of entries."""
@@ -112,7 +135,11 @@ class BulkRemoval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetReport:
-    """What `forget` did."""
+    """What `forget` did.
+
+    >>> store.forget(key).removed
+    1
+    """
 
     removed: int
     unreadable: Unreadable
@@ -120,7 +147,11 @@ class ForgetReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenameReport:
-    """What `rename` did."""
+    """What `rename` did.
+
+    >>> store.rename("agent:main:telegram:", "agent:work:telegram:").moved
+    1
+    """
 
     moved: int
     collisions: int
@@ -131,7 +162,11 @@ class RenameReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRecovery:
-    """What became of turns that a crash interrupted."""
+    """What became of turns that a crash interrupted.
+
+    >>> store.recover_interrupted_turns().resumable
+    ()
+    """
 
     resumable: tuple[str, ...] = field(repr=False)
     already_pending: tuple[str, ...] = field(repr=False)
@@ -143,7 +178,12 @@ class TurnRecovery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenTurn:
-    """A turn that has begun and not ended."""
+    """A turn that has begun and not ended.
+
+    >>> turn = store.begin_turn(key)
+    >>> [(found.token == turn.token, found.interrupted) for found in store.turns()]
+    [(True, False)]
+    """
 
     session_key: str = field(repr=False)
     token: str
@@ -154,7 +194,12 @@ class OpenTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLease:
-    """A lease that has not ended."""
+    """A lease that has not ended.
+
+    >>> with store.hold(key):
+    ...     [(lease.session_key == key, lease.name) for lease in store.leases()]
+    [(True, None)]
+    """
 
     session_key: str = field(repr=False)
     name: str | None
@@ -166,7 +211,11 @@ class OpenLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortfall:
-    """How far a database is behind what had been synced."""
+    """How far a database is behind what had been synced.
+
+    >>> print(store.open_report().shortfall)
+    None
+    """
 
     expected_commit: int
     found_commit: int
@@ -176,7 +225,11 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenReport:
-    """What opening found and did."""
+    """What opening found and did.
+
+    >>> store.open_report().clean
+    True
+    """
 
     created: bool
     clean: bool
@@ -188,7 +241,11 @@ class OpenReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Figures of a store."""
+    """Figures of a store.
+
+    >>> store.stats().entries
+    1
+    """
 
     entries: int
     bytes_on_disk: int
@@ -201,7 +258,13 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something became of a session. Sent when the change is made, before it is durable."""
+    """Something became of a session. Sent when the change is made, before it is durable.
+
+    >>> events = store.events()
+    >>> _ = store.remove(key)
+    >>> next(events).event
+    'removed'
+    """
 
     session_key: str = field(repr=False)
     event: str
@@ -223,7 +286,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A bad entry of a file."""
+    """A bad entry of a file.
+
+    >>> file = path.with_name("sessions.json")
+    >>> _ = file.write_text('{"mine:1": {"session_id": "1", "updated_at": "2026-06-12T00:07:04"}, "mine:2": 7}')
+    >>> [problem.line for problem in store.import_from(file, zone="UTC").problems]
+    [1]
+    """
 
     line: int
     reason: str
@@ -231,7 +300,13 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """Where a file ceases to make sense."""
+    """Where a file ceases to make sense.
+
+    >>> file = path.with_name("sessions.json")
+    >>> _ = file.write_text('{"mine:1": {"session_id": "1", "updated_at": "2026-06-12T00:07:04"}, "mine:2": {"sess')
+    >>> store.import_from(file, zone="UTC").damage.line
+    1
+    """
 
     line: int
     column: int
@@ -243,6 +318,10 @@ class Damage:
 class ImportReport:
     """What an import did. Every entry of the file is counted in `read`, and in one of `imported`, `updated`, `kept`, `duplicates` and
     `quarantined`.
+
+    >>> _ = store.export(path)
+    >>> store.import_from(path).complete
+    True
     """
 
     gateway: str | None
@@ -287,7 +366,11 @@ class ImportReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """What an export wrote."""
+    """What an export wrote.
+
+    >>> store.export(path).entries
+    1
+    """
 
     entries: int
     notes: int
@@ -300,7 +383,11 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupReport:
-    """What a backup holds."""
+    """What a backup holds.
+
+    >>> store.backup(path).entries
+    1
+    """
 
     entries: int
     turns: int
@@ -311,7 +398,11 @@ class BackupReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What a check found."""
+    """What a check found.
+
+    >>> store.verify().sound
+    True
+    """
 
     entries: int
     violations: tuple[str, ...]

@@ -27,11 +27,10 @@ class NotMoved(Error):
     """The index was moved neither in nor out, and all is as it was. The message says what to do.
 
     >>> from cloakroom_store import hermes
-    >>> try:
-    ...     hermes.take_over(without_a_database)
-    ... except hermes.NotMoved as error:
-    ...     error.kind
-    'not_moved'
+    >>> session_store._db = None
+    >>> take_over(session_store)
+    Traceback (most recent call last):
+    cloakroom_store.hermes._moving.NotMoved: Hermes cannot open its state.db: ...
     """
 
     kind = "not_moved"
@@ -62,6 +61,12 @@ def install(
     what Hermes' own table holds, and raises NotMoved where Hermes has not read that. With `mirror` Hermes goes on writing
     `sessions.json`, which takes longer than all the rest; without, the file is set aside as `sessions.json.before-cloakroom`. With
     `live` the store serves a view that changes nothing, since Hermes' dict would not see it: `cloakroom top` looks at it.
+
+    >>> store = install(session_store)
+    >>> session_store.suspend_session(key)
+    True
+    >>> store.get(key).suspended
+    True
     """
     where = _where(session_store, path)
     with _opened(session_store, where) as store:
@@ -94,6 +99,12 @@ def take_over(
     store are as for `install`. With `durable` each call returns when what it changed survives a power cut; activity alone, which
     is `updated_at` and the length of the latest prompt, is durable within a tenth of a second. With `live` the store serves a view,
     which can change entries and does not prune: Hermes' registry of processes cannot be asked there.
+
+    >>> store = take_over(session_store)
+    >>> store.suspend(key) is not None
+    True
+    >>> session_store._entries[key].suspended
+    True
     """
     where = _where(session_store, path)
     with _opened(session_store, where) as store:
@@ -119,6 +130,12 @@ def uninstall(session_store: Any) -> Path:
 
     Nothing is removed: the store gets another name, `cloakroom.db.uninstalled`. If Hermes' table does not hold the whole index
     afterwards, this raises NotMoved, and the store is in use as before. Not while the gateway serves.
+
+    >>> store = take_over(session_store)
+    >>> uninstall(session_store).name
+    'cloakroom.db.uninstalled'
+    >>> store.closed
+    True
     """
     if isinstance(session_store, Sessions):
         store: SessionStore = session_store._cloakroom
