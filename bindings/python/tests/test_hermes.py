@@ -883,7 +883,9 @@ def source():
 
 
 def test_keys_of_random_sources_are_hermes_own_byte_for_byte(gateway: Any) -> None:
-    """Twenty thousand, and their aliases: the adapter's, what the store makes of them, and what it derives by itself."""
+    """Twenty thousand in the nightly run. The adapter leaves their making to Hermes, and the store keeps each as it is. What the
+    store derives by itself is compared, too; aliases of WhatsApp it is given as Hermes has resolved them, since it knows none.
+    """
     gateway(
         SOURCES
         + """
@@ -900,13 +902,13 @@ own = Cloakroom.open(
 for number in range(int(sys.argv[1])):
     each = source()
     key = build_session_key(each, config.group_sessions_per_user, config.thread_sessions_per_user, each.profile or "default")
+    # Hermes' own method still, in the class that took over.
     assert store._generate_session_key(each) == key
     store._entries[key] = SessionEntry(session_key=key, session_id=f"s{number}", created_at=moment, updated_at=moment, origin=each)
     keys.add(key)
     if number % 100 == 0:
         store._save()
         assert store._entries[key].session_key == key == store.lookup_by_session_id(f"s{number}").session_key
-    # By itself the store knows none of the bridge's aliases: those it is given as Hermes has resolved them.
     fields = each.to_dict()
     if each.platform.value == "whatsapp":
         aliases += 1
@@ -914,10 +916,15 @@ for number in range(int(sys.argv[1])):
             is_number = name != "chat_id" or each.chat_type == "dm"
             if fields.get(name) and is_number:
                 fields[name] = canonical_whatsapp_identifier(fields[name]) or fields[name]
-    if IS_NEW:
-        # 0.19 left the workspace of Slack out, among others.
-        derived = own.resolve(fields).entry.key
-        assert derived == key, (fields, derived, key)
+    if not IS_NEW:
+        # The two rules that came later: a profile that is called main, and the workspace of Slack.
+        if each.profile == "main":
+            fields.pop("profile")
+        if each.platform.value == "slack":
+            for name in ("scope_id", "guild_id"):
+                fields.pop(name, None)
+    derived = own.resolve(fields).entry.key
+    assert derived == key, (fields, derived, key)
 store._save()
 assert set(store.cloakroom.keys()) == keys == set(store._entries)
 count = int(sys.argv[1])
