@@ -27,6 +27,12 @@ def test_the_readmes_program_is_ten_lines_and_runs(tmp_path: Path) -> None:
     assert run(tmp_path, "-c", program).startswith("existing ")
 
 
+def test_links_of_the_readme_work_on_the_index() -> None:
+    """It is the page of the package there, where a relative link is dead."""
+    links = re.findall(r"\]\(([^)]*)\)", (PACKAGE / "README.md").read_text())
+    assert links and all(link.startswith("https://") for link in links), links
+
+
 def test_the_gateway_runs(tmp_path: Path) -> None:
     said = run(tmp_path, PACKAGE / "examples" / "gateway.py")
     assert "0 sessions to be resumed" in said and "5 sessions, " in said and said.count("created") == 5

@@ -165,7 +165,7 @@ def test_ctrl_c_interrupts_a_wait_within_200_ms(run: Run, slow_disk: str) -> Non
             os.kill(os.getpid(), signal.SIGINT)
 
         took = []
-        for _ in range(5):
+        for _ in range(9):
             times = []
             thread = threading.Thread(target=interrupt)
             try:
@@ -176,8 +176,8 @@ def test_ctrl_c_interrupts_a_wait_within_200_ms(run: Run, slow_disk: str) -> Non
             thread.join()
         os.unlink({slow_disk!r})
         store.close()
-        # The quickest of them: what else the machine does is not measured.
-        assert len(took) == 5 and min(took) < 0.2, took
+        # The median: one that another process delayed does not count, and one that was lucky does not either.
+        assert len(took) == 9 and sorted(took)[4] < 0.2, took
         """
     )
 
