@@ -406,6 +406,17 @@ pub enum Error {
         /// The line that its configuration needs.
         line: &'static str,
     },
+    /// A connection cannot be encrypted as the options and the node want it. Nothing was sent.
+    #[cfg(feature = "valkey")]
+    #[error("no connection to {node}: {advice}")]
+    Tls {
+        /// The node.
+        node: String,
+        /// What is wrong, and what to do.
+        advice: &'static str,
+        /// What was found.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A node said no, for a reason that does not go away by itself: it is out of memory, or the user may not do that.
     #[cfg(feature = "valkey")]
     #[error("{node} refused the request; nothing was changed")]
@@ -520,6 +531,8 @@ impl Error {
             Self::Relaxed { .. } => "relaxed",
             #[cfg(feature = "valkey")]
             Self::NodeSetting { .. } => "node_setting",
+            #[cfg(feature = "valkey")]
+            Self::Tls { .. } => "tls",
             #[cfg(feature = "valkey")]
             Self::Refused { .. } => "refused",
             #[cfg(feature = "valkey")]

@@ -10,6 +10,7 @@ use super::lane::{Answered, Trouble};
 use super::map::{Kind, Nodes, Primary, REFRESH};
 use super::proof::Sent;
 use super::seen::named_by;
+use super::tls;
 use crate::error::{Error, Result};
 
 /// Redirections that are followed at once: nodes of two minds may send a request to and fro.
@@ -70,7 +71,10 @@ impl Nodes {
                     let answered = lane.run(commands, asked.is_some_and(|other| other.once));
                     match answered.values {
                         Ok(values) => return Ok(Done { values, sent: answered.sent, node, again }),
-                        Err(Trouble::Unsent(error)) => (node, error.into()),
+                        Err(Trouble::Unsent(error)) => match tls::refusal(&node, &error).filter(|_| !again) {
+                            Some(refusal) => return Err(refusal),
+                            None => (node, error.into()),
+                        },
                         Err(Trouble::Broken(error)) => {
                             again = true;
                             (node, error.into())

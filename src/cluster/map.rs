@@ -13,6 +13,7 @@ use super::layout::SLOTS;
 use super::proof::{Needs, Sent};
 use super::seen::{Owner, Seen, seen_by};
 use super::settings::{self, Wanted};
+use super::tls;
 use super::value::{at, list, text};
 use super::wire::Wire;
 use crate::error::{Error, Result};
@@ -123,7 +124,7 @@ impl Nodes {
 
     /// Looks for the cluster until `patience` is over.
     pub(super) fn open(&self) -> Result<()> {
-        let (began, mut delay) = (Instant::now(), Duration::from_millis(5));
+        let began = Instant::now();
         loop {
             let error = match self.look(None) {
                 Ok(()) => return self.check_sound(),
@@ -132,8 +133,8 @@ impl Nodes {
             if !matches!(error, Error::Unavailable { .. }) || began.elapsed() > self.patience {
                 return Err(error);
             }
-            thread::sleep(delay);
-            delay = (delay * 2).min(REFRESH);
+            // Before that nobody is asked again.
+            thread::sleep(REFRESH);
         }
     }
 
@@ -223,14 +224,20 @@ impl Nodes {
         // One that did not answer comes last.
         nodes.sort_by_key(|node| Some(node.as_str()) == suspect);
         let mut last: (String, Box<dyn std::error::Error + Send + Sync>) = (String::new(), "no node is known".into());
-        let mut asked = Vec::new();
+        let (mut asked, mut refusal) = (Vec::new(), None);
         for node in nodes {
             if asked.contains(&node) {
                 continue;
             }
             asked.push(node.clone());
-            let found =
-                self.wire.connect(&node).map_err(Into::into).and_then(|mut connection| seen_by(&node, &mut connection));
+            let connected = self.wire.connect(&node);
+            if let Err(error) = &connected {
+                // To ask one whether it speaks TLS takes time, and there is none once others have answered.
+                let is_opening = self.map.read().primaries.is_empty();
+                let mismatch = || is_opening.then(|| self.wire.mismatch(&node, error)).flatten();
+                refusal = refusal.or_else(|| tls::refusal(&node, error)).or_else(mismatch);
+            }
+            let found = connected.map_err(Into::into).and_then(|mut connection| seen_by(&node, &mut connection));
             match found {
                 Ok(seen) if !self.map.read().is_ahead_of(&seen) => {
                     let result = self.take(seen, &mut refreshed);
@@ -243,6 +250,9 @@ impl Nodes {
         }
         let (node, source) = last;
         refreshed.at = Some(Instant::now());
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
         Err(Error::Unavailable { seconds: 0, node, source })
     }
 

@@ -1,9 +1,12 @@
 //! How a store on a cluster is opened.
 
 use std::fmt;
+#[cfg(feature = "valkey-tls")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::tls::Tls;
 use crate::prune::ActivityGuard;
 use crate::source::KeyPolicy;
 use crate::time::Clock;
@@ -32,6 +35,7 @@ pub struct ClusterOptions {
     pub(super) patience: Duration,
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
+    pub(super) tls: Option<Tls>,
     pub(super) key_policy: KeyPolicy,
     pub(super) clock: Option<Arc<dyn Clock>>,
     pub(super) guard: Option<Arc<dyn ActivityGuard>>,
@@ -49,6 +53,8 @@ impl fmt::Debug for ClusterOptions {
             .field("shards", &self.shards)
             .field("replicas", &self.replicas)
             .field("relaxed", &self.relaxed)
+            .field("user", &self.user)
+            .field("tls", &self.tls)
             .finish_non_exhaustive()
     }
 }
@@ -70,6 +76,7 @@ impl ClusterOptions {
             patience: Duration::from_secs(15),
             user: None,
             password: None,
+            tls: None,
             key_policy: KeyPolicy::default(),
             clock: None,
             guard: None,
@@ -127,11 +134,41 @@ impl ClusterOptions {
         self
     }
 
-    /// The user of the access control list, and the password. Without them it is the default user.
+    /// The user of the access control list, and the password. Without them it is the default user. Without
+    /// [`tls`](Self::tls) they go over the network as they are.
     #[must_use]
     pub fn login(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self.password = Some(password.into());
+        self
+    }
+
+    /// Encrypts all connections. Certificates of nodes are checked against the authorities that this system trusts.
+    ///
+    /// A node's certificate has to have the name or the address by which the other nodes know it, since they send clients
+    /// on by that.
+    #[cfg(feature = "valkey-tls")]
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls.get_or_insert_default();
+        self
+    }
+
+    /// Encrypts all connections, and trusts the authorities in this file (PEM) in place of those of the system. It is read
+    /// again for each new connection.
+    #[cfg(feature = "valkey-tls")]
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.get_or_insert_default().ca = Some(path.into());
+        self
+    }
+
+    /// Encrypts all connections, and shows nodes that ask for it the certificate in this file, with its key (both PEM).
+    /// They are read again for each new connection, so that renewed ones are taken.
+    #[cfg(feature = "valkey-tls")]
+    #[must_use]
+    pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.get_or_insert_default().client = Some((certificate.into(), key.into()));
         self
     }
 

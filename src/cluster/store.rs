@@ -17,6 +17,7 @@ use super::options::ClusterOptions;
 use super::proof::{Needs, Proven};
 use super::scripts::Named;
 use super::settings::Wanted;
+use super::tls::Tls;
 use super::value::{at, bytes, int, list};
 use super::wire::{Wire, check_seed};
 use crate::commit::Receipt;
@@ -68,7 +69,7 @@ impl ClusterStore {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Unavailable`], [`Error::NodeSetting`], [`Error::OtherStore`], [`Error::ShardLost`],
-    /// [`Error::Refused`], [`Error::Setting`].
+    /// [`Error::Refused`], [`Error::Tls`], [`Error::Setting`].
     pub fn open(options: ClusterOptions) -> Result<Self> {
         Self::open_for(options, false)
     }
@@ -95,7 +96,8 @@ impl ClusterStore {
         let clock: Arc<dyn Clock> = options.clock.clone().unwrap_or_else(|| Arc::clone(&server_clock) as _);
         let replicas = options.replicas;
         let needs = Arc::new(Needs::new(options.name.clone(), !options.relaxed, replicas));
-        let wire = Wire::new(options.user.clone(), options.password.clone());
+        options.tls.as_ref().map_or(Ok(()), Tls::check)?;
+        let wire = Wire::new(options.user.clone(), options.password.clone(), options.tls.clone());
         let wanted = Wanted { syncs: !options.relaxed, stated: options.stated };
         let nodes = Nodes::new(options.seeds.clone(), wire, Arc::clone(&needs), server_clock, wanted, options.patience);
         // Refused before anything is asked.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, RedisResult};
 
+use super::tls::{self, Tls};
 use crate::error::{Error, Result};
 
 /// How long a connection may take to be made.
@@ -14,27 +15,42 @@ const CONNECT: Duration = Duration::from_secs(1);
 pub(super) struct Wire {
     user: Option<String>,
     password: Option<String>,
+    tls: Option<Tls>,
 }
 
 impl std::fmt::Debug for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wire").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Wire").field("user", &self.user).field("tls", &self.tls).finish_non_exhaustive()
     }
 }
 
 impl Wire {
-    pub(super) fn new(user: Option<String>, password: Option<String>) -> Self {
-        Self { user, password }
+    pub(super) fn new(user: Option<String>, password: Option<String>, tls: Option<Tls>) -> Self {
+        Self { user, password, tls }
     }
 
     pub(super) fn connect(&self, node: &str) -> RedisResult<Connection> {
-        Client::open(self.info(node)?)?.get_connection_with_timeout(CONNECT)
+        let client = match &self.tls {
+            Some(tls) => tls.client(self.info(node)?)?,
+            None => Client::open(self.info(node)?)?,
+        };
+        client.get_connection_with_timeout(CONNECT)
+    }
+
+    /// The error, if a node that was to be connected to speaks TLS and this does not, or the other way round.
+    pub(super) fn mismatch(&self, node: &str, error: &RedisError) -> Option<Error> {
+        tls::mismatch(node, split(node)?, self.tls.is_some(), error)
     }
 
     fn info(&self, node: &str) -> RedisResult<ConnectionInfo> {
         let bad = || RedisError::from(std::io::Error::new(std::io::ErrorKind::InvalidInput, "no host:port"));
         let (host, port) = split(node).ok_or_else(bad)?;
-        let info = ConnectionAddr::Tcp(host.to_owned(), port).into_connection_info()?;
+        let host = host.to_owned();
+        let address = match self.tls {
+            Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            None => ConnectionAddr::Tcp(host, port),
+        };
+        let info = address.into_connection_info()?;
         let mut settings = info.redis_settings().clone();
         if let Some(user) = &self.user {
             settings = settings.set_username(user);

@@ -33,3 +33,5 @@ mod retries;
 mod split;
 #[path = "../suite/mod.rs"]
 mod suite;
+#[cfg(feature = "valkey-tls")]
+mod tls;

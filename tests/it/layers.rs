@@ -45,8 +45,8 @@ const LAYERS: &[&[&str]] = &[
     &["main", "cli"],
 ];
 /// Crates that only one module may name.
-const CONFINED: [(&str, &str); 4] =
-    [("bincode", "codec"), ("rusqlite", "sqlite"), ("sled", "storage"), ("redis", "cluster")];
+const CONFINED: [(&str, &str); 5] =
+    [("bincode", "codec"), ("rusqlite", "sqlite"), ("sled", "storage"), ("redis", "cluster"), ("rustls", "cluster")];
 /// Files of the program: `crate` is another crate there, which sees the library's public items only.
 const PROGRAM: [&str; 2] = ["main", "cli"];
 
