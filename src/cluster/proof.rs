@@ -4,7 +4,7 @@
 //! where that broke before its proof nobody can tell any more: the receipt fails, and never says that it was kept.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -60,8 +60,13 @@ pub(super) struct Attempt {
     pub(super) syncs: bool,
 }
 
-/// Wakes a lane.
-pub(super) type Kick = Arc<dyn Fn() + Send + Sync>;
+/// What proves that a change is kept.
+pub(super) trait Way: Send + Sync {
+    /// Asks for a proof, and waits for nothing.
+    fn kick(&self);
+    /// Gets one on this thread, unless another thread is at it.
+    fn drive(&self);
+}
 
 /// Where a request was sent, so that its receipt can be told.
 #[derive(Debug, Clone)]
@@ -73,7 +78,7 @@ pub(super) struct Sent {
 /// A connection.
 pub(super) struct Link {
     node: String,
-    kick: Kick,
+    way: Weak<dyn Way>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -106,8 +111,8 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(node: String, kick: Kick) -> Self {
-        Self { node, kick, state: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(node: String, way: Weak<dyn Way>) -> Self {
+        Self { node, way, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Begins an attempt, if somebody waits for one.
@@ -223,11 +228,10 @@ impl Proven {
         Some(Err(Error::NotReplicated { node: node(), wanted, got }))
     }
 
-    fn want(part: &Sent, state: &mut State, aim: Aim) {
+    /// Notes that a proof is wanted. Whether that is news, and the lane has to hear of it.
+    fn want(state: &mut State, aim: Aim) -> bool {
         let wanted = if aim == Aim::Durable { &mut state.wants_sync } else { &mut state.wants_replicas };
-        if !std::mem::replace(wanted, true) {
-            (part.link.kick)();
-        }
+        !std::mem::replace(wanted, true)
     }
 
     fn wait_for(&self, aim: Aim, deadline: Option<Instant>) -> Result<bool> {
@@ -239,7 +243,18 @@ impl Proven {
                     outcome?;
                     break;
                 }
-                Self::want(part, &mut state, aim);
+                if Self::want(&mut state, aim) {
+                    drop(state);
+                    if let Some(way) = part.link.way.upgrade() {
+                        // A pipeline takes as long as it takes: a caller that has not the time leaves it to others.
+                        if deadline.is_none() { way.drive() } else { way.kick() }
+                    }
+                    state = part.link.state.lock();
+                    if let Some(outcome) = Self::outcome(part, &state, aim, Some(asked)) {
+                        outcome?;
+                        break;
+                    }
+                }
                 match deadline {
                     None => part.link.changed.wait(&mut state),
                     Some(deadline) => {
@@ -296,7 +311,11 @@ impl Proof for Proven {
                     if !state.wakers.iter().any(|there| there.will_wake(&waker)) {
                         state.wakers.push(waker);
                     }
-                    Self::want(part, &mut state, Aim::Durable);
+                    let is_news = Self::want(&mut state, Aim::Durable);
+                    drop(state);
+                    if let Some(way) = part.link.way.upgrade().filter(|_| is_news) {
+                        way.kick();
+                    }
                     return Poll::Pending;
                 }
             }
