@@ -17,9 +17,8 @@ use pyo3::prelude::*;
 use crate::convert::{python, report};
 use crate::open::Busy;
 
-/// How long a wait goes on before it looks for signals, in the thread that gets them; others only need to end some day.
+/// How long a wait in a thread goes on before it looks for signals.
 const LOOK: Duration = Duration::from_millis(100);
-const LONG: Duration = Duration::from_secs(3600);
 
 /// What becomes of sessions, from the call of `events` on. An iterator that waits for each event and ends when the store is
 /// closed; in asyncio an asynchronous one. Be one or the other: once it was read in a loop, it is read there.
@@ -88,13 +87,6 @@ impl Events {
     }
 }
 
-/// Whether this is the thread in which Python handles signals.
-fn gets_signals(py: Python<'_>) -> PyResult<bool> {
-    let threading = py.import("threading")?;
-    let main = threading.call_method0("main_thread")?.getattr("ident")?;
-    threading.call_method0("get_ident")?.eq(main)
-}
-
 #[pymethods]
 impl Events {
     /// How many events were dropped because those before had not been taken: no writer ever waits for a reader.
@@ -114,10 +106,9 @@ impl Events {
         if self.bell.pipe.get().is_some() {
             return Err(PyRuntimeError::new_err("these events are read in an event loop: use `async for`"));
         }
-        let look = if gets_signals(py)? { LOOK } else { LONG };
         let _busy = Busy::new();
         loop {
-            match py.detach(|| self.inner.recv_timeout(look)) {
+            match py.detach(|| self.inner.recv_timeout(LOOK)) {
                 Ok(event) => return report(py, "Event", &event).map(Some),
                 Err(Nothing::Yet) => py.check_signals()?,
                 Err(_) => return Ok(None),

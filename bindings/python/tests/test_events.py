@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -64,30 +63,6 @@ def test_an_iterator_waits_and_can_be_interrupted(run: Run) -> None:
         """,
         expect="interrupted\n",
     )
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it counts with /proc")
-def test_a_thread_that_waits_sleeps_on(store: SessionStore) -> None:
-    """Ctrl-C is the main thread's: others need not look for it, and take the interpreter ten times a second."""
-    events, found = store.events(), []
-    thread = threading.Thread(target=lambda: found.append(next(events)))
-    thread.start()
-
-    def looks() -> int:
-        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
-        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-
-    # It has come to rest once nothing was counted for a while; it never does where it looks.
-    rests = 0
-    for _ in range(60):
-        before = looks()
-        time.sleep(0.3)
-        rests = rests + 1 if looks() == before else 0
-        if rests == 2:
-            break
-    store.resolve_as(KEY)
-    thread.join(HANGS)
-    assert rests == 2 and [event.event for event in found] == ["created"]
 
 
 async def collected(events: Events, count: int) -> list[Event]:
