@@ -156,6 +156,29 @@ def test_a_wait_in_a_loop_has_no_thread_and_asks_nobody(store: SessionStore) -> 
     asyncio.run(main())
 
 
+def test_many_events_leave_the_loop_to_other_tasks(store: SessionStore) -> None:
+    async def main() -> None:
+        events = store.events()
+        for number in range(1000):
+            store.resolve_as(f"mine:{number}")
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        stream = aiter(events)
+        for _ in range(1000):
+            await anext(stream)
+        task.cancel()
+        assert turns >= 10
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("ends", ["sys.exit(0)", "raise KeyboardInterrupt", "os.kill(os.getpid(), signal.SIGTERM)"])
 def test_a_process_that_waits_for_events_ends(run: Run, ends: str) -> None:
     code = -signal.SIGTERM if "SIGTERM" in ends else -signal.SIGINT if "Keyboard" in ends else 0

@@ -86,19 +86,29 @@ def wait(receipt: Receipt) -> Generator[object, None, None]:
     yield from future.__await__()
 
 
+# Events that a stream hands out one after the other before the loop's other tasks have their turn.
+AT_A_TIME = 64
+
+
 class Stream:
     """Events in a loop. Their pipe is watched only while somebody waits."""
 
     def __init__(self, events: "Events") -> None:
         self.events = events
+        self.handed_out = 0
 
     def __aiter__(self) -> "Stream":
         return self
 
     async def __anext__(self) -> "Event":
+        # Before an event is taken, so that a task that is cancelled here loses none.
+        if self.handed_out >= AT_A_TIME:
+            self.handed_out = 0
+            await asyncio.sleep(0)
         while True:
             event, has_ended = self.events._next()
             if event is not None:
+                self.handed_out += 1
                 return event
             if has_ended:
                 raise StopAsyncIteration
