@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use cloakroom::change::KeepExtras;
 use cloakroom::live::Client;
 use cloakroom::prune::{NoActivity, PruneReport};
-use cloakroom::{Extras, PrunePolicy, Receipt, SessionId, SessionKey, SessionStore};
+use cloakroom::{Extras, PrunePolicy, Receipt, SessionId, SessionKey, Sessions};
 
 use super::failure::Failure;
 use super::key::KeyArg;
 use super::output::{Columns, Out, clean, local, thousands, words};
-use super::source::{Db, Found, Source, with_source};
+use super::source::{Db, Found, Side, Source, with_source};
 use super::{Exit, Format};
 
 /// Remove entries that have been idle for too long.
@@ -104,21 +104,21 @@ impl Prune {
     pub(super) fn run(self, db: &Db, config: Option<&Path>, out: &mut Out) -> Result<Exit> {
         let policy = self.policy(config)?;
         let (report, left) = with_source(db, |source| {
-            let store = match source {
-                Source::Store(store) => store,
-                Source::Live(client) => return self.ask(client, &policy),
+            let store = match source.side() {
+                Side::Own(store) => store,
+                Side::Live(client) => return self.ask(client, &policy),
             };
             let mut report = None;
             if self.dry_run || !self.yes {
-                let dry = store.prune_dry_run(&policy, NoActivity)?;
+                let dry = store.prune_dry_run(&policy, &NoActivity)?;
                 if self.dry_run {
                     report = Some(dry);
-                } else if dry.removed > store.len() / 2 {
-                    confirm(dry.removed, store.len())?;
+                } else if dry.removed > store.len()? / 2 {
+                    confirm(dry.removed, store.len()?)?;
                 }
             }
-            let report = report.map_or_else(|| store.prune(&policy, NoActivity), Ok)?;
-            Ok((report, store.len()))
+            let report = report.map_or_else(|| store.prune(&policy, &NoActivity), Ok)?;
+            Ok((report, store.len()?))
         })?;
         if self.format.json {
             out.json(&report)?
@@ -212,6 +212,7 @@ fn print(report: &PruneReport, disabled: bool, left: u64, out: &mut Out) -> Resu
         ("kept, guard failed", report.guard_failed),
         ("kept, unreadable", report.kept_unreadable),
         ("kept, used meanwhile", report.touched_meanwhile),
+        ("kept until all processes have looked at them: prune again then", report.kept_unreviewed),
     ];
     for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
         row(name, &thousands(count));
@@ -322,14 +323,14 @@ impl Target {
     fn change<T>(
         &self,
         db: &Db,
-        verb: impl FnOnce(&SessionStore, &SessionKey) -> cloakroom::Result<Option<T>>,
+        verb: impl FnOnce(&dyn Sessions, &SessionKey) -> cloakroom::Result<Option<T>>,
         ask: impl FnOnce(&Client, &Found) -> Result<T>,
     ) -> Result<(SessionKey, T)> {
         with_source(db, |source| {
             let found = source.find(&self.key)?;
-            let done = match source {
-                Source::Store(store) => verb(store, &found.key)?.ok_or_else(|| Failure::NoEntry(found.key.clone()))?,
-                Source::Live(client) => ask(client, &found)?,
+            let done = match source.side() {
+                Side::Own(store) => verb(store, &found.key)?.ok_or_else(|| Failure::NoEntry(found.key.clone()))?,
+                Side::Live(client) => ask(client, &found)?,
             };
             Ok((found.key, done))
         })
@@ -339,10 +340,10 @@ impl Target {
     fn set(
         &self,
         db: &Db,
-        verb: impl FnOnce(&SessionStore, &SessionKey) -> cloakroom::Result<Option<Receipt>>,
+        verb: impl FnOnce(&dyn Sessions, &SessionKey) -> cloakroom::Result<Option<Receipt>>,
         name: &str,
     ) -> Result<SessionKey> {
-        let done = |store: &SessionStore, key: &SessionKey| Ok(verb(store, key)?.map(drop));
+        let done = |store: &dyn Sessions, key: &SessionKey| Ok(verb(store, key)?.map(drop));
         let ask = |client: &Client, found: &Found| Source::change(client, found, name, &json!({})).map(drop);
         Ok(self.change(db, done, ask)?.0)
     }
@@ -359,35 +360,35 @@ impl Target {
 
 impl Suspend {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
-        let key = self.target.set(db, SessionStore::suspend, "suspend")?;
+        let key = self.target.set(db, |store, key| store.suspend(key), "suspend")?;
         self.target.say("suspended", &key, &Suspended { session_key: &key, suspended: true }, out)
     }
 }
 
 impl Unsuspend {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
-        let key = self.target.set(db, SessionStore::unsuspend, "unsuspend")?;
+        let key = self.target.set(db, |store, key| store.unsuspend(key), "unsuspend")?;
         self.target.say("no longer suspended", &key, &Suspended { session_key: &key, suspended: false }, out)
     }
 }
 
 impl Pin {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
-        let key = self.target.set(db, SessionStore::pin, "pin")?;
+        let key = self.target.set(db, |store, key| store.pin(key), "pin")?;
         self.target.say("pinned", &key, &Pinned { session_key: &key, pinned: true }, out)
     }
 }
 
 impl Unpin {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
-        let key = self.target.set(db, SessionStore::unpin, "unpin")?;
+        let key = self.target.set(db, |store, key| store.unpin(key), "unpin")?;
         self.target.say("no longer pinned", &key, &Pinned { session_key: &key, pinned: false }, out)
     }
 }
 
 impl Reset {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
-        let reset = |store: &SessionStore, key: &SessionKey| {
+        let reset = |store: &dyn Sessions, key: &SessionKey| {
             let keep = KeepExtras::named(self.keep.clone());
             let Some((_, before)) = store.get_with_extras(key)? else { return Ok(None) };
             let Some(written) = store.reset_keeping(key, &keep)? else { return Ok(None) };

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use cloakroom::key::NameError;
-use cloakroom::{SessionKey, SessionStore};
+use cloakroom::{SessionKey, Sessions};
 
 use super::failure::Failure;
 
@@ -37,7 +37,7 @@ impl KeyArg {
     }
 
     /// The key that has an entry. A key may hold what looks like an escape, so the text as it is comes first.
-    pub(super) fn find(&self, store: &SessionStore) -> Result<SessionKey> {
+    pub(super) fn find(&self, store: &dyn Sessions) -> Result<SessionKey> {
         for key in self.candidates() {
             if store.contains(key)? {
                 return Ok(key.clone());

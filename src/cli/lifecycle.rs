@@ -15,8 +15,8 @@ use super::failure::Failure;
 use super::key::KeyArg;
 use super::list::none_unreadable;
 use super::output::{Columns, Out, clean, local, thousands, words};
-use super::source::{Db, Source, with_source};
-use super::{Exit, Format, now, with_store};
+use super::source::{Db, Side, Source, with_own, with_source};
+use super::{Exit, Format, now};
 
 /// List the turns that a crash interrupted, the oldest first.
 ///
@@ -55,7 +55,7 @@ struct Recovered<'a> {
 impl Turns {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         if let Some(max_age) = self.recover {
-            let found = with_store(db, |store| Ok(store.recover_interrupted_turns(max_age)?))?;
+            let found = with_own(db, |store| Ok(store.recover_interrupted_turns(&max_age.into())?))?;
             let (stale, suspended, orphaned) = (found.stale, found.suspended, found.orphaned);
             let unreadable = found.unreadable.count;
             if self.format.json {
@@ -72,9 +72,9 @@ impl Turns {
             table.print(out)?;
             return none_unreadable(0, &found.unreadable);
         }
-        let (turns, unreadable) = with_source(db, |source| match source {
-            Source::Store(store) => Ok(Source::parts(store.turns()?)),
-            Source::Live(client) => Source::listed::<OpenTurn>(client, "turns"),
+        let (turns, unreadable) = with_source(db, |source| match source.side() {
+            Side::Own(store) => Ok(Source::parts(store.turns()?)),
+            Side::Live(client) => Source::listed::<OpenTurn>(client, "turns"),
         })?;
         if self.format.json {
             turns.iter().try_for_each(|turn| out.json(turn))?;
@@ -113,9 +113,9 @@ pub(super) struct Leases {
 
 impl Leases {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
-        let (leases, unreadable) = with_source(db, |source| match source {
-            Source::Store(store) => Ok(Source::parts(store.leases()?)),
-            Source::Live(client) => Source::listed::<OpenLease>(client, "leases"),
+        let (leases, unreadable) = with_source(db, |source| match source.side() {
+            Side::Own(store) => Ok(Source::parts(store.leases()?)),
+            Side::Live(client) => Source::listed::<OpenLease>(client, "leases"),
         })?;
         if self.format.json {
             leases.iter().try_for_each(|lease| out.json(lease))?;
@@ -158,9 +158,9 @@ impl ResumePending {
         const SUSPENDED: &str = "it is suspended, so its next message starts a fresh session";
         let key = with_source(db, |source| {
             let found = source.find(key)?;
-            let store = match source {
-                Source::Store(store) => store,
-                Source::Live(client) => {
+            let store = match source.side() {
+                Side::Own(store) => store,
+                Side::Live(client) => {
                     let verb = if self.clear { "clear-resume" } else { "resume-pending" };
                     let how =
                         if self.clear { serde_json::json!({}) } else { serde_json::json!({"reason": self.reason}) };

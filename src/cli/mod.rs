@@ -3,6 +3,7 @@
 //! Data goes to standard output, and nothing else does. Errors and the log go to standard error.
 
 mod change;
+mod cluster;
 mod compact;
 mod config;
 mod ends;
@@ -32,7 +33,7 @@ use cloakroom::{Error, Options, SessionStore, Timestamp};
 
 use failure::Failure;
 pub(crate) use output::Out;
-use source::{Ask, Db};
+use source::{Ask, Db, with_copy, with_load};
 
 /// In the environment of a container, so that every command in it finds the same.
 const TRUST_GROUP: &str = "CLOAKROOM_TRUST_GROUP";
@@ -65,6 +66,8 @@ pub(crate) struct Cli {
     /// Ask the gateway that has the store open, and fail if there is none.
     #[arg(long, global = true, conflicts_with = "offline")]
     live: bool,
+    #[command(flatten)]
+    cluster: cluster::ClusterArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -97,6 +100,24 @@ enum Command {
     Tail(tail::Tail),
     Web(web::Web),
     Config(config::ConfigCommand),
+}
+
+impl Command {
+    /// Why a command has no meaning for a store on a cluster.
+    fn on_a_cluster(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Compact(_) => "a store on a cluster has no files to compact: its nodes rewrite their own",
+            Self::Rename(_) => "no step gives an entry on a cluster another key: the two may be on two nodes",
+            Self::Verify(verify) if verify.repairs() => {
+                "what is found on a cluster cannot be repaired by a command yet"
+            }
+            Self::Top(_) | Self::Tail(_) | Self::Web(_) => {
+                "no process serves a view of a store on a cluster, and events of others reach none"
+            }
+            Self::Config(_) => "a config file has nothing to do with a cluster: leave --url out",
+            _ => return None,
+        })
+    }
 }
 
 /// How the program ends.
@@ -136,6 +157,8 @@ impl Cli {
                 clap::error::ErrorKind::ArgumentConflict,
                 "the backup itself goes to standard output: leave --json out, or name a file",
             )),
+            command if self.cluster.url.is_some() && command.on_a_cluster().is_some() => Err(Self::command()
+                .error(clap::error::ErrorKind::ArgumentConflict, command.on_a_cluster().unwrap_or_default())),
             Command::Prune(_) | Command::Config(_) => Ok(self),
             _ if self.config.is_some() => Err(Self::command().error(
                 clap::error::ErrorKind::ArgumentConflict,
@@ -157,9 +180,10 @@ impl Cli {
             (_, true) => Ask::Only,
             _ => Ask::IfTaken,
         };
-        let db = &Db { path: self.db, ask };
+        let shown = self.cluster.url.clone().unwrap_or_else(|| self.db.display().to_string());
+        let db = &Db { path: self.db, ask, cluster: self.cluster.options()?, shown };
         match self.command {
-            Command::Migrate(command) => command.run(db, out),
+            Command::Migrate(command) => with_load(db, |db| command.run(db, out)),
             Command::List(command) => command.run(db, out),
             Command::Show(command) => command.run(db, out),
             Command::Find(command) => command.run(db, out),
@@ -178,7 +202,7 @@ impl Cli {
             Command::Config(command) => command.run(self.config.as_deref(), out),
             Command::Stats(command) => command.run(db, out),
             Command::Verify(command) => command.run(db, out),
-            Command::Export(command) => command.run(db, out),
+            Command::Export(command) => with_copy(db, |db| command.run(db, out)),
             Command::Backup(command) => command.run(db, out),
             Command::Restore(command) => command.run(db, out),
             Command::Compact(command) => command.run(db, out),

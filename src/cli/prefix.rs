@@ -11,6 +11,7 @@ use super::change::ask;
 use super::failure::Failure;
 use super::list::none_unreadable;
 use super::output::{Out, thousands};
+use super::source::{Db, with_own};
 use super::{Exit, Format, with_store};
 
 /// Give all entries whose key begins with OLD a key that begins with NEW instead.
@@ -86,8 +87,8 @@ impl Rename {
 }
 
 impl Forget {
-    pub(super) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
-        let report = with_store(db, |store| {
+    pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        let report = with_own(db, |store| {
             if !self.yes {
                 let found = store
                     .keys(&self.prefix)?

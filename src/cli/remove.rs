@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::key::KeyArg;
 use super::list::none_unreadable;
 use super::output::{Out, clean, thousands};
-use super::source::{Db, Source, with_source};
+use super::source::{Db, Side, Source, with_source};
 use super::{Exit, Format};
 
 /// Remove an entry, or all whose keys begin with a prefix. Transcripts are not the store's, and stay.
@@ -60,11 +60,11 @@ impl Remove {
     fn one(&self, db: &Db, key: &KeyArg, out: &mut Out) -> Result<Exit> {
         let key = with_source(db, |source| {
             let found = source.find(key)?;
-            match source {
-                Source::Store(store) => {
+            match source.side() {
+                Side::Own(store) => {
                     store.remove(&found.key)?.ok_or_else(|| Failure::NoEntry(found.key.clone()))?;
                 }
-                Source::Live(client) => {
+                Side::Live(client) => {
                     Source::change(client, &found, "remove", &json!({}))?;
                 }
             }
@@ -80,14 +80,14 @@ impl Remove {
 
     fn many(&self, db: &Db, prefix: String, out: &mut Out) -> Result<Exit> {
         let filter = Filter { key_prefix: Some(prefix), ..Filter::default() };
-        let answer = with_source(db, |source| match (self.expect, source) {
-            (Some(expected), Source::Store(store)) => Ok(store.remove_where(&filter, expected)?),
-            (Some(expected), Source::Live(client)) => {
+        let answer = with_source(db, |source| match (self.expect, source.side()) {
+            (Some(expected), Side::Own(store)) => Ok(store.remove_where(&filter, Some(expected))?),
+            (Some(expected), Side::Live(client)) => {
                 let prefix = filter.key_prefix;
                 let ask = json!({"verb": "remove", "filter": {"prefix": prefix}, "expected": expected, "exact": true});
                 client.post("/v1/sessions:bulk", &ask).map(BulkRemoval::Removed).map_err(differs)
             }
-            (None, source) => Err(Failure::NeedsExpect { found: count(source, &filter)? }.into()),
+            (None, _) => Err(Failure::NeedsExpect { found: count(source, &filter)? }.into()),
         })?;
         let report = match answer {
             BulkRemoval::Removed(report) => report,
@@ -119,12 +119,12 @@ fn differs(error: AskError) -> anyhow::Error {
 
 /// How many entries [`remove_where`](cloakroom::SessionStore::remove_where) would find.
 fn count(source: &Source, filter: &Filter) -> Result<u64> {
-    match source {
-        Source::Store(store) => {
+    match source.side() {
+        Side::Own(store) => {
             let mut rows = store.iter(filter.clone())?;
             rows.try_fold(0, |found, summary| summary.map(|_| found + 1)).map_err(Into::into)
         }
-        Source::Live(_) => {
+        Side::Live(_) => {
             let mut found = 0;
             source.entries(filter, usize::MAX, |_| {
                 found += 1;

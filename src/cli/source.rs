@@ -2,20 +2,29 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+#[cfg(feature = "valkey")]
+use std::fs::File;
 use std::io::{self, Write, stderr};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+#[cfg(feature = "valkey")]
+use anyhow::Context;
 use anyhow::Result;
+#[cfg(feature = "valkey")]
+use cloakroom::backup::BackupOptions;
+#[cfg(feature = "valkey")]
+use cloakroom::cluster::ClusterStore;
 use cloakroom::live::{AskError, Client, Live, LiveOptions};
-use cloakroom::query::Filter;
+use cloakroom::query::{Filter, Summary};
 use cloakroom::report::{Listing, Unreadable};
-use cloakroom::{Error, SessionEntry, SessionId, SessionKey, SessionStore, Timestamp};
+use cloakroom::{Error, SessionEntry, SessionId, SessionKey, SessionStore, Sessions, Timestamp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::cluster::ClusterOptions;
 use super::ends::Ends;
 use super::failure::Failure;
 use super::key::KeyArg;
@@ -29,6 +38,10 @@ const PAGE: usize = 1000;
 pub(super) struct Db {
     pub(super) path: PathBuf,
     pub(super) ask: Ask,
+    /// It is there in place of the path.
+    pub(super) cluster: Option<ClusterOptions>,
+    /// What a person calls it.
+    pub(super) shown: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +66,14 @@ impl Deref for Db {
 pub(super) enum Source {
     Store(SessionStore),
     Live(Client),
+    #[cfg(feature = "valkey")]
+    Cluster(ClusterStore),
+}
+
+/// What a command asks: a store that it has open itself, on whichever engine, or a view.
+pub(super) enum Side<'a> {
+    Own(&'a dyn Sessions),
+    Live(&'a Client),
 }
 
 /// An entry that a command was given.
@@ -83,6 +104,16 @@ pub(super) struct Told {
 
 /// Opens the store, or finds the view of it, hands that to `work`, and closes it. The error of the last commit counts.
 pub(super) fn with_source<T>(db: &Db, work: impl FnOnce(&Source) -> Result<T>) -> Result<T> {
+    #[cfg(feature = "valkey")]
+    if let Some(options) = &db.cluster {
+        let source = Source::Cluster(ClusterStore::open(options.clone())?);
+        let done = work(&source);
+        let Source::Cluster(store) = source else { return done };
+        let closed = store.close();
+        let done = done?;
+        closed?;
+        return Ok(done);
+    }
     if db.ask == Ask::Only {
         return work(&Source::Live(served_view(db)?));
     }
@@ -107,6 +138,69 @@ fn served_view(db: &Path) -> Result<Client> {
         return Err(Failure::NoStore(db.to_path_buf()).into());
     }
     Ok(Client::of_store(db)?)
+}
+
+/// The same where no view can be asked: the store is opened here.
+pub(super) fn with_own<T>(db: &Db, work: impl FnOnce(&dyn Sessions) -> Result<T>) -> Result<T> {
+    if db.cluster.is_some() {
+        return with_source(db, |source| match source.side() {
+            Side::Own(store) => work(store),
+            Side::Live(_) => anyhow::bail!("a view of a store on a cluster cannot be"),
+        });
+    }
+    super::with_store(db, |store| work(store))
+}
+
+/// Works on an embedded store that nobody else has, which goes with this. What only that can do with the entries of a
+/// cluster is done there.
+#[cfg(feature = "valkey")]
+fn beside<T>(db: &Db, work: impl FnOnce(&Db, &Path) -> Result<T>) -> Result<T> {
+    let dir = tempfile::Builder::new().prefix("cloakroom-").tempdir().context("could not make a directory")?;
+    let path = dir.path().join("store");
+    work(&Db { path, ask: Ask::Never, cluster: None, shown: db.shown.clone() }, &dir.path().join("backup"))
+}
+
+/// A copy of a store on a cluster, for a command that reads an embedded one; any other is given as it is.
+pub(super) fn with_copy(db: &Db, work: impl FnOnce(&Db) -> Result<Exit>) -> Result<Exit> {
+    #[cfg(feature = "valkey")]
+    if let Some(cluster) = &db.cluster {
+        return beside(db, |embedded, file| {
+            let store = ClusterStore::open(cluster.clone())?;
+            let done = store.backup_to_file(file, BackupOptions::new(), |_| {});
+            store.close()?;
+            done?;
+            SessionStore::restore(options(embedded), File::open(file)?, |_| {})?;
+            work(embedded)
+        });
+    }
+    work(db)
+}
+
+/// What a command puts into an embedded store goes into one on a cluster that there was not; any other is given as it is.
+pub(super) fn with_load(db: &Db, work: impl FnOnce(&Db) -> Result<Exit>) -> Result<Exit> {
+    #[cfg(feature = "valkey")]
+    if let Some(cluster) = &db.cluster {
+        match ClusterStore::open(cluster.clone()) {
+            Err(Error::NotFound { .. }) => {}
+            // It was cut short, and is done again.
+            Err(Error::OtherStore { reason, .. }) if reason.contains("restored") => {}
+            Err(error) => return Err(error.into()),
+            Ok(store) => {
+                store.close()?;
+                anyhow::bail!("there is a store {} already, and this makes a new one: give another name", db.shown);
+            }
+        }
+        return beside(db, |embedded, file| {
+            let done = work(embedded);
+            // A part of the file may be bad, and the rest be there; of a dry run there is nothing.
+            if embedded.path.exists() {
+                super::with_store(embedded, |store| Ok(store.backup_to_file(file, BackupOptions::new(), |_| {})?))?;
+                ClusterStore::restore(cluster.clone(), File::open(file)?, |_| {})?;
+            }
+            done
+        });
+    }
+    work(db)
 }
 
 /// The view of a store that is taken. A line on standard error names the process that is asked.
@@ -256,11 +350,20 @@ fn field<T: DeserializeOwned>(answer: &mut Value, name: &str) -> Result<T> {
 }
 
 impl Source {
+    pub(super) fn side(&self) -> Side<'_> {
+        match self {
+            Self::Store(store) => Side::Own(store),
+            Self::Live(client) => Side::Live(client),
+            #[cfg(feature = "valkey")]
+            Self::Cluster(store) => Side::Own(store),
+        }
+    }
+
     /// The entry of a key. A key may hold what looks like an escape, so the text as it is comes first.
     pub(super) fn find(&self, arg: &KeyArg) -> Result<Found> {
-        match self {
-            Self::Store(store) => Ok(Found { key: arg.find(store)?, handle: String::new() }),
-            Self::Live(client) => {
+        match self.side() {
+            Side::Own(store) => Ok(Found { key: arg.find(store)?, handle: String::new() }),
+            Side::Live(client) => {
                 for key in arg.candidates() {
                     match client.post::<Value>("/v1/handle", &json!({"key": key})) {
                         Ok(mut answer) => {
@@ -283,32 +386,20 @@ impl Source {
         mut show: impl FnMut(SessionEntry) -> Result<()>,
     ) -> Result<Told> {
         let mut told = Told { more: false, left_out: 0, unreadable: Unreadable::default() };
-        let mut shown = 0;
         match self {
             Self::Store(store) => {
                 let mut entries = store.iter(filter.clone())?;
-                for summary in &mut entries {
-                    if shown >= limit {
-                        told.more = true;
-                        break;
-                    }
-                    match store.get(&summary?.key) {
-                        Ok(Some(entry)) => {
-                            shown += 1;
-                            show(entry)?;
-                        }
-                        Ok(None) => {}
-                        Err(error @ Error::DamagedRecord { .. }) => {
-                            tracing::warn!(%error, "left out");
-                            told.left_out += 1;
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
-                }
+                each_of(store, &mut entries, limit, &mut told, show)?;
+                told.unreadable = entries.unreadable().clone();
+            }
+            #[cfg(feature = "valkey")]
+            Self::Cluster(store) => {
+                let mut entries = store.iter(filter.clone());
+                each_of(store, &mut entries, limit, &mut told, show)?;
                 told.unreadable = entries.unreadable().clone();
             }
             Self::Live(client) => {
-                let mut cursor = None;
+                let (mut shown, mut cursor) = (0, None);
                 loop {
                     // One more than is shown tells whether there is more.
                     let page = client.get::<Page>(&format!(
@@ -348,21 +439,21 @@ impl Source {
 
     /// How many entries there are.
     pub(super) fn len(&self) -> Result<u64> {
-        match self {
-            Self::Store(store) => Ok(store.len()),
-            Self::Live(client) => field(&mut client.get::<Value>("/v1/sessions?limit=1")?, "total"),
+        match self.side() {
+            Side::Own(store) => Ok(store.len()?),
+            Side::Live(client) => field(&mut client.get::<Value>("/v1/sessions?limit=1")?, "total"),
         }
     }
 
     /// An entry and its extras.
     pub(super) fn whole(&self, found: &Found) -> Result<(SessionEntry, BTreeMap<String, String>)> {
-        match self {
-            Self::Store(store) => {
+        match self.side() {
+            Side::Own(store) => {
                 let missing = || Failure::NoEntry(found.key.clone());
                 let (entry, extras) = store.get_with_extras(&found.key)?.ok_or_else(missing)?;
                 Ok((entry, extras.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect()))
             }
-            Self::Live(client) => {
+            Side::Live(client) => {
                 let one: One = client.get(&found.path(""))?;
                 Ok((one.session, one.extras))
             }
@@ -371,12 +462,12 @@ impl Source {
 
     /// The entries whose live session has this id.
     pub(super) fn by_id(&self, id: &SessionId) -> Result<(Vec<SessionEntry>, Unreadable)> {
-        match self {
-            Self::Store(store) => {
+        match self.side() {
+            Side::Own(store) => {
                 let found = store.find_by_session_id(id)?;
                 Ok((found.items, found.unreadable))
             }
-            Self::Live(client) => {
+            Side::Live(client) => {
                 let found: ById = client.get(&format!("/v1/ids/{}", escaped(id.as_str())))?;
                 Ok((found.sessions, found.unreadable))
             }
@@ -405,6 +496,36 @@ impl Source {
             error => error.into(),
         })
     }
+}
+
+/// Shows the entries that a list names, up to a limit.
+fn each_of(
+    store: &dyn Sessions,
+    entries: &mut dyn Iterator<Item = cloakroom::Result<Summary>>,
+    limit: usize,
+    told: &mut Told,
+    mut show: impl FnMut(SessionEntry) -> Result<()>,
+) -> Result<()> {
+    let mut shown = 0;
+    for summary in entries {
+        if shown >= limit {
+            told.more = true;
+            break;
+        }
+        match store.get(&summary?.key) {
+            Ok(Some(entry)) => {
+                shown += 1;
+                show(entry)?;
+            }
+            Ok(None) => {}
+            Err(error @ Error::DamagedRecord { .. }) => {
+                tracing::warn!(%error, "left out");
+                told.left_out += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

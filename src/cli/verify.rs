@@ -77,6 +77,10 @@ struct Verdict {
 
 impl Verify {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        #[cfg(feature = "valkey")]
+        if db.cluster.is_some() {
+            return self.on_a_cluster(db, out);
+        }
         let checked = self.checked(db);
         let verdict = match checked {
             Ok(verdict) => verdict,
@@ -97,6 +101,11 @@ impl Verify {
         Ok(if sound { Exit::Done } else { Exit::Unsound })
     }
 
+    /// Whether it changes anything.
+    pub(super) fn repairs(&self) -> bool {
+        self.repair
+    }
+
     /// Whether a quarantine is to be where nothing can be kept.
     pub(super) fn contradicts_itself(&self) -> bool {
         self.quarantine.as_deref().is_some_and(is_standard)
@@ -110,6 +119,8 @@ impl Verify {
                     let found = store.verify()?;
                     Ok(Verdict { found, shortfall, repairs, clock_doubted, repaired: None, quarantine: None })
                 }
+                #[cfg(feature = "valkey")]
+                Source::Cluster(_) => anyhow::bail!("a store on a cluster is checked otherwise"),
                 Source::Live(client) => {
                     let Asked { found, open_report } = client.get("/v1/verify")?;
                     let OpenReport { shortfall, repairs, clock_doubted, .. } = open_report;
@@ -137,6 +148,45 @@ impl Verify {
             let repaired = Some(first.repairs);
             Ok(Verdict { found: store.verify()?, shortfall, repairs, clock_doubted, repaired, quarantine })
         })
+    }
+}
+
+#[cfg(feature = "valkey")]
+impl Verify {
+    /// Checks a store on a cluster.
+    fn on_a_cluster(&self, db: &Db, out: &mut Out) -> Result<Exit> {
+        let found = with_source(db, |source| match source {
+            Source::Cluster(store) => Ok(store.verify()?),
+            _ => anyhow::bail!("it is no store on a cluster"),
+        });
+        let found = match found {
+            // Opening asks every shard for its mark.
+            Err(error) if matches!(error.downcast_ref(), Some(Error::ShardLost { .. })) => {
+                failure::report(&error, self.format.json && !out.has_printed());
+                return Ok(Exit::Unsound);
+            }
+            found => found?,
+        };
+        let is_sound = found.violations.is_empty();
+        if self.format.json {
+            out.json(&found)?;
+        } else {
+            for violation in &found.violations {
+                out.line(format_args!("violation: {}", clean(&violation.to_string())))?;
+            }
+            let mut table = Columns::pairs();
+            table.row(["entries", &thousands(found.entries)]);
+            table.row(["violations", &thousands(found.violations.len() as u64)]);
+            let rare = [
+                ("entries without a hint: their next change gives them one", found.without_hint),
+                ("stale hints (harmless)", found.stale_hints),
+                ("orphaned turns (harmless)", found.orphaned_turns),
+                ("orphaned leases (harmless)", found.orphaned_leases),
+            ];
+            rare.into_iter().filter(|(_, count)| *count > 0).for_each(|(name, n)| table.row([name, &thousands(n)]));
+            table.print(out)?;
+        }
+        Ok(if is_sound { Exit::Done } else { Exit::Unsound })
     }
 }
 

@@ -6,9 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use cloakroom::Timestamp;
 use cloakroom::query::Filter;
 use cloakroom::report::Unreadable;
-use cloakroom::{Error, SessionStore, Timestamp};
 
 use super::list::{name, none_unreadable};
 use super::output::{Columns, Out, local, size, thousands};
@@ -64,14 +64,20 @@ struct Counts {
 impl Stats {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         with_source(db, |source| {
+            #[cfg(feature = "valkey")]
+            if let Source::Cluster(store) = source {
+                return self.on_a_cluster(&store.stats()?, count(source)?, out);
+            }
             let figures = match source {
                 Source::Store(store) => {
                     let stats = store.stats()?;
                     let cloakroom::report::Stats { entries, bytes_on_disk, pending, last_commit, .. } = stats;
                     let cloakroom::report::Stats { oldest, newest, .. } = stats;
-                    Figures { entries, bytes_on_disk, pending, last_commit, oldest, newest, counts: count(store)? }
+                    Figures { entries, bytes_on_disk, pending, last_commit, oldest, newest, counts: count(source)? }
                 }
                 Source::Live(client) => client.get("/v1/stats")?,
+                #[cfg(feature = "valkey")]
+                Source::Cluster(_) => anyhow::bail!("these are figures of an embedded store"),
             };
             if self.format.json {
                 out.json(&figures)?
@@ -83,29 +89,17 @@ impl Stats {
     }
 }
 
-fn count(store: &SessionStore) -> Result<Counts> {
+fn count(source: &Source) -> Result<Counts> {
     let mut counts = Counts::default();
-    let mut entries = store.iter(Filter::default())?;
-    for summary in &mut entries {
-        let summary = summary?;
-        let entry = match store.get(&summary.key) {
-            Ok(Some(entry)) => entry,
-            Ok(None) => continue,
-            Err(error @ Error::DamagedRecord { .. }) => {
-                tracing::warn!(%error, "left out");
-                counts.unreadable += 1;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
+    let told = source.entries(&Filter::default(), usize::MAX, |entry| {
         counts.suspended += u64::from(entry.suspended);
         counts.resume_pending += u64::from(entry.resume_pending);
         add(&mut counts.by_platform, entry.details.platform);
         add(&mut counts.by_chat_type, entry.details.chat_type);
-    }
-    let unreadable = entries.unreadable();
-    name(unreadable);
-    counts.unreadable += unreadable.count;
+        Ok(())
+    })?;
+    name(&told.unreadable);
+    counts.unreadable = told.left_out + told.unreadable.count;
     Ok(counts)
 }
 
@@ -113,16 +107,52 @@ fn add(counts: &mut BTreeMap<String, u64>, name: Option<String>) {
     *counts.entry(name.unwrap_or_else(|| UNKNOWN.into())).or_default() += 1;
 }
 
+/// The same of a store on a cluster.
+#[cfg(feature = "valkey")]
+#[derive(Serialize)]
+struct OnACluster<'a> {
+    #[serde(flatten)]
+    stats: &'a cloakroom::cluster::ClusterStats,
+    #[serde(flatten)]
+    counts: &'a Counts,
+}
+
+#[cfg(feature = "valkey")]
+impl Stats {
+    fn on_a_cluster(&self, stats: &cloakroom::cluster::ClusterStats, counts: Counts, out: &mut Out) -> Result<Exit> {
+        if self.format.json {
+            out.json(&OnACluster { stats, counts: &counts })?;
+            return none_unreadable(counts.unreadable, &Unreadable::default());
+        }
+        let mut table = Columns::pairs();
+        let numbers = [
+            ("entries", stats.entries),
+            ("open turns", stats.open_turns),
+            ("to be pruned", stats.condemned),
+            ("processes", stats.members),
+            ("of them, with a guard", stats.guards),
+        ];
+        numbers.into_iter().for_each(|(name, number)| table.row([name, &thousands(number)]));
+        rows(&mut table, stats.newest, stats.oldest, &counts);
+        table.print(out)?;
+        none_unreadable(counts.unreadable, &Unreadable::default())
+    }
+}
+
 fn print(figures: &Figures, out: &mut Out) -> Result<()> {
-    let counts = &figures.counts;
     let mut table = Columns::pairs();
+    table.row(["entries", &thousands(figures.entries)]);
+    table.row(["on disk", &size(figures.bytes_on_disk)]);
+    rows(&mut table, figures.newest, figures.oldest, &figures.counts);
+    table.print(out)
+}
+
+fn rows(table: &mut Columns, newest: Option<Timestamp>, oldest: Option<Timestamp>, counts: &Counts) {
     let mut row = |name: &str, value: &str| table.row([name, value]);
-    row("entries", &thousands(figures.entries));
-    row("on disk", &size(figures.bytes_on_disk));
-    if let Some(newest) = figures.newest {
+    if let Some(newest) = newest {
         row("newest", &local(newest));
     }
-    if let Some(oldest) = figures.oldest {
+    if let Some(oldest) = oldest {
         row("oldest", &local(oldest));
     }
     row("suspended", &thousands(counts.suspended));
@@ -134,5 +164,4 @@ fn print(figures: &Figures, out: &mut Out) -> Result<()> {
             row(&format!("{what} {name}"), &thousands(*count));
         }
     }
-    table.print(out)
 }

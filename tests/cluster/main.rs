@@ -14,6 +14,8 @@
 mod backup;
 #[path = "../it/battery.rs"]
 mod battery;
+#[cfg(feature = "cli")]
+mod cli;
 mod clocks;
 #[path = "../it/common.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]

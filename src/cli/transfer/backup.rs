@@ -1,7 +1,7 @@
 //! `backup` and `restore`.
 
 use std::io::{IsTerminal, Read, stdin, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -112,6 +112,14 @@ impl Backup {
                         done
                     }
                     Source::Live(client) => client.stream_to_file(BACKUP, &self.file, self.force),
+                    #[cfg(feature = "valkey")]
+                    Source::Cluster(store) => {
+                        let bar = progress::of_entries(store.stats()?.entries);
+                        let options = BackupOptions::new().force(self.force);
+                        let done = store.backup_to_file(&self.file, options, |at| bar.set_position(at.entries));
+                        bar.finish_and_clear();
+                        done
+                    }
                 };
                 done.map_err(|error| match error {
                     Error::Exists { path } => {
@@ -134,7 +142,7 @@ impl Backup {
 }
 
 impl Restore {
-    pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(in crate::cli) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         let started = Instant::now();
         let named = || match is_standard(&self.file) {
             true => "could not restore standard input".to_owned(),
@@ -148,18 +156,23 @@ impl Restore {
             (Box::new(file), bytes)
         };
         let bar = progress::of_bytes(bytes);
-        let done = SessionStore::restore(options(db), input, |at: &BackupProgress| {
+        let tell = |at: &BackupProgress| {
             bar.set_position(at.bytes);
             bar.set_message(format!("{} entries", thousands(at.entries)));
-        });
+        };
+        let done = match &db.cluster {
+            #[cfg(feature = "valkey")]
+            Some(options) => cloakroom::cluster::ClusterStore::restore(options.clone(), input, tell),
+            _ => SessionStore::restore(options(db), input, tell),
+        };
         bar.finish_and_clear();
         let report = done.map_err(|error| match error {
             // It is not the file's fault.
             error @ (Error::StoreExists { .. } | Error::NotAStore { .. }) => anyhow::Error::new(error),
             error => anyhow::Error::new(error).context(named()),
         })?;
-        let line = format!("restored: {} to {}", counts(&report), db.display());
-        let (file, db) = (self.file.display().to_string(), Some(db.display().to_string()));
+        let line = format!("restored: {} to {}", counts(&report), db.shown);
+        let (file, db) = (self.file.display().to_string(), Some(db.shown.clone()));
         let summary = Summary { file, db, report, seconds: seconds(started.elapsed()) };
         if self.output.json {
             out.json(&summary)?
@@ -182,6 +195,8 @@ fn written(db: &Db, out: &mut Out) -> Result<BackupReport> {
             Ok(done?)
         }
         Source::Live(client) => Ok(client.stream(BACKUP, out)?),
+        #[cfg(feature = "valkey")]
+        Source::Cluster(store) => Ok(store.backup(out, |_| {})?),
     })
 }
 

@@ -106,6 +106,8 @@ impl Export {
             with_source(db, |source| match source {
                 Source::Store(store) => Ok(store.export(output, &options)?),
                 Source::Live(client) => Ok(client.stream(&path_of_view, output)?),
+                #[cfg(feature = "valkey")]
+                Source::Cluster(_) => anyhow::bail!("an export reads an embedded store"),
             })
         };
         let Some(path) = self.output.filter(|path| !is_standard(path)) else {
@@ -122,6 +124,8 @@ impl Export {
                 let done = match source {
                     Source::Store(store) => store.export_to_file(&path, &options),
                     Source::Live(client) => client.stream_to_file(&path_of_view, &path, self.force),
+                    #[cfg(feature = "valkey")]
+                    Source::Cluster(_) => anyhow::bail!("an export reads an embedded store"),
                 };
                 done.map_err(exists)
             })?

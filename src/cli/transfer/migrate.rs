@@ -18,6 +18,7 @@ use super::source::{Source, default_quarantine};
 use super::{Zone, is_standard};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Columns, Out, clean, thousands};
+use crate::cli::source::Db;
 use crate::cli::{Exit, Format, options, progress, with_opened};
 
 /// An import reads hardly anything twice, so sled's cache may be small. It takes three to four times as much memory as
@@ -139,7 +140,7 @@ struct Summary<'a> {
 }
 
 impl Migrate {
-    pub(in crate::cli) fn run(self, db: &Path, out: &mut Out) -> Result<Exit> {
+    pub(in crate::cli) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         let name = name(&self.file);
         let named = || format!("could not import {name}");
         let mut source = Source::open(&self.file, self.scope()).with_context(named)?;
@@ -238,17 +239,11 @@ impl Migrate {
         }
     }
 
-    fn summary<'a>(
-        &self,
-        db: &Path,
-        report: &'a ImportReport,
-        quarantine: Option<&Path>,
-        took: Duration,
-    ) -> Summary<'a> {
+    fn summary<'a>(&self, db: &Db, report: &'a ImportReport, quarantine: Option<&Path>, took: Duration) -> Summary<'a> {
         let seconds = took.as_secs_f64();
         Summary {
             file: self.file.display().to_string(),
-            db: db.display().to_string(),
+            db: db.shown.clone(),
             report,
             skipped: report.kept + report.duplicates,
             quarantine: quarantine.map(|path| path.display().to_string()),

@@ -297,3 +297,15 @@ fn a_change_is_told_only_if_it_is_durable() {
     }
     assert!(failed > 0, "none of {syncs} syncs mattered");
 }
+
+/// Whoever built the program otherwise is told how.
+#[cfg(not(feature = "valkey"))]
+#[test]
+fn a_store_on_a_cluster_needs_a_feature() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cloakroom"))
+        .args(["--url", "valkey://127.0.0.1:1/st", "list"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("feature `valkey`") && said.contains("--features"), "{said}");
+}

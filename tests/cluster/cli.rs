@@ -1,0 +1,292 @@
+//! The command line on a store of a cluster.
+
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use cloakroom::cluster::ClusterStore;
+use cloakroom::{Sessions as _, Timestamp};
+use serde_json::{Value, json};
+
+use crate::common::{fast_dir, key, source};
+use crate::conformance::one;
+use crate::nodes::Cluster;
+
+fn url(store: &ClusterStore) -> String {
+    format!("valkey://{}/{}?replicas=0", one().nodes[0].address(), store.name())
+}
+
+fn run(url: &str, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cloakroom")).args(["--url", url]).args(words).output().unwrap()
+}
+
+/// What a command prints that does what it is to do.
+#[track_caller]
+fn printed(url: &str, words: &[&str]) -> String {
+    let output = run(url, words);
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn lines(url: &str, words: &[&str]) -> Vec<Value> {
+    printed(url, words).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// How a command ends that does not, and what it says.
+#[track_caller]
+fn refused(url: &str, words: &[&str]) -> (i32, String) {
+    let output = run(url, words);
+    assert!(!output.status.success(), "{words:?} was done");
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn three() -> ClusterStore {
+    let store = one().open();
+    for n in 0..3 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store
+}
+
+#[test]
+fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
+    let store = three();
+    store.set_extra(&key(1), "label", &json!("x")).unwrap().unwrap();
+    store.begin_turn(&key(2)).unwrap().unwrap();
+    store.hold_until(&key(2), "job", Timestamp::MAX).unwrap().unwrap();
+    // The same entries, in both.
+    let dir = fast_dir();
+    let (db, backup) = (dir.path().join("db"), dir.path().join("backup"));
+    let (db, backup) = (db.to_str().unwrap(), backup.to_str().unwrap());
+    let url = url(&store);
+    printed(&url, &["backup", backup]);
+    let embedded = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cloakroom")).args(["--db", db]).args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    embedded(&["restore", backup]);
+    let first = store.get(&key(1)).unwrap().unwrap();
+    let (key_of, id) = (key(1), first.session_id.as_str().to_owned());
+    let without_time = |text: &str| {
+        let mut values: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        values.iter_mut().for_each(|value| {
+            for name in ["idle_seconds", "interrupted", "age_seconds"] {
+                value.as_object_mut().unwrap().remove(name);
+            }
+        });
+        values
+    };
+    let all: [&[&str]; 5] = [
+        &["list", "--json"],
+        &["show", key_of.as_str(), "--json"],
+        &["find", &id, "--json"],
+        &["turns", "--json"],
+        &["resume-pending", "--json"],
+    ];
+    for words in all {
+        assert_eq!(without_time(&printed(&url, words)), without_time(&embedded(words)), "{words:?}");
+    }
+    assert_eq!(lines(&url, &["leases", "--json"])[0]["name"], "job");
+    assert_eq!(printed(&url, &["list", "--limit", "1"]).lines().last(), Some("1 of 3 entries (--limit shows more)"));
+    let stats = &lines(&url, &["stats", "--json"])[0];
+    assert_eq!(
+        (&stats["entries"], &stats["open_turns"], &stats["by_platform"]["discord"]),
+        (&3.into(), &1.into(), &3.into())
+    );
+    // What goes out goes in, by the formats of the gateways too.
+    let session_file = dir.path().join("sessions.json");
+    let session_file = session_file.to_str().unwrap();
+    printed(&url, &["export", "--format", "hermes", "--output", session_file]);
+    assert_eq!(printed(&url, &["export", "--format", "jsonl"]), embedded(&["export", "--format", "jsonl"]));
+    let imported = url.replace(store.name(), "imported");
+    printed(&imported, &["migrate", session_file]);
+    assert_eq!(lines(&imported, &["list", "--json"]).len(), 3);
+    let (_, said) = refused(&imported, &["migrate", session_file]);
+    assert!(said.contains("already"), "{said}");
+    let restored = url.replace(store.name(), "restored");
+    printed(&restored, &["restore", backup]);
+    let found = ClusterStore::open(cloakroom::cluster::ClusterOptions::from_url(&restored).unwrap()).unwrap();
+    assert_eq!(found.get(&key(1)).unwrap().map(|entry| entry.session_id), Some(first.session_id));
+}
+
+#[test]
+fn commands_change_a_store_on_a_cluster() {
+    let store = three();
+    let (url, key_of) = (url(&store), key(1));
+    let key_of = key_of.as_str();
+    let entry = || store.get(&key(1)).unwrap().unwrap();
+    printed(&url, &["suspend", key_of]);
+    assert!(entry().suspended);
+    printed(&url, &["unsuspend", key_of]);
+    printed(&url, &["pin", key_of]);
+    assert!(entry().pinned && !entry().suspended);
+    printed(&url, &["unpin", key_of]);
+    let before = entry();
+    let fresh = &lines(&url, &["reset", key_of, "--json"])[0];
+    assert_eq!(
+        (&fresh["session_id"], &fresh["prev_session_id"]),
+        (&json!(entry().session_id), &json!(before.session_id))
+    );
+    printed(&url, &["resume-pending", key_of]);
+    assert!(entry().resume_pending);
+    store.begin_turn(&key(2)).unwrap().unwrap();
+    let recovered = &lines(&url, &["turns", "--recover", "1h", "--json"])[0];
+    assert_eq!(recovered["resumable"], json!([]), "its process lives");
+    assert!(refused(&url, &["remove", "--prefix", "agent:"]).0 == 2);
+    printed(&url, &["remove", key_of]);
+    assert!(store.get(&key(1)).unwrap().is_none());
+    assert!(refused(&url, &["show", key_of]).1.contains("no entry for this key"));
+    let pruned = &lines(&url, &["prune", "--max-age-days", "1", "--json"])[0];
+    assert_eq!((&pruned["removed"], &pruned["dry_run"]), (&0.into(), &false.into()));
+    printed(&url, &["forget", key(2).as_str(), "--yes"]);
+    assert_eq!(store.len().unwrap(), 1);
+    assert_eq!(store.verify().unwrap().violations, []);
+}
+
+#[test]
+fn what_has_no_meaning_on_a_cluster_says_so() {
+    let store = one().open();
+    let url = url(&store);
+    let all: [&[&str]; 7] = [
+        &["compact"],
+        &["rename", "a", "b"],
+        &["top"],
+        &["tail"],
+        &["web"],
+        &["verify", "--repair"],
+        &["config", "check"],
+    ];
+    for words in all {
+        let (code, said) = refused(&url, words);
+        assert!(code == 2 && said.contains("cluster"), "{words:?}: {said}");
+    }
+    let (_, said) = refused(&url, &["--db", "x", "list"]);
+    assert!(said.contains("cannot be used with"), "{said}");
+    let (_, said) = refused(&url.replace(store.name(), "nowhere"), &["list"]);
+    assert!(said.contains("no store at nowhere"), "{said}");
+}
+
+#[test]
+fn a_password_comes_from_the_environment_or_a_file() {
+    let cluster = Cluster::one();
+    cluster.nodes[0].ask(&["ACL", "SETUSER", "gateway", "on", ">sesame", "~*", "+@all"]);
+    let address = cluster.nodes[0].address();
+    let make = ClusterStore::open(cluster.options().login("gateway", "sesame")).unwrap();
+    let url = format!("valkey://gateway@{address}/{}?replicas=0&patience=1", make.name());
+    let program = || Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+    let works = |command: &mut Command| command.args(["--url", &url, "stats"]).output().unwrap().status.success();
+    assert!(works(program().env("CLOAKROOM_PASSWORD", "sesame")));
+    assert!(!works(program().env("CLOAKROOM_PASSWORD", "other")));
+    let dir = fast_dir();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "sesame\n").unwrap();
+    assert!(works(program().arg("--password-file").arg(&file)));
+    let (_, said) = refused(&url.replace("gateway@", "gateway:sesame@"), &["stats"]);
+    assert!(said.contains("CLOAKROOM_PASSWORD") && !said.contains("sesame"), "{said}");
+}
+
+/// Whatever does not agree is found, and what others do meanwhile is not.
+#[test]
+fn verify_finds_what_does_not_agree() {
+    let store = one().open();
+    for n in 0..20 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.set_extra(&key(9), "large", &json!("e".repeat(20_000))).unwrap().unwrap();
+    store.begin_turn(&key(10)).unwrap().unwrap();
+    store.hold_until(&key(11), "job", Timestamp::MAX).unwrap().unwrap();
+    let sound = store.verify().unwrap();
+    assert_eq!((sound.entries, sound.violations.as_slice(), sound.stale_hints), (20, [].as_slice(), 0));
+    assert_eq!((sound.orphaned_turns, sound.orphaned_leases, sound.without_hint), (0, 0, 0));
+    let url = url(&store);
+    assert_eq!(lines(&url, &["verify", "--json"])[0]["entries"], 20);
+
+    let node = &one().nodes[0];
+    let named = |pattern: String| -> String {
+        let names: Vec<String> = redis::from_redis_value(node.ask(&["KEYS", &pattern])).unwrap();
+        assert_eq!(names.len(), 1, "{pattern}");
+        names[0].clone()
+    };
+    let entry = |n: usize| named(format!("{}:*:e:{}", store.name(), key(n).as_str()));
+    let part = |n: usize, letter: char| format!("{}:{letter}", entry(n).split_once("}:").unwrap().0.to_owned() + "}");
+    let part_of: Vec<_> = (0..20).map(|n| (part(n, 'u'), part(n, 't'), part(n, 'n'))).collect();
+    let key_of = |n: usize| key(n).as_str().to_owned();
+    // A row without an entry, and an entry without a row.
+    node.ask(&["DEL", &entry(0)]);
+    node.ask(&["ZREM", &part_of[1].0, &key_of(1)]);
+    node.ask(&["HSET", &entry(2), "h", "\u{1}"]);
+    node.ask(&["HSET", &entry(3), "c", "\u{1}"]);
+    node.ask(&["HSET", &entry(4), "s", "1"]);
+    let id = store.get(&key(5)).unwrap().unwrap().session_id;
+    node.ask(&["DEL", &named(format!("{}:*:i:{}", store.name(), id.as_str()))]);
+    node.ask(&["HSET", &entry(6), "i", ""]);
+    node.ask(&["DEL", &named(format!("{}:*:x:{}", store.name(), key_of(9)))]);
+    // All of an entry but what hangs on it.
+    for n in [10, 11] {
+        node.ask(&["DEL", &entry(n)]);
+        node.ask(&["ZREM", &part_of[n].0, &key_of(n)]);
+    }
+    let found = store.verify().unwrap();
+    let kinds: Vec<_> = found
+        .violations
+        .iter()
+        .map(|violation| serde_json::to_value(violation).unwrap()["violation"].as_str().unwrap().to_owned())
+        .collect();
+    let count = |kind: &str| kinds.iter().filter(|one| *one == kind).count();
+    let expected = [("no_entry", 1), ("no_row", 1), ("unreadable", 3), ("differs", 1), ("no_hint", 1)];
+    for (kind, number) in expected {
+        assert_eq!(count(kind), number, "{kind}: {:?}", found.violations);
+    }
+    assert_eq!(kinds.len(), 7, "{:?}", found.violations);
+    assert_eq!((found.entries, found.orphaned_turns, found.orphaned_leases), (17, 1, 1));
+    assert_eq!((found.without_hint, found.stale_hints), (1, 3));
+    let output = run(&url, &["verify"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let violations = said.lines().filter(|line| line.starts_with("violation:")).count();
+    assert_eq!((output.status.code(), violations), (Some(3), 7), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!said.contains(key(0).as_str()), "keys are redacted");
+}
+
+#[test]
+fn verify_takes_no_change_for_a_fault() {
+    let store = one().open();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for n in 0..4 {
+            let (store, is_over) = (&store, &is_over);
+            scope.spawn(move || {
+                for turn in 0.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let n = n * 8 + turn % 8;
+                    store.resolve(&source(n)).unwrap();
+                    match turn % 4 {
+                        0 => drop(store.reset(&key(n)).unwrap()),
+                        1 => drop(store.remove(&key(n)).unwrap()),
+                        2 => drop(store.suspend(&key(n)).unwrap()),
+                        _ => drop(store.begin_turn(&key(n)).unwrap()),
+                    }
+                }
+            });
+        }
+        let found: Vec<_> = (0..10).map(|_| store.verify().unwrap()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(found.iter().any(|found| found.entries > 0));
+        assert!(found.iter().all(|found| found.violations.is_empty()), "{found:?}");
+    });
+}
+
+#[test]
+fn verify_names_a_shard_that_lost_its_mark() {
+    let store = one().open();
+    store.resolve(&source(1)).unwrap();
+    let found = one().nodes[0].ask(&["KEYS", &format!("{}:*:m", store.name())]);
+    let marks: Vec<String> = redis::from_redis_value(found).unwrap();
+    one().nodes[0].ask(&["DEL", &marks[0]]);
+    let found = store.verify().unwrap();
+    assert!(format!("{:?}", found.violations).contains("ShardLost"), "{found:?}");
+    assert_eq!(run(&url(&store), &["verify"]).status.code(), Some(3));
+}
