@@ -1,5 +1,6 @@
 //! [`SessionStore::backup`].
 
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -39,6 +40,11 @@ impl BackupOptions {
     pub fn force(mut self, force: bool) -> Self {
         self.force = force;
         self
+    }
+
+    /// Writes a file, whole or not at all.
+    pub(crate) fn write_whole<T>(self, path: &Path, write: impl FnOnce(&File) -> Result<T>) -> Result<T> {
+        write_whole(path, self.force, UNFINISHED, write)
     }
 }
 
@@ -111,7 +117,7 @@ impl SessionStore {
         options: BackupOptions,
         progress: impl FnMut(&BackupProgress),
     ) -> Result<BackupReport> {
-        write_whole(path.as_ref(), options.force, UNFINISHED, |file| self.backup(file, progress))
+        options.write_whole(path.as_ref(), |file| self.backup(file, progress))
     }
 
     fn write_notes<W: Write>(&self, out: &mut FrameWriter<W>, report: &mut BackupReport) -> Result<()> {

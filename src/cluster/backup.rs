@@ -1,6 +1,7 @@
 //! Backups: the file that the embedded store writes and reads.
 
 use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use super::layout::Part;
 use super::leases::member_of;
@@ -8,7 +9,7 @@ use super::map::Kind;
 use super::store::ClusterStore;
 use super::turns::Marker;
 use super::value::{at, bytes, list, pairs, text};
-use crate::backup::{BackupProgress, BackupReport, FrameKind, FrameWriter};
+use crate::backup::{BackupOptions, BackupProgress, BackupReport, FrameKind, FrameWriter};
 use crate::codec::{BackupEndV1, BackupEntryV1, BackupPartV1, BackupRecord, BackupStoreV1, CodecError, Term, Turn};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
@@ -43,6 +44,21 @@ impl ClusterStore {
         out.flush()?;
         report.bytes = out.bytes();
         Ok(report)
+    }
+
+    /// Writes a [`backup`](ClusterStore::backup) into a file, as
+    /// [`SessionStore::backup_to_file`](crate::SessionStore::backup_to_file) does: all of it or nothing, and only its owner
+    /// may read it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Io`] and its like, and those of [`backup`](ClusterStore::backup).
+    pub fn backup_to_file(
+        &self,
+        path: impl AsRef<Path>,
+        options: BackupOptions,
+        progress: impl FnMut(&BackupProgress),
+    ) -> Result<BackupReport> {
+        options.write_whole(path.as_ref(), |file| self.backup(file, progress))
     }
 
     /// Writes an entry, if it is there still. Returns the greatest number in it.

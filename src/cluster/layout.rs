@@ -62,7 +62,28 @@ impl Part {
     }
 }
 
+/// What the names of a store's keys name.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) keys: Vec<SessionKey>,
+    pub(super) ids: Vec<SessionId>,
+}
+
 impl Layout {
+    /// What names of this store's keys name: session keys of entries, extras and leases, and session ids of hints.
+    pub(super) fn sorted(&self, names: &[String]) -> Names {
+        let mut sorted = Names::default();
+        for name in names {
+            let Some((_, rest)) = name.split_once("}:") else { continue };
+            match rest.split_once(':') {
+                Some(("e" | "x" | "n", key)) => sorted.keys.extend(SessionKey::new(key).ok()),
+                Some(("i", id)) => sorted.ids.extend(SessionId::new(id).ok()),
+                _ => {}
+            }
+        }
+        sorted
+    }
+
     pub(super) fn new(name: &str, shards: u32) -> Result<Self> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::fmt;
 
 use super::layout::Part;
 use super::map::Kind;
@@ -129,8 +130,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Entries, newest first.
-pub(super) struct Iter<'a> {
+/// Entries, newest first. See [`ClusterStore::iter`].
+pub struct ClusterIter<'a> {
     rows: Rows<'a>,
     filter: Filter,
     found: VecDeque<(Timestamp, Summary)>,
@@ -139,7 +140,13 @@ pub(super) struct Iter<'a> {
     is_over: bool,
 }
 
-impl<'a> Iter<'a> {
+impl fmt::Debug for ClusterIter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterIter").field("filter", &self.filter).finish_non_exhaustive()
+    }
+}
+
+impl<'a> ClusterIter<'a> {
     pub(super) fn new(store: &'a ClusterStore, filter: Filter, after: Option<&Cursor>, piece: usize) -> Self {
         let cursor = after.map(|cursor| (cursor.updated_at, cursor.key.clone()));
         // The first place at that time is after every one that is younger: a key is never empty.
@@ -159,6 +166,12 @@ impl<'a> Iter<'a> {
             this.rows.after = SessionKey::new("\u{10ffff}").ok().map(|last| (idle, last));
         }
         this
+    }
+
+    /// The records that were passed over so far because they cannot be decoded.
+    #[must_use]
+    pub fn unreadable(&self) -> &Unreadable {
+        &self.unreadable
     }
 
     fn read(&mut self) -> Result<()> {
@@ -202,7 +215,7 @@ impl<'a> Iter<'a> {
     }
 }
 
-impl Iterator for Iter<'_> {
+impl Iterator for ClusterIter<'_> {
     type Item = Result<Summary>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -213,6 +226,12 @@ impl Iterator for Iter<'_> {
 }
 
 impl ClusterStore {
+    /// The entries that a filter accepts, newest first. It asks all shards, so it is for people and reports.
+    #[must_use]
+    pub fn iter(&self, filter: Filter) -> ClusterIter<'_> {
+        ClusterIter::new(self, filter, None, usize::MAX)
+    }
+
     /// The hot record of an entry, with its times.
     fn look_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
         let shard = self.shard_of(key);
@@ -234,7 +253,7 @@ impl ClusterStore {
     }
 
     pub(super) fn do_recent(&self, limit: usize, cursor: Option<&Cursor>) -> Result<Page> {
-        let mut rows = Iter::new(self, Filter::default(), cursor, limit);
+        let mut rows = ClusterIter::new(self, Filter::default(), cursor, limit);
         let mut page = Page { entries: Vec::new(), next: None, unreadable: Unreadable::default() };
         while page.entries.len() < limit {
             match rows.advance()? {

@@ -335,6 +335,33 @@ impl Nodes {
         primaries.iter().map(time).collect()
     }
 
+    /// The names of all keys that begin with this, as the primaries know them. It asks for a few at a time, so that nobody
+    /// waits for it; what is made or removed meanwhile may be among them or not.
+    pub(super) fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let primaries: Vec<_> = self.map.read().primaries.to_vec();
+        let mut names = Vec::new();
+        for primary in primaries {
+            let mut cursor = "0".to_owned();
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(&cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(1000);
+                // The first connection may be one that broke since it was used.
+                let mut answers = (0..2).map(|_| primary.reads.run(vec![scan.clone()], false).values);
+                let answer = answers.find_map(Result::ok).ok_or_else(|| {
+                    let (node, source) = (primary.reads.node().to_owned(), "it does not list its keys".into());
+                    Error::Unavailable { seconds: 0, node, source }
+                })?;
+                let answer = list(at(&answer, 0));
+                names.extend(list(at(answer, 1)).iter().filter_map(text));
+                cursor = text(at(answer, 0)).unwrap_or_else(|| "0".to_owned());
+                if cursor == "0" {
+                    break;
+                }
+            }
+        }
+        Ok(names)
+    }
+
     /// A receipt of all that was sent so far to each primary.
     pub(super) fn all_sent(&self) -> Vec<Sent> {
         let primaries: Vec<_> = self.map.read().primaries.to_vec();

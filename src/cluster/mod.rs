@@ -34,6 +34,7 @@ mod turns;
 mod url;
 mod value;
 mod verbs;
+mod verify;
 mod watch;
 mod wire;
 mod write;
@@ -63,9 +64,11 @@ use crate::turns::{
 };
 use crate::unreadable::Listing;
 
+pub use lists::ClusterIter;
 pub use options::ClusterOptions;
 pub use stats::ClusterStats;
 pub use store::ClusterStore;
+pub use verify::{ClusterVerification, ClusterViolation};
 pub use watch::ClusterWatcher;
 
 impl ClusterStore {
@@ -274,7 +277,7 @@ impl Sessions for ClusterStore {
     }
 
     fn iter(&self, filter: Filter) -> Result<Box<dyn Iterator<Item = Result<Summary>> + '_>> {
-        Ok(Box::new(lists::Iter::new(self, filter, None, usize::MAX)))
+        Ok(Box::new(ClusterStore::iter(self, filter)))
     }
 
     fn len(&self) -> Result<u64> {
