@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
+use super::figures::Figures;
 use super::lane::{Answered, Trouble};
 use super::map::{Kind, Nodes, Primary, REFRESH};
 use super::proof::Sent;
@@ -86,6 +87,7 @@ impl Nodes {
                             }
                             Next::Other(other) => {
                                 hops += 1;
+                                Figures::add(&self.figures.redirections);
                                 ask = Some(other).filter(|_| hops % HOPS != 0);
                                 (node, error_of(&error))
                             }
@@ -104,6 +106,7 @@ impl Nodes {
                 return Err(Error::Unavailable { seconds: began.elapsed().as_secs(), node, source });
             }
             if ask.is_none() {
+                Figures::add(&self.figures.retries);
                 self.refresh(Some(&node));
                 thread::sleep(delay);
                 delay = (delay * 2).min(REFRESH);

@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use redis::Value;
 
 use super::clock::{ServerClock, time_of};
+use super::figures::Figures;
 use super::lane::Lane;
 use super::layout::SLOTS;
 use super::proof::{Needs, Sent};
@@ -90,6 +91,7 @@ pub(super) struct Nodes {
     seeds: Vec<String>,
     wire: Wire,
     needs: Arc<Needs>,
+    pub(super) figures: Arc<Figures>,
     clock: Arc<ServerClock>,
     wanted: Wanted,
     patience: Duration,
@@ -104,6 +106,7 @@ impl Nodes {
         seeds: Vec<String>,
         wire: Wire,
         needs: Arc<Needs>,
+        figures: Arc<Figures>,
         clock: Arc<ServerClock>,
         wanted: Wanted,
         patience: Duration,
@@ -113,6 +116,7 @@ impl Nodes {
             seeds,
             wire,
             needs,
+            figures,
             clock,
             wanted,
             patience,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
+use super::figures::Figures;
 use super::layout::Part;
 use super::map::Kind;
 use super::scripts::Named;
@@ -146,6 +147,7 @@ impl ClusterStore {
     /// The guard is asked with the session key, and with nothing locked.
     pub fn review(&self) -> Result<()> {
         let Some(guard) = &self.inner.options.guard else { return Ok(()) };
+        Figures::add(&self.inner.figures.reviews);
         let ask = |shard| {
             vec![
                 redis::cmd("HMGET").arg(self.part(shard, Part::Mark)).arg(&["condemned", "mark"]).to_owned(),

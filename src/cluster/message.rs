@@ -3,6 +3,7 @@
 use redis::Cmd;
 
 use super::entry::Look;
+use super::figures::Figures;
 use super::layout::Part;
 use super::map::Kind;
 use super::scripts::Named;
@@ -27,6 +28,7 @@ const ATTEMPTS: usize = 8;
 
 impl ClusterStore {
     pub(super) fn do_touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+        Figures::add(&self.inner.figures.touches);
         let (shard, now) = (self.shard_of(key), self.now().as_micros());
         let touch = self.touch_command(shard, Part::Updated, key, now);
         let done = self.call(shard, Kind::Write, &|_| vec![touch.clone()])?;
@@ -66,6 +68,7 @@ impl ClusterStore {
                     (done.values.clone(), done)
                 }
                 Some(now) => {
+                    Figures::add(&self.inner.figures.touches);
                     let mut keys = parts.to_vec();
                     keys.push(self.layout().entry(shard, key));
                     if with_extras {

@@ -26,6 +26,10 @@ impl ClusterStore {
         guard: &dyn ActivityGuard,
         dry_run: bool,
     ) -> Result<PruneReport> {
+        self.pass(policy, guard, dry_run).inspect(|report| self.inner.figures.pruned(report))
+    }
+
+    fn pass(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard, dry_run: bool) -> Result<PruneReport> {
         let policy = &policy.limits();
         if policy.max_disk_bytes.is_some() {
             return Err(Error::Unsupported { what: "a cap on bytes", by: "on a cluster" });

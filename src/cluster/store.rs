@@ -10,6 +10,7 @@ use redis::{Cmd, Value};
 
 use super::call::Done;
 use super::clock::ServerClock;
+use super::figures::{Counted, Figures};
 use super::layout::{FORMAT, Layout, Part};
 use super::made::made;
 use super::map::{Kind, Nodes};
@@ -43,6 +44,7 @@ pub(super) struct Inner {
     pub(super) nodes: Arc<Nodes>,
     pub(super) layout: Layout,
     pub(super) needs: Arc<Needs>,
+    pub(super) figures: Arc<Figures>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: ClusterOptions,
     /// What each shard carries: id of the store, number of shards, format.
@@ -99,7 +101,10 @@ impl ClusterStore {
         options.tls.as_ref().map_or(Ok(()), Tls::check)?;
         let wire = Wire::new(options.user.clone(), options.password.clone(), options.tls.clone());
         let wanted = Wanted { syncs: !options.relaxed, stated: options.stated };
-        let nodes = Nodes::new(options.seeds.clone(), wire, Arc::clone(&needs), server_clock, wanted, options.patience);
+        let figures = Arc::new(Figures::default());
+        let told = Arc::clone(&figures);
+        let nodes =
+            Nodes::new(options.seeds.clone(), wire, Arc::clone(&needs), told, server_clock, wanted, options.patience);
         // Refused before anything is asked.
         let shards = options.shards.unwrap_or(ClusterOptions::DEFAULT_SHARDS);
         let first = Layout::new(&options.name, shards)?;
@@ -109,7 +114,8 @@ impl ClusterStore {
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
         let keeper = Keeper::default();
-        let store = Self { inner: Arc::new(Inner { nodes, layout, needs, clock, options, mark, member, keeper }) };
+        let store =
+            Self { inner: Arc::new(Inner { nodes, layout, needs, figures, clock, options, mark, member, keeper }) };
         store.check_marks()?;
         store.start_keeper()?;
         Ok(store)
@@ -182,7 +188,8 @@ impl ClusterStore {
 
     pub(super) fn receipt(&self, parts: impl IntoIterator<Item = Option<super::proof::Sent>>) -> Receipt {
         let parts = parts.into_iter().flatten().collect();
-        Receipt::other(Arc::new(Proven::new(Arc::clone(&self.inner.needs), parts)))
+        let proof = Proven::new(Arc::clone(&self.inner.needs), parts);
+        Receipt::other(Arc::new(Counted::new(proof, &self.inner.figures)))
     }
 
     /// The receipt of something that did not have to change.

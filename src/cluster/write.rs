@@ -126,7 +126,7 @@ impl ClusterStore {
             if done.again {
                 // It may have been made, and changed by another since: to make it again would make it twice.
                 let source = "another change was made meanwhile".into();
-                return Err(Error::Uncertain { node: done.node, source });
+                return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, source }));
             }
             if hinted.is_some() {
                 self.hint(key, &cold.session_id, &hint, false)?;

@@ -26,6 +26,7 @@ mod durable;
 mod failover;
 mod histories;
 mod members;
+mod metrics;
 mod nodes;
 mod processes;
 mod proxy;

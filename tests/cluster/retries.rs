@@ -161,6 +161,13 @@ fn a_change_that_another_followed_is_not_made_again() {
         other.modify(&key(0), Touch::Yes, &mut count).unwrap();
     });
     assert_eq!(counted(&store, 0), 3);
+    let told = store.metrics().unwrap();
+    let has = |name: &str, value: &dyn Fn(u64) -> bool| {
+        let line = told.lines().find(|line| line.starts_with(&format!("cloakroom_cluster_{name}{{"))).unwrap();
+        assert!(value(line.rsplit_once(' ').unwrap().1.parse().unwrap()), "{line}");
+    };
+    has("uncertain_total", &|count| count == 1);
+    has("retries_total", &|count| count > 0);
     // The removal was made, and what is there now is a session that began after it.
     let made = std::sync::Mutex::new(None);
     for remove in [true, false] {

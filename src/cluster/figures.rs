@@ -1,0 +1,121 @@
+//! What this process has done on the cluster, counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::proof::Proven;
+use crate::commit::Proof;
+use crate::error::{Error, Result};
+use crate::prune::PruneReport;
+
+/// The counters of a process.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    /// Touches, those of messages among them.
+    pub(super) touches: AtomicU64,
+    /// Requests that were sent again, for the first time gave no answer.
+    pub(super) retries: AtomicU64,
+    /// Requests that a node sent on to another one.
+    pub(super) redirections: AtomicU64,
+    /// Changes whose outcome could not be told.
+    pub(super) uncertain: AtomicU64,
+    /// Receipts that are waited for now.
+    pub(super) waiting: AtomicU64,
+    /// Looks at what other processes want to prune.
+    pub(super) reviews: AtomicU64,
+    pub(super) passes: AtomicU64,
+    pub(super) pruned: AtomicU64,
+    pub(super) kept_unreviewed: AtomicU64,
+}
+
+impl Figures {
+    pub(super) fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an error, if it is one that is counted.
+    pub(super) fn failed(&self, error: Error) -> Error {
+        if matches!(error, Error::Uncertain { .. }) {
+            Self::add(&self.uncertain);
+        }
+        error
+    }
+
+    /// Counts a pass of pruning.
+    pub(super) fn pruned(&self, report: &PruneReport) {
+        if report.dry_run {
+            return;
+        }
+        Self::add(&self.passes);
+        self.pruned.fetch_add(report.removed, Relaxed);
+        self.kept_unreviewed.store(report.kept_unreviewed, Relaxed);
+    }
+}
+
+/// A receipt's proof, counted while somebody waits for it.
+#[derive(Debug)]
+pub(super) struct Counted {
+    proof: Proven,
+    figures: Arc<Figures>,
+    /// It was polled and is not ready.
+    polled: Mutex<Option<Waiting>>,
+}
+
+/// Somebody who waits.
+#[derive(Debug)]
+struct Waiting(Arc<Figures>);
+
+impl Waiting {
+    fn new(figures: &Arc<Figures>) -> Self {
+        figures.waiting.fetch_add(1, Relaxed);
+        Self(Arc::clone(figures))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Counted {
+    pub(super) fn new(proof: Proven, figures: &Arc<Figures>) -> Self {
+        Self { proof, figures: Arc::clone(figures), polled: Mutex::default() }
+    }
+}
+
+impl Proof for Counted {
+    fn commit(&self) -> u64 {
+        self.proof.commit()
+    }
+
+    fn is_durable(&self) -> Result<bool> {
+        self.proof.is_durable()
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool> {
+        let _waiting = Waiting::new(&self.figures);
+        self.proof.wait_until(deadline).map_err(|error| self.figures.failed(error))
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let polled = self.proof.poll(context);
+        let mut waiting = self.polled.lock();
+        match &polled {
+            Poll::Pending => {
+                waiting.get_or_insert_with(|| Waiting::new(&self.figures));
+            }
+            Poll::Ready(_) => *waiting = None,
+        }
+        polled.map_err(|error| self.figures.failed(error))
+    }
+
+    fn wait_replicated(&self) -> Result<()> {
+        let _waiting = Waiting::new(&self.figures);
+        self.proof.wait_replicated().map_err(|error| self.figures.failed(error))
+    }
+}

@@ -1,0 +1,58 @@
+//! Figures as text for Prometheus.
+
+use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::figures::Figures;
+use super::store::ClusterStore;
+use crate::error::Result;
+
+impl ClusterStore {
+    /// Figures as text for Prometheus (format 0.0.4): what this process has done since it opened the store, and the state
+    /// of the whole, for which all shards are asked once. Whoever serves it for scrapes does that in few processes, or in
+    /// all: the label `member` tells them apart.
+    ///
+    /// # Errors
+    /// Those of [`stats`](Self::stats).
+    pub fn metrics(&self) -> Result<String> {
+        let stats = self.stats()?;
+        let Figures { touches, retries, redirections, uncertain, waiting, reviews, passes, pruned, kept_unreviewed } =
+            &*self.inner.figures;
+        let mut text = String::new();
+        let labels = format!("{{store=\"{}\",member=\"{}\"}}", self.name(), self.inner.member);
+        let mut put = |name: &str, kind: &str, help: &str, value: &dyn Display| {
+            let name = format!("cloakroom_cluster_{name}");
+            // Writing to a text does not fail.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}");
+        };
+        let counters: [(&str, &AtomicU64, &str); 7] = [
+            ("touches_total", touches, "Touches by this process, those of messages among them."),
+            ("retries_total", retries, "Requests that were sent again, for they got no answer."),
+            ("redirections_total", redirections, "Requests that a node sent on to another one."),
+            ("uncertain_total", uncertain, "Changes and receipts whose outcome could not be told."),
+            ("reviews_total", reviews, "Looks at what other processes want to prune."),
+            ("prune_passes_total", passes, "Passes of pruning by this process."),
+            ("pruned_total", pruned, "Entries that this process pruned."),
+        ];
+        for (name, value, help) in counters {
+            put(name, "counter", help, &value.load(Relaxed));
+        }
+        let gauges = [
+            ("receipts_waiting", waiting.load(Relaxed), "Receipts that are waited for."),
+            (
+                "kept_unreviewed",
+                kept_unreviewed.load(Relaxed),
+                "Entries that the last pass of this process kept, for not all have looked at them.",
+            ),
+            ("entries", stats.entries, "Entries of the store."),
+            ("open_turns", stats.open_turns, "Turns that have begun and not ended."),
+            ("condemned", stats.condemned, "Entries to be pruned once all processes have looked at them."),
+            ("members", stats.members, "Processes that have the store open."),
+            ("guards", stats.guards, "Those that are asked before an entry is pruned."),
+        ];
+        for (name, value, help) in gauges {
+            put(name, "gauge", help, &value);
+        }
+        Ok(text)
+    }
+}
