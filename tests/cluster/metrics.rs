@@ -1,5 +1,6 @@
 //! What a process tells of itself and of the whole.
 
+use std::collections::BTreeSet;
 use std::future::{Future as _, IntoFuture as _};
 use std::time::Duration;
 
@@ -65,4 +66,16 @@ fn a_process_tells_what_it_did_and_what_there_is() {
         let (name, value) = line.rsplit_once(' ').unwrap();
         assert!(name.ends_with('}') && value.parse::<u64>().is_ok(), "{line}");
     }
+}
+
+/// The page has a row for each figure, and each row is one.
+#[test]
+fn the_page_lists_every_figure_of_a_cluster() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+    let part = page.split("## On a cluster").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = part.lines().filter(|line| line.starts_with("| `")).map(|line| line.split('|').nth(1).unwrap());
+    let listed: BTreeSet<_> = rows.flat_map(|names| names.split('`').skip(1).step_by(2)).collect();
+    let text = ClusterStore::open(one().options()).unwrap().metrics().unwrap();
+    let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE cloakroom_cluster_"));
+    assert_eq!(listed, told.map(|line| line.split(' ').next().unwrap()).collect());
 }

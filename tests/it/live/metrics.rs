@@ -171,6 +171,8 @@ fn the_page_lists_every_figure() {
         .lines()
         .filter_map(|line| line.strip_prefix("| `"))
         .map(|line| line.split(['`', '{']).next().unwrap().to_owned())
+        // Those of a cluster are listed without their common beginning.
+        .filter(|name| name.starts_with("cloakroom_"))
         .collect();
     let text = watched();
     let told: std::collections::BTreeSet<_> = text
