@@ -14,7 +14,7 @@ use cli::{Cli, Exit, Out};
 
 /// What is logged unless `CLOAKROOM_LOG` says otherwise. The engine's own complaints come back as errors.
 const QUIET: &str = "cloakroom=warn";
-/// The same of the page: what is changed by it is told, where this program has the store and no gateway's log does.
+/// What the page logs by default: changes too. Where this program has the store, no gateway's log has them.
 const CHANGES: &str = "cloakroom=warn,cloakroom::live=info";
 
 fn main() -> ExitCode {

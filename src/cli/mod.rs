@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, and nothing else does. Errors and the log go to standard error.
 
+mod aside;
 mod change;
 mod cluster;
 mod compact;
@@ -31,9 +32,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use cloakroom::time::{Clock, ManualClock, SystemClock};
 use cloakroom::{Error, Options, SessionStore, Timestamp};
 
+use aside::{with_copy, with_load};
 use failure::Failure;
 pub(crate) use output::Out;
-use source::{Ask, Db, with_copy, with_load};
+use source::{Ask, Db};
 
 /// In the environment of a container, so that every command in it finds the same.
 const TRUST_GROUP: &str = "CLOAKROOM_TRUST_GROUP";

@@ -2,18 +2,12 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-#[cfg(feature = "valkey")]
-use std::fs::File;
 use std::io::{self, Write, stderr};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-#[cfg(feature = "valkey")]
-use anyhow::Context;
 use anyhow::Result;
-#[cfg(feature = "valkey")]
-use cloakroom::backup::BackupOptions;
 #[cfg(feature = "valkey")]
 use cloakroom::cluster::ClusterStore;
 use cloakroom::live::{AskError, Client, Live, LiveOptions};
@@ -151,58 +145,6 @@ pub(super) fn with_own<T>(db: &Db, work: impl FnOnce(&dyn Sessions) -> Result<T>
     super::with_store(db, |store| work(store))
 }
 
-/// Works on an embedded store that nobody else has, which goes with this. What only that can do with the entries of a
-/// cluster is done there.
-#[cfg(feature = "valkey")]
-fn beside<T>(db: &Db, work: impl FnOnce(&Db, &Path) -> Result<T>) -> Result<T> {
-    let dir = tempfile::Builder::new().prefix("cloakroom-").tempdir().context("could not make a directory")?;
-    let path = dir.path().join("store");
-    work(&Db { path, ask: Ask::Never, cluster: None, shown: db.shown.clone() }, &dir.path().join("backup"))
-}
-
-/// A copy of a store on a cluster, for a command that reads an embedded one; any other is given as it is.
-pub(super) fn with_copy(db: &Db, work: impl FnOnce(&Db) -> Result<Exit>) -> Result<Exit> {
-    #[cfg(feature = "valkey")]
-    if let Some(cluster) = &db.cluster {
-        return beside(db, |embedded, file| {
-            let store = ClusterStore::open(cluster.clone())?;
-            let done = store.backup_to_file(file, BackupOptions::new(), |_| {});
-            store.close()?;
-            done?;
-            SessionStore::restore(options(embedded), File::open(file)?, |_| {})?;
-            work(embedded)
-        });
-    }
-    work(db)
-}
-
-/// What a command puts into an embedded store goes into one on a cluster that there was not; any other is given as it is.
-pub(super) fn with_load(db: &Db, work: impl FnOnce(&Db) -> Result<Exit>) -> Result<Exit> {
-    #[cfg(feature = "valkey")]
-    if let Some(cluster) = &db.cluster {
-        match ClusterStore::open(cluster.clone()) {
-            Err(Error::NotFound { .. }) => {}
-            // It was cut short, and is done again.
-            Err(Error::OtherStore { reason, .. }) if reason.contains("restored") => {}
-            Err(error) => return Err(error.into()),
-            Ok(store) => {
-                store.close()?;
-                anyhow::bail!("there is a store {} already, and this makes a new one: give another name", db.shown);
-            }
-        }
-        return beside(db, |embedded, file| {
-            let done = work(embedded);
-            // A part of the file may be bad, and the rest be there; of a dry run there is nothing.
-            if embedded.path.exists() {
-                super::with_store(embedded, |store| Ok(store.backup_to_file(file, BackupOptions::new(), |_| {})?))?;
-                ClusterStore::restore(cluster.clone(), File::open(file)?, |_| {})?;
-            }
-            done
-        });
-    }
-    work(db)
-}
-
 /// The view of a store that is taken. A line on standard error names the process that is asked.
 pub(super) fn view_of(db: &Path, locked: Error) -> Result<Client> {
     let client = match Client::of_store(db) {
@@ -221,9 +163,9 @@ pub(super) fn view_of(db: &Path, locked: Error) -> Result<Client> {
 
 /// Finds the view of a store, or serves one for as long as `work` takes, and yields to a gateway then.
 ///
-/// `work` is given what tells it that it is to end: a gateway wants the store, or a signal asked for it. A view that is served
-/// here ends then, and what is read of it. That of another process goes on: whoever asks for no end there is ended by a
-/// signal as any program.
+/// `work` is given a function that says whether it is to end: a gateway wants the store, or a signal asked for it. A view that
+/// is served here ends then, and with it what `work` reads from it. The view of another process goes on. A command that never
+/// calls the function there leaves signals alone, so they end the program.
 pub(super) fn with_view(
     db: &Db,
     view: LiveOptions,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
+use super::answer::{Answered, Trouble};
 use super::figures::Figures;
-use super::lane::{Answered, Trouble};
 use super::map::{Kind, Nodes, Primary, REFRESH};
 use super::proof::Sent;
 use super::seen::named_by;

@@ -65,7 +65,7 @@ pub(super) struct Counted {
     polled: Mutex<Option<Waiting>>,
 }
 
-/// Somebody who waits.
+/// Counts a caller for as long as it waits.
 #[derive(Debug)]
 struct Waiting(Arc<Figures>);
 

@@ -6,6 +6,7 @@
 //!
 //! What is promised here and what is not stands in [the guide](crate::guide::cluster).
 
+mod answer;
 mod backup;
 mod call;
 mod clock;
@@ -22,6 +23,7 @@ mod members;
 mod message;
 mod metrics;
 mod options;
+mod pipeline;
 mod proof;
 mod prune;
 mod removal;

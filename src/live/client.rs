@@ -32,7 +32,7 @@ const LONG: [&str; 5] = ["/v1/histogram", "/v1/protected", "/v1/prune", "/v1/ses
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// There is no view of the store: nobody has it open, or whoever has offers none.
+    /// There is no view of the store: no process has it open, or the one that has it offers none.
     #[error("nobody serves a live view of the store at {path}")]
     NotServed {
         /// The store.

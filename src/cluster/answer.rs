@@ -1,0 +1,90 @@
+//! What a caller of a lane waits for: its answers, or its turn to lead.
+
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use redis::{RedisError, ServerError, Value};
+
+use super::proof::Sent;
+
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) values: std::result::Result<Vec<Value>, Trouble>,
+    pub(super) sent: Option<Sent>,
+}
+
+/// Why there are no answers.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Nothing was sent.
+    Unsent(RedisError),
+    /// The connection broke after the request was sent: it may have been carried out.
+    Broken(RedisError),
+    /// The server says no. Nothing was done.
+    Server(ServerError),
+}
+
+/// What a caller waits for.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// It is to lead: its request is among those that wait.
+    Leads,
+    Done(Answered),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    turn: Mutex<Option<Turn>>,
+    changed: Condvar,
+}
+
+impl Slot {
+    pub(super) fn wait(&self) -> Turn {
+        let mut turn = self.turn.lock();
+        loop {
+            match turn.take() {
+                Some(turn) => return turn,
+                None => self.changed.wait(&mut turn),
+            }
+        }
+    }
+
+    fn set(&self, to: Turn) {
+        *self.turn.lock() = Some(to);
+        self.changed.notify_one();
+    }
+}
+
+/// Answers a request once. One that is dropped says that the lane has ended.
+#[derive(Debug)]
+pub(super) struct Answer(Option<Arc<Slot>>);
+
+impl Answer {
+    pub(super) fn to(slot: &Arc<Slot>) -> Self {
+        Self(Some(Arc::clone(slot)))
+    }
+
+    pub(super) fn give(mut self, answered: Answered) {
+        if let Some(slot) = self.0.take() {
+            slot.set(Turn::Done(answered));
+        }
+    }
+
+    pub(super) fn lead(&self) {
+        if let Some(slot) = &self.0 {
+            slot.set(Turn::Leads);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.set(Turn::Done(Answered { values: Err(Trouble::Unsent(ended())), sent: None }));
+        }
+    }
+}
+
+pub(super) fn ended() -> RedisError {
+    std::io::Error::new(std::io::ErrorKind::NotConnected, "the lane has ended").into()
+}
