@@ -5,7 +5,7 @@ use super::{CHUNK_BYTES, CodecError, Fingerprint, Hot, VERSION, strip_version};
 use crate::key::SessionId;
 use crate::time::Timestamp;
 
-/// A row of `by_updated_at`.
+/// A row of the index by age, as pages of `by_updated_at` have them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ActivityRow {
     pub(crate) time: Timestamp,
@@ -36,6 +36,43 @@ impl ActivityRow {
         let micros = i64::try_from(u64::from_be_bytes(*time)).ok();
         let time = micros.map(Timestamp::from_micros).filter(|time| Some(time.as_micros()) == micros);
         Ok(Self { time: time.ok_or(CodecError::NoTime)?, entry: whole_fingerprint(entry)? })
+    }
+}
+
+/// A page of `by_updated_at`: rows in their order, none of them before the page's key.
+///
+/// A row of sled's costs about the same whatever is in it, so many of these share one.
+pub(crate) enum AgePage {}
+
+impl AgePage {
+    /// How many rows it may have.
+    pub(crate) const MAX_ROWS: usize = 32;
+    /// The key of the page that has what comes before all others.
+    pub(crate) const FIRST: [u8; 24] = [0; 24];
+    /// The most bytes of its key and its value.
+    pub(crate) const MAX_BYTES: usize = 24 + 1 + 24 * Self::MAX_ROWS;
+
+    pub(crate) fn encode(rows: &[ActivityRow]) -> Vec<u8> {
+        let mut value = Vec::with_capacity(1 + 24 * rows.len());
+        value.push(VERSION);
+        value.extend(rows.iter().flat_map(ActivityRow::encode));
+        value
+    }
+
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Vec<ActivityRow>, CodecError> {
+        let mut least = ActivityRow::decode(key)?;
+        let (rows, rest) = strip_version(value)?.as_chunks::<24>();
+        if !rest.is_empty() {
+            return Err(CodecError::Trailing(rest.len()));
+        }
+        let rows = rows.iter().map(|row| ActivityRow::decode(row)).collect::<Result<Vec<_>, _>>()?;
+        for (at, row) in rows.iter().enumerate() {
+            if *row < least || (*row == least && at > 0) {
+                return Err(CodecError::Order);
+            }
+            least = *row;
+        }
+        Ok(rows)
     }
 }
 

@@ -22,12 +22,15 @@ pub(crate) enum JournalRecord {
     Touch(Fingerprint, Timestamp),
     /// What the journal said before is done with: the trees know better.
     Forget(Fingerprint),
+    /// The index by age may have a row of this time, which the entry has left.
+    Left(Fingerprint, Timestamp),
 }
 
 /// The first byte of a record; the fingerprint follows.
 const SET: u8 = 0;
 const FORGET: u8 = 1;
 const TOUCH: u8 = 2;
+const LEFT: u8 = 3;
 
 /// A row in the making: records one after the other, until it is full.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ impl JournalRow {
             JournalRecord::Set(entry, _) => (SET, entry),
             JournalRecord::Touch(entry, _) => (TOUCH, entry),
             JournalRecord::Forget(entry) => (FORGET, entry),
+            JournalRecord::Left(entry, _) => (LEFT, entry),
         };
         self.0.push(kind);
         self.0.extend_from_slice(entry.as_bytes());
@@ -66,7 +70,9 @@ impl JournalRow {
             JournalRecord::Set(_, hot) => {
                 bincode::serde::encode_into_std_write(HotV1::of(hot), &mut self.0, configuration())?;
             }
-            JournalRecord::Touch(_, time) => self.0.extend_from_slice(&micros(*time).to_le_bytes()),
+            JournalRecord::Touch(_, time) | JournalRecord::Left(_, time) => {
+                self.0.extend_from_slice(&micros(*time).to_le_bytes())
+            }
             JournalRecord::Forget(_) => {}
         }
         Ok(())
@@ -108,6 +114,10 @@ impl JournalRow {
                     (JournalRecord::Touch(entry, timestamp(u64::from_le_bytes(*time))), after)
                 }
                 FORGET => (JournalRecord::Forget(entry), after),
+                LEFT => {
+                    let (time, after) = after.split_first_chunk().ok_or(CodecError::Short)?;
+                    (JournalRecord::Left(entry, timestamp(u64::from_le_bytes(*time))), after)
+                }
                 kind => return Err(CodecError::Kind(kind)),
             };
             records.push(record);

@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | `sessions` | session key | version 1, `ColdV1` |
 //! | `activity` | fingerprint | version 1, `ActivityV1`: the session key and the hot record |
-//! | `journal` | number of the row `u64` big-endian | version 1, then records one after the other, newer than those in `activity`: a byte for the kind, the fingerprint, and `HotV1` (0), nothing (1, the trees know better) or `updated_at` in µs `u64` (2, a touch) |
-//! | `by_updated_at` | `updated_at` in µs since 1970 as `u64` big-endian, fingerprint | empty |
+//! | `journal` | number of the row `u64` big-endian | version 1, then records one after the other, newer than those in `activity`: a byte for the kind, the fingerprint, and `HotV1` (0), nothing (1, the trees know better) or `updated_at` in µs `u64` (2, a touch; 3, a row by age that the entry has left) |
+//! | `by_updated_at` | the least row that it may have | version 1, then up to 32 rows in order, each `updated_at` in µs since 1970 as `u64` big-endian, fingerprint; rows that belong to the next page do not count |
 //! | `by_session_id` | session id, `00`, fingerprint | empty |
 //! | `extras` | fingerprint, generation `u64` big-endian, chunk `u32` big-endian | version 1, at most 2,047 bytes of a part |
 //! | `turns` | fingerprint | version 1, `TurnV1` |
@@ -51,7 +51,7 @@ pub(crate) use extras::{
     ArrangeError, Base, ExtrasIndex, ExtrasRef, Field, NewExtras, Parts, arrange, assemble, value_text,
 };
 pub(crate) use fingerprint::{Fingerprint, Seed};
-pub(crate) use index::{ActivityRow, ExtrasRow, IdRow, id_prefix, whole_fingerprint};
+pub(crate) use index::{ActivityRow, AgePage, ExtrasRow, IdRow, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};
 pub(crate) use journal::{JournalRecord, JournalRow, MAX_JOURNAL_ROW};
 pub(crate) use lease::{LeaseRow, Term};
@@ -108,6 +108,8 @@ pub(crate) enum CodecError {
     WrongKey,
     #[error("the row has no time between 1970 and 9999")]
     NoTime,
+    #[error("the rows of the page are not in order")]
+    Order,
     #[error("chunk {0} is missing")]
     NoChunk(u32),
     #[error("the text is no JSON")]

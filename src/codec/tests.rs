@@ -250,13 +250,16 @@ fn golden_journal() {
         JournalRecord::Set(entry(), Hot::fresh(NOW)),
         JournalRecord::Forget(entry()),
         JournalRecord::Touch(entry(), NOW),
+        JournalRecord::Left(entry(), NOW),
     ];
     let mut row = JournalRow::new();
     assert!(row.is_empty());
     records.iter().for_each(|record| row.push(record).unwrap());
     assert_eq!(
         hex(row.value()),
-        format!("0100{ENTRY}fd80c30a4103540600000000000000000000000001{ENTRY}02{ENTRY}80c30a4103540600")
+        format!(
+            "0100{ENTRY}fd80c30a4103540600000000000000000000000001{ENTRY}02{ENTRY}80c30a410354060003{ENTRY}80c30a4103540600"
+        )
     );
     assert_eq!(JournalRow::decode(row.value()).unwrap(), records);
     let cut = &row.value()[..row.value().len() - 1];
@@ -267,8 +270,8 @@ fn golden_journal() {
         row.value().to_vec()
     });
     assert!(matches!(JournalRow::decode(&set[..set.len() - 1]), Err(CodecError::Decode(_))));
-    assert!(matches!(JournalRow::decode(&[1, 3, 0]), Err(CodecError::Short)));
-    assert!(matches!(JournalRow::decode(&[&[1, 3][..], &[0; 16]].concat()), Err(CodecError::Kind(3))));
+    assert!(matches!(JournalRow::decode(&[1, 4, 0]), Err(CodecError::Short)));
+    assert!(matches!(JournalRow::decode(&[&[1, 4][..], &[0; 16]].concat()), Err(CodecError::Kind(4))));
     assert!(matches!(JournalRow::decode(&[9]), Err(CodecError::Version { found: 9 })));
 }
 
@@ -356,6 +359,10 @@ fn golden_index_keys() {
     let row = ActivityRow { time: NOW, entry: entry() };
     assert_eq!(hex(&row.encode()), format!("00065403410ac380{ENTRY}"));
     assert_eq!(ActivityRow::decode(&row.encode()).unwrap(), row);
+    let page = AgePage::encode(&[row]);
+    assert_eq!(hex(&page), format!("0100065403410ac380{ENTRY}"));
+    assert_eq!(AgePage::decode(&AgePage::FIRST, &page).unwrap(), [row]);
+    assert_eq!(AgePage::decode(&row.encode(), &page).unwrap(), [row]);
 
     let row = IdRow { id: id("20260612_000653_p67x61eb"), entry: entry() };
     let bytes = IdRow::encode(&row.id, row.entry);
@@ -386,6 +393,23 @@ fn golden_activity() {
     assert_eq!(Activity::decode_hot(&bytes).unwrap(), hot);
     assert_eq!(Activity::decode_key(&bytes).unwrap(), key);
     assert_eq!(Activity::decode(&bytes).unwrap(), Activity { key, hot });
+}
+
+#[test]
+fn a_page_that_is_not_one_is_refused() {
+    let row = |micros| ActivityRow { time: Timestamp::from_micros(micros), entry: entry() };
+    let page = AgePage::encode(&[row(5), row(7)]);
+    let decode = |key: ActivityRow, value: &[u8]| AgePage::decode(&key.encode(), value);
+    assert_eq!(decode(row(4), &page).unwrap(), [row(5), row(7)]);
+    assert!(matches!(decode(row(6), &page), Err(CodecError::Order)), "a row before its key");
+    assert!(matches!(decode(row(4), &AgePage::encode(&[row(7), row(5)])), Err(CodecError::Order)));
+    assert!(matches!(decode(row(4), &AgePage::encode(&[row(5), row(5)])), Err(CodecError::Order)));
+    assert!(matches!(decode(row(4), &page[..48]), Err(CodecError::Trailing(23))));
+    assert!(matches!(decode(row(4), &[]), Err(CodecError::Empty)));
+    assert!(matches!(decode(row(4), &[2]), Err(CodecError::Version { found: 2 })));
+    assert!(matches!(AgePage::decode(b"abc", &page), Err(CodecError::Short)));
+    let full = AgePage::encode(&vec![row(9); AgePage::MAX_ROWS]);
+    assert_eq!(full.len() + row(9).encode().len(), AgePage::MAX_BYTES);
 }
 
 /// What is later than any time is no row.
@@ -687,6 +711,7 @@ proptest! {
         let _ = decode_meta::<bool>(&bytes);
         let _ = decode_meta::<String>(&bytes);
         let _ = ActivityRow::decode(&bytes);
+        let _ = AgePage::decode(&AgePage::FIRST, &bytes);
         let _ = IdRow::decode(&bytes);
         let _ = ExtrasRow::decode(&bytes);
         let _ = Turn::decode(&bytes);

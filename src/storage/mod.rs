@@ -29,7 +29,7 @@ pub(crate) use whole::verify::verify;
 pub use whole::verify::{Verification, Violation};
 
 #[cfg(test)]
-pub(crate) use tests::Hook;
+pub(crate) use tests::{Hook, plant_age_row};
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::directory::state::{Left, Mark, State, StateFile};
+use super::engine::ages::{self, Pages};
+use super::engine::runs::AgeOrder;
 use super::engine::trees::{FORMAT, Trees, meta};
 use super::engine::{Engine, bytes};
 use super::whole::open::Opened;
@@ -107,6 +110,33 @@ fn whole(n: usize, session: usize, at: Timestamp, extras: Option<(u64, usize)>) 
         leases: vec![],
         before: None,
     }
+}
+
+/// Puts a row into the index by age, or takes one away, as damage might.
+fn put_age_row(trees: &Trees, n: usize, time: Timestamp) {
+    let tree = &trees.by_updated_at;
+    ages::write(tree, ages::puts(tree, &[ActivityRow { time, entry: entry(n) }]).unwrap()).unwrap();
+}
+
+/// Like `put_age_row`, for tests of other modules.
+pub(crate) fn plant_age_row(engine: &Engine, key: &SessionKey, time: Timestamp) {
+    let tree = &engine.trees.by_updated_at;
+    let row = ActivityRow { time, entry: engine.fingerprint(key) };
+    ages::write(tree, ages::puts(tree, &[row]).unwrap()).unwrap();
+}
+
+fn remove_age_row(trees: &Trees, n: usize, time: Timestamp) {
+    let tree = &trees.by_updated_at;
+    let writes = ages::removals(tree, &[ActivityRow { time, entry: entry(n) }]).unwrap();
+    assert_eq!(writes.len(), 1);
+    ages::write(tree, writes).unwrap();
+}
+
+/// How many rows the index by age has.
+fn age_rows(trees: &Trees) -> usize {
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    let pages = Pages::of(&trees.by_updated_at, &all, AgeOrder::OldestFirst).unwrap();
+    pages.map(|page| page.unwrap().rows.map_or(0, |rows| rows.len())).sum()
 }
 
 fn touch(n: usize, to: Timestamp) -> Change {

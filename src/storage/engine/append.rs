@@ -7,7 +7,7 @@ use super::lookup::{LookUp, look_up};
 use super::memtable::{Newest, Said};
 use super::trees::{engine_error, meta};
 use super::write::Writer;
-use crate::codec::{Fingerprint, JournalRecord, JournalRow};
+use crate::codec::{ActivityRow, Fingerprint, JournalRecord, JournalRow};
 use crate::error::Result;
 use crate::unreadable::if_readable;
 
@@ -69,13 +69,26 @@ impl Writer {
     }
 
     fn append(&mut self, engine: &Engine, row: &JournalRow, records: &[(Fingerprint, Newest)]) -> Result<()> {
-        if records.is_empty() {
+        if row.is_empty() {
             return Ok(());
         }
         let number = self.take_number(row);
         self.insert(engine, &engine.trees.journal, number, row.value())?;
         engine.memtable.set(records, self.journal.epoch);
         Ok(())
+    }
+
+    /// Notes rows of the index that their entries leave, before they do.
+    pub(in crate::storage) fn append_left(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<()> {
+        let mut row = JournalRow::new();
+        for left in rows {
+            row.push(&JournalRecord::Left(left.entry, left.time)).map_err(encode_error)?;
+            if row.is_full() {
+                self.append(engine, &row, &[])?;
+                row.clear();
+            }
+        }
+        self.append(engine, &row, &[])
     }
 
     /// Makes the journal forget entries that the trees know better. The caller holds the gate.
@@ -126,8 +139,8 @@ impl Writer {
     ///
     /// A kill in between leaves rows that say again what others say.
     pub(in crate::storage) fn condense(&mut self, engine: &Engine) -> Result<()> {
-        let Journal { bytes, carry, is_held, unreadable, next, .. } = &self.journal;
-        let (bytes, first) = (bytes + carry.map_or(0, |carry| carry.bytes), *next);
+        let Journal { bytes, is_held, unreadable, next, .. } = &self.journal;
+        let (bytes, first) = (bytes + self.journal.carried_bytes(), *next);
         let needed = (engine.memtable.len() * RECORD_BYTES) as u64;
         // Rows that cannot be decoded are kept for a repair, which must find them among those that count.
         if bytes < MIN_CONDENSED + CONDENSED_RATIO * needed || *is_held || !unreadable.is_empty() {
@@ -159,7 +172,7 @@ impl Writer {
                 self.journal.unreadable.insert(number);
                 Vec::new()
             });
-            records.iter().for_each(|record| said.push(record));
+            engine.gone.suspect(records.iter().filter_map(|record| said.push(record)), self.journal.epoch);
             if said.is_full() {
                 engine.memtable.replay(std::mem::replace(&mut said, Said::new()), self.journal.epoch);
             }

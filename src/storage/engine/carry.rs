@@ -9,12 +9,13 @@ use tracing::field::Empty;
 
 use super::Engine;
 use super::change::encode_error;
-use super::journal::{Carry, Journal};
-use super::memtable::{Newest, Portion};
+use super::journal::Journal;
+use super::memtable::{Newest, PARTS};
 use super::trees::engine_error;
 use super::write::Writer;
-use crate::codec::{Activity, ActivityRow, Fingerprint, JournalRow};
+use crate::codec::{Activity, ActivityRow, Fingerprint, Hot, JournalRow};
 use crate::error::Result;
+use crate::unreadable::if_readable;
 
 /// Background rate: a twentieth of the time or so, in pieces that delay a commit by a millisecond or two, and after a pause by
 /// a few of them.
@@ -29,6 +30,10 @@ const LOOKS_PER_WRITE: usize = 8;
 /// The same for those that are only passed on the walk through the memtable.
 const STEPS_PER_WRITE: usize = 64;
 
+/// How many rows of the index may wait to be removed with others of their pages: an eighth of the entries, or this many.
+const GONE_SHARE: u64 = 8;
+const MIN_GONE: usize = 1024;
+
 impl Writer {
     /// Carries a little, or as much as it takes for the journal to keep its bound. Call it after each commit, of
     /// `changes`, with the monotonic time.
@@ -42,8 +47,8 @@ impl Writer {
         }
         let mut count = 0;
         if journal.is_pressed(engine.memtable.len()) {
-            // Done about when the other half is full: this one holds at most one record for each change that filled it.
-            count = if changes > 0 { (2 * changes).clamp(SLICE, MAX_CARRIED) } else { 0 };
+            // Done about when the other half is full: this one holds at most a record and a note for each change that filled it.
+            count = if changes > 0 { (3 * changes).clamp(SLICE, MAX_CARRIED) } else { 0 };
         }
         let since = now.saturating_sub(journal.last_slice);
         if since >= SLICE_INTERVAL && (count > 0 || !journal.is_held) {
@@ -70,8 +75,12 @@ impl Writer {
     /// Carries everything, and leaves the journal empty but for what cannot be decoded.
     pub(in crate::storage) fn carry_all(&mut self, engine: &Engine) -> Result<()> {
         self.finish_carrying(engine)?;
-        self.journal.swap_halves();
-        self.finish_carrying(engine)
+        // The second time for what the other half has; then there are notes of what they left.
+        for _ in 0..2 {
+            self.journal.swap_halves();
+            self.finish_carrying(engine)?;
+        }
+        Ok(())
     }
 
     fn finish_carrying(&mut self, engine: &Engine) -> Result<()> {
@@ -88,26 +97,42 @@ impl Writer {
         }
         let span = tracing::debug_span!("carry", records = Empty, rows = Empty).entered();
         let (mut left, mut records_written, mut rows_removed) = (count, 0, 0);
-        while let Some(carry) = self.journal.carry.filter(|_| left > 0) {
-            let done = match u8::try_from(carry.part) {
-                Ok(part) => {
-                    let Portion { records, is_all, walked } = engine.memtable.to_carry(part, self.journal.epoch, left);
-                    let (written, left_over) = self.carry_records(engine, &records)?;
-                    records_written += written;
-                    engine.memtable.set_carried(&records);
-                    self.append_again(engine, left_over.into_iter())?;
-                    self.journal.carry = Some(Carry { part: carry.part + usize::from(is_all), ..carry });
-                    written + (records.len() - written) / LOOKS_PER_WRITE + walked / STEPS_PER_WRITE
+        let epoch = self.journal.epoch;
+        while let Some(carry) = self.journal.carry.as_mut().filter(|_| left > 0) {
+            let done = if let Ok(part) = u8::try_from(carry.part) {
+                let walked = engine.memtable.list_due(part, epoch, &mut carry.rows);
+                carry.part += 1;
+                if carry.part == PARTS {
+                    carry.rows.sort_unstable_by(|a, b| b.cmp(a));
                 }
-                Err(_) => {
-                    let removed = self.remove_rows(engine, carry.end, left)?;
-                    rows_removed += removed;
-                    if removed < left {
-                        engine.memtable.drop_carried();
-                        (self.journal.carry, self.journal.outdated) = (None, 0);
-                    }
-                    removed
+                walked / STEPS_PER_WRITE
+            } else if !carry.rows.is_empty() {
+                let portion = carry.rows.split_off(carry.rows.len().saturating_sub(left));
+                // Those that were touched since are in the other half.
+                let mut records: Vec<_> =
+                    portion.iter().filter_map(|row| engine.memtable.due(row.entry, epoch)).collect();
+                records.sort_unstable_by_key(|(entry, _)| *entry);
+                let (written, left_over) = self.carry_records(engine, &records)?;
+                records_written += written;
+                engine.memtable.set_carried(&records);
+                self.append_again(engine, left_over.into_iter())?;
+                self.clear_gone(engine, self.most_gone(), 2 * portion.len())?;
+                written + (portion.len() - written) / LOOKS_PER_WRITE
+            } else if let noted = engine.gone.next(None, left * LOOKS_PER_WRITE, Some(epoch))
+                && !noted.is_empty()
+            {
+                // Their notes go with the rows of this half.
+                let written = self.clear(engine, &noted)?;
+                written + noted.len().div_ceil(LOOKS_PER_WRITE)
+            } else {
+                let end = carry.end;
+                let removed = self.remove_rows(engine, end, left)?;
+                rows_removed += removed;
+                if removed < left {
+                    engine.memtable.drop_carried();
+                    (self.journal.carry, self.journal.outdated) = (None, 0);
                 }
+                removed
             };
             left = left.saturating_sub(done);
         }
@@ -117,8 +142,8 @@ impl Writer {
 
     /// Writes hot records to their trees, and answers how many were not there, and those that the journal has to keep, since
     /// the row that names their entry cannot be decoded: a repair needs them. For each entry the new row of the index goes
-    /// first, then the record, then the old row: so at every moment it has a row that is not later than its record, and
-    /// pruning finds it. Among entries the order is the one that sled takes best.
+    /// first, then the record, and the old row much later: so at every moment it has a row that is not later than its
+    /// record, and pruning finds it. That the old row is left is noted before it is, so that a crash forgets none.
     fn carry_records(
         &mut self,
         engine: &Engine,
@@ -145,18 +170,45 @@ impl Writer {
             }
             values.push((entry, Activity::encode(&key, &hot).map_err(encode_error)?));
         }
-        new.sort_unstable();
-        old.sort_unstable();
-        for row in new {
-            self.insert(engine, &engine.trees.by_updated_at, row.encode(), &[])?;
-        }
+        self.put_age_rows(engine, new)?;
+        self.append_left(engine, &old)?;
         for (entry, value) in &values {
             self.insert(engine, &engine.trees.activity, entry.as_bytes(), value)?;
         }
-        for row in old {
-            self.remove(engine, &engine.trees.by_updated_at, row.encode())?;
-        }
+        engine.gone.add(old, self.journal.epoch);
         Ok((values.len(), left_over))
+    }
+
+    /// Removes rows of the index that their entries have left, until `keep` of them are there, or `most` are removed.
+    pub(in crate::storage) fn clear_gone(&mut self, engine: &Engine, keep: usize, most: usize) -> Result<()> {
+        let mut left = most;
+        while engine.gone.len() > keep && left > 0 {
+            let rows = engine.gone.next(self.cleared, SLICE, None);
+            self.cleared = rows.last().copied();
+            left = left.saturating_sub(rows.len());
+            self.clear(engine, &rows)?;
+        }
+        Ok(())
+    }
+
+    /// Removes these rows, and answers how many pages it wrote.
+    fn clear(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<usize> {
+        let mut old = Vec::with_capacity(rows.len());
+        for row in rows {
+            let is_right = |hot: Option<Hot>| hot.is_some_and(|hot| hot.updated_at == row.time);
+            let is_suspicion = engine.gone.noted(row).is_some_and(|left| left.is_suspicion);
+            // Of an entry whose record cannot be decoded it may be the only trace of its time.
+            if !is_suspicion || if_readable(engine.stored_hot(row.entry))?.is_some_and(|hot| !is_right(hot)) {
+                old.push(*row);
+            }
+        }
+        let written = self.remove_age_rows(engine, old)?;
+        engine.gone.forget(rows);
+        Ok(written)
+    }
+
+    fn most_gone(&self) -> usize {
+        usize::try_from(self.mark.count / GONE_SHARE).unwrap_or(usize::MAX).max(MIN_GONE)
     }
 
     /// Removes up to `count` rows before `end`, from the front. Answers how many.

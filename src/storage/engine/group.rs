@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::ages::Write;
 use super::change::{Change, Content, Known, MovedFrom, encode_error};
 use super::extras::PartsOf;
 use super::leases::lease_writes;
 use super::lookup::has;
-use super::trees::{Trees, engine_error};
+use super::trees::engine_error;
 use super::{Engine, bytes};
 use crate::codec::{
     Activity, ActivityRow, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold,
@@ -28,7 +29,8 @@ pub(in crate::storage) struct Group {
     /// Of new entries; those of others are in `activity`.
     new_activity: Rows,
     activity: Rows,
-    by_updated_at: Rows,
+    new_ages: Vec<ActivityRow>,
+    old_ages: Vec<ActivityRow>,
     by_session_id: Rows,
     turns: Rows,
     leases: Rows,
@@ -46,8 +48,8 @@ pub(in crate::storage) struct Group {
     pub(in crate::storage) stale_extras: Vec<(Fingerprint, BTreeSet<u64>)>,
 }
 
-/// A tree and its rows of a group, in key order.
-pub(in crate::storage) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
+/// A tree and what a group writes there, in order.
+pub(in crate::storage) type TreeWrites<'a> = (&'a sled::Tree, Vec<Write>);
 
 /// Which of the trees that most entries have nothing in have rows at all.
 #[derive(Debug, Clone, Copy, Default)]
@@ -152,9 +154,7 @@ impl Group {
                 Step::Create(entry)
             }
             Some(before) => {
-                if let Some(old) = before.age_row.filter(|old| *old != age_row) {
-                    self.by_updated_at.gone.push(old.encode().into());
-                }
+                self.old_ages.extend(before.age_rows().filter(|old| *old != age_row));
                 let old_id = before.session_id.filter(|old| *old != cold.session_id);
                 self.by_session_id.gone.extend(old_id.as_ref().map(|old| IdRow::encode(old, entry)));
                 self.activity.put.push(activity);
@@ -164,7 +164,7 @@ impl Group {
         self.bytes += 2 * change.key.as_str().len() + record.len() + 160;
         self.sessions.put.push((bytes(&change.key).to_vec(), record));
         self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
-        self.by_updated_at.put.push((age_row.encode().into(), Vec::new()));
+        self.new_ages.push(age_row);
         for (row, value) in lease_writes(entry, &change.leases)? {
             self.bytes += row.len() + 32;
             match value {
@@ -194,7 +194,7 @@ impl Group {
         self.bytes += key.as_str().len() + 160;
         self.added -= 1;
         self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, entry)));
-        self.by_updated_at.gone.extend(before.age_row.map(|row| row.encode().to_vec()));
+        self.old_ages.extend(before.age_rows());
         self.sessions.gone.push(bytes(key).to_vec());
         self.activity.gone.push(row);
         if self.may_have.leases {
@@ -215,28 +215,30 @@ impl Group {
     /// The rows to put, in the order in which their trees are to be written. What leads from a new entry's fingerprint to
     /// its key goes before the cold records, by which it can be told what a crash has left; then comes what can be made
     /// anew from them. Leases and turns cannot, so they go first.
-    pub(in crate::storage) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 7] {
-        [
+    pub(in crate::storage) fn puts<'a>(&mut self, engine: &'a Engine) -> Result<[TreeWrites<'a>; 7]> {
+        let trees = &engine.trees;
+        Ok([
             (&trees.leases, self.leases.take_put()),
             (&trees.turns, self.turns.take_put()),
             (&trees.activity, self.new_activity.take_put()),
             (&trees.sessions, self.sessions.take_put()),
             (&trees.by_session_id, self.by_session_id.take_put()),
-            (&trees.by_updated_at, self.by_updated_at.take_put()),
+            (&trees.by_updated_at, engine.age_puts(std::mem::take(&mut self.new_ages))?),
             (&trees.activity, self.activity.take_put()),
-        ]
+        ])
     }
 
     /// The rows to remove, after all were put, likewise. What leads to an entry's other rows goes last.
-    pub(in crate::storage) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 6] {
-        [
+    pub(in crate::storage) fn removals<'a>(&mut self, engine: &'a Engine) -> Result<[TreeWrites<'a>; 6]> {
+        let trees = &engine.trees;
+        Ok([
             (&trees.leases, self.leases.take_gone()),
             (&trees.turns, self.turns.take_gone()),
             (&trees.by_session_id, self.by_session_id.take_gone()),
-            (&trees.by_updated_at, self.by_updated_at.take_gone()),
+            (&trees.by_updated_at, engine.age_removals(std::mem::take(&mut self.old_ages))?),
             (&trees.sessions, self.sessions.take_gone()),
             (&trees.activity, self.activity.take_gone()),
-        ]
+        ])
     }
 }
 
@@ -248,14 +250,14 @@ struct Rows {
 }
 
 impl Rows {
-    fn take_put(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn take_put(&mut self) -> Vec<Write> {
         self.put.sort_unstable();
-        std::mem::take(&mut self.put)
+        std::mem::take(&mut self.put).into_iter().map(|(row, value)| (row, Some(value))).collect()
     }
 
-    fn take_gone(&mut self) -> Vec<Vec<u8>> {
+    fn take_gone(&mut self) -> Vec<Write> {
         self.gone.sort_unstable();
-        std::mem::take(&mut self.gone)
+        std::mem::take(&mut self.gone).into_iter().map(|row| (row, None)).collect()
     }
 }
 
@@ -265,6 +267,8 @@ struct Before {
     /// `None` if its record cannot be decoded: the verbs have seen a better one, and the committer serves all others too.
     session_id: Option<SessionId>,
     age_row: Option<ActivityRow>,
+    /// The row that carrying gives it, and may have given it before a crash.
+    late_row: Option<ActivityRow>,
     extras: Option<Arc<ExtrasIndex>>,
 }
 
@@ -287,13 +291,20 @@ impl Before {
         // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
         // does no harm.
         let hot = if_readable(engine.stored_hot(entry))?.flatten();
-        Ok(Some(Self::new(hot.as_ref(), &value, entry)))
+        let late = engine.memtable.get(entry).map(|newest| ActivityRow { time: newest.updated_at(), entry });
+        Ok(Some(Self { late_row: late, ..Self::new(hot.as_ref(), &value, entry) }))
+    }
+
+    /// The rows that the index may have of it.
+    fn age_rows(&self) -> impl Iterator<Item = ActivityRow> {
+        self.age_row.into_iter().chain(self.late_row)
     }
 
     fn new(hot: Option<&Hot>, cold: &[u8], entry: Fingerprint) -> Self {
         let cold = decode_cold(cold).ok().map(|(cold, _)| cold);
         Self {
             age_row: hot.map(|hot| ActivityRow::of(hot, entry)),
+            late_row: None,
             extras: cold.as_ref().and_then(|cold| cold.extras.clone()),
             session_id: cold.map(|cold| cold.session_id),
         }

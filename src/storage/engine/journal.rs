@@ -3,7 +3,7 @@
 //! A touch changes a hot record and, now and then, its row in the index by age: three writes at three random places of
 //! two trees. In a large store each of them misses the processor's caches. So the committer writes the new hot records
 //! one after the other into rows of the tree `journal`, and keeps them in the [`Memtable`](super::memtable) for all
-//! readers. Later, and in the order of the trees, it *carries* them to `activity` and `by_updated_at`, and removes the
+//! readers. Later, and in the order of their times, it *carries* them to `activity` and `by_updated_at`, and removes the
 //! rows (`carry.rs`). The journal has two halves: while one is carried, the other grows. (Log-structured merge trees do this with
 //! all their data: O'Neil and others, 1996.)
 //!
@@ -25,6 +25,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::memtable::Epoch;
+use crate::codec::ActivityRow;
 use crate::config::DEFAULT_JOURNAL_BYTES;
 
 /// How many entries the memtable may hold before it is time to carry them: with the two halves, twice as many.
@@ -54,10 +55,12 @@ pub(in crate::storage) struct Journal {
 }
 
 /// How far the half that is carried has come.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(in crate::storage) struct Carry {
-    /// The next part of the memtable.
+    /// The next part of the memtable whose records are to be listed.
     pub(in crate::storage) part: usize,
+    /// What is to be carried, and once all is listed the newest first: it is taken from the end.
+    pub(in crate::storage) rows: Vec<ActivityRow>,
     /// The number of the first row that is not of this half.
     pub(in crate::storage) end: u64,
     /// How large it is.
@@ -82,9 +85,14 @@ impl Journal {
 
     /// Begins to carry the half that has grown.
     pub(in crate::storage) fn swap_halves(&mut self) {
-        self.carry = Some(Carry { part: 0, end: self.next, bytes: self.bytes });
+        self.carry = Some(Carry { part: 0, rows: Vec::new(), end: self.next, bytes: self.bytes });
         self.epoch = self.epoch.wrapping_add(1);
         (self.bytes, self.began) = (0, None);
+    }
+
+    /// The size of the half that is carried.
+    pub(super) fn carried_bytes(&self) -> u64 {
+        self.carry.as_ref().map_or(0, |carry| carry.bytes)
     }
 
     pub(super) fn is_due(&self, now: Duration, entries: usize) -> bool {
@@ -94,7 +102,7 @@ impl Journal {
 
     /// Whether carrying must exceed its background rate. After an opening both halves of the last one are carried.
     pub(super) fn is_pressed(&self, entries: usize) -> bool {
-        let both = self.bytes + self.outdated + self.carry.map_or(0, |carry| carry.bytes);
+        let both = self.bytes + self.outdated + self.carried_bytes();
         self.bytes >= self.limit.div_ceil(2)
             || both >= self.limit.saturating_add(self.limit / 2)
             || entries >= MAX_ENTRIES * 3 / 2

@@ -15,7 +15,7 @@ use crate::entry::{Revision, Usage};
 use crate::time::Timestamp;
 
 /// One for each value of a fingerprint's first byte, so that the parts lie in the order of the trees.
-const PARTS: usize = 256;
+pub(super) const PARTS: usize = 256;
 
 /// Which half of the journal a record was written in last. There are never more than two.
 pub(in crate::storage) type Epoch = u8;
@@ -95,6 +95,11 @@ impl Record {
         ActivityRow { time: self.updated_at, entry: self.entry }
     }
 
+    /// It is to be carried while `epoch` grows.
+    fn is_due(&self, epoch: Epoch) -> bool {
+        self.epoch != epoch && !self.carried
+    }
+
     fn newest(&self) -> Newest {
         if !self.whole {
             return Newest::Time(self.updated_at);
@@ -133,8 +138,10 @@ impl Said {
         Self { parts: (0..PARTS).map(|_| Vec::new()).collect(), len: 0 }
     }
 
-    pub(in crate::storage) fn push(&mut self, record: &JournalRecord) {
+    /// Takes what a record says of an entry's hot record; the answer is a row by age that the entry has left.
+    pub(in crate::storage) fn push(&mut self, record: &JournalRecord) -> Option<ActivityRow> {
         let (entry, said) = match *record {
+            JournalRecord::Left(entry, time) => return Some(ActivityRow { time, entry }),
             JournalRecord::Set(entry, hot) => (entry, SaidOf::Hot(Box::new(hot))),
             JournalRecord::Touch(entry, time) => (entry, SaidOf::Time(time)),
             JournalRecord::Forget(entry) => (entry, SaidOf::Forget),
@@ -143,22 +150,12 @@ impl Said {
             part.push((entry, said));
             self.len += 1;
         }
+        None
     }
 
     pub(in crate::storage) fn is_full(&self) -> bool {
         self.len >= MAX_SAID
     }
-}
-
-/// A portion of what is to be carried.
-#[derive(Debug)]
-pub(in crate::storage) struct Portion {
-    /// In the order of the trees.
-    pub(in crate::storage) records: Vec<(Fingerprint, Newest)>,
-    /// Whether nothing of its part is left.
-    pub(in crate::storage) is_all: bool,
-    /// Records that were looked at.
-    pub(in crate::storage) walked: usize,
 }
 
 /// The rows of the index by age that the records stand for, as the writer appends them: a touch costs no more than that.
@@ -340,17 +337,17 @@ impl Memtable {
         self.part(part).lock().iter().map(|record| record.entry).collect()
     }
 
-    /// Up to `limit` records of one part that were written before `epoch` and not carried yet.
-    pub(in crate::storage) fn to_carry(&self, part: u8, epoch: Epoch, limit: usize) -> Portion {
+    /// Adds the rows of one part's records that were written before `epoch` and not carried yet. Answers how many records
+    /// it has.
+    pub(in crate::storage) fn list_due(&self, part: u8, epoch: Epoch, rows: &mut Vec<ActivityRow>) -> usize {
         let part = self.part(part).lock();
-        let due = part.iter().filter(|record| record.epoch != epoch && !record.carried);
-        let mut records: Vec<_> = due.map(|record| (record.entry, record.newest())).collect();
-        let walked = part.len();
-        drop(part);
-        records.sort_unstable_by_key(|(entry, _)| *entry);
-        let is_all = records.len() <= limit;
-        records.truncate(limit);
-        Portion { records, is_all, walked }
+        rows.extend(part.iter().filter(|record| record.is_due(epoch)).map(Record::row));
+        part.len()
+    }
+
+    /// The record of an entry, if it is still due.
+    pub(in crate::storage) fn due(&self, entry: Fingerprint, epoch: Epoch) -> Option<(Fingerprint, Newest)> {
+        self.find(entry, |record| record.is_due(epoch).then(|| (entry, record.newest()))).flatten()
     }
 
     /// The records of one part that are not carried yet.

@@ -8,12 +8,14 @@
 //! | `trees.rs` | sled's database and its trees |
 //! | `lookup.rs` | what a fingerprint leads to |
 //! | `scan.rs`, `size.rs`, `extras.rs`, `leases.rs`, `turns.rs`, `notes.rs`, `live_parts.rs` | reads |
+//! | `ages.rs` | the index by age, in pages |
 //! | `change.rs` | what one commit changes |
 //! | `write.rs` | the writer: order, syncs, and the bound on what is not synced |
 //! | `journal.rs`, `append.rs`, `memtable.rs`, `runs.rs`, `carry.rs` | late hot records: what makes a touch cost O(1) |
 //! | `group.rs`, `structural.rs` | changes of many trees at once |
 //! | `waker.rs` | wakes sled's threads |
 
+pub(in crate::storage) mod ages;
 mod append;
 mod carry;
 pub(in crate::storage) mod change;
@@ -26,7 +28,7 @@ pub(in crate::storage) mod log_position;
 pub(in crate::storage) mod lookup;
 pub(in crate::storage) mod memtable;
 mod notes;
-mod runs;
+pub(in crate::storage) mod runs;
 pub(in crate::storage) mod scan;
 mod size;
 pub(in crate::storage) mod structural;
@@ -63,6 +65,8 @@ pub(crate) struct Engine {
     pub(in crate::storage) trees: Trees,
     /// What the journal says.
     pub(in crate::storage) memtable: memtable::Memtable,
+    /// Rows of the index by age that do not count any more.
+    pub(in crate::storage) gone: ages::Gone,
     pub(in crate::storage) seed: Seed,
     /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.
     pub(in crate::storage) file: File,
@@ -209,7 +213,9 @@ impl Engine {
     pub(crate) fn of_row(&self, row: &ActivityRow) -> Result<Option<Activity>> {
         match self.listed(row.entry)? {
             Some(found) => Ok(Some(found).filter(|found| found.hot.updated_at == row.time)),
-            None if lookup::has(&self.trees.by_updated_at, row.encode())? || self.is_late_only(row)? => {
+            // One that left it was removed since.
+            None if self.gone.noted(row).is_some() => Ok(None),
+            None if self.has_age_row(row)? || self.is_late_only(row)? => {
                 Err(damaged("activity", &row.entry, CodecError::Missing))
             }
             None => Ok(None),

@@ -1,9 +1,10 @@
 //! Ordered reads: the index of activity, in both directions, and all keys.
 
 use super::lookup::key;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 
+use super::ages::Pages;
 use super::runs::{AgeOrder, AgeRange};
 use super::trees::engine_error;
 use super::{Engine, damaged_at};
@@ -20,7 +21,7 @@ const ROWS_AT_A_TIME: usize = 256;
 /// What a walk over the tree of the index met.
 struct Walked {
     rows: Vec<ActivityRow>,
-    /// Rows that are none, with their keys.
+    /// Pages that cannot be decoded, with their keys.
     unreadable: Vec<(sled::IVec, Error)>,
 }
 
@@ -96,23 +97,27 @@ impl Engine {
     /// Walks the tree alone, up to `limit` rows of entries that have not moved on in the journal.
     fn walk(&self, range: &AgeRange, order: AgeOrder, limit: usize) -> Result<Walked> {
         let mut walked = Walked { rows: Vec::new(), unreadable: Vec::new() };
-        let bounds = (range.0.map(|row| row.encode()), range.1.map(|row| row.encode()));
-        let mut rows = self.trees.by_updated_at.range(bounds).keys();
-        while walked.rows.len() < limit {
-            let row = match order {
-                AgeOrder::OldestFirst => rows.next(),
-                AgeOrder::NewestFirst => rows.next_back(),
-            };
-            let Some(row) = row else { break };
-            let row = row.map_err(|e| engine_error("read", e))?;
-            #[cfg(test)]
-            self.count_row();
-            match ActivityRow::decode(&row) {
-                Ok(row) if self.memtable.has_moved(&row) => {}
-                Ok(row) => walked.rows.push(row),
+        for page in Pages::of(&self.trees.by_updated_at, range, order)? {
+            let page = page?;
+            let key = page.key.clone();
+            let mut rows = match self.rows_of(page) {
+                Ok(rows) => rows,
                 Err(error) => {
-                    let error = damaged_at("by_updated_at", &row, error);
-                    walked.unreadable.push((row, error));
+                    walked.unreadable.push((key, error));
+                    continue;
+                }
+            };
+            if order == AgeOrder::NewestFirst {
+                rows.reverse();
+            }
+            for row in rows.into_iter().filter(|row| range.contains(row)) {
+                if walked.rows.len() == limit {
+                    return Ok(walked);
+                }
+                #[cfg(test)]
+                self.count_row();
+                if !self.memtable.has_moved(&row) {
+                    walked.rows.push(row);
                 }
             }
         }
@@ -125,14 +130,16 @@ impl Engine {
         let most = usize::try_from(limit).unwrap_or(usize::MAX);
         let range = (Bound::Unbounded, Bound::Excluded(end));
         let mut rows = self.memtable.rows(&range, AgeOrder::OldestFirst, most).len() as u64;
-        for row in self.trees.by_updated_at.range(..end.encode()).keys() {
-            if rows >= limit {
-                break;
+        for page in Pages::of(&self.trees.by_updated_at, &range, AgeOrder::OldestFirst)? {
+            let page = self.rows_of(page?);
+            for row in page.unwrap_or_default().iter().filter(|row| range.contains(row)) {
+                if rows >= limit {
+                    return Ok(limit);
+                }
+                #[cfg(test)]
+                self.count_row();
+                rows += u64::from(!self.memtable.contains(row.entry));
             }
-            let row = row.map_err(|e| engine_error("read", e))?;
-            #[cfg(test)]
-            self.count_row();
-            rows += u64::from(ActivityRow::decode(&row).is_ok_and(|row| !self.memtable.contains(row.entry)));
         }
         Ok(rows.min(limit))
     }

@@ -102,15 +102,12 @@ impl Writer {
         {
             // A holder of the gate sees the whole group or nothing of it.
             let mut groups = engine.gate.lock();
-            for (tree, rows) in group.puts(&engine.trees) {
-                for (row, value) in rows {
-                    self.insert_held(engine, tree, &row, &value)?;
-                }
+            for (tree, writes) in group.puts(engine)? {
+                self.write_held(engine, tree, &writes)?;
             }
-            for (tree, rows) in group.removals(&engine.trees) {
-                for row in rows {
-                    self.remove_held(engine, tree, &row)?;
-                }
+            // Among them are pages that have just been written.
+            for (tree, writes) in group.removals(engine)? {
+                self.write_held(engine, tree, &writes)?;
             }
             let row = meta::COUNT.as_bytes();
             if self.is_count_wrong {
@@ -230,7 +227,7 @@ impl Writer {
         let (cold, _) = decode_cold(&cold.0).map_err(|e| super::damaged("sessions", &key, e))?;
         self.insert(engine, &engine.trees.by_session_id, IdRow::encode(&cold.session_id, entry), &[])?;
         if let Some(hot) = engine.stored_hot(entry)? {
-            self.insert(engine, &engine.trees.by_updated_at, ActivityRow::of(&hot, entry).encode(), &[])?;
+            self.put_age_rows(engine, vec![ActivityRow::of(&hot, entry)])?;
         }
         self.forget(engine, entry)?;
         Ok(true)
@@ -248,7 +245,7 @@ impl Writer {
             let (cold, _) = decode_cold(&value.0).map_err(|e| super::damaged("sessions", &key, e))?;
             self.remove(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry))?;
         }
-        self.remove(engine, &trees.by_updated_at, ActivityRow::of(&hot, entry).encode())?;
+        self.remove_age_rows(engine, vec![ActivityRow::of(&hot, entry)])?;
         self.remove(engine, &trees.sessions, key.as_str())?;
         self.remove(engine, &trees.activity, entry.as_bytes())
     }
@@ -268,7 +265,7 @@ impl Writer {
         let Some(value) = value else { return Ok(()) };
         let (cold, _) = decode_cold(&value.0).map_err(|e| super::damaged("sessions", &key, e))?;
         self.insert(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry), &[])?;
-        self.insert(engine, &trees.by_updated_at, ActivityRow::of(hot, entry).encode(), &[])?;
+        self.put_age_rows(engine, vec![ActivityRow::of(hot, entry)])?;
         let value = Activity::encode(&key, hot).map_err(encode_error)?;
         self.insert(engine, &trees.activity, entry.as_bytes(), &value)?;
         // Its old row by age is stale now, which does no harm.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::fork;
 
 /// The format this program writes, and the only one it reads: before the first release the old ones are dropped.
-pub(in crate::storage) const FORMAT: u32 = 4;
+pub(in crate::storage) const FORMAT: u32 = 5;
 
 /// Names in the `meta` tree.
 pub(in crate::storage) mod meta {

@@ -3,9 +3,9 @@
 //! What a crash can leave, write by write:
 //!
 //! - A touch is a record in the journal, one plain write for many touches. Carrying it to its trees later is the new
-//!   index row, then the hot record, then the removal of the old row: see `journal.rs`. So every entry always has a row
-//!   that is not later than its hot record, and pruning finds it. A crash may leave an extra row, which is harmless and
-//!   cleared when met.
+//!   index row, then a note of the old one, then the hot record, and much later the removal of the old row: see `journal.rs`
+//!   and `ages.rs`. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
+//!   leave a row too many, of which the journal knows.
 //! - A group of structural changes (create, new id, new details, remove) is announced by an intent; opening finishes it
 //!   or takes it back, see `structural.rs`.
 //! - New parts of extras of a whole piece are written and synced first; the groups that name them follow; the parts that
@@ -15,15 +15,14 @@
 //! A long run of unsynced writes overwrites older synced data, because sled recycles its segments. So whatever the
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
 
-use super::change::{Change, Content, Late, encode_error};
-use crate::storage::directory::Position;
-
 use super::Engine;
+use super::ages::Write;
+use super::change::{Change, Content, Late, encode_error};
 use super::journal::Journal;
-use super::lookup::has;
 use super::trees::{engine_error, meta};
-use crate::codec::{ActivityRow, CHUNK_BYTES, ClockNote, MAX_JOURNAL_ROW, NoteRow, encode_meta};
+use crate::codec::{ActivityRow, AgePage, CHUNK_BYTES, ClockNote, MAX_JOURNAL_ROW, NoteRow, encode_meta};
 use crate::error::{Error, Result};
+use crate::storage::directory::Position;
 use crate::storage::directory::state::{Mark, State};
 use crate::unreadable::if_readable;
 
@@ -54,6 +53,8 @@ pub(crate) struct Writer {
     pub(in crate::storage) has_unsynced_extras: bool,
     /// Whether the count of entries has turned out to be wrong. The next opening counts anew.
     pub(in crate::storage) is_count_wrong: bool,
+    /// How far old rows of the index by age have been removed.
+    pub(in crate::storage) cleared: Option<ActivityRow>,
     /// The largest row of extras that there may be, in bytes of key and value.
     pub(in crate::storage) largest_chunk: u64,
     /// Called before each write and each sync.
@@ -93,6 +94,7 @@ impl Writer {
             unsynced: Unsynced::default(),
             has_unsynced_extras: false,
             is_count_wrong: false,
+            cleared: None,
             largest_chunk: MAX_CHUNK_ROW,
             #[cfg(test)]
             hook: crate::storage::Hook::default(),
@@ -157,20 +159,20 @@ impl Writer {
     /// Clears an index row that a crash has left: its entry is gone, or the row is earlier than the hot record in its
     /// tree. A row that is later stays, for that record may be about to be written. Returns whether it was cleared.
     pub(crate) fn recheck(&mut self, engine: &Engine, row: &ActivityRow) -> Result<bool> {
-        let rows = &engine.trees.by_updated_at;
         // The row of an entry whose record cannot be decoded stays: it is the only trace of its time.
         let Some(hot) = if_readable(engine.stored_hot(row.entry))? else { return Ok(false) };
         // A row of no entry is the only trace of its time, if `verify` finds that the entry has lost its record.
         let Some(right) = hot.map(|hot| ActivityRow::of(&hot, row.entry)) else { return Ok(false) };
         // It may be gone since it was met.
-        if row.time >= right.time || !has(rows, row.encode())? {
+        if row.time >= right.time || !engine.has_age_row(row)? {
             return Ok(false);
         }
         // Without any row no later pass would find the entry.
-        if !has(rows, right.encode())? {
-            self.insert(engine, rows, right.encode(), &[])?;
+        if !engine.has_age_row(&right)? {
+            self.put_age_rows(engine, vec![right])?;
         }
-        self.remove(engine, rows, row.encode())?;
+        self.append_left(engine, &[*row])?;
+        engine.gone.add([*row], self.journal.epoch);
         Ok(true)
     }
 
@@ -233,6 +235,7 @@ impl Writer {
     /// Leaves a short journal and the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after
     /// the last one is seen.
     pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
+        self.clear_gone(engine, 0, usize::MAX)?;
         self.condense(engine)?;
         self.finish(engine, self.mark.commit.saturating_add(1))?;
         self.sync(engine)?;
@@ -278,6 +281,37 @@ impl Writer {
         self.before_write(engine, self.log_bytes(engine, tree, row.len()))?;
         let _gate = engine.gate.lock();
         tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
+    }
+
+    pub(in crate::storage) fn put_age_rows(&mut self, engine: &Engine, rows: Vec<ActivityRow>) -> Result<()> {
+        self.write_pages(engine, engine.age_puts(rows)?)
+    }
+
+    /// Answers how many pages it wrote.
+    pub(in crate::storage) fn remove_age_rows(&mut self, engine: &Engine, rows: Vec<ActivityRow>) -> Result<usize> {
+        let writes = engine.age_removals(rows)?;
+        let written = writes.len();
+        self.write_pages(engine, writes).map(|()| written)
+    }
+
+    fn write_pages(&mut self, engine: &Engine, writes: Vec<Write>) -> Result<()> {
+        writes.into_iter().try_for_each(|(row, value)| match value {
+            Some(value) => self.insert(engine, &engine.trees.by_updated_at, row, &value),
+            None => self.remove(engine, &engine.trees.by_updated_at, row),
+        })
+    }
+
+    /// Writes to one tree; the caller holds the gate.
+    pub(in crate::storage) fn write_held(
+        &mut self,
+        engine: &Engine,
+        tree: &sled::Tree,
+        writes: &[Write],
+    ) -> Result<()> {
+        writes.iter().try_for_each(|(row, value)| match value {
+            Some(value) => self.insert_held(engine, tree, row, value),
+            None => self.remove_held(engine, tree, row),
+        })
     }
 
     /// Like [`Writer::insert`]; the caller holds the gate.
@@ -326,10 +360,10 @@ impl Writer {
         } else if name == engine.trees.journal.name() {
             // The same of rows that are as large as they may be.
             3 * bytes + 5 * 16 * (MAX_JOURNAL_ROW as u64 + 8) + 192
-        } else if [&engine.trees.by_updated_at, &engine.trees.turns, &engine.trees.leases]
-            .iter()
-            .any(|t| t.name() == name)
-        {
+        } else if name == engine.trees.by_updated_at.name() {
+            // And of pages.
+            3 * bytes + 5 * 16 * AgePage::MAX_BYTES as u64 + 192
+        } else if [&engine.trees.turns, &engine.trees.leases].iter().any(|t| t.name() == name) {
             // Rows come and go, so leaves split and merge.
             12 * bytes + 192
         } else {

@@ -314,7 +314,7 @@ fn half_carried(opened: &mut Opened) {
     touched(opened);
     opened.writer.hook = Hook::new(move |engine, _| {
         let is_carried = (1..=3).all(|n| stored(engine, n) == seen(engine, n));
-        let is_clean = engine.trees.by_updated_at.len() == 3;
+        let is_clean = age_rows(&engine.trees) - engine.gone.len() == 3;
         if is_carried && is_clean { Err(Error::Panicked { message: "stopped".into() }) } else { Ok(()) }
     });
     carry_slices(opened, 1).unwrap_err();
@@ -328,6 +328,24 @@ fn carry_slices(opened: &mut Opened, count: u64) -> Result<()> {
     let slices = (0..count).map(|n| 60_000 + 100 * n);
     let mut times = [0, 59_900].into_iter().chain(slices);
     times.try_for_each(|time| opened.writer.tend_journal(&opened.engine, Duration::from_millis(time), 0))
+}
+
+/// The new row is there, and the record is not: what removes the entry removes that row too.
+#[test]
+fn a_removal_takes_the_row_that_carrying_put_before_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    commit(&mut opened, &[touch(2, later(6))]).unwrap();
+    opened.writer.hook = Hook::new(|engine, _| match age_rows(&engine.trees) {
+        4 => Err(Error::Panicked { message: "stopped".into() }),
+        _ => Ok(()),
+    });
+    carry_slices(&mut opened, 3).unwrap_err();
+    drop(opened);
+    let mut opened = open_at(dir.path());
+    assert_eq!((stored(&opened.engine, 2), seen(&opened.engine, 2)), (NOW, later(6)));
+    commit(&mut opened, &[gone(2)]).unwrap();
+    assert_eq!(age_rows(&opened.engine.trees), 2);
 }
 
 #[test]
@@ -410,6 +428,8 @@ enum Move {
     Create(usize, i64),
     Carry(u32),
     Reopen,
+    /// No close comes before it.
+    Crash,
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -420,6 +440,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => (0..12_usize, 0..6_i64).prop_map(|(n, minute)| Move::Create(n, minute)),
         1 => (0..3_u32).prop_map(Move::Carry),
         1 => Just(Move::Reopen),
+        1 => Just(Move::Crash),
     ];
     proptest::collection::vec(one, 1..40)
 }
@@ -433,7 +454,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let mut opened = open_at(dir.path());
         let mut model: BTreeMap<usize, (i64, Hot)> = BTreeMap::new();
-        let mut now = 0;
+        let (mut now, mut may_have_old) = (0, false);
         for step in moves {
             match step {
                 Move::Touch(n, minute) => {
@@ -460,20 +481,27 @@ proptest! {
                     opened.writer.tend_journal(&opened.engine, minutes(now), 0).unwrap();
                 }
                 Move::Reopen => {
+                    opened.writer.end_use(&opened.engine).unwrap();
                     drop(opened);
                     opened = open_at(dir.path());
+                }
+                Move::Crash => {
+                    drop(opened);
+                    opened = open_at(dir.path());
+                    may_have_old = true;
                 }
             }
             for (n, (_, hot)) in &model {
                 prop_assert_eq!(opened.engine.hot(&key(*n)).unwrap(), Some(*hot));
             }
             let times = model.iter().map(|(n, (minute, _))| (*n, *minute)).collect();
-            assert_one_index(&opened.engine, &times);
+            assert_one_index(&opened.engine, &times, may_have_old);
         }
     }
 }
 
-fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
+/// A crash may leave rows that are out of date, which readers tell by the record.
+fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>, may_have_old: bool) {
     let row = |(n, minute): (&usize, &i64)| ActivityRow { time: later(*minute), entry: entry(*n) };
     let wanted: BTreeSet<ActivityRow> = model.iter().map(row).collect();
     assert_eq!(violations(engine), []);
@@ -492,7 +520,7 @@ fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
                     let rows = read(last);
                     let Some(end) = rows.last().copied() else { return all };
                     assert!(rows.len() <= limit);
-                    all.extend(rows);
+                    all.extend(rows.into_iter().filter(|row| !may_have_old || engine.of_row(row).unwrap().is_some()));
                     last = Some(end);
                 }
             };
@@ -503,7 +531,8 @@ fn assert_one_index(engine: &Engine, model: &BTreeMap<usize, i64>) {
             let mut back = all(&mut |last| engine.newest_rows(last.or(Some(edge)), limit, &mut none).unwrap());
             back.reverse();
             assert_eq!(back, before);
-            assert_eq!(engine.count_rows(later(minute), limit as u64).unwrap(), before.len().min(limit) as u64);
+            let (counted, wanted) = (engine.count_rows(later(minute), limit as u64).unwrap(), before.len().min(limit));
+            assert!(counted == wanted as u64 || may_have_old && counted > wanted as u64, "{counted} of {wanted}");
         }
     }
 }
@@ -541,7 +570,7 @@ fn a_touch_keeps_what_the_half_that_is_carried_says() {
     tend(&mut opened, MINUTE, &[]).unwrap();
     let carried = (0..300).filter(|n| stored(&opened.engine, *n) == later(1)).count();
     assert!((1..300).contains(&carried), "{carried}");
-    let end = opened.writer.journal.next;
+    let end = opened.writer.journal.carry.as_ref().unwrap().end;
     commit(&mut opened, &change(2)).unwrap();
     // Its rows go, and those of the touches stay.
     for n in 1..100 {

@@ -14,17 +14,16 @@ fn ruined(dir: &Path) -> Opened {
     let turns = [(entry(1), Some(turn(1))), (entry(3), Some(turn(3))), (entry(4), Some(turn(77)))];
     opened.writer.apply_turns(&opened.engine, &turns).unwrap();
     let trees = &opened.engine.trees;
-    let age_row = |n: usize, time: Timestamp| ActivityRow { time, entry: entry(n) }.encode();
 
     trees.sessions.insert(bytes(&key(1)), &[9, 9]).unwrap();
     trees.sessions.remove(bytes(&key(2))).unwrap();
     trees.sessions.insert(b"_note", b"mine").unwrap();
     // Its hot record is lost; the index knows when it was active.
     trees.activity.insert(entry(3).as_bytes(), &[9]).unwrap();
-    trees.by_updated_at.insert(age_row(3, later(40)), vec![]).unwrap();
+    put_age_row(trees, 3, later(40));
     // And this one's too, with its row.
     trees.activity.remove(entry(4).as_bytes()).unwrap();
-    trees.by_updated_at.remove(age_row(4, NOW)).unwrap();
+    remove_age_row(trees, 4, NOW);
     // Extras in pieces, once with the details in them.
     let chunk = |n: usize| ExtrasRow::encode_all(entry(n), n as u64, &[0; 6000]).nth(1).unwrap().0;
     trees.extras.remove(chunk(5)).unwrap();
@@ -194,10 +193,7 @@ fn each_repair_is_counted_once() {
         heals(dir.path(), opened)
     };
     let nothing = Repairs { entries: 3, ..Repairs::default() };
-    let age_row = |trees: &Trees| {
-        let row = ActivityRow { time: NOW, entry: entry(1) }.encode();
-        trees.by_updated_at.remove(row).unwrap().unwrap();
-    };
+    let age_row = |trees: &Trees| remove_age_row(trees, 1, NOW);
     assert_eq!(repaired(age_row), Repairs { age_rows_written: 1, ..nothing });
     let id_row = |trees: &Trees| drop(trees.by_session_id.remove(IdRow::encode(&id(1), entry(1))).unwrap().unwrap());
     assert_eq!(repaired(id_row), Repairs { id_rows_written: 1, ..nothing });

@@ -7,8 +7,8 @@ fn only_rows_that_nobody_needs_are_cleared() {
     let dir = tempfile::tempdir().unwrap();
     let Opened { engine, mut writer, .. } = with_entries(dir.path());
     let row = |n: usize, time: Timestamp| ActivityRow { time, entry: entry(n) };
-    for row in [row(1, later(-9)), row(1, later(9)), row(8, NOW)] {
-        engine.trees.by_updated_at.insert(row.encode(), vec![]).unwrap();
+    for (n, time) in [(1, later(-9)), (1, later(9)), (8, NOW)] {
+        put_age_row(&engine.trees, n, time);
     }
     let found = verify(&engine).unwrap();
     assert_eq!((found.violations, found.stale_rows), (vec![], 3));
@@ -18,8 +18,8 @@ fn only_rows_that_nobody_needs_are_cleared() {
     assert!(!writer.recheck(&engine, &row(8, NOW)).unwrap(), "no record: it may be lost, and its time is known here");
     assert_eq!(verify(&engine).unwrap().stale_rows, 2);
     // Of an entry that has no other it is the last trace: the right one takes its place.
-    engine.trees.by_updated_at.remove(row(2, NOW).encode()).unwrap().unwrap();
-    engine.trees.by_updated_at.insert(row(2, later(-9)).encode(), vec![]).unwrap();
+    remove_age_row(&engine.trees, 2, NOW);
+    put_age_row(&engine.trees, 2, later(-9));
     assert!(writer.recheck(&engine, &row(2, later(-9))).unwrap());
     let found = verify(&engine).unwrap();
     assert_eq!((found.violations, found.stale_rows), (vec![], 2));
@@ -71,19 +71,18 @@ fn a_missing_hot_record_is_found() {
 
 #[test]
 fn a_missing_age_row_is_found() {
-    let row = |time: Timestamp| ActivityRow { time, entry: entry(1) }.encode();
-    let found = planted(|trees| drop(trees.by_updated_at.remove(row(NOW)).unwrap()));
+    let found = planted(|trees| remove_age_row(trees, 1, NOW));
     assert_eq!(found, [Violation::NoAgeRow { key: name(1) }]);
     // A later row does not help: pruning would look for the entry too late.
     let found = planted(|trees| {
-        trees.by_updated_at.remove(row(NOW)).unwrap();
-        trees.by_updated_at.insert(row(later(1)), vec![]).unwrap();
+        remove_age_row(trees, 1, NOW);
+        put_age_row(trees, 1, later(1));
     });
     assert_eq!(found, [Violation::NoAgeRow { key: name(1) }]);
     // An earlier one does.
     let found = planted(|trees| {
-        trees.by_updated_at.remove(row(NOW)).unwrap();
-        trees.by_updated_at.insert(row(later(-1)), vec![]).unwrap();
+        remove_age_row(trees, 1, NOW);
+        put_age_row(trees, 1, later(-1));
     });
     assert_eq!(found, []);
 }
@@ -97,8 +96,7 @@ fn many_missing_age_rows_cost_no_more_than_few() {
         let new: Vec<_> = (0..entries).map(|n| whole(n, n, later(n as i64 / 8), None)).collect();
         commit(&mut opened, &new).unwrap();
         for n in (0..entries).step_by(2) {
-            let row = ActivityRow { time: later(n as i64 / 8), entry: entry(n) };
-            opened.engine.trees.by_updated_at.remove(row.encode()).unwrap().unwrap();
+            remove_age_row(&opened.engine.trees, n, later(n as i64 / 8));
         }
         let found = violations(&opened.engine);
         let missing = found.iter().filter(|violation| matches!(violation, Violation::NoAgeRow { .. })).count();

@@ -22,6 +22,7 @@ use crate::error::{Error, Result, panic_message};
 use crate::key::SessionKey;
 use crate::storage::directory::files::Found;
 use crate::storage::directory::{files, parts};
+use crate::storage::engine::ages;
 use crate::storage::engine::change::encode_error;
 use crate::storage::engine::trees::engine_error;
 use crate::storage::engine::{bytes, damaged};
@@ -187,9 +188,7 @@ impl NewStore {
         let age_row = |entry: &&Encoded| ActivityRow { time: entry.updated_at, entry: entry.place };
         let mut rows: Vec<_> = new.iter().map(age_row).collect();
         rows.sort_unstable();
-        for row in rows {
-            put(&trees.by_updated_at, row.encode(), &[])?;
-        }
+        ages::write(&trees.by_updated_at, ages::puts(&trees.by_updated_at, &rows)?)?;
         new.sort_unstable_by_key(|entry| batch.get(&entry.id_row));
         new.iter().try_for_each(|entry| put(&trees.by_session_id, batch.get(&entry.id_row), &[]))
     }
@@ -208,7 +207,8 @@ impl NewStore {
         let Some(cold) = trees.sessions.get(bytes(key)).map_err(read)? else { return Ok(()) };
         let (cold, _) = decode_cold(&cold).map_err(|e| damaged("sessions", key, e))?;
         remove(&trees.by_session_id, &IdRow::encode(&cold.session_id, place))?;
-        remove(&trees.by_updated_at, &ActivityRow::of(hot, place).encode())?;
+        let removals = ages::removals(&trees.by_updated_at, &[ActivityRow::of(hot, place)])?;
+        ages::write(&trees.by_updated_at, removals)?;
         for row in trees.extras.scan_prefix(place.as_bytes()).keys() {
             remove(&trees.extras, &row.map_err(read)?)?;
         }

@@ -12,6 +12,7 @@ use crate::storage::directory::files::Found;
 use crate::storage::directory::lock::{Lock, check_process};
 use crate::storage::directory::state::{Mark, State, StateFile};
 use crate::storage::directory::{access, files, parts, swap};
+use crate::storage::engine::ages;
 use crate::storage::engine::bytes;
 use crate::storage::engine::change::encode_error;
 use crate::storage::engine::trees::{check_clock, meta};
@@ -23,7 +24,12 @@ pub(crate) struct NewStore {
     seed: [u8; 16],
     state: StateFile,
     place: Place,
+    /// Rows of the index by age that are to be written together.
+    ages: Vec<ActivityRow>,
 }
+
+/// How many of them.
+const AGES: usize = 16 * 1024;
 
 /// Where the store is to be.
 struct Place {
@@ -64,7 +70,7 @@ impl NewStore {
         place.directory.has_state = true;
         let state = StateFile::create(path.join(files::STATE))?;
         let database = NewDatabase::create(path, cache_bytes)?;
-        Ok(Self { database, seed: new_seed()?, state, place })
+        Ok(Self { database, seed: new_seed()?, state, place, ages: Vec::new() })
     }
 
     /// What fingerprints are made with.
@@ -81,7 +87,7 @@ impl NewStore {
         rows.into_iter().try_for_each(|(row, value)| put(&self.database.trees.meta, row, &value))
     }
 
-    pub(crate) fn put_entry(&self, entry: &CheckedEntry<'_>) -> Result<()> {
+    pub(crate) fn put_entry(&mut self, entry: &CheckedEntry<'_>) -> Result<()> {
         let CheckedEntry { record, key, hot, cold, .. } = entry;
         let trees = &self.database.trees;
         let place = Seed::new(&self.seed).fingerprint(key);
@@ -92,17 +98,27 @@ impl NewStore {
         }
         put(&trees.sessions, bytes(key), record.cold)?;
         put(&trees.activity, place.as_bytes(), &Activity::encode(key, hot).map_err(encode_error)?)?;
-        put(&trees.by_updated_at, ActivityRow::of(hot, place).encode(), &[])?;
         put(&trees.by_session_id, IdRow::encode(&cold.session_id, place), &[])?;
         for (name, term) in &record.leases {
             put(&trees.leases, LeaseRow::encode(place, name), term)?;
         }
-        record.turn.map_or(Ok(()), |turn| put(&trees.turns, place.as_bytes(), turn))
+        record.turn.map_or(Ok(()), |turn| put(&trees.turns, place.as_bytes(), turn))?;
+        self.ages.push(ActivityRow::of(hot, place));
+        if self.ages.len() >= AGES { self.put_ages() } else { Ok(()) }
+    }
+
+    fn put_ages(&mut self) -> Result<()> {
+        let tree = &self.database.trees.by_updated_at;
+        self.ages.sort_unstable();
+        ages::write(tree, ages::puts(tree, &self.ages)?)?;
+        self.ages.clear();
+        Ok(())
     }
 
     /// Makes the store durable and lets it appear. Its commit numbers go on after `commit`.
-    pub(crate) fn finish(self, commit: u64, entries: u64) -> Result<()> {
-        let Self { mut place, seed, database, state } = self;
+    pub(crate) fn finish(mut self, commit: u64, entries: u64) -> Result<()> {
+        self.put_ages()?;
+        let Self { mut place, seed, database, state, ages: _ } = self;
         database.put_marks(seed, commit, entries)?;
         database.close()?.install()?;
         (place.directory.is_ours, place.directory.has_state) = (false, false);

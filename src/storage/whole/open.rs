@@ -16,6 +16,7 @@ use crate::storage::directory::segments::Segments;
 use crate::storage::directory::state::{Left, Mark, State, StateFile};
 use crate::storage::directory::{access, ballast, files, parts, swap};
 use crate::storage::engine::Engine;
+use crate::storage::engine::ages::Gone;
 use crate::storage::engine::memtable::Memtable;
 use crate::storage::engine::structural::Settled;
 use crate::storage::engine::trees::{FORMAT, LastHandle, Trees, engine_error, meta};
@@ -204,6 +205,7 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, state: &Arc<StateFile>, left: Left
         waker,
         trees,
         memtable: Memtable::new(),
+        gone: Gone::default(),
         seed,
         file,
         is_linked: false,

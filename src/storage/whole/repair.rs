@@ -59,7 +59,7 @@ pub struct Repairs {
     pub id_rows_written: u64,
     /// Hot records without an entry or that cannot be decoded, removed.
     pub activity_removed: u64,
-    /// Rows of `by_updated_at` that were out of date or could not be decoded, removed.
+    /// Rows of `by_updated_at` that were out of date, and pages of them that could not be decoded, removed.
     pub age_rows_removed: u64,
     /// Rows of `by_session_id` that were wrong or could not be decoded, removed.
     pub id_rows_removed: u64,
@@ -153,9 +153,9 @@ impl Repair<'_> {
             self.done.id_rows_written += 1;
         }
         let time = self.hot(key, entry, &cold)?;
-        let age_row = ActivityRow { time, entry }.encode();
-        if !has(&trees.by_updated_at, age_row)? {
-            self.writer.insert(engine, &trees.by_updated_at, age_row, &[])?;
+        let age_row = ActivityRow { time, entry };
+        if !engine.has_age_row(&age_row)? {
+            self.writer.put_age_rows(engine, vec![age_row])?;
             self.done.age_rows_written += 1;
         }
         if self.salvaged.broken_extras.contains(&entry) {
@@ -189,7 +189,7 @@ impl Repair<'_> {
         let value = Activity::encode(key, &hot).map_err(encode_error)?;
         // The row of the index first, as for a touch: an entry is never without one.
         let (engine, trees) = (self.engine, &self.engine.trees);
-        self.writer.insert(engine, &trees.by_updated_at, ActivityRow::of(&hot, entry).encode(), &[])?;
+        self.writer.put_age_rows(engine, vec![ActivityRow::of(&hot, entry)])?;
         self.writer.insert(engine, &trees.activity, entry.as_bytes(), &value)?;
         Ok(hot.updated_at)
     }
@@ -268,14 +268,19 @@ impl Repair<'_> {
 
     fn age_rows(&mut self) -> Result<()> {
         let tree = &self.engine.trees.by_updated_at;
-        self.each(tree, |this, row, _| {
-            if let Ok(row) = ActivityRow::decode(row)
-                && this.engine.stored_hot(row.entry)?.is_some_and(|hot| hot.updated_at == row.time)
-            {
-                return Ok(());
+        self.each(tree, |this, key, value| {
+            let Ok(rows) = this.engine.page(key, value)?.rows else {
+                this.done.age_rows_removed += 1;
+                return this.writer.remove(this.engine, tree, key);
+            };
+            let mut old = Vec::new();
+            for row in rows {
+                if this.engine.stored_hot(row.entry)?.is_none_or(|hot| hot.updated_at != row.time) {
+                    old.push(row);
+                }
             }
-            this.done.age_rows_removed += 1;
-            this.writer.remove(this.engine, tree, row)
+            this.done.age_rows_removed += old.len() as u64;
+            this.writer.remove_age_rows(this.engine, old).map(drop)
         })
     }
 

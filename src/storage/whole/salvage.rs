@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::quarantine::Quarantine;
 use crate::codec::{
-    Activity, ActivityRow, CodecError, ExtrasRow, Fingerprint, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn,
-    assemble, decode_cold, whole_fingerprint,
+    Activity, AgePage, CodecError, ExtrasRow, Fingerprint, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn, assemble,
+    decode_cold, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
 use crate::key::SessionKey;
@@ -158,19 +158,19 @@ impl Survey<'_> {
     fn index_rows(&mut self) -> Result<()> {
         for row in self.engine.trees.by_updated_at.iter() {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            let reason = match ActivityRow::decode(&row) {
-                Err(error) => with_causes(&error),
-                Ok(row) => {
-                    if let Some(newest) = self.salvaged.without_hot.get_mut(&row.entry) {
-                        *newest = (*newest).max(Some(row.time));
+            match AgePage::decode(&row, &value) {
+                Err(error) => self.quarantine.add("by_updated_at", &row, &value, &with_causes(&error))?,
+                Ok(rows) => {
+                    for row in rows {
+                        if let Some(newest) = self.salvaged.without_hot.get_mut(&row.entry) {
+                            *newest = (*newest).max(Some(row.time));
+                        }
+                        if self.lost.contains(&row.entry) {
+                            self.quarantine.add("by_updated_at", &row.encode(), &[], "its entry is lost")?;
+                        }
                     }
-                    if !self.lost.contains(&row.entry) {
-                        continue;
-                    }
-                    "its entry is lost".into()
                 }
-            };
-            self.quarantine.add("by_updated_at", &row, &value, &reason)?;
+            }
         }
         for row in self.engine.trees.by_session_id.iter() {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;

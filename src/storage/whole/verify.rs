@@ -26,6 +26,8 @@ use crate::unreadable::{Unreadable, UnreadableRecord, if_readable};
 const BATCH: usize = 512;
 /// Bytes of extras likewise; those of one entry are looked at in one go.
 const BATCH_BYTES: u64 = 1 << 20;
+/// What a look at another row counts as.
+const LOOK_BYTES: u64 = BATCH_BYTES / BATCH as u64;
 
 /// What [`SessionStore::verify`](crate::SessionStore::verify) found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,20 +146,24 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         }
         Ok(0)
     })?;
-    in_batches(engine, &trees.by_updated_at, |row, _| {
-        match ActivityRow::decode(row) {
-            Err(error) => found.violations.push(unreadable("by_updated_at", row, &error)),
-            Ok(row) => {
-                without_age_row.meet(&row);
-                // A hot record that cannot be decoded is reported with its own tree.
-                if let Some(hot) = if_readable(engine.stored_hot(row.entry))?
-                    && hot.is_none_or(|hot| hot.updated_at != row.time)
-                {
-                    found.stale_rows += 1;
-                }
+    in_batches(engine, &trees.by_updated_at, |key, value| {
+        let rows = match engine.page(key, value)?.rows {
+            Err(error) => {
+                found.violations.push(unreadable("by_updated_at", key, &error));
+                return Ok(0);
+            }
+            Ok(rows) => rows,
+        };
+        for row in rows.iter().filter(|row| !engine.gone.contains(row)) {
+            without_age_row.meet(row);
+            // A hot record that cannot be decoded is reported with its own tree.
+            if let Some(hot) = if_readable(engine.stored_hot(row.entry))?
+                && hot.is_none_or(|hot| hot.updated_at != row.time)
+            {
+                found.stale_rows += 1;
             }
         }
-        Ok(0)
+        Ok(LOOK_BYTES * rows.len() as u64)
     })?;
     without_age_row.report(engine, &mut found)?;
     in_batches(engine, &trees.by_session_id, |row, _| {
@@ -283,7 +289,7 @@ impl WithoutAgeRow {
 /// missing or cannot be decoded, which is reported on its own.
 fn age_row(engine: &Engine, entry: Fingerprint) -> Result<Option<(Timestamp, bool)>> {
     let Some(Ok(hot)) = engine.activity(entry)?.map(|value| Activity::decode_hot(&value)) else { return Ok(None) };
-    Ok(Some((hot.updated_at, has(&engine.trees.by_updated_at, ActivityRow::of(&hot, entry).encode())?)))
+    Ok(Some((hot.updated_at, engine.has_age_row(&ActivityRow::of(&hot, entry))?)))
 }
 
 /// Visits every row of `tree`, a piece at a time, with the writer stopped meanwhile. `visit` answers how many bytes it

@@ -20,7 +20,7 @@ mod source;
 mod time;
 
 use codec::{
-    Activity, ActivityRow, Base, ExtrasRow, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn, decode_cold,
+    Activity, ActivityRow, AgePage, Base, ExtrasRow, Hot, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn, decode_cold,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -74,6 +74,9 @@ fuzz_target!(|input: &[u8]| {
         let mut same = JournalRow::new();
         again.iter().for_each(|record| same.push(record).expect("the same"));
         assert_eq!(same.value(), row.value());
+    }
+    if let Ok(rows) = AgePage::decode(&AgePage::FIRST, input) {
+        assert_eq!(AgePage::encode(&rows), input);
     }
     let _ = JournalRow::number(input);
     let _ = ExtrasRow::decode(input);

@@ -94,7 +94,7 @@ fn a_store_of_a_newer_format_is_refused() {
         *format.last_mut().unwrap() += 1;
         tree.insert("format", format).unwrap();
     });
-    store.run(&["list"]).failed(1, &["has format 5", "use a newer cloakroom"]);
+    store.run(&["list"]).failed(1, &["has format 6", "use a newer cloakroom"]);
 }
 
 #[test]

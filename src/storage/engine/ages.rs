@@ -1,0 +1,324 @@
+//! The index by age: a row of time and entry for each entry, in pages.
+//!
+//! A write of sled's costs about the same whatever is in it. So `by_updated_at` has up to 32 rows in one of sled's, and
+//! rows of about one time are written together. A page has the rows from its key up to that of the next page, and
+//! the first one has whatever comes before. A split writes the upper pages first, so a crash leaves rows in two pages;
+//! the page that is lower has them for nothing, and they do not count.
+//!
+//! Rows that touched entries have left lie anywhere. They are noted in the journal and here, and leave their pages later, many of
+//! a page at a time; for readers they are gone at once. After a crash the notes are suspicions: an entry may not have left its
+//! row, or may have come back to it, so each is looked at before its row goes, and until then readers compare the row with
+//! the record, as they do with all rows.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use sled::IVec;
+
+use super::memtable::Epoch;
+use super::runs::{AgeOrder, AgeRange};
+use super::trees::engine_error;
+use super::{Engine, damaged_at};
+use crate::codec::{ActivityRow, AgePage, CodecError};
+use crate::error::Result;
+
+/// Rows that are in their pages, though their entries have left them.
+#[derive(Debug, Default)]
+pub(in crate::storage) struct Gone {
+    rows: Mutex<BTreeMap<ActivityRow, Left>>,
+    /// Read without the lock: mostly there are none.
+    len: AtomicUsize,
+}
+
+/// What is known of such a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::storage) struct Left {
+    /// The half of the journal that has it.
+    epoch: Epoch,
+    /// It was noted before a crash.
+    pub(in crate::storage) is_suspicion: bool,
+}
+
+impl Gone {
+    pub(in crate::storage) fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether a row does not count.
+    pub(in crate::storage) fn contains(&self, row: &ActivityRow) -> bool {
+        self.noted(row).is_some_and(|left| !left.is_suspicion)
+    }
+
+    /// What is known of a row, if its entry may have left it.
+    pub(in crate::storage) fn noted(&self, row: &ActivityRow) -> Option<Left> {
+        if self.len() == 0 { None } else { self.rows.lock().get(row).copied() }
+    }
+
+    /// Adds rows that their entries have left. The journal has noted them, in the half of `epoch`.
+    pub(in crate::storage) fn add(&self, new: impl IntoIterator<Item = ActivityRow>, epoch: Epoch) {
+        self.note(new, Left { epoch, is_suspicion: false });
+    }
+
+    /// Adds rows that the journal noted before an opening.
+    pub(in crate::storage) fn suspect(&self, new: impl IntoIterator<Item = ActivityRow>, epoch: Epoch) {
+        self.note(new, Left { epoch, is_suspicion: true });
+    }
+
+    fn note(&self, new: impl IntoIterator<Item = ActivityRow>, left: Left) {
+        let mut rows = self.rows.lock();
+        rows.extend(new.into_iter().map(|row| (row, left)));
+        self.len.store(rows.len(), Ordering::Release);
+    }
+
+    /// They count again, or are in no page any more.
+    pub(in crate::storage) fn forget(&self, old: &[ActivityRow]) {
+        if self.len() == 0 {
+            return;
+        }
+        let mut rows = self.rows.lock();
+        for row in old {
+            rows.remove(row);
+        }
+        self.len.store(rows.len(), Ordering::Release);
+    }
+
+    /// Up to `limit` of them after `after`, in order, but for those of one half.
+    pub(in crate::storage) fn next(
+        &self,
+        after: Option<ActivityRow>,
+        limit: usize,
+        but: Option<Epoch>,
+    ) -> Vec<ActivityRow> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.rows.lock();
+        let rows = rows.range((from, Bound::Unbounded)).filter(|(_, left)| Some(left.epoch) != but);
+        rows.take(limit).map(|(row, _)| *row).collect()
+    }
+
+    fn retain_others(&self, rows: &mut Vec<ActivityRow>) {
+        if self.len() > 0 {
+            let gone = self.rows.lock();
+            rows.retain(|row| gone.get(row).is_none_or(|left| left.is_suspicion));
+        }
+    }
+}
+
+/// A page as it is in the tree, without rows that the next page has.
+#[derive(Debug)]
+pub(in crate::storage) struct Page {
+    pub(in crate::storage) key: IVec,
+    pub(in crate::storage) rows: Result<Vec<ActivityRow>, CodecError>,
+}
+
+impl Page {
+    fn new(key: IVec, value: &[u8], end: Option<&IVec>) -> Self {
+        let mut rows = AgePage::decode(&key, value);
+        if let (Ok(rows), Some(end)) = (&mut rows, end) {
+            rows.truncate(rows.partition_point(|row| row.encode().as_slice() < end.as_ref()));
+        }
+        Self { key, rows }
+    }
+}
+
+/// The pages that may have rows of a range, from one of its ends.
+pub(in crate::storage) struct Pages {
+    left: sled::Iter,
+    order: AgeOrder,
+    /// The next page, to know where the one before it ends.
+    held: Option<(IVec, IVec)>,
+    /// Where the next page ends, in the order from the newest.
+    end: Option<IVec>,
+}
+
+impl Pages {
+    pub(in crate::storage) fn of(tree: &sled::Tree, range: &AgeRange, order: AgeOrder) -> Result<Self> {
+        let from = match range.0 {
+            Bound::Included(row) | Bound::Excluded(row) => page_key(tree, &row)?,
+            Bound::Unbounded => None,
+        };
+        let from = from.map_or(Bound::Unbounded, Bound::Included);
+        let to = match range.1 {
+            Bound::Included(row) | Bound::Excluded(row) => Bound::Included(IVec::from(&row.encode())),
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        let mut pages = Self { left: tree.range((from, to)), order, held: None, end: None };
+        if order == AgeOrder::OldestFirst {
+            pages.held = pages.left.next().transpose().map_err(|e| engine_error("read", e))?;
+        }
+        Ok(pages)
+    }
+}
+
+impl Iterator for Pages {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let read = |row: Option<sled::Result<(IVec, IVec)>>| row.transpose().map_err(|e| engine_error("read", e));
+        let page = match self.order {
+            AgeOrder::OldestFirst => {
+                let (key, value) = self.held.take()?;
+                match read(self.left.next()) {
+                    Ok(next) => self.held = next,
+                    Err(error) => return Some(Err(error)),
+                }
+                Page::new(key, &value, self.held.as_ref().map(|(key, _)| key))
+            }
+            AgeOrder::NewestFirst => {
+                let (key, value) = match read(self.left.next_back()) {
+                    Ok(page) => page?,
+                    Err(error) => return Some(Err(error)),
+                };
+                let end = self.end.replace(key.clone());
+                Page::new(key, &value, end.as_ref())
+            }
+        };
+        Some(Ok(page))
+    }
+}
+
+/// The key of the page that a row belongs to.
+fn page_key(tree: &sled::Tree, row: &ActivityRow) -> Result<Option<IVec>> {
+    let page = tree.range(..=row.encode()).next_back().transpose().map_err(|e| engine_error("read", e))?;
+    Ok(page.map(|(key, _)| key))
+}
+
+/// The page that a row belongs to, and the key of the next one.
+fn page_of(tree: &sled::Tree, row: &ActivityRow) -> Result<(Option<Page>, Option<IVec>)> {
+    let read = |row: Option<sled::Result<(IVec, IVec)>>| row.transpose().map_err(|e| engine_error("read", e));
+    let next = read(tree.range((Bound::Excluded(row.encode()), Bound::Unbounded)).next())?.map(|(key, _)| key);
+    let page = read(tree.range(..=row.encode()).next_back())?;
+    Ok((page.map(|(key, value)| Page::new(key, &value, next.as_ref())), next))
+}
+
+/// A write to a tree: of a value, or a removal.
+pub(in crate::storage) type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// The writes that put rows into their pages. The rows are in order, and none is there twice.
+pub(in crate::storage) fn puts(tree: &sled::Tree, mut rows: &[ActivityRow]) -> Result<Vec<Write>> {
+    let mut writes = Vec::new();
+    while let Some(first) = rows.first() {
+        let (page, next) = page_of(tree, first)?;
+        let here;
+        (here, rows) = split_at(rows, next.as_ref());
+        let (key, before, here) = match page {
+            None => (AgePage::FIRST.to_vec(), Vec::new(), here),
+            Some(Page { key, rows: Ok(before) }) => (key.to_vec(), before, here),
+            // What it has is for a repair. The new rows get a page behind it, but for one that would be in its place.
+            Some(Page { key, rows: Err(_) }) => {
+                let behind = here.split_first().filter(|(first, _)| first.encode().as_slice() == key.as_ref());
+                let here = behind.map_or(here, |(_, behind)| behind);
+                let Some(first) = here.first() else { continue };
+                (first.encode().to_vec(), Vec::new(), here)
+            }
+        };
+        // Rows that come behind all others fill their pages; most do.
+        let is_end = before.last().is_none_or(|last| last < first);
+        let mut all = [&before, here].concat();
+        all.sort_unstable();
+        all.dedup();
+        let pages = all.len().div_ceil(AgePage::MAX_ROWS).max(1);
+        let per_page = if is_end { AgePage::MAX_ROWS } else { all.len().div_ceil(pages) };
+        let mut pages = all.chunks(per_page);
+        let lowest = pages.next().unwrap_or_default();
+        let upper = pages.rev().filter_map(|page| Some((page.first()?.encode().to_vec(), Some(AgePage::encode(page)))));
+        writes.extend(upper);
+        if lowest != before {
+            writes.push((key, Some(AgePage::encode(lowest))));
+        }
+    }
+    Ok(writes)
+}
+
+/// The writes that remove rows from their pages, likewise. Rows that are not there cost nothing.
+pub(in crate::storage) fn removals(tree: &sled::Tree, mut rows: &[ActivityRow]) -> Result<Vec<Write>> {
+    let (mut writes, mut written) = (Vec::new(), None);
+    while let Some(first) = rows.first() {
+        let (page, next) = page_of(tree, first)?;
+        let here;
+        (here, rows) = split_at(rows, next.as_ref());
+        let Some(Page { key, rows: Ok(before), .. }) = page else { continue };
+        let left: Vec<_> = before.iter().filter(|row| here.binary_search(row).is_err()).copied().collect();
+        if left.len() == before.len() {
+            continue;
+        }
+        if left.is_empty() {
+            // What a crash has left in the page before it would count again.
+            let lower =
+                tree.range::<&[u8], _>(..key.as_ref()).next_back().transpose().map_err(|e| engine_error("read", e))?;
+            if let Some((lower, value)) = lower.filter(|(lower, _)| written.as_ref() != Some(lower))
+                && let Ok(all) = AgePage::decode(&lower, &value)
+                && let Page { rows: Ok(kept), .. } = Page::new(lower.clone(), &value, Some(&key))
+                && kept.len() < all.len()
+            {
+                writes.push((lower.to_vec(), Some(AgePage::encode(&kept))));
+            }
+            writes.push((key.to_vec(), None));
+        } else {
+            writes.push((key.to_vec(), Some(AgePage::encode(&left))));
+        }
+        written = Some(key);
+    }
+    Ok(writes)
+}
+
+/// Writes where nobody else looks, and no order counts.
+pub(in crate::storage) fn write(tree: &sled::Tree, writes: Vec<Write>) -> Result<()> {
+    writes.into_iter().try_for_each(|(row, value)| {
+        let done = match value {
+            Some(value) => tree.insert(row, value),
+            None => tree.remove(row),
+        };
+        done.map(drop).map_err(|e| engine_error("write", e))
+    })
+}
+
+/// What comes before the next page, and the rest.
+fn split_at<'a>(rows: &'a [ActivityRow], next: Option<&IVec>) -> (&'a [ActivityRow], &'a [ActivityRow]) {
+    let here = next.map_or(rows.len(), |next| rows.partition_point(|row| row.encode().as_slice() < next.as_ref()));
+    rows.split_at_checked(here).unwrap_or((rows, &[]))
+}
+
+impl Engine {
+    /// Whether the index has this row. A page that cannot be decoded has none.
+    pub(in crate::storage) fn has_age_row(&self, row: &ActivityRow) -> Result<bool> {
+        let (page, _) = page_of(&self.trees.by_updated_at, row)?;
+        let is_there = page.and_then(|page| page.rows.ok()).is_some_and(|rows| rows.binary_search(row).is_ok());
+        Ok(is_there && !self.gone.contains(row))
+    }
+
+    /// A row of the tree as a page.
+    pub(in crate::storage) fn page(&self, key: &[u8], value: &[u8]) -> Result<Page> {
+        let next = self.trees.by_updated_at.range::<&[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next();
+        let next = next.transpose().map_err(|e| engine_error("read", e))?;
+        Ok(Page::new(key.into(), value, next.as_ref().map(|(key, _)| key)))
+    }
+
+    /// The rows of a page that count. The error names the page.
+    pub(in crate::storage) fn rows_of(&self, page: Page) -> Result<Vec<ActivityRow>> {
+        let mut rows = page.rows.map_err(|error| damaged_at("by_updated_at", &page.key, error))?;
+        self.gone.retain_others(&mut rows);
+        Ok(rows)
+    }
+
+    /// What writes these rows. From now on they count.
+    pub(in crate::storage) fn age_puts(&self, mut rows: Vec<ActivityRow>) -> Result<Vec<Write>> {
+        rows.sort_unstable();
+        rows.dedup();
+        let writes = puts(&self.trees.by_updated_at, &rows)?;
+        self.gone.forget(&rows);
+        Ok(writes)
+    }
+
+    /// What removes these rows.
+    pub(in crate::storage) fn age_removals(&self, mut rows: Vec<ActivityRow>) -> Result<Vec<Write>> {
+        rows.sort_unstable();
+        let writes = removals(&self.trees.by_updated_at, &rows)?;
+        self.gone.forget(&rows);
+        Ok(writes)
+    }
+}
+
+#[cfg(test)]
+mod tests;
