@@ -23,6 +23,10 @@ pub(super) struct Figures {
     pub(super) redirections: AtomicU64,
     /// Changes whose outcome could not be told.
     pub(super) uncertain: AtomicU64,
+    /// Touches that were sent again, for a failover may have lost them.
+    pub(super) resent: AtomicU64,
+    /// Touches that would not have been, for too many were remembered.
+    pub(super) forgotten: AtomicU64,
     /// Receipts that are waited for now.
     pub(super) waiting: AtomicU64,
     /// Looks at what other processes want to prune.

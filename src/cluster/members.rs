@@ -62,6 +62,7 @@ impl ClusterStore {
             };
             self.start_thread("cloakroom-review", review)?;
         }
+        self.start_thread("cloakroom-resend", Self::resending(inner.clone(), stopped.clone()))?;
         let run = move || {
             let (mut renewed, mut looked) = (Instant::now(), Instant::now());
             while stopped.recv_timeout(nap) == Err(RecvTimeoutError::Timeout) {

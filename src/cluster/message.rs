@@ -33,6 +33,7 @@ impl ClusterStore {
         let touch = self.touch_command(shard, Part::Updated, key, now);
         let done = self.call(shard, Kind::Write, &|_| vec![touch.clone()])?;
         if int(at(&done.values, 0)) == Some(1) {
+            self.owe(key, now, false, done.sent.as_ref());
             return Ok(Some(self.receipt([done.sent])));
         }
         // It did not move, or there is none.
@@ -43,6 +44,7 @@ impl ClusterStore {
         };
         let done = self.call(shard, Kind::Write, &|_| look())?;
         if int(at(&done.values, 1)).is_some() {
+            self.owe(key, now, false, done.sent.as_ref());
             return Ok(Some(self.receipt([done.sent])));
         }
         self.check_mark(shard, at(&done.values, 2), &done.node)?;
@@ -95,6 +97,9 @@ impl ClusterStore {
             let (seen, sent) = self.look_for_message(key, (how.touch == Touch::Yes && !how.fresh).then_some(now))?;
             let reason = seen.as_ref().and_then(|seen| rules::replaced(&seen.hot, how.fresh, None));
             if let Some(seen) = seen.as_ref().filter(|_| reason.is_none()) {
+                if how.touch == Touch::Yes {
+                    self.owe(key, now.as_micros(), true, sent.as_ref());
+                }
                 let receipt = self.receipt([sent]);
                 return Ok(Resolved { entry: seen.entry(key), resolution: Resolution::Existing, receipt });
             }

@@ -16,8 +16,9 @@ impl ClusterStore {
     /// Those of [`stats`](Self::stats).
     pub fn metrics(&self) -> Result<String> {
         let stats = self.stats()?;
-        let Figures { touches, retries, redirections, uncertain, waiting, reviews, passes, pruned, kept_unreviewed } =
+        let Figures { touches, retries, redirections, uncertain, resent, forgotten, waiting, reviews, .. } =
             &*self.inner.figures;
+        let Figures { passes, pruned, kept_unreviewed, .. } = &*self.inner.figures;
         let mut text = String::new();
         let labels = format!("{{store=\"{}\",member=\"{}\"}}", self.name(), self.inner.member);
         let mut put = |name: &str, kind: &str, help: &str, value: &dyn Display| {
@@ -25,11 +26,17 @@ impl ClusterStore {
             // Writing to a text does not fail.
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}");
         };
-        let counters: [(&str, &AtomicU64, &str); 7] = [
+        let counters: [(&str, &AtomicU64, &str); 9] = [
             ("touches_total", touches, "Touches by this process, those of messages among them."),
             ("retries_total", retries, "Requests that were sent again, for they got no answer."),
             ("redirections_total", redirections, "Requests that a node sent on to another one."),
             ("uncertain_total", uncertain, "Changes and receipts whose outcome could not be told."),
+            ("touches_resent_total", resent, "Touches that were sent again, for a failover may have lost them."),
+            (
+                "touches_forgotten_total",
+                forgotten,
+                "Touches that a failover may lose, for too many were remembered already.",
+            ),
             ("reviews_total", reviews, "Looks at what other processes want to prune."),
             ("prune_passes_total", passes, "Passes of pruning by this process."),
             ("pruned_total", pruned, "Entries that this process pruned."),
@@ -38,6 +45,7 @@ impl ClusterStore {
             put(name, "counter", help, &value.load(Relaxed));
         }
         let gauges = [
+            ("touches_remembered", self.inner.owed.len(), "Touches that replicas may not have yet."),
             ("receipts_waiting", waiting.load(Relaxed), "Receipts that are waited for."),
             (
                 "kept_unreviewed",

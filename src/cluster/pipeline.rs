@@ -135,7 +135,7 @@ impl Running {
         let batch = self.batches;
         let proof = link.begin_proof(batch, || self.needs.of(&self.node));
         if let Some(proof) = &proof {
-            let time = if self.is_late { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
+            let time = if self.is_late || proof.is_aside { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
             let time = u64::try_from(time.as_millis()).unwrap_or(1);
             if proof.replicas > 0 {
                 redis::cmd("WAIT").arg(proof.replicas).arg(time).write_packed_command(&mut bytes);
@@ -177,7 +177,9 @@ impl Running {
                 let both = list(at(&answers, first + waits));
                 (count_of(at(both, 0)), count_of(at(both, 1)))
             });
-            self.is_late = !link.end_proof(&proof, &self.node, replicated, synced);
+            let is_enough = link.end_proof(&proof, &self.node, replicated, synced);
+            // In a moment they may just not have come to it.
+            self.is_late = !is_enough && (self.is_late || !proof.is_aside);
         }
         let unpacked = |(request, (begin, end, is_transaction)): (Request, (usize, usize, bool))| {
             let own = answers.get(begin..end).unwrap_or_default();

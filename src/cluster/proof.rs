@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use redis::RedisError;
@@ -14,6 +14,11 @@ use redis::RedisError;
 use crate::commit::Proof;
 use crate::error::{Error, Result};
 use crate::fork;
+
+/// How often a proof is asked for that nobody waits for.
+const ASIDE: Duration = Duration::from_millis(200);
+/// The same after many that failed.
+const ASIDE_LATE: Duration = Duration::from_secs(16);
 
 /// What a proof needs: set by the options, and by what the map knows of each primary.
 #[derive(Debug)]
@@ -58,6 +63,8 @@ pub(super) struct Attempt {
     batch: u64,
     pub(super) replicas: u64,
     pub(super) syncs: bool,
+    /// Nobody waits for it, so it holds up the rest for a moment only.
+    pub(super) is_aside: bool,
 }
 
 /// What proves that a change is kept.
@@ -88,6 +95,9 @@ struct State {
     /// Somebody waits for syncs, or for replicas.
     wants_sync: bool,
     wants_replicas: bool,
+    /// Nobody waits, but it is wanted some time that replicas have all.
+    wants_aside: bool,
+    aside: Aside,
     attempts: u64,
     durable: u64,
     replicated: u64,
@@ -96,12 +106,26 @@ struct State {
     wakers: Vec<Waker>,
 }
 
+/// When a proof was wanted that nobody waits for, and how long not to want another one.
+#[derive(Debug, Default)]
+struct Aside {
+    at: Option<Instant>,
+    pause: Duration,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Failed {
     attempt: u64,
     batch: u64,
     wanted: u64,
     got: u64,
+}
+
+impl Sent {
+    /// The replicas have it.
+    pub(super) fn is_replicated(&self) -> bool {
+        self.link.state.lock().replicated >= self.batch
+    }
 }
 
 impl std::fmt::Debug for Link {
@@ -115,18 +139,45 @@ impl Link {
         Self { node, way, state: Mutex::default(), changed: Condvar::new() }
     }
 
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.state.lock().lost.is_some()
+    }
+
+    /// Asks the replicas for what was sent, and waits for nothing. Not again at once, and ever more seldom while they do not
+    /// acknowledge: each time holds up what else goes over this connection.
+    pub(super) fn ask_soon(&self) {
+        let mut state = self.state.lock();
+        let is_failing = state.failed.is_some_and(|failed| failed.attempt == state.attempts);
+        let Aside { at, pause } = &mut state.aside;
+        if at.is_some_and(|at| at.elapsed() < *pause) {
+            return;
+        }
+        *pause = if is_failing { (*pause * 2).min(ASIDE_LATE) } else { ASIDE };
+        *at = Some(Instant::now());
+        state.wants_aside = true;
+        drop(state);
+        if let Some(way) = self.way.upgrade() {
+            way.kick();
+        }
+    }
+
     /// Begins an attempt, if somebody waits for one.
     pub(super) fn begin_proof(&self, batch: u64, replicas: impl FnOnce() -> u64) -> Option<Attempt> {
         let mut state = self.state.lock();
-        let (syncs, wanted) = (state.wants_sync, state.wants_sync || state.wants_replicas);
-        (state.wants_sync, state.wants_replicas) = (false, false);
-        if !wanted {
+        let (syncs, is_awaited) = (state.wants_sync, state.wants_sync || state.wants_replicas);
+        let is_wanted = is_awaited || state.wants_aside;
+        (state.wants_sync, state.wants_replicas, state.wants_aside) = (false, false, false);
+        if !is_wanted {
             return None;
         }
         state.attempts += 1;
         let number = state.attempts;
         drop(state);
-        Some(Attempt { number, batch, replicas: replicas(), syncs })
+        Some(Attempt { number, batch, replicas: replicas(), syncs, is_aside: !is_awaited })
     }
 
     /// Ends it: how many replicas have it, and how many have synced it, this node's own sync before. Returns whether that

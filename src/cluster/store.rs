@@ -15,6 +15,7 @@ use super::layout::{FORMAT, Layout, Part};
 use super::made::made;
 use super::map::{Kind, Nodes};
 use super::options::ClusterOptions;
+use super::owed::Owed;
 use super::proof::{Needs, Proven};
 use super::scripts::Named;
 use super::settings::Wanted;
@@ -45,6 +46,7 @@ pub(super) struct Inner {
     pub(super) layout: Layout,
     pub(super) needs: Arc<Needs>,
     pub(super) figures: Arc<Figures>,
+    pub(super) owed: Owed,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: ClusterOptions,
     /// What each shard carries: id of the store, number of shards, format.
@@ -114,8 +116,9 @@ impl ClusterStore {
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
         let keeper = Keeper::default();
-        let store =
-            Self { inner: Arc::new(Inner { nodes, layout, needs, figures, clock, options, mark, member, keeper }) };
+        let owed = Owed::default();
+        let inner = Inner { nodes, layout, needs, figures, owed, clock, options, mark, member, keeper };
+        let store = Self { inner: Arc::new(inner) };
         store.check_marks()?;
         store.start_keeper()?;
         Ok(store)

@@ -133,6 +133,9 @@ impl ClusterStore {
             }
             return Ok(None);
         }
+        if exact_time || exact_interaction {
+            self.inner.owed.forget(key);
+        }
         if let Some(seen) = seen.filter(|seen| !same_id && !seen.hint.is_empty()) {
             // What is left of it, if this fails, leads nowhere and is passed over.
             let _ = self.hint(key, &seen.cold.session_id, &seen.hint, false);

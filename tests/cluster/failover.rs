@@ -16,6 +16,7 @@ use cloakroom::{Error, SessionKey, Sessions};
 
 use crate::battery::Battery;
 use crate::common::{key, source};
+use crate::metrics::figure;
 use crate::nodes::{Cluster, wait_for};
 
 const WRITERS: usize = 8;
@@ -249,6 +250,41 @@ fn a_failover_loses_what_was_not_awaited_and_no_more() {
     assert_eq!(store.get(covered).unwrap().unwrap().usage.input_tokens, 7);
     assert!(store.get(next).unwrap().unwrap().suspended);
     assert_eq!((store.len().unwrap(), store.recent(100, None).unwrap().entries.len()), (30, 30));
+}
+
+/// A process that lives on sends the touches again that a failover may have lost. It makes nothing that is not there.
+#[test]
+fn touches_that_were_not_awaited_outlive_a_failover() {
+    let mut cluster = Cluster::six();
+    let store = cluster.open();
+    for n in 0..30 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let victim = cluster.primaries()[0];
+    let own: Vec<_> = (0..30).filter(|n| cluster.has_key(victim, &store, &key(*n))).collect();
+    let [touched, addressed, removed, ..] = own[..] else { panic!("{} of 30 keys are there", own.len()) };
+    let other = ClusterStore::open(cluster.options_of(&store)).unwrap();
+    let replica = cluster.replica_of(victim);
+    cut_off(&cluster, victim, replica);
+    drop(store.touch(&key(touched)).unwrap().unwrap());
+    drop(store.resolve(&source(addressed)).unwrap());
+    drop(store.touch(&key(removed)).unwrap().unwrap());
+    let times = || {
+        let entries = [touched, addressed].map(|n| other.get(&key(n)).unwrap().unwrap());
+        entries.map(|entry| (entry.updated_at, entry.last_interaction))
+    };
+    let told = times();
+    assert!(figure(&store, "touches_remembered") >= 3);
+    cluster.nodes[victim].kill();
+    cluster.nodes[replica].signal("CONT");
+    wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+    other.remove(&key(removed)).unwrap().unwrap();
+    // Nothing but that thread of it is at work.
+    wait_for("both are sent again", || times() == told);
+    wait_for("all are sent again", || figure(&store, "touches_resent_total") >= 3);
+    assert_eq!(other.len().unwrap(), 29);
+    assert_eq!(figure(&store, "touches_forgotten_total"), 0);
 }
 
 /// What it may not: a node writes, and syncs, before it answers, so it comes back with all that it has told.

@@ -14,7 +14,7 @@ use crate::conformance::one;
 
 /// The figure of this name.
 #[track_caller]
-fn figure(store: &ClusterStore, name: &str) -> u64 {
+pub fn figure(store: &ClusterStore, name: &str) -> u64 {
     let text = store.metrics().unwrap();
     let line = text.lines().find(|line| line.starts_with(&format!("cloakroom_cluster_{name}{{")));
     let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));

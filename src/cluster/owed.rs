@@ -1,0 +1,227 @@
+//! Touches that a primary has answered, and that its replicas may not have yet.
+//!
+//! A receipt that is dropped asks for no proof, so a failover could lose the touch. This process remembers it until the
+//! replicas have it, and [`resend`](super::resend) sends it again to the primary that comes after. A touch only moves a time
+//! on, so that does no harm where nothing was lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::proof::{Link, Sent};
+use crate::key::SessionKey;
+
+/// The most keys that are remembered.
+const MAX_KEYS: usize = 1 << 16;
+/// The most bytes of theirs, about.
+const MAX_BYTES: usize = 16 << 20;
+/// What one takes beside its name, about.
+const BESIDE: usize = 128;
+/// After so many touches at least those are forgotten that the replicas have.
+const SWEEP: usize = 1024;
+
+/// A time that was set, and where it was sent.
+#[derive(Debug, Clone)]
+pub(super) struct Set {
+    pub(super) time: i64,
+    sent: Sent,
+}
+
+/// What was set of an entry.
+#[derive(Debug, Clone)]
+pub(super) struct Touched {
+    pub(super) updated: Set,
+    /// A message sets this too.
+    pub(super) interaction: Option<Set>,
+}
+
+impl Touched {
+    fn parts(&self) -> impl Iterator<Item = &Sent> {
+        [Some(&self.updated), self.interaction.as_ref()].into_iter().flatten().map(|set| &set.sent)
+    }
+
+    /// The replicas have it.
+    fn is_kept(&self) -> bool {
+        self.parts().all(Sent::is_replicated)
+    }
+
+    /// It went to a primary that cannot prove it any more, or that is not `node`.
+    pub(super) fn is_gone(&self, node: Option<&str>) -> bool {
+        self.parts().any(|sent| !sent.is_replicated() && (sent.link.is_lost() || Some(sent.link.node()) != node))
+    }
+}
+
+#[derive(Debug)]
+struct All {
+    touched: HashMap<SessionKey, Touched>,
+    bytes: usize,
+    /// So many touches until the next sweep.
+    sweep_in: usize,
+}
+
+impl Default for All {
+    fn default() -> Self {
+        Self { touched: HashMap::new(), bytes: 0, sweep_in: SWEEP }
+    }
+}
+
+impl All {
+    fn put(&mut self, key: &SessionKey, new: Touched) -> bool {
+        if let Some(old) = self.touched.get_mut(key) {
+            // The later time covers the earlier one.
+            if new.updated.time >= old.updated.time {
+                old.updated = new.updated;
+            }
+            if let Some(new) = new.interaction
+                && old.interaction.as_ref().is_none_or(|old| new.time >= old.time)
+            {
+                old.interaction = Some(new);
+            }
+            return true;
+        }
+        let bytes = key.as_str().len() + BESIDE;
+        if self.touched.len() >= MAX_KEYS || self.bytes + bytes > MAX_BYTES {
+            return false;
+        }
+        self.bytes += bytes;
+        self.touched.insert(key.clone(), new);
+        true
+    }
+
+    fn remove(&mut self, key: &SessionKey) {
+        if self.touched.remove(key).is_some() {
+            self.bytes = self.bytes.saturating_sub(key.as_str().len() + BESIDE);
+        }
+    }
+
+    /// Forgets what the replicas have, and returns the connections that have yet to prove something.
+    fn sweep(&mut self) -> Vec<Arc<Link>> {
+        let (mut bytes, mut links) = (0, Vec::<Arc<Link>>::new());
+        self.touched.retain(|key, touched| {
+            if touched.is_kept() {
+                return false;
+            }
+            bytes += key.as_str().len() + BESIDE;
+            for sent in touched.parts() {
+                if !links.iter().any(|link| Arc::ptr_eq(link, &sent.link)) {
+                    links.push(Arc::clone(&sent.link));
+                }
+            }
+            true
+        });
+        self.bytes = bytes;
+        self.sweep_in = SWEEP.max((MAX_KEYS - self.touched.len().min(MAX_KEYS)) / 4);
+        links
+    }
+}
+
+/// The touches of this process that its primaries' replicas may not have.
+#[derive(Debug, Default)]
+pub(super) struct Owed(Mutex<All>);
+
+impl Owed {
+    /// Remembers a touch that was answered. False if there is no room.
+    pub(super) fn note(&self, key: &SessionKey, time: i64, is_message: bool, sent: Sent) -> bool {
+        let set = Set { time, sent };
+        let interaction = is_message.then(|| set.clone());
+        let mut all = self.0.lock();
+        let has_room = all.put(key, Touched { updated: set, interaction });
+        let links = match all.sweep_in.checked_sub(1) {
+            Some(left) => {
+                all.sweep_in = left;
+                Vec::new()
+            }
+            None => all.sweep(),
+        };
+        drop(all);
+        links.iter().for_each(|link| link.ask_soon());
+        has_room
+    }
+
+    /// An exact time was set: a touch before it counts no more.
+    pub(super) fn forget(&self, key: &SessionKey) {
+        self.0.lock().remove(key);
+    }
+
+    /// How many are remembered.
+    pub(super) fn len(&self) -> u64 {
+        self.0.lock().touched.len() as u64
+    }
+
+    /// Asks for proofs of what is remembered, without waiting for them, and returns what has to be sent again. `node` says
+    /// which primary a key has now.
+    pub(super) fn take_gone(&self, node: impl Fn(&SessionKey) -> Option<String>) -> Vec<(SessionKey, Touched)> {
+        let mut all = self.0.lock();
+        let links = all.sweep();
+        let of = |(key, touched): (&SessionKey, &Touched)| {
+            touched.is_gone(node(key).as_deref()).then(|| (key.clone(), touched.clone()))
+        };
+        let gone: Vec<_> = all.touched.iter().filter_map(of).collect();
+        for (key, _) in &gone {
+            all.remove(key);
+        }
+        drop(all);
+        links.iter().for_each(|link| link.ask_soon());
+        gone
+    }
+
+    /// Remembers what could not be sent again. Returns for how many there is no room.
+    pub(super) fn give_back(&self, touched: impl IntoIterator<Item = (SessionKey, Touched)>) -> u64 {
+        let mut all = self.0.lock();
+        touched.into_iter().map(|(key, touched)| u64::from(!all.put(&key, touched))).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::super::proof::Way;
+    use super::*;
+
+    struct Nobody;
+
+    impl Way for Nobody {
+        fn kick(&self) {}
+
+        fn drive(&self) {}
+    }
+
+    fn sent() -> Sent {
+        let way: Weak<dyn Way> = Weak::<Nobody>::new();
+        Sent { link: Arc::new(Link::new("a:1".into(), way)), batch: 1 }
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_there_is_room_for() {
+        let (owed, sent) = (Owed::default(), sent());
+        let key = |n: usize| SessionKey::new(format!("{n}")).unwrap();
+        let kept = (0..MAX_KEYS + 10).filter(|n| owed.note(&key(*n), 1, false, sent.clone())).count();
+        assert_eq!((kept, owed.len()), (MAX_KEYS, MAX_KEYS as u64));
+        // One that is there needs none.
+        assert!(owed.note(&key(0), 2, true, sent.clone()));
+        let owed = Owed::default();
+        let long = |n: usize| SessionKey::new(format!("{n}{}", "x".repeat(400))).unwrap();
+        let kept = (0..MAX_KEYS).filter(|n| owed.note(&long(*n), 1, false, sent.clone())).count();
+        assert!(kept * (400 + BESIDE) <= MAX_BYTES && kept > MAX_BYTES / 600, "{kept}");
+        // What goes makes room.
+        owed.forget(&long(0));
+        assert!(owed.note(&long(MAX_KEYS), 1, false, sent));
+    }
+
+    #[test]
+    fn the_later_time_is_remembered_and_a_message_beside_it() {
+        let (owed, sent) = (Owed::default(), sent());
+        let key = SessionKey::new("a").unwrap();
+        for (time, is_message) in [(5, true), (9, false), (7, true), (6, false)] {
+            owed.note(&key, time, is_message, sent.clone());
+        }
+        // Its primary is the one that it was sent to.
+        assert!(owed.take_gone(|_| Some("a:1".into())).is_empty());
+        let gone = owed.take_gone(|_| Some("b:1".into()));
+        let times = |touched: &Touched| (touched.updated.time, touched.interaction.as_ref().map(|set| set.time));
+        assert_eq!(gone.iter().map(|(_, touched)| times(touched)).collect::<Vec<_>>(), [(9, Some(7))]);
+        assert_eq!((owed.len(), owed.give_back(gone), owed.len()), (0, 0, 1));
+    }
+}
