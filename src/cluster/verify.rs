@@ -10,7 +10,7 @@ use super::layout::{Names, Part};
 use super::store::ClusterStore;
 use super::turns::Marker;
 use super::value::{at, bytes, int, list, text};
-use crate::codec::SUSPENDED;
+use super::write::state;
 use crate::error::{Error, Result, with_causes};
 use crate::key::{SessionId, SessionKey};
 
@@ -230,10 +230,12 @@ impl ClusterStore {
         let own = values.get(..5).unwrap_or_default();
         let Some(look) = self.looked(self.shard_of(key), key, own, node)? else { return Ok(None) };
         let mut differs = |what| found.violations.push(ClusterViolation::Differs { key: name(), what });
-        if look.hot.last_interaction.is_some() != interaction.is_some() {
+        let (there, due) = (text(at(values, 7)).unwrap_or_default(), state(&look.hot));
+        let is_suspension = (there == "1") != (due == "1");
+        if look.hot.last_interaction.is_some() != interaction.is_some() || (there != due && !is_suspension) {
             differs("interaction");
         }
-        if (text(at(values, 7)).as_deref() == Some("1")) != look.hot.is(SUSPENDED) {
+        if is_suspension {
             differs("suspension");
         }
         if let Some(marker) = marker {

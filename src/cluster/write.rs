@@ -54,6 +54,15 @@ enum Parts {
     New(codec::Parts),
 }
 
+/// What the script of a message has to know of an entry without decoding it.
+pub(super) fn state(hot: &Hot) -> &'static str {
+    match hot.last_interaction {
+        _ if hot.is(SUSPENDED) => "1",
+        Some(_) => "2",
+        None => "0",
+    }
+}
+
 pub(super) fn written(key: &SessionKey, placed: Placed) -> Written {
     let Placed { hot, cold, receipt } = placed;
     Written { entry: rules::entry(key, &hot, cold), receipt }
@@ -100,7 +109,7 @@ impl ClusterStore {
             cold_bytes,
             flag(same_id),
             seen.filter(|_| unless_touched).map(|seen| seen.score.clone()).unwrap_or_default().into_bytes(),
-            flag(hot.is(SUSPENDED)),
+            state(&hot).as_bytes().to_vec(),
         ];
         match parts {
             Parts::AsTheyAre => args.push(b"=".to_vec()),

@@ -2,7 +2,7 @@
 -- KEYS: m (mark), u (activity), l (interaction), e (entry), x (extras), t (turns)
 -- ARGV: mark, key, seen stamp ('' none), new stamp, time, time is exact (1) or at least (0),
 --   interaction ('' none), interaction is exact (1) or at least (0), hint, hot, cold,
---   the turn stays (1) or goes (0), seen time ('' any), suspended (1) or not (0), '=' extras as they are or '!' new ones, then pairs of number and bytes
+--   the turn stays (1) or goes (0), seen time ('' any), state (suspended 1, has an interaction 2, neither 0), '=' extras as they are or '!' new ones, then pairs of number and bytes
 if redis.call('HGET', KEYS[1], 'mark') ~= ARGV[1] then return {-9} end
 local have = redis.call('HGET', KEYS[4], 'v') or ''
 if have ~= ARGV[4] then
