@@ -9,3 +9,5 @@ mod write;
 
 pub use options::{ExportFormat, ExportOptions};
 pub use write::ExportReport;
+#[cfg(feature = "valkey")]
+pub(crate) use write::write_all;

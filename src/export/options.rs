@@ -39,8 +39,8 @@ impl FromStr for ExportFormat {
 /// How to export.
 #[derive(Debug, Clone)]
 pub struct ExportOptions {
-    pub(super) format: ExportFormat,
-    pub(super) zone: Option<TimeZone>,
+    pub(crate) format: ExportFormat,
+    pub(crate) zone: Option<TimeZone>,
     pub(super) force: bool,
 }
 

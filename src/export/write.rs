@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 
 use super::one::object;
 use super::options::{ExportFormat, ExportOptions};
-use crate::commit::Snapshot;
 use crate::entry::{Extras, SessionEntry};
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Times, write_entry};
@@ -60,16 +59,18 @@ impl SessionStore {
             Some(zone) => zone.clone(),
             None => self.remembered_zone(options.format, &mut unreadable)?,
         };
-        let entries = self.commits().snapshot()?;
-        let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone: zone.clone(), unreadable };
-        let mut run = Run { store: self, out: BufWriter::new(output), report };
-        match options.format {
-            ExportFormat::Hermes => run.object(entries, Times { gateway: Gateway::Hermes, zone: &zone })?,
-            ExportFormat::OpenClaw => run.object(entries, Times { gateway: Gateway::OpenClaw, zone: &zone })?,
-            ExportFormat::Jsonl => run.lines(entries)?,
-        }
-        run.out.flush().map_err(write_failed)?;
-        Ok(run.report)
+        let entries = self.entries_of_now()?;
+        write_all(output, options.format, zone, unreadable, self.commits().engine()?.notes(), entries)
+    }
+
+    /// All entries, of one moment, in key order.
+    fn entries_of_now(&self) -> Result<impl Iterator<Item = Result<(SessionEntry, Extras)>> + '_> {
+        let (engine, snapshot) = (self.commits().engine()?, self.commits().snapshot()?);
+        Ok(snapshot.map(move |read| {
+            let (key, whole) = read?;
+            let extras = whole.extras().map_err(|e| engine.damaged_extras(&key, e))?;
+            Ok((entry(&key, &whole.hot, Arc::unwrap_or_clone(whole.cold)), extras))
+        }))
     }
 
     /// Hands out all entries in Hermes' form, in key order.
@@ -84,9 +85,9 @@ impl SessionStore {
             Some(zone) => zone.clone(),
             None => self.remembered_zone(ExportFormat::Hermes, &mut unreadable)?,
         };
-        let entries = self.commits().snapshot()?;
+        let entries = self.entries_of_now()?;
         let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone: zone.clone(), unreadable };
-        let mut run = Run { store: self, out: BufWriter::new(std::io::sink()), report };
+        let mut run = Run { out: BufWriter::new(std::io::sink()), report };
         let times = Times { gateway: Gateway::Hermes, zone: &zone };
         run.for_each(entries, |_, entry, extras| {
             let updated_at = entry.updated_at;
@@ -109,12 +110,31 @@ impl SessionStore {
     }
 }
 
+/// Writes notes and entries, in the order in which they come.
+pub(crate) fn write_all(
+    output: impl Write,
+    format: ExportFormat,
+    zone: TimeZone,
+    unreadable: Unreadable,
+    notes: impl Iterator<Item = Result<(String, String)>>,
+    entries: impl Iterator<Item = Result<(SessionEntry, Extras)>>,
+) -> Result<ExportReport> {
+    let report = ExportReport { entries: 0, notes: 0, nulls: 0, zone: zone.clone(), unreadable };
+    let mut run = Run { out: BufWriter::new(output), report };
+    match format {
+        ExportFormat::Hermes => run.object(notes, entries, Times { gateway: Gateway::Hermes, zone: &zone })?,
+        ExportFormat::OpenClaw => run.object(notes, entries, Times { gateway: Gateway::OpenClaw, zone: &zone })?,
+        ExportFormat::Jsonl => run.lines(entries)?,
+    }
+    run.out.flush().map_err(write_failed)?;
+    Ok(run.report)
+}
+
 fn write_failed(error: std::io::Error) -> Error {
     Error::io("write", "the export", error)
 }
 
-struct Run<'a, W: Write> {
-    store: &'a SessionStore,
+struct Run<W: Write> {
     out: BufWriter<W>,
     report: ExportReport,
 }
@@ -127,10 +147,15 @@ struct Line<'a> {
     extras: BTreeMap<&'a str, Option<Box<RawValue>>>,
 }
 
-impl<W: Write> Run<'_, W> {
-    fn object(&mut self, entries: Snapshot<'_>, times: Times<'_>) -> Result<()> {
+impl<W: Write> Run<W> {
+    fn object(
+        &mut self,
+        notes: impl Iterator<Item = Result<(String, String)>>,
+        entries: impl Iterator<Item = Result<(SessionEntry, Extras)>>,
+        times: Times<'_>,
+    ) -> Result<()> {
         self.put("{")?;
-        for note in self.store.commits().engine()?.notes() {
+        for note in notes {
             if let Some((name, text)) = self.report.unreadable.pass(note)? {
                 self.member(&name, &text)?;
                 self.report.notes += 1;
@@ -143,7 +168,7 @@ impl<W: Write> Run<'_, W> {
         self.put(if self.report.notes + self.report.entries > 0 { "\n}" } else { "}" })
     }
 
-    fn lines(&mut self, entries: Snapshot<'_>) -> Result<()> {
+    fn lines(&mut self, entries: impl Iterator<Item = Result<(SessionEntry, Extras)>>) -> Result<()> {
         self.for_each(entries, |run, entry, extras| {
             let extras: BTreeMap<_, _> =
                 extras.iter().map(|(name, text)| (name, RawValue::from_string(text.into()).ok())).collect();
@@ -169,15 +194,12 @@ impl<W: Write> Run<'_, W> {
 
     fn for_each(
         &mut self,
-        entries: Snapshot<'_>,
+        entries: impl Iterator<Item = Result<(SessionEntry, Extras)>>,
         mut each: impl FnMut(&mut Self, &mut SessionEntry, &Extras) -> Result<()>,
     ) -> Result<()> {
-        let engine = self.store.commits().engine()?;
         for read in entries {
-            let Some((key, whole)) = self.report.unreadable.pass(read)? else { continue };
-            let extras = whole.extras().map_err(|e| engine.damaged_extras(&key, e));
-            let Some(extras) = self.report.unreadable.pass(extras)? else { continue };
-            each(self, &mut entry(&key, &whole.hot, Arc::unwrap_or_clone(whole.cold)), &extras)?;
+            let Some((mut entry, extras)) = self.report.unreadable.pass(read)? else { continue };
+            each(self, &mut entry, &extras)?;
             self.report.entries += 1;
         }
         Ok(())

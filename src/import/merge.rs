@@ -1,16 +1,19 @@
 //! [`SessionStore::import`], into a store that is open.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 
 use tempfile::spooled_tempfile_in;
 
 use super::input::{Input, Twice, read_failed};
 use super::options::ImportOptions;
+use super::place::Holder;
 use super::report::{ImportProgress, ImportReport};
 use super::run::Run;
 use super::target::{Nowhere, Open};
 use crate::error::{Error, Result};
 use crate::store::SessionStore;
+use crate::time::Timestamp;
 use crate::unreadable::if_readable;
 
 /// How much of the input is kept in memory until it is taken.
@@ -60,49 +63,89 @@ impl SessionStore {
         options: ImportOptions<'_>,
         progress: impl FnMut(&ImportProgress),
     ) -> Result<ImportReport> {
-        self.import_of(self.spool(input)?, options, progress)
+        self.import_of(spool(input, self.path())?, options, progress)
     }
 
     /// [`import`](Self::import) of an input that can be read twice.
     pub(super) fn import_of(
         &self,
+        input: impl Input,
+        options: ImportOptions<'_>,
+        progress: impl FnMut(&ImportProgress),
+    ) -> Result<ImportReport> {
+        // One that cannot be decoded is as good as none.
+        let zone = || Ok(if_readable(self.commits().engine()?.zone())?.flatten());
+        let open = OpenStore {
+            store: self,
+            now: self.now(),
+            entries: &|| Ok(self.len()),
+            zone: &zone,
+            flush: &|| self.flush().map(drop),
+        };
+        open.import(input, options, progress)
+    }
+}
+
+/// A store that is open, and what an import has to know of it.
+pub(crate) struct OpenStore<'a> {
+    pub(crate) store: &'a dyn Holder,
+    pub(crate) now: Timestamp,
+    /// How many entries it has.
+    pub(crate) entries: &'a dyn Fn() -> Result<u64>,
+    /// The time zone that it remembers.
+    pub(crate) zone: &'a dyn Fn() -> Result<Option<String>>,
+    pub(crate) flush: &'a dyn Fn() -> Result<()>,
+}
+
+impl OpenStore<'_> {
+    /// An input that is read once; a copy of what is long lies in a directory meanwhile.
+    #[cfg(feature = "valkey")]
+    pub(crate) fn import_once(
+        &self,
+        input: impl Read,
+        dir: &Path,
+        options: ImportOptions<'_>,
+        progress: impl FnMut(&ImportProgress),
+    ) -> Result<ImportReport> {
+        self.import(spool(input, dir)?, options, progress)
+    }
+
+    fn import(
+        &self,
         mut input: impl Input,
         options: ImportOptions<'_>,
         mut progress: impl FnMut(&ImportProgress),
     ) -> Result<ImportReport> {
-        let now = self.now();
-        let mut look = Run::new(Nowhere::default(), options.unheard(), now, None);
+        let mut look = Run::new(Nowhere::default(), options.unheard(), self.now, None);
         input.feed(&mut look, &mut |_| {})?;
         look.judge()?;
         drop(look);
 
-        let before = self.len();
-        // One that cannot be decoded is as good as none.
-        let zone = if_readable(self.commits().engine()?.zone())?.flatten();
-        let target = Open::new(self, options.on_conflict, options.dry_run);
-        let mut run = Run::new(target, options, now, zone);
+        let before = (self.entries)()?;
+        let target = Open::new(self.store, options.on_conflict, options.dry_run);
+        let mut run = Run::new(target, options, self.now, (self.zone)()?);
         input.feed(&mut run, &mut progress)?;
         run.report.not_in_file = before.saturating_sub(run.report.updated + run.report.kept);
         if !run.report.dry_run {
-            self.flush()?;
+            (self.flush)()?;
         }
         run.end(&mut progress)
     }
+}
 
-    /// Copies the input to where it can be read twice.
-    fn spool(&self, mut input: impl Read) -> Result<Twice> {
-        let mut spool = spooled_tempfile_in(SPOOL_IN_MEMORY, self.path());
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match input.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => spool
-                    .write_all(buffer.get(..read).unwrap_or_default())
-                    .map_err(|e| Error::io("keep a copy of the input in", self.path(), e))?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(read_failed(error)),
-            }
+/// Copies the input to where it can be read twice.
+fn spool(mut input: impl Read, dir: &Path) -> Result<Twice> {
+    let mut spool = spooled_tempfile_in(SPOOL_IN_MEMORY, dir);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => spool
+                .write_all(buffer.get(..read).unwrap_or_default())
+                .map_err(|e| Error::io("keep a copy of the input in", dir, e))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(read_failed(error)),
         }
-        Ok(Twice(spool))
     }
+    Ok(Twice(spool))
 }

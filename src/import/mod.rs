@@ -30,5 +30,9 @@ mod target;
 
 #[cfg(feature = "sqlite")]
 pub use database::Database;
+#[cfg(feature = "valkey")]
+pub(crate) use merge::OpenStore;
 pub use options::{ImportOptions, OnConflict};
+#[cfg(feature = "valkey")]
+pub(crate) use place::{Decide, Holder, Present};
 pub use report::{Damage, ImportProgress, ImportReport, Problem};

@@ -1,13 +1,11 @@
 //! Where the entries of a file go, and what becomes of them there.
 
 use super::options::OnConflict;
-use super::place::{Present, look, place};
+use super::place::{Holder, Present};
 use super::read::ReadEntry;
 use super::report::ImportReport;
 use super::seen::{Mark, Seen};
 use crate::error::Result;
-use crate::store::SessionStore;
-use crate::unreadable::if_readable;
 
 /// Takes what a file holds, in its order.
 pub(super) trait Target {
@@ -37,7 +35,7 @@ pub(super) enum Fate {
 
 /// A store that is open, and may have had entries before.
 pub(super) struct Open<'a> {
-    store: &'a SessionStore,
+    store: &'a dyn Holder,
     on_conflict: OnConflict,
     dry_run: bool,
     seen: Seen,
@@ -56,7 +54,7 @@ enum Verdict {
 }
 
 impl<'a> Open<'a> {
-    pub(super) fn new(store: &'a SessionStore, on_conflict: OnConflict, dry_run: bool) -> Self {
+    pub(super) fn new(store: &'a dyn Holder, on_conflict: OnConflict, dry_run: bool) -> Self {
         Self { store, on_conflict, dry_run, seen: Seen::default() }
     }
 
@@ -98,8 +96,8 @@ impl Target for Open<'_> {
                 verdict = Some(if is_newer { Verdict::Replaces } else { Verdict::Stays });
                 old_mark = Some(mark);
             }
-            _ if self.dry_run => look(self.store, &new.key, &mut decide)?,
-            _ => place(self.store, new, &read.extras, &mut decide)?,
+            _ if self.dry_run => self.store.look(&new.key, &mut decide)?,
+            _ => self.store.place(new, &read.extras, &mut decide)?,
         }
         let is_in = matches!(verdict, None | Some(Verdict::Replaces));
         let mark = old_mark.filter(|_| !is_in).unwrap_or(Mark { is_ours: true, updated_at: new.updated_at });
@@ -123,24 +121,11 @@ impl Target for Open<'_> {
     }
 
     fn put_note(&mut self, name: String, text: String) -> Result<bool> {
-        // One that cannot be decoded is there, too.
-        let there = if_readable(self.store.commits().engine()?.note(&name))?;
-        if self.on_conflict == OnConflict::Keep && there != Some(None) {
-            return Ok(there == Some(Some(text)));
-        }
-        if !self.dry_run {
-            self.store.commits().set_note(name, text)?;
-        }
-        Ok(true)
+        self.store.put_note(name, text, self.on_conflict == OnConflict::Keep, self.dry_run)
     }
 
     fn put_zone(&mut self, zone: String) -> Result<()> {
-        if self.dry_run {
-            return Ok(());
-        }
-        // The entry that went in by it is to be there first.
-        self.store.commits().apply_pending()?;
-        self.store.commits().set_zone(zone)
+        if self.dry_run { Ok(()) } else { self.store.put_zone(zone) }
     }
 }
 

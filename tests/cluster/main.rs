@@ -27,6 +27,7 @@ mod failover;
 mod histories;
 mod members;
 mod metrics;
+mod moving;
 mod nodes;
 mod processes;
 mod proxy;
