@@ -34,6 +34,7 @@ mod proxy;
 mod refused;
 mod resharding;
 mod retries;
+mod slots;
 mod split;
 #[path = "../suite/mod.rs"]
 mod suite;

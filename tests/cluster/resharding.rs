@@ -1,6 +1,5 @@
 //! Slots that move from one primary to another while all goes on.
 
-use std::thread;
 use std::time::Duration;
 
 use cloakroom::Sessions as _;
@@ -9,66 +8,13 @@ use cloakroom::cluster::ClusterStore;
 use crate::battery::Battery;
 use crate::failover::under_load;
 use crate::nodes::{Cluster, wait_for};
+use crate::slots::{Way, at_once, by_keys, can_at_once, owner};
 use crate::suite::Dice;
 
-/// The old way: key by key.
-fn by_keys(cluster: &Cluster, slot: u16, from: usize, to: usize) {
-    let slot = slot.to_string();
-    let [source, target] = [from, to].map(|n| &cluster.nodes[n]);
-    let [source_id, target_id] = [source, target].map(|node| node.ask_text(&["CLUSTER", "MYID"]));
-    target.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
-    source.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
-    let port = target.port.to_string();
-    loop {
-        let found = source.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "3"]);
-        let keys: Vec<String> = redis::from_redis_value(found).unwrap();
-        if keys.is_empty() {
-            break;
-        }
-        let mut command = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
-        command.extend(keys.iter().map(String::as_str));
-        source.ask(&command);
-        // As an operator's tool does, which has a network in between.
-        thread::sleep(Duration::from_millis(5));
-    }
-    for node in [target, source] {
-        node.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
-    }
-}
+/// Three keys at a time, and a pause, as for an operator's tool that has a network in between.
+const SLOWLY: Way = |cluster, slot, from, to| by_keys(cluster, slot, from, to, 3, Duration::from_millis(5));
 
-/// All of a slot at once, where the server can do that.
-fn at_once(cluster: &Cluster, slot: u16, from: usize, to: usize) {
-    let slot = slot.to_string();
-    let [source, target] = [from, to].map(|n| &cluster.nodes[n]);
-    let target_id = target.ask_text(&["CLUSTER", "MYID"]);
-    source.ask(&["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", &slot, &slot, "NODE", &target_id]);
-    wait_for("the slot has moved", || owner(cluster, slot.parse().unwrap()) == to);
-}
-
-fn can_at_once(cluster: &Cluster) -> bool {
-    let help: Vec<String> = redis::from_redis_value(cluster.nodes[0].ask(&["CLUSTER", "HELP"])).unwrap();
-    help.iter().any(|line| line.starts_with("MIGRATESLOTS"))
-}
-
-/// Which primary says that it has a slot.
-fn owner(cluster: &Cluster, slot: u16) -> usize {
-    let has = |n: &usize| {
-        let nodes = cluster.nodes[*n].ask_text(&["CLUSTER", "NODES"]);
-        let own = nodes.lines().find(|line| line.contains("myself")).unwrap();
-        own.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            (first.parse().unwrap()..=last.parse().unwrap()).contains(&slot)
-        })
-    };
-    let mut found = None;
-    wait_for("a node has the slot", || {
-        found = cluster.primaries().iter().find(|n| has(n)).copied();
-        found.is_some()
-    });
-    found.unwrap()
-}
-
-fn move_one(cluster: &Cluster, dice: &mut Dice, way: fn(&Cluster, u16, usize, usize)) {
+fn move_one(cluster: &Cluster, dice: &mut Dice, way: Way) {
     // Sixteen shards have their slots.
     let slot = (dice.roll(16) * 1024) as u16;
     let from = owner(cluster, slot);
@@ -84,7 +30,7 @@ fn slots_move_and_no_verb_fails_or_is_made_twice() {
         let store = cluster.open();
         let ledger = under_load(&store, || {
             for n in 0..4 {
-                let way = if n % 2 == 1 && atomic { at_once } else { by_keys };
+                let way = if n % 2 == 1 && atomic { at_once as Way } else { SLOWLY };
                 move_one(&cluster, &mut dice, way);
             }
         });
@@ -113,7 +59,7 @@ fn a_node_that_gets_its_first_slot_is_found() {
     cluster.nodes.push(node);
     let ledger = under_load(&store, || {
         for slot in [0, 1024] {
-            by_keys(&cluster, slot, owner(&cluster, slot), 3);
+            SLOWLY(&cluster, slot, owner(&cluster, slot), 3);
         }
     });
     ledger.check_that_nothing_failed(&store);

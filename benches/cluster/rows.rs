@@ -1,0 +1,94 @@
+//! The verbs of a message beside a blob for each session, which most gateways keep on a cluster today.
+
+use std::time::{Duration, Instant};
+
+use cloakroom::cluster::ClusterStore;
+use cloakroom::{PrunePolicy, SessionKey, Sessions};
+
+use crate::common::{key, source};
+use crate::nodes::Cluster;
+use crate::rig;
+use crate::{begin_sessions, pick};
+
+/// Sessions that are touched.
+pub const SESSIONS: usize = 20_000;
+
+/// A hash tag for each primary.
+fn tags(cluster: &Cluster) -> Vec<(String, String)> {
+    let is_its = |n: &usize, tag: &str| {
+        let slot: u64 = redis::from_redis_value(cluster.nodes[*n].ask(&["CLUSTER", "KEYSLOT", tag])).unwrap();
+        // As `Cluster` splits them.
+        slot as usize * 3 / 16384 == *n
+    };
+    let tag = |n: usize| (0..).map(|tag| format!("{{{tag}}}")).find(|tag| is_its(&n, tag)).unwrap();
+    (0..3).map(|n| (cluster.nodes[n].address(), tag(n))).collect()
+}
+
+/// Rows of touches, each of them awaited or not.
+pub fn touches(
+    cluster: &Cluster,
+    store: &ClusterStore,
+    sessions: usize,
+    awaited: bool,
+    callers: usize,
+    time: Duration,
+) {
+    let keys: Vec<_> = (0..sessions).map(key).collect();
+    let name = if awaited { "touch, awaited" } else { "touch" };
+    rig::run(cluster, name, callers, time, &|caller| {
+        let keys = &keys;
+        Box::new(move |turn| {
+            let receipt = store.touch(&keys[pick(caller, turn, sessions)]).unwrap().unwrap();
+            if awaited {
+                receipt.wait().unwrap();
+            }
+        })
+    });
+}
+
+pub fn run(time: Duration) {
+    let cluster = Cluster::six();
+    let store = &ClusterStore::open(cluster.options().shards(4096)).unwrap();
+    let pass = || {
+        let began = Instant::now();
+        let report = store.prune(&PrunePolicy::max_age_days(90), &|_: &SessionKey| false).unwrap();
+        assert_eq!(report.removed, 0);
+        began.elapsed()
+    };
+    let mut passes: Vec<_> = (0..5).map(|_| pass()).collect();
+    passes.sort_unstable();
+    println!("a pass over 4,096 shards with nothing to do: {:.0?}", passes[2]);
+
+    begin_sessions(store, SESSIONS);
+    for callers in [1, 8, 64] {
+        touches(&cluster, store, SESSIONS, false, callers, time);
+    }
+    let tags = tags(&cluster);
+    for (name, bytes) in [("SET … EX, 1 KB", 1000), ("SET … EX, 20 KB", 20_000)] {
+        for callers in [1, 8, 64] {
+            rig::run(&cluster, name, callers, time, &|caller| {
+                let (address, tag) = &tags[caller % tags.len()];
+                let client = redis::Client::open(format!("redis://{address}")).unwrap();
+                let mut connection = client.get_connection().unwrap();
+                let blob = "b".repeat(bytes);
+                Box::new(move |turn| {
+                    let key = format!("blob:{tag}:{}", pick(caller, turn, 1000));
+                    redis::cmd("SET").arg(key).arg(&blob).arg("EX").arg(86_400).exec(&mut connection).unwrap();
+                })
+            });
+        }
+    }
+    rig::run(&cluster, "PING", 1, time, &|_| {
+        let mut connection = redis::Client::open(format!("redis://{}", tags[0].0)).unwrap().get_connection().unwrap();
+        Box::new(move |_| redis::cmd("PING").exec(&mut connection).unwrap())
+    });
+    rig::run(&cluster, "resolve of a session that is there", 1, time, &|caller| {
+        Box::new(move |turn| drop(store.resolve(&source(pick(caller, turn, SESSIONS))).unwrap()))
+    });
+    rig::run(&cluster, "get", 1, time, &|caller| {
+        Box::new(move |turn| drop(store.get(&key(pick(caller, turn, SESSIONS))).unwrap().unwrap()))
+    });
+    for callers in [1, 8, 64, 256] {
+        touches(&cluster, store, SESSIONS, true, callers, time);
+    }
+}
