@@ -55,7 +55,7 @@ fn a_backup_becomes_an_embedded_store() {
 }
 
 /// What is read of a file, and no more: then the disk, or the process, is gone.
-struct CutShort<'a>(&'a [u8]);
+pub struct CutShort<'a>(pub &'a [u8]);
 
 impl std::io::Read for CutShort<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {

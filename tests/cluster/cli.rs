@@ -4,10 +4,11 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use cloakroom::cluster::ClusterStore;
+use cloakroom::cluster::{ClusterOptions, ClusterStore};
 use cloakroom::{Sessions as _, Timestamp};
 use serde_json::{Value, json};
 
+use crate::backup::CutShort;
 use crate::common::{fast_dir, key, source};
 use crate::conformance::one;
 use crate::nodes::Cluster;
@@ -107,8 +108,41 @@ fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
     assert!(said.contains("already"), "{said}");
     let restored = url.replace(store.name(), "restored");
     printed(&restored, &["restore", backup]);
-    let found = ClusterStore::open(cloakroom::cluster::ClusterOptions::from_url(&restored).unwrap()).unwrap();
+    let found = ClusterStore::open(ClusterOptions::from_url(&restored).unwrap()).unwrap();
     assert_eq!(found.get(&key(1)).unwrap().map(|entry| entry.session_id), Some(first.session_id));
+}
+
+/// What a restore that was cut short has left is no store, and a migration makes one in its place.
+#[test]
+fn a_migration_goes_over_a_store_that_was_cut_short() {
+    let store = three();
+    let dir = fast_dir();
+    let (session_file, backup) = (dir.path().join("sessions.json"), dir.path().join("backup"));
+    let (session_file, backup) = (session_file.to_str().unwrap(), backup.to_str().unwrap());
+    printed(&url(&store), &["export", "--format", "hermes", "--output", session_file]);
+    // Others than those of the file, and more of them.
+    let larger = one().open();
+    for n in 10..60 {
+        larger.resolve(&source(n)).unwrap();
+    }
+    printed(&url(&larger), &["backup", backup]);
+    let backup = std::fs::read(backup).unwrap();
+    let made = url(&store).replace(store.name(), &format!("{}-made", store.name()));
+    let options = ClusterOptions::from_url(&made).unwrap().create(true);
+    let cut = ClusterStore::restore(options.clone(), CutShort(&backup[..backup.len() / 2]), |_| {});
+    assert!(cut.is_err(), "{cut:?}");
+    let (_, said) = refused(&made, &["list"]);
+    assert!(said.contains("restore"), "{said}");
+    printed(&made, &["migrate", session_file]);
+    let found = ClusterStore::open(options).unwrap();
+    assert_eq!(found.len().unwrap(), 3);
+    for n in 0..3 {
+        let id = |store: &ClusterStore| store.get(&key(n)).unwrap().unwrap().session_id;
+        assert_eq!(id(&found), id(&store));
+    }
+    assert_eq!(found.verify().unwrap().violations, []);
+    let (_, said) = refused(&made, &["migrate", session_file]);
+    assert!(said.contains("already"), "{said}");
 }
 
 #[test]

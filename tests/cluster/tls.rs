@@ -16,7 +16,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 
 use crate::common::{fast_dir, key, source};
-use crate::nodes::{Cluster, Node, free_port, server};
+use crate::failover::under_load;
+use crate::nodes::{Cluster, Node, free_port, server, wait_for};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
@@ -135,12 +136,18 @@ struct Encrypted {
     cluster: Cluster,
     ports: Vec<u16>,
     fronts: Vec<Front>,
+    replicas: u64,
 }
 
 impl Encrypted {
     fn new(primaries: usize, shows: Shows) -> Self {
+        Self::of(primaries, 0, shows)
+    }
+
+    /// With so many replicas of each primary.
+    fn of(primaries: usize, replicas: usize, shows: Shows) -> Self {
         let (mut nodes, mut ports, mut fronts) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..primaries {
+        for _ in 0..primaries * (replicas + 1) {
             // It has its port before others are looked for, and is found at any address of the loopback.
             let listener = TcpListener::bind("0.0.0.0:0").unwrap();
             let own = (free_port(), free_port());
@@ -153,24 +160,37 @@ impl Encrypted {
                     ["--tls-key-file", &path(format!("{}.key", shows.certificate))],
                     ["--tls-ca-cert-file", &path("ca.pem".into())],
                     ["--tls-auth-clients", if shows.wants_client { "yes" } else { "no" }],
+                    ["--tls-replication", if replicas > 0 { "yes" } else { "no" }],
                 ];
                 nodes.push(Node::start_with(own, own, &settings.concat()));
                 ports.push(port);
             } else {
                 let front = Front::new(own.0, listener, shows);
-                // The others find it at its own port, and clients at this one.
-                let settings = ["--cluster-announce-port", &front.port.to_string()];
+                // The others find it at its own port, and clients at this one. Replicas find it where clients do, if nothing
+                // else is said: that came with version 9.1.
+                let setting = if replicas > 0 { "--cluster-announce-client-port" } else { "--cluster-announce-port" };
+                let settings = [setting, &front.port.to_string()];
                 nodes.push(Node::start_with(own, own, &settings));
                 ports.push(front.port);
                 fronts.push(front);
             }
         }
-        Self { cluster: Cluster::of(nodes, primaries), ports, fronts }
+        Self { cluster: Cluster::of(nodes, primaries), ports, fronts, replicas: replicas as u64 }
     }
 
     fn options(&self) -> ClusterOptions {
         let seeds = self.ports.iter().map(|port| format!("127.0.0.1:{port}"));
-        ClusterOptions::new("encrypted", seeds).create(true).shards(16).replicas(0)
+        ClusterOptions::new("encrypted", seeds).create(true).shards(16).replicas(self.replicas)
+    }
+
+    /// All that came over the network is encrypted.
+    fn assert_nothing_in_the_clear(&self) {
+        for front in &self.fronts {
+            let seen = front.seen.lock().unwrap();
+            assert!(seen.first() == Some(&0x16), "a handshake comes first");
+            let has = |text: &[u8]| seen.windows(text.len()).any(|window| window == text);
+            assert!(!has(b"encrypted:{") && !has(b"ZADD"), "{} bytes", seen.len());
+        }
     }
 }
 
@@ -196,17 +216,43 @@ fn an_encrypted_store_does_what_others_do_and_nothing_goes_in_the_clear() {
     store.flush().unwrap();
     assert_eq!(store.len().unwrap(), 30);
     assert_eq!(store.recent(100, None).unwrap().entries.len(), 30);
-    for front in &nodes.fronts {
-        let seen = front.seen.lock().unwrap();
-        assert!(seen.first() == Some(&0x16), "a handshake comes first");
-        let has = |text: &[u8]| seen.windows(text.len()).any(|window| window == text);
-        assert!(!has(b"encrypted:{") && !has(b"ZADD"), "{} bytes", seen.len());
-    }
+    nodes.assert_nothing_in_the_clear();
     // The same by a URL.
     drop(store);
     let url = format!("valkeys://127.0.0.1:{}/encrypted", nodes.ports[0]);
     let store = ClusterStore::open(ClusterOptions::from_url(&url).unwrap().ca_file(file("ca.pem"))).unwrap();
     assert_eq!(store.len().unwrap(), 30);
+}
+
+/// Proofs of replicas come over encrypted connections too, and the replica that takes over is found by one.
+#[test]
+fn an_encrypted_primary_that_is_killed_loses_nothing_that_was_awaited() {
+    let mut nodes = Encrypted::of(3, 1, PROPER);
+    let store = ClusterStore::open(nodes.options().ca_file(file("ca.pem"))).unwrap();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    // As they were made: the replicas come after the primaries.
+    let victim = (0..3).find(|n| nodes.cluster.has_key(*n, &store, &key(1))).unwrap();
+    let replica = victim + 3;
+    let info = nodes.cluster.nodes[replica].ask_text(&["INFO", "replication"]);
+    let port = if nodes.fronts.is_empty() { nodes.ports[victim] } else { nodes.cluster.nodes[victim].port };
+    assert!(info.contains(&format!("master_port:{port}\r")), "a replica comes by its own way: {info}");
+    nodes.cluster.nodes[replica].signal("STOP");
+    let waited = store.touch(&key(1)).unwrap().unwrap().wait();
+    assert!(matches!(waited, Err(Error::NotReplicated { wanted: 1, got: 0, .. })), "{waited:?}");
+    nodes.cluster.nodes[replica].signal("CONT");
+    let cluster = &mut nodes.cluster;
+    let ledger = under_load(&store, || {
+        thread::sleep(Duration::from_millis(300));
+        cluster.nodes[victim].kill();
+        wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+        store.touch(&key(1)).unwrap().unwrap();
+        cluster.nodes[victim].run();
+        cluster.wait_until_whole();
+        thread::sleep(Duration::from_millis(300));
+    });
+    ledger.check(&store);
+    nodes.assert_nothing_in_the_clear();
+    ledger.check(&ClusterStore::open(nodes.options().ca_file(file("ca.pem"))).unwrap());
 }
 
 #[test]
