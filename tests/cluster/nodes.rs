@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,25 @@ fn from_the_python_index() -> PathBuf {
     home.join("valkey-server")
 }
 
+/// A port that nobody has. It is given once, for a server takes its time until it has it, and is none of those that the system
+/// gives to connections: they could have it by then.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Several processes test at once.
+    let first = std::process::id().wrapping_mul(641);
+    loop {
+        let port = 10_000 + (first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+#[test]
+fn a_port_is_given_once() {
+    let ports: std::collections::BTreeSet<_> = (0..500).map(|_| free_port()).collect();
+    assert_eq!(ports.len(), 500);
+    assert!(ports.iter().all(|port| *port < 32_768), "connections have the others");
 }
 
 /// What makes a program's clock run ahead.
