@@ -4,13 +4,15 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::Duration;
 
 use cloakroom::cluster::ClusterStore;
 use cloakroom::{Error, Sessions};
 
 use crate::common::{key, source};
-use crate::conformance::six;
+use crate::conformance::{one, six};
 use crate::failover::under_load;
 use crate::nodes::{Cluster, Node, wait_for};
 
@@ -89,6 +91,39 @@ fn replicas_are_waited_for_before_their_syncs() {
         // One more may come in between, for a touch that is not awaited yet.
         let synced = proofs.find(|proof| !proof.starts_with(r#""WAIT" "#));
         assert_eq!(synced, Some(r#""WAITAOF" "1" "1""#));
+    }
+}
+
+/// A receipt is asked for while another caller, who asks for none, has a pipeline under way. Nobody comes after that one, and
+/// the receipt is told all the same.
+#[test]
+fn a_receipt_that_is_asked_for_beside_another_call_is_told() {
+    let options = one().options().member_lease(Duration::from_secs(3600));
+    let store = ClusterStore::open(options).unwrap();
+    for n in [1, 2] {
+        store.resolve(&source(n)).unwrap();
+    }
+    for round in 0..300 {
+        let receipt = store.touch(&key(1)).unwrap().unwrap();
+        let together = Arc::new(Barrier::new(2));
+        let other = thread::spawn({
+            let (store, together) = (store.clone(), Arc::clone(&together));
+            move || {
+                together.wait();
+                drop(store.touch(&key(2)).unwrap());
+            }
+        });
+        let waiting = thread::spawn(move || {
+            together.wait();
+            match round % 3 {
+                0 => receipt.wait().unwrap(),
+                1 => pollster::block_on(receipt).unwrap(),
+                _ => assert!(receipt.wait_timeout(Duration::from_secs(3600)).unwrap()),
+            }
+        });
+        wait_for("the receipt is told", || waiting.is_finished());
+        waiting.join().unwrap();
+        other.join().unwrap();
     }
 }
 
