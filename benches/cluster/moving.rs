@@ -94,7 +94,11 @@ pub fn run(time: Duration) {
         };
         let mut took = Vec::new();
         let times = times_while(&store, &mut || {
-            for shard in 0..SHARDS {
+            let end = Instant::now() + time;
+            for shard in (0..SHARDS).cycle() {
+                if shard == 0 && Instant::now() > end {
+                    break;
+                }
                 let slot = shard * (16384 / SHARDS);
                 let from = owner(&cluster, slot);
                 let to = cluster.primaries().into_iter().cycle().skip_while(|n| *n != from).nth(1).unwrap();
