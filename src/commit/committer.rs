@@ -191,11 +191,10 @@ impl Committer {
             core.pending.settle_late(piece.len());
             core.progress.notify();
         }
-        for piece in changes.chunks(PIECE) {
-            self.writer.apply(&core.engine, piece)?;
+        self.writer.apply(&core.engine, changes, PIECE, |piece| {
             core.pending.settle(piece);
             core.progress.notify();
-        }
+        })?;
         // After all changes: what ended a turn is to be there before its marker goes, and a session before its turn.
         self.writer.apply_turns(&core.engine, markers)?;
         if !late.is_empty() || !changes.is_empty() {

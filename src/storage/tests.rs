@@ -195,7 +195,7 @@ fn commit(opened: &mut Opened, changes: &[Change]) -> Result<()> {
             let late: Vec<_> = run.iter().filter_map(|change| as_late(engine, change)).collect();
             writer.apply_late(engine, late.into_iter())?;
         } else {
-            writer.apply(engine, run)?;
+            writer.apply(engine, run, usize::MAX, |_| {})?;
         }
     }
     opened.writer.finish(&opened.engine, next)?;

@@ -19,6 +19,9 @@ fn old_rows_after(stop: usize) -> u64 {
     });
     let store = SessionStore::start(opened, options(&dir, &clock).journal_bytes(1)).unwrap();
     store.resolve(&source("one")).unwrap().receipt.wait().unwrap();
+    // What the journal noted of its making is done with.
+    store.flush().unwrap();
+    store.flush().unwrap();
     clock.advance(50 * DAY);
     // The touch has a row of the journal, the number of its commit, and a sync before.
     writes_left.store(3 + stop, Ordering::SeqCst);

@@ -192,7 +192,7 @@ impl Writer {
     }
 
     /// Removes these rows, and answers how many pages it wrote.
-    fn clear(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<usize> {
+    pub(super) fn clear(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<usize> {
         let mut old = Vec::with_capacity(rows.len());
         for row in rows {
             let is_right = |hot: Option<Hot>| hot.is_some_and(|hot| hot.updated_at == row.time);
@@ -207,7 +207,7 @@ impl Writer {
         Ok(written)
     }
 
-    fn most_gone(&self) -> usize {
+    pub(super) fn most_gone(&self) -> usize {
         usize::try_from(self.mark.count / GONE_SHARE).unwrap_or(usize::MAX).max(MIN_GONE)
     }
 

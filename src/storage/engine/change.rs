@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::StoredCold;
-use crate::codec::{CodecError, Cold, Fingerprint, Hot, Parts, Term, Turn};
+use crate::codec::{ActivityRow, CodecError, Cold, Fingerprint, Hot, Parts, Term, Turn};
 use crate::error::Error;
 use crate::key::SessionKey;
 
@@ -58,6 +58,22 @@ impl Change {
             // What moves goes first in a commit, however many pieces that has.
             (true, true) => (self.moved.is_none(), &self.key).cmp(&(other.moved.is_none(), &other.key)),
             (this, that) => this.cmp(&that),
+        }
+    }
+
+    /// The row by age that the entry comes to, if it comes or is written anew.
+    pub(in crate::storage) fn age_row(&self) -> Option<ActivityRow> {
+        match &self.content {
+            Content::Whole { hot, .. } => Some(ActivityRow::of(hot, self.entry)),
+            Content::Hot(_) | Content::Gone => None,
+        }
+    }
+
+    /// The row by age that the entry leaves because it goes, if that is known.
+    pub(in crate::storage) fn left_row(&self) -> Option<ActivityRow> {
+        match (&self.content, self.before.as_deref()) {
+            (Content::Gone, Some(Known::Entry { hot, .. })) => Some(ActivityRow::of(hot, self.entry)),
+            _ => None,
         }
     }
 }

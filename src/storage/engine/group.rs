@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ages::Write;
 use super::change::{Change, Content, Known, MovedFrom, encode_error};
 use super::extras::PartsOf;
 use super::leases::lease_writes;
 use super::lookup::has;
-use super::trees::engine_error;
+use super::trees::{Trees, engine_error};
 use super::{Engine, bytes};
 use crate::codec::{
     Activity, ActivityRow, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold,
@@ -29,12 +28,12 @@ pub(in crate::storage) struct Group {
     /// Of new entries; those of others are in `activity`.
     new_activity: Rows,
     activity: Rows,
-    new_ages: Vec<ActivityRow>,
-    old_ages: Vec<ActivityRow>,
     by_session_id: Rows,
     turns: Rows,
     leases: Rows,
     bytes: usize,
+    /// Rows of the index by age that entries leave.
+    pub(in crate::storage) left_ages: Vec<ActivityRow>,
     pub(in crate::storage) steps: Vec<Step>,
     steps_bytes: usize,
     /// Entries created less entries removed.
@@ -48,8 +47,8 @@ pub(in crate::storage) struct Group {
     pub(in crate::storage) stale_extras: Vec<(Fingerprint, BTreeSet<u64>)>,
 }
 
-/// A tree and what a group writes there, in order.
-pub(in crate::storage) type TreeWrites<'a> = (&'a sled::Tree, Vec<Write>);
+/// A tree and its rows of a group, in key order.
+pub(in crate::storage) type TreeRows<'a, Row> = (&'a sled::Tree, Vec<Row>);
 
 /// Which of the trees that most entries have nothing in have rows at all.
 #[derive(Debug, Clone, Copy, Default)]
@@ -154,7 +153,7 @@ impl Group {
                 Step::Create(entry)
             }
             Some(before) => {
-                self.old_ages.extend(before.age_rows().filter(|old| *old != age_row));
+                self.left_ages.extend(before.age_rows().filter(|old| *old != age_row));
                 let old_id = before.session_id.filter(|old| *old != cold.session_id);
                 self.by_session_id.gone.extend(old_id.as_ref().map(|old| IdRow::encode(old, entry)));
                 self.activity.put.push(activity);
@@ -164,7 +163,6 @@ impl Group {
         self.bytes += 2 * change.key.as_str().len() + record.len() + 160;
         self.sessions.put.push((bytes(&change.key).to_vec(), record));
         self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
-        self.new_ages.push(age_row);
         for (row, value) in lease_writes(entry, &change.leases)? {
             self.bytes += row.len() + 32;
             match value {
@@ -194,7 +192,7 @@ impl Group {
         self.bytes += key.as_str().len() + 160;
         self.added -= 1;
         self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, entry)));
-        self.old_ages.extend(before.age_rows());
+        self.left_ages.extend(before.age_rows());
         self.sessions.gone.push(bytes(key).to_vec());
         self.activity.gone.push(row);
         if self.may_have.leases {
@@ -215,30 +213,26 @@ impl Group {
     /// The rows to put, in the order in which their trees are to be written. What leads from a new entry's fingerprint to
     /// its key goes before the cold records, by which it can be told what a crash has left; then comes what can be made
     /// anew from them. Leases and turns cannot, so they go first.
-    pub(in crate::storage) fn puts<'a>(&mut self, engine: &'a Engine) -> Result<[TreeWrites<'a>; 7]> {
-        let trees = &engine.trees;
-        Ok([
+    pub(in crate::storage) fn puts<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, (Vec<u8>, Vec<u8>)>; 6] {
+        [
             (&trees.leases, self.leases.take_put()),
             (&trees.turns, self.turns.take_put()),
             (&trees.activity, self.new_activity.take_put()),
             (&trees.sessions, self.sessions.take_put()),
             (&trees.by_session_id, self.by_session_id.take_put()),
-            (&trees.by_updated_at, engine.age_puts(std::mem::take(&mut self.new_ages))?),
             (&trees.activity, self.activity.take_put()),
-        ])
+        ]
     }
 
     /// The rows to remove, after all were put, likewise. What leads to an entry's other rows goes last.
-    pub(in crate::storage) fn removals<'a>(&mut self, engine: &'a Engine) -> Result<[TreeWrites<'a>; 6]> {
-        let trees = &engine.trees;
-        Ok([
+    pub(in crate::storage) fn removals<'a>(&mut self, trees: &'a Trees) -> [TreeRows<'a, Vec<u8>>; 5] {
+        [
             (&trees.leases, self.leases.take_gone()),
             (&trees.turns, self.turns.take_gone()),
             (&trees.by_session_id, self.by_session_id.take_gone()),
-            (&trees.by_updated_at, engine.age_removals(std::mem::take(&mut self.old_ages))?),
             (&trees.sessions, self.sessions.take_gone()),
             (&trees.activity, self.activity.take_gone()),
-        ])
+        ]
     }
 }
 
@@ -250,14 +244,14 @@ struct Rows {
 }
 
 impl Rows {
-    fn take_put(&mut self) -> Vec<Write> {
+    fn take_put(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.put.sort_unstable();
-        std::mem::take(&mut self.put).into_iter().map(|(row, value)| (row, Some(value))).collect()
+        std::mem::take(&mut self.put)
     }
 
-    fn take_gone(&mut self) -> Vec<Write> {
+    fn take_gone(&mut self) -> Vec<Vec<u8>> {
         self.gone.sort_unstable();
-        std::mem::take(&mut self.gone).into_iter().map(|row| (row, None)).collect()
+        std::mem::take(&mut self.gone)
     }
 }
 

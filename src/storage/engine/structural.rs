@@ -92,6 +92,9 @@ impl Writer {
         for row in std::mem::take(&mut group.stray_leases) {
             self.remove(engine, &engine.trees.leases, row)?;
         }
+        let left = std::mem::take(&mut group.left_ages);
+        self.append_left(engine, &left)?;
+        engine.gone.suspect(left.iter().copied(), self.journal.epoch);
         let intent = Intent { count: self.mark.count, steps: std::mem::take(&mut group.steps) };
         self.insert(engine, &engine.trees.intent, INTENT, &intent.encode().map_err(encode_error)?)?;
         let count = self.mark.count.checked_add_signed(group.added).unwrap_or_else(|| {
@@ -102,12 +105,15 @@ impl Writer {
         {
             // A holder of the gate sees the whole group or nothing of it.
             let mut groups = engine.gate.lock();
-            for (tree, writes) in group.puts(engine)? {
-                self.write_held(engine, tree, &writes)?;
+            for (tree, rows) in group.puts(&engine.trees) {
+                for (row, value) in rows {
+                    self.insert_held(engine, tree, &row, &value)?;
+                }
             }
-            // Among them are pages that have just been written.
-            for (tree, writes) in group.removals(engine)? {
-                self.write_held(engine, tree, &writes)?;
+            for (tree, rows) in group.removals(&engine.trees) {
+                for row in rows {
+                    self.remove_held(engine, tree, &row)?;
+                }
             }
             let row = meta::COUNT.as_bytes();
             if self.is_count_wrong {
@@ -120,6 +126,7 @@ impl Writer {
             *groups += 1;
         }
         self.mark.count = count;
+        engine.gone.add(left, self.journal.epoch);
         for (entry, live) in &group.stale_extras {
             self.drop_extras(engine, *entry, live)?;
         }

@@ -133,10 +133,37 @@ impl Writer {
         self.mark
     }
 
-    /// Applies `changes`, at most one for each entry, best in the order of [`Change::place`].
+    /// Applies `changes`, at most one for each entry, best in the order of [`Change::place`], and tells of each `piece` of
+    /// so many.
     ///
     /// When it returns, readers of the trees see them; they are durable after [`Writer::sync`].
-    pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
+    ///
+    /// The rows of the index by age go first, and need no group: until their entries are there they lead nowhere, and the
+    /// journal has a note of each. So those of one time share their pages, whatever the order of the keys.
+    pub(crate) fn apply(
+        &mut self,
+        engine: &Engine,
+        changes: &[Change],
+        piece: usize,
+        mut applied: impl FnMut(&[Change]),
+    ) -> Result<()> {
+        let ages: Vec<_> = changes.iter().filter_map(Change::age_row).collect();
+        self.append_left(engine, &ages)?;
+        engine.gone.suspect(ages.iter().copied(), self.journal.epoch);
+        self.put_age_rows(engine, ages.clone())?;
+        for piece in changes.chunks(piece) {
+            self.apply_piece(engine, piece)?;
+            applied(piece);
+        }
+        engine.gone.forget(&ages);
+        // Of entries that a pass removes whole pages go.
+        let mut left: Vec<_> = changes.iter().filter_map(Change::left_row).collect();
+        left.sort_unstable();
+        self.clear(engine, &left)?;
+        self.clear_gone(engine, self.most_gone(), usize::MAX)
+    }
+
+    fn apply_piece(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
         let late = changes.iter().filter_map(|change| match &change.content {
             Content::Hot(hot) => Some(Late { entry: change.entry, hot: *hot, is_touch: false }),
             Content::Whole { .. } | Content::Gone => None,
@@ -298,19 +325,6 @@ impl Writer {
         writes.into_iter().try_for_each(|(row, value)| match value {
             Some(value) => self.insert(engine, &engine.trees.by_updated_at, row, &value),
             None => self.remove(engine, &engine.trees.by_updated_at, row),
-        })
-    }
-
-    /// Writes to one tree; the caller holds the gate.
-    pub(in crate::storage) fn write_held(
-        &mut self,
-        engine: &Engine,
-        tree: &sled::Tree,
-        writes: &[Write],
-    ) -> Result<()> {
-        writes.iter().try_for_each(|(row, value)| match value {
-            Some(value) => self.insert_held(engine, tree, row, value),
-            None => self.remove_held(engine, tree, row),
         })
     }
 

@@ -74,7 +74,7 @@ fn costs_of_writes() {
                 batch.sort_by(|a, b| a.key.cmp(&b.key));
                 batch.dedup_by(|a, b| a.key == b.key);
                 let next = opened.writer.mark().commit + 1;
-                opened.writer.apply(&opened.engine, &batch).unwrap();
+                opened.writer.apply(&opened.engine, &batch, usize::MAX, |_| {}).unwrap();
                 opened.writer.finish(&opened.engine, next).unwrap();
                 // With no sync asked for but those of the bound, as in a long stretch where nobody waits.
             }

@@ -345,6 +345,7 @@ fn a_removal_takes_the_row_that_carrying_put_before_a_crash() {
     let mut opened = open_at(dir.path());
     assert_eq!((stored(&opened.engine, 2), seen(&opened.engine, 2)), (NOW, later(6)));
     commit(&mut opened, &[gone(2)]).unwrap();
+    opened.writer.end_use(&opened.engine).unwrap();
     assert_eq!(age_rows(&opened.engine.trees), 2);
 }
 
@@ -549,7 +550,8 @@ fn numbers_of_rows_go_on_after_an_opening() {
     let rows: Vec<_> = opened.engine.trees.journal.iter().map(Result::unwrap).collect();
     let read: Vec<_> = rows.iter().map(|(_, value)| JournalRow::decode(value).unwrap()).collect();
     let touch = |minute| vec![JournalRecord::Touch(entry(1), later(minute))];
-    assert_eq!(read, [touch(1), touch(2), touch(3)]);
+    // Before them come notes of the rows that the entries got when they were made.
+    assert_eq!(read[1..], [touch(1), touch(2), touch(3)]);
 }
 
 /// A touch says its time alone only where the rest outlives the other half of the journal.

@@ -10,6 +10,7 @@ fn ruined(dir: &Path) -> Opened {
     let mut opened = with_entries(dir);
     let new: Vec<_> = (4..9).map(|n| whole(n, n, NOW, Some((n as u64, 6000)))).collect();
     commit(&mut opened, &new).unwrap();
+    opened.writer.carry_all(&opened.engine).unwrap();
     let turn = |session| crate::codec::Turn { token: 1, started_at: NOW, session_id: id(session) };
     let turns = [(entry(1), Some(turn(1))), (entry(3), Some(turn(3))), (entry(4), Some(turn(77)))];
     opened.writer.apply_turns(&opened.engine, &turns).unwrap();

@@ -221,7 +221,21 @@ impl Writer {
         Ok(())
     }
 
-    pub(crate) fn apply(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
+    pub(crate) fn apply(
+        &mut self,
+        engine: &Engine,
+        changes: &[Change],
+        piece: usize,
+        mut applied: impl FnMut(&[Change]),
+    ) -> Result<()> {
+        changes.chunks(piece).try_for_each(|piece| {
+            self.apply_piece(engine, piece)?;
+            applied(piece);
+            Ok(())
+        })
+    }
+
+    fn apply_piece(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
         for change in changes {
             let mut written = engine.0.written.lock();
             if let Some(moved) = &change.moved {
