@@ -36,7 +36,7 @@ pub(in crate::storage) struct Gone {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::storage) struct Left {
     /// The half of the journal that has it.
-    epoch: Epoch,
+    pub(in crate::storage) epoch: Epoch,
     /// It was noted before a crash.
     pub(in crate::storage) is_suspicion: bool,
 }
@@ -84,16 +84,16 @@ impl Gone {
         self.len.store(rows.len(), Ordering::Release);
     }
 
-    /// Up to `limit` of them after `after`, in order, but for those of one half.
+    /// Up to `limit` of them after `after`, in order, of those that are wanted.
     pub(in crate::storage) fn next(
         &self,
         after: Option<ActivityRow>,
         limit: usize,
-        but: Option<Epoch>,
+        wanted: impl Fn(&Left) -> bool,
     ) -> Vec<ActivityRow> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = self.rows.lock();
-        let rows = rows.range((from, Bound::Unbounded)).filter(|(_, left)| Some(left.epoch) != but);
+        let rows = rows.range((from, Bound::Unbounded)).filter(|(_, left)| wanted(left));
         rows.take(limit).map(|(row, _)| *row).collect()
     }
 
@@ -300,23 +300,6 @@ impl Engine {
         let mut rows = page.rows.map_err(|error| damaged_at("by_updated_at", &page.key, error))?;
         self.gone.retain_others(&mut rows);
         Ok(rows)
-    }
-
-    /// What writes these rows. From now on they count.
-    pub(in crate::storage) fn age_puts(&self, mut rows: Vec<ActivityRow>) -> Result<Vec<Write>> {
-        rows.sort_unstable();
-        rows.dedup();
-        let writes = puts(&self.trees.by_updated_at, &rows)?;
-        self.gone.forget(&rows);
-        Ok(writes)
-    }
-
-    /// What removes these rows.
-    pub(in crate::storage) fn age_removals(&self, mut rows: Vec<ActivityRow>) -> Result<Vec<Write>> {
-        rows.sort_unstable();
-        let writes = removals(&self.trees.by_updated_at, &rows)?;
-        self.gone.forget(&rows);
-        Ok(writes)
     }
 }
 

@@ -118,7 +118,7 @@ impl Writer {
                 self.append_again(engine, left_over.into_iter())?;
                 self.clear_gone(engine, self.most_gone(), 2 * portion.len())?;
                 written + (portion.len() - written) / LOOKS_PER_WRITE
-            } else if let noted = engine.gone.next(None, left * LOOKS_PER_WRITE, Some(epoch))
+            } else if let noted = engine.gone.next(None, left * LOOKS_PER_WRITE, |noted| noted.epoch != epoch)
                 && !noted.is_empty()
             {
                 // Their notes go with the rows of this half.
@@ -183,12 +183,23 @@ impl Writer {
     pub(in crate::storage) fn clear_gone(&mut self, engine: &Engine, keep: usize, most: usize) -> Result<()> {
         let mut left = most;
         while engine.gone.len() > keep && left > 0 {
-            let rows = engine.gone.next(self.cleared, SLICE, None);
+            let rows = engine.gone.next(self.cleared, SLICE, |_| true);
             self.cleared = rows.last().copied();
             left = left.saturating_sub(rows.len());
             self.clear(engine, &rows)?;
         }
         Ok(())
+    }
+
+    /// Removes all rows that their entries have left, but not what a crash has left to be looked at.
+    pub(in crate::storage) fn clear_left(&mut self, engine: &Engine) -> Result<()> {
+        let mut last = None;
+        loop {
+            let rows = engine.gone.next(last, SLICE, |left| !left.is_suspicion);
+            let Some(end) = rows.last().copied() else { return Ok(()) };
+            self.clear(engine, &rows)?;
+            last = Some(end);
+        }
     }
 
     /// Removes these rows, and answers how many pages it wrote.

@@ -16,7 +16,7 @@
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
 
 use super::Engine;
-use super::ages::Write;
+use super::ages::{self, Write};
 use super::change::{Change, Content, Late, encode_error};
 use super::journal::Journal;
 use super::trees::{engine_error, meta};
@@ -147,10 +147,10 @@ impl Writer {
         piece: usize,
         mut applied: impl FnMut(&[Change]),
     ) -> Result<()> {
-        let ages: Vec<_> = changes.iter().filter_map(Change::age_row).collect();
+        let mut ages: Vec<_> = changes.iter().filter_map(Change::age_row).collect();
         self.append_left(engine, &ages)?;
         engine.gone.suspect(ages.iter().copied(), self.journal.epoch);
-        self.put_age_rows(engine, ages.clone())?;
+        self.write_age_rows(engine, &mut ages)?;
         for piece in changes.chunks(piece) {
             self.apply_piece(engine, piece)?;
             applied(piece);
@@ -259,11 +259,13 @@ impl Writer {
         !engine.state.is_synced()
     }
 
-    /// Leaves a short journal and the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after
+    /// Leaves a short journal, unless it has notes that were not looked at since a crash, and the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after
     /// the last one is seen.
     pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
-        self.clear_gone(engine, 0, usize::MAX)?;
-        self.condense(engine)?;
+        self.clear_left(engine)?;
+        if engine.gone.len() == 0 {
+            self.condense(engine)?;
+        }
         self.finish(engine, self.mark.commit.saturating_add(1))?;
         self.sync(engine)?;
         engine.state.set(State::Closed)?;
@@ -310,15 +312,27 @@ impl Writer {
         tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
     }
 
-    pub(in crate::storage) fn put_age_rows(&mut self, engine: &Engine, rows: Vec<ActivityRow>) -> Result<()> {
-        self.write_pages(engine, engine.age_puts(rows)?)
+    /// Puts rows into the index by age, where they count from now on.
+    pub(in crate::storage) fn put_age_rows(&mut self, engine: &Engine, mut rows: Vec<ActivityRow>) -> Result<()> {
+        self.write_age_rows(engine, &mut rows)?;
+        engine.gone.forget(&rows);
+        Ok(())
     }
 
-    /// Answers how many pages it wrote.
-    pub(in crate::storage) fn remove_age_rows(&mut self, engine: &Engine, rows: Vec<ActivityRow>) -> Result<usize> {
-        let writes = engine.age_removals(rows)?;
+    fn write_age_rows(&mut self, engine: &Engine, rows: &mut Vec<ActivityRow>) -> Result<()> {
+        rows.sort_unstable();
+        rows.dedup();
+        self.write_pages(engine, ages::puts(&engine.trees.by_updated_at, rows)?)
+    }
+
+    /// Removes rows from the index by age. Answers how many pages it wrote.
+    pub(in crate::storage) fn remove_age_rows(&mut self, engine: &Engine, mut rows: Vec<ActivityRow>) -> Result<usize> {
+        rows.sort_unstable();
+        let writes = ages::removals(&engine.trees.by_updated_at, &rows)?;
         let written = writes.len();
-        self.write_pages(engine, writes).map(|()| written)
+        self.write_pages(engine, writes)?;
+        engine.gone.forget(&rows);
+        Ok(written)
     }
 
     fn write_pages(&mut self, engine: &Engine, writes: Vec<Write>) -> Result<()> {

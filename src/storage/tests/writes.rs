@@ -2,6 +2,27 @@
 
 use super::*;
 
+/// Before each write of a commit a reader finds each row of the index either with its entry or with a note that it has none.
+#[test]
+fn no_row_is_taken_for_damage_while_its_entry_comes_or_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let looks = Arc::new(Mutex::new(0));
+    let seen = Arc::clone(&looks);
+    opened.writer.hook = Hook::new(move |engine, _| {
+        let mut unreadable = Unreadable::default();
+        for row in engine.oldest_rows(None, None, 100, &mut unreadable)? {
+            engine.of_row(&row)?;
+            *seen.lock() += 1;
+        }
+        assert_eq!(unreadable.count, 0);
+        Ok(())
+    });
+    let changes = [gone(1), whole(2, 22, later(7), None), whole(8, 8, later(8), None), whole(9, 9, later(9), None)];
+    commit(&mut opened, &changes).unwrap();
+    assert!(*looks.lock() > 40, "{}", looks.lock());
+}
+
 /// Stops the writer before each of its writes in turn, and then what settles it likewise. Outside of a group the
 /// invariants hold at every one of them, and so they do after a reopening; then each change is there as a whole or not
 /// at all.
