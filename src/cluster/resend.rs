@@ -30,7 +30,7 @@ impl ClusterStore {
         }
     }
 
-    /// What looks for touches to be sent again until it is told to stop.
+    /// The work of a thread: it looks for touches to be sent again, until it is told to stop.
     pub(super) fn resending(inner: Weak<Inner>, stopped: Receiver<()>) -> impl FnOnce() + Send + 'static {
         move || {
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {

@@ -160,7 +160,8 @@ impl Writer {
         let mut left: Vec<_> = changes.iter().filter_map(Change::left_row).collect();
         left.sort_unstable();
         self.clear(engine, &left)?;
-        self.clear_gone(engine, self.most_gone(), usize::MAX)
+        // Each change leaves two rows at most, so this keeps pace, and what a crash has left holds up no commit.
+        self.clear_gone(engine, self.most_gone(), 2 * changes.len())
     }
 
     fn apply_piece(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
@@ -259,8 +260,8 @@ impl Writer {
         !engine.state.is_synced()
     }
 
-    /// Leaves a short journal, unless it has notes that were not looked at since a crash, and the mark of a clean close, synced. Closing is a commit of its own, so that the loss of what came after
-    /// the last one is seen.
+    /// Leaves a short journal, unless it has notes that were not looked at since a crash, and the mark of a clean close, synced.
+    /// Closing is a commit of its own, so that the loss of what came after the last one is seen.
     pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
         self.clear_left(engine)?;
         if engine.gone.len() == 0 {

@@ -2,6 +2,20 @@
 
 use super::*;
 
+/// A crash after a load leaves a note of each entry. Carrying looks at them, and the next commit does not.
+#[test]
+fn what_a_crash_left_holds_up_no_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_at(dir.path());
+    let new: Vec<_> = (0..3000).map(|n| whole(n, n, NOW, None)).collect();
+    commit(&mut opened, &new).unwrap();
+    drop(opened);
+    let mut opened = open_at(dir.path());
+    assert_eq!(opened.engine.gone.len(), 3000);
+    commit(&mut opened, &[gone(1), whole(3001, 3001, NOW, None)]).unwrap();
+    assert!(opened.engine.gone.len() > 2900, "{}", opened.engine.gone.len());
+}
+
 /// Before each write of a commit a reader finds each row of the index either with its entry or with a note that it has none.
 #[test]
 fn no_row_is_taken_for_damage_while_its_entry_comes_or_goes() {
