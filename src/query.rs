@@ -399,7 +399,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::time::ManualClock;
+    use crate::time::{Clock, ManualClock};
     use crate::{Options, SessionSource};
 
     /// A page goes on behind the row of its last entry, though that was touched meanwhile.
@@ -425,5 +425,31 @@ mod tests {
         let cursor = rows.cursor(&keys[2]).unwrap();
         let next = store.recent(10, Some(&cursor)).unwrap().entries;
         assert_eq!(next.into_iter().map(|row| row.key).collect::<Vec<_>>(), [keys[1].clone(), keys[0].clone()]);
+    }
+    /// A crash may have left an entry a row beside its own. While a change of it is on its way, neither of them shows it twice.
+    #[test]
+    fn nothing_is_shown_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new(Timestamp::from_micros(1_781_222_813_123_456));
+        let options = Options::new(dir.path().join("db")).create(true).clock(clock.clone());
+        let store = SessionStore::open(options.commit_interval(Duration::from_secs(3600))).unwrap();
+        let source = SessionSource { platform: "discord".into(), ..Default::default() };
+        let key = store.resolve(&source).unwrap().entry.key;
+        store.flush().unwrap();
+        let engine = store.commits().engine().unwrap();
+        for old in [60, 120] {
+            let time = clock.now().saturating_sub(Duration::from_secs(old));
+            crate::storage::plant_age_row(engine, &key, time);
+        }
+        let listed = || {
+            let rows = store.iter_behind(Filter::default(), None, 10).unwrap();
+            rows.map(|row| row.unwrap().updated_at).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(), [clock.now()]);
+        clock.advance(Duration::from_secs(1));
+        store.touch(&key).unwrap().unwrap();
+        assert_eq!(listed(), [clock.now()]);
+        store.flush().unwrap();
+        assert_eq!(listed(), [clock.now()]);
     }
 }

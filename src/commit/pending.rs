@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
 use crate::storage::{Change, Content, Engine, Late, MovedFrom};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::unreadable::if_readable;
 
 /// More shards than threads that will ever meet.
 const SHARDS: usize = 64;
@@ -306,18 +307,21 @@ impl Pending {
     }
 
     /// The entry of a row of the index by age, if it has no other row there. While a change is on its way to the trees, the
-    /// row is the one that the entry had before.
+    /// row is the one that the entry has in them.
     pub(super) fn peek_row(&self, engine: &Engine, row: &ActivityRow) -> Result<Option<Activity>> {
         let is_its = |found: &Activity| found.hot.updated_at == row.time;
         let mut shard = self.shard(row.entry).lock();
-        match shard.find(row.entry).and_then(|place| shard.slot(place)) {
-            Some(slot) => {
-                let is_late = slot.queued || slot.commit > self.applied();
-                let found = slot.hot.map(|hot| Activity { key: slot.key.clone(), hot });
-                Ok(found.filter(|found| is_late || is_its(found)))
-            }
-            None => engine.of_row(row),
-        }
+        let Some(slot) = shard.find(row.entry).and_then(|place| shard.slot(place)) else { return engine.of_row(row) };
+        let Some(found) = slot.hot.map(|hot| Activity { key: slot.key.clone(), hot }) else { return Ok(None) };
+        let is_late = slot.queued || slot.commit > self.applied();
+        // A crash may have left it a row beside its own. Where its record cannot be decoded, any row leads to it.
+        let stored = if is_late { if_readable(engine.listed(row.entry))? } else { Some(None) };
+        let is_row = match stored {
+            Some(Some(stored)) => is_its(&stored),
+            Some(None) => is_its(&found),
+            None => true,
+        };
+        Ok(is_row.then_some(found))
     }
 
     /// Whether memory knows that there is no such entry, though the trees may still have it.

@@ -451,8 +451,10 @@ impl Run {
             Lists => self.lists(),
             Reopen => self.reopen(),
         }
-        // Leases go with their entry.
+        // Leases go with their entry, and turns with their session, though it should come back.
         self.leases.retain(|key, _| self.model.contains_key(key));
+        let open: BTreeSet<_> = self.open_turns().into_iter().map(|(_, key, _)| key).collect();
+        self.turns.retain(|key, _| open.contains(key));
     }
 
     fn is_held(&self, key: &SessionKey) -> bool {

@@ -153,9 +153,11 @@ impl Writer {
         self.write_age_rows(engine, &mut ages)?;
         for piece in changes.chunks(piece) {
             self.apply_piece(engine, piece)?;
+            // An entry may come to a row that another of its key has just left. Once it is told of, lists have it.
+            let came: Vec<_> = piece.iter().filter_map(Change::age_row).collect();
+            engine.gone.forget(&came);
             applied(piece);
         }
-        engine.gone.forget(&ages);
         // Of entries that a pass removes whole pages go.
         let mut left: Vec<_> = changes.iter().filter_map(Change::left_row).collect();
         left.sort_unstable();

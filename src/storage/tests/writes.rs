@@ -301,3 +301,26 @@ fn what_is_made_gets_no_lease_that_was_there_before_it() {
     opened.engine.trees.leases.insert(b"short", b"x").unwrap();
     heals(dir.path(), opened);
 }
+
+/// Lists go by the trees as soon as a piece is told of: an entry is there though one of its key has left the same row.
+#[test]
+fn what_is_told_of_is_in_the_lists() {
+    let another = Change { is_another: true, ..whole(1, 4, NOW, None) };
+    for changes in [vec![another], vec![moved(1, 5, None), whole(1, 4, NOW, None)]] {
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { engine, mut writer, .. } = with_entries(dir.path());
+        let mut told = 0;
+        writer
+            .apply(&engine, &changes, 1, |piece| {
+                told += piece.len();
+                let listed = engine.newest_rows(None, 10, &mut Unreadable::default()).unwrap();
+                for change in piece {
+                    let row = change.age_row().unwrap();
+                    assert!(listed.contains(&row), "{row:?} is not in {listed:?}");
+                }
+            })
+            .unwrap();
+        assert_eq!(told, changes.len());
+        assert_eq!(violations(&engine), []);
+    }
+}
