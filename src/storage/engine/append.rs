@@ -130,7 +130,7 @@ impl Writer {
     fn take_number(&mut self, row: &JournalRow) -> [u8; 8] {
         let number = self.journal.next;
         self.journal.next = number.saturating_add(1);
-        self.journal.bytes += row.value().len() as u64;
+        self.journal.grow(row.value().len() as u64);
         JournalRow::key(number)
     }
 

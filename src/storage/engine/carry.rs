@@ -45,11 +45,9 @@ impl Writer {
         if journal.carry.is_none() && journal.is_due(now, engine.memtable.len()) {
             journal.swap_halves();
         }
-        let mut count = 0;
-        if journal.is_pressed(engine.memtable.len()) {
-            // Done about when the other half is full: this one holds at most a record and a note for each change that filled it.
-            count = if changes > 0 { (3 * changes).clamp(SLICE, MAX_CARRIED) } else { 0 };
-        }
+        let entries = engine.memtable.len();
+        let left = journal.left(entries) + engine.gone.len() / LOOKS_PER_WRITE;
+        let mut count = journal.take_share(changes, entries, left, SLICE).min(MAX_CARRIED);
         let since = now.saturating_sub(journal.last_slice);
         if since >= SLICE_INTERVAL && (count > 0 || !journal.is_held) {
             journal.last_slice = now;

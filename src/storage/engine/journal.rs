@@ -24,8 +24,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::memtable::Epoch;
-use crate::codec::ActivityRow;
+use super::memtable::{Epoch, PARTS};
+use crate::codec::{ActivityRow, MAX_JOURNAL_ROW};
 use crate::config::DEFAULT_JOURNAL_BYTES;
 
 /// How many entries the memtable may hold before it is time to carry them: with the two halves, twice as many.
@@ -47,6 +47,8 @@ pub(in crate::storage) struct Journal {
     /// The half that is carried.
     pub(in crate::storage) carry: Option<Carry>,
     pub(in crate::storage) last_slice: Duration,
+    /// Bytes written, and changes made, that nothing was carried for yet, while carrying must exceed its background rate.
+    pub(in crate::storage) unmatched: (u64, u64),
     pub(in crate::storage) limit: u64,
     /// Carry nothing that can wait: there is hardly any space.
     pub(in crate::storage) is_held: bool,
@@ -77,6 +79,7 @@ impl Journal {
             epoch: 0,
             carry: None,
             last_slice: Duration::ZERO,
+            unmatched: (0, 0),
             limit: DEFAULT_JOURNAL_BYTES,
             is_held: false,
             unreadable: BTreeSet::new(),
@@ -100,11 +103,57 @@ impl Journal {
         self.bytes > 0 && (is_old || self.bytes >= self.limit || entries >= MAX_ENTRIES)
     }
 
+    /// Counts the bytes of a row.
+    pub(in crate::storage) fn grow(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.unmatched.0 += bytes;
+    }
+
+    /// How much of what is `left` to be carried has to be done now, if that is `least` or all of it: in proportion to what
+    /// has been written of the room that there is. So it is done about when the half that grows is full, whatever
+    /// fills it, and a burst that leaves half of it empty pays for nothing. What carrying itself writes counts too.
+    pub(in crate::storage) fn take_share(
+        &mut self,
+        changes: usize,
+        entries: usize,
+        left: usize,
+        least: usize,
+    ) -> usize {
+        if !self.is_pressed(entries) {
+            self.unmatched = (0, 0);
+            return 0;
+        }
+        self.unmatched.1 += changes as u64;
+        let (bytes, changes) = self.unmatched;
+        let room = (self.limit.saturating_sub(self.bytes)).min((2 * self.limit).saturating_sub(self.all_bytes()));
+        let room_for_entries = (2 * MAX_ENTRIES).saturating_sub(entries) as u64;
+        // Twice the share, so that it is done somewhat earlier.
+        let share = |new: u64, room: u64, all: u64| (2 * left as u64).saturating_mul(new) / room.max(all / 8).max(1);
+        let of_entries = if entries >= MAX_ENTRIES { share(changes, room_for_entries, MAX_ENTRIES as u64) } else { 0 };
+        let share = usize::try_from(share(bytes, room, self.limit).max(of_entries)).unwrap_or(left).min(left);
+        if share < least.min(left) {
+            return 0;
+        }
+        self.unmatched = (0, 0);
+        share
+    }
+
     /// Whether carrying must exceed its background rate. After an opening both halves of the last one are carried.
-    pub(super) fn is_pressed(&self, entries: usize) -> bool {
-        let both = self.bytes + self.outdated + self.carried_bytes();
+    fn is_pressed(&self, entries: usize) -> bool {
         self.bytes >= self.limit.div_ceil(2)
-            || both >= self.limit.saturating_add(self.limit / 2)
+            || self.all_bytes() >= self.limit.saturating_add(self.limit / 2)
             || entries >= MAX_ENTRIES * 3 / 2
+    }
+
+    fn all_bytes(&self) -> u64 {
+        self.bytes + self.outdated + self.carried_bytes()
+    }
+
+    /// About how many records and rows are left to be carried, of so many entries.
+    pub(super) fn left(&self, entries: usize) -> usize {
+        let Some(carry) = &self.carry else { return 0 };
+        let records = if carry.part < PARTS { entries } else { carry.rows.len() };
+        let rows = (carry.bytes + self.outdated) / MAX_JOURNAL_ROW as u64;
+        records + usize::try_from(rows).unwrap_or(usize::MAX)
     }
 }

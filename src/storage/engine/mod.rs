@@ -21,7 +21,7 @@ mod carry;
 pub(in crate::storage) mod change;
 pub(in crate::storage) mod extras;
 mod group;
-mod journal;
+pub(in crate::storage) mod journal;
 pub(in crate::storage) mod leases;
 pub(in crate::storage) mod live_parts;
 pub(in crate::storage) mod log_position;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::engine::journal::Journal;
 use super::writes::{contents, stop_before};
 use super::*;
 use crate::codec::{JournalRecord, JournalRow};
@@ -176,8 +177,33 @@ fn a_journal_that_is_held_waits() {
     assert_eq!(stored(&opened.engine, 1), NOW);
     // With no room left each commit carries its share.
     opened.writer.set_journal_bytes(1);
-    opened.writer.tend_journal(&opened.engine, minutes(100), 100).unwrap();
+    opened.writer.tend_journal(&opened.engine, minutes(100), 0).unwrap();
+    assert_eq!(stored(&opened.engine, 1), NOW);
+    tend(&mut opened, minutes(100), &[touch(2, later(9))]).unwrap();
     assert_eq!(stored(&opened.engine, 1), later(5));
+}
+
+/// Of what is to be carried a hundredth is left when the half that grows is full, however little each commit writes. And
+/// commits that write little carry little, however many changes they have.
+#[test]
+fn carrying_goes_by_what_is_written() {
+    let limit = 1_000_000;
+    for (bytes, changes) in [(25, 1), (40, 1), (2_500, 100), (100, 100), (100_000, 4_000)] {
+        let (mut journal, mut left, mut largest) = (Journal::new(), 30_000, 0);
+        journal.limit = limit;
+        journal.grow(limit);
+        journal.swap_halves();
+        while journal.bytes < limit {
+            journal.grow(bytes);
+            let share = journal.take_share(changes, 30_000, left, 64);
+            assert!(share == 0 || journal.bytes >= limit / 2, "{share} were carried though there was room");
+            left -= share;
+            largest = largest.max(share);
+        }
+        assert!(left <= 300, "{left} are left after commits of {bytes} bytes");
+        let written = usize::try_from(bytes).unwrap();
+        assert!(largest <= 64 + 30_000 * written * 4 / 1_000_000, "{largest} at once for {bytes} bytes");
+    }
 }
 
 /// A row that cannot be decoded may have said that an entry was made anew.
