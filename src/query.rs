@@ -134,7 +134,7 @@ impl SessionStore {
     /// The entries that `filter` accepts, newest first.
     ///
     /// It is no snapshot: an entry that is touched while the iterator runs may be passed over, and one that is created
-    /// meanwhile is not shown. Nothing is shown twice.
+    /// meanwhile is not shown. Nothing is shown twice, but an entry whose time goes back meanwhile.
     ///
     /// With a [`key_prefix`](Filter::key_prefix) that at most 65,536 keys begin with, those keys are looked up, and all of
     /// them are in memory together. With more it walks over the whole list, as without one;

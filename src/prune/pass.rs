@@ -203,12 +203,22 @@ impl<'a> Pass<'a> {
             let seen_at = self.store.commits().seen_now();
             // An entry that is gone or has moved on. Whether the row is out of date on disk too, the committer knows.
             match self.report.unreadable.pass(self.look(row))? {
-                Some(Some(seen)) => self.decide(row.entry, &seen, seen_at, PruneReason::Age)?,
+                Some(Some(seen)) => {
+                    // With the entry goes what tells that its other rows are out of date.
+                    if doubtful.iter().any(|other: &ActivityRow| other.entry == row.entry) {
+                        self.recheck(std::mem::take(&mut doubtful))?;
+                    }
+                    self.decide(row.entry, &seen, seen_at, PruneReason::Age)?;
+                }
                 Some(None) => doubtful.push(row),
                 // Nobody knows.
                 None => {}
             }
         }
+        self.recheck(doubtful)
+    }
+
+    fn recheck(&mut self, doubtful: Vec<ActivityRow>) -> Result<()> {
         if !self.report.dry_run {
             self.report.stale_rows_cleared += self.store.commits().recheck(doubtful)?;
         }

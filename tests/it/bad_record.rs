@@ -397,8 +397,8 @@ impl Case<'_> {
 fn stands(base: &Base, tree: &'static str, at: usize, harm: Harm) {
     let mut left = None;
     let (_dir, path) = base.damaged(tree, |tree| left = harm.apply(tree, at));
-    let is_index = tree.starts_with("by_");
-    let is_unseen = is_index || harm == Harm::Swapped || ["turns", "leases"].contains(&tree) && harm == Harm::Missing;
+    let is_gone = harm == Harm::Missing && ["by_updated_at", "turns", "leases"].contains(&tree);
+    let is_unseen = tree == "by_session_id" || harm == Harm::Swapped || is_gone;
     let case = Case { base, name: format!("{tree}, row {at}: {harm:?}"), path, tree, harm, is_unseen };
     let store = match base.open(&case.path) {
         Ok(store) => store,

@@ -84,17 +84,21 @@ impl Gone {
         self.len.store(rows.len(), Ordering::Release);
     }
 
-    /// Up to `limit` of them after `after`, in order, of those that are wanted.
+    /// Of the next `limit` after `after`, in order, those that are wanted; and the last of them all, if that is not the end.
     pub(in crate::storage) fn next(
         &self,
         after: Option<ActivityRow>,
         limit: usize,
         wanted: impl Fn(&Left) -> bool,
-    ) -> Vec<ActivityRow> {
+    ) -> (Vec<ActivityRow>, Option<ActivityRow>) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = self.rows.lock();
-        let rows = rows.range((from, Bound::Unbounded)).filter(|(_, left)| wanted(left));
-        rows.take(limit).map(|(row, _)| *row).collect()
+        let (mut found, mut last, mut seen) = (Vec::new(), None, 0);
+        for (row, left) in rows.range((from, Bound::Unbounded)).take(limit) {
+            found.extend(wanted(left).then_some(*row));
+            (last, seen) = (Some(*row), seen + 1);
+        }
+        (found, last.filter(|_| seen == limit))
     }
 
     fn retain_others(&self, rows: &mut Vec<ActivityRow>) {
@@ -122,14 +126,16 @@ impl Page {
     }
 }
 
-/// The pages that may have rows of a range, from one of its ends.
+/// The pages that may have rows of a range, from one of its ends. Whatever is split meanwhile, no row that stays is passed over.
 pub(in crate::storage) struct Pages {
-    left: sled::Iter,
+    tree: sled::Tree,
     order: AgeOrder,
+    /// What is left of the tree.
+    left: (Bound<IVec>, Bound<IVec>),
+    /// From the oldest: a reader that has come to a page meets what a split puts behind it.
+    oldest: sled::Iter,
     /// The next page, to know where the one before it ends.
     held: Option<(IVec, IVec)>,
-    /// Where the next page ends, in the order from the newest.
-    end: Option<IVec>,
 }
 
 impl Pages {
@@ -143,11 +149,36 @@ impl Pages {
             Bound::Included(row) | Bound::Excluded(row) => Bound::Included(IVec::from(&row.encode())),
             Bound::Unbounded => Bound::Unbounded,
         };
-        let mut pages = Self { left: tree.range((from, to)), order, held: None, end: None };
+        let left = (from, to);
+        let mut pages = Self { tree: tree.clone(), order, oldest: tree.range(left.clone()), left, held: None };
         if order == AgeOrder::OldestFirst {
-            pages.held = pages.left.next().transpose().map_err(|e| engine_error("read", e))?;
+            pages.held = read(pages.oldest.next())?;
         }
         Ok(pages)
+    }
+
+    fn next_oldest(&mut self) -> Result<Option<Page>> {
+        let Some((key, value)) = self.held.take() else { return Ok(None) };
+        self.held = read(self.oldest.next())?;
+        Ok(Some(Page::new(key, &value, self.held.as_ref().map(|(key, _)| key))))
+    }
+
+    /// A split writes the upper pages first. So one that has nothing behind it, once it was read, was whole when it was.
+    fn next_newest(&mut self) -> Result<Option<Page>> {
+        loop {
+            let (from, to) = self.left.clone();
+            let Some((key, value)) = read(self.tree.range((from, to.clone())).next_back())? else { return Ok(None) };
+            if read(self.tree.range((Bound::Excluded(key.clone()), to.clone())).next())?.is_some() {
+                continue;
+            }
+            let end = match &to {
+                Bound::Excluded(end) => Some(end),
+                Bound::Included(_) | Bound::Unbounded => None,
+            };
+            let page = Page::new(key.clone(), &value, end);
+            self.left.1 = Bound::Excluded(key);
+            return Ok(Some(page));
+        }
     }
 }
 
@@ -155,38 +186,25 @@ impl Iterator for Pages {
     type Item = Result<Page>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let read = |row: Option<sled::Result<(IVec, IVec)>>| row.transpose().map_err(|e| engine_error("read", e));
-        let page = match self.order {
-            AgeOrder::OldestFirst => {
-                let (key, value) = self.held.take()?;
-                match read(self.left.next()) {
-                    Ok(next) => self.held = next,
-                    Err(error) => return Some(Err(error)),
-                }
-                Page::new(key, &value, self.held.as_ref().map(|(key, _)| key))
-            }
-            AgeOrder::NewestFirst => {
-                let (key, value) = match read(self.left.next_back()) {
-                    Ok(page) => page?,
-                    Err(error) => return Some(Err(error)),
-                };
-                let end = self.end.replace(key.clone());
-                Page::new(key, &value, end.as_ref())
-            }
-        };
-        Some(Ok(page))
+        match self.order {
+            AgeOrder::OldestFirst => self.next_oldest(),
+            AgeOrder::NewestFirst => self.next_newest(),
+        }
+        .transpose()
     }
+}
+
+fn read(row: Option<sled::Result<(IVec, IVec)>>) -> Result<Option<(IVec, IVec)>> {
+    row.transpose().map_err(|e| engine_error("read", e))
 }
 
 /// The key of the page that a row belongs to.
 fn page_key(tree: &sled::Tree, row: &ActivityRow) -> Result<Option<IVec>> {
-    let page = tree.range(..=row.encode()).next_back().transpose().map_err(|e| engine_error("read", e))?;
-    Ok(page.map(|(key, _)| key))
+    Ok(read(tree.range(..=row.encode()).next_back())?.map(|(key, _)| key))
 }
 
 /// The page that a row belongs to, and the key of the next one.
 fn page_of(tree: &sled::Tree, row: &ActivityRow) -> Result<(Option<Page>, Option<IVec>)> {
-    let read = |row: Option<sled::Result<(IVec, IVec)>>| row.transpose().map_err(|e| engine_error("read", e));
     let next = read(tree.range((Bound::Excluded(row.encode()), Bound::Unbounded)).next())?.map(|(key, _)| key);
     let page = read(tree.range(..=row.encode()).next_back())?;
     Ok((page.map(|(key, value)| Page::new(key, &value, next.as_ref())), next))
@@ -245,8 +263,7 @@ pub(in crate::storage) fn removals(tree: &sled::Tree, mut rows: &[ActivityRow]) 
         }
         if left.is_empty() {
             // What a crash has left in the page before it would count again.
-            let lower =
-                tree.range::<&[u8], _>(..key.as_ref()).next_back().transpose().map_err(|e| engine_error("read", e))?;
+            let lower = read(tree.range::<&[u8], _>(..key.as_ref()).next_back())?;
             if let Some((lower, value)) = lower.filter(|(lower, _)| written.as_ref() != Some(lower))
                 && let Ok(all) = AgePage::decode(&lower, &value)
                 && let Page { rows: Ok(kept), .. } = Page::new(lower.clone(), &value, Some(&key))
@@ -290,8 +307,7 @@ impl Engine {
 
     /// A row of the tree as a page.
     pub(in crate::storage) fn page(&self, key: &[u8], value: &[u8]) -> Result<Page> {
-        let next = self.trees.by_updated_at.range::<&[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next();
-        let next = next.transpose().map_err(|e| engine_error("read", e))?;
+        let next = read(self.trees.by_updated_at.range::<&[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next())?;
         Ok(Page::new(key.into(), value, next.as_ref().map(|(key, _)| key)))
     }
 

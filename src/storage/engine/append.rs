@@ -14,6 +14,8 @@ use crate::unreadable::if_readable;
 /// The least that a journal must have grown by to be written anew, in bytes, and how much longer than what it says it must be.
 const MIN_CONDENSED: u64 = 64 * 1024;
 const CONDENSED_RATIO: u64 = 4;
+/// Notes that are written anew at a time.
+const NOTES_AT_A_TIME: usize = 1024;
 /// What a record takes in a row, about.
 const RECORD_BYTES: usize = 40;
 
@@ -141,7 +143,7 @@ impl Writer {
     pub(in crate::storage) fn condense(&mut self, engine: &Engine) -> Result<()> {
         let Journal { bytes, is_held, unreadable, next, .. } = &self.journal;
         let (bytes, first) = (bytes + self.journal.carried_bytes(), *next);
-        let needed = (engine.memtable.len() * RECORD_BYTES) as u64;
+        let needed = ((engine.memtable.len() + engine.gone.len()) * RECORD_BYTES) as u64;
         // Rows that cannot be decoded are kept for a repair, which must find them among those that count.
         if bytes < MIN_CONDENSED + CONDENSED_RATIO * needed || *is_held || !unreadable.is_empty() {
             return Ok(());
@@ -149,6 +151,15 @@ impl Writer {
         let outdated = bytes + self.journal.outdated;
         let late = (0..=u8::MAX).flat_map(|part| engine.memtable.not_carried(part));
         self.append_again(engine, late)?;
+        let mut after = None;
+        loop {
+            let noted;
+            (noted, after) = engine.gone.next(after, NOTES_AT_A_TIME, |_| true);
+            self.append_left(engine, &noted)?;
+            if after.is_none() {
+                break;
+            }
+        }
         self.put_meta(engine, meta::JOURNAL, &(first, outdated))
     }
 

@@ -27,6 +27,8 @@ const MAX_CARRIED: usize = 16 * 1024;
 
 /// Records that are in their trees already cost a look. This many of them count as one that is written.
 const LOOKS_PER_WRITE: usize = 8;
+/// The same for looks at entries of which nothing has been read lately.
+const COLD_LOOKS_PER_WRITE: usize = 2;
 /// The same for those that are only passed on the walk through the memtable.
 const STEPS_PER_WRITE: usize = 64;
 
@@ -116,12 +118,12 @@ impl Writer {
                 self.append_again(engine, left_over.into_iter())?;
                 self.clear_gone(engine, self.most_gone(), 2 * portion.len())?;
                 written + (portion.len() - written) / LOOKS_PER_WRITE
-            } else if let noted = engine.gone.next(None, left * LOOKS_PER_WRITE, |noted| noted.epoch != epoch)
-                && !noted.is_empty()
-            {
-                // Their notes go with the rows of this half.
-                let written = self.clear(engine, &noted)?;
-                written + noted.len().div_ceil(LOOKS_PER_WRITE)
+            } else if !carry.are_notes_done {
+                // Their notes go with the rows of this half. Meanwhile none of this half is added.
+                let (noted, last) = engine.gone.next(carry.noted, left, |noted| noted.epoch != epoch);
+                (carry.noted, carry.are_notes_done) = (last, last.is_none());
+                let (looks, written) = self.clear(engine, &noted)?;
+                1 + written + looks / COLD_LOOKS_PER_WRITE
             } else {
                 let end = carry.end;
                 let removed = self.remove_rows(engine, end, left)?;
@@ -141,7 +143,8 @@ impl Writer {
     /// Writes hot records to their trees, and answers how many were not there, and those that the journal has to keep, since
     /// the row that names their entry cannot be decoded: a repair needs them. For each entry the new row of the index goes
     /// first, then the record, and the old row much later: so at every moment it has a row that is not later than its
-    /// record, and pruning finds it. That the old row is left is noted before it is, so that a crash forgets none.
+    /// record, and pruning finds it. Both rows are noted before: a crash leaves one of them too many, and until the record is
+    /// there nothing else leads to the new one.
     fn carry_records(
         &mut self,
         engine: &Engine,
@@ -168,8 +171,9 @@ impl Writer {
             }
             values.push((entry, Activity::encode(&key, &hot).map_err(encode_error)?));
         }
+        let noted: Vec<_> = new.iter().chain(&old).copied().collect();
+        self.append_left(engine, &noted)?;
         self.put_age_rows(engine, new)?;
-        self.append_left(engine, &old)?;
         for (entry, value) in &values {
             self.insert(engine, &engine.trees.activity, entry.as_bytes(), value)?;
         }
@@ -181,8 +185,8 @@ impl Writer {
     pub(in crate::storage) fn clear_gone(&mut self, engine: &Engine, keep: usize, most: usize) -> Result<()> {
         let mut left = most;
         while engine.gone.len() > keep && left > 0 {
-            let rows = engine.gone.next(self.cleared, SLICE, |_| true);
-            self.cleared = rows.last().copied();
+            let rows;
+            (rows, self.cleared) = engine.gone.next(self.cleared, SLICE, |_| true);
             left = left.saturating_sub(rows.len());
             self.clear(engine, &rows)?;
         }
@@ -193,19 +197,22 @@ impl Writer {
     pub(in crate::storage) fn clear_left(&mut self, engine: &Engine) -> Result<()> {
         let mut last = None;
         loop {
-            let rows = engine.gone.next(last, SLICE, |left| !left.is_suspicion);
-            let Some(end) = rows.last().copied() else { return Ok(()) };
+            let rows;
+            (rows, last) = engine.gone.next(last, SLICE, |left| !left.is_suspicion);
             self.clear(engine, &rows)?;
-            last = Some(end);
+            if last.is_none() {
+                return Ok(());
+            }
         }
     }
 
-    /// Removes these rows, and answers how many pages it wrote.
-    pub(super) fn clear(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<usize> {
-        let mut old = Vec::with_capacity(rows.len());
+    /// Removes these rows, and answers how many entries it looked at, and how many pages it wrote.
+    pub(super) fn clear(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<(usize, usize)> {
+        let (mut old, mut looks) = (Vec::with_capacity(rows.len()), 0);
         for row in rows {
             let is_right = |hot: Option<Hot>| hot.is_some_and(|hot| hot.updated_at == row.time);
             let is_suspicion = engine.gone.noted(row).is_some_and(|left| left.is_suspicion);
+            looks += usize::from(is_suspicion);
             // Of an entry whose record cannot be decoded it may be the only trace of its time.
             if !is_suspicion || if_readable(engine.stored_hot(row.entry))?.is_some_and(|hot| !is_right(hot)) {
                 old.push(*row);
@@ -213,7 +220,7 @@ impl Writer {
         }
         let written = self.remove_age_rows(engine, old)?;
         engine.gone.forget(rows);
-        Ok(written)
+        Ok((looks, written))
     }
 
     pub(super) fn most_gone(&self) -> usize {

@@ -34,6 +34,8 @@ pub(in crate::storage) struct Group {
     bytes: usize,
     /// Rows of the index by age that entries leave.
     pub(in crate::storage) left_ages: Vec<ActivityRow>,
+    /// Those that entries come to: another of the key may just have left one of them.
+    pub(in crate::storage) new_ages: Vec<ActivityRow>,
     pub(in crate::storage) steps: Vec<Step>,
     steps_bytes: usize,
     /// Entries created less entries removed.
@@ -143,6 +145,7 @@ impl Group {
         };
         let activity = (row, Activity::encode(&change.key, hot).map_err(encode_error)?);
         let age_row = ActivityRow::of(hot, entry);
+        self.new_ages.push(age_row);
         let step = match before {
             None => {
                 self.new_activity.put.push(activity);

@@ -63,6 +63,9 @@ pub(in crate::storage) struct Carry {
     pub(in crate::storage) part: usize,
     /// What is to be carried, and once all is listed the newest first: it is taken from the end.
     pub(in crate::storage) rows: Vec<ActivityRow>,
+    /// How far the rows of the index were gone through that are noted in this half, and whether to the end.
+    pub(in crate::storage) noted: Option<ActivityRow>,
+    pub(in crate::storage) are_notes_done: bool,
     /// The number of the first row that is not of this half.
     pub(in crate::storage) end: u64,
     /// How large it is.
@@ -88,7 +91,8 @@ impl Journal {
 
     /// Begins to carry the half that has grown.
     pub(in crate::storage) fn swap_halves(&mut self) {
-        self.carry = Some(Carry { part: 0, rows: Vec::new(), end: self.next, bytes: self.bytes });
+        let (end, bytes) = (self.next, self.bytes);
+        self.carry = Some(Carry { part: 0, rows: Vec::new(), noted: None, are_notes_done: false, end, bytes });
         self.epoch = self.epoch.wrapping_add(1);
         (self.bytes, self.began) = (0, None);
     }
@@ -109,7 +113,7 @@ impl Journal {
         self.unmatched.0 += bytes;
     }
 
-    /// How much of what is `left` to be carried has to be done now, if that is `least` or all of it: in proportion to what
+    /// How much of what is `left` to be carried has to be done now, `least` or nothing: in proportion to what
     /// has been written of the room that there is. So it is done about when the half that grows is full, whatever
     /// fills it, and a burst that leaves half of it empty pays for nothing. What carrying itself writes counts too.
     pub(in crate::storage) fn take_share(
@@ -135,7 +139,7 @@ impl Journal {
             return 0;
         }
         self.unmatched = (0, 0);
-        share
+        share.max(least)
     }
 
     /// Whether carrying must exceed its background rate. After an opening both halves of the last one are carried.
@@ -153,7 +157,7 @@ impl Journal {
     pub(super) fn left(&self, entries: usize) -> usize {
         let Some(carry) = &self.carry else { return 0 };
         let records = if carry.part < PARTS { entries } else { carry.rows.len() };
-        let rows = (carry.bytes + self.outdated) / MAX_JOURNAL_ROW as u64;
+        let rows = (carry.bytes + self.outdated).div_ceil(MAX_JOURNAL_ROW as u64);
         records + usize::try_from(rows).unwrap_or(usize::MAX)
     }
 }

@@ -79,9 +79,9 @@ impl Engine {
             AgeOrder::NewestFirst => rows.sort_unstable_by(|a, b| b.cmp(a)),
         }
         rows.dedup();
+        // Those behind the last row are met again by the next call, if there is one.
+        let last = rows.get(limit.saturating_sub(1)).map(ActivityRow::encode);
         rows.truncate(limit);
-        // Those behind the last row are met again by the next call.
-        let last = rows.last().map(ActivityRow::encode);
         for (row, error) in stored.unreadable {
             let is_passed = |last: &[u8; 24]| match order {
                 AgeOrder::OldestFirst => row.as_ref() < last.as_slice(),

@@ -262,13 +262,11 @@ impl Writer {
         !engine.state.is_synced()
     }
 
-    /// Leaves a short journal, unless it has notes that were not looked at since a crash, and the mark of a clean close, synced.
+    /// Leaves a short journal, and the mark of a clean close, synced.
     /// Closing is a commit of its own, so that the loss of what came after the last one is seen.
     pub(crate) fn end_use(&mut self, engine: &Engine) -> Result<()> {
         self.clear_left(engine)?;
-        if engine.gone.len() == 0 {
-            self.condense(engine)?;
-        }
+        self.condense(engine)?;
         self.finish(engine, self.mark.commit.saturating_add(1))?;
         self.sync(engine)?;
         engine.state.set(State::Closed)?;

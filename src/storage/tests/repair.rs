@@ -221,3 +221,55 @@ fn what_cannot_be_made_anew_is_a_loss() {
         assert!(lost.has_losses(), "{lost:?}");
     }
 }
+
+/// A hundred entries, a minute apart, and bytes that are no page in place of one of the pages of their rows.
+fn with_broken_page(dir: &Path, page: usize) -> Opened {
+    let mut opened = open_at(dir);
+    let new: Vec<_> = (0..100).map(|n| whole(n, n, later(n as i64), None)).collect();
+    commit(&mut opened, &new).unwrap();
+    let tree = &opened.engine.trees.by_updated_at;
+    assert_eq!(tree.len(), 4);
+    let key = tree.iter().keys().nth(page).unwrap().unwrap();
+    tree.insert(key, vec![9, 9]).unwrap();
+    opened
+}
+
+/// The row that is the key of a page belongs to an entry too.
+#[test]
+fn each_entry_of_a_page_that_cannot_be_decoded_gets_its_row() {
+    for page in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = with_broken_page(dir.path(), page);
+        let repairs = heals(dir.path(), opened);
+        assert_eq!((repairs.entries, repairs.age_rows_removed), (100, 1));
+        assert_eq!(repairs.age_rows_written, [32, 32, 32, 4][page]);
+    }
+}
+
+/// Lists tell of a page that cannot be decoded wherever it lies, from both ends and in pieces of any size.
+#[test]
+fn lists_tell_of_each_page_that_cannot_be_decoded() {
+    for page in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { engine, .. } = with_broken_page(dir.path(), page);
+        for piece in [1, 4, 32, 68, 96, 100, 1000] {
+            for newest_first in [true, false] {
+                let (mut unreadable, mut last, mut met) = (Unreadable::default(), None, 0);
+                loop {
+                    let rows = match newest_first {
+                        true => engine.newest_rows(last, piece, &mut unreadable),
+                        false => engine.oldest_rows(last, None, piece, &mut unreadable),
+                    };
+                    let rows = rows.unwrap();
+                    met += rows.len();
+                    last = rows.last().copied().or(last);
+                    if rows.len() < piece {
+                        break;
+                    }
+                }
+                assert_eq!(met, 100 - [32, 32, 32, 4][page]);
+                assert!((1..=2).contains(&unreadable.count), "page {page}, pieces of {piece}: {}", unreadable.count);
+            }
+        }
+    }
+}

@@ -324,3 +324,28 @@ fn what_is_told_of_is_in_the_lists() {
         assert_eq!(violations(&engine), []);
     }
 }
+
+/// An entry that is whole has its row, though another of its key has just left it, and others of the commit are still to come.
+#[test]
+fn a_whole_entry_has_its_row_while_others_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { engine, mut writer, .. } = with_entries(dir.path());
+    let another = |n: usize| Change { is_another: true, ..whole(n, n + 10, NOW, None) };
+    let (looks, seen) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(vec![])));
+    let (looked, told) = (Arc::clone(&looks), Arc::clone(&seen));
+    writer.hook = Hook::new(move |engine, _| {
+        // Between two groups nobody has the gate.
+        let Some(_gate) = engine.gate.try_lock() else { return Ok(()) };
+        if cold_of(engine, 1).is_some_and(|cold| cold.session_id == id(11)) {
+            *looked.lock() += 1;
+            let row = ActivityRow { time: NOW, entry: entry(1) };
+            if !engine.has_age_row(&row)? {
+                told.lock().push(*looked.lock());
+            }
+        }
+        Ok(())
+    });
+    writer.apply(&engine, &[another(1), another(2), another(3)], 3, |_| {}).unwrap();
+    assert!(*looks.lock() > 2);
+    assert_eq!(*seen.lock(), Vec::<i32>::new());
+}

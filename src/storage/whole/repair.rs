@@ -107,6 +107,7 @@ pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) ->
     let done = Repairs { quarantined: quarantine.lines(), journal_rows_lost, ..Repairs::default() };
     let mut repair = Repair { engine, writer, salvaged, done };
     repair.journal()?;
+    repair.broken_pages()?;
     repair.entries()?;
     repair.activity()?;
     repair.age_rows()?;
@@ -266,13 +267,22 @@ impl Repair<'_> {
         })
     }
 
+    /// Before the entries get their rows: none goes into a page that cannot be decoded.
+    fn broken_pages(&mut self) -> Result<()> {
+        let tree = &self.engine.trees.by_updated_at;
+        self.each(tree, |this, key, value| {
+            if this.engine.page(key, value)?.rows.is_ok() {
+                return Ok(());
+            }
+            this.done.age_rows_removed += 1;
+            this.writer.remove(this.engine, tree, key)
+        })
+    }
+
     fn age_rows(&mut self) -> Result<()> {
         let tree = &self.engine.trees.by_updated_at;
         self.each(tree, |this, key, value| {
-            let Ok(rows) = this.engine.page(key, value)?.rows else {
-                this.done.age_rows_removed += 1;
-                return this.writer.remove(this.engine, tree, key);
-            };
+            let rows = this.engine.page(key, value)?.rows.unwrap_or_default();
             let mut old = Vec::new();
             for row in rows {
                 if this.engine.stored_hot(row.entry)?.is_none_or(|hot| hot.updated_at != row.time) {

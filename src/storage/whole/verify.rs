@@ -37,7 +37,8 @@ pub struct Verification {
     pub entries: u64,
     /// Every broken invariant; empty if the store is sound.
     pub violations: Vec<Violation>,
-    /// Index rows that are out of date, as a crash may leave them. They are harmless and cleared when met.
+    /// Index rows that are out of date, as a crash may leave them. They are harmless: the journal has a note of each, and they go
+    /// when it is carried, or when a pass meets them.
     pub stale_rows: u64,
     /// Chunks of extras that no entry names, as a crash may leave them. They are swept at the entry's next change.
     pub orphaned_chunks: u64,

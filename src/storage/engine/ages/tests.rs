@@ -144,3 +144,28 @@ fn a_page_that_does_not_decode_hides_no_new_rows() {
     assert_eq!(rows, [Some(vec![row(5)]), None, Some(vec![row(200), row(210)])]);
     assert_eq!(tree.get(row(100).encode()).unwrap().unwrap(), b"?");
 }
+
+/// A reader that has come so far meets each row that was there and stays, whatever is written meanwhile.
+#[test]
+fn what_is_split_meanwhile_is_met() {
+    // Minutes apart, so that the keys of pages differ in several bytes, and leaves end anywhere.
+    let at =
+        |n: i64| ActivityRow { time: Timestamp::from_micros(n * 60_000_000), entry: Fingerprint::from_bytes([7; 16]) };
+    let between = |n: i64| ActivityRow { entry: Fingerprint::from_bytes([8; 16]), ..at(n) };
+    let old: Vec<_> = (0..2000).map(at).collect();
+    let everything = (Bound::Unbounded, Bound::Unbounded);
+    for order in [AgeOrder::NewestFirst, AgeOrder::OldestFirst] {
+        for come in 0..63 {
+            let tree = tree();
+            write(&tree, puts(&tree, &old).unwrap()).unwrap();
+            let mut pages = Pages::of(&tree, &everything, order).unwrap();
+            let mut met: BTreeSet<_> = pages.by_ref().take(come).flat_map(|page| page.unwrap().rows.unwrap()).collect();
+            let new: Vec<_> = (0..2000).step_by(20).map(between).collect();
+            write(&tree, puts(&tree, &new).unwrap()).unwrap();
+            write(&tree, removals(&tree, &new[..50]).unwrap()).unwrap();
+            met.extend(pages.flat_map(|page| page.unwrap().rows.unwrap()));
+            let missed: Vec<_> = old.iter().filter(|row| !met.contains(row)).collect();
+            assert!(missed.is_empty(), "{order:?} after {come} pages: {missed:?}");
+        }
+    }
+}
