@@ -12,6 +12,10 @@ use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Exit, Out};
 
+/// With glibc's, the threads of a store wait for each other where much is written: see `docs/figures.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is logged unless `CLOAKROOM_LOG` says otherwise. The engine's own complaints come back as errors.
 const QUIET: &str = "cloakroom=warn";
 /// What the page logs by default: changes too. Where this program has the store, no gateway's log has them.

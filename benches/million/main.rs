@@ -25,6 +25,11 @@ use support::contender::bytes_on_disk;
 use support::people::{created_at, key, source};
 use support::stream::{MINUTE, Shape, Stream};
 
+/// That of the program `cloakroom`. Without the default features it is the system's.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const DAYS: i64 = 90;
 
 /// MiB that the process holds now, and the most it has held.

@@ -41,6 +41,10 @@ use serde_json::Value;
 use measure::{CONTENDERS, Job};
 use report::Results;
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "options, with their defaults:
   --size 100000        entries
   --rounds 3           turns of each contender in the main table
