@@ -1,7 +1,7 @@
 //! Leases: those with an end, and those that last as long as a process holds them.
 //!
 //! Both are names of a key, with a beginning and an end. One of the second kind is named after its member and has no end that
-//! comes: it counts while the member's own lease is renewed, and the first that looks at it afterwards ends it.
+//! comes: it counts until the member is gone, and the first that looks at it afterwards ends it.
 
 use std::sync::{Arc, Weak};
 
@@ -68,20 +68,20 @@ impl ClusterStore {
         if is_ahead(0) || !is_ahead(1) {
             return Ok(is_ahead(0));
         }
-        let (mut members, mut is_held) = (None, false);
+        let (mut roll, mut is_held) = (None, false);
         for Term { name, end, .. } in self.terms(shard, key)? {
             let Some(member) = member_of(&name) else {
                 is_held |= end.as_micros() > now;
                 continue;
             };
-            let members = match &mut members {
-                Some(members) => members,
-                None => members.insert(self.members()?),
+            let roll = match &mut roll {
+                Some(roll) => roll,
+                None => roll.insert(self.roll()?),
             };
-            if members.contains(member) {
-                is_held = true;
-            } else {
+            if self.is_gone(roll, member)? {
                 self.lease_script(key, &name, "", "")?;
+            } else {
+                is_held = true;
             }
         }
         Ok(is_held)
@@ -163,14 +163,14 @@ impl ClusterStore {
             let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             vec![held, mark]
         };
-        let (mut items, members) = (Vec::new(), self.members()?);
+        let (mut items, roll) = (Vec::new(), self.roll()?);
         for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
             self.check_mark(shard, at(&done.values, 1), &done.node)?;
             for key in list(at(&done.values, 0)) {
                 let key = SessionKey::new(text(key).unwrap_or_default()).map_err(Error::InvalidKey)?;
                 for Term { name, since, end } in self.terms(shard, &key)? {
                     let (name, end) = match member_of(&name) {
-                        Some(member) if members.contains(member) => (None, None),
+                        Some(member) if !self.is_gone(&roll, member)? => (None, None),
                         None if end > now => (Some(name), Some(end)),
                         _ => continue,
                     };

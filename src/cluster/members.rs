@@ -1,11 +1,10 @@
 //! The processes that share a store: who is alive, and what each of them is at work on.
 //!
-//! Each process is a member while its lease lasts, by the clock of the server, and renews it from a thread of its own. What
+//! Each process is a member while its lease lasts, and renews it from a thread of its own. What
 //! a pass of any process wants gone it condemns first; the thread of each member that has a guard reads what is condemned,
 //! asks its guard by key, and writes down what is at work and how far it has looked. A pass removes what all live members
 //! have looked at. So one that hangs keeps everything, and one that is gone is not waited for once its lease has ended.
 
-use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,11 +13,9 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::figures::Figures;
 use super::layout::Part;
-use super::map::Kind;
 use super::scripts::Named;
 use super::store::{ClusterStore, Inner};
 use super::value::{at, int, list, pairs, text};
-use crate::commit::Receipt;
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::prune::{ActivityGuard, Answer, ask};
@@ -34,7 +31,7 @@ impl ClusterStore {
         let joined = self.renew()?;
         // A failover must not forget that there is somebody to ask. Without replicas nothing can be awaited; the next renewal
         // makes up for it.
-        if let Err(error) = self.keep_all(&joined) {
+        if let Err(error) = self.keep_all(&[joined]) {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "a failover may forget this member for some seconds"
@@ -63,22 +60,30 @@ impl ClusterStore {
             self.start_thread("cloakroom-review", review)?;
         }
         self.start_thread("cloakroom-resend", Self::resending(inner.clone(), stopped.clone()))?;
+        // Nodes that are slow to tell of themselves must not end the lease either.
+        let look = {
+            let (inner, stopped) = (inner.clone(), stopped.clone());
+            move || {
+                while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                    let Some(store) = upgrade(&inner) else { return };
+                    store.inner.nodes.refresh(None);
+                }
+            }
+        };
+        self.start_thread("cloakroom-look", look)?;
         let run = move || {
-            let (mut renewed, mut looked) = (Instant::now(), Instant::now());
+            let mut renewed = Instant::now();
             while stopped.recv_timeout(nap) == Err(RecvTimeoutError::Timeout) {
                 let Some(store) = upgrade(&inner) else { return };
-                if renewed.elapsed() >= lease / 6 {
-                    match store.renew() {
-                        Ok(_) => renewed = Instant::now(),
-                        Err(error) => tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "cannot renew the lease of this process"
-                        ),
-                    }
+                if renewed.elapsed() < lease / 6 {
+                    continue;
                 }
-                if looked.elapsed() >= LOOK {
-                    store.inner.nodes.refresh(None);
-                    looked = Instant::now();
+                match store.renew() {
+                    Ok(_) => renewed = Instant::now(),
+                    Err(error) => tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot renew the lease of this process"
+                    ),
                 }
             }
         };
@@ -93,53 +98,7 @@ impl ClusterStore {
     /// Leaves the members: turns of this process are interrupted from now on.
     pub(super) fn leave(&self) -> Result<()> {
         drop(self.inner.keeper.0.lock().take());
-        self.join("members", "")?;
-        self.join("guards", "").map(drop)
-    }
-
-    fn renew(&self) -> Result<Vec<Receipt>> {
-        let lease = self.inner.options.lease.as_millis().to_string();
-        let mut joined = vec![self.join("members", &lease)?];
-        if self.inner.options.guard.is_some() {
-            joined.push(self.join("guards", &lease)?);
-        }
-        Ok(joined)
-    }
-
-    /// Joins, for so many milliseconds, or leaves.
-    fn join(&self, which: &str, lease: &str) -> Result<Receipt> {
-        let keys = [self.layout().once(which)];
-        let args = [self.inner.member.clone().into_bytes(), lease.as_bytes().to_vec()];
-        let done = self.call(0, Kind::Write, &|whole| vec![Named::Member.call(whole, &keys, &args)])?;
-        Ok(self.receipt([done.sent]))
-    }
-
-    fn alive(&self, which: &str) -> Result<BTreeSet<String>> {
-        let keys = [self.layout().once(which)];
-        let args = [Vec::new(), Vec::new()];
-        let done = self.call(0, Kind::Write, &|whole| vec![Named::Member.call(whole, &keys, &args)])?;
-        Ok(list(at(&done.values, 0)).iter().filter_map(text).collect())
-    }
-
-    /// The processes that are alive.
-    pub(super) fn members(&self) -> Result<BTreeSet<String>> {
-        self.alive("members")
-    }
-
-    pub(super) fn is_alive(&self, member: &str) -> Result<bool> {
-        Ok(member == self.inner.member || self.members()?.contains(member))
-    }
-
-    /// The processes that are alive and have guards.
-    pub(super) fn guards(&self) -> Result<BTreeSet<String>> {
-        self.alive("guards")
-    }
-
-    /// The others of them.
-    pub(super) fn other_guards(&self) -> Result<BTreeSet<String>> {
-        let mut guards = self.guards()?;
-        guards.remove(&self.inner.member);
-        Ok(guards)
+        self.strike()
     }
 
     /// Looks at what any process wants to prune, and says what this one is at work on. It is done by itself, and may be

@@ -32,6 +32,7 @@ mod prune;
 mod removal;
 mod resend;
 mod restore;
+mod roll;
 mod scripts;
 mod seen;
 mod settings;

@@ -194,7 +194,8 @@ impl ClusterOptions {
         self
     }
 
-    /// How long a process that is gone counts as alive (default 60 s). It has to be far shorter than any age of pruning.
+    /// How long a process that is gone counts as alive (default 60 s); after an outage of the node that keeps the leases for
+    /// as long again. It has to be far shorter than any age of pruning, and the same in all processes.
     #[must_use]
     pub fn member_lease(mut self, lease: Duration) -> Self {
         self.lease = lease;

@@ -6,6 +6,7 @@ use std::io::{BufReader, Read};
 use super::layout::Part;
 use super::map::Kind;
 use super::options::ClusterOptions;
+use super::roll::NOBODY;
 use super::store::ClusterStore;
 use super::write::{Change, Kept};
 use crate::backup::{BackupProgress, BackupReport, FrameKind, FrameReader};
@@ -13,8 +14,6 @@ use crate::codec::{self, BackupEndV1, BackupEntryV1, BackupNoteV1, BackupRecord,
 use crate::error::{Error, Result};
 use crate::random;
 
-/// The owner of turns whose process is not known: no member has this name.
-const NOBODY: &str = "0000000000000000";
 /// Progress is told, and what was written is awaited, after so many entries.
 const BATCH: u64 = 256;
 

@@ -49,6 +49,7 @@ impl ClusterStore {
                 redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned(),
             ]
         };
+        let roll = self.roll()?;
         let mut stats = ClusterStats {
             entries: 0,
             shards_in_use: 0,
@@ -57,8 +58,8 @@ impl ClusterStore {
             newest: None,
             open_turns: 0,
             condemned: 0,
-            members: self.members()?.len() as u64,
-            guards: self.guards()?.len() as u64,
+            members: roll.members.len() as u64,
+            guards: roll.guards.len() as u64,
         };
         for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
             self.check_mark(shard, at(&done.values, 5), &done.node)?;

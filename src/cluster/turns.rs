@@ -58,7 +58,7 @@ impl ClusterStore {
             let seen = old.as_deref().and_then(|old| old.get(..16)).unwrap_or_default().to_vec();
             if unless_open && let Some(old) = &old {
                 let marker = Marker::decode(key, old)?;
-                if marker.turn.session_id == look.cold.session_id && self.is_alive(&marker.owner)? {
+                if marker.turn.session_id == look.cold.session_id && !self.is_gone_now(&marker.owner)? {
                     return Ok(TurnStart::Open(open_turn(key, &marker, false)));
                 }
             }
@@ -127,7 +127,7 @@ impl ClusterStore {
         if marker.turn.session_id != look.cold.session_id {
             return Ok(None);
         }
-        let interrupted = !self.is_alive(&marker.owner)?;
+        let interrupted = self.is_gone_now(&marker.owner)?;
         Ok(Some(open_turn(key, &marker, interrupted)))
     }
 
@@ -153,11 +153,11 @@ impl ClusterStore {
 
     pub(super) fn do_turns(&self) -> Result<Listing<OpenTurn>> {
         let (mut items, mut unreadable) = (Vec::new(), Unreadable::default());
-        let members = self.members()?;
+        let roll = self.roll()?;
         for (key, marker) in self.markers(&mut unreadable)? {
             let Some(Some(look)) = unreadable.pass(self.look(&key, false))? else { continue };
             if look.cold.session_id == marker.turn.session_id {
-                let interrupted = !members.contains(&marker.owner);
+                let interrupted = self.is_gone(&roll, &marker.owner)?;
                 items.push(open_turn(&key, &marker, interrupted));
             }
         }
@@ -165,13 +165,13 @@ impl ClusterStore {
         Ok(Listing { items, unreadable })
     }
 
-    /// Deals with the turns whose owner is no member any more.
+    /// Deals with the turns whose owner is gone.
     pub(super) fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
         let mut recovery = TurnRecovery::default();
         let mut unreadable = Unreadable::default();
-        let (members, mut receipts, mut done) = (self.members()?, Vec::new(), Vec::new());
+        let (roll, mut receipts, mut done) = (self.roll()?, Vec::new(), Vec::new());
         for (key, marker) in self.markers(&mut unreadable)? {
-            if members.contains(&marker.owner) {
+            if !self.is_gone(&roll, &marker.owner)? {
                 continue;
             }
             let now = self.now();

@@ -261,7 +261,7 @@ impl Drop for Node {
     }
 }
 
-fn signal_to(pid: u32, signal: &str) {
+pub fn signal_to(pid: u32, signal: &str) {
     let _ = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).stderr(Stdio::null()).status();
 }
 

@@ -19,7 +19,7 @@ use cloakroom::{PrunePolicy, SessionKey, Sessions};
 use crate::battery::Battery;
 use crate::common::{NOW, key, source};
 use crate::conformance::{one, six};
-use crate::nodes::{Cluster, wait_for};
+use crate::nodes::{Cluster, signal_to, wait_for};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -67,6 +67,10 @@ impl Process {
         self.answer()
     }
 
+    fn signal(&self, signal: &str) {
+        signal_to(self.child.id(), signal);
+    }
+
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -103,8 +107,10 @@ fn child() {
             Verdict::from(jobs.lock().unwrap().contains(asked))
         }
     };
-    let replicas = u64::from(seeds.len() > 1);
+    // Three nodes are three primaries.
+    let replicas = u64::from(seeds.len() > 3);
     let store = ClusterStore::open(options(&name, seeds, &clock).replicas(replicas).guard(guard)).unwrap();
+    let mut holds = Vec::new();
     println!("say open");
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let (order, n) = line.split_once(' ').unwrap_or((&line, "0"));
@@ -120,6 +126,10 @@ fn child() {
             }
             "days" => {
                 clock.advance(DAY * n.parse().unwrap());
+                "done".into()
+            }
+            "hold" => {
+                holds.push(store.hold(&key()).unwrap().unwrap());
                 "done".into()
             }
             "begin" => match store.try_begin_turn(&key()).unwrap() {
@@ -196,6 +206,55 @@ fn jobs_of_another_process_protect_until_it_is_gone() {
     wait_for("the one that hung is gone", || {
         pass(&a);
         a.is_empty().unwrap()
+    });
+}
+
+/// The node that keeps the leases of processes is away for longer than they last. All of them have ended when it is back, and
+/// nobody has died.
+#[test]
+fn leases_that_end_while_nobody_can_renew_them_end_nobodys_jobs() {
+    let mut cluster = Cluster::with(3, false, &[]);
+    let clock = ManualClock::new(NOW);
+    let own = options("outage", cluster.seeds(), &clock).create(true).shards(16).replicas(0);
+    let a = ClusterStore::open(own.guard(|_: &SessionKey| false)).unwrap();
+    let mut b = Process::start(&cluster, &a);
+    for n in 0..40 {
+        a.resolve(&source(n)).unwrap();
+    }
+    // On another node than the leases.
+    let mut elsewhere = (0..40).filter(|n| cluster.has_key(1, &a, &key(*n)));
+    let [turn, job, hold, idle] = [(); 4].map(|()| elsewhere.next().unwrap());
+    assert!(b.ask(&format!("begin {turn}")).starts_with("begun"));
+    assert_eq!((b.ask(&format!("job {job}")), b.ask(&format!("hold {hold}"))), ("done".into(), "done".into()));
+    clock.advance(DAY * 2);
+    a.touch(&key(turn)).unwrap().unwrap();
+    cluster.nodes[0].kill();
+    thread::sleep(LEASE + LEASE / 2);
+    // It comes last.
+    b.signal("STOP");
+    cluster.nodes[0].run();
+    cluster.wait_until_whole();
+    let is_open = || {
+        let said = a.try_begin_turn(&key(turn)).unwrap();
+        assert!(matches!(&said, TurnStart::Open(open) if !open.interrupted), "{said:?}");
+        assert!(a.recover_interrupted_turns(&RecoverOptions::new(None)).unwrap().resumable.is_empty());
+    };
+    is_open();
+    let report = pass(&a);
+    assert_eq!(report.removed, 0, "{report:?}");
+    b.signal("CONT");
+    assert_eq!(b.ask("days 2"), "done");
+    wait_for("what nobody is at work on goes", || {
+        pass(&a);
+        !a.contains(&key(idle)).unwrap()
+    });
+    is_open();
+    assert!(a.contains(&key(job)).unwrap() && a.contains(&key(hold)).unwrap());
+    // And when it dies, that is seen again.
+    b.kill();
+    wait_for("its jobs have ended with it", || {
+        pass(&a);
+        !a.contains(&key(hold)).unwrap()
     });
 }
 

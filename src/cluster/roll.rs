@@ -1,0 +1,90 @@
+//! The roll of the members: who joins and leaves, and who is gone.
+//!
+//! A member whose lease has ended is gone only where renewals were taken for a whole lease before. Else the node that keeps the
+//! roll was away, or another one took its place whose clock is ahead: the leases of all have ended then, and those who live
+//! come back with their next renewal.
+
+use std::collections::BTreeSet;
+
+use super::layout::Part;
+use super::map::Kind;
+use super::scripts::Named;
+use super::store::ClusterStore;
+use super::value::{at, int, list, text};
+use crate::commit::Receipt;
+use crate::error::Result;
+
+/// The owner of turns whose process is not known: no member has this name.
+pub(super) const NOBODY: &str = "0000000000000000";
+
+/// Who is there, as the node says that keeps the roll.
+#[derive(Debug)]
+pub(super) struct Roll {
+    /// The processes whose lease has not ended.
+    pub(super) members: BTreeSet<String>,
+    /// Those of them that have guards.
+    pub(super) guards: BTreeSet<String>,
+    /// Those that have guards and may live though their lease has ended.
+    late: BTreeSet<String>,
+    /// Whether a lease that has ended tells that its member is gone.
+    pub(super) is_steady: bool,
+}
+
+impl ClusterStore {
+    /// Joins the members, or stays one.
+    pub(super) fn renew(&self) -> Result<Receipt> {
+        let lease = self.inner.options.lease.as_millis().to_string();
+        Ok(self.call_roll(&self.inner.member, &lease)?.1)
+    }
+
+    /// Is no member from now on.
+    pub(super) fn strike(&self) -> Result<()> {
+        self.call_roll(&self.inner.member, "").map(drop)
+    }
+
+    pub(super) fn roll(&self) -> Result<Roll> {
+        Ok(self.call_roll("", "")?.0)
+    }
+
+    fn call_roll(&self, member: &str, lease: &str) -> Result<(Roll, Receipt)> {
+        let once = |what| self.layout().once(what);
+        let keys = [self.part(0, Part::Mark), once("members"), once("guards"), once("renewals")];
+        let guard = if self.inner.options.guard.is_some() { "1" } else { "0" };
+        let whole = self.inner.options.lease.as_millis().to_string();
+        let args = [member, lease, guard, &whole].map(|arg| arg.as_bytes().to_vec());
+        let (value, done) = self.script(0, Named::Member, &keys, &args)?;
+        let names = |place: usize| list(at(list(&value), place)).iter().filter_map(text).collect();
+        let is_steady = int(at(list(&value), 0)) == Some(1);
+        let roll = Roll { members: names(1), guards: names(2), late: names(3), is_steady };
+        Ok((roll, self.receipt([done.sent])))
+    }
+
+    /// Whether a member has left, or its lease has ended with nothing in its way.
+    pub(super) fn is_gone(&self, roll: &Roll, member: &str) -> Result<bool> {
+        if member == NOBODY {
+            return Ok(true);
+        }
+        if member == self.inner.member || roll.members.contains(member) {
+            return Ok(false);
+        }
+        if roll.is_steady {
+            return Ok(true);
+        }
+        let ask = redis::cmd("ZSCORE").arg(self.layout().once("members")).arg(member).to_owned();
+        let done = self.call(0, Kind::Write, &|_| vec![ask.clone()])?;
+        Ok(int(at(&done.values, 0)).is_some_and(|left| left < 0))
+    }
+
+    /// The same, and the roll is called for it.
+    pub(super) fn is_gone_now(&self, member: &str) -> Result<bool> {
+        Ok(member != self.inner.member && self.is_gone(&self.roll()?, member)?)
+    }
+
+    /// The others that have guards, and are not known to be gone.
+    pub(super) fn other_guards(&self) -> Result<BTreeSet<String>> {
+        let Roll { mut guards, late, .. } = self.roll()?;
+        guards.extend(late);
+        guards.remove(&self.inner.member);
+        Ok(guards)
+    }
+}
