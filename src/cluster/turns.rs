@@ -8,20 +8,17 @@ use super::store::ClusterStore;
 use super::value::{at, bytes, int, list, pairs, text};
 use crate::codec::{RESUME_PENDING, SUSPENDED, Turn};
 use crate::commit::Receipt;
-use crate::entry::Details;
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::random;
-use crate::rules::{self, Recovered};
-use crate::turns::{
-    BegunTurn, OpenTurn, RecoverOptions, ResumeClear, ResumeMark, TurnEnd, TurnRecovery, TurnStart, TurnToken,
-};
+use crate::rules;
+use crate::turns::{BegunTurn, OpenTurn, ResumeClear, ResumeMark, TurnEnd, TurnStart, TurnToken};
 use crate::unreadable::{Listing, Unreadable};
 
 /// A marker: token, nonce and owner, sixteen digits each, then the turn.
 pub(super) struct Marker {
     pub(super) token: u64,
-    owner: String,
+    pub(super) owner: String,
     pub(super) turn: Turn,
 }
 
@@ -37,7 +34,7 @@ impl Marker {
 
 impl ClusterStore {
     /// An entry, and the marker of its turn, if that is of its session.
-    fn look_at_turn(&self, key: &SessionKey) -> Result<Option<(Look, Option<Vec<u8>>)>> {
+    pub(super) fn look_at_turn(&self, key: &SessionKey) -> Result<Option<(Look, Option<Vec<u8>>)>> {
         let shard = self.shard_of(key);
         let ask = || {
             let mut commands = self.look_commands(shard, key, true);
@@ -103,7 +100,12 @@ impl ClusterStore {
             Some(1) => TurnEnd::Ended(self.receipt([done.sent])),
             Some(0) => TurnEnd::Missing,
             // Sent once before, it was this call that ended it.
-            _ if done.again => TurnEnd::Ended(self.receipt([done.sent])),
+            Some(2) if done.again => TurnEnd::Ended(self.receipt([done.sent])),
+            // It may have ended it, and others have ended theirs since; or another turn had taken its place before.
+            _ if done.again => {
+                let source = "another turn was begun or ended meanwhile".into();
+                return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, source }));
+            }
             _ => TurnEnd::NotCurrent,
         })
     }
@@ -132,7 +134,7 @@ impl ClusterStore {
     }
 
     /// The keys that have markers, and these.
-    fn markers(&self, unreadable: &mut Unreadable) -> Result<Vec<(SessionKey, Marker)>> {
+    pub(super) fn markers(&self, unreadable: &mut Unreadable) -> Result<Vec<(SessionKey, Marker)>> {
         let ask = |shard| {
             let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             vec![redis::cmd("HGETALL").arg(self.part(shard, Part::Turns)).to_owned(), mark]
@@ -163,53 +165,6 @@ impl ClusterStore {
         }
         items.sort_unstable_by(|a, b| (a.started_at, a.token, &a.key).cmp(&(b.started_at, b.token, &b.key)));
         Ok(Listing { items, unreadable })
-    }
-
-    /// Deals with the turns whose owner is gone.
-    pub(super) fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
-        let mut recovery = TurnRecovery::default();
-        let mut unreadable = Unreadable::default();
-        let (roll, mut receipts, mut done) = (self.roll()?, Vec::new(), Vec::new());
-        for (key, marker) in self.markers(&mut unreadable)? {
-            if !self.is_gone(&roll, &marker.owner)? {
-                continue;
-            }
-            let now = self.now();
-            let Some(found) = unreadable.pass(self.look(&key, false))? else { continue };
-            let there = found.as_ref().map(|look| (&look.hot, &look.cold));
-            match rules::recovered(there, &marker.turn, options.max_age, now) {
-                Recovered::Orphaned => recovery.orphaned += 1,
-                Recovered::Suspended => recovery.suspended += 1,
-                Recovered::Stale => recovery.stale += 1,
-                Recovered::Pending { untimed } => {
-                    if untimed {
-                        let set = |details: &mut Details| details.last_resume_marked_at = Some(now);
-                        receipts.extend(self.do_update(&key, &mut { set })?);
-                    }
-                    recovery.already_pending.push(key.clone());
-                }
-                Recovered::Resumable => {
-                    if let ResumeMark::Marked(receipt) = self.do_mark(&key, &options.reason)? {
-                        receipts.push(receipt);
-                        recovery.resumable.push(key.clone());
-                    }
-                }
-            }
-            done.push((key, marker.token));
-        }
-        // The markers go when what was made of them is kept: a crash in between must not lose both.
-        self.keep_all(&receipts)?;
-        let mut receipts = Vec::new();
-        for (key, token) in done {
-            if let TurnEnd::Ended(receipt) = self.do_end(&key, token)? {
-                receipts.push(receipt);
-            }
-        }
-        self.keep_all(&receipts)?;
-        recovery.resumable.sort_unstable();
-        recovery.already_pending.sort_unstable();
-        recovery.unreadable = unreadable;
-        Ok(recovery)
     }
 
     /// Waits for receipts, as far as the mode of the store promises anything.

@@ -206,6 +206,33 @@ fn a_turn_of_a_process_that_is_gone_is_recovered_once() {
     assert!(matches!(c.end_turn(&key(1), begun.token).unwrap(), cloakroom::turns::TurnEnd::NotCurrent));
 }
 
+/// Two processes recover at once: each turn is told of by one of them, and resumed once.
+#[test]
+fn recoveries_that_race_tell_of_each_turn_once() {
+    const TURNS: usize = 200;
+    let shared = Shared::new();
+    let (a, b, c) = (shared.open(idle), shared.open(idle), shared.open(idle));
+    for n in 0..TURNS {
+        a.resolve(&source(n)).unwrap();
+        a.begin_turn(&key(n)).unwrap().unwrap();
+    }
+    a.close().unwrap();
+    let recover = |store: &ClusterStore| {
+        let told = store.recover_interrupted_turns(&RecoverOptions::new(None)).unwrap();
+        assert_eq!((told.orphaned, told.suspended, told.stale), (0, 0, 0));
+        [told.resumable, told.already_pending].concat()
+    };
+    let mut told = thread::scope(|scope| {
+        let other = scope.spawn(|| recover(&c));
+        [recover(&b), other.join().unwrap()].concat()
+    });
+    told.sort();
+    let mut all: Vec<_> = (0..TURNS).map(key).collect();
+    all.sort();
+    assert_eq!(told, all);
+    assert!(all.iter().all(|key| b.get(key).unwrap().unwrap().resume_pending) && b.turns().unwrap().items.is_empty());
+}
+
 #[test]
 fn figures_of_the_whole() {
     let shared = Shared::new();

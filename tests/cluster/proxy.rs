@@ -12,6 +12,8 @@ enum Rule {
     Pass,
     /// The answer to the next request that holds these bytes is lost, and so is its connection. Are new ones let through?
     Lose(String, bool),
+    /// The next request that holds these bytes is not delivered, its connection is lost, and no new one is let through.
+    Break(String),
     /// Connections that there are go on, and no new one is let through.
     Closed,
     /// Requests that hold these bytes, and what comes after them, are not delivered.
@@ -74,6 +76,12 @@ impl Proxy {
         self.set(Rule::Lose(bytes.to_owned(), closes));
     }
 
+    /// Does not deliver the next request that holds these bytes, and breaks its connection. No new one comes through until
+    /// [`open`](Self::open).
+    pub fn break_before(&self, bytes: &str) {
+        self.set(Rule::Break(bytes.to_owned()));
+    }
+
     /// Delivers no request that holds these bytes, and nothing after it on its connection.
     pub fn swallow(&self, bytes: &str) {
         self.set(Rule::Swallow(bytes.to_owned()));
@@ -105,10 +113,10 @@ impl Proxy {
         *self.shared.rule.lock().unwrap() = rule;
     }
 
-    /// Waits until an answer was lost.
+    /// Waits until an answer was lost, or a request was not delivered.
     pub fn wait_until_lost(&self) {
         let rule = self.shared.rule.lock().unwrap();
-        let is_armed = |rule: &mut Rule| matches!(rule, Rule::Lose(..));
+        let is_armed = |rule: &mut Rule| matches!(rule, Rule::Lose(..) | Rule::Break(_));
         let (_rule, waited) = self.shared.changed.wait_timeout_while(rule, Duration::from_secs(20), is_armed).unwrap();
         assert!(!waited.timed_out(), "no such request came");
     }
@@ -156,6 +164,16 @@ impl Shared {
             }
             if is_silent {
                 continue;
+            }
+            {
+                let mut rule = self.rule.lock().unwrap();
+                if let Rule::Break(bytes) = &*rule
+                    && request.windows(bytes.len()).any(|window| window == bytes.as_bytes())
+                {
+                    *rule = Rule::Closed;
+                    self.changed.notify_all();
+                    break;
+                }
             }
             if let Rule::Lose(bytes, _) = &*self.rule.lock().unwrap()
                 && request.windows(bytes.len()).any(|window| window == bytes.as_bytes())

@@ -186,6 +186,29 @@ fn a_change_that_another_followed_is_not_made_again() {
     }
 }
 
+/// The end of a turn was not delivered, and another turn has taken its place: the end of that one would be told of else.
+#[test]
+fn a_turn_that_another_one_replaced_was_not_ended() {
+    let Rig { _cluster, proxy, options } = rig();
+    let store = ClusterStore::open(options.clone()).unwrap();
+    let other = ClusterStore::open(options).unwrap();
+    for n in 0..2 {
+        store.resolve(&source(n)).unwrap();
+        other.begin_turn(&key(n)).unwrap().unwrap();
+    }
+    let begun = store.begin_turn(&key(0)).unwrap().unwrap();
+    proxy.break_before("EVALSHA");
+    thread::scope(|scope| {
+        let ending = scope.spawn(|| store.end_turn(&key(0), begun.token));
+        proxy.wait_until_lost();
+        let next = other.begin_turn(&key(0)).unwrap().unwrap();
+        proxy.open();
+        let said = ending.join().unwrap();
+        assert!(matches!(said, Err(Error::Uncertain { .. }) | Ok(TurnEnd::NotCurrent)), "{said:?}");
+        assert_eq!(store.turn(&key(0)).unwrap().unwrap().token, next.token);
+    });
+}
+
 /// An entry is never without the hint that leads to it: where that cannot be written the entry is not.
 #[test]
 fn no_entry_is_without_its_hint() {

@@ -1,0 +1,90 @@
+//! Turns whose process is gone: which of them are resumed, and by whom.
+
+use super::store::ClusterStore;
+use super::turns::Marker;
+use super::write::Change;
+use crate::commit::Receipt;
+use crate::entry::Details;
+use crate::error::Result;
+use crate::key::SessionKey;
+use crate::rules::{self, Recovered};
+use crate::turns::{RecoverOptions, TurnEnd, TurnRecovery};
+use crate::unreadable::Unreadable;
+
+impl ClusterStore {
+    /// Deals with the turns whose owner is gone. Of several that do so at once each turn is told of by the one that ended it.
+    pub(super) fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
+        let mut recovery = TurnRecovery::default();
+        let mut unreadable = Unreadable::default();
+        let (roll, mut receipts, mut judged) = (self.roll()?, Vec::new(), Vec::new());
+        for (key, marker) in self.markers(&mut unreadable)? {
+            if !self.is_gone(&roll, &marker.owner)? {
+                continue;
+            }
+            let judgement = self.judge_turn(&key, &marker, options, &mut receipts);
+            if let Some(judgement) = unreadable.pass(judgement)?.flatten() {
+                judged.push((key, marker.token, judgement));
+            }
+        }
+        // The markers go when what was made of them is kept: a crash in between must not lose both.
+        self.keep_all(&receipts)?;
+        let mut receipts = Vec::new();
+        for (key, token, judgement) in judged {
+            match self.do_end(&key, token)? {
+                TurnEnd::Ended(receipt) => receipts.push(receipt),
+                TurnEnd::Missing => {}
+                // Another one ended it, and tells of it.
+                TurnEnd::NotCurrent => continue,
+            }
+            match judgement {
+                Recovered::Orphaned => recovery.orphaned += 1,
+                Recovered::Suspended => recovery.suspended += 1,
+                Recovered::Stale => recovery.stale += 1,
+                Recovered::Pending { .. } => recovery.already_pending.push(key),
+                Recovered::Resumable => recovery.resumable.push(key),
+            }
+        }
+        self.keep_all(&receipts)?;
+        recovery.resumable.sort_unstable();
+        recovery.already_pending.sort_unstable();
+        recovery.unreadable = unreadable;
+        Ok(recovery)
+    }
+
+    /// Judges a turn by its entry, and marks that if it is to be resumed. `None` if the turn is over.
+    ///
+    /// The mark is set only on the entry that was seen with the turn: where another one dealt with the turn meanwhile, it may
+    /// have been resumed already, and must not be again.
+    fn judge_turn(
+        &self,
+        key: &SessionKey,
+        marker: &Marker,
+        options: &RecoverOptions,
+        receipts: &mut Vec<Receipt>,
+    ) -> Result<Option<Recovered>> {
+        let tries = self.tries();
+        loop {
+            let now = self.now();
+            let Some((seen, there)) = self.look_at_turn(key)? else { return Ok(Some(Recovered::Orphaned)) };
+            let there = there.map(|there| Marker::decode(key, &there)).transpose()?;
+            if there.is_none_or(|there| there.token != marker.token) {
+                return Ok(None);
+            }
+            let both = (&seen.hot, &seen.cold);
+            let judgement = rules::recovered(Some(both), &marker.turn, options.max_age, now);
+            let (hot, cold) = match judgement {
+                Recovered::Resumable => rules::with_resume(both, Some((&options.reason, now))),
+                Recovered::Pending { untimed: true } => {
+                    let details = Details { last_resume_marked_at: Some(now), ..seen.cold.details.clone() };
+                    (seen.hot, crate::codec::Cold { details, ..seen.cold.clone() })
+                }
+                _ => return Ok(Some(judgement)),
+            };
+            if let Some(placed) = self.write(key, Change::of(Some(&seen), hot, cold))? {
+                receipts.push(placed.receipt);
+                return Ok(Some(judgement));
+            }
+            tries.again()?;
+        }
+    }
+}
