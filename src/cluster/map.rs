@@ -13,18 +13,16 @@ use super::lane::Lane;
 use super::layout::SLOTS;
 use super::proof::{Needs, Sent};
 use super::seen::{Owner, Seen, seen_by};
-use super::settings::{self, Wanted};
+use super::settings::{self, Asked, Unsound, Wanted};
 use super::tls;
 use super::value::{at, list, text};
-use super::wire::Wire;
+use super::wire::{self, Wire};
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::time::Timestamp;
 
 /// The map is asked for no more often.
 pub(super) const REFRESH: Duration = Duration::from_millis(100);
-/// Settings are asked for again after so long.
-const RECHECK: Duration = Duration::from_secs(30);
 
 /// Whether a request only reads: such ones go another way, so that no proof stands in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,9 +78,7 @@ impl Map {
 #[derive(Debug)]
 struct Refreshed {
     at: Option<Instant>,
-    checked: Option<Instant>,
-    /// The nodes that were asked for their settings, and are as they have to be.
-    sound: Vec<String>,
+    asked: Asked,
 }
 
 /// The nodes of a cluster.
@@ -98,7 +94,7 @@ pub(super) struct Nodes {
     map: RwLock<Map>,
     refreshed: Mutex<Refreshed>,
     /// A node has a setting with which nothing can be promised.
-    unsound: RwLock<Option<(String, &'static str, String, &'static str)>>,
+    unsound: RwLock<Option<Unsound>>,
 }
 
 impl Nodes {
@@ -111,7 +107,7 @@ impl Nodes {
         wanted: Wanted,
         patience: Duration,
     ) -> Self {
-        let refreshed = Mutex::new(Refreshed { at: None, checked: None, sound: Vec::new() });
+        let refreshed = Mutex::new(Refreshed { at: None, asked: Asked::default() });
         Self {
             seeds,
             wire,
@@ -204,10 +200,7 @@ impl Nodes {
     fn check_sound(&self) -> Result<()> {
         match &*self.unsound.read() {
             None => Ok(()),
-            Some((node, setting, value, line)) => {
-                let (node, value) = (node.clone(), value.clone());
-                Err(Error::NodeSetting { node, setting, value, line })
-            }
+            Some(unsound) => Err(unsound.clone().into()),
         }
     }
 
@@ -219,7 +212,8 @@ impl Nodes {
     }
 
     fn look(&self, suspect: Option<&str>) -> Result<()> {
-        let mut refreshed = self.refreshed.lock();
+        // Who finds another one at it goes on with what is known: nodes that are silent take their time.
+        let Some(mut refreshed) = self.refreshed.try_lock() else { return Ok(()) };
         if refreshed.at.is_some_and(|at| at.elapsed() < REFRESH) {
             return Ok(());
         }
@@ -239,9 +233,14 @@ impl Nodes {
                 // To ask one whether it speaks TLS takes time, and there is none once others have answered.
                 let is_opening = self.map.read().primaries.is_empty();
                 let mismatch = || is_opening.then(|| self.wire.mismatch(&node, error)).flatten();
-                refusal = refusal.or_else(|| tls::refusal(&node, error)).or_else(mismatch);
+                refusal = refusal.or_else(|| tls::refusal(&node, error)).or_else(|| wire::refusal(&node, error));
+                refusal = refusal.or_else(mismatch);
             }
             let found = connected.map_err(Into::into).and_then(|mut connection| seen_by(&node, &mut connection));
+            if let Err(error) = &found {
+                let refuses = || wire::refusal(&node, error.downcast_ref()?);
+                refusal = refusal.or_else(refuses);
+            }
             match found {
                 Ok(seen) if !self.map.read().is_ahead_of(&seen) => {
                     let result = self.take(seen, &mut refreshed);
@@ -288,38 +287,8 @@ impl Nodes {
         let map = Map { slots, since, primaries, replicas: seen.replicas, guests };
         let nodes = map.nodes();
         let is_changed = std::mem::replace(&mut *self.map.write(), map).nodes() != nodes;
-        let is_due = refreshed.checked.is_none_or(|at| at.elapsed() > RECHECK);
-        let is_unsound = self.unsound.read().is_some();
-        if is_due || is_unsound || is_changed {
-            refreshed.sound.clear();
-        }
-        refreshed.sound.retain(|node| nodes.contains(node));
-        let mut unsound = None;
-        for node in nodes {
-            if refreshed.sound.contains(&node) {
-                continue;
-            }
-            let connected = self.wire.connect(&node);
-            match connected.map(|mut connection| settings::check(&node, &mut connection, self.wanted)) {
-                Ok(Ok(())) => refreshed.sound.push(node),
-                Ok(Err(Error::NodeSetting { node, setting, value, line })) => {
-                    unsound = Some((node, setting, value, line));
-                }
-                // It is asked again when it is back: until then it acknowledges nothing.
-                Ok(Err(Error::Unavailable { node, source, .. })) => {
-                    tracing::debug!(
-                        node,
-                        error = &*source as &dyn std::error::Error,
-                        "a node does not tell its settings"
-                    );
-                }
-                Ok(Err(error)) => return Err(error),
-                Err(error) => tracing::debug!(node, %error, "a node does not tell its settings"),
-            }
-        }
-        if is_due {
-            refreshed.checked = Some(Instant::now());
-        }
+        let before = self.unsound.read().clone();
+        let unsound = refreshed.asked.ask(nodes, is_changed, before, &self.wire, self.wanted)?;
         *self.unsound.write() = unsound;
         Ok(())
     }

@@ -1,12 +1,95 @@
 //! What the nodes promise, by their settings.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
 use redis::{Connection, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::value::{pairs, text};
+use super::wire::Wire;
 use crate::error::{Error, Result};
 
 /// The oldest that has `WAITAOF`. Valkey tells a version of Redis too.
 const OLDEST: (u32, u32) = (7, 2);
+
+/// What a node is asked for. With the third one nothing is synced while the log is rewritten.
+const SETTINGS: [&str; 4] = ["appendfsync", "appendonly", "no-appendfsync-on-rewrite", "maxmemory-policy"];
+/// Settings are asked for again after so long.
+const RECHECK: Duration = Duration::from_secs(30);
+/// How long nodes are asked at a time: those that are silent are asked last, and again the next time.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A setting of a node with which nothing can be promised, and the line that would mend it.
+#[derive(Debug, Clone)]
+pub(super) struct Unsound {
+    node: String,
+    setting: &'static str,
+    value: String,
+    line: &'static str,
+}
+
+impl From<Unsound> for Error {
+    fn from(Unsound { node, setting, value, line }: Unsound) -> Self {
+        Self::NodeSetting { node, setting, value, line }
+    }
+}
+
+/// Which nodes were asked, and what they said.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    at: Option<Instant>,
+    /// Those that are as they have to be.
+    sound: Vec<String>,
+    /// Those that did not tell.
+    silent: Vec<String>,
+}
+
+impl Asked {
+    /// Asks those of the nodes that are not known to be sound; all of them now and then, after a change, and while one is not.
+    /// Answers what is wrong; what was wrong before of a node that is silent now is so still.
+    pub(super) fn ask(
+        &mut self,
+        mut nodes: Vec<String>,
+        is_changed: bool,
+        before: Option<Unsound>,
+        wire: &Wire,
+        wanted: Wanted,
+    ) -> Result<Option<Unsound>> {
+        let is_due = self.at.is_none_or(|at| at.elapsed() > RECHECK);
+        if is_due || is_changed || before.is_some() {
+            self.sound.clear();
+        }
+        self.sound.retain(|node| nodes.contains(node));
+        nodes.sort_by_key(|node| self.silent.contains(node));
+        self.silent.clear();
+        let (mut unsound, began) = (None, Instant::now());
+        for node in nodes {
+            if self.sound.contains(&node) {
+                continue;
+            }
+            let connected = if began.elapsed() > AT_ONCE { None } else { Some(wire.connect(&node)) };
+            let checked = connected.map(|connected| connected.map(|mut found| check(&node, &mut found, wanted)));
+            match checked {
+                Some(Ok(Ok(()))) => self.sound.push(node),
+                Some(Ok(Err(Error::NodeSetting { node, setting, value, line }))) => {
+                    unsound = Some(Unsound { node, setting, value, line });
+                }
+                // It is asked again when it is back: until then it acknowledges nothing.
+                Some(Err(error)) => tracing::debug!(node, %error, "a node does not tell its settings"),
+                None | Some(Ok(Err(Error::Unavailable { .. }))) => {
+                    tracing::debug!(node, "a node is silent about its settings");
+                    unsound = unsound.or_else(|| before.clone().filter(|before| before.node == node));
+                    self.silent.push(node);
+                }
+                Some(Ok(Err(error))) => return Err(error),
+            }
+        }
+        if is_due {
+            self.at = Some(Instant::now());
+        }
+        Ok(unsound)
+    }
+}
 
 /// What a node has to promise.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +117,7 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
         None if wanted.stated => {}
         None => return bad("redis_version", "not to be asked".into(), "the right to call INFO"),
     }
-    let asked =
-        redis::cmd("CONFIG").arg("GET").arg(&["appendfsync", "appendonly", "maxmemory-policy"]).query(connection);
+    let asked = redis::cmd("CONFIG").arg("GET").arg(&SETTINGS).query(connection);
     let settings: Value = match asked {
         Ok(settings) => settings,
         Err(error) if !is_forbidden(&error) => return Err(silent(node, error)),
@@ -44,13 +126,23 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
             return bad("appendfsync", "not to be asked".into(), "the right to call CONFIG GET, or state the settings");
         }
     };
-    for (name, value) in pairs(&settings) {
-        let (name, value) = (text(name).unwrap_or_default(), text(value).unwrap_or_default());
-        match name.as_str() {
+    let settings: HashMap<_, _> = pairs(&settings).into_iter().map(|(name, value)| (text(name), text(value))).collect();
+    for name in SETTINGS {
+        let value = settings.get(&Some(name.to_owned())).cloned().flatten();
+        let Some(value) = value else {
+            if wanted.stated {
+                continue;
+            }
+            return bad(name, "not told".into(), "nothing, but let the node tell it, or state the settings");
+        };
+        match name {
             "appendfsync" if wanted.syncs && value != "always" => {
                 return bad("appendfsync", value, "`appendfsync always`");
             }
             "appendonly" if wanted.syncs && value != "yes" => return bad("appendonly", value, "`appendonly yes`"),
+            "no-appendfsync-on-rewrite" if wanted.syncs && value != "no" => {
+                return bad("no-appendfsync-on-rewrite", value, "`no-appendfsync-on-rewrite no`");
+            }
             "maxmemory-policy" if value != "noeviction" => {
                 return bad("maxmemory-policy", value, "`maxmemory-policy noeviction`");
             }

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use redis::{Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, RedisResult};
+use redis::{
+    Client, Connection, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
+};
 
 use super::tls::{self, Tls};
 use crate::error::{Error, Result};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(1);
+/// How long an answer may take, unless another time is set.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// What all connections of a store have in common.
 #[derive(Clone)]
@@ -34,7 +38,11 @@ impl Wire {
             Some(tls) => tls.client(self.info(node)?)?,
             None => Client::open(self.info(node)?)?,
         };
-        client.get_connection_with_timeout(CONNECT)
+        let connection = client.get_connection_with_timeout(CONNECT)?;
+        // What limited the connecting limits nothing after it.
+        connection.set_read_timeout(Some(ANSWER))?;
+        connection.set_write_timeout(Some(ANSWER))?;
+        Ok(connection)
     }
 
     /// The error, if a node that was to be connected to speaks TLS and this does not, or the other way round.
@@ -60,6 +68,13 @@ impl Wire {
         }
         Ok(info.set_redis_settings(settings))
     }
+}
+
+/// The error, if a node does not let this user in, or ask for what the map is made of: it will not the next time either.
+pub(super) fn refusal(node: &str, error: &RedisError) -> Option<Error> {
+    let says_no = error.kind() == ErrorKind::AuthenticationFailed
+        || error.code().is_some_and(|code| ["NOAUTH", "WRONGPASS", "NOPERM"].contains(&code));
+    says_no.then(|| Error::Refused { node: node.to_owned(), source: error.clone().into() })
 }
 
 /// Host and port; an IPv6 address may stand in brackets.

@@ -194,6 +194,7 @@ fn a_node_that_does_not_sync_is_refused() {
     for (settings, setting) in [
         (["--appendfsync", "everysec"], "appendfsync"),
         (["--appendonly", "no"], "appendonly"),
+        (["--no-appendfsync-on-rewrite", "yes"], "no-appendfsync-on-rewrite"),
         (["--maxmemory-policy", "allkeys-lru"], "maxmemory-policy"),
     ] {
         let cluster = Cluster::with(1, false, &settings);

@@ -196,6 +196,27 @@ fn scripts_that_a_node_forgot_go_as_text() {
     }
 }
 
+/// Nodes that do not let the user in say so at once, and do not count as gone.
+#[test]
+fn who_is_not_let_in_is_told_so() {
+    let cluster = Cluster::one();
+    let options = || cluster.options();
+    let refuses = |options: ClusterOptions| {
+        let refused = ClusterStore::open(options);
+        assert!(
+            matches!(&refused, Err(Error::Refused { node, .. }) if *node == cluster.nodes[0].address()),
+            "{refused:?}"
+        );
+    };
+    cluster.nodes[0].ask(&["ACL", "SETUSER", "blind", "on", ">password", "~*", "+@all", "-cluster"]);
+    refuses(options().login("blind", "password"));
+    refuses(options().login("blind", "wrong"));
+    refuses(options().login("nobody", "password"));
+    cluster.nodes[0].ask(&["CONFIG", "SET", "requirepass", "secret"]);
+    refuses(options());
+    ClusterStore::open(options().login("default", "secret")).unwrap();
+}
+
 /// The user that the guide shows may do all that the store does, and nothing to other names.
 #[test]
 fn a_user_with_few_rights_is_enough() {

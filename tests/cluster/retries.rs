@@ -1,6 +1,7 @@
 //! Answers that are lost: the change was made, its caller does not know, and it must not be made again.
 
 use std::collections::HashSet;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -259,4 +260,18 @@ fn a_node_that_does_not_tell_its_settings_is_asked_again() {
     crate::nodes::wait_for("it is asked", || {
         matches!(store.resolve(&source(1)), Err(Error::NodeSetting { setting: "appendfsync", .. }))
     });
+}
+
+/// A node says nothing when it is asked for its settings, and does not hang up either.
+#[test]
+fn a_node_that_is_silent_about_its_settings_holds_nobody_up() {
+    let Rig { _cluster, proxy, options } = rig();
+    proxy.swallow("INFO\r\n$6\r\nserver");
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let store = ClusterStore::open(options.patience(Duration::from_secs(1))).unwrap();
+        tell.send(store.resolve(&source(1)).map(drop)).unwrap();
+    });
+    told.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+    assert!(proxy.swallowed().0 > 0);
 }
