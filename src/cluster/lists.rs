@@ -104,6 +104,7 @@ impl<'a> Rows<'a> {
             let piece = state.piece;
             let commands = self.ask(shard, skipped, piece);
             let done = self.store.call(shard, Kind::Read, &|_| commands.clone())?;
+            self.store.check_mark(shard, at(&done.values, 1), &done.node)?;
             self.take(shard, at(&done.values, 0), piece)?;
             // Of many rows with one time the first may all be known.
             skipped += piece;
@@ -239,10 +240,14 @@ impl ClusterStore {
             let mut records = redis::cmd("HMGET");
             records.arg(self.layout().entry(shard, key)).arg(&["v", "h"]);
             let score = redis::cmd("ZSCORE").arg(self.part(shard, Part::Updated)).arg(key.as_str()).to_owned();
-            vec![records, score]
+            let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
+            vec![records, score, mark]
         };
         let done = self.call(shard, Kind::Read, &|_| ask())?;
-        let Some(record) = bytes(at(list(at(&done.values, 0)), 1)) else { return Ok(None) };
+        let Some(record) = bytes(at(list(at(&done.values, 0)), 1)) else {
+            self.check_mark(shard, at(&done.values, 2), &done.node)?;
+            return Ok(None);
+        };
         let hot = Hot::decode(record).map_err(|source| Error::DamagedRecord {
             record: "h",
             key: key.to_string(),

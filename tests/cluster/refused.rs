@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cloakroom::change::{Draft, Edit, Modified, Touch};
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
+use cloakroom::query::Filter;
 use cloakroom::{Error, PrunePolicy, SessionKey, Sessions};
 
 use crate::common::{key, source};
@@ -41,6 +42,21 @@ fn an_empty_shard_is_an_error_and_not_an_empty_store() {
     // Nor is it made anew over what other nodes may have.
     let again = ClusterStore::open(ClusterOptions::new(store.name(), cluster.seeds()).shards(16).replicas(0));
     assert!(matches!(again, Err(Error::NotFound { .. })), "{again:?}");
+}
+
+/// A shard that loses its data while it is listed makes no list that ends early.
+#[test]
+fn a_list_of_a_shard_that_is_lost_meanwhile_is_an_error() {
+    let cluster = Cluster::one();
+    let store = cluster.open();
+    for n in 0..200 {
+        store.resolve(&source(n)).unwrap();
+    }
+    let mut listed = store.iter(Filter::default());
+    listed.next().unwrap().unwrap();
+    cluster.nodes[0].ask(&["FLUSHALL"]);
+    let rest: Result<Vec<_>, _> = listed.collect();
+    assert!(matches!(rest, Err(Error::ShardLost { .. })), "{}", rest.unwrap().len());
 }
 
 /// The node that knows of the store is the one that lost its data: the others carry marks.
