@@ -118,10 +118,12 @@ impl ClusterStore {
         for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
             let counted = int(at(list(at(&done.values, 0)), 0)).unwrap_or(0);
             let reviewed = int(at(&done.values, 2)).unwrap_or(0);
-            if counted <= reviewed {
-                continue;
+            // Who has nothing to say of a shard leaves no trace there, however many have lived before.
+            let mut condemned = pairs(at(&done.values, 1));
+            condemned.retain(|(_, condemnation)| number_of(condemnation).is_none_or(|number| number > reviewed));
+            if counted > reviewed && !condemned.is_empty() {
+                self.review_shard(shard, &**guard, &condemned, reviewed, counted)?;
             }
-            self.review_shard(shard, &**guard, &pairs(at(&done.values, 1)), reviewed, counted)?;
         }
         Ok(())
     }
@@ -139,19 +141,21 @@ impl ClusterStore {
         let mut args = vec![self.inner.member.clone().into_bytes(), number(reviewed), number(counted), number(until)];
         for (key, condemnation) in condemned {
             let (key, condemnation) = (text(key).unwrap_or_default(), text(condemnation).unwrap_or_default());
-            let number = condemnation.split_once(':').and_then(|(number, _)| number.parse::<i64>().ok());
-            if number.is_some_and(|number| number <= reviewed) {
-                continue;
-            }
             let key = SessionKey::new(key).map_err(Error::InvalidKey)?;
             let is_at_work = ask(guard, &key) != Answer::Idle;
             args.extend([key.as_str().as_bytes().to_vec(), condemnation.into_bytes()]);
             args.push(if is_at_work { b"1".to_vec() } else { b"0".to_vec() });
         }
-        let keys = [Part::Mark, Part::Condemned, Part::Holds, Part::Reviewed].map(|part| self.part(shard, part));
+        let keys = [Part::Mark, Part::Condemned, Part::Holds, Part::Reviewed, Part::Updated];
+        let keys = keys.map(|part| self.part(shard, part));
         // What was taken back by a failover meanwhile is looked at the next time.
         self.script(shard, Named::Review, &keys, &args).map(drop)
     }
+}
+
+/// The number of a condemnation.
+fn number_of(condemnation: &redis::Value) -> Option<i64> {
+    text(condemnation)?.split_once(':')?.0.parse().ok()
 }
 
 fn upgrade(inner: &Weak<Inner>) -> Option<ClusterStore> {

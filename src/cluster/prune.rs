@@ -1,11 +1,13 @@
 //! Pruning: shard by shard, with the questions of the embedded store, and every live member's guard.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::clock::agree;
 use super::entry::Look;
 use super::layout::Part;
 use super::map::Kind;
+use super::roll::Roll;
 use super::scripts::Named;
 use super::store::ClusterStore;
 use super::value::{at, int, list, text};
@@ -18,6 +20,8 @@ use crate::time::Timestamp;
 
 /// Entries that are looked at together.
 const BATCH: usize = 512;
+/// How long a condemnation counts. What members said of it is of that time too.
+const CONDEMNED_FOR: Duration = Duration::from_secs(2 * 86_400);
 
 impl ClusterStore {
     pub(super) fn do_prune(
@@ -44,7 +48,6 @@ impl ClusterStore {
             report.clock_doubted = true;
             return Ok(report);
         }
-        let others = self.other_guards()?;
         let shards = self.layout().shards();
         // The cap is split evenly, and what is left over goes to the first shards.
         let share = |shard: u32| {
@@ -54,6 +57,16 @@ impl ClusterStore {
         let mut receipts = Vec::new();
         for (shard, counts) in self.count_shards(report.cutoff)? {
             let (mut left, expired) = counts;
+            let is_over = share(shard).is_some_and(|share| left > share);
+            if expired == 0 && !is_over {
+                continue;
+            }
+            // A pass may take long, and others come meanwhile.
+            let roll = self.roll()?;
+            let others = self.others(&roll);
+            if !dry_run {
+                self.forget_reviews(shard, &roll)?;
+            }
             if expired > 0
                 && let Some(cutoff) = report.cutoff
             {
@@ -73,6 +86,27 @@ impl ClusterStore {
         report.kept_unreadable = report.unreadable.count;
         self.keep_all(&receipts)?;
         Ok(report)
+    }
+
+    /// Forgets how far those have looked that are gone.
+    fn forget_reviews(&self, shard: u32, roll: &Roll) -> Result<()> {
+        let reviewed = self.part(shard, Part::Reviewed);
+        let ask = redis::cmd("HKEYS").arg(&reviewed).to_owned();
+        let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
+        let mut forget = redis::cmd("HDEL");
+        forget.arg(&reviewed);
+        let mut gone = 0;
+        for member in list(at(&done.values, 0)).iter().filter_map(text) {
+            if roll.is_steady && self.is_gone(roll, &member)? {
+                forget.arg(member);
+                gone += 1;
+            }
+        }
+        if gone > 0 {
+            // One that has come since it was asked looks again, from the beginning.
+            self.call(shard, Kind::Write, &|_| vec![forget.clone()])?;
+        }
+        Ok(())
     }
 
     /// Whether the clocks of all primaries and of this host are about the same. Where they are not nobody can tell whose is
@@ -220,7 +254,10 @@ impl Shelf for One<'_, '_> {
         let [mark, updated, condemned] =
             [Part::Mark, Part::Updated, Part::Condemned].map(|part| store.part(shard, part));
         let keys = [mark, updated, condemned];
-        let args = [seen.key.as_str().as_bytes().to_vec(), self.look.score.clone().into_bytes()];
+        let time = |time: Timestamp| time.as_micros().to_string();
+        let now = store.now();
+        let (now, oldest) = (time(now), time(now.saturating_sub(CONDEMNED_FOR)));
+        let args = [seen.key.as_str().to_owned(), self.look.score.clone(), now, oldest].map(String::into_bytes);
         let (value, _) = store.script(shard, Named::Condemn, &keys, &args)?;
         self.condemned = text(&value).unwrap_or_default();
         let Some((number, _)) = self.condemned.split_once(':') else {

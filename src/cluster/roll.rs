@@ -81,10 +81,7 @@ impl ClusterStore {
     }
 
     /// The others that have guards, and are not known to be gone.
-    pub(super) fn other_guards(&self) -> Result<BTreeSet<String>> {
-        let Roll { mut guards, late, .. } = self.roll()?;
-        guards.extend(late);
-        guards.remove(&self.inner.member);
-        Ok(guards)
+    pub(super) fn others(&self, roll: &Roll) -> BTreeSet<String> {
+        roll.guards.union(&roll.late).filter(|member| **member != self.inner.member).cloned().collect()
     }
 }

@@ -12,7 +12,7 @@ use super::store::ClusterStore;
 use crate::error::{Error, Result, panic_message, with_causes};
 use crate::fork;
 use crate::prune::{NoActivity, PruneReport};
-use crate::time::Timestamp;
+use crate::time::{Timer, Timestamp};
 use crate::watcher::{WatcherConfig, WatcherStatus};
 
 /// Passes do not follow each other faster.
@@ -23,7 +23,8 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// Any number of processes may have one. What several of them find they remove once, and each asks
 /// [the guard of its process](super::ClusterOptions::guard) and waits for those of the others, so an entry goes with the
-/// second pass at the earliest.
+/// second pass at the earliest: that comes after the
+/// [interval of reviews](super::ClusterOptions::review_interval), if the one of the watcher is longer.
 ///
 /// A pass that would remove more than half of the entries for their age is held, until one that finds no more of it an
 /// interval later. While clocks disagree nothing is removed; that counts as held too.
@@ -107,21 +108,29 @@ impl Worker {
             return;
         }
         let mut tick = self.store.inner.clock.after(self.config.interval);
-        self.pass(false);
+        let never = crossbeam_channel::never();
+        // What others have to look at first is come back to when they have, as the same kind of pass.
+        let mut asked_for = false;
+        let mut back = self.pass(asked_for);
         loop {
             select! {
                 recv(stopped) -> _ => return,
-                recv(kicks) -> _ => self.pass(true),
+                recv(kicks) -> _ => {
+                    asked_for = true;
+                    back = self.pass(asked_for);
+                }
+                recv(back.as_ref().map_or(&never, Timer::receiver)) -> _ => back = self.pass(asked_for),
                 recv(tick.receiver()) -> _ => {
                     tick = self.store.inner.clock.after(self.config.interval);
-                    self.pass(false);
+                    asked_for = false;
+                    back = self.pass(asked_for);
                 }
             }
         }
     }
 
-    /// One pass. Whatever happens in it, the thread goes on.
-    fn pass(&mut self, asked_for: bool) {
+    /// One pass. Whatever happens in it, the thread goes on. Answers when to come back before the interval is over.
+    fn pass(&mut self, asked_for: bool) -> Option<Timer> {
         let began = self.store.now();
         let pass = AssertUnwindSafe(|| self.prune(asked_for, began));
         let result =
@@ -133,7 +142,13 @@ impl Worker {
         match result {
             Ok(Some(report)) => {
                 tracing::debug!(?report, "pruned");
+                let soon = self.store.inner.options.review_interval.max(MIN_INTERVAL);
+                let waits = report.kept_unreviewed > 0 && soon < self.config.interval;
                 status.last_report = Some(report);
+                if waits {
+                    status.next_run = Some(began.saturating_add(soon));
+                    return Some(self.store.inner.clock.after(soon));
+                }
             }
             Ok(None) => status.held += 1,
             Err(error) => {
@@ -143,6 +158,7 @@ impl Worker {
                 status.last_failure = Some(with_causes(&error));
             }
         }
+        None
     }
 
     /// Prunes; `None` if the pass was held.

@@ -233,6 +233,103 @@ fn recoveries_that_race_tell_of_each_turn_once() {
     assert!(all.iter().all(|key| b.get(key).unwrap().unwrap().resume_pending) && b.turns().unwrap().items.is_empty());
 }
 
+/// Of those that have lived and found nothing to say, nothing is left; and of those that had, nothing once they are gone.
+#[test]
+fn those_that_are_gone_leave_no_trace() {
+    let shared = Shared::new();
+    let a = shared.open(idle);
+    a.resolve(&source(1)).unwrap();
+    let reviewed = || {
+        let names = one().nodes[0].ask(&["KEYS", &format!("{}:*:r", a.name())]);
+        let names: Vec<String> = redis::from_redis_value(names).unwrap();
+        let of = |name: &String| redis::from_redis_value::<usize>(one().nodes[0].ask(&["HLEN", name])).unwrap();
+        names.iter().map(of).sum::<usize>()
+    };
+    let condemn = || {
+        shared.clock.advance(DAY * 2);
+        assert_eq!(pass(&a).kept_unreviewed, 1);
+    };
+    let first = shared.open(idle);
+    condemn();
+    a.touch(&key(1)).unwrap().unwrap();
+    for _ in 0..50 {
+        let b = shared.open(idle);
+        b.review().unwrap();
+        b.close().unwrap();
+    }
+    assert!(reviewed() <= 1, "{}", reviewed());
+    assert_eq!(a.stats().unwrap().condemned, 0, "it was used since");
+    // Each has something to say now.
+    for _ in 0..5 {
+        let b = shared.open(idle);
+        condemn();
+        b.review().unwrap();
+        b.close().unwrap();
+        a.touch(&key(1)).unwrap().unwrap();
+    }
+    assert!(reviewed() >= 5);
+    wait_for("they are forgotten", || {
+        condemn();
+        a.touch(&key(1)).unwrap().unwrap();
+        reviewed() <= 1
+    });
+    drop(first);
+}
+
+/// What was said of an entry long ago is asked for again: an old touch may have been lost since.
+#[test]
+fn a_review_of_days_ago_does_not_count() {
+    let shared = Shared::new();
+    let (a, b) = (shared.open(idle), shared.open(idle));
+    a.resolve(&source(1)).unwrap();
+    shared.clock.advance(DAY * 2);
+    assert_eq!(pass(&a).kept_unreviewed, 1);
+    b.review().unwrap();
+    shared.clock.advance(DAY * 3);
+    let report = pass(&a);
+    assert_eq!((report.removed, report.kept_unreviewed), (0, 1));
+    b.review().unwrap();
+    shared.clock.advance(DAY);
+    assert_eq!(pass(&a).removed, 1);
+}
+
+/// A process that comes while a pass is at work is asked too.
+#[test]
+fn who_comes_during_a_pass_is_asked() {
+    let shared = Shared::new();
+    let a = shared.open(idle);
+    for n in 0..200 {
+        a.resolve(&source(n)).unwrap();
+    }
+    shared.clock.advance(DAY * 2);
+    let came = std::sync::Mutex::new(None);
+    // The guard of the pass is asked with nothing locked.
+    let joins = |_: &SessionKey| {
+        came.lock().unwrap().get_or_insert_with(|| shared.open(|_| Verdict::Active));
+        false
+    };
+    let report = a.prune(&PrunePolicy::max_age_days(1), &joins).unwrap();
+    assert!(report.kept_unreviewed > 100, "{report:?}");
+}
+
+/// What others have to look at first is not left for the next interval.
+#[test]
+fn a_watcher_comes_back_when_the_others_have_looked() {
+    let options = one().options().member_lease(Duration::from_secs(2)).review_interval(Duration::from_millis(50));
+    let (a, _b) =
+        (ClusterStore::open(options.clone().guard(idle)).unwrap(), ClusterStore::open(options.guard(idle)).unwrap());
+    for n in 0..3 {
+        a.resolve(&source(n)).unwrap();
+    }
+    let mut expired = a.get(&key(0)).unwrap().unwrap();
+    expired.updated_at = expired.updated_at.saturating_sub(DAY * 2);
+    a.put(&expired, &cloakroom::Extras::default(), cloakroom::change::Expect::Any).unwrap();
+    let watcher = a.watch(WatcherConfig { policy: PrunePolicy::max_age_days(1), interval: HOUR }).unwrap();
+    wait_for("it is gone", || !a.contains(&key(0)).unwrap());
+    assert_eq!(a.len().unwrap(), 2);
+    drop(watcher);
+}
+
 #[test]
 fn figures_of_the_whole() {
     let shared = Shared::new();

@@ -1,6 +1,6 @@
 -- Notes what a member has looked at, if that is all that is condemned up to there: a failover may have taken back what the
 -- member saw, and given its numbers to others.
--- KEYS: m (mark and counters), p (condemned), h (holds), r (reviewed); ARGV: mark, member, reviewed before, reviewed now,
+-- KEYS: m (mark and counters), p (condemned), h (holds), r (reviewed), u (activity); ARGV: mark, member, reviewed before, reviewed now,
 --   the end of holds, then for each that it was asked about: key, condemnation, at work (1) or not (0)
 if redis.call('HGET', KEYS[1], 'mark') ~= ARGV[1] then return -9 end
 local before, now = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -13,6 +13,9 @@ for n = 1, #all, 2 do
   if number > before and number <= now and asked[all[n]] ~= all[n + 1] then return 0 end
 end
 for n = 6, #ARGV, 3 do
+  -- It was used since, or is gone: it is condemned anew when it has expired.
+  local seen = string.match(ARGV[n + 1], ':([^:]*)$')
+  if redis.call('ZSCORE', KEYS[5], ARGV[n]) ~= seen then redis.call('HDEL', KEYS[2], ARGV[n]) end
   if ARGV[n + 2] == '1' then
     redis.call('ZADD', KEYS[3], 'GT', ARGV[5], ARGV[n])
     -- It is asked about again: a hold ends.
