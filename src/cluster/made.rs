@@ -5,12 +5,23 @@ use std::collections::BTreeMap;
 use super::layout::{FORMAT, Layout, Part};
 use super::map::{Kind, Nodes};
 use super::options::ClusterOptions;
+use super::scripts::Named;
 use super::value::{at, bytes, list, pairs, text};
 use crate::error::{Error, Result};
 use crate::random;
 
-/// The id of the store, and its layout. Makes it if there is none and that is wanted.
-pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loads: bool) -> Result<(String, Layout)> {
+/// A store that is there, or is being made.
+pub(super) struct Made {
+    pub(super) id: String,
+    pub(super) layout: Layout,
+    /// It is not ready: its shards have just got their marks.
+    pub(super) is_new: bool,
+}
+
+/// The id of the store, and its layout. Begins to make it if there is none and that is wanted; for a restore, which `loader`
+/// names, also if it was not made to its end.
+pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loader: Option<&str>) -> Result<Made> {
+    let loads = loader.is_some();
     let meta = first.once("meta");
     let read = redis::cmd("HGETALL").arg(&meta).to_owned();
     let done = nodes.call(first.slot_of(0), Kind::Write, &|_| vec![read.clone()])?;
@@ -21,7 +32,6 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loads
     let of = |name: &str| found.get(name).cloned();
     let other = |reason: String| Error::OtherStore { name: first.name().to_owned(), reason };
     match of("state").as_deref() {
-        Some("making") if loads => return Err(other("it is being made".into())),
         Some("ready") if loads => return Err(other("it is there, and a restore makes a new one".into())),
         Some("loading") if !loads => {
             return Err(other("it is being restored, or that was cut short: restore it again".into()));
@@ -40,7 +50,7 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loads
             return Err(other(format!("it has {shards} shards")));
         }
         let layout = if shards == first.shards() { first } else { Layout::new(&options.name, shards)? };
-        return Ok((id, layout));
+        return Ok(Made { id, layout, is_new: false });
     }
     if !options.create {
         return Err(Error::NotFound { path: first.name().into() });
@@ -50,25 +60,21 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loads
         return Err(other("it is being made with another number of shards".into()));
     }
     let new_id = format!("{:016x}", random::bits()?);
-    let set = |name: &str, value: &str| redis::cmd("HSETNX").arg(&meta).arg(name).arg(value).to_owned();
-    let state = if loads { "loading" } else { "making" };
-    let commands = vec![
-        set("state", state),
-        set("id", &new_id),
-        set("shards", &first.shards().to_string()),
-        set("format", &FORMAT.to_string()),
-        redis::cmd("HMGET").arg(&meta).arg(&["id", "shards", "state"]).to_owned(),
-    ];
-    let done = nodes.call(first.slot_of(0), Kind::Write, &|_| commands.clone())?;
-    let settled = list(at(&done.values, 4));
+    let args = [&new_id, &first.shards().to_string(), &FORMAT.to_string(), loader.unwrap_or_default()];
+    let args = args.map(|arg| arg.as_bytes().to_vec());
+    let make = |whole| vec![Named::Make.call(whole, std::slice::from_ref(&meta), &args)];
+    let done = nodes.call(first.slot_of(0), Kind::Write, &make)?;
+    let settled = list(at(&done.values, 0));
     let id = text(at(settled, 0)).unwrap_or_default();
-    // Another process may have been first.
-    if (text(at(settled, 2)).as_deref() == Some("loading")) != loads {
-        return Err(other("it is being made by another process".into()));
-    }
     if text(at(settled, 1)) != Some(first.shards().to_string()) {
         return Err(other("it is being made with another number of shards".into()));
     }
+    // Another process may have been first.
+    let is_new = match (text(at(settled, 2)).as_deref(), loads) {
+        (Some("making"), false) | (Some("loading"), true) => true,
+        (Some("ready"), false) => false,
+        _ => return Err(other("another process makes it".into())),
+    };
     let mark = format!("{id}/{}/{FORMAT}", first.shards());
     let slots: Vec<_> = (0..first.shards()).map(|shard| (shard, first.slot_of(shard))).collect();
     let give = |shard| {
@@ -84,10 +90,5 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loads
             return Err(other(format!("shard {shard} carries the mark of another; its first shard may be lost")));
         }
     }
-    if loads {
-        return Ok((id, first));
-    }
-    let ready = redis::cmd("HSET").arg(&meta).arg("state").arg("ready").to_owned();
-    nodes.call(first.slot_of(0), Kind::Write, &|_| vec![ready.clone()])?;
-    Ok((id, first))
+    Ok(Made { id, layout: first, is_new })
 }

@@ -29,6 +29,7 @@ mod owed;
 mod pipeline;
 mod proof;
 mod prune;
+mod ready;
 mod recover;
 mod removal;
 mod resend;

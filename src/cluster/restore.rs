@@ -21,7 +21,7 @@ impl ClusterStore {
     /// Makes a store from a [backup](ClusterStore::backup), of a cluster or of an embedded store, and closes it.
     ///
     /// While it is made nobody opens it, and if this ends early nobody will: call it again, from the beginning, or with
-    /// another backup. Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing
+    /// another backup. Of two that make the same store the one that began last goes on. Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing
     /// reads them here. Turns that were open are interrupted.
     ///
     /// # Errors
@@ -34,7 +34,8 @@ impl ClusterStore {
     ) -> Result<BackupReport> {
         // A file that is no backup is refused before anything is made.
         let mut frames = FrameReader::begin(BufReader::new(input))?;
-        let store = Self::begin_to_load(options)?;
+        let loader = format!("{:016x}", random::bits()?);
+        let store = Self::begin_to_load(options, &loader)?;
         // What an attempt before has left.
         store.do_remove_all()?;
         let mut report = BackupReport { entries: 0, turns: 0, leases: 0, notes: 0, bytes: 0 };
@@ -51,6 +52,7 @@ impl ClusterStore {
                 FrameKind::Entry => {
                     let entry = BackupEntryV1::from_bytes(&payload).and_then(BackupEntryV1::check);
                     let entry = entry.map_err(|e| frames.damaged(e))?;
+                    store.check_loader(&loader)?;
                     store.load(entry, &mut tokens, &mut report)?;
                     if report.entries.is_multiple_of(BATCH) {
                         progress(&BackupProgress { entries: report.entries, bytes: frames.bytes() });
@@ -74,11 +76,20 @@ impl ClusterStore {
             set.arg(store.part(shard, Part::Mark)).arg("token").arg(token);
             store.call(shard, Kind::Write, &|_| vec![set.clone()])?;
         }
+        // Another restore that this one has taken over from may have written an entry since.
+        if store.count()? != report.entries {
+            return Err(store.written_to());
+        }
         store.flush_all()?;
-        store.end_load()?;
+        store.end_load(&loader)?;
         store.flush_all()?;
         store.leave()?;
         Ok(report)
+    }
+
+    fn written_to(&self) -> Error {
+        let reason = "somebody else writes to it while it is restored".into();
+        Error::OtherStore { name: self.name().to_owned(), reason }
     }
 
     fn load(&self, entry: CheckedEntry<'_>, tokens: &mut BTreeMap<u32, u64>, report: &mut BackupReport) -> Result<()> {
@@ -102,10 +113,7 @@ impl ClusterStore {
             ..Change::of(None, hot, cold)
         };
         if self.write(&key, change)?.is_none() {
-            return Err(Error::OtherStore {
-                name: self.name().to_owned(),
-                reason: "somebody else writes to it while it is restored".into(),
-            });
+            return Err(self.written_to());
         }
         let shard = self.shard_of(&key);
         if let Some(turn) = record.turn {

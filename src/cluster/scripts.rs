@@ -16,6 +16,8 @@ pub(super) enum Named {
     Member,
     Message,
     Review,
+    Make,
+    Ready,
 }
 
 struct Text {
@@ -38,6 +40,8 @@ static CONDEMN: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("script
 static MESSAGE: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/message.lua")));
 static REVIEW: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/review.lua")));
 static MEMBER: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/member.lua")));
+static MAKE: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/make.lua")));
+static READY: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/ready.lua")));
 
 impl Named {
     fn text(self) -> &'static Text {
@@ -51,6 +55,8 @@ impl Named {
             Self::Member => &MEMBER,
             Self::Message => &MESSAGE,
             Self::Review => &REVIEW,
+            Self::Make => &MAKE,
+            Self::Ready => &READY,
         }
     }
 

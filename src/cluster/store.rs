@@ -12,7 +12,7 @@ use super::call::Done;
 use super::clock::ServerClock;
 use super::figures::{Counted, Figures};
 use super::layout::{FORMAT, Layout, Part};
-use super::made::made;
+use super::made::{Made, made};
 use super::map::{Kind, Nodes};
 use super::options::ClusterOptions;
 use super::owed::Owed;
@@ -75,17 +75,13 @@ impl ClusterStore {
     /// [`Error::NotFound`], [`Error::Unavailable`], [`Error::NodeSetting`], [`Error::OtherStore`], [`Error::ShardLost`],
     /// [`Error::Refused`], [`Error::Tls`], [`Error::Setting`].
     pub fn open(options: ClusterOptions) -> Result<Self> {
-        Self::open_for(options, false)
+        Self::open_for(options, None)
     }
 
-    /// Makes a store that nobody opens until [`end_load`](Self::end_load), or takes up one whose loading was cut short.
-    pub(super) fn begin_to_load(options: ClusterOptions) -> Result<Self> {
-        Self::open_for(options.create(true), true)
-    }
-
-    pub(super) fn end_load(&self) -> Result<()> {
-        let ready = redis::cmd("HSET").arg(self.layout().once("meta")).arg("state").arg("ready").to_owned();
-        self.call(0, Kind::Write, &|_| vec![ready.clone()]).map(drop)
+    /// Makes a store that nobody opens until [`end_load`](Self::end_load), or takes over one that another restore makes, or
+    /// has left. `loader` names this one.
+    pub(super) fn begin_to_load(options: ClusterOptions, loader: &str) -> Result<Self> {
+        Self::open_for(options.create(true), Some(loader))
     }
 
     /// Waits until all that was sent so far is as durable as a receipt says.
@@ -94,7 +90,7 @@ impl ClusterStore {
         self.keep_all(&[self.receipt(sent)])
     }
 
-    fn open_for(options: ClusterOptions, loads: bool) -> Result<Self> {
+    fn open_for(options: ClusterOptions, loader: Option<&str>) -> Result<Self> {
         options.seeds.iter().try_for_each(|seed| check_seed(seed))?;
         let server_clock = Arc::new(ServerClock::new());
         let clock: Arc<dyn Clock> = options.clock.clone().unwrap_or_else(|| Arc::clone(&server_clock) as _);
@@ -111,7 +107,7 @@ impl ClusterStore {
         let shards = options.shards.unwrap_or(ClusterOptions::DEFAULT_SHARDS);
         let first = Layout::new(&options.name, shards)?;
         nodes.open()?;
-        let (id, layout) = made(&nodes, first, &options, loads)?;
+        let Made { id, layout, is_new } = made(&nodes, first, &options, loader)?;
         let mark = format!("{id}/{}/{FORMAT}", layout.shards());
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
@@ -120,6 +116,9 @@ impl ClusterStore {
         let inner = Inner { nodes, layout, needs, figures, owed, clock, options, mark, member, keeper };
         let store = Self { inner: Arc::new(inner) };
         store.check_marks()?;
+        if is_new && loader.is_none() {
+            store.end_making()?;
+        }
         store.start_keeper()?;
         Ok(store)
     }

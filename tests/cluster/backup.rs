@@ -1,5 +1,7 @@
 //! The backup of a store on a cluster is one of an embedded store.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use cloakroom::cluster::ClusterStore;
@@ -122,4 +124,77 @@ fn an_embedded_store_moves_to_a_cluster_and_back() {
     for n in (0..60).filter(|n| *n != 5) {
         alike(back.get_with_extras(&key(n)).unwrap(), embedded.get_with_extras(&key(n)).unwrap());
     }
+}
+
+/// A file whose rest comes when somebody says so.
+struct Waits<'a> {
+    file: &'a [u8],
+    at: usize,
+    read: usize,
+    /// That it waits is told here, and that it may go on comes from there.
+    waits: mpsc::Sender<()>,
+    goes_on: mpsc::Receiver<()>,
+}
+
+impl std::io::Read for Waits<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.read == self.at {
+            self.waits.send(()).unwrap();
+            self.goes_on.recv().unwrap();
+        }
+        let stop = if self.read < self.at { self.at } else { self.file.len() };
+        let length = buffer.len().min(stop - self.read);
+        buffer[..length].copy_from_slice(&self.file[self.read..self.read + length]);
+        self.read += length;
+        Ok(length)
+    }
+}
+
+/// Of two restores of one store the one that began last goes on, and has the store; the other one says that it has not.
+#[test]
+fn of_two_restores_one_makes_the_store() {
+    let dir = fast_dir();
+    let file_of = |name: &str, keys: std::ops::Range<usize>| {
+        let embedded = SessionStore::open(Options::new(dir.path().join(name)).create(true)).unwrap();
+        keys.for_each(|n| drop(embedded.resolve(&source(n)).unwrap()));
+        let mut file = Vec::new();
+        embedded.backup(&mut file, |_| {}).unwrap();
+        file
+    };
+    let (one, other) = (file_of("one", 0..60), file_of("other", 100..110));
+    let options = crate::conformance::one().options();
+    let (waits, it_waits) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            let file = Waits { file: &one, at: one.len() / 2, read: 0, waits, goes_on };
+            ClusterStore::restore(options.clone(), file, |_| {})
+        });
+        it_waits.recv().unwrap();
+        assert_eq!(ClusterStore::restore(options.clone(), &*other, |_| {}).unwrap().entries, 10);
+        go_on.send(()).unwrap();
+        let first = first.join().unwrap();
+        assert!(matches!(first, Err(Error::OtherStore { .. })), "{first:?}");
+    });
+    let store = ClusterStore::open(options).unwrap();
+    assert_eq!(store.len().unwrap(), 10);
+    assert!((100..110).all(|n| store.contains(&key(n)).unwrap()));
+}
+
+/// A process that made a store died before that was done. The store can be made, and restored.
+#[test]
+fn what_was_not_made_to_its_end_is_restored() {
+    let cluster = crate::conformance::one();
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap();
+    let mut file = Vec::new();
+    store.backup(&mut file, |_| {}).unwrap();
+    let options = cluster.options();
+    ClusterStore::open(options.clone()).unwrap().close().unwrap();
+    let name = ClusterStore::open(options.clone()).unwrap().name().to_owned();
+    let found = cluster.nodes[0].ask(&["KEYS", &format!("{name}:*:meta")]);
+    let found: Vec<String> = redis::from_redis_value(found).unwrap();
+    cluster.nodes[0].ask(&["HSET", &found[0], "state", "making"]);
+    assert_eq!(ClusterStore::restore(options.clone(), &*file, |_| {}).unwrap().entries, 1);
+    assert!(ClusterStore::open(options).unwrap().contains(&key(1)).unwrap());
 }
