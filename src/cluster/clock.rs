@@ -33,6 +33,12 @@ struct Measure {
 }
 
 impl Measure {
+    /// Whether the two cannot both be right: this host slept since, or the node's clock was set.
+    fn contradicts(&self, other: &Self) -> bool {
+        let (one, two) = (self.now(), other.now());
+        one.since(two).max(two.since(one)) > self.round_trip + other.round_trip
+    }
+
     fn now(&self) -> Timestamp {
         self.said.saturating_add(self.at.elapsed())
     }
@@ -63,7 +69,7 @@ impl ServerClock {
         let mut best = self.best.lock();
         best.retain(|_, measure| measure.at.elapsed() < FORGOTTEN);
         match best.get_mut(node) {
-            Some(best) if round_trip > best.round_trip && best.at.elapsed() <= STALE => {}
+            Some(best) if round_trip > best.round_trip && best.at.elapsed() <= STALE && !measure.contradicts(best) => {}
             Some(best) => *best = measure,
             None => drop(best.insert(node.to_owned(), measure)),
         }
@@ -84,5 +90,29 @@ impl Clock for ServerClock {
 
     fn after(&self, delay: Duration) -> Timer {
         self.own.after(delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The monotonic clock stands still while a host is suspended, and the first measures after that are slow ones.
+    #[test]
+    fn a_measure_that_contradicts_a_better_one_takes_its_place() {
+        let clock = ServerClock::new();
+        let said = |seconds: i64| [Value::Int(seconds), Value::Int(0)];
+        let tell = |seconds: i64, round_trip: Duration| {
+            clock.told("one", Instant::now().checked_sub(round_trip).unwrap(), &said(seconds));
+        };
+        let is_at = |seconds: i64| {
+            let apart = clock.now().as_micros() - seconds * 1_000_000;
+            apart.abs() < 30_000_000
+        };
+        tell(1_000_000, Duration::ZERO);
+        tell(1_000_000, Duration::from_secs(2));
+        assert!(is_at(1_000_000));
+        tell(1_003_600, Duration::from_secs(2));
+        assert!(is_at(1_003_600));
     }
 }
