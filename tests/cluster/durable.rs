@@ -235,3 +235,18 @@ fn settings_are_asked_for_again_when_the_cluster_changes() {
     cluster.nodes[replica].ask(&["CONFIG", "SET", "appendfsync", "always"]);
     wait_for("it goes on", || store.resolve(&source(1)).is_ok_and(|found| found.receipt.wait().is_ok()));
 }
+
+/// A store is ready when its marks are where a failover finds them.
+#[test]
+fn a_store_whose_marks_no_replica_has_is_not_made() {
+    let cluster = Cluster::six();
+    let options = cluster.options();
+    let replicas: Vec<_> = cluster.primaries().into_iter().map(|primary| cluster.replica_of(primary)).collect();
+    replicas.iter().for_each(|n| cluster.nodes[*n].signal("STOP"));
+    let made = ClusterStore::open(options.clone());
+    assert!(matches!(made, Err(Error::NotReplicated { .. })), "{made:?}");
+    replicas.iter().for_each(|n| cluster.nodes[*n].signal("CONT"));
+    cluster.wait_until_whole();
+    let store = ClusterStore::open(options).unwrap();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+}
