@@ -151,6 +151,11 @@ impl Layout {
         format!("{}:{{{}}}:i:{}", self.name, self.tag(shard), id.as_str())
     }
 
+    /// Which attempts of one change were made, for a while.
+    pub(super) fn attempts(&self, shard: u32, nonce: &str) -> String {
+        format!("{}:{{{}}}:a:{nonce}", self.name, self.tag(shard))
+    }
+
     /// What there is once: it lies in the first shard.
     pub(super) fn once(&self, what: &str) -> String {
         format!("{}:{{{}}}:{what}", self.name, self.tag(0))

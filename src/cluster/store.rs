@@ -1,5 +1,6 @@
 //! [`ClusterStore`], and the ways to its shards that all verbs share.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -154,6 +155,37 @@ impl ClusterStore {
         let mut all = vec![self.inner.mark.clone().into_bytes()];
         all.extend_from_slice(args);
         let done = self.call(shard, Kind::Write, &|whole| vec![named.call(whole, keys, &all)])?;
+        self.answered(shard, done)
+    }
+
+    /// The same for one that another change may come after before it is repeated: an attempt whose answer did not come in time
+    /// does nothing any more once a later one was made. `nonce` names the change.
+    pub(super) fn script_once(
+        &self,
+        shard: u32,
+        named: Named,
+        nonce: &str,
+        keys: &[String],
+        args: &[Vec<u8>],
+    ) -> Result<(Value, Done)> {
+        let mut keys = keys.to_vec();
+        keys.push(self.layout().attempts(shard, nonce));
+        let mut all = vec![self.inner.mark.clone().into_bytes()];
+        all.extend_from_slice(args);
+        let all = RefCell::new((0_u32, all));
+        let build = |whole| {
+            let (attempt, all) = &mut *all.borrow_mut();
+            all.push(attempt.to_string().into_bytes());
+            *attempt += 1;
+            let command = named.call(whole, &keys, all);
+            all.pop();
+            vec![command]
+        };
+        let done = self.call(shard, Kind::Write, &build)?;
+        self.answered(shard, done)
+    }
+
+    fn answered(&self, shard: u32, done: Done) -> Result<(Value, Done)> {
         let value = at(&done.values, 0).clone();
         if int(&value) == Some(-9) || int(at(list(&value), 0)) == Some(-9) {
             return Err(self.lost(shard, &done.node));

@@ -73,7 +73,7 @@ impl ClusterStore {
                 nonce.clone().into_bytes(),
                 [self.inner.member.as_bytes(), &turn].concat(),
             ];
-            let (value, done) = self.script(shard, Named::Begin, &keys, &args)?;
+            let (value, done) = self.script_once(shard, Named::Begin, &nonce, &keys, &args)?;
             let answer = list(&value);
             match int(at(answer, 0)) {
                 Some(1) => {

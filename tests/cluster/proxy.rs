@@ -14,6 +14,10 @@ enum Rule {
     Lose(String, bool),
     /// The next request that holds these bytes is not delivered, its connection is lost, and no new one is let through.
     Break(String),
+    /// The next request that holds these bytes waits here.
+    Withhold(String),
+    /// It is delivered now, whoever hears its answer.
+    Deliver,
     /// Connections that there are go on, and no new one is let through.
     Closed,
     /// Requests that hold these bytes, and what comes after them, are not delivered.
@@ -80,6 +84,22 @@ impl Proxy {
     /// [`open`](Self::open).
     pub fn break_before(&self, bytes: &str) {
         self.set(Rule::Break(bytes.to_owned()));
+    }
+
+    /// Withholds the next request that holds these bytes until [`deliver`](Self::deliver).
+    pub fn withhold(&self, bytes: &str) {
+        self.set(Rule::Withhold(bytes.to_owned()));
+    }
+
+    /// Delivers what was withheld, and waits until it is answered.
+    pub fn deliver(&self) {
+        self.set(Rule::Deliver);
+        self.shared.changed.notify_all();
+        let rule = self.shared.rule.lock().unwrap();
+        let is_under_way = |rule: &mut Rule| *rule != Rule::Pass;
+        let (_rule, waited) =
+            self.shared.changed.wait_timeout_while(rule, Duration::from_secs(20), is_under_way).unwrap();
+        assert!(!waited.timed_out(), "nothing was withheld, or it has no answer");
     }
 
     /// Delivers no request that holds these bytes, and nothing after it on its connection.
@@ -175,6 +195,19 @@ impl Shared {
                     break;
                 }
             }
+            let mut rule = self.rule.lock().unwrap();
+            if let Rule::Withhold(bytes) = &*rule
+                && request.windows(bytes.len()).any(|window| window == bytes.as_bytes())
+            {
+                *rule = Rule::Pass;
+                let rule = self.changed.wait_while(rule, |rule| *rule != Rule::Deliver).unwrap();
+                *loses.lock().unwrap() = true;
+                let _ = server.write_all(request);
+                // Its client is gone, and its connection ends when it is answered.
+                let _rule = self.changed.wait_while(rule, |rule| *rule == Rule::Deliver).unwrap();
+                break;
+            }
+            drop(rule);
             if let Rule::Lose(bytes, _) = &*self.rule.lock().unwrap()
                 && request.windows(bytes.len()).any(|window| window == bytes.as_bytes())
             {

@@ -275,3 +275,40 @@ fn a_node_that_is_silent_about_its_settings_holds_nobody_up() {
     told.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
     assert!(proxy.swallowed().0 > 0);
 }
+
+/// A request that was given up lies with the node still, and is carried out when what it asks for was done and undone.
+#[test]
+fn what_was_given_up_is_not_done_later() {
+    let Rig { _cluster, proxy, options } = rig();
+    // Nothing but the verbs calls scripts meanwhile.
+    let store = ClusterStore::open(options.member_lease(Duration::from_secs(3600))).unwrap();
+    store.resolve(&source(0)).unwrap();
+    let withheld = |verb: &dyn Fn()| {
+        proxy.withhold("EVALSHA");
+        verb();
+        proxy.deliver();
+    };
+    // So that the node knows the scripts.
+    for _ in 0..2 {
+        let begun = store.begin_turn(&key(0)).unwrap().unwrap();
+        store.end_turn(&key(0), begun.token).unwrap();
+        store.hold_until(&key(0), "job", Timestamp::MAX).unwrap().unwrap();
+        store.release(&key(0), "job").unwrap().unwrap();
+    }
+    withheld(&|| {
+        let begun = store.begin_turn(&key(0)).unwrap().unwrap();
+        assert!(matches!(store.end_turn(&key(0), begun.token).unwrap(), TurnEnd::Ended(_)));
+    });
+    assert!(store.turn(&key(0)).unwrap().is_none(), "a turn that nobody has");
+    withheld(&|| {
+        store.hold_until(&key(0), "job", Timestamp::MAX).unwrap().unwrap();
+        store.release(&key(0), "job").unwrap().unwrap();
+    });
+    assert!(store.leases().unwrap().items.is_empty(), "a lease that nobody has");
+    withheld(&|| {
+        let new = SessionEntry::new(key(1), SessionId::new("put").unwrap(), NOW);
+        assert!(matches!(store.put(&new, &Extras::default(), Expect::Absent).unwrap(), Put::Created(_)));
+        store.remove(&key(1)).unwrap().unwrap();
+    });
+    assert!(!store.contains(&key(1)).unwrap(), "it was removed");
+}

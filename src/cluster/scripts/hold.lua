@@ -1,6 +1,10 @@
 -- Sets the end of a named lease, or ends it ('' for the term).
--- KEYS: m, e, n (leases), leases of the key; ARGV: mark, key, name, term, end, limit
+-- KEYS: m, e, n (leases), leases of the key, attempts; ARGV: mark, key, name, term, end, limit, number of the attempt
 if redis.call('HGET', KEYS[1], 'mark') ~= ARGV[1] then return -9 end
+-- A request whose answer did not come in time may lie with the node still: it does nothing once a later one of it was here.
+local attempt, last = tonumber(ARGV[#ARGV]), redis.call('GET', KEYS[5])
+if last and tonumber(last) > attempt then return -8 end
+if attempt > 0 then redis.call('SET', KEYS[5], attempt, 'PX', 600000) end
 if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
 local old = redis.call('HGET', KEYS[4], ARGV[3])
 if ARGV[4] == '' then
