@@ -6,6 +6,30 @@ use parking_lot::{Condvar, Mutex};
 use redis::{RedisError, ServerError, Value};
 
 use super::proof::Sent;
+use super::value::{at, list};
+
+/// What a request is: it decides over which way it goes, and what its answer tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It goes another way, so that no proof stands in it.
+    Read,
+    /// It may write, and no caller is told of a change.
+    Write,
+    /// A change that a caller is told of.
+    Change,
+    /// The same, and its first answer begins with 1 only where it has written.
+    Told,
+    /// It moves a time on, and tells of that as `Told` does.
+    Touch,
+}
+
+impl Kind {
+    /// Whether the answers prove that it has written. Where they do not, nobody knows.
+    pub(super) fn has_written(self, values: &[Value]) -> bool {
+        let first = at(values, 0);
+        matches!(self, Self::Told | Self::Touch) && *list(first).first().unwrap_or(first) == Value::Int(1)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Answered {

@@ -69,7 +69,7 @@ impl Nodes {
                 Some(primary) => {
                     let lane = if kind == Kind::Read { &primary.reads } else { &primary.writes };
                     let node = lane.node().to_owned();
-                    let answered = lane.run(commands, asked.is_some_and(|other| other.once));
+                    let answered = lane.run_as(kind, commands, asked.is_some_and(|other| other.once));
                     match answered.values {
                         Ok(values) => return Ok(Done { values, sent: answered.sent, node, again }),
                         Err(Trouble::Unsent(error)) => match tls::refusal(&node, &error).filter(|_| !again) {

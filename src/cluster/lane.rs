@@ -7,7 +7,8 @@
 //!
 //! Where somebody waits for a receipt, `WAIT` and then `WAITAOF` end the pipeline, and all that wait share them: `WAITAOF`
 //! alone takes a second with replicas, for one that gets a write and the request for its acknowledgement in one read answers
-//! before it has synced.
+//! before it has synced. Both prove what this connection was the last to write, and nothing at all where it has written
+//! nothing. So a small write comes before them, unless the answers that were read have told that the last request wrote.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -16,9 +17,9 @@ use std::thread;
 use parking_lot::{Condvar, Mutex};
 use redis::Cmd;
 
-use super::answer::{Answer, Answered, Slot, Turn};
+use super::answer::{Answer, Answered, Kind, Slot, Turn};
 use super::clock::ServerClock;
-use super::pipeline::{Request, Running};
+use super::pipeline::{Answers, Request, Running};
 use super::proof::{Needs, Way};
 use super::wire::Wire;
 use crate::error::{Error, Result};
@@ -51,11 +52,16 @@ impl Lane {
         &self.shared.node
     }
 
-    /// Sends the commands, and waits for their answers.
+    /// Sends commands that only read, and waits for their answers.
     pub(super) fn run(&self, commands: Vec<Cmd>, asking: bool) -> Answered {
+        self.run_as(Kind::Read, commands, asking)
+    }
+
+    /// Sends the commands, and waits for their answers.
+    pub(super) fn run_as(&self, kind: Kind, commands: Vec<Cmd>, asking: bool) -> Answered {
         let slot = Arc::new(Slot::default());
         let mut line = self.shared.line.lock();
-        line.waiting.push_back(Request { commands, asking, answer: Answer::to(&slot), leads: true });
+        line.waiting.push_back(Request { commands, kind, asking, answer: Answer::to(&slot), leads: true });
         let leads = !std::mem::replace(&mut line.is_led, true);
         drop(line);
         if leads {
@@ -69,11 +75,11 @@ impl Lane {
         }
     }
 
-    /// Sends the commands.
+    /// Sends commands that only read.
     pub(super) fn send(&self, commands: Vec<Cmd>, asking: bool) -> Waiting {
         let slot = Arc::new(Slot::default());
         let mut line = self.shared.line.lock();
-        line.waiting.push_back(Request { commands, asking, answer: Answer::to(&slot), leads: false });
+        line.waiting.push_back(Request { commands, kind: Kind::Read, asking, answer: Answer::to(&slot), leads: false });
         if !line.is_led {
             self.shared.work.notify_one();
         }
@@ -159,12 +165,16 @@ impl Shared {
                 requests.push(request);
             }
         }
-        let answers = self.running.lock().one(requests, count);
+        let answers = self.running.lock().one(requests, count, give);
         // The next one begins before these wake.
         drop(lead);
-        for (answer, answered) in answers {
-            answer.give(answered);
-        }
+        give(answers);
+    }
+}
+
+fn give(answers: Answers) {
+    for (answer, answered) in answers {
+        answer.give(answered);
     }
 }
 

@@ -69,6 +69,12 @@ pub(super) struct Names {
     pub(super) ids: Vec<SessionId>,
 }
 
+/// The key of the mark of the shard that a key belongs to.
+pub(super) fn mark_beside(key: &[u8]) -> Option<Vec<u8>> {
+    let end = key.windows(2).position(|two| two == b"}:")?;
+    Some([key.get(..end)?, b"}:", Part::Mark.letter().to_string().as_bytes()].concat())
+}
+
 impl Layout {
     /// What names of this store's keys name: session keys of entries, extras and leases, and session ids of hints.
     pub(super) fn sorted(&self, names: &[String]) -> Names {
@@ -205,6 +211,10 @@ mod tests {
         assert_eq!(layout.tags.iter().max(), Some(&109_756));
         let key = SessionKey::new("agent:main:discord:dm:1234").unwrap();
         assert_eq!(layout.shard_of(&key), 3730);
+        for name in [layout.part(3730, Part::Updated), layout.entry(3730, &SessionKey::new("a}:b").unwrap())] {
+            assert_eq!(mark_beside(name.as_bytes()), Some(layout.part(3730, Part::Mark).into_bytes()));
+        }
+        assert_eq!(mark_beside(b"none"), None);
         let small = Layout::new("st", 2).unwrap();
         assert_eq!(small.entry(1, &key), format!("st:{{{}}}:e:{key}", small.tag(1), key = key.as_str()));
     }

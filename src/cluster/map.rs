@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use redis::Value;
 
+pub(super) use super::answer::Kind;
 use super::clock::{ServerClock, time_of};
 use super::figures::Figures;
 use super::lane::Lane;
 use super::layout::SLOTS;
-use super::proof::{Needs, Sent};
+use super::proof::Needs;
 use super::seen::{Owner, Seen, seen_by};
 use super::settings::{self, Asked, Unsound, Wanted};
 use super::tls;
@@ -23,13 +24,6 @@ use crate::time::Timestamp;
 
 /// The map is asked for no more often.
 pub(super) const REFRESH: Duration = Duration::from_millis(100);
-
-/// Whether a request only reads: such ones go another way, so that no proof stands in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Read,
-    Write,
-}
 
 /// A primary, and the two ways to it.
 #[derive(Debug)]
@@ -333,12 +327,5 @@ impl Nodes {
             }
         }
         Ok(names)
-    }
-
-    /// A receipt of all that was sent so far to each primary.
-    pub(super) fn all_sent(&self) -> Vec<Sent> {
-        let primaries: Vec<_> = self.map.read().primaries.to_vec();
-        let ping = |primary: &Arc<Primary>| primary.writes.run(vec![redis::cmd("PING")], false).sent;
-        primaries.iter().filter_map(ping).collect()
     }
 }

@@ -31,7 +31,7 @@ impl ClusterStore {
         Figures::add(&self.inner.figures.touches);
         let (shard, now) = (self.shard_of(key), self.now().as_micros());
         let touch = || self.touch_command(shard, Part::Updated, key, now);
-        let done = self.call(shard, Kind::Write, &|_| vec![touch()])?;
+        let done = self.call(shard, Kind::Touch, &|_| vec![touch()])?;
         if int(at(&done.values, 0)) == Some(1) {
             self.owe(key, now, false, done.sent.as_ref());
             return Ok(Some(self.receipt([done.sent])));
@@ -42,7 +42,7 @@ impl ClusterStore {
             let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             vec![touch(), score, mark]
         };
-        let done = self.call(shard, Kind::Write, &|_| look())?;
+        let done = self.call(shard, Kind::Touch, &|_| look())?;
         if int(at(&done.values, 1)).is_some() {
             self.owe(key, now, false, done.sent.as_ref());
             return Ok(Some(self.receipt([done.sent])));
@@ -81,9 +81,10 @@ impl ClusterStore {
                         keys.push(self.layout().extras(shard, key));
                     }
                     let args = [key.as_str().as_bytes().to_vec(), now.as_micros().to_string().into_bytes()];
-                    let done =
-                        self.call(shard, Kind::Write, &|whole| vec![Named::Message.call(whole, &keys, &args)])?;
-                    (list(at(&done.values, 0)).to_vec(), done)
+                    let done = self
+                        .call(shard, Named::Message.kind(), &|whole| vec![Named::Message.call(whole, &keys, &args)])?;
+                    // The first is whether it has written.
+                    (list(at(&done.values, 0)).get(1..).unwrap_or_default().to_vec(), done)
                 }
             };
             let look = self.looked(shard, key, &values, &done.node)?;

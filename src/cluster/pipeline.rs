@@ -1,13 +1,15 @@
 //! A pipeline: requests that are written to a node together, and whose answers are read together.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Connection, ConnectionLike as _, RedisError, Value};
+use redis::{Arg, Cmd, Connection, ConnectionLike as _, RedisError, Value};
 
-use super::answer::{Answer, Answered, Trouble, ended};
+use super::answer::{Answer, Answered, Kind, Trouble, ended};
 use super::clock::ServerClock;
-use super::proof::{Link, Needs, Sent, Way};
+use super::layout::mark_beside;
+use super::proof::{Attempt, Link, Needs, Sent, Synced, Way};
 use super::value::{at, int, list};
 use super::wire::Wire;
 
@@ -21,11 +23,14 @@ const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 const ACKNOWLEDGE_LATE: Duration = Duration::from_millis(50);
 /// How often the server is asked for the time.
 const TIME: Duration = Duration::from_secs(1);
+/// So many shards are remembered that a proof may write to: slots move.
+const MARKS: usize = 4;
 
 /// Commands that belong together: several of them are one transaction.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) commands: Vec<Cmd>,
+    pub(super) kind: Kind,
     pub(super) asking: bool,
     pub(super) answer: Answer,
     /// Its caller waits, and may lead.
@@ -36,6 +41,7 @@ pub(super) struct Request {
 struct Open {
     connection: Connection,
     link: Arc<Link>,
+    writes: Writes,
 }
 
 impl std::fmt::Debug for Running {
@@ -90,15 +96,16 @@ impl Running {
         }
     }
 
-    /// One pipeline.
-    pub(super) fn one(&mut self, requests: Vec<Request>, count: usize) -> Answers {
+    /// One pipeline, and its answers. Where a proof is asked for they go to `early` before that is read, which takes as long
+    /// as replicas take.
+    pub(super) fn one(&mut self, requests: Vec<Request>, count: usize, early: impl FnOnce(Answers)) -> Answers {
         if requests.is_empty() && self.open.is_none() {
             return Vec::new();
         }
         if let Err(error) = self.connect() {
             return all(requests, || Trouble::Unsent(error.clone()));
         }
-        let Some(Open { connection, link }) = &mut self.open else { return Vec::new() };
+        let Some(Open { connection, link, writes }) = &mut self.open else { return Vec::new() };
         let mut bytes = Vec::with_capacity((count * 64).min(MAX_BYTES));
         let mut replies = 0;
         let asks_time = self.timed.is_none_or(|at| at.elapsed() > TIME);
@@ -129,38 +136,36 @@ impl Running {
             }
             places.push((begin, replies, is_transaction));
         }
-        if !requests.is_empty() {
+        if let Some(last) = requests.last() {
             self.batches += 1;
+            if last.kind != Kind::Read {
+                writes.note(last);
+            }
         }
         let batch = self.batches;
-        let proof = link.begin_proof(batch, || self.needs.of(&self.node));
-        if let Some(proof) = &proof {
-            let time = if self.is_late || proof.is_aside { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
-            let time = u64::try_from(time.as_millis()).unwrap_or(1);
-            if proof.replicas > 0 {
-                redis::cmd("WAIT").arg(proof.replicas).arg(time).write_packed_command(&mut bytes);
-                replies += 1;
-            }
-            if proof.syncs {
-                // The one before the slash is this node's own.
-                redis::cmd("WAITAOF").arg(1).arg(proof.replicas).arg(time).write_packed_command(&mut bytes);
-                replies += 1;
-            }
-        }
-        if replies == 0 {
+        let attempt = link.begin_proof(batch, || self.needs.of(&self.node));
+        let proof = attempt.map(|attempt| {
+            let time = if self.is_late || attempt.is_aside { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
+            // What the last requests of these write is told by their answers only.
+            let mark = writes.marks.front().filter(|_| !writes.is_last || !requests.is_empty());
+            let proof = Asked::new(attempt, time, mark.map(Vec::as_slice));
+            proof.write(&mut bytes);
+            proof
+        });
+        let proofs = proof.as_ref().map_or(0, Asked::replies);
+        if replies + proofs == 0 {
             // No replica is asked, and no sync: what was answered is all there is to prove.
-            if let Some(proof) = proof {
-                link.end_proof(&proof, &self.node, Some(0), None);
+            if let Some(Asked { attempt, .. }) = proof {
+                link.end_proof(&attempt, &self.node, Some(0), None);
             }
             return Vec::new();
         }
         let began = Instant::now();
-        let answers = match ask(connection, &bytes, replies) {
+        let sending = connection.send_packed_command(&bytes);
+        let answers = match sending.and_then(|()| read(connection, replies)) {
             Ok(answers) => answers,
             Err(error) => {
-                tracing::debug!(node = self.node, %error, "a connection broke");
-                link.lose(&error);
-                self.open = None;
+                self.lose(&error);
                 return all(requests, || Trouble::Broken(error.clone()));
             }
         };
@@ -169,23 +174,57 @@ impl Running {
             self.clock.told(&self.node, began, list(at(&answers, 0)));
         }
         let sent = Sent { link: Arc::clone(link), batch };
-        if let Some(proof) = proof {
-            let waits = usize::from(proof.replicas > 0);
-            let first = replies - waits - usize::from(proof.syncs);
-            let replicated = if waits > 0 { count_of(at(&answers, first)) } else { Some(0) };
-            let synced = proof.syncs.then(|| {
-                let both = list(at(&answers, first + waits));
-                (count_of(at(both, 0)), count_of(at(both, 1)))
-            });
-            let is_enough = link.end_proof(&proof, &self.node, replicated, synced);
-            // In a moment they may just not have come to it.
-            self.is_late = !is_enough && (self.is_late || !proof.is_aside);
-        }
         let unpacked = |(request, (begin, end, is_transaction)): (Request, (usize, usize, bool))| {
-            let own = answers.get(begin..end).unwrap_or_default();
-            (request.answer, Answered { values: unpack(own, is_transaction), sent: Some(sent.clone()) })
+            let values = unpack(answers.get(begin..end).unwrap_or_default(), is_transaction);
+            if let Ok(values) = &values {
+                writes.answered(request.kind, values, link, batch);
+            }
+            (request.answer, Answered { values, sent: Some(sent.clone()) })
         };
-        requests.into_iter().zip(places).map(unpacked).collect()
+        let answers = requests.into_iter().zip(places).map(unpacked).collect();
+        let Some(proof) = proof else { return answers };
+        early(answers);
+        if let Err(error) = self.prove(proof) {
+            self.lose(&error);
+        }
+        Vec::new()
+    }
+
+    /// Reads the answers to the end of a pipeline.
+    fn prove(&mut self, mut proof: Asked) -> std::result::Result<(), RedisError> {
+        let Some(Open { connection, link, writes }) = &mut self.open else { return Ok(()) };
+        loop {
+            let answers = read(connection, proof.replies())?;
+            let (has_written, acknowledged, synced) = proof.read(&answers);
+            match has_written {
+                Some(true) => writes.is_last = true,
+                // The shard is not here any more: another one may be.
+                Some(false) => drop(writes.marks.pop_front()),
+                None => {}
+            }
+            if writes.is_last || proof.replies() == 0 {
+                let is_enough = link.end_proof(&proof.attempt, &self.node, acknowledged, synced);
+                // In a moment they may just not have come to it.
+                self.is_late = !is_enough && (self.is_late || !proof.attempt.is_aside);
+                return Ok(());
+            }
+            // What they acknowledge may be older than what was found here.
+            let Some(mark) = writes.marks.front() else {
+                link.end_proof(&proof.attempt, &self.node, None, proof.attempt.syncs.then_some((None, None)));
+                return Ok(());
+            };
+            proof = Asked::new(proof.attempt, proof.time, Some(mark));
+            let mut bytes = Vec::new();
+            proof.write(&mut bytes);
+            connection.send_packed_command(&bytes)?;
+        }
+    }
+
+    fn lose(&mut self, error: &RedisError) {
+        if let Some(open) = self.open.take() {
+            tracing::debug!(node = self.node, %error, "a connection broke");
+            open.link.lose(error);
+        }
     }
 
     fn connect(&mut self) -> std::result::Result<(), RedisError> {
@@ -195,16 +234,95 @@ impl Running {
         let connection = self.wire.connect(&self.node)?;
         connection.set_read_timeout(Some(ANSWER + ACKNOWLEDGE * 2))?;
         connection.set_write_timeout(Some(ANSWER))?;
-        self.open = Some(Open { connection, link: Arc::new(Link::new(self.node.clone(), self.lane.clone())) });
+        let link = Arc::new(Link::new(self.node.clone(), self.lane.clone()));
+        self.end();
+        self.open = Some(Open { connection, link, writes: Writes::default() });
         Ok(())
     }
 }
 
-/// The answers to a pipeline. The first one that does not come ends it: to wait for each of them in turn would take a node
-/// that is silent for so much longer than [`ANSWER`].
-fn ask(connection: &mut Connection, bytes: &[u8], replies: usize) -> std::result::Result<Vec<Value>, RedisError> {
-    connection.send_packed_command(bytes)?;
+/// So many answers. The first one that does not come ends it: to wait for each of them in turn would take a node that is
+/// silent for so much longer than [`ANSWER`].
+fn read(connection: &mut Connection, replies: usize) -> std::result::Result<Vec<Value>, RedisError> {
     (0..replies).map(|_| connection.recv_response()).collect()
+}
+
+/// What is known of the last that a connection wrote.
+///
+/// `WAIT` and `WAITAOF` prove that and all that its node had before. A request that found nothing to change writes nothing, and
+/// relies on what another connection may have written just before: so they prove nothing of it.
+#[derive(Default)]
+struct Writes {
+    /// All that was answered since the last that has surely written is that one.
+    is_last: bool,
+    /// The marks of shards that were written to, the newest first.
+    marks: VecDeque<Vec<u8>>,
+}
+
+impl Writes {
+    /// Notes to which shard a request goes.
+    fn note(&mut self, request: &Request) {
+        let mut words = request.commands.last().into_iter().flat_map(Cmd::args_iter);
+        let is_script = matches!(words.next(), Some(Arg::Simple(name)) if name.starts_with(b"EVAL"));
+        let Some(Arg::Simple(key)) = words.nth(if is_script { 2 } else { 0 }) else { return };
+        let Some(mark) = mark_beside(key) else { return };
+        self.marks.retain(|known| *known != mark);
+        self.marks.push_front(mark);
+        self.marks.truncate(MARKS);
+    }
+
+    fn answered(&mut self, kind: Kind, values: &[Value], link: &Link, batch: u64) {
+        self.is_last = kind.has_written(values);
+        if kind == Kind::Change || kind == Kind::Told && self.is_last {
+            link.note_change(batch);
+        }
+    }
+}
+
+/// The end of a pipeline that asks for a proof.
+struct Asked {
+    attempt: Attempt,
+    time: Duration,
+    /// What is written before it.
+    write: Option<Cmd>,
+}
+
+impl Asked {
+    fn new(attempt: Attempt, time: Duration, mark: Option<&[u8]>) -> Self {
+        let asks = attempt.replicas > 0 || attempt.syncs;
+        let write = mark.filter(|_| asks).map(|mark| redis::cmd("HINCRBY").arg(mark).arg("proof").arg(1).to_owned());
+        Self { attempt, time, write }
+    }
+
+    fn replies(&self) -> usize {
+        usize::from(self.write.is_some()) + usize::from(self.attempt.replicas > 0) + usize::from(self.attempt.syncs)
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        let time = u64::try_from(self.time.as_millis()).unwrap_or(1);
+        if let Some(write) = &self.write {
+            write.write_packed_command(bytes);
+        }
+        if self.attempt.replicas > 0 {
+            redis::cmd("WAIT").arg(self.attempt.replicas).arg(time).write_packed_command(bytes);
+        }
+        if self.attempt.syncs {
+            // The one before the slash is this node's own.
+            redis::cmd("WAITAOF").arg(1).arg(self.attempt.replicas).arg(time).write_packed_command(bytes);
+        }
+    }
+
+    /// Whether it has written, if it was to; how many replicas have all, and who has synced it.
+    fn read(&self, answers: &[Value]) -> (Option<bool>, Option<u64>, Option<Synced>) {
+        let mut answers = answers.iter();
+        let has_written = self.write.is_some().then(|| matches!(answers.next(), Some(Value::Int(_))));
+        let acknowledged = if self.attempt.replicas > 0 { answers.next().and_then(count_of) } else { Some(0) };
+        let synced = self.attempt.syncs.then(|| {
+            let both = list(answers.next().unwrap_or(&Value::Nil));
+            (count_of(at(both, 0)), count_of(at(both, 1)))
+        });
+        (has_written, acknowledged, synced)
+    }
 }
 
 fn count_of(value: &Value) -> Option<u64> {

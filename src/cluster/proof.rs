@@ -1,7 +1,8 @@
 //! What is known of what went over a connection: how far it is durable.
 //!
-//! `WAIT` and `WAITAOF` speak of what was written over their own connection. So a receipt belongs to a connection, and
-//! where that broke before its proof nobody can tell any more: the receipt fails, and never says that it was kept.
+//! `WAIT` and `WAITAOF` speak of the last write of their own connection, and of all that its node had before. So a receipt
+//! belongs to a connection, and where that broke before its proof nobody can tell any more: the receipt fails, and never says
+//! that it was kept. Where a request found nothing to change, [`pipeline`](super::pipeline) writes something first.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -56,6 +57,9 @@ impl Needs {
     }
 }
 
+/// Whether the node itself has synced, and how many replicas.
+pub(super) type Synced = (Option<u64>, Option<u64>);
+
 /// An attempt to prove all up to a batch.
 #[derive(Debug)]
 pub(super) struct Attempt {
@@ -99,6 +103,8 @@ struct State {
     wants_aside: bool,
     aside: Aside,
     attempts: u64,
+    /// The last batch that changed something that a caller was told of.
+    changed: u64,
     durable: u64,
     replicated: u64,
     failed: Option<Failed>,
@@ -187,7 +193,7 @@ impl Link {
         attempt: &Attempt,
         node: &str,
         replicated: Option<u64>,
-        synced: Option<(Option<u64>, Option<u64>)>,
+        synced: Option<Synced>,
     ) -> bool {
         let wanted = attempt.replicas;
         let mut state = self.state.lock();
@@ -212,6 +218,11 @@ impl Link {
         }
         self.tell(state);
         is_enough
+    }
+
+    /// A batch changed something that a caller was told of.
+    pub(super) fn note_change(&self, batch: u64) {
+        self.state.lock().changed = batch;
     }
 
     /// The connection is gone.

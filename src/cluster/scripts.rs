@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Script};
 
+use super::answer::Kind;
+
 /// One of the scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
@@ -57,6 +59,16 @@ impl Named {
             Self::Review => &REVIEW,
             Self::Make => &MAKE,
             Self::Ready => &READY,
+        }
+    }
+
+    /// What a call of it is. One that is `Told` answers 1 only where it has written, also where it was done before.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Put | Self::Remove => Kind::Told,
+            Self::Begin | Self::End | Self::Hold => Kind::Change,
+            Self::Message => Kind::Touch,
+            Self::Condemn | Self::Member | Self::Review => Kind::Write,
         }
     }
 

@@ -17,7 +17,7 @@ use super::made::{Made, made};
 use super::map::{Kind, Nodes};
 use super::options::ClusterOptions;
 use super::owed::Owed;
-use super::proof::{Needs, Proven};
+use super::proof::{Needs, Proven, Sent};
 use super::scripts::Named;
 use super::settings::Wanted;
 use super::tls::Tls;
@@ -87,8 +87,21 @@ impl ClusterStore {
 
     /// Waits until all that was sent so far is as durable as a receipt says.
     pub(super) fn flush_all(&self) -> Result<()> {
-        let sent = self.inner.nodes.all_sent().into_iter().map(Some);
+        let sent = self.at_all_nodes()?.into_iter().map(Some);
         self.keep_all(&[self.receipt(sent)])
+    }
+
+    /// Asks each primary for something over the way on which changes go. A receipt of that covers all that the node has.
+    fn at_all_nodes(&self) -> Result<Vec<Sent>> {
+        let (nodes, slot) = (&self.inner.nodes, |shard| self.layout().slot_of(shard));
+        let (mut sent, mut shards) = (Vec::new(), (0..self.layout().shards()).collect::<Vec<_>>());
+        while let Some(shard) = shards.pop() {
+            let ask = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
+            let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
+            shards.retain(|other| nodes.primary(slot(*other)).is_none_or(|it| it.writes.node() != done.node));
+            sent.extend(done.sent);
+        }
+        Ok(sent)
     }
 
     fn open_for(options: ClusterOptions, loader: Option<&str>) -> Result<Self> {
@@ -154,7 +167,7 @@ impl ClusterStore {
     pub(super) fn script(&self, shard: u32, named: Named, keys: &[String], args: &[Vec<u8>]) -> Result<(Value, Done)> {
         let mut all = vec![self.inner.mark.clone().into_bytes()];
         all.extend_from_slice(args);
-        let done = self.call(shard, Kind::Write, &|whole| vec![named.call(whole, keys, &all)])?;
+        let done = self.call(shard, named.kind(), &|whole| vec![named.call(whole, keys, &all)])?;
         self.answered(shard, done)
     }
 
@@ -181,7 +194,7 @@ impl ClusterStore {
             all.pop();
             vec![command]
         };
-        let done = self.call(shard, Kind::Write, &build)?;
+        let done = self.call(shard, named.kind(), &build)?;
         self.answered(shard, done)
     }
 
@@ -220,17 +233,20 @@ impl ClusterStore {
         self.inner.nodes.scatter(&slots, ask)
     }
 
-    pub(super) fn receipt(&self, parts: impl IntoIterator<Item = Option<super::proof::Sent>>) -> Receipt {
+    pub(super) fn receipt(&self, parts: impl IntoIterator<Item = Option<Sent>>) -> Receipt {
         let parts = parts.into_iter().flatten().collect();
         let proof = Proven::new(Arc::clone(&self.inner.needs), parts);
         Receipt::other(Arc::new(Counted::new(proof, &self.inner.figures)))
     }
 
-    /// The receipt of something that did not have to change.
-    pub(super) fn receipt_of_now(&self, shard: u32) -> Result<Receipt> {
-        let ask = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
+    /// The receipt of an entry that did not have to change. `None` if it has changed since it was seen, or a failover has
+    /// taken that back.
+    pub(super) fn receipt_of_now(&self, key: &SessionKey, stamp: &str) -> Result<Option<Receipt>> {
+        let shard = self.shard_of(key);
+        let ask = redis::cmd("HGET").arg(self.layout().entry(shard, key)).arg("v").to_owned();
         let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
-        Ok(self.receipt([done.sent]))
+        let is_same = bytes(at(&done.values, 0)) == Some(stamp.as_bytes());
+        Ok(is_same.then(|| self.receipt([done.sent])))
     }
 
     /// How long a verb goes on while others change the entry all the time.

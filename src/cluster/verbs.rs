@@ -140,7 +140,13 @@ impl ClusterStore {
         let tries = self.tries();
         loop {
             let Some(seen) = self.look(key, false)? else { return Ok(None) };
-            let Some((hot, cold)) = change(&seen) else { return self.receipt_of_now(self.shard_of(key)).map(Some) };
+            let Some((hot, cold)) = change(&seen) else {
+                match self.receipt_of_now(key, &seen.stamp())? {
+                    None => tries.again()?,
+                    kept => return Ok(kept),
+                }
+                continue;
+            };
             if let Some(placed) = self.write(key, Change::of(Some(&seen), hot, cold))? {
                 return Ok(Some(placed.receipt));
             }

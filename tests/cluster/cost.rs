@@ -59,7 +59,7 @@ fn a_touch_costs_the_same_whatever_the_size_of_the_entry() {
         }
         let after = counted(node);
         // Now and then it is asked whether the replicas have what nobody awaits.
-        let about = ["client|setinfo", "config|get", "info", "ping", "replconf", "time", "wait"];
+        let about = ["client|setinfo", "config|get", "hincrby", "info", "ping", "replconf", "time", "wait"];
         let calls: BTreeMap<_, _> = after
             .calls
             .iter()

@@ -32,6 +32,7 @@ mod nodes;
 mod processes;
 mod proxy;
 mod refused;
+mod relied_on;
 mod resharding;
 mod retries;
 mod slots;

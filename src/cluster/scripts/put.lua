@@ -28,5 +28,8 @@ if have ~= ARGV[4] then
     redis.call('UNLINK', KEYS[5])
     for n = 16, stop, 2 do redis.call('HSET', KEYS[5], ARGV[n], ARGV[n + 1]) end
   end
+else
+  -- Done before, perhaps over another connection: this one has to write something, or its WAIT would prove nothing.
+  redis.call('HSET', KEYS[4], 'v', have)
 end
 return {1, redis.call('ZSCORE', KEYS[2], ARGV[2]) or '', redis.call('ZSCORE', KEYS[3], ARGV[2]) or ''}
