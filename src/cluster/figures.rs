@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::proof::Proven;
+use super::receipt::Proven;
 use crate::commit::Proof;
 use crate::error::{Error, Result};
 use crate::prune::PruneReport;

@@ -30,6 +30,7 @@ mod pipeline;
 mod proof;
 mod prune;
 mod ready;
+mod receipt;
 mod recover;
 mod removal;
 mod resend;
@@ -324,7 +325,8 @@ impl Sessions for ClusterStore {
     }
 
     fn close(&self) -> Result<()> {
-        self.flush()?;
-        self.leave()
+        let flushed = self.flush();
+        // Others must not wait for this process because a change of it was lost.
+        flushed.and(self.leave())
     }
 }

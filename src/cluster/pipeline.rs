@@ -236,6 +236,7 @@ impl Running {
         connection.set_write_timeout(Some(ANSWER))?;
         let link = Arc::new(Link::new(self.node.clone(), self.lane.clone()));
         self.end();
+        self.needs.watch(&link);
         self.open = Some(Open { connection, link, writes: Writes::default() });
         Ok(())
     }

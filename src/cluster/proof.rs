@@ -6,15 +6,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use redis::RedisError;
-
-use crate::commit::Proof;
-use crate::error::{Error, Result};
-use crate::fork;
 
 /// How often a proof is asked for that nobody waits for.
 const ASIDE: Duration = Duration::from_millis(200);
@@ -31,11 +27,13 @@ pub(super) struct Needs {
     pub(super) replicas: u64,
     /// How many each primary has.
     known: RwLock<Vec<(String, u64)>>,
+    /// The connections that are open, and those that broke before a change of theirs was proven.
+    links: Mutex<Vec<Arc<Link>>>,
 }
 
 impl Needs {
     pub(super) fn new(name: String, syncs: bool, replicas: u64) -> Self {
-        Self { name, syncs, replicas, known: RwLock::default() }
+        Self { name, syncs, replicas, known: RwLock::default(), links: Mutex::default() }
     }
 
     pub(super) fn set(&self, known: Vec<(String, u64)>) {
@@ -59,6 +57,24 @@ impl Needs {
 
 /// Whether the node itself has synced, and how many replicas.
 pub(super) type Synced = (Option<u64>, Option<u64>);
+
+impl Needs {
+    /// Remembers a connection. Of those that broke one is enough: what it is remembered for is told once.
+    pub(super) fn watch(&self, link: &Arc<Link>) {
+        let mut links = self.links.lock();
+        let mut is_known = false;
+        links.retain(|link| {
+            !link.is_lost() || link.unproven(self.syncs).is_some() && !std::mem::replace(&mut is_known, true)
+        });
+        links.push(Arc::clone(link));
+    }
+
+    /// Changes that were told of and that nothing has proven yet, one of each connection.
+    pub(super) fn unproven(&self) -> Vec<Sent> {
+        let sent = |link: &Arc<Link>| Some(Sent { link: Arc::clone(link), batch: link.unproven(self.syncs)? });
+        self.links.lock().iter().filter_map(sent).collect()
+    }
+}
 
 /// An attempt to prove all up to a batch.
 #[derive(Debug)]
@@ -88,28 +104,28 @@ pub(super) struct Sent {
 
 /// A connection.
 pub(super) struct Link {
-    node: String,
-    way: Weak<dyn Way>,
-    state: Mutex<State>,
-    changed: Condvar,
+    pub(super) node: String,
+    pub(super) way: Weak<dyn Way>,
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Somebody waits for syncs, or for replicas.
-    wants_sync: bool,
-    wants_replicas: bool,
+    pub(super) wants_sync: bool,
+    pub(super) wants_replicas: bool,
     /// Nobody waits, but it is wanted some time that replicas have all.
     wants_aside: bool,
     aside: Aside,
-    attempts: u64,
+    pub(super) attempts: u64,
     /// The last batch that changed something that a caller was told of.
     changed: u64,
-    durable: u64,
-    replicated: u64,
-    failed: Option<Failed>,
-    lost: Option<Arc<str>>,
-    wakers: Vec<Waker>,
+    pub(super) durable: u64,
+    pub(super) replicated: u64,
+    pub(super) failed: Option<Failed>,
+    pub(super) lost: Option<Arc<str>>,
+    pub(super) wakers: Vec<Waker>,
 }
 
 /// When a proof was wanted that nobody waits for, and how long not to want another one.
@@ -120,11 +136,11 @@ struct Aside {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Failed {
-    attempt: u64,
-    batch: u64,
-    wanted: u64,
-    got: u64,
+pub(super) struct Failed {
+    pub(super) attempt: u64,
+    pub(super) batch: u64,
+    pub(super) wanted: u64,
+    pub(super) got: u64,
 }
 
 impl Sent {
@@ -225,6 +241,21 @@ impl Link {
         self.state.lock().changed = batch;
     }
 
+    /// The last change that a caller was told of, if it is not proven.
+    fn unproven(&self, syncs: bool) -> Option<u64> {
+        let state = self.state.lock();
+        let reached = if syncs { state.durable } else { state.replicated };
+        Some(state.changed).filter(|changed| *changed > reached)
+    }
+
+    /// A caller was told that a change may be lost.
+    pub(super) fn forget_change(&self, batch: u64) {
+        let mut state = self.state.lock();
+        if state.changed == batch {
+            state.changed = 0;
+        }
+    }
+
     /// The connection is gone.
     pub(super) fn lose(&self, error: &RedisError) {
         let mut state = self.state.lock();
@@ -241,154 +272,5 @@ impl Link {
                 tracing::warn!("a waker panicked");
             }
         }
-    }
-}
-
-/// What is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Aim {
-    Durable,
-    Replicated,
-}
-
-/// The receipt of a change: where its parts were sent.
-#[derive(Debug)]
-pub(super) struct Proven {
-    needs: Arc<Needs>,
-    parts: Vec<Sent>,
-    /// The attempts that had begun when the receipt was first polled.
-    polled: Mutex<Option<Vec<u64>>>,
-}
-
-impl Proven {
-    pub(super) fn new(needs: Arc<Needs>, parts: Vec<Sent>) -> Self {
-        Self { needs, parts, polled: Mutex::default() }
-    }
-
-    fn check(&self) -> Result<()> {
-        if fork::is_child() {
-            return Err(Error::Forked { path: self.needs.name.clone().into() });
-        }
-        match self.needs.syncs {
-            true => Ok(()),
-            false => Err(Error::Relaxed { name: self.needs.name.clone() }),
-        }
-    }
-
-    /// The outcome of a part, as far as attempts that began after `asked` tell.
-    fn outcome(part: &Sent, state: &State, aim: Aim, asked: Option<u64>) -> Option<Result<()>> {
-        let reached = if aim == Aim::Durable { state.durable } else { state.replicated };
-        if reached >= part.batch {
-            return Some(Ok(()));
-        }
-        let node = || part.link.node.clone();
-        if let Some(lost) = &state.lost {
-            return Some(Err(Error::Uncertain { node: node(), source: lost.as_ref().into() }));
-        }
-        let failed = state.failed.filter(|failed| Some(failed.attempt) > asked && failed.batch >= part.batch);
-        let Failed { wanted, got, .. } = failed.filter(|_| asked.is_some())?;
-        Some(Err(Error::NotReplicated { node: node(), wanted, got }))
-    }
-
-    /// Notes that a proof is wanted. Whether that is news, and the lane has to hear of it.
-    fn want(state: &mut State, aim: Aim) -> bool {
-        let wanted = if aim == Aim::Durable { &mut state.wants_sync } else { &mut state.wants_replicas };
-        !std::mem::replace(wanted, true)
-    }
-
-    fn wait_for(&self, aim: Aim, deadline: Option<Instant>) -> Result<bool> {
-        for part in &self.parts {
-            let mut state = part.link.state.lock();
-            let asked = state.attempts;
-            loop {
-                if let Some(outcome) = Self::outcome(part, &state, aim, Some(asked)) {
-                    outcome?;
-                    break;
-                }
-                if Self::want(&mut state, aim) {
-                    drop(state);
-                    if let Some(way) = part.link.way.upgrade() {
-                        // A pipeline takes as long as it takes: a caller that has not the time leaves it to others.
-                        if deadline.is_none() { way.drive() } else { way.kick() }
-                    }
-                    state = part.link.state.lock();
-                    if let Some(outcome) = Self::outcome(part, &state, aim, Some(asked)) {
-                        outcome?;
-                        break;
-                    }
-                }
-                match deadline {
-                    None => part.link.changed.wait(&mut state),
-                    Some(deadline) => {
-                        if part.link.changed.wait_until(&mut state, deadline).timed_out() {
-                            return Ok(false);
-                        }
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-}
-
-impl Proof for Proven {
-    fn commit(&self) -> u64 {
-        self.parts.iter().map(|part| part.batch).max().unwrap_or(0)
-    }
-
-    fn is_durable(&self) -> Result<bool> {
-        if !self.needs.syncs {
-            return Ok(false);
-        }
-        self.check()?;
-        for part in &self.parts {
-            match Self::outcome(part, &part.link.state.lock(), Aim::Durable, None) {
-                None => return Ok(false),
-                Some(outcome) => outcome?,
-            }
-        }
-        Ok(true)
-    }
-
-    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool> {
-        self.check()?;
-        self.wait_for(Aim::Durable, deadline)
-    }
-
-    fn poll(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if let Err(error) = self.check() {
-            return Poll::Ready(Err(error));
-        }
-        let mut polled = self.polled.lock();
-        let asked = polled
-            .get_or_insert_with(|| self.parts.iter().map(|part| part.link.state.lock().attempts).collect())
-            .clone();
-        for (part, asked) in self.parts.iter().zip(asked) {
-            let waker = context.waker().clone();
-            let mut state = part.link.state.lock();
-            match Self::outcome(part, &state, Aim::Durable, Some(asked)) {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => {
-                    if !state.wakers.iter().any(|there| there.will_wake(&waker)) {
-                        state.wakers.push(waker);
-                    }
-                    let is_news = Self::want(&mut state, Aim::Durable);
-                    drop(state);
-                    if let Some(way) = part.link.way.upgrade().filter(|_| is_news) {
-                        way.kick();
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn wait_replicated(&self) -> Result<()> {
-        if fork::is_child() {
-            return Err(Error::Forked { path: self.needs.name.clone().into() });
-        }
-        self.wait_for(Aim::Replicated, None).map(|_| ())
     }
 }

@@ -17,7 +17,8 @@ use super::made::{Made, made};
 use super::map::{Kind, Nodes};
 use super::options::ClusterOptions;
 use super::owed::Owed;
-use super::proof::{Needs, Proven, Sent};
+use super::proof::{Needs, Sent};
+use super::receipt::Proven;
 use super::scripts::Named;
 use super::settings::Wanted;
 use super::tls::Tls;
@@ -85,10 +86,21 @@ impl ClusterStore {
         Self::open_for(options.create(true), Some(loader))
     }
 
-    /// Waits until all that was sent so far is as durable as a receipt says.
+    /// Waits until all that was sent so far is as durable as a receipt says. What a connection took with it that broke can
+    /// not be proven any more: that is an error, once.
     pub(super) fn flush_all(&self) -> Result<()> {
+        let unproven = self.inner.needs.unproven();
         let sent = self.at_all_nodes()?.into_iter().map(Some);
-        self.keep_all(&[self.receipt(sent)])
+        self.keep_all(&[self.receipt(sent)])?;
+        let mut outcome = Ok(());
+        for Sent { link, batch } in unproven {
+            let kept = self.keep_all(&[self.receipt([Some(Sent { link: Arc::clone(&link), batch })])]);
+            if kept.is_err() {
+                link.forget_change(batch);
+            }
+            outcome = outcome.and(kept);
+        }
+        outcome
     }
 
     /// Asks each primary for something over the way on which changes go. A receipt of that covers all that the node has.

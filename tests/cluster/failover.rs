@@ -116,6 +116,13 @@ pub fn under_load(store: &ClusterStore, harm: impl FnOnce()) -> Ledger {
     ledger
 }
 
+/// Where receipts were dropped and a connection broke, closing tells of it, once.
+pub fn close_after_losses(store: &ClusterStore) {
+    let closed = store.close();
+    assert!(matches!(closed, Ok(()) | Err(Error::Uncertain { .. })), "{closed:?}");
+    store.close().unwrap();
+}
+
 #[test]
 fn a_primary_that_is_killed_loses_nothing_that_was_awaited() {
     let mut cluster = Cluster::six();
@@ -145,7 +152,7 @@ fn a_primary_that_is_killed_loses_nothing_that_was_awaited() {
         ledger.check(&store);
         // A store that is opened now sees the same.
         ledger.check(&ClusterStore::open(cluster.options_of(&store)).unwrap());
-        store.close().unwrap();
+        close_after_losses(&store);
     });
 }
 
@@ -164,7 +171,7 @@ fn all_nodes_that_are_killed_at_once_lose_nothing_that_was_awaited() {
             thread::sleep(Duration::from_millis(500));
         });
         ledger.check(&store);
-        store.close().unwrap();
+        close_after_losses(&store);
     });
 }
 
@@ -250,6 +257,48 @@ fn a_failover_loses_what_was_not_awaited_and_no_more() {
     assert_eq!(store.get(covered).unwrap().unwrap().usage.input_tokens, 7);
     assert!(store.get(next).unwrap().unwrap().suspended);
     assert_eq!((store.len().unwrap(), store.recent(100, None).unwrap().entries.len()), (30, 30));
+}
+
+/// Nobody awaits a change, and its primary is lost with it. A flush, and so a close, tells of that, once.
+#[test]
+fn a_flush_tells_of_what_a_failover_may_have_lost() {
+    let mut cluster = Cluster::six();
+    let store = cluster.open();
+    let other = ClusterStore::open(cluster.options_of(&store)).unwrap();
+    for n in 0..30 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let victim = cluster.primaries()[0];
+    let lost = (0..30).map(key).find(|key| cluster.has_key(victim, &store, key)).unwrap();
+    let replica = cluster.replica_of(victim);
+    cut_off(&cluster, victim, replica);
+    drop(store.modify(&lost, Touch::No, &mut counts_to(9)).unwrap());
+    cluster.nodes[victim].kill();
+    cluster.nodes[replica].signal("CONT");
+    wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+    cluster.nodes[victim].run();
+    cluster.wait_until_whole();
+    assert_eq!(store.get(&lost).unwrap().unwrap().usage.input_tokens, 0);
+    let closed = store.close();
+    assert!(matches!(closed, Err(Error::Uncertain { .. })), "{closed:?}");
+    assert_eq!(figure(&other, "members"), 1, "it has left all the same");
+    store.flush().unwrap();
+    // It had nothing to lose.
+    other.flush().unwrap();
+}
+
+/// A flush needs the answer of every primary.
+#[test]
+fn a_flush_fails_where_a_primary_does_not_answer() {
+    let mut cluster = Cluster::six();
+    let store = ClusterStore::open(cluster.options().patience(Duration::from_millis(500))).unwrap();
+    store.flush().unwrap();
+    let victim = cluster.primaries()[0];
+    let replica = cluster.replica_of(victim);
+    [victim, replica].iter().for_each(|n| cluster.nodes[*n].kill());
+    let flushed = store.flush();
+    assert!(matches!(flushed, Err(Error::Unavailable { .. })), "{flushed:?}");
 }
 
 /// A process that lives on sends the touches again that a failover may have lost. It makes nothing that is not there.

@@ -4,11 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::Sessions as _;
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
 
 use crate::battery::Battery;
-use crate::failover::under_load;
+use crate::failover::{close_after_losses, under_load};
 use crate::nodes::{Cluster, Node, free_port, wait_for};
 use crate::proxy::Proxy;
 
@@ -86,6 +85,6 @@ fn a_split_loses_nothing_that_was_awaited_on_either_side() {
             thread::sleep(Duration::from_millis(300));
         });
         ledger.check(&store);
-        store.close().unwrap();
+        close_after_losses(&store);
     });
 }
