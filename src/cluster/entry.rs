@@ -15,6 +15,9 @@ use crate::key::SessionKey;
 use crate::rules;
 use crate::time::Timestamp;
 
+/// Before the name of a hint that the replicas did not acknowledge.
+pub(super) const UNKEPT: char = '?';
+
 /// An entry as it was read.
 #[derive(Debug, Clone)]
 pub(super) struct Look {
@@ -23,6 +26,8 @@ pub(super) struct Look {
     /// The details were in the extras.
     pub(super) spilled: bool,
     pub(super) hint: String,
+    /// Replicas are known to have it.
+    pub(super) is_hint_kept: bool,
     /// `updated_at` as the server writes it.
     pub(super) score: String,
     /// All of them, if they were asked for.
@@ -79,9 +84,11 @@ impl ClusterStore {
             }
             extras = Some(all);
         }
-        let hint = text(at(records, 3)).unwrap_or_default();
+        let named = text(at(records, 3)).unwrap_or_default();
+        let hint = named.trim_start_matches(UNKEPT).to_owned();
+        let is_hint_kept = hint == named;
         let score = text(at(values, 1)).unwrap_or_default();
-        Ok(Some(Look { hot, cold, spilled, hint, score, extras }))
+        Ok(Some(Look { hot, cold, spilled, hint, is_hint_kept, score, extras }))
     }
 
     fn assemble(&self, key: &SessionKey, cold: &Cold, parts: &Value) -> Result<(Option<Details>, Extras)> {

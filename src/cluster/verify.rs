@@ -27,8 +27,8 @@ pub struct ClusterVerification {
     pub entries: u64,
     /// What is broken. Empty if the store is sound.
     pub violations: Vec<ClusterViolation>,
-    /// Entries that no search for their session id finds, since the replicas did not acknowledge their hint. Their next change
-    /// gives them another.
+    /// Entries that no search for their session id finds, since a failover lost a hint that no replica had. Their next change
+    /// writes it again.
     pub without_hint: u64,
     /// Hints that lead to no entry with that session id, as a failover may leave them. They are passed over.
     pub stale_hints: u64,
@@ -96,6 +96,7 @@ struct Hinted {
     key: SessionKey,
     id: SessionId,
     hint: String,
+    is_hint_kept: bool,
     stamp: String,
 }
 
@@ -187,9 +188,9 @@ impl ClusterStore {
         let answers = self.ask_each(keys, |key| self.shard_of(key), |shard, key| self.verify_commands(shard, key))?;
         for (key, (values, node)) in keys.iter().zip(answers) {
             match self.verify_entry(key, &values, &node, found) {
-                Ok(Some(Look { cold, hint, hot, .. })) if !hint.is_empty() => {
+                Ok(Some(Look { cold, hint, hot, is_hint_kept, .. })) if !hint.is_empty() => {
                     let stamp = hot.revision.to_string();
-                    hinted.push(Hinted { key: key.clone(), id: cold.session_id, hint, stamp });
+                    hinted.push(Hinted { key: key.clone(), id: cold.session_id, hint, is_hint_kept, stamp });
                 }
                 Ok(Some(_)) => found.without_hint += 1,
                 Ok(None) => {}
@@ -251,8 +252,13 @@ impl ClusterStore {
             vec![redis::cmd("SISMEMBER").arg(self.layout().hints(shard, id)).arg(member).to_owned()]
         };
         let answers = self.ask_each(all, |one| self.layout().shard_of_id(&one.id), ask)?;
-        for (Hinted { key, stamp, .. }, (values, _)) in all.iter().zip(answers) {
+        for (Hinted { key, stamp, is_hint_kept, .. }, (values, _)) in all.iter().zip(answers) {
             if int(at(&values, 0)) == Some(1) {
+                continue;
+            }
+            // Its replicas never had it, and a failover lost it.
+            if !is_hint_kept {
+                found.without_hint += 1;
                 continue;
             }
             // Another session since then has another hint.

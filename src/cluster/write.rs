@@ -1,6 +1,6 @@
 //! An entry as it is written: over what was seen, with its hint and its extras.
 
-use super::entry::Look;
+use super::entry::{Look, UNKEPT};
 use super::layout::Part;
 use super::map::Kind;
 use super::scripts::Named;
@@ -83,10 +83,13 @@ impl ClusterStore {
         let (hot_bytes, cold_bytes) = (encode(hot.encode())?, encode(cold.to_bytes())?);
         let same_id = seen.is_some_and(|seen| seen.cold.session_id == cold.session_id);
         let mut is_kept = true;
-        let (hint, hinted) = match seen.filter(|seen| same_id && !seen.hint.is_empty()) {
-            Some(seen) => (seen.hint.clone(), None),
-            None => {
-                let hint = format!("{:016x}", random::bits()?);
+        let named = seen.filter(|seen| same_id && !seen.hint.is_empty());
+        let (hint, hinted) = match named {
+            Some(seen) if seen.is_hint_kept => (seen.hint.clone(), None),
+            _ => {
+                // The same one again, or another would be left over each time that the replicas do not answer.
+                let hint = named
+                    .map_or_else(|| random::bits().map(|bits| format!("{bits:016x}")), |it| Ok(it.hint.clone()))?;
                 let sent = self.hint(key, &cold.session_id, &hint, true)?;
                 // A failover could lose the hint and keep the entry, and what is awaited later would be without one.
                 is_kept = self.receipt([sent.clone()]).replicated().is_ok();
@@ -103,8 +106,8 @@ impl ClusterStore {
             flag(exact_time || seen.is_none()),
             hot.last_interaction.map(number).unwrap_or_default(),
             flag(exact_interaction || seen.is_none()),
-            // Where its replicas did not get it, the entry names none, and the next change writes another.
-            if is_kept { hint.clone().into_bytes() } else { Vec::new() },
+            // Where its replicas did not get it, the next change writes it again.
+            if is_kept { hint.clone() } else { format!("{UNKEPT}{hint}") }.into_bytes(),
             hot_bytes,
             cold_bytes,
             flag(same_id),
@@ -141,7 +144,8 @@ impl ClusterStore {
                 let source = "another change was made meanwhile".into();
                 return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, source }));
             }
-            if hinted.is_some() {
+            // One that the entry named before may be that of whoever was first.
+            if hinted.is_some() && named.is_none() {
                 self.hint(key, &cold.session_id, &hint, false)?;
             }
             return Ok(None);

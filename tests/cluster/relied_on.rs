@@ -7,7 +7,7 @@ use cloakroom::change::{Draft, Edit, Modified, Resolution, Resolve, Touch};
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
 use cloakroom::time::{Clock as _, ManualClock, SystemClock};
 use cloakroom::turns::TurnEnd;
-use cloakroom::{Error, Receipt, Sessions as _, Timestamp};
+use cloakroom::{Error, Receipt, Sessions as _, Timestamp, Usage};
 
 use crate::common::{key, source};
 use crate::metrics::figure;
@@ -118,6 +118,35 @@ fn what_another_process_wrote_is_not_proven_by_finding_it() {
         wait_for(what, || receipt.wait().is_ok());
     }
     finder.flush().unwrap();
+}
+
+/// While no replica answers each change of an entry writes its hint again, and no other one beside it.
+#[test]
+fn a_hint_that_no_replica_has_is_written_again() {
+    let cluster = Cluster::with(1, true, &[]);
+    let store = ClusterStore::open(cluster.options().member_lease(LONG)).unwrap();
+    cluster.nodes[1].signal("STOP");
+    let id = store.resolve(&source(0)).unwrap().entry.session_id;
+    for _ in 0..10 {
+        store.record_usage(&key(0), &Usage { input_tokens: 1, ..Usage::default() }).unwrap().unwrap();
+    }
+    let hints = || -> Vec<String> {
+        let node = &cluster.nodes[0];
+        let names = node.ask(&["KEYS", &format!("{}:*:i:{}", store.name(), id.as_str())]);
+        let [name] = &redis::from_redis_value::<Vec<String>>(names).unwrap()[..] else { panic!("one set of hints") };
+        redis::from_redis_value(node.ask(&["SMEMBERS", name])).unwrap()
+    };
+    let written = hints();
+    assert_eq!(written.len(), 1, "{written:?}");
+    let found = || store.find_by_session_id(&id).unwrap().items.len();
+    assert_eq!(found(), 1);
+    cluster.nodes[1].signal("CONT");
+    wait_for("its replica answers", || store.suspend(&key(0)).unwrap().unwrap().wait().is_ok());
+    store.pin(&key(0)).unwrap().unwrap().wait().unwrap();
+    assert_eq!((hints(), found()), (written, 1));
+    // It is known to be kept, and goes with the entry.
+    store.remove(&key(0)).unwrap().unwrap().wait().unwrap();
+    assert_eq!(store.verify().unwrap().violations, []);
 }
 
 /// A touch is sent again after its connection broke, and moves nothing: it was there. Its process remembers it until a replica
