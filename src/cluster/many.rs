@@ -100,7 +100,9 @@ impl ClusterStore {
                 }
             }
         }
-        self.keep_all(&receipts)
+        self.keep_all(&receipts)?;
+        // They hold the keys too.
+        self.remove_stale_hints()
     }
 }
 

@@ -13,6 +13,7 @@ mod clock;
 mod entry;
 mod export;
 mod figures;
+mod hints;
 mod import;
 mod lane;
 mod layout;

@@ -81,8 +81,8 @@ impl ClusterStore {
                 _ => {}
             }
         }
-        if answer == 1 && !seen.hint.is_empty() {
-            self.forget_hint(key, &seen.cold.session_id, &seen.hint);
+        if answer == 1 {
+            self.forget_hint(key, &seen.cold.session_id, &seen.hint, done.sent.as_ref());
         }
         Ok((answer, self.receipt([done.sent])))
     }

@@ -35,9 +35,14 @@ impl ClusterStore {
         move || {
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                 let Some(inner) = inner.upgrade() else { return };
-                if let Err(error) = (ClusterStore { inner }).resend() {
+                let store = ClusterStore { inner };
+                if let Err(error) = store.resend() {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "cannot send touches again after a failover; they are tried again");
+                }
+                if let Err(error) = store.remove_stale_hints() {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "cannot remove hints that lead nowhere; they are tried again");
                 }
             }
         }

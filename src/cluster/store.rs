@@ -12,6 +12,7 @@ use redis::{Cmd, Value};
 use super::call::Done;
 use super::clock::ServerClock;
 use super::figures::{Counted, Figures};
+use super::hints::StaleHints;
 use super::layout::{FORMAT, Layout, Part};
 use super::made::{Made, made};
 use super::map::{Kind, Nodes};
@@ -49,6 +50,7 @@ pub(super) struct Inner {
     pub(super) needs: Arc<Needs>,
     pub(super) figures: Arc<Figures>,
     pub(super) owed: Owed,
+    pub(super) stale_hints: StaleHints,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: ClusterOptions,
     /// What each shard carries: id of the store, number of shards, format.
@@ -92,6 +94,7 @@ impl ClusterStore {
         let unproven = self.inner.needs.unproven();
         let sent = self.at_all_nodes()?.into_iter().map(Some);
         self.keep_all(&[self.receipt(sent)])?;
+        self.remove_stale_hints()?;
         let mut outcome = Ok(());
         for Sent { link, batch } in unproven {
             let kept = self.keep_all(&[self.receipt([Some(Sent { link: Arc::clone(&link), batch })])]);
@@ -138,8 +141,8 @@ impl ClusterStore {
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
         let keeper = Keeper::default();
-        let owed = Owed::default();
-        let inner = Inner { nodes, layout, needs, figures, owed, clock, options, mark, member, keeper };
+        let (owed, stale_hints) = (Owed::default(), StaleHints::default());
+        let inner = Inner { nodes, layout, needs, figures, owed, stale_hints, clock, options, mark, member, keeper };
         let store = Self { inner: Arc::new(inner) };
         store.check_marks()?;
         if is_new && loader.is_none() {

@@ -2,7 +2,6 @@
 
 use super::entry::{Look, UNKEPT};
 use super::layout::Part;
-use super::map::Kind;
 use super::scripts::Named;
 use super::store::ClusterStore;
 use super::value::{at, int, list};
@@ -11,7 +10,7 @@ use crate::codec::{self, AS_IMPORTED, ArrangeError, CodecError, Cold, Hot, NewEx
 use crate::commit::Receipt;
 use crate::entry::{Extras, Revision};
 use crate::error::{Error, Result};
-use crate::key::{SessionId, SessionKey};
+use crate::key::SessionKey;
 use crate::random;
 use crate::rules;
 use crate::time::Timestamp;
@@ -153,9 +152,8 @@ impl ClusterStore {
         if exact_time || exact_interaction {
             self.inner.owed.forget(key);
         }
-        if let Some(seen) = seen.filter(|seen| !same_id && !seen.hint.is_empty()) {
-            // What is left of it, if this fails, leads nowhere and is passed over.
-            let _ = self.hint(key, &seen.cold.session_id, &seen.hint, false);
+        if let Some(seen) = seen.filter(|_| !same_id) {
+            self.forget_hint(key, &seen.cold.session_id, &seen.hint, done.sent.as_ref());
         }
         if let Some(time) = int(at(answer, 1)) {
             hot.updated_at = Timestamp::from_micros(time);
@@ -211,20 +209,5 @@ impl ClusterStore {
             }
         })?;
         Ok(Some(Parts::New(parts)))
-    }
-
-    /// Notes that a key may have a session id, or that it has it no more. Before the entry names it, so that no entry is
-    /// without.
-    fn hint(&self, key: &SessionKey, id: &SessionId, hint: &str, is_there: bool) -> Result<Option<super::proof::Sent>> {
-        let shard = self.layout().shard_of_id(id);
-        let mut command = redis::cmd(if is_there { "SADD" } else { "SREM" });
-        command.arg(self.layout().hints(shard, id)).arg(format!("{hint}{}", key.as_str()));
-        let done = self.call(shard, Kind::Write, &|_| vec![command.clone()])?;
-        Ok(done.sent)
-    }
-
-    pub(super) fn forget_hint(&self, key: &SessionKey, id: &SessionId, hint: &str) {
-        // What is left of it, if this fails, leads nowhere and is passed over.
-        let _ = self.hint(key, id, hint, false);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use cloakroom::change::{Draft, Edit, Modified, Touch};
 use cloakroom::cluster::ClusterStore;
-use cloakroom::{Error, SessionKey, Sessions};
+use cloakroom::{Error, SessionEntry, SessionKey, Sessions};
 
 use crate::battery::Battery;
 use crate::common::{key, source};
@@ -299,6 +299,62 @@ fn a_flush_fails_where_a_primary_does_not_answer() {
     [victim, replica].iter().for_each(|n| cluster.nodes[*n].kill());
     let flushed = store.flush();
     assert!(matches!(flushed, Err(Error::Unavailable { .. })), "{flushed:?}");
+}
+
+/// A failover undoes a reset and a removal. The entries are as they were, and what leads to them from their session ids, on
+/// other nodes, is there still.
+#[test]
+fn an_entry_that_a_failover_gives_back_is_found_by_its_id() {
+    let mut cluster = Cluster::six();
+    let store = cluster.open();
+    for n in 0..60 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let victim = cluster.primaries()[0];
+    let is_elsewhere = |entry: &SessionEntry| {
+        let pattern = format!("{}:*:i:{}", store.name(), entry.session_id.as_str());
+        let names: Vec<String> = redis::from_redis_value(cluster.nodes[victim].ask(&["KEYS", &pattern])).unwrap();
+        names.is_empty()
+    };
+    let own = (0..60).map(key).filter(|key| cluster.has_key(victim, &store, key));
+    let entries: Vec<_> = own.map(|key| store.get(&key).unwrap().unwrap()).filter(is_elsewhere).collect();
+    let [reset, removed, ..] = &entries[..] else { panic!("{} of 60 entries are there", entries.len()) };
+    let replica = cluster.replica_of(victim);
+    cut_off(&cluster, victim, replica);
+    drop(store.reset(&reset.key).unwrap().unwrap());
+    drop(store.remove(&removed.key).unwrap().unwrap());
+    cluster.nodes[victim].kill();
+    cluster.nodes[replica].signal("CONT");
+    wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+    let check = || {
+        for entry in [reset, removed] {
+            assert_eq!(store.get(&entry.key).unwrap().as_ref(), Some(entry));
+            assert_eq!(store.find_by_session_id(&entry.session_id).unwrap().items, std::slice::from_ref(entry));
+        }
+        assert_eq!(store.verify().unwrap().violations, []);
+    };
+    check();
+    cluster.nodes[victim].run();
+    cluster.wait_until_whole();
+    close_after_losses(&store);
+    check();
+}
+
+/// What leads from a session id to its entry goes once the replicas have the change that took the id from it.
+#[test]
+fn what_led_to_a_session_that_is_gone_goes() {
+    let store = crate::conformance::six().open();
+    for n in 0..8 {
+        store.resolve(&source(n)).unwrap();
+        drop(if n < 4 { store.reset(&key(n)).unwrap().map(|it| it.receipt) } else { store.remove(&key(n)).unwrap() });
+    }
+    wait_for("nothing leads nowhere", || store.verify().unwrap().stale_hints == 0);
+    for n in 0..4 {
+        drop(store.reset(&key(n)).unwrap().unwrap());
+    }
+    store.flush().unwrap();
+    assert_eq!(store.verify().unwrap().stale_hints, 0);
 }
 
 /// A process that lives on sends the touches again that a failover may have lost. It makes nothing that is not there.
