@@ -29,6 +29,11 @@ impl Kind {
         let first = at(values, 0);
         matches!(self, Self::Told | Self::Touch) && *list(first).first().unwrap_or(first) == Value::Int(1)
     }
+
+    /// A caller is told of it.
+    pub(super) fn is_change(self) -> bool {
+        matches!(self, Self::Change | Self::Told | Self::Touch)
+    }
 }
 
 #[derive(Debug)]

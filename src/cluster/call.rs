@@ -50,10 +50,26 @@ fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
 
 impl Nodes {
     /// Runs commands at the primary of a slot, until it answers or `patience` is over. They have to be such that they may
-    /// be run again; `build` is told whether scripts go as text.
+    /// be run again; `build` is told whether scripts go as text. Where a change was sent, and that has no answer, what comes
+    /// after does not say that nothing was changed.
     pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
+        let mut broken = None;
+        self.try_call(slot, kind, build, &mut broken).map_err(|error| match broken.filter(|_| kind.is_change()) {
+            Some(node) => self.figures.failed(Error::Uncertain { node, source: error.into() }),
+            None => error,
+        })
+    }
+
+    /// The same; `broken` is the node whose connection broke on the way.
+    fn try_call(
+        &self,
+        slot: u16,
+        kind: Kind,
+        build: &dyn Fn(bool) -> Vec<Cmd>,
+        broken: &mut Option<String>,
+    ) -> Result<Done> {
         let began = Instant::now();
-        let (mut delay, mut again, mut whole, mut ask) = (Duration::from_millis(1), false, false, None::<Other>);
+        let (mut delay, mut whole, mut ask) = (Duration::from_millis(1), false, None::<Other>);
         let mut hops = 0;
         loop {
             self.check()?;
@@ -71,13 +87,15 @@ impl Nodes {
                     let node = lane.node().to_owned();
                     let answered = lane.run_as(kind, commands, asked.is_some_and(|other| other.once));
                     match answered.values {
-                        Ok(values) => return Ok(Done { values, sent: answered.sent, node, again }),
-                        Err(Trouble::Unsent(error)) => match tls::refusal(&node, &error).filter(|_| !again) {
+                        Ok(values) => {
+                            return Ok(Done { values, sent: answered.sent, node, again: broken.is_some() });
+                        }
+                        Err(Trouble::Unsent(error)) => match tls::refusal(&node, &error).filter(|_| broken.is_none()) {
                             Some(refusal) => return Err(refusal),
                             None => (node, error.into()),
                         },
                         Err(Trouble::Broken(error)) => {
-                            again = true;
+                            *broken = Some(node.clone());
                             (node, error.into())
                         }
                         Err(Trouble::Server(error)) => match self.judge(&error, &node, is_single)? {

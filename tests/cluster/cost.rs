@@ -104,7 +104,7 @@ fn no_more_is_under_way_than_there_are_callers() {
     wait_for("all callers have their errors", || callers.iter().all(thread::JoinHandle::is_finished));
     for caller in callers {
         let said = caller.join().unwrap();
-        assert!(matches!(said, Some(Error::Unavailable { .. })), "{said:?}");
+        assert!(matches!(said, Some(Error::Uncertain { .. })), "{said:?}");
     }
     let (came, connected) = proxy.swallowed();
     assert!(came >= CALLERS, "all of them asked");

@@ -175,6 +175,9 @@ fn a_node_that_loads_its_files_is_waited_for() {
     };
     // Now and then it does not answer in time at all.
     wait_for("it says that it loads", says_so);
+    // The first one goes over the connection that broke with the node: nobody knows whether it came through.
+    let first = hasty.resolve(&source(1));
+    assert!(matches!(first, Err(Error::Uncertain { .. } | Error::Unavailable { .. })), "{first:?}");
     // What is sent to be written, and what would begin anew, waits too.
     loads(hasty.resolve(&source(1)).map(drop));
     loads(hasty.suspend(&key(1)).map(drop));

@@ -210,6 +210,37 @@ fn a_turn_that_another_one_replaced_was_not_ended() {
     });
 }
 
+/// A change was sent and its answer is lost. Whatever comes after, the error does not say that nothing was changed.
+#[test]
+fn an_error_after_a_lost_answer_says_that_nobody_knows() {
+    let Rig { _cluster: cluster, proxy, options } = rig();
+    let store = ClusterStore::open(options.patience(Duration::from_millis(300))).unwrap();
+    store.resolve(&source(0)).unwrap();
+    store.modify(&key(0), Touch::Yes, &mut count).unwrap();
+    // No other connection comes through.
+    proxy.lose_answer_to("EVALSHA", true);
+    let said = store.modify(&key(0), Touch::Yes, &mut count);
+    assert!(matches!(said, Err(Error::Uncertain { .. })), "{said:?}");
+    // What was only read was not changed.
+    let said = store.get(&key(0));
+    assert!(matches!(said, Ok(_) | Err(Error::Unavailable { .. })), "{said:?}");
+    proxy.open();
+    assert_eq!(counted(&store, 0), 2, "it was made");
+    let node = &cluster.nodes[0];
+    proxy.lose_answer_to("ZADD", true);
+    thread::scope(|scope| {
+        let store = ClusterStore::open(ClusterOptions::new("behind", [proxy.address()])).unwrap();
+        let waiting = scope.spawn(move || store.touch(&key(0)));
+        proxy.wait_until_lost();
+        node.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+        proxy.open();
+        let said = waiting.join().unwrap();
+        assert!(matches!(said, Err(Error::Uncertain { .. })), "{said:?}");
+    });
+    let said = store.touch(&key(0));
+    assert!(matches!(said, Err(Error::Refused { .. })), "{said:?}");
+}
+
 /// An entry is never without the hint that leads to it: where that cannot be written the entry is not.
 #[test]
 fn no_entry_is_without_its_hint() {
