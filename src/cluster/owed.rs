@@ -4,10 +4,10 @@
 //! replicas have it, and [`resend`](super::resend) sends it again to the primary that comes after. A touch only moves a time
 //! on, so that does no harm where nothing was lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::proof::{Link, Sent};
 use crate::key::SessionKey;
@@ -58,11 +58,16 @@ struct All {
     bytes: usize,
     /// So many touches until the next sweep.
     sweep_in: usize,
+    /// Those that are on their way again.
+    sending: HashSet<SessionKey>,
+    /// Those whose time is set just now, and by how many.
+    held: HashMap<SessionKey, usize>,
 }
 
 impl Default for All {
     fn default() -> Self {
-        Self { touched: HashMap::new(), bytes: 0, sweep_in: SWEEP }
+        let (touched, sending, held) = (HashMap::new(), HashSet::new(), HashMap::new());
+        Self { touched, bytes: 0, sweep_in: SWEEP, sending, held }
     }
 }
 
@@ -118,14 +123,61 @@ impl All {
 
 /// The touches of this process that its primaries' replicas may not have.
 #[derive(Debug, Default)]
-pub(super) struct Owed(Mutex<All>);
+pub(super) struct Owed {
+    all: Mutex<All>,
+    /// Some are not on their way any more.
+    arrived: Condvar,
+    resending: Mutex<()>,
+}
+
+/// A key whose time is set: until this is dropped no touch of it is sent again, and none is on its way.
+pub(super) struct Held<'a> {
+    owed: &'a Owed,
+    key: SessionKey,
+}
+
+impl Held<'_> {
+    /// The time was set: a touch before it counts no more.
+    pub(super) fn forget(&self) {
+        self.owed.all.lock().remove(&self.key);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut all = self.owed.all.lock();
+        if let Some(count) = all.held.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                all.held.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// Touches that are on their way again, until this is dropped.
+pub(super) struct Sending<'a> {
+    owed: &'a Owed,
+    pub(super) touched: Vec<(SessionKey, Touched)>,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        let mut all = self.owed.all.lock();
+        for (key, _) in &self.touched {
+            all.sending.remove(key);
+        }
+        drop(all);
+        self.owed.arrived.notify_all();
+    }
+}
 
 impl Owed {
     /// Remembers a touch that was answered. False if there is no room.
     pub(super) fn note(&self, key: &SessionKey, time: i64, is_message: bool, sent: Sent) -> bool {
         let set = Set { time, sent };
         let interaction = is_message.then(|| set.clone());
-        let mut all = self.0.lock();
+        let mut all = self.all.lock();
         let has_room = all.put(key, Touched { updated: set, interaction });
         let links = match all.sweep_in.checked_sub(1) {
             Some(left) => {
@@ -139,37 +191,49 @@ impl Owed {
         has_room
     }
 
-    /// An exact time was set: a touch before it counts no more.
-    pub(super) fn forget(&self, key: &SessionKey) {
-        self.0.lock().remove(key);
+    /// An exact time is to be set. A touch that is on its way again arrives first, or it would move that on.
+    pub(super) fn hold(&self, key: &SessionKey) -> Held<'_> {
+        let mut all = self.all.lock();
+        *all.held.entry(key.clone()).or_default() += 1;
+        while all.sending.contains(key) {
+            self.arrived.wait(&mut all);
+        }
+        drop(all);
+        Held { owed: self, key: key.clone() }
     }
 
     /// How many are remembered.
     pub(super) fn len(&self) -> u64 {
-        self.0.lock().touched.len() as u64
+        self.all.lock().touched.len() as u64
+    }
+
+    /// One at a time sends them again.
+    pub(super) fn resending(&self) -> MutexGuard<'_, ()> {
+        self.resending.lock()
     }
 
     /// Asks for proofs of what is remembered, without waiting for them, and returns what has to be sent again. `node` says
     /// which primary a key has now.
-    pub(super) fn take_gone(&self, node: impl Fn(&SessionKey) -> Option<String>) -> Vec<(SessionKey, Touched)> {
-        let mut all = self.0.lock();
+    pub(super) fn gone(&self, node: impl Fn(&SessionKey) -> Option<String>) -> Vec<(SessionKey, Touched)> {
+        let mut all = self.all.lock();
         let links = all.sweep();
         let of = |(key, touched): (&SessionKey, &Touched)| {
             touched.is_gone(node(key).as_deref()).then(|| (key.clone(), touched.clone()))
         };
-        let gone: Vec<_> = all.touched.iter().filter_map(of).collect();
-        for (key, _) in &gone {
-            all.remove(key);
-        }
+        let gone = all.touched.iter().filter_map(of).collect();
         drop(all);
         links.iter().for_each(|link| link.ask_soon());
         gone
     }
 
-    /// Remembers what could not be sent again. Returns for how many there is no room.
-    pub(super) fn give_back(&self, touched: impl IntoIterator<Item = (SessionKey, Touched)>) -> u64 {
-        let mut all = self.0.lock();
-        touched.into_iter().map(|(key, touched)| u64::from(!all.put(&key, touched))).sum()
+    /// Those of them that are to be sent now. Others were forgotten since, or their time is set just now.
+    pub(super) fn begin_sending(&self, gone: &[(SessionKey, Touched)]) -> Sending<'_> {
+        let mut all = self.all.lock();
+        let mut touched = gone.to_vec();
+        touched.retain(|(key, _)| all.touched.contains_key(key) && !all.held.contains_key(key));
+        all.sending.extend(touched.iter().map(|(key, _)| key.clone()));
+        drop(all);
+        Sending { owed: self, touched }
     }
 }
 
@@ -206,7 +270,7 @@ mod tests {
         let kept = (0..MAX_KEYS).filter(|n| owed.note(&long(*n), 1, false, sent.clone())).count();
         assert!(kept * (400 + BESIDE) <= MAX_BYTES && kept > MAX_BYTES / 600, "{kept}");
         // What goes makes room.
-        owed.forget(&long(0));
+        owed.hold(&long(0)).forget();
         assert!(owed.note(&long(MAX_KEYS), 1, false, sent));
     }
 
@@ -218,10 +282,39 @@ mod tests {
             owed.note(&key, time, is_message, sent.clone());
         }
         // Its primary is the one that it was sent to.
-        assert!(owed.take_gone(|_| Some("a:1".into())).is_empty());
-        let gone = owed.take_gone(|_| Some("b:1".into()));
+        assert!(owed.gone(|_| Some("a:1".into())).is_empty());
+        let gone = owed.gone(|_| Some("b:1".into()));
         let times = |touched: &Touched| (touched.updated.time, touched.interaction.as_ref().map(|set| set.time));
         assert_eq!(gone.iter().map(|(_, touched)| times(touched)).collect::<Vec<_>>(), [(9, Some(7))]);
-        assert_eq!((owed.len(), owed.give_back(gone), owed.len()), (0, 0, 1));
+        assert_eq!(owed.len(), 1);
+    }
+
+    #[test]
+    fn a_time_that_is_set_waits_for_a_touch_that_is_on_its_way() {
+        let (owed, sent) = (Owed::default(), sent());
+        let key = SessionKey::new("a").unwrap();
+        owed.note(&key, 5, false, sent);
+        let gone = owed.gone(|_| Some("b:1".into()));
+        let held = owed.hold(&key);
+        assert!(owed.begin_sending(&gone).touched.is_empty(), "its time is set");
+        drop(held);
+        let sending = owed.begin_sending(&gone);
+        assert_eq!(sending.touched.len(), 1);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let held = owed.hold(&key);
+                tell.send("set").unwrap();
+                held.forget();
+            });
+            // It waits already, or does not begin before this ends.
+            while !owed.all.lock().held.contains_key(&key) {
+                std::thread::yield_now();
+            }
+            assert!(told.try_recv().is_err());
+            drop(sending);
+            assert_eq!(told.recv(), Ok("set"));
+        });
+        assert!(owed.begin_sending(&gone).touched.is_empty(), "it is forgotten");
     }
 }

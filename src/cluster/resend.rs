@@ -48,31 +48,32 @@ impl ClusterStore {
         }
     }
 
-    /// Sends those again whose primary was replaced, or whose connection broke before its replicas had them.
-    fn resend(&self) -> Result<()> {
+    /// Sends those again whose primary was replaced, or whose connection broke before its replicas had them. Where a shard has
+    /// no primary the others go on, and the first error is told.
+    pub(super) fn resend(&self) -> Result<()> {
+        let _only = self.inner.owed.resending();
         let nodes = &self.inner.nodes;
         let node = |key: &SessionKey| {
             let primary = nodes.primary(self.layout().slot_of(self.shard_of(key)))?;
             Some(primary.writes.node().to_owned())
         };
         let mut by_shard: BTreeMap<u32, Vec<(SessionKey, Touched)>> = BTreeMap::new();
-        for (key, touched) in self.inner.owed.take_gone(node) {
+        for (key, touched) in self.inner.owed.gone(node) {
             by_shard.entry(self.shard_of(&key)).or_default().push((key, touched));
         }
         let mut outcome = Ok(());
         for (shard, touched) in by_shard {
-            if outcome.is_ok() {
-                outcome = touched.chunks(AT_ONCE).try_for_each(|piece| self.resend_piece(shard, piece));
-            }
-            if outcome.is_err() {
-                let lost = self.inner.owed.give_back(touched);
-                self.inner.figures.forgotten.fetch_add(lost, std::sync::atomic::Ordering::Relaxed);
-            }
+            outcome = outcome.and(touched.chunks(AT_ONCE).try_for_each(|piece| self.resend_piece(shard, piece)));
         }
         outcome
     }
 
-    fn resend_piece(&self, shard: u32, piece: &[(SessionKey, Touched)]) -> Result<()> {
+    fn resend_piece(&self, shard: u32, gone: &[(SessionKey, Touched)]) -> Result<()> {
+        let sending = self.inner.owed.begin_sending(gone);
+        let piece = &sending.touched;
+        if piece.is_empty() {
+            return Ok(());
+        }
         let commands = || -> Vec<Cmd> {
             let (mut updated, mut interaction) = (redis::cmd("ZADD"), redis::cmd("ZADD"));
             updated.arg(self.part(shard, Part::Updated)).arg(&["XX", "GT"]);

@@ -91,6 +91,7 @@ impl ClusterStore {
     /// Waits until all that was sent so far is as durable as a receipt says. What a connection took with it that broke can
     /// not be proven any more: that is an error, once.
     pub(super) fn flush_all(&self) -> Result<()> {
+        self.resend()?;
         let unproven = self.inner.needs.unproven();
         let sent = self.at_all_nodes()?.into_iter().map(Some);
         self.keep_all(&[self.receipt(sent)])?;

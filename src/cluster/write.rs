@@ -131,6 +131,7 @@ impl ClusterStore {
             self.layout().extras(shard, key),
             self.part(shard, Part::Turns),
         ];
+        let held = (exact_time || exact_interaction).then(|| self.inner.owed.hold(key));
         let (value, done) = match seen {
             Some(_) => self.script(shard, Named::Put, &keys, &args)?,
             // What is seen is compared. Where none was a removal may come in between, and what it removed come back.
@@ -149,8 +150,8 @@ impl ClusterStore {
             }
             return Ok(None);
         }
-        if exact_time || exact_interaction {
-            self.inner.owed.forget(key);
+        if let Some(held) = held {
+            held.forget();
         }
         if let Some(seen) = seen.filter(|_| !same_id) {
             self.forget_hint(key, &seen.cold.session_id, &seen.hint, done.sent.as_ref());

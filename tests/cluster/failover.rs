@@ -17,7 +17,7 @@ use cloakroom::{Error, SessionEntry, SessionKey, Sessions};
 use crate::battery::Battery;
 use crate::common::{key, source};
 use crate::metrics::figure;
-use crate::nodes::{Cluster, wait_for};
+use crate::nodes::{Cluster, Node, wait_for};
 
 const WRITERS: usize = 8;
 const KEYS_EACH: usize = 4;
@@ -390,6 +390,57 @@ fn touches_that_were_not_awaited_outlive_a_failover() {
     wait_for("all are sent again", || figure(&store, "touches_resent_total") >= 3);
     assert_eq!(other.len().unwrap(), 29);
     assert_eq!(figure(&store, "touches_forgotten_total"), 0);
+}
+
+/// How often a node was called so since it runs.
+pub fn calls(node: &Node, name: &str) -> u64 {
+    let told = node.ask_text(&["INFO", "commandstats"]);
+    let name = format!("cmdstat_{name}:calls=");
+    let calls = told.lines().find_map(|line| line.strip_prefix(&name)?.split_once(','));
+    calls.map_or(0, |(calls, _)| calls.parse().unwrap())
+}
+
+/// One primary is gone and nobody takes over. Of another one the connections broke, and its replica has nothing yet.
+fn two_that_are_in_trouble(patience: Duration) -> (Cluster, ClusterStore, [usize; 2]) {
+    let mut cluster = Cluster::with(3, true, &["--cluster-require-full-coverage", "no"]);
+    let store = ClusterStore::open(cluster.options().patience(patience)).unwrap();
+    for n in 0..30 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let touched = [0, 1].map(|node| (0..30).find(|n| cluster.has_key(node, &store, &key(*n))).unwrap());
+    (3..6).for_each(|replica| cluster.nodes[replica].signal("STOP"));
+    touched.iter().for_each(|n| drop(store.touch(&key(*n)).unwrap().unwrap()));
+    cluster.nodes[0].kill();
+    cluster.nodes[1].ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+    (cluster, store, touched)
+}
+
+/// Touches of one shard wait for its primary, and those of the others do not.
+#[test]
+fn touches_are_sent_again_though_another_shard_has_no_primary() {
+    let (cluster, store, _) = two_that_are_in_trouble(Duration::from_millis(300));
+    let before = calls(&cluster.nodes[1], "zadd");
+    wait_for("the other one is sent again", || calls(&cluster.nodes[1], "zadd") > before);
+    drop(store);
+}
+
+/// A touch is to be sent again, and waits for that. Its process sets an earlier time meanwhile, which stays.
+#[test]
+fn a_time_that_was_set_is_not_moved_on_by_a_touch_before_it() {
+    let (mut cluster, store, [_, there]) = two_that_are_in_trouble(Duration::from_secs(30));
+    // Only one that does not find its primary asks for the map that often.
+    let asked = || calls(&cluster.nodes[1], "cluster|nodes");
+    let before = asked();
+    wait_for("they are to be sent again", || asked() > before + 10);
+    let mut entry = store.get(&key(there)).unwrap().unwrap();
+    entry.updated_at = cloakroom::Timestamp::from_micros(1_000_000);
+    drop(store.put(&entry, &cloakroom::Extras::default(), cloakroom::change::Expect::Any).unwrap());
+    cluster.nodes[0].run();
+    wait_for("that of the other one is sent", || calls(&cluster.nodes[0], "zadd") > 0);
+    // Whatever was to be sent with it was then.
+    wait_for("its replica is asked for it", || calls(&cluster.nodes[0], "wait") >= 2);
+    assert_eq!(store.get(&key(there)).unwrap().unwrap().updated_at, entry.updated_at);
 }
 
 /// What it may not: a node writes, and syncs, before it answers, so it comes back with all that it has told.

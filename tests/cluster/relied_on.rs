@@ -10,6 +10,7 @@ use cloakroom::turns::TurnEnd;
 use cloakroom::{Error, Receipt, Sessions as _, Timestamp, Usage};
 
 use crate::common::{key, source};
+use crate::failover::calls;
 use crate::metrics::figure;
 use crate::nodes::{Cluster, Node, free_port, wait_for};
 use crate::proxy::Proxy;
@@ -166,11 +167,7 @@ fn a_touch_that_is_found_made_is_remembered() {
     drop(store.touch(&key(1)).unwrap().unwrap());
     assert!(proxy.has_lost());
     wait_for("it is sent again", || figure(&store, "touches_resent_total") >= 1);
-    let asked = || {
-        let told = cluster.nodes[0].ask_text(&["INFO", "commandstats"]);
-        let calls = told.lines().find_map(|line| line.strip_prefix("cmdstat_wait:calls=")?.split_once(','));
-        calls.map_or(0, |(calls, _)| calls.parse::<u64>().unwrap())
-    };
+    let asked = || calls(&cluster.nodes[0], "wait");
     let before = asked();
     wait_for("its replica is asked for it", || asked() >= before + 2);
     assert_eq!(figure(&store, "touches_remembered"), 2);
