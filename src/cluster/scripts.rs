@@ -68,7 +68,7 @@ impl Named {
             Self::Put | Self::Remove => Kind::Told,
             Self::Begin | Self::End | Self::Hold => Kind::Change,
             Self::Message => Kind::Touch,
-            Self::Condemn | Self::Member | Self::Review => Kind::Write,
+            Self::Condemn | Self::Member | Self::Review | Self::Make | Self::Ready => Kind::Write,
         }
     }
 
