@@ -4,58 +4,14 @@
 //! that took the id from the entry: a failover may give it back, and the entry would be without a hint for good. What is left of
 //! a hint leads nowhere, and is passed over.
 
-use std::sync::Arc;
-
-use parking_lot::Mutex;
-
 use super::entry::UNKEPT;
 use super::map::Kind;
-use super::proof::{Link, Sent};
+use super::proof::Sent;
+use super::stale::Stale;
 use super::store::ClusterStore;
 use super::value::{at, text};
 use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
-
-/// So many hints wait for their removal at most. No replica has answered for long then, and more are left over.
-const MAX_STALE: usize = 1 << 15;
-
-/// A hint that no entry needs once the replicas have what was sent.
-#[derive(Debug)]
-struct Stale {
-    key: SessionKey,
-    id: SessionId,
-    hint: String,
-    sent: Sent,
-}
-
-/// The hints that wait for their removal.
-#[derive(Debug, Default)]
-pub(super) struct StaleHints(Mutex<Vec<Stale>>);
-
-impl StaleHints {
-    fn put(&self, stale: Stale) {
-        let mut all = self.0.lock();
-        if all.len() < MAX_STALE {
-            all.push(stale);
-        }
-    }
-
-    /// Takes those whose replicas have it, or whose connection broke. It asks the other connections, and waits for nothing.
-    fn take(&self) -> Vec<Stale> {
-        let is_settled = |stale: &mut Stale| stale.sent.is_replicated() || stale.sent.link.is_lost();
-        let mut all = self.0.lock();
-        let settled = all.extract_if(.., is_settled).collect();
-        let mut links: Vec<Arc<Link>> = Vec::new();
-        for Stale { sent, .. } in &*all {
-            if !links.iter().any(|link| Arc::ptr_eq(link, &sent.link)) {
-                links.push(Arc::clone(&sent.link));
-            }
-        }
-        drop(all);
-        links.iter().for_each(|link| link.ask_soon());
-        settled
-    }
-}
 
 impl ClusterStore {
     /// Notes that a key may have a session id, or that it has it no more.

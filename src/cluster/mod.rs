@@ -40,6 +40,7 @@ mod roll;
 mod scripts;
 mod seen;
 mod settings;
+mod stale;
 mod stats;
 mod store;
 mod tls;
