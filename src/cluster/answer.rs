@@ -15,6 +15,8 @@ pub(super) enum Kind {
     Read,
     /// It may write, and no caller is told of a change.
     Write,
+    /// A step before or after a change. Its answer is 1 only where it has written.
+    Step,
     /// A change that a caller is told of.
     Change,
     /// The same, and its first answer begins with 1 only where it has written.
@@ -27,7 +29,7 @@ impl Kind {
     /// Whether the answers prove that it has written. Where they do not, nobody knows.
     pub(super) fn has_written(self, values: &[Value]) -> bool {
         let first = at(values, 0);
-        matches!(self, Self::Told | Self::Touch) && *list(first).first().unwrap_or(first) == Value::Int(1)
+        matches!(self, Self::Step | Self::Told | Self::Touch) && *list(first).first().unwrap_or(first) == Value::Int(1)
     }
 
     /// A caller is told of it.

@@ -19,7 +19,7 @@ impl ClusterStore {
         let shard = self.layout().shard_of_id(id);
         let mut command = redis::cmd(if is_there { "SADD" } else { "SREM" });
         command.arg(self.layout().hints(shard, id)).arg(format!("{hint}{}", key.as_str()));
-        let done = self.call(shard, Kind::Write, &|_| vec![command.clone()])?;
+        let done = self.call(shard, Kind::Step, &|_| vec![command.clone()])?;
         Ok(done.sent)
     }
 

@@ -7,6 +7,7 @@
 //! What is promised here and what is not stands in [the guide](crate::guide::cluster).
 
 mod answer;
+mod asked;
 mod backup;
 mod call;
 mod clock;

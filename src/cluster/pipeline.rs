@@ -1,16 +1,15 @@
 //! A pipeline: requests that are written to a node together, and whose answers are read together.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use redis::{Arg, Cmd, Connection, ConnectionLike as _, RedisError, Value};
+use redis::{Cmd, Connection, ConnectionLike as _, RedisError, Value};
 
 use super::answer::{Answer, Answered, Kind, Trouble, ended};
+use super::asked::{Asked, Writes, history_of};
 use super::clock::ServerClock;
-use super::layout::mark_beside;
-use super::proof::{Attempt, Link, Needs, Sent, Synced, Way};
-use super::value::{at, int, list};
+use super::proof::{Link, Needs, Sent, Way};
+use super::value::{at, list};
 use super::wire::Wire;
 
 /// What is set aside for the bytes of a pipeline before it is written, at most.
@@ -23,8 +22,8 @@ const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 const ACKNOWLEDGE_LATE: Duration = Duration::from_millis(50);
 /// How often the server is asked for the time.
 const TIME: Duration = Duration::from_secs(1);
-/// So many shards are remembered that a proof may write to: slots move.
-const MARKS: usize = 4;
+/// How often a proof asks whether its node is the primary that it was: to be replaced and to come back takes far longer.
+const CHECK: Duration = Duration::from_millis(100);
 
 /// Commands that belong together: several of them are one transaction.
 #[derive(Debug)]
@@ -42,6 +41,9 @@ struct Open {
     connection: Connection,
     link: Arc<Link>,
     writes: Writes,
+    /// Names what its node has written since it is a primary: another one begins when it is one again.
+    history: Option<String>,
+    checked: Instant,
 }
 
 impl std::fmt::Debug for Running {
@@ -105,7 +107,7 @@ impl Running {
         if let Err(error) = self.connect() {
             return all(requests, || Trouble::Unsent(error.clone()));
         }
-        let Some(Open { connection, link, writes }) = &mut self.open else { return Vec::new() };
+        let Some(Open { connection, link, writes, checked, .. }) = &mut self.open else { return Vec::new() };
         let mut bytes = Vec::with_capacity((count * 64).min(MAX_BYTES));
         let mut replies = 0;
         let asks_time = self.timed.is_none_or(|at| at.elapsed() > TIME);
@@ -139,7 +141,7 @@ impl Running {
         if let Some(last) = requests.last() {
             self.batches += 1;
             if last.kind != Kind::Read {
-                writes.note(last);
+                writes.note(&last.commands);
             }
         }
         let batch = self.batches;
@@ -148,7 +150,7 @@ impl Running {
             let time = if self.is_late || attempt.is_aside { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
             // What the last requests of these write is told by their answers only.
             let mark = writes.marks.front().filter(|_| !writes.is_last || !requests.is_empty());
-            let proof = Asked::new(attempt, time, mark.map(Vec::as_slice));
+            let proof = Asked::new(attempt, time, mark.map(Vec::as_slice), checked.elapsed() > CHECK);
             proof.write(&mut bytes);
             proof
         });
@@ -192,28 +194,37 @@ impl Running {
 
     /// Reads the answers to the end of a pipeline.
     fn prove(&mut self, mut proof: Asked) -> std::result::Result<(), RedisError> {
-        let Some(Open { connection, link, writes }) = &mut self.open else { return Ok(()) };
+        let Some(Open { connection, link, writes, history, checked }) = &mut self.open else { return Ok(()) };
+        let mut tries = 0;
         loop {
             let answers = read(connection, proof.replies())?;
+            if proof.checks {
+                *checked = Instant::now();
+                if answers.last().and_then(history_of) != *history {
+                    // It was replaced, and has come back without what the other one did not have.
+                    return Err(std::io::Error::other("another node was the primary meanwhile").into());
+                }
+            }
             let (has_written, acknowledged, synced) = proof.read(&answers);
             match has_written {
                 Some(true) => writes.is_last = true,
-                // The shard is not here any more: another one may be.
-                Some(false) => drop(writes.marks.pop_front()),
-                None => {}
+                // The shard is not here any more, or not yet: another one may be.
+                Some(false) if !writes.marks.is_empty() => writes.marks.rotate_left(1),
+                _ => {}
             }
-            if writes.is_last || proof.replies() == 0 {
+            if writes.is_last || proof.attempt.replicas == 0 {
                 let is_enough = link.end_proof(&proof.attempt, &self.node, acknowledged, synced);
                 // In a moment they may just not have come to it.
                 self.is_late = !is_enough && (self.is_late || !proof.attempt.is_aside);
                 return Ok(());
             }
             // What they acknowledge may be older than what was found here.
-            let Some(mark) = writes.marks.front() else {
+            tries += 1;
+            let Some(mark) = writes.marks.front().filter(|_| tries < writes.marks.len().max(2)) else {
                 link.end_proof(&proof.attempt, &self.node, None, proof.attempt.syncs.then_some((None, None)));
                 return Ok(());
             };
-            proof = Asked::new(proof.attempt, proof.time, Some(mark));
+            proof = Asked::new(proof.attempt, proof.time, Some(mark), true);
             let mut bytes = Vec::new();
             proof.write(&mut bytes);
             connection.send_packed_command(&bytes)?;
@@ -231,13 +242,18 @@ impl Running {
         if self.open.as_ref().is_some_and(|open| open.connection.is_open()) {
             return Ok(());
         }
-        let connection = self.wire.connect(&self.node)?;
+        let mut connection = self.wire.connect(&self.node)?;
         connection.set_read_timeout(Some(ANSWER + ACKNOWLEDGE * 2))?;
         connection.set_write_timeout(Some(ANSWER))?;
+        // Before anything is written. A user that may not ask is not told.
+        let history = match redis::cmd("INFO").arg("replication").query(&mut connection) {
+            Err(error) if error.is_io_error() => return Err(error),
+            told => told.ok().as_ref().and_then(history_of),
+        };
         let link = Arc::new(Link::new(self.node.clone(), self.lane.clone()));
         self.end();
         self.needs.watch(&link);
-        self.open = Some(Open { connection, link, writes: Writes::default() });
+        self.open = Some(Open { connection, link, writes: Writes::default(), history, checked: Instant::now() });
         Ok(())
     }
 }
@@ -246,88 +262,6 @@ impl Running {
 /// silent for so much longer than [`ANSWER`].
 fn read(connection: &mut Connection, replies: usize) -> std::result::Result<Vec<Value>, RedisError> {
     (0..replies).map(|_| connection.recv_response()).collect()
-}
-
-/// What is known of the last that a connection wrote.
-///
-/// `WAIT` and `WAITAOF` prove that and all that its node had before. A request that found nothing to change writes nothing, and
-/// relies on what another connection may have written just before: so they prove nothing of it.
-#[derive(Default)]
-struct Writes {
-    /// All that was answered since the last that has surely written is that one.
-    is_last: bool,
-    /// The marks of shards that were written to, the newest first.
-    marks: VecDeque<Vec<u8>>,
-}
-
-impl Writes {
-    /// Notes to which shard a request goes.
-    fn note(&mut self, request: &Request) {
-        let mut words = request.commands.last().into_iter().flat_map(Cmd::args_iter);
-        let is_script = matches!(words.next(), Some(Arg::Simple(name)) if name.starts_with(b"EVAL"));
-        let Some(Arg::Simple(key)) = words.nth(if is_script { 2 } else { 0 }) else { return };
-        let Some(mark) = mark_beside(key) else { return };
-        self.marks.retain(|known| *known != mark);
-        self.marks.push_front(mark);
-        self.marks.truncate(MARKS);
-    }
-
-    fn answered(&mut self, kind: Kind, values: &[Value], link: &Link, batch: u64) {
-        self.is_last = kind.has_written(values);
-        if kind == Kind::Change || kind == Kind::Told && self.is_last {
-            link.note_change(batch);
-        }
-    }
-}
-
-/// The end of a pipeline that asks for a proof.
-struct Asked {
-    attempt: Attempt,
-    time: Duration,
-    /// What is written before it.
-    write: Option<Cmd>,
-}
-
-impl Asked {
-    fn new(attempt: Attempt, time: Duration, mark: Option<&[u8]>) -> Self {
-        let asks = attempt.replicas > 0 || attempt.syncs;
-        let write = mark.filter(|_| asks).map(|mark| redis::cmd("HINCRBY").arg(mark).arg("proof").arg(1).to_owned());
-        Self { attempt, time, write }
-    }
-
-    fn replies(&self) -> usize {
-        usize::from(self.write.is_some()) + usize::from(self.attempt.replicas > 0) + usize::from(self.attempt.syncs)
-    }
-
-    fn write(&self, bytes: &mut Vec<u8>) {
-        let time = u64::try_from(self.time.as_millis()).unwrap_or(1);
-        if let Some(write) = &self.write {
-            write.write_packed_command(bytes);
-        }
-        if self.attempt.replicas > 0 {
-            redis::cmd("WAIT").arg(self.attempt.replicas).arg(time).write_packed_command(bytes);
-        }
-        if self.attempt.syncs {
-            // The one before the slash is this node's own.
-            redis::cmd("WAITAOF").arg(1).arg(self.attempt.replicas).arg(time).write_packed_command(bytes);
-        }
-    }
-
-    /// Whether it has written, if it was to; how many replicas have all, and who has synced it.
-    fn read(&self, answers: &[Value]) -> (Option<bool>, Option<u64>, Option<Synced>) {
-        let mut answers = answers.iter();
-        let has_written = self.write.is_some().then(|| matches!(answers.next(), Some(Value::Int(_))));
-        let acknowledged = if self.attempt.replicas > 0 { answers.next().and_then(count_of) } else { Some(0) };
-        let synced = self.attempt.syncs.then(|| {
-            let both = list(answers.next().unwrap_or(&Value::Nil));
-            (count_of(at(both, 0)), count_of(at(both, 1)))
-        });
-        (has_written, acknowledged, synced)
-    }
-}
-
-fn count_of(value: &Value) -> Option<u64> {
-    int(value).and_then(|count| u64::try_from(count).ok())
 }
 
 /// The answers to a request's commands.

@@ -214,6 +214,37 @@ fn a_primary_that_was_replaced_proves_nothing() {
     assert_eq!(store.get(&key(1)).unwrap().unwrap().usage, entry.usage);
 }
 
+/// A primary is replaced by a replica that lacks a change, becomes its replica, and takes over again: the connection to it was
+/// open all the time. The change is gone, and its receipt does not say that it is kept.
+#[test]
+fn a_primary_that_came_back_proves_nothing_of_before() {
+    let cluster = Cluster::with(1, true, &[]);
+    let store = ClusterStore::open(cluster.options().member_lease(Duration::from_secs(3600))).unwrap();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    let [first, second] = &cluster.nodes[..] else { panic!("two nodes") };
+    cut_off(&cluster, 0, 1);
+    let receipt = store.suspend(&key(1)).unwrap().unwrap();
+    // The second one must not hear of it before it takes over.
+    first.signal("STOP");
+    second.signal("CONT");
+    second.ask(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
+    let is_replica = |node: &Node| {
+        let told = node.ask_text(&["INFO", "replication"]);
+        told.contains("role:slave") && told.contains("master_link_status:up")
+    };
+    first.signal("CONT");
+    wait_for("the first one follows", || is_replica(first));
+    first.ask(&["CLUSTER", "FAILOVER"]);
+    wait_for("it takes over again", || is_replica(second));
+    // What its replica has is more than there was before.
+    first.ask(&["SET", "{filler}", &"f".repeat(10_000)]);
+    let waited = receipt.wait();
+    assert!(matches!(waited, Err(Error::Uncertain { .. })), "{waited:?}");
+    wait_for("all goes on", || store.get(&key(1)).is_ok());
+    assert!(!store.get(&key(1)).unwrap().unwrap().suspended);
+    store.suspend(&key(1)).unwrap().unwrap().wait().unwrap();
+}
+
 fn counts_to(count: u64) -> impl FnMut(&mut Draft<'_>) -> Edit {
     move |draft| {
         draft.entry.usage.input_tokens = count;

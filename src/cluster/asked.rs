@@ -1,0 +1,111 @@
+//! The end of a pipeline that asks for a proof, and what has to be known for that.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use redis::{Arg, Cmd, Value};
+
+use super::answer::Kind;
+use super::layout::mark_beside;
+use super::proof::{Attempt, Link, Synced};
+use super::value::{at, int, list, text};
+
+/// So many shards are remembered that a proof may write to: slots move.
+const MARKS: usize = 4;
+
+/// What is known of the last that a connection wrote.
+///
+/// `WAIT` and `WAITAOF` prove that and all that its node had before. A request that found nothing to change writes nothing, and
+/// relies on what another connection may have written just before: so they prove nothing of it.
+#[derive(Default)]
+pub(super) struct Writes {
+    /// The last request that was answered has surely written.
+    pub(super) is_last: bool,
+    /// The marks of shards that were written to, the newest first.
+    pub(super) marks: VecDeque<Vec<u8>>,
+}
+
+impl Writes {
+    /// Notes to which shard a request goes.
+    pub(super) fn note(&mut self, commands: &[Cmd]) {
+        let mut words = commands.last().into_iter().flat_map(Cmd::args_iter);
+        let is_script = matches!(words.next(), Some(Arg::Simple(name)) if name.starts_with(b"EVAL"));
+        let Some(Arg::Simple(key)) = words.nth(if is_script { 2 } else { 0 }) else { return };
+        let Some(mark) = mark_beside(key) else { return };
+        self.marks.retain(|known| *known != mark);
+        self.marks.push_front(mark);
+        self.marks.truncate(MARKS);
+    }
+
+    pub(super) fn answered(&mut self, kind: Kind, values: &[Value], link: &Link, batch: u64) {
+        self.is_last = kind.has_written(values);
+        if kind == Kind::Change || kind == Kind::Told && self.is_last {
+            link.note_change(batch);
+        }
+    }
+}
+
+/// The end of a pipeline that asks for a proof.
+pub(super) struct Asked {
+    pub(super) attempt: Attempt,
+    pub(super) time: Duration,
+    /// What is written before it.
+    write: Option<Cmd>,
+    /// It asks whether the node is the primary that it was.
+    pub(super) checks: bool,
+}
+
+impl Asked {
+    pub(super) fn new(attempt: Attempt, time: Duration, mark: Option<&[u8]>, checks: bool) -> Self {
+        let asks = attempt.replicas > 0 || attempt.syncs;
+        // This node alone has synced what it has before it answers anybody.
+        let write = mark
+            .filter(|_| attempt.replicas > 0)
+            .map(|mark| redis::cmd("HINCRBY").arg(mark).arg("proof").arg(1).to_owned());
+        Self { attempt, time, write, checks: checks && asks }
+    }
+
+    pub(super) fn replies(&self) -> usize {
+        let parts = [self.write.is_some(), self.attempt.replicas > 0, self.attempt.syncs, self.checks];
+        parts.into_iter().map(usize::from).sum()
+    }
+
+    pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+        let time = u64::try_from(self.time.as_millis()).unwrap_or(1);
+        if let Some(write) = &self.write {
+            write.write_packed_command(bytes);
+        }
+        if self.attempt.replicas > 0 {
+            redis::cmd("WAIT").arg(self.attempt.replicas).arg(time).write_packed_command(bytes);
+        }
+        if self.attempt.syncs {
+            // The one before the slash is this node's own.
+            redis::cmd("WAITAOF").arg(1).arg(self.attempt.replicas).arg(time).write_packed_command(bytes);
+        }
+        if self.checks {
+            redis::cmd("INFO").arg("replication").write_packed_command(bytes);
+        }
+    }
+
+    /// Whether it has written, if it was to; how many replicas have all, and who has synced it.
+    pub(super) fn read(&self, answers: &[Value]) -> (Option<bool>, Option<u64>, Option<Synced>) {
+        let mut answers = answers.iter();
+        let has_written = self.write.is_some().then(|| matches!(answers.next(), Some(Value::Int(_))));
+        let acknowledged = if self.attempt.replicas > 0 { answers.next().and_then(count_of) } else { Some(0) };
+        let synced = self.attempt.syncs.then(|| {
+            let both = list(answers.next().unwrap_or(&Value::Nil));
+            (count_of(at(both, 0)), count_of(at(both, 1)))
+        });
+        (has_written, acknowledged, synced)
+    }
+}
+
+/// What names the history of a node, in what it tells of its replication.
+pub(super) fn history_of(told: &Value) -> Option<String> {
+    let told = text(told)?;
+    told.lines().find_map(|line| line.strip_prefix("master_replid:")).map(|id| id.trim().to_owned())
+}
+
+fn count_of(value: &Value) -> Option<u64> {
+    int(value).and_then(|count| u64::try_from(count).ok())
+}
