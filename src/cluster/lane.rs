@@ -219,3 +219,68 @@ impl Way for Shared {
         self.lead();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn command(from: &mut impl BufRead) -> Option<String> {
+        let mut line = String::new();
+        from.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        let words = line.trim().strip_prefix('*')?.parse().ok()?;
+        let mut name = None;
+        for _ in 0..words {
+            let mut length = String::new();
+            from.read_line(&mut length).ok()?;
+            let mut word = vec![0; length.trim().strip_prefix('$')?.parse::<usize>().ok()? + 2];
+            from.read_exact(&mut word).ok()?;
+            name = name.or_else(|| Some(String::from_utf8_lossy(&word).trim().to_owned()));
+        }
+        name
+    }
+
+    /// A node that answers `WAIT` when it is told to. Returns whether it was told each time.
+    fn serve(stream: &TcpStream, go_on: &Receiver<()>) -> bool {
+        let (mut from, mut was_told) = (BufReader::new(stream), true);
+        while let Some(name) = command(&mut from) {
+            let answer = match name.as_str() {
+                "WAIT" => {
+                    was_told &= go_on.recv_timeout(Duration::from_secs(2)).is_ok();
+                    ":1\r\n"
+                }
+                "HINCRBY" => ":1\r\n",
+                "WAITAOF" | "TIME" => "*2\r\n:1\r\n:1\r\n",
+                _ => "+OK\r\n",
+            };
+            (&mut &*stream).write_all(answer.as_bytes()).unwrap();
+        }
+        was_told
+    }
+
+    /// A request in a pipeline that ends with a proof has its answer before the replicas have acknowledged anything.
+    #[test]
+    fn an_answer_waits_for_no_proof() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = listener.local_addr().unwrap().to_string();
+        let (tell, told) = channel();
+        let serving = thread::spawn(move || serve(&listener.accept().unwrap().0, &told));
+        let needs = Arc::new(Needs::new("t".into(), true, 1));
+        let lane = Lane::start(node, Wire::new(None, None, None), needs, Arc::new(ServerClock::new())).unwrap();
+        let set = || vec![redis::cmd("SET").arg("st:{7}:u").arg(1).to_owned()];
+        let sent = lane.run_as(Kind::Write, set(), false).sent.unwrap();
+        sent.link.state.lock().wants_sync = true;
+        let waiting = lane.send(set(), false).wait();
+        assert!(waiting.values.is_ok());
+        tell.send(()).unwrap();
+        // The proof is read before anything else.
+        assert!(lane.run(set(), false).values.is_ok());
+        assert!(sent.is_replicated());
+        drop(lane);
+        assert!(serving.join().unwrap(), "the answer came after that to WAIT");
+    }
+}
