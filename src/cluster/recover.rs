@@ -12,7 +12,8 @@ use crate::turns::{RecoverOptions, TurnEnd, TurnRecovery};
 use crate::unreadable::Unreadable;
 
 impl ClusterStore {
-    /// Deals with the turns whose owner is gone. Of several that do so at once each turn is told of by the one that ended it.
+    /// Deals with the turns whose owner is gone. Of several that do so at once each turn is told of by the one that ended it; if
+    /// another one had marked it just before, as one that was marked already.
     pub(super) fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
         let mut recovery = TurnRecovery::default();
         let mut unreadable = Unreadable::default();
