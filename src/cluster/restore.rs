@@ -70,8 +70,9 @@ impl ClusterStore {
         }
         report.bytes = frames.bytes();
         progress(&BackupProgress { entries: report.entries, bytes: report.bytes });
-        // Later turns have greater numbers.
+        // Later turns have greater numbers, and a nonce of sixteen bits after them.
         for (shard, token) in tokens {
+            let token = token >> 16;
             let mut set = redis::cmd("HSET");
             set.arg(store.part(shard, Part::Mark)).arg("token").arg(token);
             store.call(shard, Kind::Write, &|_| vec![set.clone()])?;

@@ -209,6 +209,24 @@ fn a_turn_of_a_process_that_is_gone_is_recovered_once() {
     assert!(matches!(c.end_turn(&key(1), begun.token).unwrap(), cloakroom::turns::TurnEnd::NotCurrent));
 }
 
+/// A failover took back that a turn was begun, and its number is given to another one: that is not ended by the first.
+#[test]
+fn a_number_that_is_given_twice_ends_one_turn() {
+    let store = one().open();
+    store.resolve(&source(1)).unwrap();
+    let begun = store.begin_turn(&key(1)).unwrap().unwrap();
+    store.end_turn(&key(1), begun.token).unwrap();
+    let names = one().nodes[0].ask(&["KEYS", &format!("{}:*:m", store.name())]);
+    let names: Vec<String> = redis::from_redis_value(names).unwrap();
+    for name in names.iter().filter(|name| one().nodes[0].ask(&["HEXISTS", name, "token"]) == redis::Value::Int(1)) {
+        one().nodes[0].ask(&["HINCRBY", name, "token", "-1"]);
+    }
+    let next = store.begin_turn(&key(1)).unwrap().unwrap();
+    assert_ne!(next.token, begun.token);
+    assert!(matches!(store.end_turn(&key(1), begun.token).unwrap(), cloakroom::turns::TurnEnd::NotCurrent));
+    assert_eq!(store.turn(&key(1)).unwrap().unwrap().token, next.token);
+}
+
 /// Two processes recover at once: each turn is told of by one of them, and resumed once.
 #[test]
 fn recoveries_that_race_tell_of_each_turn_once() {

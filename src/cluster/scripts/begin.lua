@@ -12,7 +12,8 @@ if old and string.sub(old, 17, 32) == ARGV[6] then return {1, string.sub(old, 1,
 if redis.call('HGET', KEYS[3], 'v') ~= ARGV[3] then return {-1} end
 local token = old and string.sub(old, 1, 16) or ''
 if token ~= ARGV[4] then return {-1} end
-local new = string.format('%016x', redis.call('HINCRBY', KEYS[1], 'token', 1))
+-- A failover may give a number twice. The token has some of the nonce too, so that it ends no turn but its own.
+local new = string.format('%012x', redis.call('HINCRBY', KEYS[1], 'token', 1)) .. string.sub(ARGV[6], 13)
 redis.call('HSET', KEYS[4], ARGV[2], new .. ARGV[6] .. ARGV[7])
 redis.call('ZADD', KEYS[2], 'XX', 'GT', ARGV[5], ARGV[2])
 return {1, new}
