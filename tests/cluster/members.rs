@@ -285,10 +285,10 @@ fn those_that_are_gone_leave_no_trace() {
         let b = shared.open(idle);
         condemn();
         b.review().unwrap();
+        assert!(reviewed() >= 1);
         b.close().unwrap();
         a.touch(&key(1)).unwrap().unwrap();
     }
-    assert!(reviewed() >= 5);
     wait_for("they are forgotten", || {
         condemn();
         a.touch(&key(1)).unwrap().unwrap();
