@@ -356,11 +356,9 @@ fn carry_slices(opened: &mut Opened, count: u64) -> Result<()> {
     times.try_for_each(|time| opened.writer.tend_journal(&opened.engine, Duration::from_millis(time), 0))
 }
 
-/// The new row is there, and the record is not: what removes the entry removes that row too.
-#[test]
-fn a_removal_takes_the_row_that_carrying_put_before_a_crash() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut opened = with_entries(dir.path());
+/// A store in which the second entry was touched, and a crash stopped what carries it: the new row is there, and the record is not.
+fn stopped_before_the_record(dir: &Path) -> Opened {
+    let mut opened = with_entries(dir);
     commit(&mut opened, &[touch(2, later(6))]).unwrap();
     opened.writer.hook = Hook::new(|engine, _| match age_rows(&engine.trees) {
         4 => Err(Error::Panicked { message: "stopped".into() }),
@@ -368,7 +366,14 @@ fn a_removal_takes_the_row_that_carrying_put_before_a_crash() {
     });
     carry_slices(&mut opened, 3).unwrap_err();
     drop(opened);
-    let mut opened = open_at(dir.path());
+    open_at(dir)
+}
+
+/// What removes the entry removes that row too.
+#[test]
+fn a_removal_takes_the_row_that_carrying_put_before_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = stopped_before_the_record(dir.path());
     assert_eq!((stored(&opened.engine, 2), seen(&opened.engine, 2)), (NOW, later(6)));
     commit(&mut opened, &[gone(2)]).unwrap();
     opened.writer.end_use(&opened.engine).unwrap();
@@ -379,15 +384,7 @@ fn a_removal_takes_the_row_that_carrying_put_before_a_crash() {
 #[test]
 fn a_row_that_carrying_put_before_a_crash_is_forgotten_by_nobody() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = with_entries(dir.path());
-    commit(&mut opened, &[touch(2, later(6))]).unwrap();
-    opened.writer.hook = Hook::new(|engine, _| match age_rows(&engine.trees) {
-        4 => Err(Error::Panicked { message: "stopped".into() }),
-        _ => Ok(()),
-    });
-    carry_slices(&mut opened, 3).unwrap_err();
-    drop(opened);
-    let mut opened = open_at(dir.path());
+    let mut opened = stopped_before_the_record(dir.path());
     commit(&mut opened, &[touch(2, later(7))]).unwrap();
     carry(&mut opened);
     commit(&mut opened, &[gone(2)]).unwrap();
