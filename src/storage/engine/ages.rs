@@ -8,7 +8,8 @@
 //! Rows that touched entries have left lie anywhere. They are noted in the journal and here, and leave their pages later, many of
 //! a page at a time; for readers they are gone at once. After a crash the notes are suspicions: an entry may not have left its
 //! row, or may have come back to it, so each is looked at before its row goes, and until then readers compare the row with
-//! the record, as they do with all rows.
+//! the record, as they do with all rows. A row whose entry has no record may be of one that a crash has undone, so lists tell
+//! nothing of it while it is noted; if the record is lost, `verify` tells.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
