@@ -13,11 +13,11 @@ use super::value::{at, list};
 pub(super) enum Kind {
     /// It goes another way, so that no proof stands in it.
     Read,
-    /// It may write, and no caller is told of a change.
+    /// A request that may write, and tells no caller of a change.
     Write,
     /// A step before or after a change. Its answer is 1 only where it has written.
     Step,
-    /// A change that a caller is told of.
+    /// A change. Its caller learns whether it was made.
     Change,
     /// The same, and its first answer begins with 1 only where it has written.
     Told,
@@ -32,7 +32,7 @@ impl Kind {
         matches!(self, Self::Step | Self::Told | Self::Touch) && *list(first).first().unwrap_or(first) == Value::Int(1)
     }
 
-    /// A caller is told of it.
+    /// Whether its caller learns of a change.
     pub(super) fn is_change(self) -> bool {
         matches!(self, Self::Change | Self::Told | Self::Touch)
     }

@@ -50,8 +50,8 @@ fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
 
 impl Nodes {
     /// Runs commands at the primary of a slot, until it answers or `patience` is over. They have to be such that they may
-    /// be run again; `build` is told whether scripts go as text. Where a change was sent, and that has no answer, what comes
-    /// after does not say that nothing was changed.
+    /// be run again; `build` is told whether scripts go as text. Once a change was sent and
+    /// its answer is lost, no later error says that nothing was changed.
     pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
         let mut broken = None;
         self.try_call(slot, kind, build, &mut broken).map_err(|error| match broken.filter(|_| kind.is_change()) {

@@ -244,7 +244,7 @@ mod tests {
         name
     }
 
-    /// A node that answers `WAIT` when it is told to. Returns whether it was told each time.
+    /// Plays a node that holds back its answer to `WAIT` until the test lets it go on. Returns whether the test did so each time.
     fn serve(stream: &TcpStream, go_on: &Receiver<()>) -> bool {
         let (mut from, mut was_told) = (BufReader::new(stream), true);
         while let Some(name) = command(&mut from) {

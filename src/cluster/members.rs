@@ -118,7 +118,7 @@ impl ClusterStore {
         for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
             let counted = int(at(list(at(&done.values, 0)), 0)).unwrap_or(0);
             let reviewed = int(at(&done.values, 2)).unwrap_or(0);
-            // Who has nothing to say of a shard leaves no trace there, however many have lived before.
+            // A member that has nothing to say of a shard writes nothing there: each that ever lived would leave a trace.
             let mut condemned = pairs(at(&done.values, 1));
             condemned.retain(|(_, condemnation)| number_of(condemnation).is_none_or(|number| number > reviewed));
             if counted > reviewed && !condemned.is_empty() {

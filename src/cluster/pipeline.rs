@@ -148,7 +148,7 @@ impl Running {
         let attempt = link.begin_proof(batch, || self.needs.of(&self.node));
         let proof = attempt.map(|attempt| {
             let time = if self.is_late || attempt.is_aside { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
-            // What the last requests of these write is told by their answers only.
+            // Only their answers tell whether the last of these requests has written.
             let mark = writes.marks.front().filter(|_| !writes.is_last || !requests.is_empty());
             let proof = Asked::new(attempt, time, mark.map(Vec::as_slice), checked.elapsed() > CHECK);
             proof.write(&mut bytes);

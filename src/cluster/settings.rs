@@ -74,7 +74,7 @@ impl Asked {
                 Some(Ok(Err(Error::NodeSetting { node, setting, value, line }))) => {
                     unsound = Some(Unsound { node, setting, value, line });
                 }
-                // It is asked again when it is back: until then it acknowledges nothing.
+                // It is asked again the next time. Until then its acknowledgements count: see `docs/cluster.md`.
                 Some(Err(error)) => tracing::debug!(node, %error, "a node does not tell its settings"),
                 None | Some(Ok(Err(Error::Unavailable { .. }))) => {
                     tracing::debug!(node, "a node is silent about its settings");

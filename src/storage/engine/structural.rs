@@ -127,6 +127,7 @@ impl Writer {
         }
         self.mark.count = count;
         engine.gone.add(left, self.journal.epoch);
+        // An entry may come to a row that another of its key has just left.
         engine.gone.forget(&group.new_ages);
         for (entry, live) in &group.stale_extras {
             self.drop_extras(engine, *entry, live)?;

@@ -153,9 +153,6 @@ impl Writer {
         self.write_age_rows(engine, &mut ages)?;
         for piece in changes.chunks(piece) {
             self.apply_piece(engine, piece)?;
-            // An entry may come to a row that another of its key has just left. Once it is told of, lists have it.
-            let came: Vec<_> = piece.iter().filter_map(Change::age_row).collect();
-            engine.gone.forget(&came);
             applied(piece);
         }
         // Of entries that a pass removes whole pages go.
