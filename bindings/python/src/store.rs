@@ -107,7 +107,8 @@ impl SessionStore {
     /// Opens the store in a directory, for this handle alone. `create=True` makes one where there is none.
     ///
     /// Also: `commit_interval` (seconds that a change may wait for its commit, 0.1), `max_pending`, `cache_bytes`, `cached_entries`,
-    /// `journal_bytes`, `trust_group`; and how `resolve` makes keys: `namespace`, `sessions_per_user`, `thread_sessions_per_user`.
+    /// `journal_bytes`, `trust_group`; `compact_at_open=10.0`, which first gives back the space of a database that takes more than
+    /// ten times what its entries hold; and how `resolve` makes keys: `namespace`, `sessions_per_user`, `thread_sessions_per_user`.
     /// Raises NotFound, NotAStore, Locked, Damaged, Exposed and others. Reads the store's log: beside an event loop open it in a
     /// thread.
     ///
@@ -1070,6 +1071,7 @@ fn options(path: PathBuf, given: Option<&Bound<'_, PyDict>>) -> PyResult<Options
             "cache_bytes" => options = options.cache_bytes(value.extract()?),
             "cached_entries" => options = options.cached_entries(value.extract()?),
             "journal_bytes" => options = options.journal_bytes(value.extract()?),
+            "compact_at_open" => options = options.compact_at_open(value.extract()?),
             "namespace" => policy.namespace = value.extract()?,
             "sessions_per_user" => policy.sessions_per_user = value.extract()?,
             "thread_sessions_per_user" => policy.thread_sessions_per_user = value.extract()?,

@@ -305,6 +305,23 @@ def test_options_are_checked(path: Path) -> None:
         assert store.path == path and "sessions.db" in repr(store)
 
 
+def test_an_opening_gives_space_back(path: Path) -> None:
+    with SessionStore.open(path, create=True, compact_at_open=10.0) as store:
+        assert store.open_report().compacted is None
+        keys = [store.resolve(SOURCE | {"chat_id": str(n)}).entry.key for n in range(1000)]
+        for key in keys:
+            store.set_extra(key, "text", "x" * 20_000)
+        store.flush()
+        for key in keys[1:]:
+            store.remove(key)
+    with SessionStore.open(path, compact_at_open=10.0) as store:
+        done = store.open_report().compacted
+        assert done is not None and done.entries == 1 and done.bytes_after < done.bytes_before
+        assert store.count() == 1
+    with pytest.raises(ValueError, match="compact_at_open"):
+        SessionStore.open(path, compact_at_open=1.5)
+
+
 def test_limits_are_typed_errors(store: SessionStore) -> None:
     store.resolve(SOURCE)
     with pytest.raises(TooLarge) as caught:

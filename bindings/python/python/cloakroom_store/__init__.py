@@ -64,6 +64,7 @@ from ._migrate import Migration, migrate
 from ._reports import (
     BackupReport,
     BulkRemoval,
+    CompactReport,
     Damage,
     Event,
     ExportReport,
@@ -92,6 +93,7 @@ __all__ = [
     "Change",
     "ClockBehind",
     "Closed",
+    "CompactReport",
     "Damage",
     "Damaged",
     "DiskFull",

@@ -224,6 +224,19 @@ class Shortfall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompactReport:
+    """What a compaction did. The bytes are those of all files of the store.
+
+    >>> print(store.open_report().compacted)
+    None
+    """
+
+    entries: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenReport:
     """What opening found and did.
 
@@ -237,6 +250,8 @@ class OpenReport:
     shortfall: Shortfall | None
     times_ahead: int
     clock_doubted: bool
+    compacted: CompactReport | None
+    """What `compact_at_open` did. None if it was not asked for, or not worth it; if it failed, `repairs` says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,6 +467,8 @@ def _value(name: str, value: Any) -> Any:
             return _made(Damage, value)
         case "shortfall":
             return _made(Shortfall, value)
+        case "compacted":
+            return _made(CompactReport, value)
         case "last_report":
             return _made(PruneReport, value)
     return tuple(value) if isinstance(value, list) else value
