@@ -256,8 +256,8 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
-    /// The operating system gave no random numbers for a new session id.
-    #[error("no random numbers for a session id: {message}")]
+    /// The operating system gave no random numbers, which ids and revisions need.
+    #[error("no random numbers from the operating system: {message}")]
     Random {
         /// What it said.
         message: String,
@@ -355,22 +355,33 @@ pub enum Error {
     /// No node answered for long enough, or none could take the request. A change that was asked for may or may not have
     /// been made: the message of the cause says more.
     #[cfg(feature = "valkey")]
-    #[error("the cluster did not answer for {seconds} s (last asked: {node})")]
+    #[error("{}", unavailable(*seconds, node))]
     Unavailable {
-        /// How long was tried, in seconds.
+        /// How long was tried, in whole seconds. Zero where nobody tried twice.
         seconds: u64,
-        /// The node that was asked last.
+        /// The node that was asked last. Empty where none is known to ask.
         node: String,
         /// What came last.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A connection broke after a change was sent, and its outcome cannot be told any more. It is not made twice.
+    /// Others changed the entry each time that this change was about to be made, until the patience was over. This change was
+    /// not made.
     #[cfg(feature = "valkey")]
-    #[error("whether the change was made is not known: the connection to {node} broke")]
+    #[error("others changed the entry all the time, for {seconds} s: this change was not made")]
+    Contended {
+        /// How long was tried, in whole seconds.
+        seconds: u64,
+    },
+    /// A change was sent, its answer was lost, and what came of it cannot be told any more. It is not made twice.
+    #[cfg(feature = "valkey")]
+    #[error(
+        "whether the change was made is not known, for the answer of {node} was lost: read the entry, and make the change \
+         again if it is not there"
+    )]
     Uncertain {
         /// The node.
         node: String,
-        /// What broke it.
+        /// How it was lost.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Fewer replicas than are needed have the change. It stays in place, neither proven nor undone.
@@ -395,7 +406,7 @@ pub enum Error {
     },
     /// A node has a setting with which it cannot keep what is promised.
     #[cfg(feature = "valkey")]
-    #[error("{setting} is {value} on {node}: put {line} into its configuration")]
+    #[error("{setting} is {value} on {node}: {advice}")]
     NodeSetting {
         /// The node.
         node: String,
@@ -403,8 +414,8 @@ pub enum Error {
         setting: &'static str,
         /// Its value, or that it cannot be asked.
         value: String,
-        /// The line that its configuration needs.
-        line: &'static str,
+        /// What to do: mostly the line that its configuration needs.
+        advice: &'static str,
     },
     /// A connection cannot be encrypted as the options and the node want it. Nothing was sent.
     #[cfg(feature = "valkey")]
@@ -429,7 +440,10 @@ pub enum Error {
     /// A shard has no mark of the store: the node has lost its data, or is another one. Its entries are not taken for
     /// missing.
     #[cfg(feature = "valkey")]
-    #[error("shard {shard} of the store {name} is not marked on {node}, which has lost its data: restore it")]
+    #[error(
+        "shard {shard} of the store {name} is not marked on {node}, which has lost its data: give that node its files back, or \
+         restore a backup under another name"
+    )]
     ShardLost {
         /// The store.
         name: String,
@@ -438,13 +452,13 @@ pub enum Error {
         /// The node.
         node: String,
     },
-    /// The cluster has a store of this name, and it is another one.
+    /// The cluster has something of this name, and it cannot be opened, made or restored as was asked for.
     #[cfg(feature = "valkey")]
-    #[error("the store {name} on the cluster is another one: {reason}")]
+    #[error("the store {name} on the cluster: {reason}")]
     OtherStore {
         /// The store.
         name: String,
-        /// What differs.
+        /// What is there, and what to do.
         reason: String,
     },
     /// The engine that keeps this store cannot do that.
@@ -524,6 +538,8 @@ impl Error {
             #[cfg(feature = "valkey")]
             Self::Unavailable { .. } => "unavailable",
             #[cfg(feature = "valkey")]
+            Self::Contended { .. } => "contended",
+            #[cfg(feature = "valkey")]
             Self::Uncertain { .. } => "uncertain",
             #[cfg(feature = "valkey")]
             Self::NotReplicated { .. } => "not_replicated",
@@ -557,6 +573,16 @@ impl Error {
             }
             _ => Self::Io { action, path, source },
         }
+    }
+}
+
+#[cfg(feature = "valkey")]
+fn unavailable(seconds: u64, node: &str) -> String {
+    match (seconds, node) {
+        (0, "") => "the cluster did not answer".into(),
+        (0, node) => format!("{node} did not answer"),
+        (seconds, "") => format!("the cluster did not answer for {seconds} s"),
+        (seconds, node) => format!("the cluster did not answer for {seconds} s (last asked: {node})"),
     }
 }
 

@@ -18,9 +18,9 @@ use cloakroom::{Error, SessionStore, Sessions};
 use super::Exit;
 #[cfg(feature = "valkey")]
 use super::options;
-#[cfg(feature = "valkey")]
-use super::source::Ask;
 use super::source::Db;
+#[cfg(feature = "valkey")]
+use super::source::{Ask, open_cluster};
 
 /// Works on an embedded store that nobody else has, which goes with this. What only that can do with the entries of a
 /// cluster is done there.
@@ -36,7 +36,7 @@ pub(super) fn with_copy(db: &Db, work: impl FnOnce(&Db) -> Result<Exit>) -> Resu
     #[cfg(feature = "valkey")]
     if let Some(cluster) = &db.cluster {
         return beside(db, |embedded, file| {
-            let store = ClusterStore::open(cluster.clone())?;
+            let store = open_cluster(db, cluster)?;
             let done = store.backup_to_file(file, BackupOptions::new(), |_| {});
             store.close()?;
             done?;

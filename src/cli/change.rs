@@ -54,7 +54,8 @@ use super::{Exit, Format};
 ///   bytes_over_cap             bytes above its low-water mark that are left, because the rest are protected
 ///   stopped                    the pass ended early
 ///   clock_doubted              nothing was removed, since half of the entries or more lie ahead of the clock; after a
-///                              day in which the clock did not jump it is trusted
+///                              day in which the clock did not jump it is trusted. On a cluster: since the clocks of two
+///                              nodes, or that of this host, are more than a minute apart
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Prune {
@@ -123,7 +124,7 @@ impl Prune {
         if self.format.json {
             out.json(&report)?
         } else {
-            print(&report, policy.is_disabled(), left, out)?
+            print(&report, policy.is_disabled(), left, db.cluster.is_some(), out)?
         }
         Ok(Exit::Done)
     }
@@ -188,12 +189,16 @@ fn answer(question: &str, done: &'static str) -> Result<()> {
     }
 }
 
-fn print(report: &PruneReport, disabled: bool, left: u64, out: &mut Out) -> Result<()> {
+fn print(report: &PruneReport, disabled: bool, left: u64, on_cluster: bool, out: &mut Out) -> Result<()> {
     if disabled {
         return out.line("0 days: pruning is off, nothing was removed");
     }
     if report.clock_doubted {
-        out.line("the clock is doubted, since half of the entries or more lie ahead of it: nothing is removed")?;
+        out.line(if on_cluster {
+            "the clocks of two nodes, or that of this host, are more than a minute apart: nothing is removed until they are set"
+        } else {
+            "the clock is doubted, since half of the entries or more lie ahead of it: nothing is removed"
+        })?;
     }
     let mut table = Columns::pairs();
     let mut row = |name: &str, value: &str| table.row([name, value]);

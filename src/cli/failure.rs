@@ -19,6 +19,8 @@ use super::output::clean;
 pub(crate) enum Failure {
     /// There is nothing at the path that --db names.
     NoStore(PathBuf),
+    /// The cluster that --url names has no such store.
+    NotOnCluster { shown: String },
     /// A command was given a key that the store does not have.
     NoEntry(SessionKey),
     /// No entry has this session id.
@@ -51,6 +53,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoStore(path) => write!(f, "there is no store at {}", path.display()),
+            Self::NotOnCluster { shown } => write!(f, "there is no store {shown}"),
             // The operator typed it: here the raw text helps, where a log would have to redact it.
             Self::NoEntry(key) => write!(f, "no entry for this key: {}", key.as_str()),
             Self::NotServed(locked) => write!(f, "{locked}"),
@@ -102,7 +105,7 @@ impl Failure {
     /// Like [`Error::kind`], for programs that read JSON.
     fn kind(&self) -> &'static str {
         match self {
-            Self::NoStore(_) => "not_found",
+            Self::NoStore(_) | Self::NotOnCluster { .. } => "not_found",
             Self::NoEntry(_) => "no_entry",
             Self::NoSession(_) => "no_session",
             Self::NotServed(locked) => locked.kind(),
@@ -199,6 +202,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return Some(match failure {
             Failure::NoStore(_) => "name another with --db, or make one with `cloakroom migrate`",
+            Failure::NotOnCluster { .. } => "name another in --url, or make one with `migrate` or `restore`",
             Failure::NoEntry(_) | Failure::NoSession(_) => "`cloakroom list` shows those there are",
             Failure::NotServed(_) => "stop that program first, or have it offer a live view (`Live::serve`)",
             Failure::NeedsYes { .. } => "look at it with --dry-run, and repeat it with --yes if that is right",

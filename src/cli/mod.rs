@@ -116,7 +116,7 @@ impl Command {
             Self::Top(_) | Self::Tail(_) | Self::Web(_) => {
                 "no process serves a view of a store on a cluster, and events of others reach none"
             }
-            Self::Config(_) => "a config file has nothing to do with a cluster: leave --url out",
+            Self::Config(_) => "`config check` looks at a file and at no store: leave --url out",
             _ => return None,
         })
     }

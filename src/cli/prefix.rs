@@ -43,8 +43,8 @@ pub(super) struct Rename {
 
 /// Erase a user: remove the entry whose key is PREFIX and all below it, whatever protects them.
 ///
-/// They are gone at once, but the files of the store hold their bytes until `cloakroom compact` has run. Backups, exports,
-/// quarantine files and copies are yours to remove.
+/// They are gone at once, but the files of the store hold their bytes until `cloakroom compact` has run; on a cluster, until each
+/// node has rewritten its own (`BGREWRITEAOF`). Backups, exports, quarantine files and copies are yours to remove.
 ///
 /// Below agent:main:telegram:dm:5678 is agent:main:telegram:dm:5678:9, but not agent:main:telegram:dm:56789: the key ends
 /// where PREFIX does, or goes on with a colon. It asks first, and tells how many there are. Where it
@@ -101,9 +101,15 @@ impl Forget {
             out.json(&report)?;
         } else {
             out.line(format_args!("removed {} entries", thousands(report.removed)))?;
-            out.line(
-                "`cloakroom compact` takes their bytes from the store's files; backups and exports are yours to remove",
-            )?;
+            out.line(match db.cluster {
+                None => {
+                    "`cloakroom compact` takes their bytes from the store's files; backups and exports are yours to remove"
+                }
+                Some(_) => {
+                    "the nodes' files hold their bytes until they are written anew (`BGREWRITEAOF` on each node); backups, \
+                     exports and the nodes' snapshots are yours to remove"
+                }
+            })?;
         }
         none_unreadable(0, &report.unreadable)
     }

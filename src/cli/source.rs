@@ -100,7 +100,7 @@ pub(super) struct Told {
 pub(super) fn with_source<T>(db: &Db, work: impl FnOnce(&Source) -> Result<T>) -> Result<T> {
     #[cfg(feature = "valkey")]
     if let Some(options) = &db.cluster {
-        let source = Source::Cluster(ClusterStore::open(options.clone())?);
+        let source = Source::Cluster(open_cluster(db, options)?);
         let done = work(&source);
         let Source::Cluster(store) = source else { return done };
         let closed = store.close();
@@ -124,6 +124,15 @@ pub(super) fn with_source<T>(db: &Db, work: impl FnOnce(&Source) -> Result<T>) -
         Err(locked @ Error::Locked { .. }) if db.ask == Ask::IfTaken => work(&Source::Live(view_of(db, locked)?)),
         Err(error) => Err(named(error)),
     }
+}
+
+/// Opens the store on a cluster.
+#[cfg(feature = "valkey")]
+pub(super) fn open_cluster(db: &Db, options: &ClusterOptions) -> Result<ClusterStore> {
+    ClusterStore::open(options.clone()).map_err(|error| match error {
+        Error::NotFound { .. } => Failure::NotOnCluster { shown: db.shown.clone() }.into(),
+        error => error.into(),
+    })
 }
 
 /// The view that must be there.

@@ -32,22 +32,26 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loade
     let of = |name: &str| found.get(name).cloned();
     let other = |reason: String| Error::OtherStore { name: first.name().to_owned(), reason };
     match of("state").as_deref() {
-        Some("ready") if loads => return Err(other("it is there, and a restore makes a new one".into())),
+        Some("ready") if loads => {
+            return Err(other("it is there already, and a restore makes a new one: give another name".into()));
+        }
         Some("loading") if !loads => {
-            return Err(other("it is being restored, or that was cut short: restore it again".into()));
+            return Err(other(
+                "it is being restored, or a restore was cut short: wait for that, or restore it again".into(),
+            ));
         }
         _ => {}
     }
     if let (Some(id), Some("ready")) = (of("id"), of("state").as_deref()) {
         if of("format") != Some(FORMAT.to_string()) {
             return Err(other(format!(
-                "its format is {}, and this program reads {FORMAT}",
+                "its format is {}, and this program reads {FORMAT}: use a cloakroom that reads it",
                 of("format").unwrap_or_default()
             )));
         }
         let shards = of("shards").and_then(|shards| shards.parse().ok()).unwrap_or(0);
         if options.shards.is_some_and(|asked| asked != shards) {
-            return Err(other(format!("it has {shards} shards")));
+            return Err(other(format!("it has {shards} shards: ask for as many, or for none")));
         }
         let layout = if shards == first.shards() { first } else { Layout::new(&options.name, shards)? };
         return Ok(Made { id, layout, is_new: false });
@@ -57,7 +61,7 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loade
     }
     // One that was not made to its end is made again, with the id that it has, if it is to have as many shards.
     if of("shards").is_some_and(|shards| shards != first.shards().to_string()) {
-        return Err(other("it is being made with another number of shards".into()));
+        return Err(other("it is being made with another number of shards: ask for as many".into()));
     }
     let new_id = format!("{:016x}", random::bits()?);
     let args = [&new_id, &first.shards().to_string(), &FORMAT.to_string(), loader.unwrap_or_default()];
@@ -67,13 +71,13 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loade
     let settled = list(at(&done.values, 0));
     let id = text(at(settled, 0)).unwrap_or_default();
     if text(at(settled, 1)) != Some(first.shards().to_string()) {
-        return Err(other("it is being made with another number of shards".into()));
+        return Err(other("it is being made with another number of shards: ask for as many".into()));
     }
     // Another process may have been first.
     let is_new = match (text(at(settled, 2)).as_deref(), loads) {
         (Some("making"), false) | (Some("loading"), true) => true,
         (Some("ready"), false) => false,
-        _ => return Err(other("another process makes it".into())),
+        _ => return Err(other("another process is making it: open it again in a moment".into())),
     };
     let mark = format!("{id}/{}/{FORMAT}", first.shards());
     let slots: Vec<_> = (0..first.shards()).map(|shard| (shard, first.slot_of(shard))).collect();
@@ -87,7 +91,10 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loade
     for (shard, done) in nodes.scatter(&slots, &give)? {
         if bytes(at(&done.values, 1)) != Some(mark.as_bytes()) {
             // The first shard has lost what it knew, or the name was used before.
-            return Err(other(format!("shard {shard} carries the mark of another; its first shard may be lost")));
+            return Err(other(format!(
+                "shard {shard} carries the mark of another store of this name: the first shard was lost, and its node needs its \
+                 files back; or give another name"
+            )));
         }
     }
     Ok(Made { id, layout: first, is_new })

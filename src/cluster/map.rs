@@ -120,12 +120,13 @@ impl Nodes {
     pub(super) fn open(&self) -> Result<()> {
         let began = Instant::now();
         loop {
-            let error = match self.look(None) {
+            match self.look(None) {
                 Ok(()) => return self.check_sound(),
-                Err(error) => error,
-            };
-            if !matches!(error, Error::Unavailable { .. }) || began.elapsed() > self.patience {
-                return Err(error);
+                Err(Error::Unavailable { node, source, .. }) if began.elapsed() > self.patience => {
+                    return Err(Error::Unavailable { seconds: began.elapsed().as_secs(), node, source });
+                }
+                Err(Error::Unavailable { .. }) => {}
+                Err(error) => return Err(error),
             }
             // Before that nobody is asked again.
             thread::sleep(REFRESH);

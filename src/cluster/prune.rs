@@ -36,7 +36,10 @@ impl ClusterStore {
     fn pass(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard, dry_run: bool) -> Result<PruneReport> {
         let policy = &policy.limits();
         if policy.max_disk_bytes.is_some() {
-            return Err(Error::Unsupported { what: "a cap on bytes", by: "on a cluster" });
+            return Err(Error::Unsupported {
+                what: "a cap on bytes (max_disk_bytes)",
+                by: "on a cluster: use a cap on entries, or `maxmemory` of the nodes",
+            });
         }
         let now = self.now();
         let mut report = PruneReport { dry_run, cutoff: policy.cutoff(now), ..PruneReport::default() };

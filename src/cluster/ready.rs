@@ -52,7 +52,7 @@ impl ClusterStore {
     }
 
     fn taken_over(&self) -> Error {
-        let reason = "another process has begun to restore it since".into();
+        let reason = "another process has begun to restore it since, and goes on".into();
         Error::OtherStore { name: self.name().to_owned(), reason }
     }
 }

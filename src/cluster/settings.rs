@@ -14,23 +14,30 @@ const OLDEST: (u32, u32) = (7, 2);
 
 /// What a node is asked for. With the third one nothing is synced while the log is rewritten.
 const SETTINGS: [&str; 4] = ["appendfsync", "appendonly", "no-appendfsync-on-rewrite", "maxmemory-policy"];
+const ASK_INFO: &str =
+    "let the store's user call `INFO`, or state the settings (`settings_are_stated`, `?stated` in a URL)";
+const ASK_CONFIG: &str =
+    "let the store's user call `CONFIG GET`, or state the settings (`settings_are_stated`, `?stated` in a URL)";
+const HIDDEN: &str =
+    "the service hides it: if it is right there, state the settings (`settings_are_stated`, `?stated` in a URL)";
+
 /// Settings are asked for again after so long.
 const RECHECK: Duration = Duration::from_secs(30);
 /// How long nodes are asked at a time: those that are silent are asked last, and again the next time.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// A setting of a node with which nothing can be promised, and the line that would mend it.
+/// A setting of a node with which nothing can be promised, and what would mend it.
 #[derive(Debug, Clone)]
 pub(super) struct Unsound {
     node: String,
     setting: &'static str,
     value: String,
-    line: &'static str,
+    advice: &'static str,
 }
 
 impl From<Unsound> for Error {
-    fn from(Unsound { node, setting, value, line }: Unsound) -> Self {
-        Self::NodeSetting { node, setting, value, line }
+    fn from(Unsound { node, setting, value, advice }: Unsound) -> Self {
+        Self::NodeSetting { node, setting, value, advice }
     }
 }
 
@@ -71,8 +78,8 @@ impl Asked {
             let checked = connected.map(|connected| connected.map(|mut found| check(&node, &mut found, wanted)));
             match checked {
                 Some(Ok(Ok(()))) => self.sound.push(node),
-                Some(Ok(Err(Error::NodeSetting { node, setting, value, line }))) => {
-                    unsound = Some(Unsound { node, setting, value, line });
+                Some(Ok(Err(Error::NodeSetting { node, setting, value, advice }))) => {
+                    unsound = Some(Unsound { node, setting, value, advice });
                 }
                 // It is asked again the next time. Until then its acknowledgements count: see `docs/cluster.md`.
                 Some(Err(error)) => tracing::debug!(node, %error, "a node does not tell its settings"),
@@ -102,7 +109,8 @@ pub(super) struct Wanted {
 
 /// Asks a node for its settings.
 pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> Result<()> {
-    let bad = |setting, value: String, line| Err(Error::NodeSetting { node: node.to_owned(), setting, value, line });
+    let bad =
+        |setting, value: String, advice| Err(Error::NodeSetting { node: node.to_owned(), setting, value, advice });
     let info = match redis::cmd("INFO").arg("server").query::<Value>(connection) {
         Ok(info) => text(&info),
         Err(error) if is_forbidden(&error) => None,
@@ -111,11 +119,15 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
     let version = info.as_deref().and_then(version);
     match version {
         Some(found) if found < OLDEST && wanted.syncs => {
-            return bad("redis_version", format!("{}.{}", found.0, found.1), "nothing, but use Valkey 8 or Redis 7.2");
+            return bad(
+                "redis_version",
+                format!("{}.{}", found.0, found.1),
+                "use Valkey 8 or Redis 7.2, or what came after",
+            );
         }
         Some(_) => {}
         None if wanted.stated => {}
-        None => return bad("redis_version", "not to be asked".into(), "the right to call INFO"),
+        None => return bad("redis_version", "not to be asked".into(), ASK_INFO),
     }
     let asked = redis::cmd("CONFIG").arg("GET").arg(&SETTINGS).query(connection);
     let settings: Value = match asked {
@@ -123,7 +135,7 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
         Err(error) if !is_forbidden(&error) => return Err(silent(node, error)),
         Err(_) if wanted.stated => return Ok(()),
         Err(_) => {
-            return bad("appendfsync", "not to be asked".into(), "the right to call CONFIG GET, or state the settings");
+            return bad("appendfsync", "not to be asked".into(), ASK_CONFIG);
         }
     };
     let settings: HashMap<_, _> = pairs(&settings).into_iter().map(|(name, value)| (text(name), text(value))).collect();
@@ -133,18 +145,24 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
             if wanted.stated {
                 continue;
             }
-            return bad(name, "not told".into(), "nothing, but let the node tell it, or state the settings");
+            return bad(name, "not told".into(), HIDDEN);
         };
         match name {
             "appendfsync" if wanted.syncs && value != "always" => {
-                return bad("appendfsync", value, "`appendfsync always`");
+                return bad("appendfsync", value, "put `appendfsync always` into its configuration");
             }
-            "appendonly" if wanted.syncs && value != "yes" => return bad("appendonly", value, "`appendonly yes`"),
+            "appendonly" if wanted.syncs && value != "yes" => {
+                return bad("appendonly", value, "put `appendonly yes` into its configuration");
+            }
             "no-appendfsync-on-rewrite" if wanted.syncs && value != "no" => {
-                return bad("no-appendfsync-on-rewrite", value, "`no-appendfsync-on-rewrite no`");
+                return bad(
+                    "no-appendfsync-on-rewrite",
+                    value,
+                    "put `no-appendfsync-on-rewrite no` into its configuration",
+                );
             }
             "maxmemory-policy" if value != "noeviction" => {
-                return bad("maxmemory-policy", value, "`maxmemory-policy noeviction`");
+                return bad("maxmemory-policy", value, "put `maxmemory-policy noeviction` into its configuration");
             }
             _ => {}
         }

@@ -282,7 +282,6 @@ impl Tries {
         if Instant::now() < self.until {
             return Ok(());
         }
-        let source = "others change the entry all the time".into();
-        Err(Error::Unavailable { seconds: self.patience.as_secs(), node: String::new(), source })
+        Err(Error::Contended { seconds: self.patience.as_secs() })
     }
 }

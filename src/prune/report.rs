@@ -67,7 +67,8 @@ pub struct PruneReport {
     pub bytes_over_cap: u64,
     /// The pass was asked to stop before its end.
     pub stopped: bool,
-    /// Nothing was removed, since the clock is [doubted](crate::report::OpenReport::clock_doubted).
+    /// Nothing was removed, since the clock is [doubted](crate::report::OpenReport::clock_doubted); on a cluster, since clocks of
+    /// two nodes, or that of this host, are more than a minute apart.
     pub clock_doubted: bool,
 }
 

@@ -200,9 +200,9 @@ fn a_node_that_does_not_sync_is_refused() {
     ] {
         let cluster = Cluster::with(1, false, &settings);
         let refused = ClusterStore::open(cluster.options());
-        let Err(Error::NodeSetting { setting: found, line, node, .. }) = &refused else { panic!("{refused:?}") };
+        let Err(Error::NodeSetting { setting: found, advice, node, .. }) = &refused else { panic!("{refused:?}") };
         assert_eq!((*found, node), (setting, &cluster.nodes[0].address()));
-        assert!(line.contains(setting));
+        assert!(advice.contains(&format!("put `{setting} ")), "{advice}");
         if setting == "maxmemory-policy" {
             assert!(ClusterStore::open(cluster.options().relaxed()).is_err(), "it would lose entries silently");
             continue;

@@ -169,6 +169,8 @@ impl Restore {
         let report = done.map_err(|error| match error {
             // It is not the file's fault.
             error @ (Error::StoreExists { .. } | Error::NotAStore { .. }) => anyhow::Error::new(error),
+            #[cfg(feature = "valkey")]
+            error @ Error::OtherStore { .. } => anyhow::Error::new(error),
             error => anyhow::Error::new(error).context(named()),
         })?;
         let line = format!("restored: {} to {}", counts(&report), db.shown);
