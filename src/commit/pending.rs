@@ -205,7 +205,8 @@ impl Pending {
         slot.commit = commit;
         slot.weight = 0;
         let structural = std::mem::take(&mut slot.structural);
-        let is_another = std::mem::take(&mut slot.is_another);
+        // A removal that nothing came after is no other entry: many of them are one group.
+        let is_another = std::mem::take(&mut slot.is_another) && slot.hot.is_some();
         let is_leased = std::mem::take(&mut slot.leased);
         let leases = if is_leased { self.leases.take_unwritten(slot.entry) } else { Vec::new() };
         let content = match (slot.hot, &slot.cold) {

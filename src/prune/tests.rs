@@ -331,6 +331,7 @@ fn an_entry_comes_back_before_every_write_of_its_removal() {
     });
 }
 
+mod cost;
 mod failed;
 mod stale;
 mod stop;

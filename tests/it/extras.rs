@@ -63,6 +63,33 @@ fn each_is_kept_by_its_name() {
     assert_eq!(store.verify().unwrap().orphaned_chunks, 0);
 }
 
+/// What an entry kept outside its records goes with it, and nothing else does.
+#[test]
+fn they_go_with_their_entry() {
+    let (_dir, store, key) = store();
+    let other = SessionSource { user_id: Some("bob".into()), platform: "discord".into(), ..Default::default() };
+    let other = store.resolve(&other).unwrap().entry.key;
+    for key in [&key, &other] {
+        store.set_extra(key, "large", &text("x", 9000)).unwrap().unwrap();
+    }
+    store.flush().unwrap();
+    store.remove(&key).unwrap().unwrap();
+    store.flush().unwrap();
+    let found = store.verify().unwrap();
+    assert_eq!((found.violations, found.orphaned_chunks), (vec![], 0));
+    assert_eq!(store.extra(&other, "large").unwrap().map(|text| text.len()), Some(9002));
+    // One that comes to the key within the commit begins without them.
+    store.remove(&other).unwrap().unwrap();
+    store
+        .resolve(&SessionSource { user_id: Some("bob".into()), platform: "discord".into(), ..Default::default() })
+        .unwrap();
+    store.set_extra(&other, "large", &text("y", 700)).unwrap().unwrap();
+    store.flush().unwrap();
+    let found = store.verify().unwrap();
+    assert_eq!((found.violations, found.orphaned_chunks), (vec![], 0));
+    assert_eq!(store.extra(&other, "large").unwrap().map(|text| text.len()), Some(702));
+}
+
 #[test]
 fn all_together_have_a_limit() {
     let (_dir, store, key) = store();

@@ -61,12 +61,22 @@ impl Change {
         }
     }
 
-    /// The row by age that the entry comes to, if it comes or is written anew.
+    /// The row by age that the entry comes to, if it comes, or is written anew.
     pub(in crate::storage) fn age_row(&self) -> Option<ActivityRow> {
         match &self.content {
             Content::Whole { hot, .. } => Some(ActivityRow::of(hot, self.entry)),
             Content::Hot(_) | Content::Gone => None,
         }
+    }
+
+    /// Whether the entry was there before with the time that it has now.
+    pub(in crate::storage) fn keeps_time(&self) -> bool {
+        let (Content::Whole { hot, .. }, Some(Known::Entry { hot: before, .. })) =
+            (&self.content, self.before.as_deref())
+        else {
+            return false;
+        };
+        hot.updated_at == before.updated_at && !self.is_another && self.moved.is_none()
     }
 
     /// The row by age that the entry leaves because it goes, if that is known.

@@ -85,7 +85,7 @@ impl Group {
         let before = match change.content {
             Content::Hot(_) => return Ok(()),
             // It was removed from the trees just now.
-            Content::Whole { .. } | Content::Gone if change.is_another => None,
+            Content::Whole { .. } if change.is_another => None,
             Content::Whole { .. } | Content::Gone => Before::of(engine, change)?,
         };
         let extras_before = before.as_ref().and_then(|before| before.extras.clone());
@@ -146,6 +146,7 @@ impl Group {
         let activity = (row, Activity::encode(&change.key, hot).map_err(encode_error)?);
         let age_row = ActivityRow::of(hot, entry);
         self.new_ages.push(age_row);
+        let keeps_id = before.as_ref().is_some_and(|before| before.session_id.as_ref() == Some(&cold.session_id));
         let step = match before {
             None => {
                 self.new_activity.put.push(activity);
@@ -165,7 +166,9 @@ impl Group {
         };
         self.bytes += 2 * change.key.as_str().len() + record.len() + 160;
         self.sessions.put.push((bytes(&change.key).to_vec(), record));
-        self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
+        if !keeps_id {
+            self.by_session_id.put.push((IdRow::encode(&cold.session_id, entry), Vec::new()));
+        }
         for (row, value) in lease_writes(entry, &change.leases)? {
             self.bytes += row.len() + 32;
             match value {

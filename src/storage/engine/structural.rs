@@ -118,7 +118,7 @@ impl Writer {
             let row = meta::COUNT.as_bytes();
             if self.is_count_wrong {
                 self.remove_held(engine, &engine.trees.meta, row)?;
-            } else {
+            } else if group.added != 0 {
                 let value = encode_meta(&count).map_err(encode_error)?;
                 self.insert_held(engine, &engine.trees.meta, row, &value)?;
             }

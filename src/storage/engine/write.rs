@@ -147,7 +147,9 @@ impl Writer {
         piece: usize,
         mut applied: impl FnMut(&[Change]),
     ) -> Result<()> {
-        let mut ages: Vec<_> = changes.iter().filter_map(Change::age_row).collect();
+        // What the journal says nothing of has its row.
+        let is_new = |change: &&Change| !change.keeps_time() || engine.memtable.contains(change.entry);
+        let mut ages: Vec<_> = changes.iter().filter(is_new).filter_map(Change::age_row).collect();
         self.append_left(engine, &ages)?;
         engine.gone.suspect(ages.iter().copied(), self.journal.epoch);
         self.write_age_rows(engine, &mut ages)?;

@@ -37,6 +37,45 @@ fn no_row_is_taken_for_damage_while_its_entry_comes_or_goes() {
     assert!(*looks.lock() > 40, "{}", looks.lock());
 }
 
+/// What its rows say already is not written again: a change of details is its two records and what makes them one.
+#[test]
+fn a_change_that_keeps_its_time_and_its_session_leaves_their_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = with_entries(dir.path());
+    let known = |engine: &Engine, n| {
+        let (hot, cold) =
+            (engine.stored_hot(entry(n)).unwrap().unwrap(), engine.stored_cold(&key(n)).unwrap().unwrap());
+        Some(Box::new(Known::Entry { hot, cold }))
+    };
+    let writes = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&writes);
+    opened.writer.hook = Hook::new(move |_, cost| {
+        *counted.lock() += usize::from(cost > 0);
+        Ok(())
+    });
+    let before = known(&opened.engine, 1);
+    commit(&mut opened, &[Change { before, ..whole(1, 1, NOW, None) }]).unwrap();
+    // The intent, the two records, the end of the intent, the number of the commit.
+    assert_eq!(std::mem::take(&mut *writes.lock()), 5);
+    assert_eq!(violations(&opened.engine), []);
+
+    // Another session has a row, and the old one's goes; another time has one, and there is a note of the old one.
+    let before = known(&opened.engine, 1);
+    commit(&mut opened, &[Change { before, ..whole(1, 11, NOW, None) }]).unwrap();
+    assert_eq!(std::mem::take(&mut *writes.lock()), 7);
+    let before = known(&opened.engine, 1);
+    commit(&mut opened, &[Change { before, ..whole(1, 11, later(1), None) }]).unwrap();
+    assert_eq!(violations(&opened.engine), []);
+    // The journal knows a later time: the row in the index is that of an earlier one.
+    commit(&mut opened, &[touch(1, later(2))]).unwrap();
+    let before = known(&opened.engine, 1).map(|_| {
+        let hot = Hot::fresh(later(2));
+        Box::new(Known::Entry { hot, cold: opened.engine.stored_cold(&key(1)).unwrap().unwrap() })
+    });
+    commit(&mut opened, &[Change { before, ..whole(1, 11, later(2), None) }]).unwrap();
+    assert_eq!((violations(&opened.engine), age_rows(&opened.engine.trees)), (vec![], 3 + opened.engine.gone.len()));
+}
+
 /// Stops the writer before each of its writes in turn, and then what settles it likewise. Outside of a group the
 /// invariants hold at every one of them, and so they do after a reopening; then each change is there as a whole or not
 /// at all.
