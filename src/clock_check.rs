@@ -67,6 +67,8 @@ pub(crate) fn almost(interval: Duration) -> Duration {
 #[derive(Debug)]
 pub(crate) struct ClockCheck {
     state: Mutex<State>,
+    /// The note on disk. Held while one is written: the committer, which writes it, may be in a callback that looks at the state.
+    written: Mutex<ClockNote>,
 }
 
 /// Times are boot times.
@@ -84,7 +86,7 @@ struct State {
     wrong: HashMap<Fingerprint, Duration>,
     /// How many lie ahead, at least.
     ahead: usize,
-    /// What is kept on disk.
+    /// What is to be kept on disk.
     note: ClockNote,
 }
 
@@ -99,7 +101,7 @@ impl ClockCheck {
         let (jumped, doubt_ends) = (None, None);
         let state =
             State { seen: now, jumped, is_counted: true, are_too_many: false, doubt_ends, wrong, ahead: 0, note };
-        let this = Self { state: Mutex::new(state) };
+        let this = Self { state: Mutex::new(state), written: Mutex::new(note) };
         if let Err(error) = this.count(commits, now) {
             // A disk that is full may refuse to read, and the store has to open to be pruned.
             tracing::warn!(%error, "cannot count the entries that lie ahead of the clock");
@@ -136,27 +138,48 @@ impl ClockCheck {
         state.checked(now)
     }
 
-    /// Looks at the clock. Counts entries only after a jump, and at most a few.
+    /// Looks at the clock. Counts entries only after a jump, and at most a few; on the committer's own thread none, for it would
+    /// wait for itself.
     pub(crate) fn look(&self, commits: &Commits, now: Reading) -> Result<Checked> {
         let is_to_count = {
             let mut state = self.state.lock();
             state.see(now);
-            !state.is_counted && !state.are_too_many
+            !state.is_counted && !state.are_too_many && !commits.is_committer()
         };
         if is_to_count {
-            commits.apply_pending()?;
-            self.state.lock().count(commits, now, FEW)?;
+            return self.count_some(commits, now, FEW);
         }
         Ok(self.state.lock().checked(now))
     }
 
     /// Looks at the clock and counts the entries ahead of it.
     pub(crate) fn count(&self, commits: &Commits, now: Reading) -> Result<Checked> {
+        self.count_some(commits, now, usize::MAX)
+    }
+
+    fn count_some(&self, commits: &Commits, now: Reading, limit: usize) -> Result<Checked> {
         commits.apply_pending()?;
-        let mut state = self.state.lock();
-        state.see(now);
-        state.count(commits, now, usize::MAX)?;
-        Ok(state.checked(now))
+        let checked = {
+            let mut state = self.state.lock();
+            state.see(now);
+            state.count(commits, now, limit)?;
+            state.checked(now)
+        };
+        if let Err(error) = self.keep_note(commits) {
+            tracing::warn!(%error, "cannot note that the clock is doubted");
+        }
+        Ok(checked)
+    }
+
+    /// Writes the note where it has changed.
+    fn keep_note(&self, commits: &Commits) -> Result<()> {
+        let mut written = self.written.lock();
+        let note = self.state.lock().note;
+        if note != *written {
+            commits.set_clock_note(note)?;
+            *written = note;
+        }
+        Ok(())
     }
 
     /// When an entry was used, as far as is known: its time, unless that is wrong.
@@ -189,9 +212,8 @@ impl ClockCheck {
 
     /// Remembers the pass that was held, or that none is.
     pub(crate) fn set_held(&self, commits: &Commits, held: Option<Held>) -> Result<()> {
-        let mut state = self.state.lock();
-        let note = ClockNote { held, ..state.note };
-        state.keep(commits, note)
+        self.state.lock().note.held = held;
+        self.keep_note(commits)
     }
 }
 
@@ -239,30 +261,18 @@ impl State {
         self.ahead = if are_most { half.max(ahead.len()) } else { ahead.len() };
         let known = std::mem::take(&mut self.wrong);
         self.wrong = ahead.into_iter().map(|entry| (entry, known.get(&entry).copied().unwrap_or(elapsed))).collect();
-        let mut note = self.note;
         if !are_most {
             self.doubt_ends = None;
-            note.doubted = None;
+            self.note.doubted = None;
         } else if self.doubt_ends.is_none() || !self.is_counted {
             // Another process may have begun to doubt this clock, unless it jumped since.
             let kept = self.note.doubted.filter(|_| self.jumped.is_none());
             let kept = kept.and_then(|kept| Some((kept, now.since_kept(kept)?)));
             let (since, passed) = kept.unwrap_or((now, Duration::ZERO));
             self.doubt_ends = Some(elapsed.saturating_add(DOUBT.saturating_sub(passed)));
-            note.doubted = Some(since);
+            self.note.doubted = Some(since);
         }
         self.is_counted = true;
-        if let Err(error) = self.keep(commits, note) {
-            tracing::warn!(%error, "cannot note that the clock is doubted");
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, commits: &Commits, note: ClockNote) -> Result<()> {
-        if note != self.note {
-            commits.set_clock_note(note)?;
-            self.note = note;
-        }
         Ok(())
     }
 }

@@ -247,6 +247,7 @@ impl Commits {
         // Before anything is read: after a failure reading may fail too, and the cause is to be told.
         progress.check_writable()?;
         if pending.weight() >= self.max_pending {
+            self.check_not_committer()?;
             progress.kick();
             progress.wait_for_room(|| pending.weight() < self.max_pending)?;
         }
@@ -256,8 +257,20 @@ impl Commits {
     /// Applies the changes of `commit` to the trees; does not wait for a sync.
     fn wait_taken(&self, commit: u64) -> Result<()> {
         let Core { progress, .. } = self.core()?;
+        self.check_not_committer()?;
         progress.kick();
         progress.wait_applied(commit)
+    }
+
+    /// Whether this is the committer's own thread, on which clocks and recorders of metrics are called too.
+    pub(crate) fn is_committer(&self) -> bool {
+        self.committer == current().id()
+    }
+
+    /// A callback on the committer's own thread would wait for itself.
+    fn check_not_committer(&self) -> Result<()> {
+        let by = "on the committer's own thread, where a clock or a recorder is called: hand it to another thread";
+        if self.is_committer() { Err(Error::Unsupported { what: "waiting for a commit", by }) } else { Ok(()) }
     }
 
     /// Whether memory knows that a key has no entry, though the trees may still have it.
@@ -364,7 +377,7 @@ impl Commits {
     /// the outcome.
     pub(crate) fn close(&self) -> Result<()> {
         self.core()?.progress.set_closed();
-        if self.committer == current().id() {
+        if self.is_committer() {
             // A callback of the committer's own, which cannot wait for itself. The next to close it does.
             return self.core.progress.check_writable();
         }
@@ -407,6 +420,7 @@ impl Commits {
         let (answer, result) = answer();
         let gone = || Error::Closed { path: self.path().to_path_buf() };
         self.core()?;
+        self.check_not_committer()?;
         self.orders.send(order(answer)).map_err(|_| gone())?;
         result.recv().map_err(|_| gone())?
     }
@@ -418,7 +432,7 @@ impl Drop for Commits {
             // It was closed before, and that call returned the outcome.
             return;
         }
-        if self.committer == current().id() {
+        if self.is_committer() {
             // A callback dropped the store on the committer's own thread. It closes when it finds nobody left.
             return;
         }

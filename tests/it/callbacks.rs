@@ -320,6 +320,75 @@ fn a_clock_may_use_the_store() {
     store.close().unwrap();
 }
 
+/// A clock that uses its store on the committer's thread.
+#[derive(Clone)]
+struct BusyClock {
+    inner: ManualClock,
+    store: Arc<OnceLock<SessionStore>>,
+    /// What `recent` said there.
+    said: Arc<Mutex<Vec<Result<usize, &'static str>>>>,
+}
+
+impl fmt::Debug for BusyClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BusyClock")
+    }
+}
+
+impl Clock for BusyClock {
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        thread_local!(static IS_INSIDE: Cell<bool> = const { Cell::new(false) });
+        if std::thread::current().name() == Some("cloakroom-write")
+            && let Some(store) = self.store.get()
+            && !IS_INSIDE.replace(true)
+        {
+            store.touch(&key(0)).unwrap();
+            store.leases().unwrap();
+            let recent = store.recent(9, None).map(|recent| recent.entries.len()).map_err(|error| error.kind());
+            self.said.lock().unwrap().push(recent);
+            IS_INSIDE.set(false);
+        }
+        self.inner.monotonic()
+    }
+
+    fn after(&self, delay: Duration) -> Timer {
+        self.inner.after(delay)
+    }
+}
+
+/// Whoever waits for the committer on its own thread would wait for itself. A touch does not, though it looks at the clock, and
+/// what has to is told so.
+#[test]
+fn a_clock_may_use_the_store_on_the_committers_thread() {
+    let home = Home::new();
+    let clock = BusyClock { inner: home.clock.clone(), store: Arc::default(), said: Arc::default() };
+    let options = Options::new(home.path()).create(true).cache_bytes(16 << 20).clock(clock.clone());
+    let store = SessionStore::open(options).unwrap();
+    store.resolve(&source(0)).unwrap();
+    store.flush().unwrap();
+    // From now on the entry lies ahead, and the note of that is the committer's to write.
+    home.clock.set_wall(home.clock.now().saturating_sub(3 * DAY));
+    clock.store.set(store.clone()).unwrap();
+    let inside = store.clone();
+    within("a flush", move || {
+        for n in 1..20 {
+            inside.suspend(&key(0)).unwrap();
+            inside.resolve(&source(n)).unwrap();
+            inside.flush().unwrap();
+            inside.prune(&policy(), NoActivity).unwrap();
+        }
+    });
+    // Where something waits for its commit a list has to wait too.
+    let said = clock.said.lock().unwrap().clone();
+    assert!(said.iter().all(|said| matches!(said, Ok(_) | Err("unsupported"))), "{said:?}");
+    assert_sound(&store);
+    store.close().unwrap();
+}
+
 #[test]
 fn a_clock_that_panics_hurts_its_caller_only() {
     let home = Home::new();
