@@ -1,6 +1,6 @@
 //! Pruning: removing what has been idle for too long, and nothing that is still needed.
 //!
-//! A pass reads the index of activity from its oldest bucket to the cutoff, so it costs what has expired and what is
+//! A pass reads the index of activity from its oldest row to the cutoff, so it costs what has expired and what is
 //! protected, however large the store. For each entry that is really expired it asks, in this order: is it suspended;
 //! is it pinned; does a lease hold it; does the [`ActivityGuard`] know an active process for its *key*; has it been used meanwhile. Only then it goes.
 //!
