@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::codec::{Fingerprint, Term};
 use crate::commit::{HeldBy, Leases, MAX_LEASES, Receipt};
@@ -85,7 +85,7 @@ pub struct OpenLease {
     /// When it ends; `None` for one of this process.
     pub end: Option<Timestamp>,
     /// How long ago it was taken, in seconds.
-    #[serde(rename = "age_seconds", serialize_with = "whole_seconds", deserialize_with = "of_seconds")]
+    #[serde(rename = "age_seconds", with = "crate::time::seconds")]
     pub age: Duration,
 }
 
@@ -182,12 +182,4 @@ impl SessionStore {
     pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
         Ok(self.commits().peek_listed(entry)?.map(|found| found.key))
     }
-}
-
-fn whole_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.as_secs().serialize(serializer)
-}
-
-fn of_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    u64::deserialize(deserializer).map(Duration::from_secs)
 }

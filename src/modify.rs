@@ -161,10 +161,7 @@ impl SessionStore {
             }
             if edit == Edit::Remove {
                 let Some((_, gone)) = found else { return Ok(Modified::Kept(None)) };
-                let commit = locked.remove();
-                drop(locked);
-                self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
-                return Ok(Modified::Removed(self.commits().receipt(commit)));
+                return Ok(Modified::Removed(self.remove_locked(key, locked, &gone)));
             }
             if let Some((hot, _)) = &found {
                 // They may have been moved since by a message, or set right.

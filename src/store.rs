@@ -270,11 +270,11 @@ impl SessionStore {
             return Err(Error::InvalidCost { cost });
         }
         let locked = self.lock_to_change(key)?;
-        let Some(done) = self.change_hot(locked, |hot| hot.usage.add(turn)) else { return Ok(None) };
-        if done.is_changed() {
-            self.tell(key, UPDATES, || Told::of(EventKind::Updated, done.now.revision));
+        let Some((changed, receipt)) = self.change_hot(locked, |hot| hot.usage.add(turn)) else { return Ok(None) };
+        if let Some(revision) = changed {
+            self.tell(key, UPDATES, || Told::of(EventKind::Updated, revision));
         }
-        Ok(Some(done.receipt))
+        Ok(Some(receipt))
     }
 
     /// Suspends the session: it is never pruned, and the next message starts a fresh one. `updated_at` stays.
@@ -328,30 +328,32 @@ impl SessionStore {
 
     /// Removes an entry if it has the revision that was `seen`.
     pub(crate) fn remove_seen(&self, key: &SessionKey, seen: Option<Revision>) -> Result<IfSeen<Option<Receipt>>> {
-        let mut locked = self.commits().lock(key)?;
+        let locked = self.commits().lock(key)?;
         if differs(&locked, seen) {
             return Ok(IfSeen::Differs);
         }
         // A record that cannot be decoded is an error here, and not of the committer.
         let Some((_, gone)) = both(&locked)? else { return Ok(IfSeen::Done(None)) };
-        let commit = locked.remove();
-        drop(locked);
-        self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
-        Ok(IfSeen::Done(Some(self.commits().receipt(commit))))
+        Ok(IfSeen::Done(Some(self.remove_locked(key, locked, &gone))))
     }
 
     /// Removes an entry if it is still as it was `seen`: its revision and its time of activity are the same. A turn that
     /// has begun meanwhile shows in its time of activity only.
     pub fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
-        let mut locked = self.commits().lock(key)?;
+        let locked = self.commits().lock(key)?;
         let Some((hot, gone)) = both(&locked)? else { return Ok(Removal::Missing) };
         if (hot.revision, hot.updated_at) != (seen.revision, seen.updated_at) {
             return Ok(Removal::Changed);
         }
+        Ok(Removal::Removed(self.remove_locked(key, locked, &gone)))
+    }
+
+    /// Removes a locked entry that has the record `gone`, and tells of it.
+    pub(crate) fn remove_locked(&self, key: &SessionKey, mut locked: EntryLock<'_>, gone: &Cold) -> Receipt {
         let commit = locked.remove();
         drop(locked);
         self.tell(key, CHANGES, || Told::gone(EventKind::Removed, &gone.session_id));
-        Ok(Removal::Removed(self.commits().receipt(commit)))
+        self.commits().receipt(commit)
     }
 
     /// Checks every invariant of the store, reading all of it, and reports each violation. Writers go on meanwhile.
@@ -442,11 +444,13 @@ impl SessionStore {
         if differs(&locked, seen) {
             return Ok(IfSeen::Differs);
         }
-        let Some(done) = self.change_hot(locked, |hot| hot.set(flag, on)) else { return Ok(IfSeen::Done(None)) };
-        if done.is_changed() {
-            self.tell(key, CHANGES, || Told::of(kind, done.now.revision));
+        let Some((changed, receipt)) = self.change_hot(locked, |hot| hot.set(flag, on)) else {
+            return Ok(IfSeen::Done(None));
+        };
+        if let Some(revision) = changed {
+            self.tell(key, CHANGES, || Told::of(kind, revision));
         }
-        Ok(IfSeen::Done(Some(done.receipt)))
+        Ok(IfSeen::Done(Some(receipt)))
     }
 
     /// What a verb answers of an entry that it put in place. Call it with no entry locked.
@@ -455,29 +459,20 @@ impl SessionStore {
         Written { entry: entry(key, &hot, Arc::unwrap_or_clone(cold)), receipt: self.commits().receipt(commit) }
     }
 
-    /// Changes the hot record of a locked entry. `None` if there is none.
-    fn change_hot(&self, mut locked: EntryLock<'_>, change: impl FnOnce(&mut Hot)) -> Option<HotChanged> {
+    /// Changes the hot record of a locked entry, and answers its new revision if more is new than the time. `None` if there
+    /// is none.
+    fn change_hot(
+        &self,
+        mut locked: EntryLock<'_>,
+        change: impl FnOnce(&mut Hot),
+    ) -> Option<(Option<Revision>, Receipt)> {
         let before = locked.hot()?;
         let mut hot = before;
         change(&mut hot);
         let commit = locked.set_hot(hot);
-        let now = locked.hot().unwrap_or(hot);
+        let revision = locked.hot().unwrap_or(hot).revision;
         drop(locked);
-        Some(HotChanged { before, now, receipt: self.commits().receipt(commit) })
-    }
-}
-
-/// A hot record that was changed.
-struct HotChanged {
-    before: Hot,
-    now: Hot,
-    receipt: Receipt,
-}
-
-impl HotChanged {
-    /// Whether more is new than the time.
-    fn is_changed(&self) -> bool {
-        self.before.revision != self.now.revision
+        Some(((revision != before.revision).then_some(revision), self.commits().receipt(commit)))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::commit::Whole;
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::outfile::write_whole;
+use crate::storage::encode_error;
 use crate::store::SessionStore;
 
 /// Entries between two calls of `progress`.
@@ -155,7 +156,8 @@ impl SessionStore {
     }
 
     fn encoded(&self, bytes: Result<Vec<u8>, CodecError>) -> Result<Vec<u8>> {
-        let engine = self.commits().engine()?;
-        bytes.map_err(|e| engine.encode_failed(e))
+        // A forked process is told that it is one.
+        self.commits().engine()?;
+        bytes.map_err(encode_error)
     }
 }

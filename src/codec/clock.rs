@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CodecError, decode, encode};
-use crate::time::{BootTime, Reading, Timestamp};
+use super::{CodecError, decode, encode, timestamp};
+use crate::time::{BootTime, Reading};
 
 /// What the clock said when something began that waits for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,8 +70,7 @@ impl ReadingV1 {
 
 impl From<ReadingV1> for Reading {
     fn from(record: ReadingV1) -> Self {
-        let wall = Timestamp::from_micros(i64::try_from(record.wall).unwrap_or(i64::MAX));
         let elapsed = Duration::from_micros(record.elapsed);
-        Self { wall, boot: BootTime { boot_id: record.boot_id, elapsed } }
+        Self { wall: timestamp(record.wall), boot: BootTime { boot_id: record.boot_id, elapsed } }
     }
 }

@@ -2,11 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::CodecError;
+use super::{CodecError, micros, timestamp};
 use crate::entry::Details;
 use crate::key::SessionId;
 use crate::source::SessionSource;
-use crate::time::Timestamp;
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct DetailsV1<'a> {
@@ -46,14 +45,6 @@ struct SourceV1<'a> {
     message_id: Option<&'a str>,
     profile: Option<&'a str>,
     prospective_thread_id: Option<&'a str>,
-}
-
-pub(super) fn timestamp(micros: u64) -> Timestamp {
-    Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
-}
-
-pub(super) fn micros(time: Timestamp) -> u64 {
-    time.as_micros().unsigned_abs()
 }
 
 pub(super) fn details_v1(d: &Details) -> DetailsV1<'_> {

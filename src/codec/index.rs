@@ -1,7 +1,6 @@
 //! Keys of the index trees.
 
-use super::details::micros;
-use super::{CHUNK_BYTES, CodecError, Fingerprint, Hot, VERSION, strip_version};
+use super::{CodecError, Fingerprint, Hot, VERSION, chunks, micros, strip_version};
 use crate::key::SessionId;
 use crate::time::Timestamp;
 
@@ -119,10 +118,7 @@ impl ExtrasRow {
         generation: u64,
         blob: &[u8],
     ) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        let prefix = Self::prefix(entry, generation);
-        (0_u32..)
-            .zip(blob.chunks(CHUNK_BYTES))
-            .map(move |(chunk, part)| ([prefix.as_slice(), &chunk.to_be_bytes()].concat(), [&[VERSION], part].concat()))
+        chunks(Self::prefix(entry, generation), blob)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
@@ -137,11 +133,6 @@ impl ExtrasRow {
             generation: u64::from_be_bytes(*generation),
             chunk: u32::from_be_bytes(*chunk),
         })
-    }
-
-    /// The part of the blob that a row's value holds.
-    pub(crate) fn part(value: &[u8]) -> Result<&[u8], CodecError> {
-        strip_version(value)
     }
 }
 

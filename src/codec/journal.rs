@@ -1,8 +1,7 @@
 //! Rows of the journal: what became of hot records since they were last carried to `activity`.
 
-use super::details::{micros, timestamp};
 use super::records::HotV1;
-use super::{CodecError, Fingerprint, Hot, VERSION, configuration, strip_version};
+use super::{CodecError, Fingerprint, Hot, VERSION, configuration, micros, strip_version, timestamp};
 use crate::time::Timestamp;
 
 /// The largest row of the journal, in bytes of its value. A leaf of sled holds sixteen rows, and now and then all of it

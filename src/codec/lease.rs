@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CodecError, Fingerprint, decode, encode};
+use super::{CodecError, Fingerprint, decode, encode, micros, timestamp};
 use crate::key::check_lease_name;
 use crate::time::Timestamp;
 
@@ -21,14 +21,12 @@ struct TermV1 {
 
 impl Term {
     pub(crate) fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        let [since, end] = [self.since, self.end].map(|time| time.as_micros().unsigned_abs());
-        encode(&TermV1 { since, end }, 24)
+        encode(&TermV1 { since: micros(self.since), end: micros(self.end) }, 24)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let TermV1 { since, end } = decode(bytes)?;
-        let time = |micros| Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX));
-        Ok(Self { since: time(since), end: time(end) })
+        Ok(Self { since: timestamp(since), end: timestamp(end) })
     }
 }
 
@@ -49,6 +47,11 @@ impl<'a> LeaseRow<'a> {
         let name = std::str::from_utf8(name)?;
         check_lease_name(name)?;
         Ok(Self { entry: Fingerprint::from_bytes(*entry), name })
+    }
+
+    /// What a row of `leases` says: the entry and the term.
+    pub(crate) fn term(row: &[u8], value: &[u8]) -> Result<(Fingerprint, Term), CodecError> {
+        Ok((LeaseRow::decode(row)?.entry, Term::decode(value)?))
     }
 
     /// The entry of a row, whatever else it says.

@@ -60,6 +60,7 @@ pub(crate) use records::{AS_IMPORTED, Activity, Cold, Hot, PINNED, RESUME_PENDIN
 pub(crate) use turn::Turn;
 
 use crate::key::NameError;
+use crate::time::Timestamp;
 
 /// The largest value in any tree. sled counts a leaf of sixteen items as one and moves one over 128 KiB to files that
 /// it never syncs.
@@ -146,6 +147,28 @@ fn strip_version(bytes: &[u8]) -> Result<&[u8], CodecError> {
         Some((&VERSION, body)) => Ok(body),
         Some((&found, _)) => Err(CodecError::Version { found }),
     }
+}
+
+/// A time in a record or a row: microseconds since 1970.
+fn micros(time: Timestamp) -> u64 {
+    time.as_micros().unsigned_abs()
+}
+
+fn timestamp(micros: u64) -> Timestamp {
+    Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+/// Rows that hold a text or a blob, in order: a chunk each, under the prefix and the chunk's number.
+fn chunks(prefix: Vec<u8>, bytes: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    let row = move |(number, part): (u32, &[u8])| {
+        ([prefix.as_slice(), &number.to_be_bytes()].concat(), [&[VERSION], part].concat())
+    };
+    (0_u32..).zip(bytes.chunks(CHUNK_BYTES)).map(row)
+}
+
+/// The bytes that the value of such a row holds.
+pub(crate) fn chunk(value: &[u8]) -> Result<&[u8], CodecError> {
+    strip_version(value)
 }
 
 /// Encodes one value of the `meta` tree.

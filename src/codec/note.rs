@@ -1,6 +1,6 @@
 //! Keys of the notes of imported files.
 
-use super::{CHUNK_BYTES, CodecError, VERSION, strip_version};
+use super::{CodecError, chunks};
 
 /// The rows of `meta` that hold a note of an imported file.
 pub(crate) struct NoteRow;
@@ -21,9 +21,7 @@ impl NoteRow {
 
     /// The rows that hold `text`, in order.
     pub(crate) fn encode_all(name: &str, text: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let prefix = Self::prefix(name);
-        let chunks = (0_u32..).zip(text.as_bytes().chunks(CHUNK_BYTES));
-        chunks.map(|(n, part)| ([prefix.as_slice(), &n.to_be_bytes()].concat(), [&[VERSION], part].concat())).collect()
+        chunks(Self::prefix(name), text.as_bytes()).collect()
     }
 
     /// The name that a row belongs to, and its chunk number.
@@ -32,10 +30,5 @@ impl NoteRow {
         let (rest, chunk) = rest.split_last_chunk::<4>().ok_or(CodecError::Short)?;
         let name = rest.strip_suffix(&[0]).filter(|name| !name.contains(&0)).ok_or(CodecError::Short)?;
         Ok((std::str::from_utf8(name)?, u32::from_be_bytes(*chunk)))
-    }
-
-    /// The part of the text that a row's value holds.
-    pub(crate) fn part(value: &[u8]) -> Result<&[u8], CodecError> {
-        strip_version(value)
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::details::{DetailsV1, details, details_v1, micros, timestamp};
+use super::details::{DetailsV1, details, details_v1};
 use super::extras::{ExtrasIndex, ExtrasV1};
-use super::{CodecError, MAX_VALUE_BYTES, decode, encode};
+use super::{CodecError, MAX_VALUE_BYTES, decode, encode, micros, timestamp};
 use crate::entry::{Details, Revision, Usage};
 use crate::key::{SessionId, SessionKey};
 use crate::time::Timestamp;
@@ -104,12 +104,6 @@ impl Activity {
         let ActivityV1 { hot, .. } = decode(bytes)?;
         Ok(hot.into())
     }
-
-    /// The key alone.
-    pub(crate) fn decode_key(bytes: &[u8]) -> Result<SessionKey, CodecError> {
-        let ActivityV1 { key, .. } = decode(bytes)?;
-        Ok(SessionKey::new(key)?)
-    }
 }
 
 impl HotV1 {
@@ -201,7 +195,7 @@ impl Cold {
     fn record<'a>(&'a self, details: Option<DetailsV1<'a>>) -> ColdV1<'a> {
         ColdV1 {
             session_id: self.session_id.as_str(),
-            created_at: self.created_at.as_micros().unsigned_abs(),
+            created_at: micros(self.created_at),
             details,
             extras: self.extras.as_ref().map(|extras| extras.record()),
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CodecError, decode, encode};
+use super::{CodecError, Fingerprint, decode, encode, micros, timestamp, whole_fingerprint};
 use crate::key::SessionId;
 use crate::time::Timestamp;
 
@@ -25,13 +25,17 @@ struct TurnV1<'a> {
 
 impl Turn {
     pub(crate) fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        let started_at = self.started_at.as_micros().unsigned_abs();
+        let started_at = micros(self.started_at);
         encode(&TurnV1 { token: self.token, started_at, session_id: self.session_id.as_str() }, 64)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let TurnV1 { token, started_at, session_id } = decode(bytes)?;
-        let started_at = Timestamp::from_micros(i64::try_from(started_at).unwrap_or(i64::MAX));
-        Ok(Self { token, started_at, session_id: SessionId::new(session_id)? })
+        Ok(Self { token, started_at: timestamp(started_at), session_id: SessionId::new(session_id)? })
+    }
+
+    /// A row of `turns`.
+    pub(crate) fn of_row(row: &[u8], value: &[u8]) -> Result<(Fingerprint, Self), CodecError> {
+        Ok((whole_fingerprint(row)?, Self::decode(value)?))
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::Core;
 use super::pending::Taken;
-use crate::codec::{ActivityRow, ClockNote};
 use crate::error::{Error, Result, panic_message};
 use crate::storage::Writer;
 use crate::sync::{Inbox, Sender, Wake};
@@ -20,18 +19,11 @@ const PIECE: usize = if cfg!(test) { 4 } else { 2048 };
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What only the committer may do, since only it writes the trees.
-#[derive(Debug)]
 pub(super) enum Order {
-    /// Clear those of the rows that are out of date; answer how many were.
-    Recheck(Vec<ActivityRow>, Sender<Result<u64>>),
-    /// Remember the time zone of an import.
-    SetZone(String, Sender<Result<u64>>),
-    /// Keep a note of an imported file: its name and its text.
-    SetNote(String, String, Sender<Result<u64>>),
-    /// Remember what the clock said.
-    SetClockNote(ClockNote, Sender<Result<u64>>),
+    /// Write something else than a commit, and answer.
+    Write(Box<dyn FnOnce(&mut Committer) + Send>),
     /// Commit, leave the mark of a clean close, and end.
-    Close(Sender<Result<u64>>),
+    Close(Sender<Result<()>>),
 }
 
 pub(super) struct Committer {
@@ -73,26 +65,12 @@ impl Committer {
                 Wake::Due => {
                     let _ = self.guarded(Self::tend);
                 }
-                // The thread that asked may have given up.
-                Wake::Order(Order::Recheck(rows, answer)) => {
-                    let _ = answer.send(self.guarded(|this| this.recheck(&rows)));
-                }
-                Wake::Order(Order::SetZone(zone, answer)) => {
-                    let set = self.guarded(|this| this.writer.set_zone(&this.core.engine, &zone).map(|()| 0));
-                    let _ = answer.send(set);
-                }
-                Wake::Order(Order::SetNote(name, text, answer)) => {
-                    let set = self.guarded(|this| this.writer.set_note(&this.core.engine, &name, &text).map(|()| 0));
-                    let _ = answer.send(set);
-                }
-                Wake::Order(Order::SetClockNote(note, answer)) => {
-                    let set = self.guarded(|this| this.writer.set_clock_note(&this.core.engine, &note).map(|()| 0));
-                    let _ = answer.send(set);
-                }
+                Wake::Order(Order::Write(write)) => write(&mut self),
                 Wake::Order(Order::Close(answer)) => {
                     let closed = self.guarded(Self::close);
                     // The files are to be free when the caller goes on.
                     drop(self);
+                    // The thread that asked may have given up.
                     let _ = answer.send(closed);
                     return;
                 }
@@ -106,17 +84,15 @@ impl Committer {
     }
 
     /// Runs one step. After the first failure or panic the store is read-only, and no step runs.
-    fn guarded(&mut self, step: impl FnOnce(&mut Self) -> Result<u64>) -> Result<u64> {
-        if self.core.progress.is_failed() {
-            self.core.progress.check_writable()?;
-        }
+    pub(super) fn guarded<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.core.progress.check_failure()?;
         let result = catch_unwind(AssertUnwindSafe(|| step(self)))
             .unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
-        result.or_else(|error| {
+        result.map_err(|error| {
             self.core.engine.mark_suspect(&error);
-            self.core.progress.set_failed(error);
+            let read_only = self.core.progress.set_failed(error);
             self.core.meter.failed();
-            self.core.progress.check_writable().map(|()| 0)
+            read_only
         })
     }
 
@@ -134,14 +110,13 @@ impl Committer {
         self.sync_at().is_some_and(|at| at <= Instant::now())
     }
 
-    fn commit_and_tend(&mut self, sync: bool) -> Result<u64> {
-        let commit = self.commit(sync)?;
-        self.tend()?;
-        Ok(commit)
+    fn commit_and_tend(&mut self, sync: bool) -> Result<()> {
+        self.commit(sync)?;
+        self.tend()
     }
 
     /// Carries a part of the journal, and syncs the state file, if it is time. Commits nothing.
-    fn tend(&mut self) -> Result<u64> {
+    fn tend(&mut self) -> Result<()> {
         let changes = std::mem::take(&mut self.committed);
         let now = self.core.clock.monotonic();
         let state_in = STATE_INTERVAL.saturating_sub(now.saturating_sub(self.state_synced_at));
@@ -153,11 +128,11 @@ impl Committer {
         let state_in = self.writer.is_state_due(&self.core.engine).then_some(state_in);
         let next = [state_in, self.writer.journal_due(&self.core.engine, now)].into_iter().flatten().min();
         self.tend_at = next.and_then(|next| Instant::now().checked_add(next));
-        Ok(0)
+        Ok(())
     }
 
     /// One commit: take, write, and sync if `sync` says so, someone waits for it, or it is time.
-    fn commit(&mut self, sync: bool) -> Result<u64> {
+    fn commit(&mut self, sync: bool) -> Result<()> {
         let core = Arc::clone(&self.core);
         let started = Instant::now();
         let sync = core.progress.take_sync_wanted() || sync || self.is_sync_due();
@@ -179,7 +154,7 @@ impl Committer {
             core.meter.committed(started.elapsed(), changes, entries, pending, core.engine.journal_entries());
             tracing::trace!(commit, changes, sync, micros = started.elapsed().as_micros(), "committed");
         }
-        Ok(commit)
+        Ok(())
     }
 
     fn apply(&mut self, taken: &Taken) -> Result<()> {
@@ -201,28 +176,19 @@ impl Committer {
             self.writer.finish(&core.engine, commit)?;
             core.progress.set_changed(commit);
         }
-        core.pending.set_applied(commit);
         core.progress.set_applied(commit);
         Ok(())
     }
 
-    fn recheck(&mut self, rows: &[ActivityRow]) -> Result<u64> {
-        let mut cleared = 0;
-        for row in rows {
-            cleared += u64::from(self.writer.recheck(&self.core.engine, row)?);
-        }
-        Ok(cleared)
-    }
-
-    fn close(&mut self) -> Result<u64> {
-        let commit = self.commit(true)?;
+    fn close(&mut self) -> Result<()> {
+        self.commit(true)?;
         // The call of close ended these turns, so their markers need not wait for the clean mark.
         self.core.pending.turns.drop_live();
         self.writer.apply_turns(&self.core.engine, &self.core.pending.take_dropped_markers())?;
         self.writer.end_use(&self.core.engine)?;
         // Nothing can be changed any more, so every receipt is kept, whatever its number.
         self.core.progress.set_durable(u64::MAX);
-        Ok(commit)
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::codec::{self, AS_IMPORTED, Activity, ArrangeError, Base, Cold, Hot, N
 use crate::entry::{Extras, Revision};
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
-use crate::storage::Engine;
+use crate::storage::{Engine, encode_error};
 use crate::sync::{MutexGuard, Ordering};
 use crate::time::Timestamp;
 
@@ -40,10 +40,7 @@ impl Pending {
     pub(super) fn lock<'a>(&'a self, engine: &'a Engine, key: &SessionKey) -> Result<EntryLock<'a>> {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
-        let place = match shard.find(entry) {
-            Some(place) => place,
-            None => self.load(&mut shard, entry, key, engine.hot_of(entry, key)?),
-        };
+        let place = self.find_or_load(&mut shard, entry, key, || engine.hot_of(entry, key))?;
         Ok(EntryLock { pending: self, engine, shard, place })
     }
 
@@ -52,15 +49,11 @@ impl Pending {
     pub(super) fn lock_seen<'a>(&'a self, engine: &'a Engine, seen: &Activity, applied: u64) -> Result<EntryLock<'a>> {
         let entry = engine.fingerprint(&seen.key);
         let mut shard = self.shard(entry).lock();
-        let place = match shard.find(entry) {
-            Some(place) => place,
-            None => {
-                // What is on its way to the trees is in memory.
-                let is_newest = self.applied() == applied;
-                let hot = if is_newest { Some(seen.hot) } else { engine.hot_of(entry, &seen.key)? };
-                self.load(&mut shard, entry, &seen.key, hot)
-            }
-        };
+        let place = self.find_or_load(&mut shard, entry, &seen.key, || {
+            // What is on its way to the trees is in memory.
+            let is_newest = self.progress.applied() == applied;
+            if is_newest { Ok(Some(seen.hot)) } else { engine.hot_of(entry, &seen.key) }
+        })?;
         Ok(EntryLock { pending: self, engine, shard, place })
     }
 
@@ -110,7 +103,7 @@ impl EntryLock<'_> {
 
     /// The commit that takes the last change, if it may not be in the trees yet.
     pub(super) fn late_commit(&self) -> Option<u64> {
-        self.slot().map(|slot| slot.commit).filter(|commit| *commit > self.pending.applied())
+        self.slot().map(|slot| slot.commit).filter(|commit| *commit > self.pending.progress.applied())
     }
 
     /// The extras that belong to `cold`, the entry's cold record.
@@ -255,7 +248,7 @@ impl EntryLock<'_> {
             self.end_leases();
         }
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
-        let applied = self.pending.applied();
+        let applied = self.pending.progress.applied();
         let cold = Arc::new(cold);
         let new = NewCold { cold: Arc::clone(&cold), parts };
         let commit = self.change(|slot| {
@@ -274,13 +267,11 @@ impl EntryLock<'_> {
         self.keep_before(true);
         self.forget_queued_id();
         if self.hot().is_some() {
-            // Where the count was too low, the committer reports it.
-            let less = |count: u64| count.checked_sub(1);
-            let _ = self.pending.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            self.pending.count_one_less();
         }
         self.end_leases();
         let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, None));
-        let applied = self.pending.applied();
+        let applied = self.pending.progress.applied();
         self.change(|slot| {
             slot.note_before(applied);
             slot.turned |= turned;
@@ -296,7 +287,7 @@ impl EntryLock<'_> {
         let next = || self.pending.generation.fetch_add(1, Ordering::Relaxed);
         let new = codec::arrange(cold, extras, |at| there.base(at), next);
         let mut parts = new.map_err(|error| match error {
-            ArrangeError::Encode(error) => self.engine.encode_failed(error),
+            ArrangeError::Encode(error) => encode_error(error),
             ArrangeError::TooLarge(bytes) => {
                 Error::TooLarge { key: slot.key.clone(), bytes, limit: codec::MAX_EXTRAS_BYTES }
             }
@@ -323,12 +314,9 @@ impl EntryLock<'_> {
         }
     }
 
-    /// A cold record that waits is being replaced: its id is no longer this key's.
     fn forget_queued_id(&self) {
-        if let Some(slot) = self.slot().filter(|slot| slot.structural)
-            && let Some(new) = &slot.cold
-        {
-            self.pending.forget_new_id(&new.cold.session_id, &slot.key);
+        if let Some(slot) = self.slot() {
+            self.pending.forget_queued_id(slot);
         }
     }
 

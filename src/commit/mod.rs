@@ -227,7 +227,7 @@ impl Commits {
 
     /// The moment at which something is looked at.
     pub(crate) fn seen_now(&self) -> Seen {
-        Seen { open: self.core.pending.open_commit(), applied: self.core.pending.applied() }
+        Seen { open: self.core.pending.open_commit(), applied: self.core.progress.applied() }
     }
 
     /// Gives an entry another key, as one step. Waits for changes of either that have to be in the trees before.
@@ -290,7 +290,7 @@ impl Commits {
         if self.core.pending.weight() >= self.max_pending / 2 {
             self.core.progress.kick();
         }
-        CommitReceipt::new(commit, Arc::clone(&self.core.progress)).into()
+        Receipt::of_commit(CommitReceipt::new(commit, Arc::clone(&self.core.progress)))
     }
 
     /// The receipt of everything changed so far.
@@ -355,22 +355,24 @@ impl Commits {
         if rows.is_empty() {
             return Ok(0);
         }
-        self.order(|answer| Order::Recheck(rows, answer))
+        self.write(move |writer, engine| {
+            rows.iter().try_fold(0, |cleared, row| Ok(cleared + u64::from(writer.recheck(engine, row)?)))
+        })
     }
 
     /// Remembers the time zone of an import.
     pub(crate) fn set_zone(&self, zone: String) -> Result<()> {
-        self.order(|answer| Order::SetZone(zone, answer)).map(|_| ())
+        self.write(move |writer, engine| writer.set_zone(engine, &zone))
     }
 
     /// Keeps a note of an imported file.
     pub(crate) fn set_note(&self, name: String, text: String) -> Result<()> {
-        self.order(|answer| Order::SetNote(name, text, answer)).map(|_| ())
+        self.write(move |writer, engine| writer.set_note(engine, &name, &text))
     }
 
     /// Remembers what the clock said. Durable with the next sync.
     pub(crate) fn set_clock_note(&self, note: ClockNote) -> Result<()> {
-        self.order(|answer| Order::SetClockNote(note, answer)).map(|_| ())
+        self.write(move |writer, engine| writer.set_clock_note(engine, &note))
     }
 
     /// Commits what is pending and ends the thread. Changes fail from now on. Every call waits for the end and returns
@@ -416,7 +418,21 @@ impl Commits {
         !self.orders.is_empty() || self.core.progress.is_kicked()
     }
 
-    fn order(&self, order: impl FnOnce(Sender<Result<u64>>) -> Order) -> Result<u64> {
+    /// Lets the committer write something, between two commits.
+    fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Writer, &Engine) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.order(|answer| {
+            Order::Write(Box::new(move |committer| {
+                let written = committer.guarded(|this| write(&mut this.writer, &this.core.engine));
+                // The thread that asked may have given up.
+                let _ = answer.send(written);
+            }))
+        })
+    }
+
+    fn order<T>(&self, order: impl FnOnce(Sender<Result<T>>) -> Order) -> Result<T> {
         let (answer, result) = answer();
         let gone = || Error::Closed { path: self.path().to_path_buf() };
         self.core()?;

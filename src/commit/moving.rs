@@ -13,7 +13,7 @@ use crate::codec::{Cold, Fingerprint, Hot};
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::storage::Engine;
-use crate::sync::{MutexGuard, Ordering};
+use crate::sync::MutexGuard;
 use crate::unreadable::if_readable;
 
 /// What became of an entry that was to get another key.
@@ -45,7 +45,7 @@ impl Pending {
         self.progress.check_writable()?;
 
         let of_old = other.as_mut().unwrap_or(&mut shard);
-        let place = self.find_or_load(engine, from, of_old)?;
+        let place = self.find_or_load(of_old, old, from, || engine.hot_of(old, from))?;
         let Some(slot) = of_old.slot(place) else { return Ok(Try::Done(Moved::Missing)) };
         let moves = slot.moved_away.or_else(|| slot.moved_from.as_ref().map(|_| slot.commit));
         if let Some(commit) = moves {
@@ -56,7 +56,7 @@ impl Pending {
         let extras = read_extras(engine, from, &cold, Some(slot))?;
 
         // What cannot be decoded is there, too.
-        let Some(place) = if_readable(self.find_or_load(engine, to, &mut shard))? else {
+        let Some(place) = if_readable(self.find_or_load(&mut shard, new, to, || engine.hot_of(new, to)))? else {
             return Ok(Try::Done(Moved::Taken));
         };
         let mut target = EntryLock { pending: self, engine, shard, place };
@@ -95,16 +95,11 @@ impl Pending {
         let place = shard.find(entry).unwrap_or_else(|| self.load(shard, entry, key, Some(before)));
         let Some(slot) = shard.slot_mut(place) else { return };
         self.snapshots.keep(engine, slot, true);
-        if slot.structural
-            && let Some(new) = &slot.cold
-        {
-            self.forget_new_id(&new.cold.session_id, key);
-        }
+        self.forget_queued_id(slot);
         slot.clear();
         slot.commit = commit;
         slot.moved_away = Some(commit);
-        let less = |count: u64| count.checked_sub(1);
-        let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        self.count_one_less();
     }
 
     /// Locks the shards of two entries, in the order in which a snapshot locks all: that of the first, if it is another
@@ -124,14 +119,6 @@ impl Pending {
                 let shard = self.shard(second).lock();
                 (Some(self.shard(first).lock()), shard)
             }
-        }
-    }
-
-    fn find_or_load(&self, engine: &Engine, key: &SessionKey, shard: &mut Shard) -> Result<usize> {
-        let entry = engine.fingerprint(key);
-        match shard.find(entry) {
-            Some(place) => Ok(place),
-            None => Ok(self.load(shard, entry, key, engine.hot_of(entry, key)?)),
         }
     }
 }

@@ -47,8 +47,6 @@ pub(crate) struct Pending {
     shards: Box<[Mutex<Shard>]>,
     /// The commit that takes what is changed now.
     open_commit: AtomicU64,
-    /// The newest commit whose changes are all in the trees.
-    applied: AtomicU64,
     /// The last commit took a change that had got the number of the next one.
     is_ahead: AtomicBool,
     /// Entries there are, changes that wait included.
@@ -85,7 +83,6 @@ impl Pending {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             open_commit: AtomicU64::new(commit + 1),
-            applied: AtomicU64::new(commit),
             is_ahead: AtomicBool::new(false),
             count: AtomicU64::new(count),
             changes: AtomicUsize::new(0),
@@ -128,13 +125,29 @@ impl Pending {
         self.open_commit.load(Ordering::Acquire)
     }
 
-    /// The newest commit whose changes are all in the trees.
-    pub(super) fn applied(&self) -> u64 {
-        self.applied.load(Ordering::Acquire)
+    pub(super) fn load(&self, shard: &mut Shard, entry: Fingerprint, key: &SessionKey, hot: Option<Hot>) -> usize {
+        shard.insert(entry, key.clone(), hot, self.slots_per_shard, self.progress.applied())
     }
 
-    pub(super) fn load(&self, shard: &mut Shard, entry: Fingerprint, key: &SessionKey, hot: Option<Hot>) -> usize {
-        shard.insert(entry, key.clone(), hot, self.slots_per_shard, self.applied())
+    /// The place of an entry's slot. One that is not in memory gets the hot record that `read` finds.
+    pub(super) fn find_or_load(
+        &self,
+        shard: &mut Shard,
+        entry: Fingerprint,
+        key: &SessionKey,
+        read: impl FnOnce() -> Result<Option<Hot>>,
+    ) -> Result<usize> {
+        match shard.find(entry) {
+            Some(place) => Ok(place),
+            None => Ok(self.load(shard, entry, key, read()?)),
+        }
+    }
+
+    /// An entry goes.
+    pub(super) fn count_one_less(&self) {
+        // Where the count was too low, the committer reports it.
+        let less = |count: u64| count.checked_sub(1);
+        let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     pub(super) fn shard(&self, entry: Fingerprint) -> &Mutex<Shard> {
@@ -187,10 +200,7 @@ impl Pending {
             shard.queue = queue;
         }
         for moved in changes.iter().filter_map(|change| change.moved.as_ref()) {
-            let mut shard = self.shard(moved.entry).lock();
-            if let Some(place) = shard.find(moved.entry)
-                && let Some(slot) = shard.slot_mut(place)
-            {
+            if let Some(slot) = self.shard(moved.entry).lock().get_mut(moved.entry) {
                 slot.moved_away = None;
             }
         }
@@ -245,10 +255,8 @@ impl Pending {
             freed += weight_of(&change.content);
             let Content::Whole { cold, .. } = &change.content else { continue };
             self.forget_new_id(&cold.session_id, &change.key);
-            let mut shard = self.shard(change.entry).lock();
-            let Some(place) = shard.find(change.entry) else { continue };
             // A newer cold record may be queued already.
-            if let Some(slot) = shard.slot_mut(place).filter(|slot| !slot.structural) {
+            if let Some(slot) = self.shard(change.entry).lock().get_mut(change.entry).filter(|slot| !slot.structural) {
                 slot.cold = None;
             }
         }
@@ -256,12 +264,14 @@ impl Pending {
         self.changes.fetch_sub(changes.len(), Ordering::Relaxed);
     }
 
-    /// Every change of `commit` is in the trees: its slots may go.
-    pub(super) fn set_applied(&self, commit: u64) {
-        self.applied.store(commit, Ordering::Release);
+    /// A cold record that waits is being replaced: its id is no longer this key's.
+    pub(super) fn forget_queued_id(&self, slot: &Slot) {
+        if let Some(new) = slot.cold.as_ref().filter(|_| slot.structural) {
+            self.forget_new_id(&new.cold.session_id, &slot.key);
+        }
     }
 
-    pub(super) fn forget_new_id(&self, id: &SessionId, key: &SessionKey) {
+    fn forget_new_id(&self, id: &SessionId, key: &SessionKey) {
         let mut ids = self.new_ids.lock();
         if let Some(keys) = ids.get_mut(id) {
             if let Some(at) = keys.iter().position(|known| known == key) {
@@ -291,17 +301,15 @@ impl Pending {
     /// The hot record of an entry, without keeping it in memory.
     pub(super) fn peek_hot(&self, engine: &Engine, key: &SessionKey) -> Result<Option<Hot>> {
         let entry = engine.fingerprint(key);
-        let mut shard = self.shard(entry).lock();
-        match shard.find(entry) {
-            Some(place) => Ok(shard.slot(place).and_then(|slot| slot.hot)),
+        match self.shard(entry).lock().get(entry) {
+            Some(slot) => Ok(slot.hot),
             None => engine.hot_of(entry, key),
         }
     }
 
     /// The key and the hot record of an entry that an index leads to, without keeping them in memory.
     pub(super) fn peek_listed(&self, engine: &Engine, entry: Fingerprint) -> Result<Option<Activity>> {
-        let mut shard = self.shard(entry).lock();
-        match shard.find(entry).and_then(|place| shard.slot(place)) {
+        match self.shard(entry).lock().get(entry) {
             Some(slot) => Ok(slot.hot.map(|hot| Activity { key: slot.key.clone(), hot })),
             None => engine.listed(entry),
         }
@@ -312,9 +320,9 @@ impl Pending {
     pub(super) fn peek_row(&self, engine: &Engine, row: &ActivityRow) -> Result<Option<Activity>> {
         let is_its = |found: &Activity| found.hot.updated_at == row.time;
         let mut shard = self.shard(row.entry).lock();
-        let Some(slot) = shard.find(row.entry).and_then(|place| shard.slot(place)) else { return engine.of_row(row) };
+        let Some(slot) = shard.get(row.entry) else { return engine.of_row(row) };
         let Some(found) = slot.hot.map(|hot| Activity { key: slot.key.clone(), hot }) else { return Ok(None) };
-        let is_late = slot.queued || slot.commit > self.applied();
+        let is_late = slot.queued || slot.commit > self.progress.applied();
         // A crash may have left it a row beside its own. Where its record cannot be decoded, any row leads to it.
         let stored = if is_late { if_readable(engine.listed(row.entry))? } else { Some(None) };
         let is_row = match stored {
@@ -327,9 +335,7 @@ impl Pending {
 
     /// Whether memory knows that there is no such entry, though the trees may still have it.
     pub(super) fn is_removed(&self, entry: Fingerprint) -> bool {
-        let mut shard = self.shard(entry).lock();
-        let slot = shard.find(entry).and_then(|place| shard.slot(place));
-        slot.is_some_and(|slot| slot.hot.is_none())
+        self.shard(entry).lock().get(entry).is_some_and(|slot| slot.hot.is_none())
     }
 
     /// Begins a snapshot of all entries as they are now.
@@ -348,7 +354,7 @@ impl Pending {
     pub(super) fn peek(&self, engine: &Engine, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
         let entry = engine.fingerprint(key);
         let mut shard = self.shard(entry).lock();
-        let slot = shard.find(entry).and_then(|place| shard.slot(place));
+        let slot = shard.get(entry);
         let Some(hot) = slot.map_or_else(|| engine.hot_of(entry, key), |slot| Ok(slot.hot))? else { return Ok(None) };
         let cold = read_cold(engine, key, slot)?;
         let extras = with_extras.then(|| read_extras(engine, key, &cold, slot)).transpose()?;

@@ -48,13 +48,11 @@ enum Kind {
     Other(Arc<dyn Proof>),
 }
 
-impl From<CommitReceipt> for Receipt {
-    fn from(receipt: CommitReceipt) -> Self {
+impl Receipt {
+    pub(super) fn of_commit(receipt: CommitReceipt) -> Self {
         Self(Kind::Commit(receipt))
     }
-}
 
-impl Receipt {
     #[cfg(feature = "valkey")]
     pub(crate) fn other(proof: Arc<dyn Proof>) -> Self {
         Self(Kind::Other(proof))

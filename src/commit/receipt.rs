@@ -118,10 +118,11 @@ impl Progress {
 
     /// The failure that has ended all changes, if there was one.
     pub(super) fn check_failure(&self) -> Result<()> {
-        match self.failure.get() {
-            Some(failure) => Err(Error::ReadOnly { path: self.path.clone(), failure: Arc::clone(failure) }),
-            None => Ok(()),
-        }
+        self.failure.get().map_or(Ok(()), |failure| Err(self.read_only(failure)))
+    }
+
+    fn read_only(&self, failure: &Arc<Error>) -> Error {
+        Error::ReadOnly { path: self.path.clone(), failure: Arc::clone(failure) }
     }
 
     /// Whether changes are accepted.
@@ -179,6 +180,11 @@ impl Progress {
         self.last_change.store(commit, Ordering::Release);
     }
 
+    /// The newest commit whose changes are all in the trees: their slots may go.
+    pub(super) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
     pub(super) fn set_applied(&self, commit: u64) {
         self.applied.store(commit, Ordering::Release);
         self.notify();
@@ -189,11 +195,13 @@ impl Progress {
         self.notify();
     }
 
-    pub(super) fn set_failed(&self, error: Error) {
+    /// Ends all changes. Returns what everybody is told from now on.
+    pub(super) fn set_failed(&self, error: Error) -> Error {
         tracing::error!(error = &error as &dyn std::error::Error, "the store is read-only from now on");
         // The first failure is the cause; later ones follow from it.
-        let _ = self.failure.set(Arc::new(error));
+        let failure = self.failure.get_or_init(|| Arc::new(error));
         self.notify();
+        self.read_only(failure)
     }
 
     pub(super) fn set_closed(&self) {
@@ -225,13 +233,12 @@ impl Progress {
         if self.durable.load(Ordering::Acquire) >= commit {
             return Some(Ok(()));
         }
-        let failure = self.failure.get()?;
-        Some(Err(Error::ReadOnly { path: self.path.clone(), failure: Arc::clone(failure) }))
+        self.check_failure().err().map(Err)
     }
 
     /// Waits until `commit` is in the trees.
     pub(super) fn wait_applied(&self, commit: u64) -> Result<()> {
-        let applied = || (self.applied.load(Ordering::Acquire) >= commit).then_some(Ok(()));
+        let applied = || (self.applied() >= commit).then_some(Ok(()));
         self.wait_for(None, || applied().or_else(|| self.outcome(commit))).unwrap_or(Ok(()))
     }
 

@@ -108,6 +108,15 @@ impl Shard {
         Some(place)
     }
 
+    /// An entry's slot.
+    pub(super) fn get(&mut self, entry: Fingerprint) -> Option<&Slot> {
+        self.get_mut(entry).map(|slot| &*slot)
+    }
+
+    pub(super) fn get_mut(&mut self, entry: Fingerprint) -> Option<&mut Slot> {
+        self.find(entry).and_then(|place| self.slot_mut(place))
+    }
+
     pub(super) fn slot(&self, place: usize) -> Option<&Slot> {
         self.slots.get(place)
     }

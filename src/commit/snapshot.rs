@@ -64,7 +64,7 @@ impl<'a> Snapshot<'a> {
     fn read_keys(&mut self) -> Result<()> {
         // The tree first: a key that has left it by then was kept before it did.
         let mut keys = Vec::with_capacity(KEYS_AT_A_TIME);
-        for key in self.engine.keys(self.last.as_ref(), "", KEYS_AT_A_TIME)? {
+        for key in self.engine.keys(self.last.as_ref(), KEYS_AT_A_TIME)? {
             match key {
                 Ok(key) => keys.push(key),
                 Err(error) => self.unreadable.push(error),
@@ -83,7 +83,7 @@ impl<'a> Snapshot<'a> {
     fn read(&self, key: &SessionKey) -> Result<Option<Whole>> {
         let entry = self.engine.fingerprint(key);
         let mut shard = self.pending.shard(entry).lock();
-        let slot = shard.find(entry).and_then(|place| shard.slot(place));
+        let slot = shard.get(entry);
         let (hot, rest) = match self.kept.pass(key)? {
             Some(Before { hot, rest }) => (hot, rest),
             None => (slot.map_or_else(|| self.engine.hot_of(entry, key), |slot| Ok(slot.hot))?, None),

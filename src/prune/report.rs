@@ -81,7 +81,7 @@ pub struct Protected {
     /// What protects it.
     pub reason: ProtectedBy,
     /// How long it has been idle, in seconds.
-    #[serde(rename = "idle_seconds", serialize_with = "whole_seconds", deserialize_with = "of_seconds")]
+    #[serde(rename = "idle_seconds", with = "crate::time::seconds")]
     pub idle: Duration,
 }
 
@@ -134,14 +134,6 @@ fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<
     duration.map(|duration| duration.as_secs()).serialize(serializer)
 }
 
-fn whole_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.as_secs().serialize(serializer)
-}
-
 fn of_some_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_secs))
-}
-
-fn of_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    u64::deserialize(deserializer).map(Duration::from_secs)
 }

@@ -13,20 +13,20 @@ mod engine;
 mod whole;
 
 pub(crate) use directory::lock::{Hold, Place, check_process, wait_released};
-pub(crate) use engine::change::{Change, Content, Known, Late, MovedFrom};
+pub(crate) use engine::change::{Change, Content, Known, Late, MovedFrom, encode_error};
 pub(crate) use engine::extras::PartsOf;
 pub(crate) use engine::leases::StoredLease;
 pub(crate) use engine::scan::{Direction, KEYS_AT_A_TIME, KeyRange};
 pub(crate) use engine::write::Writer;
 pub(crate) use engine::{Engine, StoredCold};
 pub(crate) use whole::compact::{compact, compact_opened};
-pub(crate) use whole::load::{Batch, Loaded, nothing_at};
-pub(crate) use whole::new_store::NewStore;
+pub(crate) use whole::load::{Batch, Loaded};
+pub(crate) use whole::new_store::{NewStore, nothing_at};
 pub(crate) use whole::open::{Compacted, Opened, directory, open, open_to_repair};
-pub use whole::repair::Repairs;
 pub(crate) use whole::repair::repair;
+pub use whole::repairs::Repairs;
+pub use whole::verification::{Verification, Violation};
 pub(crate) use whole::verify::verify;
-pub use whole::verify::{Verification, Violation};
 
 #[cfg(test)]
 pub(crate) use tests::{Hook, plant_age_row};

@@ -57,6 +57,11 @@ const CACHE: u64 = 16 << 20;
 /// The seed of every store in unit tests.
 pub(super) const SEED: [u8; 16] = [7; 16];
 
+/// The hot record of the entry of a key.
+fn hot_of(engine: &Engine, key: &SessionKey) -> Result<Option<Hot>> {
+    engine.hot_of(engine.fingerprint(key), key)
+}
+
 fn entry(n: usize) -> Fingerprint {
     Seed::new(&SEED).fingerprint(&key(n))
 }
@@ -182,7 +187,7 @@ fn is_late(change: &Change) -> bool {
 /// A touch if nothing but the time is new, as the committer knows it.
 fn as_late(engine: &Engine, change: &Change) -> Option<Late> {
     let Content::Hot(hot) = change.content else { return None };
-    let before = engine.hot(&change.key).unwrap();
+    let before = hot_of(engine, &change.key).unwrap();
     let is_touch = before.is_some_and(|before| hot == Hot { updated_at: hot.updated_at, ..before });
     Some(Late { entry: change.entry, hot, is_touch })
 }

@@ -36,7 +36,7 @@ impl Counts {
 /// Where commit 5 was the last, and receipts of the next two.
 fn begun() -> (Arc<Progress>, Receipt, Receipt) {
     let progress = Arc::new(Progress::new("db".into(), 5, crossbeam_channel::bounded(1).0));
-    let receipt = |commit| Receipt::from(CommitReceipt::new(commit, Arc::clone(&progress)));
+    let receipt = |commit| Receipt::of_commit(CommitReceipt::new(commit, Arc::clone(&progress)));
     let (six, seven) = (receipt(6), receipt(7));
     (progress, six, seven)
 }

@@ -50,6 +50,20 @@ pub(in crate::storage) fn make_directory(path: &Path) -> Result<()> {
     files::sync_directory(parent)
 }
 
+/// Makes the directory of a new store, or takes what was found there for one that its owner alone may use. That of a
+/// store is closed to others later, with [`make_private`].
+pub(in crate::storage) fn enter(path: &Path, found: &Found, trust_group: bool) -> Result<()> {
+    match found {
+        Found::Nothing => make_directory(path),
+        Found::Empty => {
+            check(path, found, trust_group)?;
+            // Before anything is made in it.
+            make_private(path, trust_group)
+        }
+        Found::Store => check(path, found, trust_group),
+    }
+}
+
 /// Makes a directory for its owner alone, whatever the umask is.
 pub(in crate::storage) fn private_directory(path: &Path) -> Result<()> {
     DirBuilder::new().mode(0o700).create(path).map_err(|e| Error::io("create", path, e))?;

@@ -60,20 +60,22 @@ fn fill(mut file: File, bytes: u64) -> io::Result<()> {
 
 /// Removes one whose making was cut short.
 pub(in crate::storage) fn sweep(store: &Path) -> Result<()> {
-    let new = store.join(files::NEW_BALLAST);
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &new, error)),
-        _ => Ok(()),
+    remove(&store.join(files::NEW_BALLAST)).map(drop)
+}
+
+/// Removes a file. Returns whether there was one.
+fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("remove", path, error)),
     }
 }
 
 /// Gives the space up. Returns whether there was any.
 pub(in crate::storage) fn give_up(store: &Path) -> Result<bool> {
-    let path = store.join(files::BALLAST);
-    match fs::remove_file(&path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(Error::io("remove", &path, error)),
+    if !remove(&store.join(files::BALLAST))? {
+        return Ok(false);
     }
     // Some file systems give the space back only with the next sync.
     if let Err(error) = files::sync_directory(store) {

@@ -27,6 +27,8 @@ pub(in crate::storage) use crate::outfile::sync_directory;
 
 pub(in crate::storage) const LOCK: &str = "LOCK";
 const DATABASE: &str = "sled";
+/// What sled's snapshots begin with.
+pub(super) const SNAPSHOT: &str = "snap.";
 pub(in crate::storage) const NEW_PREFIX: &str = "sled.new-";
 pub(in crate::storage) const OLD_PREFIX: &str = "sled.old-";
 pub(in crate::storage) const STATE: &str = "state";
@@ -100,49 +102,42 @@ pub(in crate::storage) fn new_database(store: &Path) -> Result<PathBuf> {
 
 /// Half-written snapshots: sled takes the name for the newest one and refuses to open.
 pub(in crate::storage) fn remove_half_snapshots(database: &Path) -> Result<Vec<String>> {
-    for_snapshots(
-        database,
-        |name| name.ends_with(".generating"),
-        |path, name| {
-            fs::remove_file(path).map_err(|e| Error::io("remove", path, e))?;
-            Ok(format!("removed the half-written snapshot {name}"))
-        },
-    )
+    let mut removed = Vec::new();
+    for (name, path) in named(database, SNAPSHOT)?.into_iter().filter(|(name, _)| name.ends_with(".generating")) {
+        fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        removed.push(format!("removed the half-written snapshot {name}"));
+    }
+    Ok(removed)
 }
 
 /// Moves all snapshots out of sled's sight; it then reads its whole log instead.
 pub(in crate::storage) fn set_snapshots_aside(database: &Path) -> Result<Vec<String>> {
-    for_snapshots(
-        database,
-        |_| true,
-        |path, name| {
-            let aside = path.with_file_name(format!("aside.{name}"));
-            fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))?;
-            Ok(format!("set the snapshot {name} aside"))
-        },
-    )
+    let mut moved = Vec::new();
+    for (name, path) in named(database, SNAPSHOT)? {
+        let aside = path.with_file_name(format!("aside.{name}"));
+        fs::rename(&path, &aside).map_err(|e| Error::io("rename", &path, e))?;
+        moved.push(format!("set the snapshot {name} aside"));
+    }
+    Ok(moved)
 }
 
-fn for_snapshots(
-    database: &Path,
-    wanted: impl Fn(&str) -> bool,
-    act: impl Fn(&Path, &str) -> Result<String>,
-) -> Result<Vec<String>> {
-    let mut done = Vec::new();
-    for entry in fs::read_dir(database).map_err(|e| Error::io("list", database, e))? {
-        let entry = entry.map_err(|e| Error::io("list", database, e))?;
+/// What is in a directory under a name that begins with `prefix`: the names and the paths.
+pub(in crate::storage) fn named(directory: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(|e| Error::io("list", directory, e))? {
+        let entry = entry.map_err(|e| Error::io("list", directory, e))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("snap.") && wanted(&name) {
-            done.push(act(&entry.path(), &name)?);
+        if name.starts_with(prefix) {
+            found.push((name, entry.path()));
         }
     }
-    Ok(done)
+    Ok(found)
 }
 
 /// The size of all snapshots. A new one is written before an old one goes.
 pub(in crate::storage) fn snapshot_bytes(database: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(database) else { return 0 };
-    let snapshots = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."));
+    let snapshots = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(SNAPSHOT));
     snapshots.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
 }
 

@@ -22,18 +22,11 @@ use super::state::{Mark, State, StateFile};
 use super::{access, files, swap};
 use crate::error::{Error, Result};
 
-/// A store that has all its parts.
-#[derive(Debug)]
-pub(in crate::storage) struct Gathered {
-    pub(in crate::storage) state: StateFile,
-    /// What was put right, in words.
-    pub(in crate::storage) repairs: Vec<String>,
-}
-
-/// Looks whether all parts are there; `None` if there are none. With `repair` a lost state is made anew.
+/// Looks whether all parts are there, and answers the state file and what was put right, in words; `None` if there are none.
+/// With `repair` a lost state is made anew.
 ///
 /// Call it with the store locked: a compaction may be at work otherwise.
-pub(in crate::storage) fn gather(store: &Path, lock: &Lock, repair: bool) -> Result<Option<Gathered>> {
+pub(in crate::storage) fn gather(store: &Path, lock: &Lock, repair: bool) -> Result<Option<(StateFile, Vec<String>)>> {
     let database = files::database(store);
     let state = StateFile::open(store.join(files::STATE))?;
     let mark = state.as_ref().and_then(|state| state.found().mark);
@@ -82,7 +75,7 @@ pub(in crate::storage) fn gather(store: &Path, lock: &Lock, repair: bool) -> Res
         access::private_directory(&blobs)?;
         repairs.push("made sled/blobs again, which is always empty".into());
     }
-    Ok(Some(Gathered { state, repairs }))
+    Ok(Some((state, repairs)))
 }
 
 fn no_state(store: &Path) -> Error {

@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::Position;
+use super::files::SNAPSHOT;
 use super::state::{Left, State};
 use crate::error::{Error, Result};
 
@@ -91,7 +92,7 @@ fn rewrite_files(path: &Path, with_snapshots: bool) -> Result<u64> {
     for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
         let entry = entry.map_err(|e| Error::io("list", path, e))?;
         let (path, name) = (entry.path(), entry.file_name());
-        let is_snapshot = name.to_string_lossy().starts_with("snap.");
+        let is_snapshot = name.to_string_lossy().starts_with(SNAPSHOT);
         if path.is_dir() {
             written += rewrite_files(&path, with_snapshots)?;
         } else if name != "db" && (with_snapshots || !is_snapshot) {

@@ -64,11 +64,6 @@ pub(in crate::storage) enum State {
 
 impl State {
     const ALL: [Self; 5] = [Self::Closed, Self::Opening, Self::Open, Self::Failed, Self::Full];
-
-    /// What is to be noted of a failure.
-    fn after(error: &Error) -> Self {
-        if matches!(error, Error::DiskFull { .. }) { Self::Full } else { Self::Failed }
-    }
 }
 
 /// What the last process that had the store left.
@@ -160,20 +155,14 @@ impl StateFile {
         self.write(|left| Left { state, synced: Some(synced), ..left })
     }
 
-    /// Tells the next opening all of it: how things stand, up to where the log is on disk, and what the database holds at
-    /// least.
-    pub(in crate::storage) fn set_mark(
-        &self,
-        state: State,
-        synced: Option<Position>,
-        mark: Option<Mark>,
-    ) -> Result<()> {
-        self.write(|_| Left { state, synced, mark })
+    /// Tells the next opening all of it.
+    pub(in crate::storage) fn note(&self, left: Left) -> Result<()> {
+        self.write(|_| left)
     }
 
     /// Tells the next opening of a failure.
     pub(in crate::storage) fn fail(&self, error: &Error) -> Result<()> {
-        self.set(State::after(error))
+        self.set(if matches!(error, Error::DiskFull { .. }) { State::Full } else { State::Failed })
     }
 
     /// Makes what was written survive a power cut.
@@ -290,7 +279,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let left = Left { state: State::Full, synced: Some(5), mark: Some(Mark { commit: 3, count: 2 }) };
-        StateFile::create(path.clone()).unwrap().set_mark(left.state, left.synced, left.mark).unwrap();
+        StateFile::create(path.clone()).unwrap().note(left).unwrap();
         let written = std::fs::read(&path).unwrap();
         let slot = |bytes: &[u8]| {
             let other = dir.path().join("other");

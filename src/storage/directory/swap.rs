@@ -17,10 +17,10 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::access;
-use super::files::{NEW_PREFIX, OLD_PREFIX, database, sync_directory};
+use super::files::{NEW_PREFIX, OLD_PREFIX, database, named, sync_directory};
 use crate::error::{Error, Result};
 
 /// Refuses a database of which any part lies elsewhere.
@@ -84,7 +84,7 @@ pub(in crate::storage) fn put_back(store: &Path) -> Result<Option<String>> {
     if current.symlink_metadata().is_ok() {
         return Ok(None);
     }
-    let mut set_aside = leftovers(store, OLD_PREFIX)?;
+    let mut set_aside = named(store, OLD_PREFIX)?;
     let Some((name, path)) = set_aside.pop() else { return Ok(None) };
     if !set_aside.is_empty() {
         let source = format!("there is no {}, but more than one that was set aside", current.display()).into();
@@ -97,17 +97,17 @@ pub(in crate::storage) fn put_back(store: &Path) -> Result<Option<String>> {
 
 /// Whether a compaction has set a database aside.
 pub(in crate::storage) fn is_set_aside(store: &Path) -> Result<bool> {
-    Ok(!leftovers(store, OLD_PREFIX)?.is_empty())
+    Ok(!named(store, OLD_PREFIX)?.is_empty())
 }
 
 /// Removes databases that never were, or are no longer, the store's. Returns what was removed, in words.
 pub(in crate::storage) fn sweep(store: &Path) -> Result<Vec<String>> {
     let mut swept = Vec::new();
-    for (name, path) in leftovers(store, NEW_PREFIX)? {
+    for (name, path) in named(store, NEW_PREFIX)? {
         remove(&path)?;
         swept.push(format!("removed {name}, left by an interrupted creation"));
     }
-    let old = leftovers(store, OLD_PREFIX)?;
+    let old = named(store, OLD_PREFIX)?;
     if !old.is_empty() {
         // The kill may have come before the new one's name was durable.
         sync_directory(store)?;
@@ -117,19 +117,6 @@ pub(in crate::storage) fn sweep(store: &Path) -> Result<Vec<String>> {
         swept.push(format!("removed {name}, the database before a compaction"));
     }
     Ok(swept)
-}
-
-/// What is in the store's directory under a name that begins with `prefix`.
-fn leftovers(store: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(store).map_err(|e| Error::io("list", store, e))? {
-        let entry = entry.map_err(|e| Error::io("list", store, e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(prefix) {
-            found.push((name, entry.path()));
-        }
-    }
-    Ok(found)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

@@ -20,7 +20,7 @@ use sled::IVec;
 
 use super::memtable::Epoch;
 use super::runs::{AgeOrder, AgeRange};
-use super::trees::engine_error;
+use super::trees::{Write, delete, engine_error, put};
 use super::{Engine, damaged_at};
 use crate::codec::{ActivityRow, AgePage, CodecError};
 use crate::error::Result;
@@ -211,9 +211,6 @@ fn page_of(tree: &sled::Tree, row: &ActivityRow) -> Result<(Option<Page>, Option
     Ok((page.map(|(key, value)| Page::new(key, &value, next.as_ref())), next))
 }
 
-/// A write to a tree: of a value, or a removal.
-pub(in crate::storage) type Write = (Vec<u8>, Option<Vec<u8>>);
-
 /// The writes that put rows into their pages. The rows are in order, and none is there twice.
 pub(in crate::storage) fn puts(tree: &sled::Tree, mut rows: &[ActivityRow]) -> Result<Vec<Write>> {
     let mut writes = Vec::new();
@@ -283,12 +280,9 @@ pub(in crate::storage) fn removals(tree: &sled::Tree, mut rows: &[ActivityRow]) 
 
 /// Writes where nobody else looks, and no order counts.
 pub(in crate::storage) fn write(tree: &sled::Tree, writes: Vec<Write>) -> Result<()> {
-    writes.into_iter().try_for_each(|(row, value)| {
-        let done = match value {
-            Some(value) => tree.insert(row, value),
-            None => tree.remove(row),
-        };
-        done.map(drop).map_err(|e| engine_error("write", e))
+    writes.into_iter().try_for_each(|(row, value)| match value {
+        Some(value) => put(tree, row, &value),
+        None => delete(tree, row),
     })
 }
 

@@ -38,7 +38,7 @@ impl Writer {
             late.map(|Late { entry, hot, is_touch }| {
                 let is_touch = is_touch && engine.memtable.keeps_rest(entry, epoch);
                 let touch = JournalRecord::Touch(entry, hot.updated_at);
-                (if is_touch { touch } else { JournalRecord::Set(entry, hot) }, entry, Newest::Hot(hot))
+                (if is_touch { touch } else { JournalRecord::Set(entry, hot) }, Some((entry, Newest::Hot(hot))))
             }),
         )
     }
@@ -49,18 +49,24 @@ impl Writer {
         engine: &Engine,
         late: impl Iterator<Item = (Fingerprint, Newest)>,
     ) -> Result<()> {
-        self.append_all(engine, late.map(|(entry, newest)| (newest.record(entry), entry, newest)))
+        self.append_all(engine, late.map(|(entry, newest)| (newest.record(entry), Some((entry, newest)))))
     }
 
+    /// Notes rows of the index that their entries leave, before they do.
+    pub(in crate::storage) fn append_left(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<()> {
+        self.append_all(engine, rows.iter().map(|row| (JournalRecord::Left(row.entry, row.time), None)))
+    }
+
+    /// Writes records, and sets what they say of entries in the memtable.
     fn append_all(
         &mut self,
         engine: &Engine,
-        records: impl Iterator<Item = (JournalRecord, Fingerprint, Newest)>,
+        records: impl Iterator<Item = (JournalRecord, Option<(Fingerprint, Newest)>)>,
     ) -> Result<()> {
         let (mut row, mut in_row) = (JournalRow::new(), Vec::new());
-        for (record, entry, newest) in records {
+        for (record, said) in records {
             row.push(&record).map_err(encode_error)?;
-            in_row.push((entry, newest));
+            in_row.extend(said);
             if row.is_full() {
                 self.append(engine, &row, &in_row)?;
                 row.clear();
@@ -78,19 +84,6 @@ impl Writer {
         self.insert(engine, &engine.trees.journal, number, row.value())?;
         engine.memtable.set(records, self.journal.epoch);
         Ok(())
-    }
-
-    /// Notes rows of the index that their entries leave, before they do.
-    pub(in crate::storage) fn append_left(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<()> {
-        let mut row = JournalRow::new();
-        for left in rows {
-            row.push(&JournalRecord::Left(left.entry, left.time)).map_err(encode_error)?;
-            if row.is_full() {
-                self.append(engine, &row, &[])?;
-                row.clear();
-            }
-        }
-        self.append(engine, &row, &[])
     }
 
     /// Makes the journal forget entries that the trees know better. The caller holds the gate.
@@ -149,7 +142,7 @@ impl Writer {
             return Ok(());
         }
         let outdated = bytes + self.journal.outdated;
-        let late = (0..=u8::MAX).flat_map(|part| engine.memtable.not_carried(part));
+        let late = engine.memtable.not_carried();
         self.append_again(engine, late)?;
         let mut after = None;
         loop {
@@ -214,7 +207,7 @@ impl Engine {
 /// A row that cannot be decoded may have said that the trees know better. So what is not newer than they are goes, and what
 /// they do not know.
 fn forget_doubtful(engine: &Engine) -> Result<()> {
-    for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
+    for entry in engine.memtable.entries() {
         let is_newer = match (engine.memtable.get(entry), if_readable(engine.stored_hot(entry))?) {
             (Some(newest), Some(Some(stored))) => newest.updated_at() > stored.updated_at,
             (_, Some(_)) => matches!(look_up(engine, entry)?, LookUp::Unreadable),

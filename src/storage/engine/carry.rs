@@ -2,14 +2,13 @@
 //!
 //! `journal.rs` says why, and what holds at every moment.
 
-use super::journal::MAX_AGE;
 use std::time::Duration;
 
 use tracing::field::Empty;
 
 use super::Engine;
 use super::change::encode_error;
-use super::journal::Journal;
+use super::journal::{Journal, MAX_AGE, SLICE};
 use super::memtable::{Newest, PARTS};
 use super::trees::engine_error;
 use super::write::Writer;
@@ -17,9 +16,8 @@ use crate::codec::{Activity, ActivityRow, Fingerprint, Hot, JournalRow};
 use crate::error::Result;
 use crate::unreadable::if_readable;
 
-/// Background rate: a twentieth of the time or so, in pieces that delay a commit by a millisecond or two, and after a pause by
+/// Background rate: a twentieth of the time or so, in slices that delay a commit by a millisecond or two, and after a pause by
 /// a few of them.
-const SLICE: usize = 64;
 const SLICE_INTERVAL: Duration = Duration::from_millis(25);
 const MAX_SLICES: usize = 4;
 /// The most that is carried at once, where the journal is about to exceed its bound.
@@ -49,7 +47,7 @@ impl Writer {
         }
         let entries = engine.memtable.len();
         let left = journal.left(entries) + engine.gone.len() / LOOKS_PER_WRITE;
-        let mut count = journal.take_share(changes, entries, left, SLICE).min(MAX_CARRIED);
+        let mut count = journal.take_share(changes, entries, left).min(MAX_CARRIED);
         let since = now.saturating_sub(journal.last_slice);
         if since >= SLICE_INTERVAL && (count > 0 || !journal.is_held) {
             journal.last_slice = now;

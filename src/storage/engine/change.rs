@@ -99,6 +99,7 @@ pub(crate) enum Content {
     Gone,
 }
 
-pub(in crate::storage) fn encode_error(error: CodecError) -> Error {
+/// For a record that cannot be written.
+pub(crate) fn encode_error(error: CodecError) -> Error {
     Error::Engine { action: "encode a record", source: Box::new(error) }
 }

@@ -7,8 +7,8 @@ use super::change::{Change, Content, Known, MovedFrom, encode_error};
 use super::extras::PartsOf;
 use super::leases::lease_writes;
 use super::lookup::has;
-use super::trees::{Trees, engine_error};
-use super::{Engine, bytes};
+use super::trees::Trees;
+use super::{Engine, StoredCold, bytes};
 use crate::codec::{
     Activity, ActivityRow, Cold, ExtrasIndex, Fingerprint, Hot, IdRow, MAX_VALUE_BYTES, Step, decode_cold,
 };
@@ -157,7 +157,7 @@ impl Group {
                 Step::Create(entry)
             }
             Some(before) => {
-                self.left_ages.extend(before.age_rows().filter(|old| *old != age_row));
+                self.left_ages.extend(before.age_rows.into_iter().flatten().filter(|old| *old != age_row));
                 let old_id = before.session_id.filter(|old| *old != cold.session_id);
                 self.by_session_id.gone.extend(old_id.as_ref().map(|old| IdRow::encode(old, entry)));
                 self.activity.put.push(activity);
@@ -198,7 +198,7 @@ impl Group {
         self.bytes += key.as_str().len() + 160;
         self.added -= 1;
         self.by_session_id.gone.extend(before.session_id.as_ref().map(|id| IdRow::encode(id, entry)));
-        self.left_ages.extend(before.age_rows());
+        self.left_ages.extend(before.age_rows.into_iter().flatten());
         self.sessions.gone.push(bytes(key).to_vec());
         self.activity.gone.push(row);
         if self.may_have.leases {
@@ -266,9 +266,9 @@ impl Rows {
 struct Before {
     /// `None` if its record cannot be decoded: the verbs have seen a better one, and the committer serves all others too.
     session_id: Option<SessionId>,
-    age_row: Option<ActivityRow>,
-    /// The row that carrying gives it, and may have given it before a crash.
-    late_row: Option<ActivityRow>,
+    /// The rows that the index may have of it: its own, and the one that carrying gives it, and may have given it before a
+    /// crash.
+    age_rows: [Option<ActivityRow>; 2],
     extras: Option<Arc<ExtrasIndex>>,
 }
 
@@ -279,32 +279,25 @@ impl Before {
             Some(Known::Nothing) => Ok(None),
             // While the journal speaks of the entry, its row by age is older than the hot record that is known.
             Some(Known::Entry { hot, cold }) if !engine.memtable.contains(change.entry) => {
-                Ok(Some(Self::new(Some(hot), &cold.0, change.entry)))
+                Ok(Some(Self::new(Some(hot), None, cold, change.entry)))
             }
             _ => Self::read(engine, &change.key, change.entry),
         }
     }
 
     fn read(engine: &Engine, key: &SessionKey, entry: Fingerprint) -> Result<Option<Self>> {
-        let value = engine.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read", e))?;
-        let Some(value) = value else { return Ok(None) };
+        let Some(stored) = engine.stored_cold(key)? else { return Ok(None) };
         // A record that cannot be decoded is about to be written over, or to go. An old row by age is stale then, which
         // does no harm.
         let hot = if_readable(engine.stored_hot(entry))?.flatten();
         let late = engine.memtable.get(entry).map(|newest| ActivityRow { time: newest.updated_at(), entry });
-        Ok(Some(Self { late_row: late, ..Self::new(hot.as_ref(), &value, entry) }))
+        Ok(Some(Self::new(hot.as_ref(), late, &stored, entry)))
     }
 
-    /// The rows that the index may have of it.
-    fn age_rows(&self) -> impl Iterator<Item = ActivityRow> {
-        self.age_row.into_iter().chain(self.late_row)
-    }
-
-    fn new(hot: Option<&Hot>, cold: &[u8], entry: Fingerprint) -> Self {
-        let cold = decode_cold(cold).ok().map(|(cold, _)| cold);
+    fn new(hot: Option<&Hot>, late: Option<ActivityRow>, cold: &StoredCold, entry: Fingerprint) -> Self {
+        let cold = decode_cold(&cold.0).ok().map(|(cold, _)| cold);
         Self {
-            age_row: hot.map(|hot| ActivityRow::of(hot, entry)),
-            late_row: None,
+            age_rows: [hot.map(|hot| ActivityRow::of(hot, entry)), late],
             extras: cold.as_ref().and_then(|cold| cold.extras.clone()),
             session_id: cold.map(|cold| cold.session_id),
         }

@@ -19,7 +19,7 @@
 //! in `activity`, or earlier in the same half of the journal, whose rows go together. Of anything else it says all of it.
 //! After an opening such a touch stands for its time, and reads take the rest from `activity`.
 //!
-//! A row costs about as much as one touch did, and holds forty of them.
+//! A row costs about as much as one touch did, and holds up to 37 of them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -30,11 +30,13 @@ use crate::config::DEFAULT_JOURNAL_BYTES;
 
 /// How many entries the memtable may hold before it is time to carry them: with the two halves, twice as many.
 const MAX_ENTRIES: usize = 1 << 20;
+/// What is carried at a time in the background, in records.
+pub(super) const SLICE: usize = 64;
 /// How long a half may grow. Openings read less, and pruning finds its rows in the tree.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Where the journal has come to. It belongs to the [`Writer`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::storage) struct Journal {
     /// The number of the next row.
     pub(in crate::storage) next: u64,
@@ -57,7 +59,7 @@ pub(in crate::storage) struct Journal {
 }
 
 /// How far the half that is carried has come.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::storage) struct Carry {
     /// The next part of the memtable whose records are to be listed.
     pub(in crate::storage) part: usize,
@@ -74,25 +76,13 @@ pub(in crate::storage) struct Carry {
 
 impl Journal {
     pub(in crate::storage) fn new() -> Self {
-        Self {
-            next: 0,
-            bytes: 0,
-            began: None,
-            outdated: 0,
-            epoch: 0,
-            carry: None,
-            last_slice: Duration::ZERO,
-            unmatched: (0, 0),
-            limit: DEFAULT_JOURNAL_BYTES,
-            is_held: false,
-            unreadable: BTreeSet::new(),
-        }
+        Self { limit: DEFAULT_JOURNAL_BYTES, ..Self::default() }
     }
 
     /// Begins to carry the half that has grown.
     pub(in crate::storage) fn swap_halves(&mut self) {
         let (end, bytes) = (self.next, self.bytes);
-        self.carry = Some(Carry { part: 0, rows: Vec::new(), noted: None, are_notes_done: false, end, bytes });
+        self.carry = Some(Carry { end, bytes, ..Carry::default() });
         self.epoch = self.epoch.wrapping_add(1);
         (self.bytes, self.began) = (0, None);
     }
@@ -113,16 +103,10 @@ impl Journal {
         self.unmatched.0 += bytes;
     }
 
-    /// How much of what is `left` to be carried has to be done now, `least` or nothing: in proportion to what
+    /// How much of what is `left` to be carried has to be done now, a slice or nothing: in proportion to what
     /// has been written of the room that there is. So it is done about when the half that grows is full, whatever
     /// fills it, and a burst that leaves half of it empty pays for nothing. What carrying itself writes counts too.
-    pub(in crate::storage) fn take_share(
-        &mut self,
-        changes: usize,
-        entries: usize,
-        left: usize,
-        least: usize,
-    ) -> usize {
+    pub(in crate::storage) fn take_share(&mut self, changes: usize, entries: usize, left: usize) -> usize {
         if !self.is_pressed(entries) {
             self.unmatched = (0, 0);
             return 0;
@@ -135,11 +119,11 @@ impl Journal {
         let share = |new: u64, room: u64, all: u64| (2 * left as u64).saturating_mul(new) / room.max(all / 8).max(1);
         let of_entries = if entries >= MAX_ENTRIES { share(changes, room_for_entries, MAX_ENTRIES as u64) } else { 0 };
         let share = usize::try_from(share(bytes, room, self.limit).max(of_entries)).unwrap_or(left).min(left);
-        if share < least.min(left) {
+        if share < SLICE.min(left) {
             return 0;
         }
         self.unmatched = (0, 0);
-        share.max(least)
+        share.max(SLICE)
     }
 
     /// Whether carrying must exceed its background rate. After an opening both halves of the last one are carried.

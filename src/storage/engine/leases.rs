@@ -4,11 +4,12 @@
 //! it: so an entry is never there without the leases that were moved to it, and one that is made again has none of the old
 //! ones.
 
-use super::trees::engine_error;
+use super::Engine;
+use super::change::encode_error;
+use super::trees::{Write, engine_error};
 use super::write::Writer;
-use super::{Engine, damaged, damaged_at};
 use crate::codec::{Fingerprint, LeaseRow, Term};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A row of the tree.
 #[derive(Debug)]
@@ -27,10 +28,7 @@ impl Engine {
             let (row, value) = row.map_err(|e| engine_error("read leases", e))?;
             let entry = LeaseRow::entry_of(&row);
             let lease = LeaseRow::decode(&row).and_then(|row| Ok((row.name.to_owned(), Term::decode(&value)?)));
-            let lease = lease.map_err(|error| match entry {
-                Some(entry) => damaged("leases", &self.shown(entry), error),
-                None => damaged_at("leases", &row, error),
-            });
+            let lease = lease.map_err(|error| self.damaged_row("leases", &row, entry, error));
             leases.push(StoredLease { entry, lease });
         }
         Ok(leases)
@@ -43,15 +41,8 @@ impl Engine {
     }
 }
 
-/// A row, and its value or that it goes.
-type LeaseWrite = (Vec<u8>, Option<Vec<u8>>);
-
 /// What `leases` of one entry, to be set or removed, come to.
-pub(in crate::storage) fn lease_writes(
-    entry: Fingerprint,
-    leases: &[(String, Option<Term>)],
-) -> Result<Vec<LeaseWrite>> {
-    let encode_error = |e| Error::Engine { action: "encode a record", source: Box::new(e) };
+pub(in crate::storage) fn lease_writes(entry: Fingerprint, leases: &[(String, Option<Term>)]) -> Result<Vec<Write>> {
     let write = |(name, term): &(String, Option<Term>)| {
         let value = term.map(|term| term.encode().map_err(encode_error)).transpose()?;
         Ok((LeaseRow::encode(entry, name), value))
@@ -67,13 +58,8 @@ impl Writer {
         entry: Fingerprint,
         leases: &[(String, Option<Term>)],
     ) -> Result<()> {
-        for (row, value) in lease_writes(entry, leases)? {
-            match value {
-                Some(value) => self.insert(engine, &engine.trees.leases, row, &value)?,
-                None => self.remove(engine, &engine.trees.leases, row)?,
-            }
-        }
-        Ok(())
+        let writes = lease_writes(entry, leases)?;
+        writes.into_iter().try_for_each(|(row, value)| self.write(engine, &engine.trees.leases, row, value.as_deref()))
     }
 
     /// Removes leases that have ended.

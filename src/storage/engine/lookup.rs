@@ -1,7 +1,7 @@
 //! What a fingerprint leads to.
 
+use super::Engine;
 use super::trees::engine_error;
-use super::{Engine, bytes};
 use crate::codec::{CodecError, Cold, Fingerprint, decode_cold};
 use crate::error::Result;
 use crate::key::SessionKey;
@@ -18,8 +18,7 @@ pub(in crate::storage) enum LookUp {
 pub(in crate::storage) fn look_up(engine: &Engine, entry: Fingerprint) -> Result<LookUp> {
     let Some(key) = if_readable(engine.key_of(entry))? else { return Ok(LookUp::Unreadable) };
     let Some(key) = key else { return Ok(LookUp::Missing) };
-    let value = engine.trees.sessions.get(bytes(&key)).map_err(|e| engine_error("read", e))?;
-    Ok(match value.map(|value| decode_cold(&value)) {
+    Ok(match engine.stored_cold(&key)?.map(|stored| decode_cold(&stored.0)) {
         Some(Ok((cold, _))) => LookUp::Entry(Box::new(cold)),
         Some(Err(_)) => LookUp::Unreadable,
         None => LookUp::Missing,

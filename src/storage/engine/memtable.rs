@@ -224,12 +224,8 @@ impl Memtable {
     pub(in crate::storage) fn set(&self, records: &[(Fingerprint, Newest)], epoch: Epoch) {
         self.append(records.iter().map(|(entry, newest)| ActivityRow { time: newest.updated_at(), entry: *entry }));
         for (entry, newest) in records {
-            self.set_record(*entry, newest, epoch);
+            self.set_in(&mut self.part(entry.part_and_hash().0).lock(), *entry, newest, epoch);
         }
-    }
-
-    fn set_record(&self, entry: Fingerprint, newest: &Newest, epoch: Epoch) {
-        self.set_in(&mut self.part(entry.part_and_hash().0).lock(), entry, newest, epoch);
     }
 
     fn set_in(&self, part: &mut HashTable<Record>, entry: Fingerprint, newest: &Newest, epoch: Epoch) {
@@ -332,9 +328,11 @@ impl Memtable {
         runs.iter(range, order).filter(|row| last.replace(*row) != Some(*row)).filter(is_its).take(limit).collect()
     }
 
-    /// The entries of one part.
-    pub(in crate::storage) fn entries_of_part(&self, part: u8) -> Vec<Fingerprint> {
-        self.part(part).lock().iter().map(|record| record.entry).collect()
+    /// The entries, listed a part at a time.
+    pub(in crate::storage) fn entries(&self) -> impl Iterator<Item = Fingerprint> {
+        let of_part =
+            |part: &Mutex<HashTable<Record>>| part.lock().iter().map(|record| record.entry).collect::<Vec<_>>();
+        self.parts.iter().flat_map(of_part)
     }
 
     /// Adds the rows of one part's records that were written before `epoch` and not carried yet. Answers how many records
@@ -350,10 +348,13 @@ impl Memtable {
         self.find(entry, |record| record.is_due(epoch).then(|| (entry, record.newest()))).flatten()
     }
 
-    /// The records of one part that are not carried yet.
-    pub(in crate::storage) fn not_carried(&self, part: u8) -> Vec<(Fingerprint, Newest)> {
-        let part = self.part(part).lock();
-        part.iter().filter(|record| !record.carried).map(|record| (record.entry, record.newest())).collect()
+    /// The records that are not carried yet, likewise.
+    pub(in crate::storage) fn not_carried(&self) -> impl Iterator<Item = (Fingerprint, Newest)> {
+        self.parts.iter().flat_map(|part| {
+            let part = part.lock();
+            let records = part.iter().filter(|record| !record.carried);
+            records.map(|record| (record.entry, record.newest())).collect::<Vec<_>>()
+        })
     }
 
     /// Notes that these records, as they are, are in their trees.

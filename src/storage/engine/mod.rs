@@ -46,6 +46,7 @@ use parking_lot::Mutex;
 
 use crate::codec::{
     self, Activity, ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed,
+    whole_fingerprint,
 };
 use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
@@ -95,6 +96,11 @@ impl StoredCold {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
+
+    /// The record, and whether its details are in the base of its extras instead.
+    pub(in crate::storage) fn decode(&self, key: &SessionKey) -> Result<(Cold, bool)> {
+        codec::decode_cold(&self.0).map_err(|e| damaged("sessions", key, e))
+    }
 }
 
 impl Engine {
@@ -109,8 +115,8 @@ impl Engine {
         self.rows_read.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    #[cfg(test)]
     pub(in crate::storage) fn count_row(&self) {
+        #[cfg(test)]
         self.rows_read.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -156,11 +162,6 @@ impl Engine {
         damaged(tree, key, CodecError::Missing)
     }
 
-    /// An error for a record that cannot be written.
-    pub(crate) fn encode_failed(&self, error: CodecError) -> Error {
-        Error::Engine { action: "encode a record", source: Box::new(error) }
-    }
-
     /// Whether the key has an entry on disk: `sessions` alone decides.
     pub(crate) fn contains(&self, key: &SessionKey) -> Result<bool> {
         self.trees.sessions.contains_key(bytes(key)).map_err(|e| engine_error("read", e))
@@ -173,17 +174,11 @@ impl Engine {
 
     /// The key that a fingerprint stands for; `None` if there is no such entry.
     pub(crate) fn key_of(&self, entry: Fingerprint) -> Result<Option<SessionKey>> {
-        let value = self.activity(entry)?;
-        value.map(|value| self.decoded(entry, Activity::decode_key(&value), |key| key)).transpose()
+        Ok(self.stored_activity(entry)?.map(|found| found.key))
     }
 
     /// The hot record of an entry: the journal's, or else the one in its tree. `sessions` decides whether there is an
     /// entry, so one without a hot record is damaged.
-    pub(crate) fn hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        self.hot_of(self.fingerprint(key), key)
-    }
-
-    /// Like [`Engine::hot`], of a key whose fingerprint is known.
     pub(crate) fn hot_of(&self, entry: Fingerprint, key: &SessionKey) -> Result<Option<Hot>> {
         let newest = self.memtable.get(entry);
         if let Some(Newest::Hot(hot)) = newest {
@@ -202,9 +197,8 @@ impl Engine {
     /// The key and the hot record of an entry that an index leads to; `None` if it is gone by now.
     pub(crate) fn listed(&self, entry: Fingerprint) -> Result<Option<Activity>> {
         let newest = self.memtable.get(entry);
-        let Some(value) = self.activity(entry)? else { return Ok(None) };
-        let Activity { key, hot } = self.decoded(entry, Activity::decode(&value), |activity| &activity.key)?;
-        Ok(Some(Activity { key, hot: newest.map_or(hot, |newest| newest.over(hot)) }))
+        let stored = self.stored_activity(entry)?;
+        Ok(stored.map(|Activity { key, hot }| Activity { key, hot: newest.map_or(hot, |newest| newest.over(hot)) }))
     }
 
     /// The entry of a row of the index by age, if it has no other row there.
@@ -243,23 +237,44 @@ impl Engine {
         self.trees.activity.get(entry.as_bytes()).map_err(|e| engine_error("read", e))
     }
 
-    /// What a row of `activity` says, if it is the row of the key in it.
-    fn decoded<T>(
+    /// The row of an entry in `activity`.
+    fn stored_activity(&self, entry: Fingerprint) -> Result<Option<Activity>> {
+        let Some(value) = self.activity(entry)? else { return Ok(None) };
+        self.decode_activity(entry, &value).map(Some).map_err(|e| damaged("activity", &entry, e))
+    }
+
+    fn decode_activity(&self, entry: Fingerprint, value: &[u8]) -> Result<Activity, CodecError> {
+        let found = Activity::decode(value)?;
+        if self.fingerprint(&found.key) == entry { Ok(found) } else { Err(CodecError::WrongKey) }
+    }
+
+    /// A row of `activity`: the entry that it is of, and what it says, if it is the row of the key in it.
+    pub(in crate::storage) fn activity_row(
         &self,
-        entry: Fingerprint,
-        decoded: Result<T, CodecError>,
-        key: impl FnOnce(&T) -> &SessionKey,
-    ) -> Result<T> {
-        match decoded {
-            Ok(row) if self.fingerprint(key(&row)) == entry => Ok(row),
-            Ok(_) => Err(damaged("activity", &entry, CodecError::WrongKey)),
-            Err(error) => Err(damaged("activity", &entry, error)),
-        }
+        row: &[u8],
+        value: &[u8],
+    ) -> Result<(Fingerprint, Activity), CodecError> {
+        let entry = whole_fingerprint(row)?;
+        Ok((entry, self.decode_activity(entry, value)?))
     }
 
     /// What stands for an entry in messages: its redacted key, where that can be found.
     pub(in crate::storage) fn shown(&self, entry: Fingerprint) -> String {
         self.key_of(entry).ok().flatten().map_or_else(|| entry.to_string(), |key| key.to_string())
+    }
+
+    /// For a row that may tell its entry, by which it is named then.
+    pub(in crate::storage) fn damaged_row(
+        &self,
+        tree: &'static str,
+        row: &[u8],
+        entry: Option<Fingerprint>,
+        error: CodecError,
+    ) -> Error {
+        match entry {
+            Some(entry) => damaged(tree, &self.shown(entry), error),
+            None => damaged_at(tree, row, error),
+        }
     }
 
     /// The cold record on disk, as its bytes.
@@ -270,7 +285,7 @@ impl Engine {
 
     /// What the bytes of a cold record say. Details that it had no room for are read from the base of the extras.
     pub(crate) fn decode_cold(&self, key: &SessionKey, stored: &StoredCold) -> Result<Cold> {
-        let (mut cold, spilled) = codec::decode_cold(&stored.0).map_err(|e| damaged("sessions", key, e))?;
+        let (mut cold, spilled) = stored.decode(key)?;
         if spilled {
             let base = cold.extras.as_ref().and_then(|extras| extras.base);
             let details = match base {
@@ -291,7 +306,7 @@ impl Engine {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
             let part = match ExtrasRow::decode(&row) {
                 Ok(row) if row.chunk != expected => Err(CodecError::NoChunk(expected)),
-                Ok(_) => ExtrasRow::part(&value),
+                Ok(_) => codec::chunk(&value),
                 Err(error) => Err(error),
             };
             whole.extend_from_slice(part.map_err(|e| damaged("extras", key, e))?);
@@ -360,7 +375,7 @@ pub(in crate::storage) fn damaged(record: &'static str, key: &impl std::fmt::Dis
     Error::DamagedRecord { record, key: key.to_string(), source: Box::new(error) }
 }
 
-/// For a row whose own key cannot be shown. `verify` names it likewise.
+/// For a row whose own key cannot be shown.
 pub(in crate::storage) fn damaged_at(record: &'static str, row: &[u8], error: CodecError) -> Error {
     damaged(record, &format_args!("row #{:08x}", crc32fast::hash(row)), error)
 }

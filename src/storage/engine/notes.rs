@@ -2,7 +2,7 @@
 
 use super::trees::engine_error;
 use super::{Engine, damaged_at};
-use crate::codec::{CodecError, NoteRow};
+use crate::codec::{CodecError, NoteRow, chunk};
 use crate::error::Result;
 use crate::json;
 
@@ -13,11 +13,11 @@ impl Engine {
         let mut bytes = Vec::new();
         for (expected, row) in (0_u32..).zip(self.trees.meta.scan_prefix(NoteRow::prefix(name))) {
             let (row, value) = row.map_err(|e| engine_error("read notes", e))?;
-            let part = NoteRow::decode(&row).and_then(|(_, chunk)| Ok((chunk, NoteRow::part(&value)?)));
+            let part = NoteRow::decode(&row).and_then(|(_, number)| Ok((number, chunk(&value)?)));
             match part.map_err(|e| damaged_at("meta", &row, e))? {
                 // A crash came before the first chunk was written.
-                (chunk, _) if expected == 0 && chunk != 0 => return Ok(None),
-                (chunk, _) if chunk != expected => {
+                (number, _) if expected == 0 && number != 0 => return Ok(None),
+                (number, _) if number != expected => {
                     return Err(damaged_at("meta", &row, CodecError::NoChunk(expected)));
                 }
                 (_, part) => bytes.extend_from_slice(part),

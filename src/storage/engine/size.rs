@@ -5,8 +5,8 @@
 //! bytes: keys and values of all trees, as they were written, without sled's own overhead.
 
 use super::trees::engine_error;
-use super::{Engine, bytes, damaged, damaged_at};
-use crate::codec::{Activity, decode_cold};
+use super::{Engine, bytes, damaged_at};
+use crate::codec::Activity;
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::unreadable::if_readable;
@@ -19,10 +19,9 @@ const FIXED: u64 = 22 + 3 * 16 + 8;
 impl Engine {
     /// Live bytes of one entry, its extras included; zero if there is none.
     pub(crate) fn entry_bytes(&self, key: &SessionKey) -> Result<u64> {
-        let value = self.trees.sessions.get(bytes(key)).map_err(|e| engine_error("read an entry", e))?;
-        let Some(value) = value else { return Ok(0) };
-        let (cold, _) = decode_cold(&value).map_err(|e| damaged("sessions", key, e))?;
-        let texts = value.len() + 2 * bytes(key).len() + cold.session_id.as_str().len();
+        let Some(stored) = self.stored_cold(key)? else { return Ok(0) };
+        let (cold, _) = stored.decode(key)?;
+        let texts = stored.len() + 2 * bytes(key).len() + cold.session_id.as_str().len();
         Ok(FIXED + texts as u64 + cold.extras.map_or(0, |extras| extras.bytes_outside()))
     }
 
@@ -32,7 +31,7 @@ impl Engine {
         let (mut sum, mut looked_at) = (0_u64, 0_u64);
         let mut add = |row: Result<(sled::IVec, sled::IVec), sled::Error>| -> Result<()> {
             let (row, value) = row.map_err(|e| engine_error("read a key", e))?;
-            let key = Activity::decode_key(&value).map_err(|e| damaged_at("activity", &row, e));
+            let key = Activity::decode(&value).map(|found| found.key).map_err(|e| damaged_at("activity", &row, e));
             // An entry that cannot be decoded cannot be pruned either; `verify` reports it.
             if let Some(bytes) = if_readable(key.and_then(|key| self.entry_bytes(&key)))? {
                 sum = sum.saturating_add(bytes);

@@ -14,9 +14,7 @@ use super::group::{Group, MayHave};
 use super::trees::{engine_error, meta};
 use super::write::Writer;
 use super::{Engine, damaged_at};
-use crate::codec::{
-    Activity, ActivityRow, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Parts, Step, decode_cold, encode_meta,
-};
+use crate::codec::{Activity, ActivityRow, ExtrasRow, Fingerprint, Hot, IdRow, Intent, Parts, Step, encode_meta};
 use crate::error::{Error, Result};
 use crate::key::SessionId;
 
@@ -30,7 +28,8 @@ pub(in crate::storage) enum Settled {
 }
 
 impl Writer {
-    /// Applies the structural ones among `changes`: what moves first, since another entry may come to a key that one leaves.
+    /// Applies the structural ones among `changes`: what moves first, so that another entry could come to a key that one leaves.
+    /// The verbs make no such commit, see `moving.rs`.
     pub(in crate::storage) fn apply_structural(&mut self, engine: &Engine, changes: &[Change]) -> Result<()> {
         let structural = || changes.iter().filter(|change| !matches!(change.content, Content::Hot(_)));
         if structural().next().is_none() {
@@ -233,7 +232,7 @@ impl Writer {
             self.erase(engine, entry)?;
             return Ok(false);
         };
-        let (cold, _) = decode_cold(&cold.0).map_err(|e| super::damaged("sessions", &key, e))?;
+        let (cold, _) = cold.decode(&key)?;
         self.insert(engine, &engine.trees.by_session_id, IdRow::encode(&cold.session_id, entry), &[])?;
         if let Some(hot) = engine.stored_hot(entry)? {
             self.put_age_rows(engine, vec![ActivityRow::of(&hot, entry)])?;
@@ -251,7 +250,7 @@ impl Writer {
         let Some(value) = engine.activity(entry)? else { return Ok(()) };
         let Activity { key, hot } = Activity::decode(&value).map_err(|e| super::damaged("activity", &entry, e))?;
         if let Some(value) = engine.stored_cold(&key)? {
-            let (cold, _) = decode_cold(&value.0).map_err(|e| super::damaged("sessions", &key, e))?;
+            let (cold, _) = value.decode(&key)?;
             self.remove(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry))?;
         }
         self.remove_age_rows(engine, vec![ActivityRow::of(&hot, entry)])?;
@@ -272,7 +271,7 @@ impl Writer {
         let Some(key) = engine.key_of(entry)? else { return Ok(()) };
         let value = engine.stored_cold(&key)?.filter(|value| crc32fast::hash(&value.0) == checksum);
         let Some(value) = value else { return Ok(()) };
-        let (cold, _) = decode_cold(&value.0).map_err(|e| super::damaged("sessions", &key, e))?;
+        let (cold, _) = value.decode(&key)?;
         self.insert(engine, &trees.by_session_id, IdRow::encode(&cold.session_id, entry), &[])?;
         self.put_age_rows(engine, vec![ActivityRow::of(hot, entry)])?;
         let value = Activity::encode(&key, hot).map_err(encode_error)?;

@@ -149,6 +149,17 @@ impl Drop for LastHandle {
     }
 }
 
+/// A row of a tree to be written: its key, and its value or that it goes.
+pub(in crate::storage) type Write = (Vec<u8>, Option<Vec<u8>>);
+
+pub(in crate::storage) fn put(tree: &sled::Tree, row: impl AsRef<[u8]>, value: &[u8]) -> Result<()> {
+    tree.insert(row, value).map(drop).map_err(|e| engine_error("write", e))
+}
+
+pub(in crate::storage) fn delete(tree: &sled::Tree, row: impl AsRef<[u8]>) -> Result<()> {
+    tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
+}
+
 /// Turns sled's error into ours. sled's own type stays inside.
 pub(in crate::storage) fn engine_error(action: &'static str, error: sled::Error) -> Error {
     match error {

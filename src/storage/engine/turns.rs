@@ -3,11 +3,12 @@
 //! A marker is a plain write. It names the session it belongs to, so one that a crash leaves without its entry, or
 //! with another session in its place, means nothing: it is an orphan, harmless, and cleared at the next recovery.
 
+use super::Engine;
+use super::change::encode_error;
 use super::trees::engine_error;
 use super::write::Writer;
-use super::{Engine, damaged, damaged_at};
 use crate::codec::{Fingerprint, Turn, whole_fingerprint};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 impl Engine {
     /// All markers, each read by itself.
@@ -15,12 +16,8 @@ impl Engine {
         let mut turns = Vec::new();
         for row in self.trees.turns.iter() {
             let (row, value) = row.map_err(|e| engine_error("read turns", e))?;
-            turns.push(match whole_fingerprint(&row) {
-                Ok(entry) => {
-                    Turn::decode(&value).map(|turn| (entry, turn)).map_err(|e| damaged("turns", &self.shown(entry), e))
-                }
-                Err(error) => Err(damaged_at("turns", &row, error)),
-            });
+            let turn = Turn::of_row(&row, &value);
+            turns.push(turn.map_err(|error| self.damaged_row("turns", &row, whole_fingerprint(&row).ok(), error)));
         }
         Ok(turns)
     }
@@ -30,14 +27,8 @@ impl Writer {
     /// Sets or removes the markers of entries. They are durable after [`Writer::sync`].
     pub(crate) fn apply_turns(&mut self, engine: &Engine, turns: &[(Fingerprint, Option<Turn>)]) -> Result<()> {
         for (entry, turn) in turns {
-            match turn {
-                Some(turn) => {
-                    let value =
-                        turn.encode().map_err(|e| Error::Engine { action: "encode a record", source: Box::new(e) })?;
-                    self.insert(engine, &engine.trees.turns, entry.as_bytes(), &value)?;
-                }
-                None => self.remove(engine, &engine.trees.turns, entry.as_bytes())?,
-            }
+            let value = turn.as_ref().map(Turn::encode).transpose().map_err(encode_error)?;
+            self.write(engine, &engine.trees.turns, entry.as_bytes(), value.as_deref())?;
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 //!
 //! What a crash can leave, write by write:
 //!
-//! - A touch is a record in the journal, one plain write for many touches. Carrying it to its trees later is the new
-//!   index row, then a note of the old one, then the hot record, and much later the removal of the old row: see `journal.rs`
-//!   and `ages.rs`. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
+//! - A touch is a record in the journal, one plain write for many touches. Carrying it to its trees later is a note of the
+//!   old index row and of the new one, then the new one, then the hot record, and much later the removal of the old row: see
+//!   `carry.rs` and `ages.rs`. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
 //!   leave a row too many, of which the journal knows.
 //! - A group of structural changes (create, new id, new details, remove) is announced by an intent; opening finishes it
 //!   or takes it back, see `structural.rs`.
@@ -16,14 +16,14 @@
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
 
 use super::Engine;
-use super::ages::{self, Write};
+use super::ages;
 use super::change::{Change, Content, Late, encode_error};
 use super::journal::Journal;
-use super::trees::{engine_error, meta};
+use super::trees::{Write, delete, engine_error, meta, put};
 use crate::codec::{ActivityRow, AgePage, CHUNK_BYTES, ClockNote, MAX_JOURNAL_ROW, NoteRow, encode_meta};
 use crate::error::{Error, Result};
 use crate::storage::directory::Position;
-use crate::storage::directory::state::{Mark, State};
+use crate::storage::directory::state::{Left, Mark, State};
 use crate::unreadable::if_readable;
 
 /// The most that may be written to the log between two syncs, in bytes. Losses begin somewhere between 1.7 and 6.8 MB.
@@ -248,7 +248,7 @@ impl Writer {
         self.unsynced = Unsynced { synced, ..Unsynced::default() };
         self.has_unsynced_extras = false;
         // What is later than this is in doubt if the process dies, of a failure of the next sync too.
-        engine.state.set_mark(State::Open, Some(synced), self.finished)
+        engine.state.note(Left { state: State::Open, synced: Some(synced), mark: self.finished })
     }
 
     /// Makes what was noted of the last sync survive a power cut.
@@ -297,7 +297,7 @@ impl Writer {
         let row = row.as_ref();
         self.before_write(engine, self.log_bytes(engine, tree, row.len() + value.len()))?;
         let _gate = engine.gate.lock();
-        tree.insert(row, value).map(drop).map_err(|e| engine_error("write", e))
+        put(tree, row, value)
     }
 
     pub(in crate::storage) fn remove(
@@ -309,7 +309,21 @@ impl Writer {
         let row = row.as_ref();
         self.before_write(engine, self.log_bytes(engine, tree, row.len()))?;
         let _gate = engine.gate.lock();
-        tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
+        delete(tree, row)
+    }
+
+    /// Puts a row, or removes it where it has no value.
+    pub(super) fn write(
+        &mut self,
+        engine: &Engine,
+        tree: &sled::Tree,
+        row: impl AsRef<[u8]>,
+        value: Option<&[u8]>,
+    ) -> Result<()> {
+        match value {
+            Some(value) => self.insert(engine, tree, row, value),
+            None => self.remove(engine, tree, row),
+        }
     }
 
     /// Puts rows into the index by age, where they count from now on.
@@ -336,10 +350,8 @@ impl Writer {
     }
 
     fn write_pages(&mut self, engine: &Engine, writes: Vec<Write>) -> Result<()> {
-        writes.into_iter().try_for_each(|(row, value)| match value {
-            Some(value) => self.insert(engine, &engine.trees.by_updated_at, row, &value),
-            None => self.remove(engine, &engine.trees.by_updated_at, row),
-        })
+        let tree = &engine.trees.by_updated_at;
+        writes.into_iter().try_for_each(|(row, value)| self.write(engine, tree, row, value.as_deref()))
     }
 
     /// Like [`Writer::insert`]; the caller holds the gate.
@@ -351,13 +363,13 @@ impl Writer {
         value: &[u8],
     ) -> Result<()> {
         self.before_write(engine, self.log_bytes(engine, tree, row.len() + value.len()))?;
-        tree.insert(row, value).map(drop).map_err(|e| engine_error("write", e))
+        put(tree, row, value)
     }
 
     /// Like [`Writer::remove`]; the caller holds the gate.
     pub(in crate::storage) fn remove_held(&mut self, engine: &Engine, tree: &sled::Tree, row: &[u8]) -> Result<()> {
         self.before_write(engine, self.log_bytes(engine, tree, row.len()))?;
-        tree.remove(row).map(drop).map_err(|e| engine_error("write", e))
+        delete(tree, row)
     }
 
     /// Counts a write of so much to the log, and syncs first if that would grow past the bound.

@@ -40,7 +40,7 @@ fn stored(engine: &Engine, n: usize) -> Timestamp {
 }
 
 fn seen(engine: &Engine, n: usize) -> Timestamp {
-    engine.hot(&key(n)).unwrap().unwrap().updated_at
+    hot_of(engine, &key(n)).unwrap().unwrap().updated_at
 }
 
 fn many(n: usize) -> Vec<Change> {
@@ -130,10 +130,10 @@ fn counters_and_flags_go_through_the_journal() {
         }],
     )
     .unwrap();
-    assert_eq!(opened.engine.hot(&key(1)).unwrap(), Some(hot));
+    assert_eq!(hot_of(&opened.engine, &key(1)).unwrap(), Some(hot));
     drop(opened);
     let mut opened = open_at(dir.path());
-    assert_eq!(opened.engine.hot(&key(1)).unwrap(), Some(hot));
+    assert_eq!(hot_of(&opened.engine, &key(1)).unwrap(), Some(hot));
     carry(&mut opened);
     assert_eq!(opened.engine.stored_hot(entry(1)).unwrap(), Some(hot));
 }
@@ -195,7 +195,7 @@ fn carrying_goes_by_what_is_written() {
         journal.swap_halves();
         while journal.bytes < limit {
             journal.grow(bytes);
-            let share = journal.take_share(changes, 30_000, left, 64);
+            let share = journal.take_share(changes, 30_000, left);
             assert!(share == 0 || journal.bytes >= limit / 2, "{share} were carried though there was room");
             left = left.saturating_sub(share);
             largest = largest.max(share);
@@ -229,9 +229,9 @@ fn what_may_have_been_forgotten_does_not_come_back() {
     drop(opened);
     let mut opened = open_at(dir.path());
     for _ in 0..2 {
-        assert_eq!(opened.engine.hot(&key(1)).unwrap(), Some(Hot::fresh(later(1))));
-        assert_eq!(opened.engine.hot(&key(2)).unwrap(), None);
-        assert_eq!(opened.engine.hot(&key(3)).unwrap(), Some(old));
+        assert_eq!(hot_of(&opened.engine, &key(1)).unwrap(), Some(Hot::fresh(later(1))));
+        assert_eq!(hot_of(&opened.engine, &key(2)).unwrap(), None);
+        assert_eq!(hot_of(&opened.engine, &key(3)).unwrap(), Some(old));
         for n in 1..9 {
             opened.writer.tend_journal(&opened.engine, minutes(n), 0).unwrap();
         }
@@ -538,7 +538,7 @@ proptest! {
                 }
             }
             for (n, (_, hot)) in &model {
-                prop_assert_eq!(opened.engine.hot(&key(*n)).unwrap(), Some(*hot));
+                prop_assert_eq!(hot_of(&opened.engine, &key(*n)).unwrap(), Some(*hot));
             }
             let times = model.iter().map(|(n, (minute, _))| (*n, *minute)).collect();
             assert_one_index(&opened.engine, &times, may_have_old);
@@ -629,7 +629,7 @@ fn a_touch_keeps_what_the_half_that_is_carried_says() {
     let opened = open_at(dir.path());
     assert!(!opened.engine.trees.journal.is_empty());
     for n in 0..300 {
-        assert_eq!(opened.engine.hot(&key(n)).unwrap(), Some(changed(2)), "{n}");
+        assert_eq!(hot_of(&opened.engine, &key(n)).unwrap(), Some(changed(2)), "{n}");
     }
 }
 
@@ -676,7 +676,8 @@ fn an_entry_of_which_the_journal_alone_speaks_is_damaged() {
 /// A journal that says little for its length.
 fn long(opened: &mut Opened) {
     let late = |n: i64| {
-        let (entry, hot) = (entry(1 + n as usize % 3), opened.engine.hot(&key(1 + n as usize % 3)).unwrap().unwrap());
+        let (entry, hot) =
+            (entry(1 + n as usize % 3), hot_of(&opened.engine, &key(1 + n as usize % 3)).unwrap().unwrap());
         Late { entry, hot: Hot { updated_at: later(5 + n / 1000), ..hot }, is_touch: true }
     };
     let late: Vec<_> = (0..3000).map(late).collect();

@@ -9,7 +9,7 @@ fn state_file(dir: &TempDir) -> (StateFile, PathBuf) {
 }
 
 fn record(file: &StateFile, mark: Mark) {
-    file.set_mark(State::Open, Some(7), Some(mark)).unwrap();
+    file.note(Left { state: State::Open, synced: Some(7), mark: Some(mark) }).unwrap();
 }
 
 fn damage(path: &Path, at: usize) {

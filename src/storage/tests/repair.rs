@@ -92,8 +92,8 @@ fn what_reads_is_kept_and_the_rest_goes_to_the_quarantine() {
 
     let opened = open_at(dir.path());
     let engine = &opened.engine;
-    assert_eq!(engine.hot(&key(3)).unwrap().unwrap().updated_at, later(40));
-    assert_eq!(engine.hot(&key(4)).unwrap().unwrap().updated_at, NOW);
+    assert_eq!(hot_of(engine, &key(3)).unwrap().unwrap().updated_at, later(40));
+    assert_eq!(hot_of(engine, &key(4)).unwrap().unwrap().updated_at, NOW);
     let kept = cold_of(engine, 5).unwrap();
     assert_eq!((kept.extras, kept.details.platform.as_deref()), (None, Some("discord")));
     let kept = cold_of(engine, 6).unwrap();

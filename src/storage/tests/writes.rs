@@ -141,7 +141,7 @@ pub(super) fn stop_before(stop: usize) -> Hook {
 
 /// Both records of each entry.
 pub(super) fn contents(engine: &Engine) -> BTreeMap<usize, (Option<Hot>, Option<Cold>)> {
-    let read = |n: usize| (engine.hot(&key(n)).unwrap(), cold_of(engine, n));
+    let read = |n: usize| (hot_of(engine, &key(n)).unwrap(), cold_of(engine, n));
     (0..10).map(|n| (n, read(n))).filter(|(_, (hot, cold))| hot.is_some() || cold.is_some()).collect()
 }
 
@@ -160,7 +160,7 @@ fn a_record_that_cannot_be_decoded_is_written_over() {
 
 #[test]
 fn a_touch_that_crosses_may_stop_anywhere() {
-    let done = |engine: &Engine| engine.hot(&key(1)).unwrap().unwrap().updated_at == later(5);
+    let done = |engine: &Engine| hot_of(engine, &key(1)).unwrap().unwrap().updated_at == later(5);
     stop_everywhere("touch", || vec![touch(1, later(5)), touch(2, later(6))], done);
 }
 
@@ -224,7 +224,7 @@ fn what_the_journal_says_of_an_entry_stays_behind() {
     drop(opened);
     let opened = open_at(dir.path());
     assert_eq!(violations(&opened.engine), []);
-    let times = [2, 8].map(|n| opened.engine.hot(&key(n)).unwrap().map(|hot| hot.updated_at));
+    let times = [2, 8].map(|n| hot_of(&opened.engine, &key(n)).unwrap().map(|hot| hot.updated_at));
     assert_eq!(times, [None, Some(later(3))]);
 }
 

@@ -9,7 +9,7 @@ use crate::codec::encode_meta;
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::storage::directory::{access, files, swap};
-use crate::storage::engine::trees::{FORMAT, LastHandle, Trees, engine_error, meta, open_database, open_trees};
+use crate::storage::engine::trees::{FORMAT, LastHandle, Trees, engine_error, meta, open_database, open_trees, put};
 use crate::storage::engine::waker::FlushWaker;
 
 /// A new database that is open.
@@ -90,8 +90,4 @@ impl Drop for NewFiles {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
-}
-
-pub(in crate::storage) fn put(tree: &sled::Tree, row: impl AsRef<[u8]>, value: &[u8]) -> Result<()> {
-    tree.insert(row, value).map(drop).map_err(|e| engine_error("write", e))
 }

@@ -4,18 +4,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::build::{NewDatabase, put};
+use super::build::NewDatabase;
 use super::open::{Compacted, Opened, open};
 use super::verify::verify;
 use crate::codec::{ExtrasRow, JournalRow};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::storage::directory::lock::Lock;
 use crate::storage::directory::state::{State, StateFile};
 use crate::storage::directory::{files, swap};
 use crate::storage::engine::Engine;
 use crate::storage::engine::live_parts::LiveParts;
 use crate::storage::engine::lookup::{LookUp, look_up};
-use crate::storage::engine::trees::{Trees, engine_error, meta};
+use crate::storage::engine::trees::{Trees, engine_error, meta, put};
 use crate::storage::engine::write::Writer;
 use crate::unreadable::if_readable;
 
@@ -74,13 +74,7 @@ pub(crate) fn compact_opened(
 }
 
 fn not_compacted(error: &Error) -> String {
-    let mut text = format!("left the store as large as it was: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
+    format!("left the store as large as it was: {}", with_causes(error))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
@@ -179,24 +173,32 @@ impl Writer {
     }
 }
 
-/// The rows that count: of the journal those from `journal` on, and all others.
-fn rows_of(trees: &Trees, tree: &sled::Tree, journal: u64) -> sled::Iter {
-    if tree.name() == trees.journal.name() { tree.range(JournalRow::key(journal)..) } else { tree.iter() }
+/// Visits the rows that count: of the journal those from `journal` on, and all others.
+fn for_rows(
+    trees: &Trees,
+    tree: &sled::Tree,
+    journal: u64,
+    tell: &mut impl FnMut(u64),
+    mut visit: impl FnMut(sled::IVec, sled::IVec) -> Result<()>,
+) -> Result<()> {
+    let is_journal = tree.name() == trees.journal.name();
+    let mut told = 0;
+    for row in if is_journal { tree.range(JournalRow::key(journal)..) } else { tree.iter() } {
+        let (row, value) = row.map_err(|e| engine_error("read", e))?;
+        visit(row, value)?;
+        told += 1;
+        if told == BATCH {
+            tell(std::mem::take(&mut told));
+        }
+    }
+    tell(told);
+    Ok(())
 }
 
 /// Copies every row that counts. Rows that do not decode would be copied too: they are not for the copy to judge.
 pub(in crate::storage) fn copy(original: &Trees, journal: u64, copy: &Trees, tell: &mut impl FnMut(u64)) -> Result<()> {
     for (from, to) in original.all().into_iter().zip(copy.all()) {
-        let mut rows = 0;
-        for row in rows_of(original, from, journal) {
-            let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            put(to, row, &value)?;
-            rows += 1;
-            if rows == BATCH {
-                tell(std::mem::take(&mut rows));
-            }
-        }
-        tell(rows);
+        for_rows(original, from, journal, tell, |row, value| put(to, row, &value))?;
     }
     Ok(())
 }
@@ -209,22 +211,14 @@ pub(in crate::storage) fn compare(
     tell: &mut impl FnMut(u64),
 ) -> Result<()> {
     for (tree, copy) in original.all().into_iter().zip(copy.all()) {
-        let mut rows = 0;
         let mut copied = copy.iter();
-        for row in rows_of(original, tree, journal) {
-            let row = row.map_err(|e| engine_error("read", e))?;
-            if copied.next().transpose().map_err(|e| engine_error("read", e))? != Some(row) {
-                return Err(differs(tree));
-            }
-            rows += 1;
-            if rows == BATCH {
-                tell(std::mem::take(&mut rows));
-            }
-        }
+        for_rows(original, tree, journal, tell, |row, value| {
+            let is_same = copied.next().transpose().map_err(|e| engine_error("read", e))? == Some((row, value));
+            if is_same { Ok(()) } else { Err(differs(tree)) }
+        })?;
         if copied.next().is_some() {
             return Err(differs(tree));
         }
-        tell(rows);
     }
     Ok(())
 }

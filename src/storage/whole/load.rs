@@ -8,10 +8,8 @@
 
 use std::convert::Infallible;
 use std::ops::Range;
-use std::path::Path;
 use std::thread;
 
-use super::build::put;
 use super::new_store::NewStore;
 use crate::codec::{
     Activity, ActivityRow, ArrangeError, Base, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, MAX_EXTRAS_BYTES,
@@ -20,11 +18,9 @@ use crate::codec::{
 use crate::entry::Extras;
 use crate::error::{Error, Result, panic_message};
 use crate::key::SessionKey;
-use crate::storage::directory::files::Found;
-use crate::storage::directory::{files, parts};
 use crate::storage::engine::ages;
 use crate::storage::engine::change::encode_error;
-use crate::storage::engine::trees::engine_error;
+use crate::storage::engine::trees::{delete, engine_error, put};
 use crate::storage::engine::{bytes, damaged};
 use crate::time::Timestamp;
 
@@ -202,15 +198,14 @@ impl NewStore {
     /// Removes the rows of an entry that the next one of its key does not write over.
     fn forget(&self, place: Fingerprint, Activity { key, hot }: &Activity) -> Result<()> {
         let trees = &self.database.trees;
-        let remove = |tree: &sled::Tree, row: &[u8]| tree.remove(row).map(drop).map_err(|e| engine_error("write", e));
         let read = |e| engine_error("read", e);
         let Some(cold) = trees.sessions.get(bytes(key)).map_err(read)? else { return Ok(()) };
         let (cold, _) = decode_cold(&cold).map_err(|e| damaged("sessions", key, e))?;
-        remove(&trees.by_session_id, &IdRow::encode(&cold.session_id, place))?;
+        delete(&trees.by_session_id, IdRow::encode(&cold.session_id, place))?;
         let removals = ages::removals(&trees.by_updated_at, &[ActivityRow::of(hot, place)])?;
         ages::write(&trees.by_updated_at, removals)?;
         for row in trees.extras.scan_prefix(place.as_bytes()).keys() {
-            remove(&trees.extras, &row.map_err(read)?)?;
+            delete(&trees.extras, row.map_err(read)?)?;
         }
         Ok(())
     }
@@ -230,7 +225,7 @@ impl NewStore {
             if first_stays {
                 return Ok(());
             }
-            meta.remove(row.map_err(|e| engine_error("read notes", e))?).map_err(|e| engine_error("write", e))?;
+            delete(meta, row.map_err(|e| engine_error("read notes", e))?)?;
         }
         self.put_note(name, text)
     }
@@ -247,12 +242,4 @@ fn join<A: Send, B>(a: impl FnOnce() -> Result<A> + Send, b: impl FnOnce() -> Re
         let a = a.join().unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
         Ok((a?, b?))
     })
-}
-
-/// Whether a store can be made at `path`: nothing is there, or an empty directory. Changes nothing.
-pub(crate) fn nothing_at(path: &Path) -> Result<()> {
-    match files::inspect(path)? {
-        Found::Store => Err(parts::occupied(path)),
-        Found::Nothing | Found::Empty => Ok(()),
-    }
 }

@@ -3,19 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::build::{NewDatabase, put};
+use super::build::NewDatabase;
 use super::open::new_seed;
 use crate::codec::{Activity, ActivityRow, CheckedEntry, ExtrasRow, IdRow, LeaseRow, NoteRow, Seed};
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::storage::directory::files::Found;
 use crate::storage::directory::lock::{Lock, check_process};
-use crate::storage::directory::state::{Mark, State, StateFile};
+use crate::storage::directory::state::{Left, Mark, State, StateFile};
 use crate::storage::directory::{access, files, parts, swap};
 use crate::storage::engine::ages;
 use crate::storage::engine::bytes;
 use crate::storage::engine::change::encode_error;
-use crate::storage::engine::trees::{check_clock, meta};
+use crate::storage::engine::trees::{check_clock, meta, put};
 
 /// A store in the making. Unless it is finished, nothing of it stays.
 pub(crate) struct NewStore {
@@ -42,19 +42,9 @@ impl NewStore {
     /// Begins a store at `path`, where there is none.
     pub(crate) fn create(path: &Path, cache_bytes: u64, trust_group: bool) -> Result<Self> {
         check_process(path)?;
-        let found = files::inspect(path)?;
-        if found == Found::Store {
-            return Err(parts::occupied(path));
-        }
+        let found = look(path)?;
         check_clock()?;
-        match found {
-            Found::Store => {}
-            Found::Nothing => access::make_directory(path)?,
-            Found::Empty => {
-                access::check(path, &found, trust_group)?;
-                access::make_private(path, trust_group)?;
-            }
-        }
+        access::enter(path, &found, trust_group)?;
         let mut directory =
             NewDirectory { path: path.to_path_buf(), is_ours: found == Found::Nothing, has_state: false };
         let lock = Lock::take(path).inspect_err(|error| {
@@ -123,11 +113,24 @@ impl NewStore {
         database.close()?.install()?;
         (place.directory.is_ours, place.directory.has_state) = (false, false);
         // It is a whole store without this too.
-        let written = state.set_mark(State::Closed, None, Some(Mark { commit, count: entries }));
+        let mark = Some(Mark { commit, count: entries });
+        let written = state.note(Left { state: State::Closed, synced: None, mark });
         if let Err(error) = written.and_then(|()| state.sync()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the state file says nothing yet");
         }
         Ok(())
+    }
+}
+
+/// Whether a store can be made at `path`: nothing is there, or an empty directory. Changes nothing.
+pub(crate) fn nothing_at(path: &Path) -> Result<()> {
+    look(path).map(drop)
+}
+
+fn look(path: &Path) -> Result<Found> {
+    match files::inspect(path)? {
+        Found::Store => Err(parts::occupied(path)),
+        found => Ok(found),
     }
 }
 

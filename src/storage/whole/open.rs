@@ -11,7 +11,6 @@ use crate::codec::{Seed, decode_meta};
 use crate::error::{Error, Result};
 use crate::storage::directory::files::Found;
 use crate::storage::directory::lock::{Lock, Place, check_process, place_of};
-use crate::storage::directory::parts::Gathered;
 use crate::storage::directory::segments::Segments;
 use crate::storage::directory::state::{Left, Mark, State, StateFile};
 use crate::storage::directory::{access, ballast, files, parts, swap};
@@ -86,14 +85,7 @@ fn open_parts(path: &Path, create: bool, repair: bool, cache_bytes: u64, trust_g
         return Err(nothing());
     }
     check_clock()?;
-    match &found {
-        Found::Nothing => access::make_directory(path)?,
-        Found::Empty | Found::Store => access::check(path, &found, trust_group)?,
-    }
-    if found == Found::Empty {
-        // Before anything is made in it.
-        access::make_private(path, trust_group)?;
-    }
+    access::enter(path, &found, trust_group)?;
     let lock = Arc::new(Lock::take(path).map_err(|error| unwritable(path, &found, error))?);
     if found == Found::Store {
         // Not sooner: one that is refused stays as it is.
@@ -102,7 +94,7 @@ fn open_parts(path: &Path, create: bool, repair: bool, cache_bytes: u64, trust_g
     let mut repairs: Vec<String> = swap::put_back(path)?.into_iter().collect();
     let gathered = parts::gather(path, &lock, repair)?;
     let created = gathered.is_none();
-    let state = gathered.map(|Gathered { state, repairs: more }| {
+    let state = gathered.map(|(state, more)| {
         repairs.extend(more);
         state
     });

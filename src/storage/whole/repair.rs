@@ -8,13 +8,12 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::quarantine::Quarantine;
+use super::repairs::Repairs;
 use super::salvage::{Salvaged, salvage, salvage_journal};
 use crate::codec::{
     Activity, ActivityRow, CodecError, Cold, ExtrasIndex, ExtrasRow, Fingerprint, Hot, IdRow, LeaseRow,
-    MAX_VALUE_BYTES, Term, Turn, decode_cold, whole_fingerprint,
+    MAX_VALUE_BYTES, Turn, decode_cold,
 };
 use crate::entry::Revision;
 use crate::error::Result;
@@ -33,70 +32,6 @@ use crate::unreadable::if_readable;
 
 /// Rows read before any of them is changed.
 const BATCH: usize = 512;
-
-/// What [`SessionStore::repair`](crate::SessionStore::repair) changed. Each field counts rows, or entries where it
-/// says so.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Repairs {
-    /// Entries there are now.
-    pub entries: u64,
-    /// Entries whose own record could not be decoded: they are gone, and their bytes in the quarantine.
-    pub entries_lost: u64,
-    /// Entries whose extras were not whole: the entry stays, and those of its extras that are whole.
-    pub extras_lost: u64,
-    /// Entries among those whose platform, names and origin had been kept in the extras, and are lost too.
-    pub details_lost: u64,
-    /// Hot records made anew, at the time at which the index had the entry. Counters and flags begin at zero.
-    pub activity_from_index: u64,
-    /// Hot records made anew as the journal had them. Nothing of them is lost.
-    pub activity_from_journal: u64,
-    /// Hot records made anew at the entry's time of creation, since the index had none. Counters and flags likewise.
-    pub activity_from_creation: u64,
-    /// Missing rows of `by_updated_at`, written.
-    pub age_rows_written: u64,
-    /// Missing rows of `by_session_id`, written.
-    pub id_rows_written: u64,
-    /// Hot records without an entry or that cannot be decoded, removed.
-    pub activity_removed: u64,
-    /// Rows of `by_updated_at` that were out of date, and pages of them that could not be decoded, removed.
-    pub age_rows_removed: u64,
-    /// Rows of `by_session_id` that were wrong or could not be decoded, removed.
-    pub id_rows_removed: u64,
-    /// Pieces of extras that no entry names, removed.
-    pub chunks_removed: u64,
-    /// Turn markers whose session is gone, removed.
-    pub turns_removed: u64,
-    /// Leases whose entry is gone, or that could not be decoded, removed.
-    pub leases_removed: u64,
-    /// Notes of imported files that could not be decoded, removed.
-    pub notes_lost: u64,
-    /// Whether the time zone of the last import could not be decoded, and was removed.
-    pub zone_lost: bool,
-    /// Whether the note of the changes under way could not be decoded, and was removed.
-    pub intent_removed: bool,
-    /// Whether the counter of entries was wrong.
-    pub count_corrected: bool,
-    /// Rows of the journal of late activity that could not be decoded: what they said is lost, and their bytes are
-    /// in the quarantine.
-    pub journal_rows_lost: u64,
-    /// Rows whose bytes went into the quarantine.
-    pub quarantined: u64,
-}
-
-impl Repairs {
-    /// Whether there was nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self { entries: self.entries, ..Self::default() }
-    }
-
-    /// Whether something is gone from the store that cannot be made anew: see the quarantine.
-    #[must_use]
-    pub fn has_losses(&self) -> bool {
-        self.quarantined > 0 || self.activity_from_index + self.activity_from_creation > 0
-    }
-}
 
 /// Makes the trees sound. What is removed and held something goes to `quarantine` first.
 pub(crate) fn repair(engine: &Engine, writer: &mut Writer, quarantine: &Path) -> Result<Repairs> {
@@ -169,7 +104,7 @@ impl Repair<'_> {
     /// had.
     fn hot(&mut self, key: &SessionKey, entry: Fingerprint, cold: &Cold) -> Result<Timestamp> {
         let Some(newest) = self.salvaged.without_hot.get(&entry) else {
-            let hot = self.engine.hot(key)?;
+            let hot = self.engine.hot_of(entry, key)?;
             return Ok(hot.map_or(cold.created_at, |hot| hot.updated_at));
         };
         let hot = match self.salvaged.late.get(&entry) {
@@ -254,29 +189,21 @@ impl Repair<'_> {
 
     fn activity(&mut self) -> Result<()> {
         let tree = &self.engine.trees.activity;
-        self.each(tree, |this, row, value| {
-            if let Ok((entry, Activity { key, .. })) =
-                whole_fingerprint(row).and_then(|entry| Ok((entry, Activity::decode(value)?)))
-                && this.engine.fingerprint(&key) == entry
-                && this.engine.contains(&key)?
-            {
-                return Ok(());
-            }
-            this.done.activity_removed += 1;
-            this.writer.remove(this.engine, tree, row)
-        })
+        self.keep(
+            tree,
+            |done| &mut done.activity_removed,
+            |engine, row, value| {
+                let Ok((_, found)) = engine.activity_row(row, value) else { return Ok(false) };
+                engine.contains(&found.key)
+            },
+        )
     }
 
     /// Before the entries get their rows: none goes into a page that cannot be decoded.
     fn broken_pages(&mut self) -> Result<()> {
         let tree = &self.engine.trees.by_updated_at;
-        self.each(tree, |this, key, value| {
-            if this.engine.page(key, value)?.rows.is_ok() {
-                return Ok(());
-            }
-            this.done.age_rows_removed += 1;
-            this.writer.remove(this.engine, tree, key)
-        })
+        let is_page = |engine: &Engine, key: &[u8], value: &[u8]| Ok(engine.page(key, value)?.rows.is_ok());
+        self.keep(tree, |done| &mut done.age_rows_removed, is_page)
     }
 
     fn age_rows(&mut self) -> Result<()> {
@@ -296,56 +223,52 @@ impl Repair<'_> {
 
     fn id_rows(&mut self) -> Result<()> {
         let tree = &self.engine.trees.by_session_id;
-        self.each(tree, |this, row, _| {
-            if let Ok(row) = IdRow::decode(row)
-                && matches!(look_up(this.engine, row.entry)?, LookUp::Entry(cold) if cold.session_id == row.id)
-            {
-                return Ok(());
-            }
-            this.done.id_rows_removed += 1;
-            this.writer.remove(this.engine, tree, row)
-        })
+        self.keep(
+            tree,
+            |done| &mut done.id_rows_removed,
+            |engine, row, _| {
+                let Ok(row) = IdRow::decode(row) else { return Ok(false) };
+                Ok(matches!(look_up(engine, row.entry)?, LookUp::Entry(cold) if cold.session_id == row.id))
+            },
+        )
     }
 
     fn extras(&mut self) -> Result<()> {
         let tree = &self.engine.trees.extras;
         let mut live = LiveParts::default();
-        self.each(tree, |this, row, _| {
-            if let Ok(row) = ExtrasRow::decode(row)
-                && let LookUp::Entry(cold) = look_up(this.engine, row.entry)?
-                && live.needs(this.engine, row.entry, &cold, row.generation)?
-            {
-                return Ok(());
-            }
-            this.done.chunks_removed += 1;
-            this.writer.remove(this.engine, tree, row)
-        })
+        self.keep(
+            tree,
+            |done| &mut done.chunks_removed,
+            |engine, row, _| {
+                let Ok(row) = ExtrasRow::decode(row) else { return Ok(false) };
+                let LookUp::Entry(cold) = look_up(engine, row.entry)? else { return Ok(false) };
+                live.needs(engine, row.entry, &cold, row.generation)
+            },
+        )
     }
 
     fn turns(&mut self) -> Result<()> {
         let tree = &self.engine.trees.turns;
-        self.each(tree, |this, row, value| {
-            if let Ok((entry, turn)) = whole_fingerprint(row).and_then(|entry| Ok((entry, Turn::decode(value)?)))
-                && matches!(look_up(this.engine, entry)?, LookUp::Entry(cold) if cold.session_id == turn.session_id)
-            {
-                return Ok(());
-            }
-            this.done.turns_removed += 1;
-            this.writer.remove(this.engine, tree, row)
-        })
+        self.keep(
+            tree,
+            |done| &mut done.turns_removed,
+            |engine, row, value| {
+                let Ok((entry, turn)) = Turn::of_row(row, value) else { return Ok(false) };
+                Ok(matches!(look_up(engine, entry)?, LookUp::Entry(cold) if cold.session_id == turn.session_id))
+            },
+        )
     }
 
     fn leases(&mut self) -> Result<()> {
         let tree = &self.engine.trees.leases;
-        self.each(tree, |this, row, value| {
-            if let Ok((entry, _)) = LeaseRow::decode(row).and_then(|row| Ok((row.entry, Term::decode(value)?)))
-                && matches!(look_up(this.engine, entry)?, LookUp::Entry(_))
-            {
-                return Ok(());
-            }
-            this.done.leases_removed += 1;
-            this.writer.remove(this.engine, tree, row)
-        })
+        self.keep(
+            tree,
+            |done| &mut done.leases_removed,
+            |engine, row, value| {
+                let Ok((entry, _)) = LeaseRow::term(row, value) else { return Ok(false) };
+                Ok(matches!(look_up(engine, entry)?, LookUp::Entry(_)))
+            },
+        )
     }
 
     fn notes(&mut self) -> Result<()> {
@@ -374,10 +297,26 @@ impl Repair<'_> {
         let counted: Option<u64> = if_readable(self.engine.meta_value(meta::COUNT))?.flatten();
         if counted != Some(self.done.entries) {
             self.done.count_corrected = true;
-            self.writer.put_meta(self.engine, meta::COUNT, &self.done.entries.clone())?;
+            self.writer.put_meta(self.engine, meta::COUNT, &self.done.entries)?;
         }
         self.writer.mark.count = self.done.entries;
         Ok(())
+    }
+
+    /// Removes the rows of `tree` that are not right, and counts them.
+    fn keep(
+        &mut self,
+        tree: &sled::Tree,
+        count: fn(&mut Repairs) -> &mut u64,
+        mut is_right: impl FnMut(&Engine, &[u8], &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        self.each(tree, |this, row, value| {
+            if is_right(this.engine, row, value)? {
+                return Ok(());
+            }
+            *count(&mut this.done) += 1;
+            this.writer.remove(this.engine, tree, row)
+        })
     }
 
     /// Visits every row of `tree` as it was when its batch was read.

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::quarantine::Quarantine;
 use crate::codec::{
-    Activity, AgePage, CodecError, ExtrasRow, Fingerprint, IdRow, JournalRow, LeaseRow, NoteRow, Term, Turn, assemble,
+    Activity, AgePage, CodecError, ExtrasRow, Fingerprint, IdRow, JournalRow, LeaseRow, NoteRow, Turn, assemble,
     decode_cold, whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
@@ -64,7 +64,7 @@ pub(in crate::storage) fn salvage_journal(
     }
     let unreadable = quarantine.lines();
     let mut late = HashMap::new();
-    for entry in (0..=u8::MAX).flat_map(|part| engine.memtable.entries_of_part(part)) {
+    for entry in engine.memtable.entries() {
         let Some(newest) = engine.memtable.get(entry) else { continue };
         let stored = engine.activity(entry)?;
         let reason = match stored.as_deref().map(Activity::decode) {
@@ -136,19 +136,15 @@ impl Survey<'_> {
         let mut with_hot = HashSet::new();
         for row in self.engine.trees.activity.iter() {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            let (entry, activity) = (whole_fingerprint(&row), Activity::decode(&value));
-            let reason = match (&entry, &activity) {
-                (Err(error), _) | (Ok(_), Err(error)) => with_causes(error),
-                (Ok(entry), Ok(Activity { key, .. })) if self.engine.fingerprint(key) != *entry => {
-                    with_causes(&CodecError::WrongKey)
-                }
-                (Ok(entry), Ok(_)) if self.live.contains(entry) => {
-                    with_hot.insert(*entry);
+            let reason = match self.engine.activity_row(&row, &value) {
+                Err(error) => with_causes(&error),
+                Ok((entry, _)) if self.live.contains(&entry) => {
+                    with_hot.insert(entry);
                     continue;
                 }
-                (Ok(_), Ok(_)) => "it has no entry".into(),
+                Ok(_) => "it has no entry".into(),
             };
-            self.lost.extend(entry.ok().filter(|entry| !self.live.contains(entry)));
+            self.lost.extend(whole_fingerprint(&row).ok().filter(|entry| !self.live.contains(entry)));
             self.quarantine.add("activity", &row, &value, &reason)?;
         }
         self.salvaged.without_hot = self.live.difference(&with_hot).map(|entry| (*entry, None)).collect();
@@ -172,57 +168,51 @@ impl Survey<'_> {
                 }
             }
         }
-        for row in self.engine.trees.by_session_id.iter() {
-            let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            let reason = match IdRow::decode(&row) {
-                Err(error) => with_causes(&error),
-                Ok(row) if self.live.contains(&row.entry) => continue,
-                Ok(_) => "it has no entry".into(),
-            };
-            self.quarantine.add("by_session_id", &row, &value, &reason)?;
-        }
-        Ok(())
+        self.each("by_session_id", &self.engine.trees.by_session_id, |this, row, _| match IdRow::decode(row) {
+            Err(error) => Some(with_causes(&error)),
+            Ok(row) => (!this.live.contains(&row.entry)).then(|| "it has no entry".into()),
+        })
     }
 
     /// Chunks that nobody names are the ordinary remains of a crash, but not where their entry is lost.
     fn extras(&mut self) -> Result<()> {
-        for row in self.engine.trees.extras.iter() {
-            let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            let reason = match ExtrasRow::decode(&row) {
-                Err(error) => with_causes(&error),
-                Ok(row) if self.lost.contains(&row.entry) => "its entry is lost".into(),
-                Ok(row) if self.salvaged.broken_extras.contains(&row.entry) => {
-                    "a part of extras that are not whole".into()
-                }
-                Ok(_) => continue,
-            };
-            self.quarantine.add("extras", &row, &value, &reason)?;
-        }
-        Ok(())
+        self.each("extras", &self.engine.trees.extras, |this, row, _| {
+            let entry = ExtrasRow::decode(row).map(|row| row.entry);
+            let is_broken = entry.as_ref().is_ok_and(|entry| this.salvaged.broken_extras.contains(entry));
+            this.why_lost(entry).or_else(|| is_broken.then(|| "a part of extras that are not whole".into()))
+        })
     }
 
     fn turns(&mut self) -> Result<()> {
-        for row in self.engine.trees.turns.iter() {
-            let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            let reason = match whole_fingerprint(&row).and_then(|entry| Ok((entry, Turn::decode(&value)?))) {
-                Err(error) => with_causes(&error),
-                Ok((entry, _)) if self.lost.contains(&entry) => "its entry is lost".into(),
-                Ok(_) => continue,
-            };
-            self.quarantine.add("turns", &row, &value, &reason)?;
-        }
-        Ok(())
+        let tree = &self.engine.trees.turns;
+        self.each("turns", tree, |this, row, value| this.why_lost(Turn::of_row(row, value).map(|(entry, _)| entry)))
     }
 
     fn leases(&mut self) -> Result<()> {
-        for row in self.engine.trees.leases.iter() {
+        let tree = &self.engine.trees.leases;
+        self.each("leases", tree, |this, row, value| this.why_lost(LeaseRow::term(row, value).map(|(entry, _)| entry)))
+    }
+
+    /// Why a row does not stay, if it cannot be decoded or its entry is lost.
+    fn why_lost(&self, entry: Result<Fingerprint, CodecError>) -> Option<String> {
+        match entry {
+            Err(error) => Some(with_causes(&error)),
+            Ok(entry) => self.lost.contains(&entry).then(|| "its entry is lost".into()),
+        }
+    }
+
+    /// Puts the rows of a tree into the quarantine for which there is a reason.
+    fn each(
+        &mut self,
+        name: &str,
+        tree: &sled::Tree,
+        reason: impl Fn(&Self, &[u8], &[u8]) -> Option<String>,
+    ) -> Result<()> {
+        for row in tree {
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            let reason = match LeaseRow::decode(&row).and_then(|row| Ok((row.entry, Term::decode(&value)?))) {
-                Err(error) => with_causes(&error),
-                Ok((entry, _)) if self.lost.contains(&entry) => "its entry is lost".into(),
-                Ok(_) => continue,
-            };
-            self.quarantine.add("leases", &row, &value, &reason)?;
+            if let Some(reason) = reason(self, &row, &value) {
+                self.quarantine.add(name, &row, &value, &reason)?;
+            }
         }
         Ok(())
     }

@@ -3,24 +3,24 @@
 //! It runs beside writers: a batch of rows is checked while the writer's gate is held, and what holds at every crash
 //! holds between any two writes.
 
-use crate::storage::engine::lookup::{LookUp, has, key, look_up};
 use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 
 use parking_lot::MutexGuard;
-use serde::{Deserialize, Serialize};
 
+use super::verification::{Verification, Violation};
 use crate::codec::{
-    Activity, ActivityRow, CodecError, ExtrasRow, Fingerprint, IdRow, Intent, JournalRow, LeaseRow, Term, Turn,
-    decode_cold, whole_fingerprint,
+    Activity, ActivityRow, ExtrasRow, Fingerprint, IdRow, Intent, JournalRow, LeaseRow, Turn, decode_cold,
+    whole_fingerprint,
 };
-use crate::error::{Result, with_causes};
+use crate::error::Result;
 use crate::key::SessionKey;
-use crate::storage::engine::Engine;
 use crate::storage::engine::live_parts::LiveParts;
+use crate::storage::engine::lookup::{LookUp, has, key, look_up};
 use crate::storage::engine::trees::{INTENT, engine_error, meta};
+use crate::storage::engine::{Engine, damaged, damaged_at};
 use crate::time::Timestamp;
-use crate::unreadable::{Unreadable, UnreadableRecord, if_readable};
+use crate::unreadable::if_readable;
 
 /// Rows checked while the writer waits.
 const BATCH: usize = 512;
@@ -28,96 +28,6 @@ const BATCH: usize = 512;
 const BATCH_BYTES: u64 = 1 << 20;
 /// What a look at another row counts as.
 const LOOK_BYTES: u64 = BATCH_BYTES / BATCH as u64;
-
-/// What [`SessionStore::verify`](crate::SessionStore::verify) found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Verification {
-    /// Entries that were checked.
-    pub entries: u64,
-    /// Every broken invariant; empty if the store is sound.
-    pub violations: Vec<Violation>,
-    /// Index rows that are out of date, as a crash may leave them. They are harmless: the journal has a note of each, and they go
-    /// when it is carried, or when a pass meets them.
-    pub stale_rows: u64,
-    /// Chunks of extras that no entry names, as a crash may leave them. They are swept at the entry's next change.
-    pub orphaned_chunks: u64,
-    /// Turn markers whose entry is gone or has another session, as a crash may leave them. They are harmless and
-    /// cleared at the next recovery.
-    pub orphaned_turns: u64,
-    /// Leases whose entry is gone, as damage may leave them. They are harmless: they hold nothing, and are cleared when
-    /// they end, or when their key gets an entry again.
-    pub orphaned_leases: u64,
-    /// Entries whose time lies more than a day ahead of the clock, as one that ran ahead may have left them. A few are
-    /// set right by their next change, see [`SessionStore::touch`](crate::SessionStore::touch).
-    pub times_ahead: u64,
-    /// Whether the entry counter was compared; it is not while the store is being written to.
-    pub count_checked: bool,
-}
-
-/// One broken invariant. Keys are redacted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(tag = "violation", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Violation {
-    /// A row of a tree does not decode.
-    #[error("{tree}: cannot decode {key}: {reason}")]
-    Unreadable {
-        /// The tree.
-        #[serde(deserialize_with = "crate::unreadable::tree")]
-        tree: crate::unreadable::TreeName,
-        /// The entry, or the row's place.
-        key: String,
-        /// Why not.
-        reason: String,
-    },
-    /// An entry has no hot record.
-    #[error("{key} has no activity record")]
-    NoActivity {
-        /// The entry.
-        key: String,
-    },
-    /// An entry has no index row that is not later than its `updated_at`, so pruning cannot find it.
-    #[error("{key} has no row in by_updated_at at or before its time")]
-    NoAgeRow {
-        /// The entry.
-        key: String,
-    },
-    /// An entry has no row for its session id.
-    #[error("{key} has no row in by_session_id")]
-    NoIdRow {
-        /// The entry.
-        key: String,
-    },
-    /// A hot record has no entry.
-    #[error("activity holds {key}, which has no entry")]
-    OrphanedActivity {
-        /// The entry.
-        key: String,
-    },
-    /// A row for a session id points to no entry, or to one that has another id.
-    #[error("by_session_id points to {key}, which does not have that id")]
-    WrongIdRow {
-        /// The key.
-        key: String,
-    },
-    /// An entry's extras are missing or incomplete.
-    #[error("the extras of {key} are not whole: {reason}")]
-    BrokenExtras {
-        /// The entry.
-        key: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The entry counter is off.
-    #[error("the counter says {counted} entries, and there are {found}")]
-    WrongCount {
-        /// The counter.
-        counted: u64,
-        /// The entries there are.
-        found: u64,
-    },
-}
 
 /// Checks the trees of `engine`.
 pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
@@ -134,11 +44,8 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         if lost.contains(&entry) { Ok(LookUp::Unreadable) } else { look_up(engine, entry) }
     };
     in_batches(engine, &trees.activity, |row, value| {
-        match whole_fingerprint(row).and_then(|entry| Ok((entry, Activity::decode(value)?))) {
-            Err(error) => found.violations.push(unreadable_row(engine, "activity", row, &error)),
-            Ok((entry, Activity { key, .. })) if engine.fingerprint(&key) != entry => {
-                found.violations.push(unreadable_row(engine, "activity", row, &CodecError::WrongKey));
-            }
+        match engine.activity_row(row, value) {
+            Err(error) => found.fault(engine.damaged_row("activity", row, whole_fingerprint(row).ok(), error))?,
             Ok((_, Activity { key, .. })) => {
                 if !engine.contains(&key)? {
                     found.violations.push(Violation::OrphanedActivity { key: key.to_string() });
@@ -150,7 +57,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     in_batches(engine, &trees.by_updated_at, |key, value| {
         let rows = match engine.page(key, value)?.rows {
             Err(error) => {
-                found.violations.push(unreadable("by_updated_at", key, &error));
+                found.fault(damaged_at("by_updated_at", key, error))?;
                 return Ok(0);
             }
             Ok(rows) => rows,
@@ -169,7 +76,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     without_age_row.report(engine, &mut found)?;
     in_batches(engine, &trees.by_session_id, |row, _| {
         match IdRow::decode(row) {
-            Err(error) => found.violations.push(unreadable("by_session_id", row, &error)),
+            Err(error) => found.fault(damaged_at("by_session_id", row, error))?,
             Ok(row) => match look_up(engine, row.entry)? {
                 LookUp::Entry(cold) if cold.session_id == row.id => {}
                 LookUp::Unreadable => {}
@@ -181,7 +88,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     let mut live = LiveParts::default();
     in_batches(engine, &trees.extras, |row, _| {
         match ExtrasRow::decode(row) {
-            Err(error) => found.violations.push(unreadable("extras", row, &error)),
+            Err(error) => found.fault(damaged_at("extras", row, error))?,
             Ok(row) => match look_up(engine, row.entry)? {
                 LookUp::Entry(cold) if live.needs(engine, row.entry, &cold, row.generation)? => {}
                 LookUp::Unreadable => {}
@@ -192,25 +99,28 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     })?;
     in_batches(engine, &trees.journal, |row, value| {
         if let Err(error) = JournalRow::number(row).and_then(|_| JournalRow::decode(value)) {
-            found.violations.push(unreadable("journal", row, &error));
+            found.fault(damaged_at("journal", row, error))?;
         }
         Ok(0)
     })?;
-    for part in 0..=u8::MAX {
-        for entries in engine.memtable.entries_of_part(part).chunks(BATCH) {
-            let _gate = engine.gate.lock();
-            for entry in entries {
-                if engine.memtable.contains(*entry)
-                    && let LookUp::Missing = look_up(engine, *entry)?
-                {
-                    found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
-                }
+    let mut late = engine.memtable.entries();
+    loop {
+        let entries: Vec<_> = late.by_ref().take(BATCH).collect();
+        if entries.is_empty() {
+            break;
+        }
+        let _gate = engine.gate.lock();
+        for entry in entries {
+            if engine.memtable.contains(entry)
+                && let LookUp::Missing = look_up(engine, entry)?
+            {
+                found.violations.push(Violation::OrphanedActivity { key: entry.to_string() });
             }
         }
     }
     in_batches(engine, &trees.turns, |row, value| {
-        match whole_fingerprint(row).and_then(|entry| Ok((entry, Turn::decode(value)?))) {
-            Err(error) => found.violations.push(unreadable_row(engine, "turns", row, &error)),
+        match Turn::of_row(row, value) {
+            Err(error) => found.fault(engine.damaged_row("turns", row, whole_fingerprint(row).ok(), error))?,
             Ok((entry, turn)) => match look_up(engine, entry)? {
                 LookUp::Entry(cold) if cold.session_id == turn.session_id => {}
                 LookUp::Unreadable => {}
@@ -220,8 +130,8 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         Ok(0)
     })?;
     in_batches(engine, &trees.leases, |row, value| {
-        match LeaseRow::decode(row).and_then(|row| Ok((row.entry, Term::decode(value)?))) {
-            Err(error) => found.violations.push(unreadable_lease(engine, row, &error)),
+        match LeaseRow::term(row, value) {
+            Err(error) => found.fault(engine.damaged_row("leases", row, LeaseRow::entry_of(row), error))?,
             Ok((entry, _)) => found.orphaned_leases += u64::from(matches!(look_up(engine, entry)?, LookUp::Missing)),
         }
         Ok(0)
@@ -233,7 +143,7 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
     let groups = engine.gate.lock();
     let intent = engine.trees.intent.get(INTENT).map_err(|e| engine_error("read", e))?;
     if let Some(Err(error)) = intent.map(|value| Intent::decode(&value)) {
-        found.violations.push(unreadable("intent", INTENT, &error));
+        found.fault(damaged_at("intent", INTENT, error))?;
     }
     let counted = found.report(engine.meta_value(meta::COUNT))?;
     found.count_checked = *groups == groups_before;
@@ -244,16 +154,6 @@ pub(crate) fn verify(engine: &Engine) -> Result<Verification> {
         found.violations.push(Violation::WrongCount { counted, found: found.entries });
     }
     Ok(found)
-}
-
-impl Verification {
-    /// What was read; `None`, and a violation, if that is a record that cannot be decoded.
-    fn report<T>(&mut self, read: Result<T>) -> Result<Option<T>> {
-        let read = Unreadable::split(read)?.map_err(|UnreadableRecord { tree, key, reason }| {
-            self.violations.push(Violation::Unreadable { tree, key, reason });
-        });
-        Ok(read.ok())
-    }
 }
 
 /// Entries whose row by age is not where it belongs. An earlier one would do; the walk over the index looks for it, so
@@ -307,7 +207,6 @@ fn in_batches(engine: &Engine, tree: &sled::Tree, mut visit: impl FnMut(&[u8], &
         while visited < BATCH && bytes < BATCH_BYTES {
             let Some(row) = rows.next() else { return Ok(()) };
             let (row, value) = row.map_err(|e| engine_error("read", e))?;
-            #[cfg(test)]
             engine.count_row();
             bytes += visit(&row, &value)?;
             after = Some(row);
@@ -327,58 +226,32 @@ fn check_entry(
     without_age_row: &mut WithoutAgeRow,
     lost: &mut HashSet<Fingerprint>,
 ) -> Result<u64> {
-    let violations = &mut found.violations;
     let key = match key(row) {
         Ok(key) => key,
         Err(error) => {
-            violations.push(unreadable("sessions", row, &error));
+            found.fault(damaged_at("sessions", row, error))?;
             return Ok(0);
         }
     };
     let entry = engine.fingerprint(&key);
     let mut bytes = 0;
     match decode_cold(value) {
-        Err(error) => violations.push(unreadable_of("sessions", &key, &error)),
+        Err(error) => found.fault(damaged("sessions", &key, error))?,
         Ok((cold, _)) => {
             if !has(&engine.trees.by_session_id, IdRow::encode(&cold.session_id, entry))? {
-                violations.push(Violation::NoIdRow { key: key.to_string() });
+                found.violations.push(Violation::NoIdRow { key: key.to_string() });
             }
             bytes = cold.extras.map_or(0, |extras| extras.bytes_outside());
             if let Err(reason) = engine.check_extras(&key, value)? {
-                violations.push(Violation::BrokenExtras { key: key.to_string(), reason });
+                found.violations.push(Violation::BrokenExtras { key: key.to_string(), reason });
             }
         }
     }
     if !has(&engine.trees.activity, entry.as_bytes())? {
-        violations.push(Violation::NoActivity { key: key.to_string() });
+        found.violations.push(Violation::NoActivity { key: key.to_string() });
         lost.insert(entry);
     } else if let Some((time, false)) = age_row(engine, entry)? {
         without_age_row.0.insert(entry, (key, time));
     }
     Ok(bytes)
-}
-
-fn unreadable(tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
-    let key = format!("row #{:08x}", crc32fast::hash(row));
-    Violation::Unreadable { tree, key, reason: with_causes(error) }
-}
-
-/// Named by its entry, as all that read leases name it.
-fn unreadable_lease(engine: &Engine, row: &[u8], error: &CodecError) -> Violation {
-    match LeaseRow::entry_of(row) {
-        Some(entry) => Violation::Unreadable { tree: "leases", key: engine.shown(entry), reason: with_causes(error) },
-        None => unreadable("leases", row, error),
-    }
-}
-
-/// For a tree whose keys are fingerprints, if this one is.
-fn unreadable_row(engine: &Engine, tree: &'static str, row: &[u8], error: &CodecError) -> Violation {
-    match whole_fingerprint(row) {
-        Ok(entry) => Violation::Unreadable { tree, key: engine.shown(entry), reason: with_causes(error) },
-        Err(_) => unreadable(tree, row, error),
-    }
-}
-
-fn unreadable_of(tree: &'static str, key: &SessionKey, error: &CodecError) -> Violation {
-    Violation::Unreadable { tree, key: key.to_string(), reason: with_causes(error) }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use change::{Change, Content, Known, Late, MovedFrom};
+pub(crate) use change::{Change, Content, Known, Late, MovedFrom, encode_error};
 pub(crate) use extras::PartsOf;
 
 use crate::codec::{Activity, ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, Fingerprint, Hot, Parts, Seed, Term, Turn};
@@ -146,7 +146,7 @@ impl Engine {
     }
 
     /// Those of the first keys that are there still, in the order of the keys.
-    pub(crate) fn keys(&self, after: Option<&SessionKey>, _: &str, limit: usize) -> Result<Vec<Result<SessionKey>>> {
+    pub(crate) fn keys(&self, after: Option<&SessionKey>, limit: usize) -> Result<Vec<Result<SessionKey>>> {
         let written = self.0.written.lock();
         let is_there = |key: &&SessionKey| written.contains_key(&self.fingerprint(key));
         let mut keys: Vec<_> = self.0.keys.iter().filter(is_there).cloned().collect();
@@ -183,10 +183,6 @@ impl Engine {
 
     pub(crate) fn damaged_extras(&self, key: &SessionKey, error: CodecError) -> Error {
         Error::DamagedRecord { record: "extras", key: key.to_string(), source: Box::new(error) }
-    }
-
-    pub(crate) fn encode_failed(&self, error: CodecError) -> Error {
-        Error::Engine { action: "encode a record", source: Box::new(error) }
     }
 }
 
