@@ -1,17 +1,23 @@
 //! Lists: newest first from the index of activity.
 
+mod filter;
+mod iter;
+
 use std::cmp::Reverse;
-use std::vec;
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Activity, ActivityRow, Hot, PINNED, RESUME_PENDING, SUSPENDED};
-use crate::entry::{SessionEntry, Usage};
+use crate::entry::Usage;
 use crate::error::Result;
 use crate::key::SessionKey;
 use crate::store::SessionStore;
 use crate::time::Timestamp;
 use crate::unreadable::Unreadable;
+
+pub use filter::Filter;
+use iter::MAX_PIECE;
+pub use iter::{Entries, Iter};
 
 /// What the activity record knows of an entry; reading it costs no look at the larger record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,60 +57,6 @@ pub struct Page {
 pub struct Cursor {
     pub(crate) updated_at: Timestamp,
     pub(crate) key: SessionKey,
-}
-
-/// Which entries a list shows. The default shows all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Only this platform. Reads the larger record.
-    pub platform: Option<String>,
-    /// Only this chat type. Reads the larger record.
-    pub chat_type: Option<String>,
-    /// Only this user id, `user_id` or `user_id_alt` of the origin. Reads the larger record.
-    pub user_id: Option<String>,
-    /// Only keys that begin with this. Where they are not very many, a list costs what they are, and not the store.
-    pub key_prefix: Option<String>,
-    /// Only entries active at this time or later.
-    pub active_since: Option<Timestamp>,
-    /// Only entries not active since this time: `updated_at` lies before it.
-    pub idle_since: Option<Timestamp>,
-    /// Only suspended ones, or only others.
-    pub suspended: Option<bool>,
-    /// Only pinned ones, or only others.
-    pub pinned: Option<bool>,
-}
-
-impl Filter {
-    /// Entries not active since `time`.
-    #[must_use]
-    pub fn idle_since(time: Timestamp) -> Self {
-        Self { idle_since: Some(time), ..Self::default() }
-    }
-
-    pub(crate) fn accepts_hot(&self, hot: &Hot) -> bool {
-        self.active_since.is_none_or(|since| hot.updated_at >= since)
-            && self.idle_since.is_none_or(|since| hot.updated_at < since)
-            && self.suspended.is_none_or(|suspended| hot.is(SUSPENDED) == suspended)
-            && self.pinned.is_none_or(|pinned| hot.is(PINNED) == pinned)
-    }
-
-    pub(crate) fn accepts_key(&self, key: &SessionKey) -> bool {
-        self.key_prefix.as_ref().is_none_or(|prefix| key.as_str().starts_with(prefix))
-    }
-
-    pub(crate) fn needs_entry(&self) -> bool {
-        self.platform.is_some() || self.chat_type.is_some() || self.user_id.is_some()
-    }
-
-    pub(crate) fn accepts_entry(&self, entry: &SessionEntry) -> bool {
-        let origin = entry.details.origin.as_ref();
-        let is = |wanted: &Option<String>, found: Option<&String>| wanted.as_ref().is_none_or(|w| found == Some(w));
-        is(&self.platform, entry.details.platform.as_ref())
-            && is(&self.chat_type, entry.details.chat_type.as_ref())
-            && self.user_id.as_ref().is_none_or(|user| {
-                origin.is_some_and(|o| o.user_id.as_ref() == Some(user) || o.user_id_alt.as_ref() == Some(user))
-            })
-    }
 }
 
 impl SessionStore {
@@ -162,8 +114,8 @@ impl SessionStore {
             if let Some(row) = row {
                 found.retain(|found| ActivityRow::of(&found.hot, self.commits().fingerprint(&found.key)) < row);
             }
-            let found: Vec<Found> = found.into_iter().map(|found| (found.hot.updated_at, found)).collect();
-            return Ok(Iter { found: found.into_iter(), ..Iter::new(self.clone(), filter, None, 0, unreadable) });
+            let found = found.into_iter().map(|found| (found.hot.updated_at, found)).collect();
+            return Ok(Iter::of_found(self.clone(), filter, found, unreadable));
         }
         let before = row.or_else(|| filter.idle_since.map(ActivityRow::first_at));
         Ok(Iter::new(self.clone(), filter, before, piece.clamp(1, MAX_PIECE), unreadable))
@@ -218,170 +170,8 @@ impl SessionStore {
 /// Entries that a list by prefix looks up and keeps in memory.
 const MAX_LOOKED_UP: usize = if cfg!(test) { 100 } else { 1 << 16 };
 
-/// Rows of the index that are read at a time, at most.
-const MAX_PIECE: usize = 512;
 /// Rows that are read at a time to find one that is not out of date.
 const PIECE_AT_END: usize = 16;
-
-/// An entry, and the time of its row.
-type Found = (Timestamp, Activity);
-
-/// Entries, newest first. See [`SessionStore::iter`].
-#[derive(Debug)]
-pub struct Iter {
-    store: SessionStore,
-    filter: Filter,
-    /// The row read last; those before it follow.
-    before: Option<ActivityRow>,
-    /// What is left of what was read last.
-    found: vec::IntoIter<Found>,
-    /// The time of the row of the entry that came last.
-    place: Option<Timestamp>,
-    /// How many rows to read at a time; 0 at the end.
-    piece: usize,
-    /// It has told that it is at its end, or an error.
-    is_over: bool,
-    unreadable: Unreadable,
-}
-
-impl Iter {
-    fn new(
-        store: SessionStore,
-        filter: Filter,
-        before: Option<ActivityRow>,
-        piece: usize,
-        unreadable: Unreadable,
-    ) -> Self {
-        let found = Vec::new().into_iter();
-        Self { store, filter, before, found, place: None, piece, is_over: false, unreadable }
-    }
-
-    /// Where the entry of this key stood, which came last.
-    fn cursor(&self, key: &SessionKey) -> Option<Cursor> {
-        Some(Cursor { updated_at: self.place?, key: key.clone() })
-    }
-
-    /// The time of the row of the entry that came last.
-    #[cfg(feature = "live")]
-    pub(crate) fn place(&self) -> Option<Timestamp> {
-        self.place
-    }
-
-    /// The records that were passed over so far because they cannot be decoded.
-    ///
-    /// ```no_run
-    /// # fn f(store: &cloakroom::SessionStore) -> cloakroom::Result<()> {
-    /// let mut entries = store.iter(cloakroom::query::Filter::default())?;
-    /// for summary in &mut entries {
-    ///     println!("{}", summary?.key);
-    /// }
-    /// println!("passed over: {}", entries.unreadable().count);
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn unreadable(&self) -> &Unreadable {
-        &self.unreadable
-    }
-
-    /// The whole entries in place of their summaries.
-    #[must_use]
-    pub fn entries(self) -> Entries {
-        Entries { rows: self }
-    }
-
-    /// Reads more of the index.
-    fn read(&mut self) -> Result<()> {
-        let commits = self.store.commits();
-        let rows = commits.engine()?.newest_rows(self.before, self.piece, &mut self.unreadable)?;
-        let mut found = Vec::with_capacity(rows.len());
-        for row in &rows {
-            // A row is out of date if its entry is gone or has moved on.
-            let listed = self.unreadable.pass(commits.peek_row(row))?.flatten();
-            let accepted = listed.filter(|listed| self.filter.accepts_hot(&listed.hot));
-            found.extend(accepted.map(|accepted| (row.time, accepted)));
-        }
-        self.before = rows.last().copied().or(self.before);
-        let is_too_old = |row: &ActivityRow| self.filter.active_since.is_some_and(|since| row.time < since);
-        if rows.len() < self.piece || rows.last().is_some_and(is_too_old) {
-            self.piece = 0;
-        }
-        self.found = found.into_iter();
-        Ok(())
-    }
-
-    /// The next one. After the last one and after an error there is none.
-    fn advance(&mut self) -> Result<Option<Summary>> {
-        if self.is_over {
-            return Ok(None);
-        }
-        // In a forked child that is an error, though what is left may have been read.
-        let found = self.store.commits().engine().map(drop).and_then(|()| self.find());
-        self.is_over = !matches!(found, Ok(Some(_)));
-        found
-    }
-
-    fn find(&mut self) -> Result<Option<Summary>> {
-        loop {
-            while let Some((place, Activity { key, hot })) = self.found.next() {
-                if !self.filter.accepts_key(&key) {
-                    continue;
-                }
-                if self.filter.needs_entry() {
-                    let entry = self.unreadable.pass(self.store.peek(&key))?.flatten();
-                    if !entry.is_some_and(|entry| self.filter.accepts_entry(&entry)) {
-                        continue;
-                    }
-                }
-                self.place = Some(place);
-                return Ok(Some(summary(key, &hot)));
-            }
-            if self.piece == 0 {
-                return Ok(None);
-            }
-            self.read()?;
-        }
-    }
-}
-
-impl Iterator for Iter {
-    type Item = Result<Summary>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.advance().transpose()
-    }
-}
-
-/// Whole entries, newest first. See [`Iter::entries`].
-#[derive(Debug)]
-pub struct Entries {
-    rows: Iter,
-}
-
-impl Entries {
-    /// The records that were passed over so far because they cannot be decoded.
-    #[must_use]
-    pub fn unreadable(&self) -> &Unreadable {
-        &self.rows.unreadable
-    }
-
-    fn advance(&mut self) -> Result<Option<SessionEntry>> {
-        while let Some(summary) = self.rows.advance()? {
-            let entry = self.rows.store.peek(&summary.key);
-            if let Some(entry) = self.rows.unreadable.pass(entry)?.flatten() {
-                return Ok(Some(entry));
-            }
-        }
-        Ok(None)
-    }
-}
-
-impl Iterator for Entries {
-    type Item = Result<SessionEntry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.advance().inspect_err(|_| self.rows.is_over = true).transpose()
-    }
-}
 
 pub(crate) fn summary(key: SessionKey, hot: &Hot) -> Summary {
     Summary {

@@ -287,10 +287,16 @@ impl Commits {
 
     /// The receipt of a change that `commit` takes. Call it with no entry locked.
     pub(crate) fn receipt(&self, commit: u64) -> Receipt {
+        self.kick_if_full();
+        Receipt::of_commit(CommitReceipt::new(commit, Arc::clone(&self.core.progress)))
+    }
+
+    /// Has a commit begin once half of what may wait does. A change that nobody gets a receipt of calls it, with no entry
+    /// locked.
+    pub(crate) fn kick_if_full(&self) {
         if self.core.pending.weight() >= self.max_pending / 2 {
             self.core.progress.kick();
         }
-        Receipt::of_commit(CommitReceipt::new(commit, Arc::clone(&self.core.progress)))
     }
 
     /// The receipt of everything changed so far.

@@ -69,9 +69,9 @@ impl Holder for SessionStore {
             }
         }
         let (hot, cold) = records(new.clone());
-        let Placed { hot, cold, commit } = locked.put_imported(hot, cold, extras)?;
+        let Placed { hot, cold, .. } = locked.put_imported(hot, cold, extras)?;
         drop(locked);
-        self.commits().receipt(commit);
+        self.commits().kick_if_full();
         self.tell(&new.key, CHANGES, || {
             let kind = if old.is_some() { EventKind::Replaced } else { EventKind::Created };
             Told::of(kind, hot.revision).session(old.as_ref().map(|(_, old)| &old.session_id), &cold.session_id)

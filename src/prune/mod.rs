@@ -13,6 +13,7 @@
 mod decide;
 mod guard;
 mod pass;
+mod plan;
 mod report;
 
 use std::time::Duration;
@@ -29,9 +30,9 @@ pub(crate) use decide::{Due, Shelf, decide};
 pub use guard::{ActivityGuard, NoActivity, Verdict};
 pub(crate) use guard::{Answer, ask};
 use pass::Pass;
-pub(crate) use pass::Scope;
+pub(crate) use plan::Scope;
 #[cfg(feature = "live")]
-pub(crate) use pass::{Planned, State};
+pub(crate) use plan::{Planned, State};
 pub use report::{Protected, ProtectedBy, PruneReport};
 
 /// What to prune: what has been idle for too long, and, if there are caps, the oldest of what is too much.

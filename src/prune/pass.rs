@@ -1,12 +1,10 @@
 //! One pass: first what is too old, then what a cap wants gone.
 
-use std::collections::HashMap;
-use std::time::Duration;
+mod caps;
 
 use crate::clock_check::{Checked, is_ahead};
 use crate::codec::{Activity, ActivityRow, Fingerprint};
 use crate::commit::Seen;
-use crate::entry::Revision;
 use crate::error::Result;
 use crate::events::{CHANGES, EventKind, PruneReason, Told};
 use crate::key::{SessionId, SessionKey};
@@ -15,65 +13,13 @@ use crate::store::SessionStore;
 use crate::time::{Reading, Timestamp};
 
 use super::PrunePolicy;
-use super::decide::{Due, Outcome, Shelf, decide};
+use super::decide::{Due, Shelf, decide};
 use super::guard::ActivityGuard;
-use super::report::{Protected, PruneReport};
+use super::plan::Scope;
+use super::report::PruneReport;
 
 /// Index rows read at a time. Between two batches a pass can be stopped.
 const BATCH: usize = if cfg!(test) { 10 } else { 512 };
-
-/// In the order of the caps an entry whose time is wrong is so much older than it counts otherwise.
-const WRONG_YIELDS: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Which entries a pass is about.
-pub(crate) enum Scope<'a> {
-    /// All that are due.
-    All,
-    /// All that are due, and which those are that a dry run would remove.
-    #[cfg_attr(not(feature = "live"), expect(dead_code, reason = "the live view makes plans"))]
-    Note(&'a mut Planned),
-    /// Those of a plan that have not changed since.
-    #[cfg_attr(not(feature = "live"), expect(dead_code, reason = "the live view makes plans"))]
-    Only(&'a HashMap<Fingerprint, State>),
-}
-
-/// An entry as it was seen: its revision and its time of activity.
-pub(crate) type State = (Revision, Timestamp);
-
-/// What a dry run would do with which entry.
-#[derive(Debug, Default)]
-pub(crate) struct Planned {
-    /// What it would remove.
-    pub(crate) remove: HashMap<Fingerprint, State>,
-    /// The first of those, the oldest first: at most [`NOTED`](Self::NOTED).
-    pub(crate) first: Vec<Activity>,
-    /// What it would keep, likewise.
-    pub(crate) keep: Vec<(Fingerprint, Protected)>,
-}
-
-impl Planned {
-    /// How many entries it names.
-    pub(crate) const NOTED: usize = 1000;
-    /// How many entries it would remove at most: forty bytes each are kept in memory.
-    const MOST: usize = 1 << 20;
-
-    fn note(&mut self, entry: Fingerprint, seen: &Activity, outcome: Outcome, idle: Duration) {
-        match outcome {
-            Outcome::Removed => {
-                if self.remove.len() < Self::MOST {
-                    self.remove.insert(entry, (seen.hot.revision, seen.hot.updated_at));
-                }
-                if self.first.len() < Self::NOTED {
-                    self.first.push(seen.clone());
-                }
-            }
-            Outcome::Kept(reason) if self.keep.len() < Self::NOTED => {
-                self.keep.push((entry, Protected { key: seen.key.clone(), reason, idle }));
-            }
-            Outcome::Kept(_) | Outcome::Changed | Outcome::Unreviewed => {}
-        }
-    }
-}
 
 pub(super) struct Pass<'a> {
     store: &'a SessionStore,
@@ -90,6 +36,8 @@ pub(super) struct Pass<'a> {
     entries: u64,
     live_bytes: Option<u64>,
     freed_bytes: u64,
+    /// After age alone the live bytes are above their cap.
+    is_too_large: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -107,8 +55,20 @@ impl<'a> Pass<'a> {
         let report = PruneReport { dry_run, cutoff, clock_doubted: doubted, ..PruneReport::default() };
         let mut wrong = store.clock_check().wrong_entries(now);
         wrong.sort_unstable();
-        let (entries, live_bytes, freed_bytes) = (0, None, 0);
-        Self { store, policy, guard, scope, now, leases_at, report, wrong, entries, live_bytes, freed_bytes }
+        Self {
+            store,
+            policy,
+            guard,
+            scope,
+            now,
+            leases_at,
+            report,
+            wrong,
+            entries: 0,
+            live_bytes: None,
+            freed_bytes: 0,
+            is_too_large: false,
+        }
     }
 
     pub(super) fn run(mut self, go_on: impl Fn() -> bool) -> Result<PruneReport> {
@@ -231,90 +191,6 @@ impl<'a> Pass<'a> {
         Ok(seen.filter(|seen| seen.hot.updated_at == row.time))
     }
 
-    /// Removes the oldest entries while there is more than the caps allow. Those past the cutoff were decided on.
-    fn remove_excess(&mut self, go_on: &impl Fn() -> bool) -> Result<()> {
-        // Bytes are brought down to the low-water mark, but only once they are above the cap.
-        let high = self.policy.max_disk_bytes;
-        let too_large =
-            high.zip(self.live_bytes).is_some_and(|(high, live)| live.saturating_sub(self.freed_bytes) > high);
-        let mut after = self.report.cutoff.map(|cutoff| ActivityRow { entry: Fingerprint::FIRST, time: cutoff });
-        let mut wrong = self.wrong_by_rank().into_iter().peekable();
-        while self.over_cap(too_large).is_some() {
-            let engine = self.store.commits().engine()?;
-            let rows = engine.oldest_rows(after, None, BATCH, &mut self.report.unreadable)?;
-            if !rows.is_empty() && !go_on() {
-                self.report.stopped = true;
-                break;
-            }
-            for row in &rows {
-                // Those whose time is wrong have their place among the others.
-                while let Some((_, entry)) = wrong.next_if(|(rank, _)| *rank <= row.time) {
-                    self.remove_for_cap(too_large, |this| this.look_at_wrong(entry), entry)?;
-                }
-                let look = |this: &mut Self| {
-                    let seen = this.report.unreadable.pass(this.look(*row))?.flatten();
-                    // What lies ahead has its place elsewhere.
-                    Ok(seen.filter(|seen| !is_ahead(seen.hot.updated_at, this.now.wall)))
-                };
-                self.remove_for_cap(too_large, look, row.entry)?;
-            }
-            after = rows.last().copied();
-            if after.is_none() {
-                let left: Vec<_> = wrong.by_ref().take(BATCH).collect();
-                if left.is_empty() {
-                    break;
-                }
-                for (_, entry) in left {
-                    self.remove_for_cap(too_large, |this| this.look_at_wrong(entry), entry)?;
-                }
-                after = Some(ActivityRow { time: Timestamp::MAX, entry: Fingerprint::LAST });
-            }
-        }
-        if too_large {
-            self.report.bytes_over_cap = self.bytes_over();
-        }
-        Ok(())
-    }
-
-    /// Decides on an entry, if a cap still wants more to go.
-    fn remove_for_cap(
-        &mut self,
-        too_large: bool,
-        look: impl FnOnce(&mut Self) -> Result<Option<Activity>>,
-        entry: Fingerprint,
-    ) -> Result<()> {
-        let Some(due) = self.over_cap(too_large) else { return Ok(()) };
-        let seen_at = self.store.commits().seen_now();
-        match look(self)? {
-            Some(seen) => self.decide(entry, &seen, seen_at, due),
-            None => Ok(()),
-        }
-    }
-
-    /// The entries whose time is wrong and that are not past the cutoff, by their place among the others. When they
-    /// were used is not known, so they go before all that were used in the day before they were found.
-    fn wrong_by_rank(&self) -> Vec<(Timestamp, Fingerprint)> {
-        let not_past = |used_at: Timestamp| self.report.cutoff.is_none_or(|cutoff| used_at >= cutoff);
-        let wrong = self.wrong.iter().filter(|(used_at, _)| not_past(*used_at));
-        wrong.map(|(used_at, entry)| (used_at.saturating_sub(WRONG_YIELDS), *entry)).collect()
-    }
-
-    /// The cap that more has to go for.
-    fn over_cap(&self, too_large: bool) -> Option<PruneReason> {
-        let bytes = || (too_large && self.bytes_over() > 0).then_some(PruneReason::Bytes);
-        if self.entries_over() > 0 { Some(PruneReason::Entries) } else { bytes() }
-    }
-
-    fn entries_over(&self) -> u64 {
-        let left = self.entries.saturating_sub(self.report.removed);
-        self.policy.max_entries.map_or(0, |max| left.saturating_sub(max))
-    }
-
-    fn bytes_over(&self) -> u64 {
-        let left = self.live_bytes.unwrap_or(0).saturating_sub(self.freed_bytes);
-        self.policy.low_water_bytes.map_or(0, |low| left.saturating_sub(low))
-    }
-
     /// Decides on an entry that is due.
     fn decide(&mut self, entry: Fingerprint, seen: &Activity, seen_at: Seen, reason: PruneReason) -> Result<()> {
         let used_at = self.store.clock_check().used_at(entry, seen.hot.updated_at, self.now);
@@ -368,9 +244,9 @@ impl Shelf for Taken<'_> {
                 return Ok(None);
             }
             let session = locked.cold()?.map(|cold| cold.session_id.clone());
-            let commit = locked.remove();
+            locked.remove();
             drop(locked);
-            self.store.commits().receipt(commit);
+            self.store.commits().kick_if_full();
             session
         };
         *self.freed_bytes += bytes;

@@ -5,110 +5,19 @@
 //! the first one has whatever comes before. A split writes the upper pages first, so a crash leaves rows in two pages;
 //! the page that is lower has them for nothing, and they do not count.
 //!
-//! Rows that touched entries have left lie anywhere. They are noted in the journal and here, and leave their pages later, many of
-//! a page at a time; for readers they are gone at once. After a crash the notes are suspicions: an entry may not have left its
-//! row, or may have come back to it, so each is looked at before its row goes, and until then readers compare the row with
-//! the record, as they do with all rows. A row whose entry has no record may be of one that a crash has undone, so lists tell
-//! nothing of it while it is noted; if the record is lost, `verify` tells.
+//! Rows that their entries have left stay for a while, and do not count: see `gone.rs`.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use sled::IVec;
 
-use super::memtable::Epoch;
 use super::runs::{AgeOrder, AgeRange};
 use super::trees::{Write, delete, engine_error, put};
+use super::write::Writer;
 use super::{Engine, damaged_at};
 use crate::codec::{ActivityRow, AgePage, CodecError};
 use crate::error::Result;
-
-/// Rows that are in their pages, though their entries have left them.
-#[derive(Debug, Default)]
-pub(in crate::storage) struct Gone {
-    rows: Mutex<BTreeMap<ActivityRow, Left>>,
-    /// Read without the lock: mostly there are none.
-    len: AtomicUsize,
-}
-
-/// What is known of such a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::storage) struct Left {
-    /// The half of the journal that has it.
-    pub(in crate::storage) epoch: Epoch,
-    /// It was noted before a crash.
-    pub(in crate::storage) is_suspicion: bool,
-}
-
-impl Gone {
-    pub(in crate::storage) fn len(&self) -> usize {
-        self.len.load(Ordering::Acquire)
-    }
-
-    /// Whether a row does not count.
-    pub(in crate::storage) fn contains(&self, row: &ActivityRow) -> bool {
-        self.noted(row).is_some_and(|left| !left.is_suspicion)
-    }
-
-    /// What is known of a row, if its entry may have left it.
-    pub(in crate::storage) fn noted(&self, row: &ActivityRow) -> Option<Left> {
-        if self.len() == 0 { None } else { self.rows.lock().get(row).copied() }
-    }
-
-    /// Adds rows that their entries have left. The journal has noted them, in the half of `epoch`.
-    pub(in crate::storage) fn add(&self, new: impl IntoIterator<Item = ActivityRow>, epoch: Epoch) {
-        self.note(new, Left { epoch, is_suspicion: false });
-    }
-
-    /// Adds rows that the journal noted before an opening.
-    pub(in crate::storage) fn suspect(&self, new: impl IntoIterator<Item = ActivityRow>, epoch: Epoch) {
-        self.note(new, Left { epoch, is_suspicion: true });
-    }
-
-    fn note(&self, new: impl IntoIterator<Item = ActivityRow>, left: Left) {
-        let mut rows = self.rows.lock();
-        rows.extend(new.into_iter().map(|row| (row, left)));
-        self.len.store(rows.len(), Ordering::Release);
-    }
-
-    /// They count again, or are in no page any more.
-    pub(in crate::storage) fn forget(&self, old: &[ActivityRow]) {
-        if self.len() == 0 {
-            return;
-        }
-        let mut rows = self.rows.lock();
-        for row in old {
-            rows.remove(row);
-        }
-        self.len.store(rows.len(), Ordering::Release);
-    }
-
-    /// Of the next `limit` after `after`, in order, those that are wanted; and the last of them all, if that is not the end.
-    pub(in crate::storage) fn next(
-        &self,
-        after: Option<ActivityRow>,
-        limit: usize,
-        wanted: impl Fn(&Left) -> bool,
-    ) -> (Vec<ActivityRow>, Option<ActivityRow>) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = self.rows.lock();
-        let (mut found, mut last, mut seen) = (Vec::new(), None, 0);
-        for (row, left) in rows.range((from, Bound::Unbounded)).take(limit) {
-            found.extend(wanted(left).then_some(*row));
-            (last, seen) = (Some(*row), seen + 1);
-        }
-        (found, last.filter(|_| seen == limit))
-    }
-
-    fn retain_others(&self, rows: &mut Vec<ActivityRow>) {
-        if self.len() > 0 {
-            let gone = self.rows.lock();
-            rows.retain(|row| gone.get(row).is_none_or(|left| left.is_suspicion));
-        }
-    }
-}
+use crate::unreadable::if_readable;
 
 /// A page as it is in the tree, without rows that the next page has.
 #[derive(Debug)]
@@ -311,6 +220,56 @@ impl Engine {
         let mut rows = page.rows.map_err(|error| damaged_at("by_updated_at", &page.key, error))?;
         self.gone.retain_others(&mut rows);
         Ok(rows)
+    }
+}
+
+impl Writer {
+    /// Puts rows into the index by age, where they count from now on.
+    pub(in crate::storage) fn put_age_rows(&mut self, engine: &Engine, mut rows: Vec<ActivityRow>) -> Result<()> {
+        self.write_age_rows(engine, &mut rows)?;
+        engine.gone.forget(&rows);
+        Ok(())
+    }
+
+    pub(super) fn write_age_rows(&mut self, engine: &Engine, rows: &mut Vec<ActivityRow>) -> Result<()> {
+        rows.sort_unstable();
+        rows.dedup();
+        self.write_pages(engine, puts(&engine.trees.by_updated_at, rows)?)
+    }
+
+    /// Removes rows from the index by age. Answers how many pages it wrote.
+    pub(in crate::storage) fn remove_age_rows(&mut self, engine: &Engine, mut rows: Vec<ActivityRow>) -> Result<usize> {
+        rows.sort_unstable();
+        let writes = removals(&engine.trees.by_updated_at, &rows)?;
+        let written = writes.len();
+        self.write_pages(engine, writes)?;
+        engine.gone.forget(&rows);
+        Ok(written)
+    }
+
+    fn write_pages(&mut self, engine: &Engine, writes: Vec<Write>) -> Result<()> {
+        let tree = &engine.trees.by_updated_at;
+        writes.into_iter().try_for_each(|(row, value)| self.write(engine, tree, row, value.as_deref()))
+    }
+
+    /// Clears an index row that a crash has left: its entry is gone, or the row is earlier than the hot record in its
+    /// tree. A row that is later stays, for that record may be about to be written. Returns whether it was cleared.
+    pub(crate) fn recheck(&mut self, engine: &Engine, row: &ActivityRow) -> Result<bool> {
+        // The row of an entry whose record cannot be decoded stays: it is the only trace of its time.
+        let Some(hot) = if_readable(engine.stored_hot(row.entry))? else { return Ok(false) };
+        // A row of no entry is the only trace of its time, if `verify` finds that the entry has lost its record.
+        let Some(right) = hot.map(|hot| ActivityRow::of(&hot, row.entry)) else { return Ok(false) };
+        // It may be gone since it was met.
+        if row.time >= right.time || !engine.has_age_row(row)? {
+            return Ok(false);
+        }
+        // Without any row no later pass would find the entry.
+        if !engine.has_age_row(&right)? {
+            self.put_age_rows(engine, vec![right])?;
+        }
+        self.append_left(engine, &[*row])?;
+        engine.gone.add([*row], self.journal.epoch);
+        Ok(true)
     }
 }
 

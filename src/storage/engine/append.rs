@@ -1,15 +1,13 @@
-//! Writing to the journal, and reading it when the store is opened. `journal.rs` says why, and what holds at every moment.
+//! Writing to the journal. `journal.rs` says why, and what holds at every moment.
 
 use super::Engine;
 use super::change::{Late, encode_error};
 use super::journal::Journal;
-use super::lookup::{LookUp, look_up};
-use super::memtable::{Newest, Said};
-use super::trees::{engine_error, meta};
+use super::memtable::Newest;
+use super::trees::meta;
 use super::write::Writer;
 use crate::codec::{ActivityRow, Fingerprint, JournalRecord, JournalRow};
 use crate::error::Result;
-use crate::unreadable::if_readable;
 
 /// The least that a journal must have grown by to be written anew, in bytes, and how much longer than what it says it must be.
 const MIN_CONDENSED: u64 = 64 * 1024;
@@ -155,67 +153,4 @@ impl Writer {
         }
         self.put_meta(engine, meta::JOURNAL, &(first, outdated))
     }
-
-    /// Reads the journal of the last opening. What it says is carried from now on.
-    pub(in crate::storage) fn replay(&mut self, engine: &Engine) -> Result<()> {
-        let mut said = Said::new();
-        let (first, outdated) = engine.condensed()?;
-        // A compaction leaves them out, and carrying removes them.
-        let mut rows = engine.trees.journal.range(..JournalRow::key(first));
-        let is_there = rows.next().transpose().map_err(|e| engine_error("read", e))?.is_some();
-        self.journal.outdated = if is_there { outdated } else { 0 };
-        self.journal.next = first;
-        for row in engine.trees.journal.range(JournalRow::key(first)..) {
-            let (key, value) = row.map_err(|e| engine_error("read", e))?;
-            let Ok(number) = JournalRow::number(&key) else { continue };
-            self.journal.next = number.saturating_add(1);
-            self.journal.bytes += value.len() as u64;
-            let records = JournalRow::decode(&value).unwrap_or_else(|error| {
-                let error = super::damaged_at("journal", &key, error);
-                tracing::error!(error = &error as &dyn std::error::Error, "passed over late activity");
-                self.journal.unreadable.insert(number);
-                Vec::new()
-            });
-            engine.gone.suspect(records.iter().filter_map(|record| said.push(record)), self.journal.epoch);
-            if said.is_full() {
-                engine.memtable.replay(std::mem::replace(&mut said, Said::new()), self.journal.epoch);
-            }
-        }
-        engine.memtable.replay(said, self.journal.epoch);
-        if !self.journal.unreadable.is_empty() {
-            forget_doubtful(engine)?;
-        }
-        if self.journal.next > 0 {
-            self.journal.swap_halves();
-        }
-        Ok(())
-    }
-}
-
-impl Engine {
-    /// The number of the first row of the journal that counts.
-    pub(in crate::storage) fn journal_start(&self) -> Result<u64> {
-        self.condensed().map(|(first, _)| first)
-    }
-
-    /// That number, and the bytes of the rows before it. Where they cannot be read all rows count.
-    fn condensed(&self) -> Result<(u64, u64)> {
-        Ok(if_readable(self.meta_value(meta::JOURNAL))?.flatten().unwrap_or((0, 0)))
-    }
-}
-
-/// A row that cannot be decoded may have said that the trees know better. So what is not newer than they are goes, and what
-/// they do not know.
-fn forget_doubtful(engine: &Engine) -> Result<()> {
-    for entry in engine.memtable.entries() {
-        let is_newer = match (engine.memtable.get(entry), if_readable(engine.stored_hot(entry))?) {
-            (Some(newest), Some(Some(stored))) => newest.updated_at() > stored.updated_at,
-            (_, Some(_)) => matches!(look_up(engine, entry)?, LookUp::Unreadable),
-            (_, None) => true,
-        };
-        if !is_newer {
-            engine.memtable.forget(entry);
-        }
-    }
-    Ok(())
 }

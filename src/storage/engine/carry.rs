@@ -12,9 +12,8 @@ use super::journal::{Journal, MAX_AGE, SLICE};
 use super::memtable::{Newest, PARTS};
 use super::trees::engine_error;
 use super::write::Writer;
-use crate::codec::{Activity, ActivityRow, Fingerprint, Hot, JournalRow};
+use crate::codec::{Activity, ActivityRow, Fingerprint, JournalRow};
 use crate::error::Result;
-use crate::unreadable::if_readable;
 
 /// Background rate: a twentieth of the time or so, in slices that delay a commit by a millisecond or two, and after a pause by
 /// a few of them.
@@ -29,10 +28,6 @@ const LOOKS_PER_WRITE: usize = 8;
 const COLD_LOOKS_PER_WRITE: usize = 2;
 /// The same for those that are only passed on the walk through the memtable.
 const STEPS_PER_WRITE: usize = 64;
-
-/// How many rows of the index may wait to be removed with others of their pages: an eighth of the entries, or this many.
-const GONE_SHARE: u64 = 8;
-const MIN_GONE: usize = 1024;
 
 impl Writer {
     /// Carries a little, or as much as it takes for the journal to keep its bound. Call it after each commit, of
@@ -177,52 +172,6 @@ impl Writer {
         }
         engine.gone.add(old, self.journal.epoch);
         Ok((values.len(), left_over))
-    }
-
-    /// Removes rows of the index that their entries have left, until `keep` of them are there, or `most` are removed.
-    pub(in crate::storage) fn clear_gone(&mut self, engine: &Engine, keep: usize, most: usize) -> Result<()> {
-        let mut left = most;
-        while engine.gone.len() > keep && left > 0 {
-            let rows;
-            (rows, self.cleared) = engine.gone.next(self.cleared, SLICE, |_| true);
-            left = left.saturating_sub(rows.len());
-            self.clear(engine, &rows)?;
-        }
-        Ok(())
-    }
-
-    /// Removes all rows that their entries have left, but not what a crash has left to be looked at.
-    pub(in crate::storage) fn clear_left(&mut self, engine: &Engine) -> Result<()> {
-        let mut last = None;
-        loop {
-            let rows;
-            (rows, last) = engine.gone.next(last, SLICE, |left| !left.is_suspicion);
-            self.clear(engine, &rows)?;
-            if last.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Removes these rows, and answers how many entries it looked at, and how many pages it wrote.
-    pub(super) fn clear(&mut self, engine: &Engine, rows: &[ActivityRow]) -> Result<(usize, usize)> {
-        let (mut old, mut looks) = (Vec::with_capacity(rows.len()), 0);
-        for row in rows {
-            let is_right = |hot: Option<Hot>| hot.is_some_and(|hot| hot.updated_at == row.time);
-            let is_suspicion = engine.gone.noted(row).is_some_and(|left| left.is_suspicion);
-            looks += usize::from(is_suspicion);
-            // Of an entry whose record cannot be decoded it may be the only trace of its time.
-            if !is_suspicion || if_readable(engine.stored_hot(row.entry))?.is_some_and(|hot| !is_right(hot)) {
-                old.push(*row);
-            }
-        }
-        let written = self.remove_age_rows(engine, old)?;
-        engine.gone.forget(rows);
-        Ok((looks, written))
-    }
-
-    pub(super) fn most_gone(&self) -> usize {
-        usize::try_from(self.mark.count / GONE_SHARE).unwrap_or(usize::MAX).max(MIN_GONE)
     }
 
     /// Removes up to `count` rows before `end`, from the front. Answers how many.

@@ -115,49 +115,6 @@ impl Record {
     }
 }
 
-/// Records of the journal in their order, by the part that they are of.
-#[derive(Debug)]
-pub(in crate::storage) struct Said {
-    parts: Vec<Vec<(Fingerprint, SaidOf)>>,
-    len: usize,
-}
-
-/// What a record says of its entry, small: there may be millions of them.
-#[derive(Debug)]
-enum SaidOf {
-    Time(Timestamp),
-    Hot(Box<Hot>),
-    Forget,
-}
-
-/// Records to be collected before the memtable takes them: 8 MB.
-const MAX_SAID: usize = 1 << 18;
-
-impl Said {
-    pub(in crate::storage) fn new() -> Self {
-        Self { parts: (0..PARTS).map(|_| Vec::new()).collect(), len: 0 }
-    }
-
-    /// Takes what a record says of an entry's hot record; the answer is a row by age that the entry has left.
-    pub(in crate::storage) fn push(&mut self, record: &JournalRecord) -> Option<ActivityRow> {
-        let (entry, said) = match *record {
-            JournalRecord::Left(entry, time) => return Some(ActivityRow { time, entry }),
-            JournalRecord::Set(entry, hot) => (entry, SaidOf::Hot(Box::new(hot))),
-            JournalRecord::Touch(entry, time) => (entry, SaidOf::Time(time)),
-            JournalRecord::Forget(entry) => (entry, SaidOf::Forget),
-        };
-        if let Some(part) = self.parts.get_mut(usize::from(entry.part_and_hash().0)) {
-            part.push((entry, said));
-            self.len += 1;
-        }
-        None
-    }
-
-    pub(in crate::storage) fn is_full(&self) -> bool {
-        self.len >= MAX_SAID
-    }
-}
-
 /// The rows of the index by age that the records stand for, as the writer appends them: a touch costs no more than that.
 /// Rows of records that have moved on stay until all are listed anew: what the record says counts.
 #[derive(Debug, Default)]
@@ -256,19 +213,16 @@ impl Memtable {
         self.len.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Takes over what the journal says. Its rows may be many times as many as its entries: a part of the table at a time
-    /// stays in the processor's caches.
-    pub(in crate::storage) fn replay(&self, said: Said, epoch: Epoch) {
-        for (part, said) in self.parts.iter().zip(said.parts) {
-            let mut part = part.lock();
-            for (entry, newest) in said {
-                match newest {
-                    SaidOf::Time(time) => self.set_in(&mut part, entry, &Newest::Time(time), epoch),
-                    SaidOf::Hot(hot) => self.set_in(&mut part, entry, &Newest::Hot(*hot), epoch),
-                    SaidOf::Forget => self.forget_in(&mut part, entry),
-                }
+    /// Takes over what the journal says of entries of one part, in its order; `None` where the trees know better.
+    pub(super) fn replay(&self, part: u8, said: impl Iterator<Item = (Fingerprint, Option<Newest>)>, epoch: Epoch) {
+        let mut part = self.part(part).lock();
+        for (entry, newest) in said {
+            match newest {
+                Some(newest) => self.set_in(&mut part, entry, &newest, epoch),
+                None => self.forget_in(&mut part, entry),
             }
         }
+        drop(part);
         self.appended.lock().drop_all();
     }
 

@@ -7,11 +7,12 @@
 //! | --- | --- |
 //! | `trees.rs` | sled's database and its trees |
 //! | `lookup.rs` | what a fingerprint leads to |
-//! | `scan.rs`, `size.rs`, `extras.rs`, `leases.rs`, `turns.rs`, `notes.rs`, `live_parts.rs` | reads |
-//! | `ages.rs` | the index by age, in pages |
+//! | `scan.rs`, `size.rs`, `extras.rs`, `live_parts.rs` | reads |
+//! | `leases.rs`, `turns.rs`, `meta.rs`, `notes.rs` | the small trees: reads and writes |
+//! | `ages.rs`, `gone.rs` | the index by age, in pages, and its rows that do not count any more |
 //! | `change.rs` | what one commit changes |
 //! | `write.rs` | the writer: order, syncs, and the bound on what is not synced |
-//! | `journal.rs`, `append.rs`, `memtable.rs`, `runs.rs`, `carry.rs` | late hot records: what makes a touch cost O(1) |
+//! | `journal.rs`, `append.rs`, `replay.rs`, `memtable.rs`, `runs.rs`, `carry.rs` | late hot records: what makes a touch cost O(1) |
 //! | `group.rs`, `structural.rs` | changes of many trees at once |
 //! | `waker.rs` | wakes sled's threads |
 
@@ -20,6 +21,7 @@ mod append;
 mod carry;
 pub(in crate::storage) mod change;
 pub(in crate::storage) mod extras;
+pub(in crate::storage) mod gone;
 mod group;
 pub(in crate::storage) mod journal;
 pub(in crate::storage) mod leases;
@@ -27,7 +29,9 @@ pub(in crate::storage) mod live_parts;
 pub(in crate::storage) mod log_position;
 pub(in crate::storage) mod lookup;
 pub(in crate::storage) mod memtable;
+mod meta;
 mod notes;
+mod replay;
 pub(in crate::storage) mod runs;
 pub(in crate::storage) mod scan;
 mod size;
@@ -45,17 +49,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::codec::{
-    self, Activity, ActivityRow, ClockNote, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, IdRow, Seed,
-    whole_fingerprint,
+    self, Activity, ActivityRow, CodecError, Cold, ExtrasRef, ExtrasRow, Fingerprint, Hot, Seed, whole_fingerprint,
 };
 use crate::error::{Error, Result};
-use crate::key::{SessionId, SessionKey};
+use crate::key::SessionKey;
 use crate::storage::directory::lock::{self, Hold};
 use crate::storage::directory::{Position, files, state};
 
 use extras::PartsOf;
 use memtable::Newest;
-use trees::{LastHandle, Trees, engine_error, meta};
+use trees::{LastHandle, Trees, engine_error};
 
 /// The open database. Reads go to sled; pending changes are not its business.
 #[derive(Debug)]
@@ -67,7 +70,7 @@ pub(crate) struct Engine {
     /// What the journal says.
     pub(in crate::storage) memtable: memtable::Memtable,
     /// Rows of the index by age that do not count any more.
-    pub(in crate::storage) gone: ages::Gone,
+    pub(in crate::storage) gone: gone::Gone,
     pub(in crate::storage) seed: Seed,
     /// A second descriptor of sled's file: sled's `flush` does not sync, so we do.
     pub(in crate::storage) file: File,
@@ -315,50 +318,6 @@ impl Engine {
             return Err(damaged("extras", key, CodecError::ExtrasLength { found: whole.len(), expected }));
         }
         Ok(whole)
-    }
-
-    /// The keys whose entry on disk has this id. Each row that leads to one is read by itself.
-    pub(crate) fn keys_of_id(&self, id: &SessionId) -> Result<Vec<Result<SessionKey>>> {
-        let mut keys = Vec::new();
-        for row in self.trees.by_session_id.scan_prefix(codec::id_prefix(id)).keys() {
-            let row = row.map_err(|e| engine_error("read", e))?;
-            let entry = IdRow::decode(&row).map_err(|e| damaged_at("by_session_id", &row, e)).map(|row| row.entry);
-            let key = entry.and_then(|entry| match self.key_of(entry)? {
-                // The record of the entry comes before this row and goes after it.
-                None if lookup::has(&self.trees.by_session_id, &row)? => {
-                    Err(damaged("activity", &entry, CodecError::Missing))
-                }
-                key => Ok(key),
-            });
-            keys.extend(key.transpose());
-        }
-        Ok(keys)
-    }
-
-    /// The time zone that an import used.
-    pub(crate) fn zone(&self) -> Result<Option<String>> {
-        self.meta_value(meta::ZONE)
-    }
-
-    /// What the store remembers of its clock. A record that does not decode counts as none: it protects nothing that
-    /// the next pass does not.
-    pub(crate) fn clock_note(&self) -> Result<ClockNote> {
-        let value = self.trees.meta.get(meta::CLOCK).map_err(|e| engine_error("read", e))?;
-        let note = value.map(|value| ClockNote::decode(&value)).transpose();
-        Ok(note
-            .unwrap_or_else(|error| {
-                tracing::warn!(%error, "cannot decode the note of the clock, which is passed over");
-                None
-            })
-            .unwrap_or_default())
-    }
-
-    pub(in crate::storage) fn meta_value<T: serde::de::DeserializeOwned>(
-        &self,
-        name: &'static str,
-    ) -> Result<Option<T>> {
-        let value = self.trees.meta.get(name).map_err(|e| engine_error("read", e))?;
-        value.map(|value| codec::decode_meta(&value)).transpose().map_err(|e| damaged("meta", &name, e))
     }
 
     /// Bytes that the store takes on disk.

@@ -1,6 +1,7 @@
 //! Notes: what an imported file kept under keys that begin with `_`.
 
 use super::trees::engine_error;
+use super::write::Writer;
 use super::{Engine, damaged_at};
 use crate::codec::{CodecError, NoteRow, chunk};
 use crate::error::Result;
@@ -69,5 +70,21 @@ impl Engine {
             Ok((name, _)) => (Ok(name.into()), NoteRow::after(name)),
             Err(error) => (Err(damaged_at("meta", &row, error)), [&row[..], &[0]].concat()),
         }))
+    }
+}
+
+impl Writer {
+    /// Keeps a note of an imported file in place of the one of that name.
+    pub(crate) fn set_note(&mut self, engine: &Engine, name: &str, text: &str) -> Result<()> {
+        let _whole = engine.notes.lock();
+        for row in engine.trees.meta.scan_prefix(NoteRow::prefix(name)).keys() {
+            let row = row.map_err(|e| engine_error("read notes", e))?;
+            self.remove(engine, &engine.trees.meta, row)?;
+        }
+        // The first chunk goes last: without it a note is not there, so a crash leaves no half of one.
+        for (row, value) in NoteRow::encode_all(name, text).into_iter().rev() {
+            self.insert(engine, &engine.trees.meta, row, &value)?;
+        }
+        Ok(())
     }
 }

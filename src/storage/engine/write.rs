@@ -16,15 +16,13 @@
 //! caller asked for, everything is synced at least every [`MAX_UNSYNCED_BYTES`].
 
 use super::Engine;
-use super::ages;
-use super::change::{Change, Content, Late, encode_error};
+use super::change::{Change, Content, Late};
 use super::journal::Journal;
-use super::trees::{Write, delete, engine_error, meta, put};
-use crate::codec::{ActivityRow, AgePage, CHUNK_BYTES, ClockNote, MAX_JOURNAL_ROW, NoteRow, encode_meta};
+use super::trees::{delete, engine_error, meta, put};
+use crate::codec::{ActivityRow, AgePage, CHUNK_BYTES, MAX_JOURNAL_ROW};
 use crate::error::{Error, Result};
 use crate::storage::directory::Position;
 use crate::storage::directory::state::{Left, Mark, State};
-use crate::unreadable::if_readable;
 
 /// The most that may be written to the log between two syncs, in bytes. Losses begin somewhere between 1.7 and 6.8 MB.
 pub(in crate::storage) const MAX_UNSYNCED_BYTES: u64 = 512 * 1024;
@@ -185,54 +183,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Clears an index row that a crash has left: its entry is gone, or the row is earlier than the hot record in its
-    /// tree. A row that is later stays, for that record may be about to be written. Returns whether it was cleared.
-    pub(crate) fn recheck(&mut self, engine: &Engine, row: &ActivityRow) -> Result<bool> {
-        // The row of an entry whose record cannot be decoded stays: it is the only trace of its time.
-        let Some(hot) = if_readable(engine.stored_hot(row.entry))? else { return Ok(false) };
-        // A row of no entry is the only trace of its time, if `verify` finds that the entry has lost its record.
-        let Some(right) = hot.map(|hot| ActivityRow::of(&hot, row.entry)) else { return Ok(false) };
-        // It may be gone since it was met.
-        if row.time >= right.time || !engine.has_age_row(row)? {
-            return Ok(false);
-        }
-        // Without any row no later pass would find the entry.
-        if !engine.has_age_row(&right)? {
-            self.put_age_rows(engine, vec![right])?;
-        }
-        self.append_left(engine, &[*row])?;
-        engine.gone.add([*row], self.journal.epoch);
-        Ok(true)
-    }
-
-    /// Remembers the time zone of an import.
-    pub(crate) fn set_zone(&mut self, engine: &Engine, zone: &str) -> Result<()> {
-        self.put_meta(engine, meta::ZONE, &zone)
-    }
-
-    /// Remembers what the clock said, or forgets it.
-    pub(crate) fn set_clock_note(&mut self, engine: &Engine, note: &ClockNote) -> Result<()> {
-        if *note == ClockNote::default() {
-            return self.remove(engine, &engine.trees.meta, meta::CLOCK);
-        }
-        let value = note.encode().map_err(encode_error)?;
-        self.insert(engine, &engine.trees.meta, meta::CLOCK, &value)
-    }
-
-    /// Keeps a note of an imported file in place of the one of that name.
-    pub(crate) fn set_note(&mut self, engine: &Engine, name: &str, text: &str) -> Result<()> {
-        let _whole = engine.notes.lock();
-        for row in engine.trees.meta.scan_prefix(NoteRow::prefix(name)).keys() {
-            let row = row.map_err(|e| engine_error("read notes", e))?;
-            self.remove(engine, &engine.trees.meta, row)?;
-        }
-        // The first chunk goes last: without it a note is not there, so a crash leaves no half of one.
-        for (row, value) in NoteRow::encode_all(name, text).into_iter().rev() {
-            self.insert(engine, &engine.trees.meta, row, &value)?;
-        }
-        Ok(())
-    }
-
     /// Makes everything applied so far survive a power cut.
     pub(crate) fn sync(&mut self, engine: &Engine) -> Result<()> {
         #[cfg(test)]
@@ -277,16 +227,6 @@ impl Writer {
         self.unsynced.bytes() > 0
     }
 
-    pub(in crate::storage) fn put_meta<T: serde::Serialize>(
-        &mut self,
-        engine: &Engine,
-        name: &'static str,
-        value: &T,
-    ) -> Result<()> {
-        let value = encode_meta(value).map_err(encode_error)?;
-        self.insert(engine, &engine.trees.meta, name, &value)
-    }
-
     pub(in crate::storage) fn insert(
         &mut self,
         engine: &Engine,
@@ -324,34 +264,6 @@ impl Writer {
             Some(value) => self.insert(engine, tree, row, value),
             None => self.remove(engine, tree, row),
         }
-    }
-
-    /// Puts rows into the index by age, where they count from now on.
-    pub(in crate::storage) fn put_age_rows(&mut self, engine: &Engine, mut rows: Vec<ActivityRow>) -> Result<()> {
-        self.write_age_rows(engine, &mut rows)?;
-        engine.gone.forget(&rows);
-        Ok(())
-    }
-
-    fn write_age_rows(&mut self, engine: &Engine, rows: &mut Vec<ActivityRow>) -> Result<()> {
-        rows.sort_unstable();
-        rows.dedup();
-        self.write_pages(engine, ages::puts(&engine.trees.by_updated_at, rows)?)
-    }
-
-    /// Removes rows from the index by age. Answers how many pages it wrote.
-    pub(in crate::storage) fn remove_age_rows(&mut self, engine: &Engine, mut rows: Vec<ActivityRow>) -> Result<usize> {
-        rows.sort_unstable();
-        let writes = ages::removals(&engine.trees.by_updated_at, &rows)?;
-        let written = writes.len();
-        self.write_pages(engine, writes)?;
-        engine.gone.forget(&rows);
-        Ok(written)
-    }
-
-    fn write_pages(&mut self, engine: &Engine, writes: Vec<Write>) -> Result<()> {
-        let tree = &engine.trees.by_updated_at;
-        writes.into_iter().try_for_each(|(row, value)| self.write(engine, tree, row, value.as_deref()))
     }
 
     /// Like [`Writer::insert`]; the caller holds the gate.

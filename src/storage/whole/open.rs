@@ -15,7 +15,7 @@ use crate::storage::directory::segments::Segments;
 use crate::storage::directory::state::{Left, Mark, State, StateFile};
 use crate::storage::directory::{access, ballast, files, parts, swap};
 use crate::storage::engine::Engine;
-use crate::storage::engine::ages::Gone;
+use crate::storage::engine::gone::Gone;
 use crate::storage::engine::memtable::Memtable;
 use crate::storage::engine::structural::Settled;
 use crate::storage::engine::trees::{FORMAT, LastHandle, Trees, engine_error, meta};
