@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Base, CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Term, Turn, assemble, decode, decode_cold, encode,
+    Base, COMMIT_SHIFT, CodecError, Cold, Hot, MAX_EXTRAS_BYTES, MAX_VALUE_BYTES, Term, Turn, assemble, decode,
+    decode_cold, encode,
 };
 use crate::key::{SessionKey, check_lease_name};
 
@@ -123,8 +124,7 @@ impl<'a> BackupEntryV1<'a> {
             Term::decode(term)?;
         }
         let numbers = self.parts.iter().map(|part| part.generation).chain(turn.map(|turn| turn.token));
-        // A number is that of the opening's commit, shifted, and a count.
-        let commit = numbers.max().unwrap_or(0) >> 24;
+        let commit = numbers.max().unwrap_or(0) >> COMMIT_SHIFT;
         Ok(CheckedEntry { record: self, key, hot, cold, commit })
     }
 }

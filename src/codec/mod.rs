@@ -27,6 +27,7 @@
 //!
 //! Decoding refuses unknown versions, trailing bytes and lengths beyond the limit with a [`CodecError`], never a panic.
 
+mod arrange;
 mod backup;
 mod clock;
 mod details;
@@ -43,13 +44,12 @@ mod turn;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use arrange::{ArrangeError, NewExtras, arrange};
 pub(crate) use backup::{
     BackupEndV1, BackupEntryV1, BackupNoteV1, BackupPartV1, BackupRecord, BackupStoreV1, CheckedEntry,
 };
 pub(crate) use clock::{ClockNote, Held};
-pub(crate) use extras::{
-    ArrangeError, Base, ExtrasIndex, ExtrasRef, Field, NewExtras, Parts, arrange, assemble, value_text,
-};
+pub(crate) use extras::{Base, ExtrasIndex, ExtrasRef, Field, Parts, assemble, value_text};
 pub(crate) use fingerprint::{Fingerprint, Seed};
 pub(crate) use index::{ActivityRow, AgePage, ExtrasRow, IdRow, id_prefix, whole_fingerprint};
 pub(crate) use intent::{Intent, Step};
@@ -70,6 +70,10 @@ pub(crate) const MAX_VALUE_BYTES: usize = 4096;
 pub(crate) const CHUNK_BYTES: usize = MAX_VALUE_BYTES / 2 - 1;
 /// The most that the extras of one entry may be, in bytes of names and texts.
 pub(crate) const MAX_EXTRAS_BYTES: usize = 1 << 20;
+
+/// Numbers that an opening gives out, of parts of extras and of turns, begin with its commit, shifted by so many bits. A commit
+/// takes far fewer changes than there is room for, so the ranges of two openings never meet.
+pub(crate) const COMMIT_SHIFT: u32 = 24;
 
 const VERSION: u8 = 1;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
-use super::pending::Taken;
+use super::take::Taken;
 use crate::error::{Error, Result, panic_message};
 use crate::storage::Writer;
 use crate::sync::{Inbox, Sender, Wake};

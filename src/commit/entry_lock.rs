@@ -1,29 +1,19 @@
 //! [`EntryLock`]: one entry, read and changed as one step.
 
-use std::cell::OnceCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Seen;
 use super::pending::Pending;
 use super::read::{parts_of, read_cold, read_extras, structural_weight};
-use super::shard::{NewCold, Shard, Slot};
+use super::shard::{Shard, Slot};
 use super::turns::Marker;
-use crate::codec::{self, AS_IMPORTED, Activity, ArrangeError, Base, Cold, Hot, NewExtras, Parts, Term};
+use crate::codec::{AS_IMPORTED, Activity, Cold, Hot, Term};
 use crate::entry::{Extras, Revision};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::{SessionId, SessionKey};
-use crate::storage::{Engine, encode_error};
+use crate::storage::Engine;
 use crate::sync::{MutexGuard, Ordering};
 use crate::time::Timestamp;
-
-/// What was put in place of an entry, and the commit that takes it.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    pub(crate) hot: Hot,
-    pub(crate) cold: Arc<Cold>,
-    pub(crate) commit: u64,
-}
 
 /// One entry, with its shard locked: nobody else sees or changes it meanwhile.
 #[derive(Debug)]
@@ -207,128 +197,15 @@ impl EntryLock<'_> {
         self.slot().is_some_and(|slot| self.pending.leases.is_held(slot.entry, now))
     }
 
-    /// Creates the entry or replaces both of its records, under a new revision, and its extras where they are given;
-    /// otherwise it keeps those that `cold` points to.
-    pub(crate) fn put(&mut self, mut hot: Hot, cold: Cold, extras: Option<&Extras>) -> Result<Placed> {
-        hot.set(AS_IMPORTED, false);
-        self.put_whole(hot, cold, extras.map_or(NewExtras::Kept, NewExtras::All))
-    }
-
-    /// As [`put`](Self::put), of an entry that keeps its extras but for these `changes`: names with their new JSON
-    /// texts, or none for what goes. Costs what is new, and a look at the names.
-    pub(crate) fn change_extras(
-        &mut self,
-        mut hot: Hot,
-        cold: Cold,
-        changes: &BTreeMap<String, Option<String>>,
-    ) -> Result<Placed> {
-        hot.set(AS_IMPORTED, false);
-        self.put_whole(hot, cold, NewExtras::Changed(changes))
-    }
-
-    /// As [`put`](Self::put), for an import: the entry counts as it was imported until it is changed.
-    pub(crate) fn put_imported(&mut self, mut hot: Hot, cold: Cold, extras: &Extras) -> Result<Placed> {
-        hot.set(AS_IMPORTED, true);
-        self.put_whole(hot, cold, NewExtras::All(extras))
-    }
-
-    fn put_whole(&mut self, mut hot: Hot, mut cold: Cold, extras: NewExtras<'_>) -> Result<Placed> {
-        hot.revision = self.pending.new_revision();
-        self.keep_before(true);
-        let parts = self.arrange(&mut cold, extras)?;
-        let id = cold.session_id.clone();
-        let key = self.slot().map(|slot| slot.key.clone());
-        // The new id comes before the old one goes: they may be the same, and it must be found at every moment.
-        if let Some(key) = key {
-            self.pending.new_ids.lock().entry(id).or_default().push(key);
-        }
-        self.forget_queued_id();
-        if self.hot().is_none() {
-            self.pending.count.fetch_add(1, Ordering::Relaxed);
-            self.end_leases();
-        }
-        let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, Some(&cold.session_id)));
-        let applied = self.pending.progress.applied();
-        let cold = Arc::new(cold);
-        let new = NewCold { cold: Arc::clone(&cold), parts };
-        let commit = self.change(|slot| {
-            slot.note_before(applied);
-            slot.turned |= turned;
-            slot.hot = Some(hot);
-            slot.cold = Some(Box::new(new));
-            slot.stored = OnceCell::new();
-            slot.structural = true;
-        });
-        Ok(Placed { hot, cold, commit })
-    }
-
-    /// Removes the entry. Returns the commit that takes it.
-    pub(crate) fn remove(&mut self) -> u64 {
-        self.keep_before(true);
-        self.forget_queued_id();
-        if self.hot().is_some() {
-            self.pending.count_one_less();
-        }
-        self.end_leases();
-        let turned = self.slot().is_some_and(|slot| self.pending.turns.follow(slot.entry, None));
-        let applied = self.pending.progress.applied();
-        self.change(|slot| {
-            slot.note_before(applied);
-            slot.turned |= turned;
-            slot.is_another = true;
-            slot.clear();
-        })
-    }
-
-    /// Gives details and extras their places, and answers the parts that are not on disk yet.
-    fn arrange(&self, cold: &mut Cold, extras: NewExtras<'_>) -> Result<Parts> {
-        let Some(slot) = self.slot() else { return Ok(Parts::new()) };
-        let there = parts_of(self.engine, &slot.key, Some(slot));
-        let next = || self.pending.generation.fetch_add(1, Ordering::Relaxed);
-        let new = codec::arrange(cold, extras, |at| there.base(at), next);
-        let mut parts = new.map_err(|error| match error {
-            ArrangeError::Encode(error) => encode_error(error),
-            ArrangeError::TooLarge(bytes) => {
-                Error::TooLarge { key: slot.key.clone(), bytes, limit: codec::MAX_EXTRAS_BYTES }
-            }
-            ArrangeError::Base(error) => error,
-        })?;
-        // Those that wait go with the record that names them now.
-        if let (Some(index), Some(waiting)) = (&cold.extras, there.waiting)
-            && !waiting.is_empty()
-        {
-            // One that is on disk names none that wait.
-            let base = index.base.and_then(|at| parts.get(&at.generation).or_else(|| waiting.get(&at.generation)));
-            let base = base.map(|base| Base::decode(base)).transpose();
-            let live = index.live(&base.map_err(|e| self.engine.damaged_extras(&slot.key, e))?.unwrap_or_default());
-            let waiting = waiting.iter().filter(|(generation, _)| live.contains(generation));
-            parts.extend(waiting.map(|(generation, part)| (*generation, Arc::clone(part))));
-        }
-        Ok(parts)
-    }
-
-    /// They go with the entry, and one that is made again has none of them.
-    fn end_leases(&self) {
-        if let Some(slot) = self.slot() {
-            self.pending.leases.clear(slot.entry);
-        }
-    }
-
-    fn forget_queued_id(&self) {
-        if let Some(slot) = self.slot() {
-            self.pending.forget_queued_id(slot);
-        }
-    }
-
     /// Keeps what is about to change for the snapshots that are being read: the hot record, or all of the entry.
-    fn keep_before(&mut self, is_all: bool) {
+    pub(super) fn keep_before(&mut self, is_all: bool) {
         if let Some(slot) = self.shard.slot_mut(self.place) {
             self.pending.snapshots.keep(self.engine, slot, is_all);
         }
     }
 
     /// Changes the slot and queues it for the open commit, whose number it returns.
-    fn change(&mut self, change: impl FnOnce(&mut Slot)) -> u64 {
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Slot)) -> u64 {
         self.queue(false, change)
     }
 
@@ -362,7 +239,7 @@ impl EntryLock<'_> {
         commit
     }
 
-    fn slot(&self) -> Option<&Slot> {
+    pub(super) fn slot(&self) -> Option<&Slot> {
         self.shard.slot(self.place)
     }
 }

@@ -16,24 +16,29 @@ mod entry_lock;
 mod kept;
 mod leases;
 mod moving;
+mod orders;
+mod peek;
 mod pending;
+mod place;
 mod proof;
 mod read;
 mod receipt;
 mod shard;
 mod snapshot;
+mod take;
 mod turns;
+mod waiting;
 mod wakers;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{Activity, ActivityRow, ClockNote, Fingerprint, Hot};
+use crate::codec::{Activity, Fingerprint};
 use crate::entry::Revision;
 use crate::error::{Error, Result, panic_message};
 use crate::fork;
-use crate::key::{SessionId, SessionKey};
+use crate::key::SessionKey;
 use crate::meter::Meter;
 use crate::storage::{Engine, Writer};
 use crate::sync::{Inbox, JoinHandle, Mutex, Sender, ThreadId, answer, current, spawn};
@@ -41,12 +46,13 @@ use crate::time::Clock;
 use crate::unreadable::Unreadable;
 
 use committer::{Committer, Order};
-pub(crate) use entry_lock::{EntryLock, Placed};
+pub(crate) use entry_lock::EntryLock;
 pub(crate) use leases::{HeldBy, Leases, MAX_LEASES};
 pub(crate) use moving::Moved;
 use moving::Try;
-pub(crate) use pending::Peeked;
+pub(crate) use peek::Peeked;
 use pending::Pending;
+pub(crate) use place::Placed;
 #[cfg(feature = "valkey")]
 pub(crate) use proof::Proof;
 pub use proof::Receipt;
@@ -273,18 +279,6 @@ impl Commits {
         if self.is_committer() { Err(Error::Unsupported { what: "waiting for a commit", by }) } else { Ok(()) }
     }
 
-    /// Whether memory knows that a key has no entry, though the trees may still have it.
-    pub(crate) fn is_removed(&self, key: &SessionKey) -> Result<bool> {
-        let Core { engine, pending, .. } = self.core()?;
-        Ok(pending.is_removed(engine.fingerprint(key)))
-    }
-
-    /// Locks an entry to look at it, if there is one. It stays in memory, to be found sooner next time.
-    pub(crate) fn look(&self, key: &SessionKey) -> Result<Option<EntryLock<'_>>> {
-        let Core { engine, pending, .. } = self.core()?;
-        pending.look(engine, key)
-    }
-
     /// The receipt of a change that `commit` takes. Call it with no entry locked.
     pub(crate) fn receipt(&self, commit: u64) -> Receipt {
         self.kick_if_full();
@@ -304,47 +298,10 @@ impl Commits {
         Ok(self.receipt(self.core()?.pending.open_commit()))
     }
 
-    /// The hot record of an entry.
-    pub(crate) fn peek_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
-        let Core { engine, pending, .. } = self.core()?;
-        pending.peek_hot(engine, key)
-    }
-
-    /// The key and the hot record of an entry that an index leads to.
-    pub(crate) fn peek_listed(&self, entry: Fingerprint) -> Result<Option<Activity>> {
-        let Core { engine, pending, .. } = self.core()?;
-        pending.peek_listed(engine, entry)
-    }
-
-    /// The entry of a row of the index by age, if it has no other row there.
-    pub(crate) fn peek_row(&self, row: &ActivityRow) -> Result<Option<Activity>> {
-        let Core { engine, pending, .. } = self.core()?;
-        pending.peek_row(engine, row)
-    }
-
-    /// Both records of an entry, and its extras if `with_extras`.
-    pub(crate) fn peek(&self, key: &SessionKey, with_extras: bool) -> Result<Option<Peeked>> {
-        let Core { engine, pending, .. } = self.core()?;
-        pending.peek(engine, key, with_extras)
-    }
-
     /// All entries as they are now, to be read while others change them.
     pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
         let Core { engine, pending, .. } = self.core()?;
         Ok(Snapshot::new(pending, engine, pending.begin_snapshot()))
-    }
-
-    /// Keys that have this id, or had it when their last change was applied. Each is to be looked at.
-    pub(crate) fn candidates_of_id(&self, id: &SessionId, unreadable: &mut Unreadable) -> Result<Vec<SessionKey>> {
-        // Memory first: what leaves it is in the tree by then.
-        let Core { engine, pending, .. } = self.core()?;
-        let mut keys = pending.keys_of_new_id(id);
-        for key in engine.keys_of_id(id)? {
-            keys.extend(unreadable.pass(key)?);
-        }
-        keys.sort_unstable();
-        keys.dedup();
-        Ok(keys)
     }
 
     /// Applies all pending changes to the trees; does not wait for a sync.
@@ -354,31 +311,6 @@ impl Commits {
             return Ok(());
         }
         self.wait_taken(pending.open_commit())
-    }
-
-    /// Clears those index rows that are out of date, on the committer. Returns how many were.
-    pub(crate) fn recheck(&self, rows: Vec<ActivityRow>) -> Result<u64> {
-        if rows.is_empty() {
-            return Ok(0);
-        }
-        self.write(move |writer, engine| {
-            rows.iter().try_fold(0, |cleared, row| Ok(cleared + u64::from(writer.recheck(engine, row)?)))
-        })
-    }
-
-    /// Remembers the time zone of an import.
-    pub(crate) fn set_zone(&self, zone: String) -> Result<()> {
-        self.write(move |writer, engine| writer.set_zone(engine, &zone))
-    }
-
-    /// Keeps a note of an imported file.
-    pub(crate) fn set_note(&self, name: String, text: String) -> Result<()> {
-        self.write(move |writer, engine| writer.set_note(engine, &name, &text))
-    }
-
-    /// Remembers what the clock said. Durable with the next sync.
-    pub(crate) fn set_clock_note(&self, note: ClockNote) -> Result<()> {
-        self.write(move |writer, engine| writer.set_clock_note(engine, &note))
     }
 
     /// Commits what is pending and ends the thread. Changes fail from now on. Every call waits for the end and returns
@@ -422,20 +354,6 @@ impl Commits {
     #[cfg(test)]
     pub(crate) fn is_asked(&self) -> bool {
         !self.orders.is_empty() || self.core.progress.is_kicked()
-    }
-
-    /// Lets the committer write something, between two commits.
-    fn write<T: Send + 'static>(
-        &self,
-        write: impl FnOnce(&mut Writer, &Engine) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.order(|answer| {
-            Order::Write(Box::new(move |committer| {
-                let written = committer.guarded(|this| write(&mut this.writer, &this.core.engine));
-                // The thread that asked may have given up.
-                let _ = answer.send(written);
-            }))
-        })
     }
 
     fn order<T>(&self, order: impl FnOnce(Sender<Result<T>>) -> Order) -> Result<T> {

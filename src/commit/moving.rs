@@ -5,8 +5,9 @@
 //! whoever wants to change it waits until a commit has taken the entry. So an entry moves once in a commit, and nothing
 //! comes to a key in the commit in which another entry leaves it.
 
-use super::entry_lock::{EntryLock, Placed};
+use super::entry_lock::EntryLock;
 use super::pending::{Pending, shard_of};
+use super::place::Placed;
 use super::read::{read_cold, read_extras};
 use super::shard::Shard;
 use crate::codec::{Cold, Fingerprint, Hot};

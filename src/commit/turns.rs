@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::codec::{Fingerprint, Turn};
+use crate::codec::{COMMIT_SHIFT, Fingerprint, Turn};
 use crate::key::SessionId;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::time::Timestamp;
@@ -42,8 +42,7 @@ impl Turns {
     /// What the tree holds when the store is opened at `commit`, which no earlier opening has had.
     pub(super) fn new(found: Vec<(Fingerprint, Turn)>, commit: u64) -> Self {
         let markers = found.into_iter().map(|(entry, turn)| (entry, Marker { turn, interrupted: true })).collect();
-        // A commit takes far fewer than 2^24 turns, so the ranges of two openings never meet.
-        Self { table: Mutex::new(Table { markers, ..Table::default() }), next: AtomicU64::new(commit << 24) }
+        Self { table: Mutex::new(Table { markers, ..Table::default() }), next: AtomicU64::new(commit << COMMIT_SHIFT) }
     }
 
     /// Begins a turn of a locked entry, in the place of the one there may be. Returns its token.

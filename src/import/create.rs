@@ -17,7 +17,7 @@ use super::read::ReadEntry;
 use super::report::{ImportProgress, ImportReport};
 use super::run::Run;
 use super::target::{Fate, Nowhere, Target};
-use crate::codec::{AS_IMPORTED, Fingerprint, Seed};
+use crate::codec::{AS_IMPORTED, COMMIT_SHIFT, Fingerprint, Seed};
 use crate::config::Options;
 use crate::entry::Revision;
 use crate::error::{Error, Result, panic_message};
@@ -33,9 +33,8 @@ const FIRST_BATCH_BYTES: usize = 1 << 10;
 const MAX_BATCH_BYTES: usize = 8 << 20;
 /// Batches there are: one is filled, one waits, one is written.
 const BATCHES: usize = 3;
-/// The number of the first extras: what an opening gives out begins with its commit, shifted so far.
+/// The number of the first extras.
 const FIRST_GENERATION: u64 = 1 << COMMIT_SHIFT;
-const COMMIT_SHIFT: u32 = 24;
 
 impl SessionStore {
     /// Makes a store at the path of `options` from a gateway's `sessions.json`, and leaves it closed.

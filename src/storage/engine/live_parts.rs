@@ -1,12 +1,13 @@
-//! Tells which parts of extras the entries need.
+//! Tells which parts of extras the entries need, and whether those are whole.
 
 use std::collections::BTreeMap;
 
 use super::Engine;
 use super::extras::PartsOf;
-use crate::codec::{Cold, Field, Fingerprint};
-use crate::error::Result;
-use crate::unreadable::if_readable;
+use crate::codec::{CodecError, Cold, Field, Fingerprint, assemble, decode_cold};
+use crate::error::{Result, with_causes};
+use crate::key::SessionKey;
+use crate::unreadable::{Unreadable, if_readable};
 
 /// Tells which generations an entry needs. Remembers the base it read last, since rows of one entry follow each other.
 #[derive(Default)]
@@ -36,5 +37,29 @@ impl LiveParts {
             Some((_, Some(stored))) => stored.get(&generation).is_some_and(|name| !index.changed.contains_key(name)),
             _ => true,
         })
+    }
+}
+
+impl Engine {
+    /// Whether an entry's extras, and details that were spilled into them, are whole. The inner error says what is
+    /// wrong, as `verify` does.
+    pub(in crate::storage) fn check_extras(&self, key: &SessionKey, value: &[u8]) -> Result<Result<(), String>> {
+        let (cold, spilled) = match decode_cold(value) {
+            Ok(decoded) => decoded,
+            Err(error) => return Ok(Err(with_causes(&error))),
+        };
+        let damaged = |error| super::damaged("extras", key, error);
+        let index = cold.extras.unwrap_or_default();
+        let whole = PartsOf { engine: self, key, waiting: None }.all(Some(&index)).and_then(|parts| {
+            let part = |generation| parts.get(&generation).map(|part| &**part);
+            let (details, extras) = assemble(&index, part).map_err(damaged)?;
+            let (found, expected) = (extras.bytes(), usize::try_from(index.bytes).unwrap_or(usize::MAX));
+            match details {
+                None if spilled => Err(super::damaged("sessions", key, CodecError::NoDetails)),
+                _ if found != expected => Err(damaged(CodecError::ExtrasLength { found, expected })),
+                _ => Ok(()),
+            }
+        });
+        Ok(Unreadable::split(whole)?.map_err(|record| record.reason))
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! - A touch is a record in the journal, one plain write for many touches. Carrying it to its trees later is a note of the
 //!   old index row and of the new one, then the new one, then the hot record, and much later the removal of the old row: see
-//!   `carry.rs` and `ages.rs`. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
+//!   `carry.rs` and `gone.rs`. So every entry always has a row that is not later than its hot record, and pruning finds it. A crash may
 //!   leave a row too many, of which the journal knows.
 //! - A group of structural changes (create, new id, new details, remove) is announced by an intent; opening finishes it
 //!   or takes it back, see `structural.rs`.

@@ -10,13 +10,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::quarantine::Quarantine;
 use crate::codec::{
-    Activity, AgePage, CodecError, ExtrasRow, Fingerprint, IdRow, JournalRow, LeaseRow, NoteRow, Turn, assemble,
-    decode_cold, whole_fingerprint,
+    Activity, AgePage, CodecError, ExtrasRow, Fingerprint, IdRow, JournalRow, LeaseRow, NoteRow, Turn, decode_cold,
+    whole_fingerprint,
 };
 use crate::error::{Result, with_causes};
 use crate::key::SessionKey;
 use crate::storage::engine::change::encode_error;
-use crate::storage::engine::extras::PartsOf;
 use crate::storage::engine::lookup::key;
 use crate::storage::engine::memtable::Newest;
 use crate::storage::engine::trees::{engine_error, meta};
@@ -261,29 +260,5 @@ impl Survey<'_> {
             self.salvaged.broken_zone = true;
         }
         Ok(())
-    }
-}
-
-impl Engine {
-    /// Whether an entry's extras, and details that were spilled into them, are whole. The inner error says what is
-    /// wrong, as `verify` does.
-    pub(in crate::storage) fn check_extras(&self, key: &SessionKey, value: &[u8]) -> Result<Result<(), String>> {
-        let (cold, spilled) = match decode_cold(value) {
-            Ok(decoded) => decoded,
-            Err(error) => return Ok(Err(with_causes(&error))),
-        };
-        let damaged = |error| crate::storage::engine::damaged("extras", key, error);
-        let index = cold.extras.unwrap_or_default();
-        let whole = PartsOf { engine: self, key, waiting: None }.all(Some(&index)).and_then(|parts| {
-            let part = |generation| parts.get(&generation).map(|part| &**part);
-            let (details, extras) = assemble(&index, part).map_err(damaged)?;
-            let (found, expected) = (extras.bytes(), usize::try_from(index.bytes).unwrap_or(usize::MAX));
-            match details {
-                None if spilled => Err(crate::storage::engine::damaged("sessions", key, CodecError::NoDetails)),
-                _ if found != expected => Err(damaged(CodecError::ExtrasLength { found, expected })),
-                _ => Ok(()),
-            }
-        });
-        Ok(Unreadable::split(whole)?.map_err(|record| record.reason))
     }
 }
