@@ -45,7 +45,9 @@ pub enum Error {
     #[error("not a session key or session id")]
     InvalidName(#[from] NameError),
     /// Of two prefixes one begins with the other, so an entry could be renamed twice.
-    #[error("one of the prefixes begins with the other, so an entry could be renamed twice")]
+    #[error(
+        "one of the prefixes begins with the other, so an entry could be renamed twice: rename by way of a third one"
+    )]
     OverlappingPrefixes,
     /// A cost is infinite or no number, and would stay so whatever is added to it.
     #[error("the cost of a turn is {cost}: it must be a finite number")]
@@ -146,9 +148,12 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The disk, or the quota on it, is full. Opening the store again gives up the space that it keeps for this, so that
-    /// it can be pruned; the open report's `repairs` say so.
-    #[error("no space left to {action} {path}: free some, then open the store again")]
+    /// The disk, or the quota on it, is full; or a file, the store's or one that was to be written, would be larger than the
+    /// process or the file system allows. Where the store is read-only since, opening it again gives up the space that it
+    /// keeps for this, so that it can be pruned; the open report's `repairs` say so.
+    #[error(
+        "no space left to {action} {path}: free some, and try again; a store that became read-only has to be opened again"
+    )]
     DiskFull {
         /// What was tried.
         action: &'static str,
@@ -384,9 +389,10 @@ pub enum Error {
         /// How it was lost.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Fewer replicas than are needed have the change. It stays in place, neither proven nor undone.
+    /// Fewer replicas than are needed have the change. It stays in place, neither proven nor undone, and its receipt may be
+    /// waited for again.
     #[cfg(feature = "valkey")]
-    #[error("{got} replicas of {node} have the change, and {wanted} are needed")]
+    #[error("{got} replicas of {node} have the change, and {wanted} are needed: it stays, and may be waited for again")]
     NotReplicated {
         /// The primary.
         node: String,
@@ -398,7 +404,8 @@ pub enum Error {
     /// The store was opened in the relaxed mode, in which nothing is durable.
     #[cfg(feature = "valkey")]
     #[error(
-        "the store {name} is relaxed, so no change of it is ever known to be durable: ask whether it is replicated"
+        "the store {name} is relaxed, so no change of it is ever known to be durable: wait until it is replicated \
+         (`Receipt::replicated`)"
     )]
     Relaxed {
         /// The store.
@@ -428,9 +435,13 @@ pub enum Error {
         /// What was found.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A node said no, for a reason that does not go away by itself: it is out of memory, or the user may not do that.
+    /// A node said no, for a reason that does not go away by itself: it is out of memory, or the user may not do that. That
+    /// request changed nothing; what a verb over many entries, or an import, did before stays.
     #[cfg(feature = "valkey")]
-    #[error("{node} refused the request; nothing was changed")]
+    #[error(
+        "{node} refused the request, which changed nothing: raise its `maxmemory`, or mend the user's password or rights, \
+         whichever the cause names"
+    )]
     Refused {
         /// The node.
         node: String,

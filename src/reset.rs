@@ -9,6 +9,7 @@
 //! old one had. Nothing else differs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use chrono::NaiveDate;
@@ -31,6 +32,10 @@ pub use crate::config::DailyFrom;
 
 /// How often an entry that changes while the guard is asked is looked at again. After that it is in use, and kept.
 const ATTEMPTS: usize = 8;
+/// What an hour should be.
+const HOURS: &str = "hours of a day are 0 to 23";
+/// What a time zone should be.
+const ZONES: &str = "give an IANA name (Europe/Berlin) or an offset (+02:00)";
 
 /// When a session is over: after some minutes without activity, at an hour of the day, at whichever comes first, or
 /// never.
@@ -121,8 +126,8 @@ impl ResetPolicy {
     /// [`Error::Setting`] if there is no such hour.
     pub fn daily(hour: u8, zone: TimeZone) -> Result<Self> {
         if hour > 23 {
-            let expected = "hours of a day are 0 to 23";
-            return Err(Error::Setting { setting: "the hour of a daily reset", value: hour.to_string(), expected });
+            let (setting, value) = ("the hour of a daily reset", hour.to_string());
+            return Err(Error::Setting { setting, value, expected: HOURS });
         }
         Ok(Self { idle: None, daily: Some(Daily { hour, zone, from: DailyFrom::Activity }) })
     }
@@ -278,30 +283,40 @@ impl TryFrom<&Config> for ResetPolicies {
     type Error = Error;
 
     /// # Errors
-    /// [`Error::Setting`] for an hour that no day has, [`Error::TimeZone`] for a zone that does not exist, even where
-    /// the mode makes no use of them. [`Error::LocalTimeZone`] where a mode has use for the machine's own zone, and
-    /// that is not known.
+    /// [`Error::Setting`] for an hour that no day has, or a zone that does not exist, even where the mode makes no use of
+    /// them. [`Error::LocalTimeZone`] where a mode has use for the machine's own zone, and that is not known.
     fn try_from(config: &Config) -> Result<Self> {
         let ResetConfig { default, platforms, chat_types } = &config.session_reset;
-        let mut policies = Self::new(policy(default)?);
+        let mut policies = Self::new(policy(default, "session_reset")?);
         for (platform, rule) in platforms {
-            policies = policies.platform(platform, policy(rule)?);
+            policies = policies.platform(platform, policy(rule, &format!("session_reset.platforms.{platform}"))?);
         }
         for (chat_type, rule) in chat_types {
-            policies = policies.chat_type(chat_type, policy(rule)?);
+            policies = policies.chat_type(chat_type, policy(rule, &format!("session_reset.chat_types.{chat_type}"))?);
         }
         Ok(policies)
     }
 }
 
-fn policy(rule: &ResetRule) -> Result<ResetPolicy> {
+/// The policy of a rule, which stands in the table of this name.
+fn policy(rule: &ResetRule, table: &str) -> Result<ResetPolicy> {
+    let bad = |setting, value: &dyn fmt::Display, expected| {
+        Err(Error::Setting { setting, value: format!("{value} in [{table}]"), expected })
+    };
+    let hour = match u8::try_from(rule.at_hour) {
+        Ok(hour @ 0..24) => hour,
+        _ => return bad("at_hour", &rule.at_hour, HOURS),
+    };
     let zone = match (&rule.time_zone, rule.mode) {
-        (Some(zone), _) => zone.parse()?,
+        (Some(zone), _) => match zone.parse() {
+            Err(Error::TimeZone { name }) => return bad("time_zone", &format_args!("{name:?}"), ZONES),
+            zone => zone?,
+        },
         (None, ResetMode::None | ResetMode::Idle) => TimeZone::UTC,
         (None, ResetMode::Daily | ResetMode::Both) => TimeZone::local()?,
     };
     let minutes = u64::try_from(rule.idle_minutes).unwrap_or(0);
-    let both = ResetPolicy::both(minutes, u8::try_from(rule.at_hour).unwrap_or(u8::MAX), zone)?;
+    let both = ResetPolicy::both(minutes, hour, zone)?;
     let ResetPolicy { idle, daily } = both.daily_from(rule.daily_from);
     Ok(match rule.mode {
         ResetMode::None => ResetPolicy::none(),
@@ -341,7 +356,7 @@ impl SessionStore {
     /// chat type.
     ///
     /// # Errors
-    /// As [`resolve`](SessionStore::resolve). What the guard says is not an error.
+    /// Those of [every change](SessionStore#errors). What the guard says is not an error.
     pub fn resolve_as_with(
         &self,
         key: &SessionKey,

@@ -120,10 +120,11 @@ pub(super) fn read(file: Option<&Path>) -> Result<Config> {
         bail!("{}: there is no setting {unknown:?}; see `cloakroom config check --help`", path.display());
     }
     if let Some((place, name)) = misplaced(&found) {
-        bail!(
-            "{}: {name} stands in [{place}], where it is not read; move it to the head of the file, before any [table]",
-            path.display()
-        );
+        let advice = match name.as_str() {
+            "session_reset" => "call the table [session_reset]",
+            _ => "move it to the head of the file, before any [table]",
+        };
+        bail!("{}: {name} stands in [{place}], where it is not read; {advice}", path.display());
     }
     if !table.keys().any(|name| is_ours(name)) {
         tracing::warn!("{} has no setting that begins with `session_`; the defaults apply", path.display());

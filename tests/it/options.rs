@@ -179,7 +179,7 @@ fn what_a_person_writes_works_at_both_ends() {
         assert!(ResetPolicies::try_from(&config).is_ok());
         let bad = ResetRule { at_hour: if number == 0 { 24 } else { number }, ..rule };
         let bad = Config { session_reset: ResetConfig { default: bad, ..ResetConfig::default() }, ..config };
-        assert_eq!(setting(ResetPolicies::try_from(&bad)), "the hour of a daily reset");
+        assert_eq!(setting(ResetPolicies::try_from(&bad)), "at_hour");
     }
 }
 

@@ -136,8 +136,13 @@ fn config_check_refuses_what_cannot_be_meant() {
         ("[session_reset]\nidle = 3", "session_reset.idle"),
         ("[session_reset.platforms.discord]\nhour = 3", "session_reset.platforms.discord.hour"),
         ("[session_reset]\nmode = \"weekly\"", "weekly"),
-        ("[session_reset]\nat_hour = 24", "24"),
-        ("[session_reset]\ntime_zone = \"Mars/Base\"", "Mars/Base"),
+        ("[session_reset]\nat_hour = 24", "at_hour is 24 in [session_reset]: hours of a day are 0 to 23"),
+        ("[session_reset.platforms.discord]\nat_hour = 300", "at_hour is 300 in [session_reset.platforms.discord]:"),
+        ("[session_reset]\ntime_zone = \"Mars/Base\"", "time_zone is \"Mars/Base\" in [session_reset]:"),
+        (
+            "[session_reset.chat_types.dm]\ntime_zone = \"Mars\"",
+            "time_zone is \"Mars\" in [session_reset.chat_types.dm]:",
+        ),
         ("session_store_max_age_days = ", "(line 1)"),
     ];
     for (text, part) in cases {

@@ -121,7 +121,8 @@ fn a_setting_that_nobody_would_read_is_told() {
         ("session_store_max_age_days = 1\n[gateway.session_reset]\nmode = 'idle'\n", "[gateway]", "session_reset"),
     ] {
         let ran = check(text);
-        ran.failed(1, &[place, name, "before any [table]"]);
+        let advice = if name == "session_reset" { "call the table [session_reset]" } else { "before any [table]" };
+        ran.failed(1, &[place, name, advice]);
         let args = ["prune", "--max-age-days", "1", "--config", file.to_str().unwrap()];
         store.run(&args).failed(1, &[place, name]);
     }
