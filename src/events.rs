@@ -29,7 +29,7 @@ const MAX_CAPACITY: usize = 1 << 16;
 /// different threads may come in another order than the changes were made in. Each call of a verb sends one event of
 /// an entry, if it has changed it, and none for a wrong time that was set right meanwhile.
 ///
-/// As JSON it is one object, whose fields are all there, `null` where they do not apply:
+/// As JSON it is one object, whose fields are all there, `null` where they do not apply, but for `reason` and `from`:
 ///
 /// ```json
 /// {"session_key": "agent:main:discord:dm:1234", "event": "reset", "reason": "idle",
@@ -38,7 +38,8 @@ const MAX_CAPACITY: usize = 1 << 16;
 /// ```
 ///
 /// `event` is the kind in snake case. `reason` is there for `reset` (`suspended`, `idle`, `daily`, or `null` if somebody
-/// asked for it), `resume_pending` (a text) and `pruned` (`age`, `entries`, `bytes`).
+/// asked for it), `resume_pending` (a text) and `pruned` (`age`, `entries`, `bytes`). `from`, the key before, is there for
+/// `renamed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Event {

@@ -78,11 +78,11 @@ pub struct OpenLease {
     /// The conversation.
     #[serde(rename = "session_key")]
     pub key: SessionKey,
-    /// Its name; `None` for one of this process.
+    /// Its name; `None` for one that lives with its process.
     pub name: Option<String>,
     /// When it was taken. Setting another end does not change that.
     pub since: Timestamp,
-    /// When it ends; `None` for one of this process.
+    /// When it ends; `None` for one that lives with its process.
     pub end: Option<Timestamp>,
     /// How long ago it was taken, in seconds.
     #[serde(rename = "age_seconds", with = "crate::time::seconds")]

@@ -44,6 +44,8 @@ use super::{Exit, Format};
 ///   kept_active                … because work is in progress
 ///   guard_failed               … because nobody could say whether it is
 ///   kept_unreadable            … because a record of it cannot be decoded
+///   kept_unreviewed            … because a process of a cluster has not said yet whether it is at work on it; left out
+///                              where it is 0
 ///   touched_meanwhile          … because they were used during the pass
 ///   stale_rows_cleared         out-of-date index rows cleared on the way
 ///   oldest_protected_seconds   how long the oldest of those kept has been idle, or null

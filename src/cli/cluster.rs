@@ -22,10 +22,10 @@ pub(super) struct ClusterArgs {
     /// A file whose first line is the password of the URL's user.
     #[arg(long, global = true, value_name = "FILE", requires = "url")]
     password_file: Option<PathBuf>,
-    /// Trust the authorities in this file (PEM), and no others.
+    /// Encrypt, and trust the authorities in this file (PEM) and no others.
     #[arg(long, global = true, value_name = "FILE", requires = "url")]
     cacert: Option<PathBuf>,
-    /// Show the nodes this certificate (PEM).
+    /// Encrypt, and show the nodes this certificate (PEM).
     #[arg(long, global = true, value_name = "FILE", requires = "key_file")]
     cert: Option<PathBuf>,
     /// The key of that certificate (PEM).

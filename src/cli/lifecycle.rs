@@ -18,14 +18,15 @@ use super::output::{Columns, Out, clean, local, thousands, words};
 use super::source::{Db, Side, Source, with_own, with_source};
 use super::{Exit, Format, now};
 
-/// List the turns that a crash interrupted, the oldest first.
+/// List the turns that are open, the oldest first: those that a crash interrupted, and those that a gateway is at work on.
 ///
-/// They stay until the gateway recovers them, or --recover does. With --json, one object a line:
+/// Interrupted ones stay until the gateway recovers them, or --recover does. Of a store that nobody has open all are
+/// interrupted. With --json, one object a line:
 ///
 ///   session_key   the raw key
 ///   token         names the turn, sixteen hexadecimal digits
 ///   started_at    when it began (RFC 3339, UTC)
-///   interrupted   true
+///   interrupted   nobody is at work on it: its process has ended, or it began before the gateway opened the store
 ///
 /// With --recover and --json, one object: resumable (list of keys), already_pending (those whose resume was pending
 /// before, and keeps its reason), stale, suspended, orphaned (markers cleared, because they were too old, or their
@@ -53,6 +54,11 @@ struct Recovered<'a> {
 }
 
 impl Turns {
+    /// Whether it changes anything.
+    pub(super) fn recovers(&self) -> bool {
+        self.recover.is_some()
+    }
+
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         if let Some(max_age) = self.recover {
             let found = with_own(db, |store| Ok(store.recover_interrupted_turns(&max_age.into())?))?;
@@ -80,27 +86,28 @@ impl Turns {
             turns.iter().try_for_each(|turn| out.json(turn))?;
             return none_unreadable(0, &unreadable);
         }
-        let mut table = Columns::new(&["BEGAN", "AGO", "TOKEN", "KEY"], &[]);
+        let mut table = Columns::new(&["BEGAN", "AGO", "INTERRUPTED", "TOKEN", "KEY"], &[]);
         let now = now();
         for turn in &turns {
             let (began, ago) = (local(turn.started_at), words(now.since(turn.started_at)));
-            table.row([began.as_str(), &ago, &turn.token.to_string(), turn.key.as_str()]);
+            let interrupted = if turn.interrupted { "yes" } else { "no" };
+            table.row([began.as_str(), &ago, interrupted, &turn.token.to_string(), turn.key.as_str()]);
         }
         table.print(out)?;
-        out.line(format_args!("{} interrupted turns", thousands(turns.len() as u64)))?;
+        out.line(format_args!("{} open turns", thousands(turns.len() as u64)))?;
         none_unreadable(0, &unreadable)
     }
 }
 
 /// List the leases that have not ended, the oldest first.
 ///
-/// The gateway takes them for work that may outlive a crash of it, and they hold their entries until they end. Those of a
-/// process ended with it. With --json, one object a line:
+/// The gateway takes them for work that may outlive a crash of it, and they hold their entries until they end. Those that
+/// live with a process end with it; of a gateway that runs they are listed too. With --json, one object a line:
 ///
 ///   session_key   the raw key
-///   name          its name
+///   name          its name; null for one that lives with its process
 ///   since         when it was taken (RFC 3339, UTC)
-///   end           when it ends (RFC 3339, UTC)
+///   end           when it ends (RFC 3339, UTC); null for one that lives with its process
 ///   age_seconds   how long ago it was taken
 ///
 /// A lease that cannot be decoded is left out, and holds its entry; the exit code is then 1.

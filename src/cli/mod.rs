@@ -53,8 +53,8 @@ that fails before it has printed anything prints {\"error\": {\"kind\": …, \"m
 With CLOAKROOM_TRUST_GROUP=1 the store's directory may be writable by a group that this user is in, as in a volume of
 Kubernetes. What is printed waits until the store is closed, beyond 1 MiB in TMPDIR.
 A store is open in one program at a time. Where a gateway has it, commands ask its live view, and say so on
-standard error; `compact`, `restore`, `migrate`, `rename`, `forget` and repairs need the gateway stopped. Only
-`migrate` and `restore` create a store.")]
+standard error; `compact`, `restore`, `migrate`, `rename`, `forget`, `verify --repair`, `turns --recover` and
+`export --format hermes-table` need the gateway stopped. Only `migrate` and `restore` create a store.")]
 pub(crate) struct Cli {
     /// The directory of the store.
     #[arg(long, global = true, value_name = "DIR", default_value = "./sessions.db")]
@@ -120,6 +120,17 @@ impl Command {
             _ => return None,
         })
     }
+
+    /// Whether it opens the store in any case, and asks no view of it.
+    fn needs_the_store(&self) -> bool {
+        match self {
+            Self::Migrate(_) | Self::Restore(_) | Self::Compact(_) | Self::Rename(_) | Self::Forget(_) => true,
+            Self::Verify(verify) => verify.repairs(),
+            Self::Turns(turns) => turns.recovers(),
+            Self::Export(export) => export.makes_a_database(),
+            _ => false,
+        }
+    }
 }
 
 /// How the program ends.
@@ -161,6 +172,10 @@ impl Cli {
             )),
             command if self.cluster.url.is_some() && command.on_a_cluster().is_some() => Err(Self::command()
                 .error(clap::error::ErrorKind::ArgumentConflict, command.on_a_cluster().unwrap_or_default())),
+            command if self.live && command.needs_the_store() => Err(Self::command().error(
+                clap::error::ErrorKind::ArgumentConflict,
+                "this needs the store to itself and asks no gateway: leave --live out, and stop the gateway first",
+            )),
             Command::Prune(_) | Command::Config(_) => Ok(self),
             _ if self.config.is_some() => Err(Self::command().error(
                 clap::error::ErrorKind::ArgumentConflict,

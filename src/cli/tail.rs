@@ -16,8 +16,9 @@ use super::source::{Db, Lines, with_view};
 ///
 /// With --json, one object a line: session_key, handle (what stands for the key in URLs of the live view), event (created,
 /// reset, switched, replaced, suspended, unsuspended, pinned, unpinned, resume_pending, resume_cleared, updated, touched,
-/// renamed, removed, pruned), reason, at (RFC 3339, UTC), old_session_id, new_session_id, revision. Where events were lost, because
-/// they came too fast, an object with `lost`, how many, stands in their place.
+/// renamed, removed, pruned), reason (of a reset, resume_pending and pruned alone), from (the raw key before, of renamed alone),
+/// at (RFC 3339, UTC), old_session_id, new_session_id, revision. Where events were lost, because they came too fast, an
+/// object with `lost`, how many, stands in their place.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Tail {

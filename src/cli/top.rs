@@ -24,7 +24,7 @@ const HEAD: usize = 7;
 
 /// Show a store at work: rates, how long commits take, the sessions that were active last. Ends with q.
 ///
-/// Where standard output is no terminal, it prints one screen and ends.
+/// Where standard input or output is no terminal, it prints one screen and ends.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Top {

@@ -43,7 +43,10 @@ use super::{Exit, Format, named, options, with_store};
 ///                     of the library's `Repairs`
 ///   quarantine        the file that took what was removed, or null
 ///
-/// Nothing is printed for a database that does not open.
+/// With --url, one object: entries, violations, without_hint (entries that no search for their session id finds until
+/// their next change), stale_hints, orphaned_turns, orphaned_leases.
+///
+/// For a database that does not open there is the error alone, and the exit code is 3.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Verify {

@@ -33,6 +33,14 @@ const UNKNOWN: &str = "unknown";
 ///   unreadable       entries that cannot be decoded and are left out of the counts above; the exit code is then 1
 ///   last_commit      the number of the newest commit that changed something
 ///   pending          changes that wait for their commit
+///
+/// With --url there are, in place of bytes_on_disk, last_commit and pending:
+///
+///   shards, shards_in_use   shards, and those that have an entry
+///   open_turns              turns that have begun and not ended
+///   condemned               entries that a pass of pruning wants gone, once all processes have been asked
+///   members                 processes that have the store open, this command among them
+///   guards                  those of them that are asked before an entry is pruned
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Stats {
@@ -129,7 +137,7 @@ impl Stats {
             ("entries", stats.entries),
             ("open turns", stats.open_turns),
             ("to be pruned", stats.condemned),
-            ("processes", stats.members),
+            ("processes, this one too", stats.members),
             ("of them, with a guard", stats.guards),
         ];
         numbers.into_iter().for_each(|(name, number)| table.row([name, &thousands(number)]));

@@ -61,6 +61,15 @@ enum Layout {
 }
 
 impl Export {
+    /// Whether it writes a database, for which no view is asked.
+    pub(in crate::cli) fn makes_a_database(&self) -> bool {
+        match self.format {
+            Layout::Hermes | Layout::Openclaw | Layout::Jsonl => false,
+            #[cfg(feature = "sqlite")]
+            Layout::HermesTable => true,
+        }
+    }
+
     pub(in crate::cli) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
         let mut options = ExportOptions::new(match self.format {
             Layout::Hermes => ExportFormat::Hermes,

@@ -49,7 +49,13 @@ fn turns_that_a_crash_interrupted_are_listed_and_recovered() {
         assert_eq!((lines.len(), &lines[0]["session_key"], &lines[0]["interrupted"]), (1, &json!(GROUP), &json!(true)));
     }
     let text = run(&crashed, &["turns"]).out;
-    assert!(text.contains(GROUP) && text.contains("1 interrupted turns"), "{text}");
+    assert!(
+        text.contains(GROUP)
+            && text.contains("INTERRUPTED")
+            && text.contains("  yes  ")
+            && text.contains("1 open turns"),
+        "{text}"
+    );
     let recovered = run(&crashed, &["turns", "--recover", "1h", "--json"]).json();
     let cleared = json!({"resumable": [GROUP], "already_pending": [], "stale": 0, "suspended": 0, "orphaned": 0,
         "unreadable": 0});

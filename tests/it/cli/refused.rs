@@ -140,15 +140,18 @@ fn wrong_use_needs_no_store() {
 #[test]
 fn help_documents_the_json() {
     let store = Prepared::new();
-    let helps: [(&str, &[&str]); 8] = [
+    let helps: [(&str, &[&str]); 11] = [
         ("backup", &["entries", "turns", "notes", "bytes", "seconds"]),
         ("restore", &["entries", "turns", "notes", "bytes", "seconds"]),
         ("compact", &["entries", "bytes_before", "bytes_after", "seconds"]),
         ("list", &["session_key", "idle_seconds", "resume_pending", "display_name"]),
         ("show", &["extras", "idle_seconds"]),
-        ("prune", &["removed", "kept_suspended", "guard_failed", "touched_meanwhile", "cutoff"]),
-        ("stats", &["bytes_on_disk", "by_platform", "by_chat_type"]),
-        ("verify", &["violations", "shortfall", "stale_rows"]),
+        ("prune", &["removed", "kept_suspended", "guard_failed", "touched_meanwhile", "cutoff", "kept_unreviewed"]),
+        ("stats", &["bytes_on_disk", "by_platform", "by_chat_type", "open_turns", "members"]),
+        ("verify", &["violations", "shortfall", "stale_rows", "without_hint"]),
+        ("tail", &["session_key", "reason", "from"]),
+        ("turns", &["token", "interrupted"]),
+        ("leases", &["name", "null for one that lives with its process"]),
     ];
     for (command, names) in helps {
         let help = store.ok(&[command, "--help"]).out;

@@ -247,6 +247,18 @@ fn who_is_asked_can_be_chosen() {
         assert!(nowhere.status.code() == Some(1) && said.contains("there is no store at"), "{args:?}: {said}");
     }
     assert_eq!(program(&both.stopped, &["list", "--live", "--offline"]).status.code(), Some(2));
+    let alone: [&[&str]; 5] = [
+        &["compact"],
+        &["verify", "--repair"],
+        &["turns", "--recover", "1h"],
+        &["forget", "a", "--yes"],
+        &["restore", "nothing"],
+    ];
+    for args in alone {
+        let refused = program(&both.stopped, &[args, &["--live"]].concat());
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(2) && said.contains("leave --live out"), "{args:?}: {said}");
+    }
     // What needs the store to itself says so as ever.
     for args in [&["compact"][..], &["verify", "--repair"], &["rename", "a", "b", "--yes"], &["forget", "a", "--yes"]] {
         let output = program(&both.running, args);
