@@ -1,7 +1,8 @@
 //! The example of the README: a gateway that still has its `sessions.json` moves in at its first start, and back.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use cloakroom::export::{ExportFormat, ExportOptions};
@@ -20,7 +21,8 @@ fn open_sessions(dir: &Path) -> Result<SessionStore, Box<dyn std::error::Error>>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(store),
         Err(error) => return Err(error.into()),
     };
-    let mut bad = File::create(dir.join("sessions.quarantine.jsonl"))?;
+    let bad = dir.join("sessions.quarantine.jsonl");
+    let mut bad = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(bad)?;
     let written = chrono::DateTime::<chrono::Utc>::from(file.metadata()?.modified()?);
     let options = ImportOptions::new().file_time(written.into()).quarantine(&mut bad);
     let report = store.import(file, options, |_| {})?;
@@ -77,7 +79,9 @@ fn a_gateway_moves_in_at_its_first_start_and_back() {
     assert_eq!(store.len(), 1);
     assert_eq!(names(), ["sessions.db", "sessions.json.imported", "sessions.quarantine.jsonl"]);
     assert_eq!(fs::read_to_string(dir.path().join("sessions.json.imported")).unwrap(), FILE);
-    assert_eq!(fs::read_to_string(dir.path().join("sessions.quarantine.jsonl")).unwrap().lines().count(), 1);
+    let quarantine = dir.path().join("sessions.quarantine.jsonl");
+    assert_eq!(fs::read_to_string(&quarantine).unwrap().lines().count(), 1);
+    assert_eq!(quarantine.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     store.touch(&"agent:main:discord:dm:1".parse().unwrap()).unwrap().unwrap().wait().unwrap();
     let touched = store.get(&"agent:main:discord:dm:1".parse().unwrap()).unwrap().unwrap();
     store.close().unwrap();
