@@ -434,7 +434,8 @@ impl SessionStore {
 
     /// Puts a whole entry in place, with its extras; those that were there go. `expect` is "any", "absent", or a revision.
     ///
-    /// The outcome is "created", "replaced", or "unexpected": then `entry` is what is there, and stays.
+    /// The outcome is "created", "replaced", or "unexpected": then `entry` is what is there, and stays. Raises TooLarge if the extras
+    /// are.
     ///
     /// >>> entry = Entry("mine:1", "run-1", platform="cron")
     /// >>> store.put(entry, {"model": "large"}, expect="absent").outcome
@@ -475,6 +476,7 @@ impl SessionStore {
     /// `change` is called with a `Draft`, on this thread and with nothing locked. It answers None to write it, "keep" to leave
     /// everything as it is, or "remove". It may be called again, if the entry was changed meanwhile; so it should decide by the
     /// draft alone. What it raises comes out of here, and changes nothing. The outcome is "created", "changed", "kept" or "removed".
+    /// Raises TooLarge if the extras become so.
     ///
     /// >>> def message(draft):
     /// ...     draft.last_prompt_tokens = 812
@@ -835,7 +837,8 @@ impl SessionStore {
     // --- many entries
 
     /// Removes what has been idle for more than `max_age_days`, then the oldest beyond `max_entries` or `max_disk_bytes`, but nothing
-    /// that is protected. Zero is no limit. Durable when it returns.
+    /// that is protected. Zero is no limit. Above `max_disk_bytes` it removes down to `low_water_bytes`, by default four fifths of
+    /// them. After `max_active_days` a guard or a lease protects no more. Durable when it returns.
     ///
     /// `guard` is asked with the session key, on this thread, whether work is in progress. If it raises an exception, or answers
     /// anything but True or False, the entry stays, and the report has the exception in `guard_errors`. Beside an event loop prune in
@@ -877,8 +880,8 @@ impl SessionStore {
         python(py, "_reports", "make")?.call1(("PruneReport", text, errors))
     }
 
-    /// Prunes at once, and then every `interval` seconds, on a thread of its own. It asks nobody: what works takes leases by `hold`.
-    /// Ends with the store.
+    /// Prunes at once, and then every `interval` seconds, on a thread of its own; the limits are those of `prune`. It asks nobody: what
+    /// works takes leases by `hold`. Ends with the store. Raises InvalidValue if the interval is less than a second.
     ///
     /// >>> with store.watch(90) as watcher:
     /// ...     watcher.prune_now()
@@ -954,7 +957,7 @@ impl SessionStore {
     }
 
     /// Removes the entry whose key is `prefix` and all below it, whatever protects them: for a user who asks to be erased. Bytes stay
-    /// in the files until the store is compacted.
+    /// in the files until an opening with `compact_at_open`, or the program `cloakroom compact`, has rewritten them.
     ///
     /// >>> store.forget("agent:main:telegram:dm:1234").removed
     /// 1

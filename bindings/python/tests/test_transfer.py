@@ -251,7 +251,9 @@ def test_the_command_line(database: Database) -> None:
     database.run("UPDATE gateway_routing SET entry_json = '{' WHERE session_key = 'mine:1'")
     ended = command("migrate", database.file, "--db", database.db)
     assert ended.returncode == 1 and "unchanged            2" in ended.stdout, ended.stdout
-    assert (database.directory / "state.db.quarantine.jsonl").exists()
+    assert (database.directory / "state.db.quarantine.jsonl").exists() and "everything else is in the store" in ended.stderr
+    ended = command("migrate", database.file, "--db", database.db, "--dry-run")
+    assert ended.returncode == 1 and "everything else can be imported" in ended.stderr, ended.stderr
     ended = command("migrate", database.directory / "missing", "--db", database.db)
     assert ended.returncode == 1 and ended.stderr.startswith("error: could not import")
     assert command().returncode == 2

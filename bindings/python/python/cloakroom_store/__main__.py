@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     show(done, as_json)
     if not done.complete:
-        print(f"error: {options['file']} is not whole; everything else is in the store", file=sys.stderr)
+        rest = "can be imported" if options["dry_run"] else "is in the store"
+        print(f"error: {options['file']} is not whole; everything else {rest}", file=sys.stderr)
         return 1
     return 0
 

@@ -205,7 +205,7 @@ class StorageError(Error):
 
 
 class Damaged(Error):
-    """The store, a record or a backup is damaged: restore, repair, or import again.
+    """The store, a record or a backup is damaged: restore a backup, import again, or run the program `cloakroom verify --repair`.
 
     >>> _ = store.backup(path)
     >>> _ = path.write_bytes(path.read_bytes()[:-9])
@@ -288,13 +288,13 @@ class TimeZoneUnknown(Error, ValueError):
 
 
 class ClockBehind(Error):
-    """Too many entries were active in the future, so the clock is wrong.
+    """Too many entries of a file that is imported were active in the future, so the clock is wrong.
 
-    >>> try:
-    ...     store.prune(90).removed
-    ... except ClockBehind as error:
-    ...     print("set the clock:", error)
-    0
+    >>> file = path.with_name("sessions.json")
+    >>> _ = file.write_text('{"mine:1": {"session_id": "1", "updated_at": "2999-01-01T00:00:00"}}')
+    >>> SessionStore.create_from(path, file)
+    Traceback (most recent call last):
+    cloakroom_store._errors.ClockBehind: ...
     """
 
 
