@@ -84,7 +84,7 @@ impl SessionEntry {
 /// Names one state of an entry. Two are equal or not; nothing else can be told from them.
 ///
 /// A key never has the same revision twice: not after it was removed and made again, and not after a backup was restored.
-/// Each opening of a store begins at a random number and counts on from there.
+/// Each opening of a store begins at a random number and counts on from there. On a cluster each is a random number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Revision(u64);
 

@@ -111,6 +111,9 @@ pub struct SessionKey(Arc<str>);
 
 impl SessionKey {
     /// Checks `text` and wraps it.
+    ///
+    /// # Errors
+    /// [`NameError`], which says what a key may not be.
     pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
         let text = text.as_ref();
         check_common(text, MAX_KEY_BYTES)?;
@@ -174,6 +177,9 @@ pub struct SessionId(Arc<str>);
 
 impl SessionId {
     /// Checks `text` and wraps it.
+    ///
+    /// # Errors
+    /// [`NameError`], which says what an id may not be.
     pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
         let text = text.as_ref();
         check_common(text, MAX_ID_BYTES)?;

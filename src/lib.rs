@@ -47,18 +47,20 @@
 //!
 //! # What it is not
 //!
-//! It is not a database for several processes (one opens it at a time), a cache with a time to live (an entry goes by
-//! activity, not by age), or a place for transcripts (the gateway keeps them).
+//! It is not a database for several processes (one opens it at a time; for many there is `cluster::ClusterStore`, on Valkey), a
+//! cache with a time to live (an entry goes by activity, not by age), or a place for transcripts (the gateway keeps them).
 //!
 //! # Crate features
 //!
-//! - **cli** (default): the program `cloakroom`. A gateway needs none of it: with `default-features = false` it compiles
-//!   55 other crates in place of 94 (`cargo tree`, on Linux).
+//! - **cli** (default): the program `cloakroom`, and its allocator **mimalloc**, which needs a C compiler. A gateway needs none of it:
+//!   with `default-features = false` 55 other crates are compiled in place of 138 (`cargo tree`, on Linux).
+//! - **sqlite** (default): import of the databases in which gateways keep their entries, and export into one. It brings SQLite,
+//!   which needs a C compiler.
 //! - **metrics**: counters and times of a running store, through the facade crate
 //!   [metrics](https://docs.rs/metrics/0.24), listed in [the guide](guide::metrics).
 //! - **live**: [a view of the running store](live), which the program asks. `cli` turns it on.
 //! - **valkey**: `cluster`, the same verbs on a cluster of Valkey or Redis, for gateways of many processes. See the
-//!   [guide](guide::cluster).
+//!   [guide](guide::cluster). **valkey-tls** encrypts its connections; it brings `ring`, which needs a C compiler.
 //!
 //! # Threads and async code
 //!
@@ -80,7 +82,8 @@
 //!
 //! | what | on which thread |
 //! | --- | --- |
-//! | [`ActivityGuard`](prune::ActivityGuard) | the one that prunes or resolves: the caller's, or the watcher's `cloakroom-prune` |
+//! | [`ActivityGuard`](prune::ActivityGuard) | the one that prunes or resolves: the caller's, the watcher's `cloakroom-prune`, the live view's `cloakroom-live-work`; of a cluster also `cloakroom-review`, for what other processes prune |
+//! | the bell of [`events_with_bell`](SessionStore::events_with_bell) | the one that made the change: it must not use the store |
 //! | closures given to a verb, such as that of [`update`](SessionStore::update), and reports of progress | the caller's |
 //! | [`WhatsAppAliases`](source::WhatsAppAliases) | the caller's, where a key is derived |
 //! | wakers of receipts | `cloakroom-waker`, never the committer's; a slow one delays only other wakers |
@@ -226,8 +229,8 @@ pub use zone::TimeZone;
 ///   [`ResumeMark`](crate::turns::ResumeMark), [`ResumeClear`](crate::turns::ResumeClear). Each variant that stands for a
 ///   change holds a receipt or such a struct; the others say what is there instead.
 ///
-/// A receipt that is there even though nothing had to change, such as that of pinning what is pinned, is that of the
-/// next commit, by which all that was seen is durable.
+/// Where nothing had to change, as when what is pinned is pinned, the receipt is that of the next commit: once it is durable, so
+/// is the state that the verb saw.
 pub mod change {
     pub use crate::answer::{Modified, Put, Removal, ReplaceReason, Repointed, Resolution, Resolved, Written};
     pub use crate::entry::{KeepExtras, Touch};

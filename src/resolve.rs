@@ -19,6 +19,10 @@ use crate::time::Timestamp;
 impl SessionStore {
     /// The entry for a message from `source`: touched if there is one, replaced by a fresh one if it is suspended,
     /// created if there is none. Concurrent calls for one key make one entry.
+    ///
+    /// # Errors
+    /// [`Error::InvalidKey`] if the key of the source is none: ids from a chat may be too long, or hold what no key holds.
+    /// Otherwise those of [every change](SessionStore#errors).
     pub fn resolve(&self, source: &SessionSource) -> Result<Resolved> {
         self.resolve_as(&self.key_for(source)?, &Resolve::new().source(source))
     }

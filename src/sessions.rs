@@ -27,7 +27,7 @@ use crate::unreadable::Listing;
 /// The verbs of a store, whichever engine keeps it: for a gateway that chooses the engine by its configuration.
 ///
 /// Each verb is described at the method of [`SessionStore`] that has its name. All of them block, for as long as that
-/// engine takes.
+/// engine takes. A store on a cluster weakens some: [the guide](crate::guide::cluster) says which.
 ///
 /// ```
 /// use cloakroom::change::Resolution;

@@ -29,8 +29,21 @@ use crate::zone::TimeZone;
 /// An open store. Clones are the same store; it may be used from many threads.
 ///
 /// Changes are visible at once and durable after the next commit; their [`Receipt`] tells when. Where a key has no
-/// entry the answer is `None`, not an error. Errors are failures: see [`Error`](crate::Error).
+/// entry the answer is `None`, not an error.
 ///
+/// # Errors
+/// Errors are failures, and where a verb says nothing of its own they are these. Reads fail with [`Error::DamagedRecord`](crate::Error::DamagedRecord)
+/// where the entry cannot be decoded, and with [`Error::Engine`](crate::Error::Engine), [`Error::Io`](crate::Error::Io) or one of its like where the
+/// database cannot be read. Changes fail with those, with [`Error::Closed`](crate::Error::Closed) once the store is closed, and with
+/// [`Error::ReadOnly`](crate::Error::ReadOnly) once a write or a sync has failed; its source is that failure. What derives a key from a source may
+/// find that it is none ([`Error::InvalidKey`](crate::Error::InvalidKey)), and what makes an id needs random numbers ([`Error::Random`](crate::Error::Random)).
+/// Verbs over many entries pass records over that cannot be decoded, and count them.
+///
+/// # What a crash leaves
+/// Each entry is whole, as one of its changes left it: the newest whose receipt is durable, or a later one. A verb on one
+/// entry is one step; a verb over many makes a step of each, and a crash may come between two.
+///
+/// # Closing
 /// Dropping the last clone commits what is pending and logs an error; [`close`](SessionStore::close) returns it. The
 /// directory is free for another opener when the last clone is gone.
 ///
@@ -91,7 +104,8 @@ impl SessionStore {
     /// disk has been lost.
     ///
     /// # Errors
-    /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Locked`](crate::Error::Locked), [`Error::NewerFormat`](crate::Error::NewerFormat), [`Error::Damaged`](crate::Error::Damaged),
+    /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Locked`](crate::Error::Locked), [`Error::NewerFormat`](crate::Error::NewerFormat),
+    /// [`Error::OlderFormat`](crate::Error::OlderFormat), [`Error::Damaged`](crate::Error::Damaged), [`Error::Engine`](crate::Error::Engine), [`Error::Random`](crate::Error::Random),
     /// [`Error::Exposed`](crate::Error::Exposed), [`Error::Unwritable`](crate::Error::Unwritable), [`Error::PermissionDenied`](crate::Error::PermissionDenied), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io), [`Error::Setting`](crate::Error::Setting), [`Error::Forked`](crate::Error::Forked).
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
@@ -364,8 +378,8 @@ impl SessionStore {
         Ok(found)
     }
 
-    /// Figures of the store. It looks at each of its files, and at a few entries, but that it walks past the old index rows
-    /// of those that woke up within the last minutes.
+    /// Figures of the store. Costs a look at each file and at a few entries, and at the out-of-date index rows of entries that
+    /// were touched within the last minutes.
     pub fn stats(&self) -> Result<Stats> {
         let mut unreadable = Unreadable::default();
         // Before the look at the trees has them written.

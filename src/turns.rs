@@ -48,7 +48,7 @@ pub struct OpenTurn {
     pub token: TurnToken,
     /// When it began.
     pub started_at: Timestamp,
-    /// It began before the store was opened, and whoever worked on it is gone.
+    /// Whoever worked on it is gone: it began before the store was opened or, on a cluster, its process has ended.
     pub interrupted: bool,
 }
 

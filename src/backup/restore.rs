@@ -27,8 +27,11 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`Error::StoreExists`](crate::Error::StoreExists), [`Error::NotABackup`](crate::Error::NotABackup),
-    /// [`Error::NewerBackup`](crate::Error::NewerBackup), [`Error::DamagedBackup`](crate::Error::DamagedBackup) with the
-    /// place, [`Error::Io`](crate::Error::Io) and its like if `input` or the disk fails,
+    /// [`Error::NewerBackup`](crate::Error::NewerBackup), [`Error::OlderBackup`](crate::Error::OlderBackup),
+    /// [`Error::DamagedBackup`](crate::Error::DamagedBackup) with the place, [`Error::Io`](crate::Error::Io) and its like if
+    /// `input` or the disk fails, [`Error::Exposed`](crate::Error::Exposed), [`Error::Locked`](crate::Error::Locked),
+    /// [`Error::Forked`](crate::Error::Forked) and [`Error::Setting`](crate::Error::Setting) as by
+    /// [`open`](SessionStore::open),
     /// [`Error::Damaged`](crate::Error::Damaged) if the path holds what is left of a store, and
     /// [`Error::NotAStore`](crate::Error::NotAStore) if something else is there.
     pub fn restore(options: Options, input: impl Read, progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {

@@ -105,6 +105,9 @@ impl ClusterStore {
     /// called where that is too slow.
     ///
     /// The guard is asked with the session key, and with nothing locked.
+    ///
+    /// # Errors
+    /// Those of every change, see [the module](crate::cluster). What the guard says is not an error.
     pub fn review(&self) -> Result<()> {
         let Some(guard) = &self.inner.options.guard else { return Ok(()) };
         Figures::add(&self.inner.figures.reviews);

@@ -5,6 +5,12 @@
 //! process changed meanwhile is seen. A touch is one command, whatever the size of the entry.
 //!
 //! What is promised here and what is not stands in [the guide](crate::guide::cluster).
+//!
+//! Verbs fail with [`Error::Unavailable`] where no node answers within the patience, [`Error::Refused`] or [`Error::Tls`] where
+//! one says no, [`Error::NodeSetting`] where one has settings with which it keeps nothing, [`Error::ShardLost`] where one has
+//! lost its data, [`Error::DamagedRecord`] where an entry cannot be decoded, and [`Error::Forked`] in a forked child. Changes fail
+//! also with [`Error::Uncertain`] and [`Error::Contended`]; those that wait for replicas, such as
+//! [`hold`](crate::Sessions::hold), with [`Error::NotReplicated`].
 
 mod answer;
 mod asked;

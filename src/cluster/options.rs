@@ -85,7 +85,7 @@ impl ClusterOptions {
         }
     }
 
-    /// Makes the store if there is none.
+    /// Makes the store if there is none: with a wrong name that is a new one, which is empty.
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
@@ -188,14 +188,16 @@ impl ClusterOptions {
 
     /// What this process is at work on. Whichever process prunes, this guard is asked, by key, before an entry goes. A
     /// process without one takes no part: its work protects nothing but by what it touches and holds.
+    ///
+    /// It is asked on the thread that prunes or resolves here, and on the thread `cloakroom-review` for what others prune.
     #[must_use]
     pub fn guard(mut self, guard: impl ActivityGuard + 'static) -> Self {
         self.guard = Some(Arc::new(guard));
         self
     }
 
-    /// How long a process that is gone counts as alive (default 60 s); after an outage of the node that keeps the leases for
-    /// as long again. It has to be far shorter than any age of pruning, and the same in all processes.
+    /// How long a process counts as alive after its last renewal (default 60 s). After an outage of the node that keeps the leases
+    /// it is twice that. It has to be far shorter than any age of pruning, and the same in all processes.
     #[must_use]
     pub fn member_lease(mut self, lease: Duration) -> Self {
         self.lease = lease;

@@ -34,6 +34,9 @@ pub struct ClusterStats {
 
 impl ClusterStore {
     /// Figures of the whole. Asks every shard once, whatever it holds.
+    ///
+    /// # Errors
+    /// Those of every read, see [the module](crate::cluster).
     pub fn stats(&self) -> Result<ClusterStats> {
         let ask = |shard| {
             let updated = self.part(shard, Part::Updated);

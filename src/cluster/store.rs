@@ -77,7 +77,9 @@ impl ClusterStore {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Unavailable`], [`Error::NodeSetting`], [`Error::OtherStore`], [`Error::ShardLost`],
-    /// [`Error::Refused`], [`Error::Tls`], [`Error::Setting`].
+    /// [`Error::Refused`], [`Error::Tls`], [`Error::Setting`], [`Error::Random`]; of a new store [`Error::NotReplicated`] and
+    /// [`Error::Uncertain`], if its marks are not known to be kept. Where connections are to be encrypted also [`Error::Io`] and
+    /// [`Error::PermissionDenied`] of the PEM files, and [`Error::Unsupported`] without the crate feature `valkey-tls`.
     pub fn open(options: ClusterOptions) -> Result<Self> {
         Self::open_for(options, None)
     }

@@ -22,8 +22,8 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// dropped.
 ///
 /// Any number of processes may have one. What several of them find they remove once, and each asks
-/// [the guard of its process](super::ClusterOptions::guard) and waits for those of the others, so an entry goes with the
-/// second pass at the earliest: that comes after the
+/// [the guard of its process](super::ClusterOptions::guard) and waits for those of the others. So where others have guards an
+/// entry goes with the second pass at the earliest: that comes after the
 /// [interval of reviews](super::ClusterOptions::review_interval), if the one of the watcher is longer.
 ///
 /// A pass that would remove more than half of the entries for their age is held, until one that finds no more of it an

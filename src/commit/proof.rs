@@ -82,7 +82,7 @@ impl Receipt {
     ///
     /// # Errors
     /// [`Error::ReadOnly`](crate::Error::ReadOnly) if a write or a sync failed: the change may or may not be on disk.
-    /// [`Error::Forked`](crate::Error::Forked) in a forked process: it may not know.
+    /// [`Error::Forked`](crate::Error::Forked) in a forked process, which cannot tell.
     pub fn wait(&self) -> Result<()> {
         self.wait_until(None).map(|_| ())
     }

@@ -77,6 +77,10 @@ pub enum AskError {
 type Result<T> = std::result::Result<T, AskError>;
 
 /// Asks the view of a store. Its calls block.
+///
+/// # Errors
+/// Each request may fail with [`AskError::Io`] if the connection fails or the view does not answer in time,
+/// [`AskError::Stranger`] before anything is sent, [`AskError::Refused`] with what the view says, and [`AskError::Answer`].
 #[derive(Debug)]
 pub struct Client {
     runtime: Runtime,

@@ -7,7 +7,7 @@
 //! Caps come after age, in the same pass, and take the oldest unprotected entries that are left. Age never depends on
 //! how many entries there are.
 //!
-//! Nothing goes while the clock is doubted, see `clock_check.rs`. An entry whose time is wrong, for it lies ahead of the
+//! Nothing goes while the clock is [doubted](crate::report::OpenReport::clock_doubted). An entry whose time is wrong, for it lies ahead of the
 //! clock, counts as used when that was found.
 
 mod decide;
