@@ -21,7 +21,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Trees with a row, or several, for each entry.
 const TREES: [&str; 5] = ["sessions", "activity", "by_updated_at", "by_session_id", "extras"];
-/// sled's cache, as sled counts it. `migrate` has an eighth of that.
+/// sled's cache, as sled counts it. `migrate` has three eighths of that.
 const CACHE: u64 = 64 << 20;
 
 fn main() -> Result<()> {

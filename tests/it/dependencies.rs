@@ -1,4 +1,4 @@
-//! What a user compiles: the crates without a feature, and what the README says of them.
+//! What a user compiles: the crates without a feature, and what the papers say of them.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -82,9 +82,11 @@ fn the_library_alone_has_its_own_dependencies_and_none_of_a_feature() {
     let live = crates(&["--no-default-features", "--features", "live"]);
     let program = ["anyhow", "clap", "comfy-table", "maud", "mimalloc", "subtle", "tracing-subscriber", "rusqlite"];
     assert!(names(&live).contains("axum") && program.iter().all(|name| !names(&live).contains(name)), "{live:?}");
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let said = format!("{} other crates are compiled in place of {}", all.len(), crates(&[]).len());
-    assert!(readme.contains(&said), "README.md does not say: {said}");
+    for paper in ["README.md", "src/lib.rs"] {
+        let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(paper)).unwrap();
+        assert!(text.contains(&said), "{paper} does not say: {said}");
+    }
 }
 
 /// The published documentation has all that can be named: links to it would lead nowhere otherwise.
