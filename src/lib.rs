@@ -86,7 +86,7 @@
 //! | the bell of [`events_with_bell`](SessionStore::events_with_bell) | the one that made the change: it must not use the store |
 //! | closures given to a verb, such as that of [`update`](SessionStore::update), and reports of progress | the caller's |
 //! | [`WhatsAppAliases`](source::WhatsAppAliases) | the caller's, where a key is derived |
-//! | wakers of receipts | `cloakroom-waker`, never the committer's; a slow one delays only other wakers |
+//! | wakers of receipts | `cloakroom-waker`, never the committer's, nor one that asks a node of a cluster; a slow one delays only other wakers |
 //! | [`Clock`](time::Clock), recorders of metrics | any of these, and the committer's `cloakroom-write`: keep them quick |
 //!
 //! [`Events`](events::Events) and the watcher's reports are channels that you read: a slow reader loses events, and delays nobody. A panic

@@ -241,7 +241,7 @@ impl Owed {
 mod tests {
     use std::sync::Weak;
 
-    use super::super::proof::Way;
+    use super::super::proof::{Needs, Way};
     use super::*;
 
     struct Nobody;
@@ -254,7 +254,7 @@ mod tests {
 
     fn sent() -> Sent {
         let way: Weak<dyn Way> = Weak::<Nobody>::new();
-        Sent { link: Arc::new(Link::new("a:1".into(), way)), batch: 1 }
+        Sent { link: Arc::new(Link::new("a:1".into(), way, &Needs::new("t".into(), true, 0))), batch: 1 }
     }
 
     #[test]

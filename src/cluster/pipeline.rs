@@ -250,7 +250,7 @@ impl Running {
             Err(error) if error.is_io_error() => return Err(error),
             told => told.ok().as_ref().and_then(history_of),
         };
-        let link = Arc::new(Link::new(self.node.clone(), self.lane.clone()));
+        let link = Arc::new(Link::new(self.node.clone(), self.lane.clone(), &self.needs));
         self.end();
         self.needs.watch(&link);
         self.open = Some(Open { connection, link, writes: Writes::default(), history, checked: Instant::now() });

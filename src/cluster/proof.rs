@@ -4,13 +4,15 @@
 //! belongs to a connection, and where that broke before its proof nobody can tell any more: the receipt fails, and never says
 //! that it was kept. Where a request found nothing to change, [`pipeline`](super::pipeline) writes something first.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use redis::RedisError;
+
+use crate::commit::Wakers;
+use crate::fork;
 
 /// How often a proof is asked for that nobody waits for.
 const ASIDE: Duration = Duration::from_millis(200);
@@ -29,11 +31,22 @@ pub(super) struct Needs {
     known: RwLock<Vec<(String, u64)>>,
     /// The connections that are open, and those that broke before a change of theirs was proven.
     links: Mutex<Vec<Arc<Link>>>,
+    /// The threads that run wakers, which may do anything: a thread that leads a lane does not.
+    wakers: Arc<Wakers>,
+}
+
+impl Drop for Needs {
+    fn drop(&mut self) {
+        // A forked process has none of the threads, and may have the lock for ever.
+        if !fork::is_child() {
+            self.wakers.close();
+        }
+    }
 }
 
 impl Needs {
     pub(super) fn new(name: String, syncs: bool, replicas: u64) -> Self {
-        Self { name, syncs, replicas, known: RwLock::default(), links: Mutex::default() }
+        Self { name, syncs, replicas, known: RwLock::default(), links: Mutex::default(), wakers: Arc::default() }
     }
 
     pub(super) fn set(&self, known: Vec<(String, u64)>) {
@@ -108,6 +121,7 @@ pub(super) struct Link {
     pub(super) way: Weak<dyn Way>,
     pub(super) state: Mutex<State>,
     pub(super) changed: Condvar,
+    wakers: Arc<Wakers>,
 }
 
 #[derive(Debug, Default)]
@@ -125,7 +139,7 @@ pub(super) struct State {
     pub(super) replicated: u64,
     pub(super) failed: Option<Failed>,
     pub(super) lost: Option<Arc<str>>,
-    pub(super) wakers: Vec<Waker>,
+    pub(super) waiting: Vec<Waker>,
 }
 
 /// When a proof was wanted that nobody waits for, and how long not to want another one.
@@ -157,8 +171,9 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(node: String, way: Weak<dyn Way>) -> Self {
-        Self { node, way, state: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(node: String, way: Weak<dyn Way>, needs: &Needs) -> Self {
+        let wakers = Arc::clone(&needs.wakers);
+        Self { node, way, state: Mutex::default(), changed: Condvar::new(), wakers }
     }
 
     pub(super) fn node(&self) -> &str {
@@ -264,13 +279,11 @@ impl Link {
     }
 
     fn tell(&self, mut state: parking_lot::MutexGuard<'_, State>) {
-        let wakers = std::mem::take(&mut state.wakers);
+        let waiting = std::mem::take(&mut state.waiting);
         self.changed.notify_all();
         drop(state);
-        for waker in wakers {
-            if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-                tracing::warn!("a waker panicked");
-            }
+        if !waiting.is_empty() && !fork::is_child() {
+            self.wakers.call(waiting);
         }
     }
 }

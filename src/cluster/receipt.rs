@@ -126,8 +126,9 @@ impl Proof for Proven {
         if let Err(error) = self.check() {
             return Poll::Ready(Err(error));
         }
-        let mut polled = self.polled.lock();
-        let asked = polled
+        let asked = self
+            .polled
+            .lock()
             .get_or_insert_with(|| self.parts.iter().map(|part| part.link.state.lock().attempts).collect())
             .clone();
         for (part, asked) in self.parts.iter().zip(asked) {
@@ -137,8 +138,8 @@ impl Proof for Proven {
                 Some(Ok(())) => {}
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => {
-                    if !state.wakers.iter().any(|there| there.will_wake(&waker)) {
-                        state.wakers.push(waker);
+                    if !state.waiting.iter().any(|there| there.will_wake(&waker)) {
+                        state.waiting.push(waker);
                     }
                     let is_news = Self::want(&mut state, Aim::Durable);
                     drop(state);

@@ -60,6 +60,8 @@ use receipt::{CommitReceipt, Progress};
 pub(crate) use snapshot::{Snapshot, Whole};
 pub(crate) use turns::Marker;
 use turns::Turns;
+#[cfg(feature = "valkey")]
+pub(crate) use wakers::Wakers;
 
 /// What the callers and the committer share.
 #[derive(Debug)]

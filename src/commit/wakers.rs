@@ -5,7 +5,8 @@
 //!
 //! One thread runs wakers, one after the other. A second one watches it while others wait. A waker that takes longer
 //! than [`PATIENCE`] keeps its thread, and the second thread goes on with the others. The threads start with the first
-//! waker and end when the committer has ended and all wakers were called. Nobody joins them.
+//! waker and end when the committer has ended, or nothing of a store on a cluster is left, and all wakers were called. Nobody
+//! joins them.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +22,7 @@ const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(1) } else { Dur
 const MAX_STUCK: usize = 16;
 
 #[derive(Debug, Default)]
-pub(super) struct Wakers {
+pub(crate) struct Wakers {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -43,7 +44,7 @@ struct State {
 
 impl Wakers {
     /// Queues the wakers for a thread to call. Does not wait for them.
-    pub(super) fn call(self: &Arc<Self>, wakers: Vec<Waker>) {
+    pub(crate) fn call(self: &Arc<Self>, wakers: Vec<Waker>) {
         let mut state = self.state.lock();
         state.queue.extend(wakers);
         // Some may be left from a time at which no thread could be started.
@@ -51,7 +52,7 @@ impl Wakers {
     }
 
     /// The threads end when all wakers have been called.
-    pub(super) fn close(self: &Arc<Self>) {
+    pub(crate) fn close(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.is_closed = true;
         self.rouse(&mut state);

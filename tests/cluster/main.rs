@@ -41,3 +41,4 @@ mod split;
 mod suite;
 #[cfg(feature = "valkey-tls")]
 mod tls;
+mod wakers;
