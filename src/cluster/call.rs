@@ -11,7 +11,7 @@ use super::figures::Figures;
 use super::map::{Kind, Nodes, Primary, REFRESH};
 use super::proof::Sent;
 use super::seen::named_by;
-use super::tls;
+use super::{tls, wire};
 use crate::error::{Error, Result};
 
 /// Redirections that are followed at once: nodes of two minds may send a request to and fro.
@@ -90,10 +90,13 @@ impl Nodes {
                         Ok(values) => {
                             return Ok(Done { values, sent: answered.sent, node, again: broken.is_some() });
                         }
-                        Err(Trouble::Unsent(error)) => match tls::refusal(&node, &error).filter(|_| broken.is_none()) {
-                            Some(refusal) => return Err(refusal),
-                            None => (node, error.into()),
-                        },
+                        Err(Trouble::Unsent(error)) => {
+                            let refusal = tls::refusal(&node, &error).filter(|_| broken.is_none());
+                            match refusal.or_else(|| wire::refusal(&node, &error)) {
+                                Some(refusal) => return Err(refusal),
+                                None => (node, error.into()),
+                            }
+                        }
                         Err(Trouble::Broken(error)) => {
                             *broken = Some(node.clone());
                             (node, error.into())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::{Connection, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::value::{pairs, text};
-use super::wire::Wire;
+use super::wire::{self, Wire};
 use crate::error::{Error, Result};
 
 /// The oldest that has `WAITAOF`. Valkey tells a version of Redis too.
@@ -62,7 +62,7 @@ impl Asked {
         wire: &Wire,
         wanted: Wanted,
     ) -> Result<Option<Unsound>> {
-        let is_due = self.at.is_none_or(|at| at.elapsed() > RECHECK);
+        let (is_opening, is_due) = (self.at.is_none(), self.at.is_none_or(|at| at.elapsed() > RECHECK));
         if is_due || is_changed || before.is_some() {
             self.sound.clear();
         }
@@ -82,7 +82,12 @@ impl Asked {
                     unsound = Some(Unsound { node, setting, value, advice });
                 }
                 // It is asked again the next time. Until then its acknowledgements count: see `docs/cluster.md`.
-                Some(Err(error)) => tracing::debug!(node, %error, "a node does not tell its settings"),
+                Some(Err(error)) => {
+                    if let Some(refusal) = wire::refusal(&node, &error).filter(|_| is_opening) {
+                        return Err(refusal);
+                    }
+                    tracing::debug!(node, %error, "a node does not tell its settings");
+                }
                 None | Some(Ok(Err(Error::Unavailable { .. }))) => {
                     tracing::debug!(node, "a node is silent about its settings");
                     unsound = unsound.or_else(|| before.clone().filter(|before| before.node == node));

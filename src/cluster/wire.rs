@@ -38,10 +38,15 @@ impl Wire {
             Some(tls) => tls.client(self.info(node)?)?,
             None => Client::open(self.info(node)?)?,
         };
-        let connection = client.get_connection_with_timeout(CONNECT)?;
+        let mut connection = client.get_connection_with_timeout(CONNECT)?;
         // What limited the connecting limits nothing after it.
         connection.set_read_timeout(Some(ANSWER))?;
         connection.set_write_timeout(Some(ANSWER))?;
+        // Not by the client, which takes any error for a wrong password and does not tell it: a node without room for a
+        // connection has room in a moment.
+        if let Some(password) = &self.password {
+            redis::cmd("AUTH").arg(self.user.as_deref()).arg(password).exec(&mut connection)?;
+        }
         Ok(connection)
     }
 
@@ -58,15 +63,7 @@ impl Wire {
             Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
             None => ConnectionAddr::Tcp(host, port),
         };
-        let info = address.into_connection_info()?;
-        let mut settings = info.redis_settings().clone();
-        if let Some(user) = &self.user {
-            settings = settings.set_username(user);
-        }
-        if let Some(password) = &self.password {
-            settings = settings.set_password(password);
-        }
-        Ok(info.set_redis_settings(settings))
+        address.into_connection_info()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is not so is not taken to be so: lost data, other stores, nodes that say no.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cloakroom::change::{Draft, Edit, Modified, Touch};
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
@@ -9,7 +10,7 @@ use cloakroom::{Error, PrunePolicy, SessionKey, Sessions};
 
 use crate::common::{key, source};
 use crate::conformance::one;
-use crate::nodes::{Cluster, wait_for};
+use crate::nodes::{Cluster, Node, wait_for};
 
 /// A node that lost its data makes nobody start afresh.
 #[test]
@@ -234,6 +235,68 @@ fn who_is_not_let_in_is_told_so() {
     cluster.nodes[0].ask(&["CONFIG", "SET", "requirepass", "secret"]);
     refuses(options());
     ClusterStore::open(options().login("default", "secret")).unwrap();
+}
+
+/// One node among others may not know the user, or not any more.
+#[test]
+fn one_node_of_several_that_does_not_let_the_user_in_is_named() {
+    let cluster = Cluster::with(1, true, &[]);
+    let [primary, replica] = &cluster.nodes[..] else { panic!("two nodes") };
+    let all = ["ACL", "SETUSER", "gateway", "on", ">password", "~*", "&*", "+@all"];
+    primary.ask(&all);
+    let patience = Duration::from_secs(60);
+    let options = cluster.options().login("gateway", "password").patience(patience);
+    let is_named = |node: &Node, error: &Error| match error {
+        Error::Refused { node: named, source } => *named == node.address() && source.to_string().contains("WRONGPASS"),
+        _ => false,
+    };
+    let refused = ClusterStore::open(options.clone()).unwrap_err();
+    assert!(is_named(replica, &refused), "{refused:?}");
+    replica.ask(&all);
+    let store = ClusterStore::open(options).unwrap();
+    store.resolve(&source(1)).unwrap();
+    // Who is in stays in until the connection breaks.
+    primary.ask(&["ACL", "SETUSER", "gateway", "resetpass", ">other"]);
+    store.touch(&key(1)).unwrap().unwrap().wait().unwrap();
+    let began = Instant::now();
+    primary.ask(&["CLIENT", "KILL", "USER", "gateway"]);
+    let read = store.get(&key(1)).unwrap_err();
+    assert!(is_named(primary, &read), "{read:?}");
+    // The first one may have gone over the connection that broke.
+    let first = store.suspend(&key(1)).unwrap_err();
+    assert!(matches!(first, Error::Refused { .. } | Error::Uncertain { .. }), "{first:?}");
+    let second = store.suspend(&key(1)).unwrap_err();
+    assert!(is_named(primary, &second), "{second:?}");
+    assert!(began.elapsed() < patience / 2, "it was waited for");
+    primary.ask(&["ACL", "SETUSER", "gateway", "resetpass", ">password"]);
+    store.suspend(&key(1)).unwrap().unwrap().wait().unwrap();
+}
+
+/// A node that has no room for a connection says so where it was to be told the password. It has room again in a moment.
+#[test]
+fn a_node_without_room_for_a_connection_is_waited_for() {
+    let cluster = Cluster::one();
+    let node = &cluster.nodes[0];
+    node.ask(&["ACL", "SETUSER", "gateway", "on", ">password", "~*", "&*", "+@all"]);
+    let store = ClusterStore::open(cluster.options().login("gateway", "password")).unwrap();
+    store.resolve(&source(1)).unwrap();
+    let client = redis::Client::open(format!("redis://{}", node.address())).unwrap();
+    let mut operator = client.get_connection().unwrap();
+    let mut ask =
+        |words: &[&str]| -> redis::Value { redis::cmd(words[0]).arg(&words[1..]).query(&mut operator).unwrap() };
+    ask(&["CONFIG", "SET", "maxclients", "1"]);
+    ask(&["CLIENT", "KILL", "USER", "gateway"]);
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| store.get(&key(1)));
+        wait_for("it is turned away", || {
+            let told: String = redis::from_redis_value(ask(&["INFO", "stats"])).unwrap();
+            let count = told.lines().find_map(|line| line.strip_prefix("rejected_connections:")).unwrap();
+            reading.is_finished() || count.parse::<u64>().unwrap() >= 10
+        });
+        assert!(!reading.is_finished(), "{:?}", reading.join());
+        ask(&["CONFIG", "SET", "maxclients", "1000"]);
+        assert!(reading.join().unwrap().unwrap().is_some());
+    });
 }
 
 /// The user that the guide shows may do all that the store does, and nothing to other names.
