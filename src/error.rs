@@ -379,13 +379,12 @@ pub enum Error {
     },
     /// A change was sent, its answer was lost, and what came of it cannot be told any more. It is not made twice.
     #[cfg(feature = "valkey")]
-    #[error(
-        "whether the change was made is not known, for the answer of {node} was lost: read the entry, and make the change \
-         again if it is not there"
-    )]
+    #[error("{}", uncertain(node, *made))]
     Uncertain {
         /// The node.
         node: String,
+        /// The change was made, and what was lost is the proof that it is kept: so say receipts, and a flush.
+        made: bool,
         /// How it was lost.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -594,6 +593,21 @@ fn unavailable(seconds: u64, node: &str) -> String {
         (0, node) => format!("{node} did not answer"),
         (seconds, "") => format!("the cluster did not answer for {seconds} s"),
         (seconds, node) => format!("the cluster did not answer for {seconds} s (last asked: {node})"),
+    }
+}
+
+#[cfg(feature = "valkey")]
+fn uncertain(node: &str, made: bool) -> String {
+    if made {
+        format!(
+            "whether the change is kept is not known, for the connection to {node} broke before its proof: await another change \
+             of the entry, such as a touch, and then read it"
+        )
+    } else {
+        format!(
+            "whether the change was made is not known, for the answer of {node} was lost: read the entry, and make the change \
+             again if it is not there"
+        )
     }
 }
 

@@ -55,7 +55,7 @@ impl Nodes {
     pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
         let mut broken = None;
         self.try_call(slot, kind, build, &mut broken).map_err(|error| match broken.filter(|_| kind.is_change()) {
-            Some(node) => self.figures.failed(Error::Uncertain { node, source: error.into() }),
+            Some(node) => self.figures.failed(Error::Uncertain { node, made: false, source: error.into() }),
             None => error,
         })
     }

@@ -50,7 +50,7 @@ impl Proven {
         }
         let node = || part.link.node.clone();
         if let Some(lost) = &state.lost {
-            return Some(Err(Error::Uncertain { node: node(), source: lost.as_ref().into() }));
+            return Some(Err(Error::Uncertain { node: node(), made: true, source: lost.as_ref().into() }));
         }
         let failed = state.failed.filter(|failed| Some(failed.attempt) > asked && failed.batch >= part.batch);
         let Failed { wanted, got, .. } = failed.filter(|_| asked.is_some())?;

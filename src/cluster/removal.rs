@@ -76,7 +76,7 @@ impl ClusterStore {
                 // It may be another one, made since: to go on would remove that too.
                 -1 => {
                     let source = "another change was made meanwhile".into();
-                    return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, source }));
+                    return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, made: false, source }));
                 }
                 _ => {}
             }

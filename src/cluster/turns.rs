@@ -104,7 +104,7 @@ impl ClusterStore {
             // It may have ended it, and others have ended theirs since; or another turn had taken its place before.
             _ if done.again => {
                 let source = "another turn was begun or ended meanwhile".into();
-                return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, source }));
+                return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, made: false, source }));
             }
             _ => TurnEnd::NotCurrent,
         })

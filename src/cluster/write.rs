@@ -142,7 +142,7 @@ impl ClusterStore {
             if done.again {
                 // It may have been made, and changed by another since: to make it again would make it twice.
                 let source = "another change was made meanwhile".into();
-                return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, source }));
+                return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, made: false, source }));
             }
             // One that the entry named before may be that of whoever was first.
             if hinted.is_some() && named.is_none() {

@@ -251,3 +251,16 @@ fn a_store_whose_marks_no_replica_has_is_not_made() {
     let store = ClusterStore::open(options).unwrap();
     store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
 }
+
+/// A receipt is of a change that was made: its error does not advise to make it again, for it may be kept.
+#[test]
+fn a_receipt_whose_connection_broke_says_how_to_find_out() {
+    let mut cluster = Cluster::one();
+    let store = cluster.open();
+    let receipt = store.resolve(&source(1)).unwrap().receipt;
+    cluster.nodes[0].kill();
+    let error = receipt.wait().unwrap_err();
+    let Error::Uncertain { node, .. } = &error else { panic!("{error:?}") };
+    let said = error.to_string();
+    assert!(said.contains(node) && said.contains("then read it") && !said.contains("change again"), "{said}");
+}
