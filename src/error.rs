@@ -184,9 +184,9 @@ pub enum Error {
     },
     /// A record cannot be decoded. The store is otherwise usable: `verify` lists all such records, and verbs over many
     /// entries pass them over and count them, see [`Unreadable`](crate::report::Unreadable).
-    #[error("cannot decode the {record} record of {key}: repair the store, or restore a backup")]
+    #[error("cannot decode the {record} record of {key}: {}", way_out(record))]
     DamagedRecord {
-        /// `sessions`, `activity`, …: the tree it is in.
+        /// `sessions`, `activity`, …: the tree it is in. On a cluster `h`, `c`, `x` or `t`, as `docs/cluster.md` lists them.
         record: &'static str,
         /// Which entry.
         key: String,
@@ -608,6 +608,14 @@ fn uncertain(node: &str, made: bool) -> String {
             "whether the change was made is not known, for the answer of {node} was lost: read the entry, and make the change \
              again if it is not there"
         )
+    }
+}
+
+/// What there is to do about a record that cannot be decoded. On a cluster nothing repairs a store.
+fn way_out(record: &str) -> &'static str {
+    match record {
+        "h" | "c" | "x" | "t" => "remove the entry, or restore a backup under another name",
+        _ => "repair the store, or restore a backup",
     }
 }
 

@@ -51,7 +51,8 @@ pub struct RemovalReport {
 pub struct ForgetReport {
     /// Entries removed.
     pub removed: u64,
-    /// Records that cannot be decoded. They stay: after a [`repair`](SessionStore::repair) run it again.
+    /// Records that cannot be decoded. They stay: after a [`repair`](SessionStore::repair) run it again. On a cluster, which has
+    /// no repair, they are removed like all others.
     pub unreadable: Unreadable,
 }
 

@@ -233,6 +233,9 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         Error::LocalTimeZone { .. } => Some("name the zone: with --timezone, or as time_zone in the config file"),
         Error::StoreExists { .. } => Some("name one that is free with --db"),
         Error::Unsound { .. } => Some("`cloakroom verify` names them, and `verify --repair` mends them"),
+        Error::DamagedRecord { record: "h" | "c" | "x" | "t", .. } => {
+            Some("`cloakroom verify` lists what is damaged, and `cloakroom remove` takes an entry away that is")
+        }
         Error::DamagedRecord { .. } => Some("`cloakroom verify` lists what is damaged, and `verify --repair` mends it"),
         _ => None,
     }

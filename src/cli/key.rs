@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use cloakroom::key::NameError;
-use cloakroom::{SessionKey, Sessions};
+use cloakroom::{Error, SessionKey, Sessions};
 
 use super::failure::Failure;
 
@@ -39,8 +39,11 @@ impl KeyArg {
     /// The key that has an entry. A key may hold what looks like an escape, so the text as it is comes first.
     pub(super) fn find(&self, store: &dyn Sessions) -> Result<SessionKey> {
         for key in self.candidates() {
-            if store.contains(key)? {
-                return Ok(key.clone());
+            match store.contains(key) {
+                Ok(false) => {}
+                // One that cannot be decoded is there, and may be removed.
+                Ok(true) | Err(Error::DamagedRecord { .. }) => return Ok(key.clone()),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(Failure::NoEntry(self.given.clone()).into())

@@ -50,7 +50,8 @@ pub(super) struct Rename {
 /// where PREFIX does, or goes on with a colon. It asks first, and tells how many there are. Where it
 /// cannot ask, for standard input is no terminal, it needs --yes, or else removes nothing and ends with exit code 2.
 ///
-/// With --json, one object: removed, unreadable (entries that cannot be decoded, which stay; the exit code is then 1).
+/// With --json, one object: removed, unreadable (entries that cannot be decoded, which stay; the exit code is then 1). On a
+/// cluster these go too.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Forget {

@@ -43,7 +43,7 @@ impl ClusterStore {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             return Ok(BulkRemoval::CountDiffers { expected, found, unreadable: report.unreadable });
         }
-        self.remove_all(&keys, filter, &mut report)?;
+        self.remove_all(&keys, Some(filter), &mut report)?;
         Ok(BulkRemoval::Removed(report))
     }
 
@@ -55,14 +55,14 @@ impl ClusterStore {
         let mut report = RemovalReport::default();
         let mut keys = self.do_keys(prefix)?;
         keys.retain(|key| key.is_within(prefix));
-        self.remove_all(&keys, &Filter::default(), &mut report)?;
+        self.remove_all(&keys, None, &mut report)?;
         Ok(ForgetReport { removed: report.removed, unreadable: report.unreadable })
     }
 
     /// Removes all that there is.
     pub(super) fn do_remove_all(&self) -> Result<()> {
         let keys = self.do_keys("")?;
-        self.remove_all(&keys, &Filter::default(), &mut RemovalReport::default())
+        self.remove_all(&keys, None, &mut RemovalReport::default())
     }
 
     /// The keys of the entries that a filter accepts.
@@ -78,18 +78,26 @@ impl ClusterStore {
         Ok(kept)
     }
 
-    /// Removes those that the filter accepts still, and returns when that is as durable as a receipt says.
-    fn remove_all(&self, keys: &[SessionKey], filter: &Filter, report: &mut RemovalReport) -> Result<()> {
+    /// Removes those that the filter accepts still, and returns when that is as durable as a receipt says. Without a filter
+    /// those go too that cannot be decoded.
+    fn remove_all(&self, keys: &[SessionKey], filter: Option<&Filter>, report: &mut RemovalReport) -> Result<()> {
         let mut receipts = Vec::new();
         for key in keys {
             let tries = self.tries();
             loop {
-                let Some(look) = report.unreadable.pass(self.look(key, false))? else { break };
-                let Some(look) = look.filter(|look| accepts(filter, key, look)) else {
-                    report.changed += 1;
-                    break;
+                let removal = match (filter, self.look(key, false)) {
+                    (None, Err(Error::DamagedRecord { .. })) => self.remove_unread(key)?,
+                    (_, look) => {
+                        let Some(look) = report.unreadable.pass(look)? else { break };
+                        let accepted = look.filter(|look| filter.is_none_or(|filter| accepts(filter, key, look)));
+                        let Some(look) = accepted else {
+                            report.changed += 1;
+                            break;
+                        };
+                        self.remove_seen(key, &look, true)?
+                    }
                 };
-                match self.remove_seen(key, &look, true)? {
+                match removal {
                     Removal::Removed(receipt) => {
                         report.removed += 1;
                         receipts.push(receipt);

@@ -1,11 +1,14 @@
-//! How an entry is removed: only the one that was seen.
+//! How an entry is removed: only the one that was seen, though its records may be such that nobody can decode them.
 
-use super::entry::Look;
+use super::call::Done;
+use super::entry::{Look, UNKEPT};
 use super::layout::Part;
+use super::map::Kind;
 use super::scripts::Named;
 use super::store::ClusterStore;
-use super::value::int;
+use super::value::{at, bytes, int, list, text};
 use crate::answer::Removal;
+use crate::codec;
 use crate::commit::Receipt;
 use crate::entry::SessionEntry;
 use crate::error::{Error, Result};
@@ -16,8 +19,14 @@ impl ClusterStore {
     pub(super) fn do_remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let tries = self.tries();
         loop {
-            let Some(seen) = self.look(key, false)? else { return Ok(None) };
-            match self.remove_seen(key, &seen, false)? {
+            let removal = match self.look(key, false) {
+                Ok(None) => return Ok(None),
+                Ok(Some(seen)) => self.remove_seen(key, &seen, false)?,
+                // No repair would mend it.
+                Err(Error::DamagedRecord { .. }) => self.remove_unread(key)?,
+                Err(error) => return Err(error),
+            };
+            match removal {
                 Removal::Removed(receipt) => return Ok(Some(receipt)),
                 Removal::Missing => return Ok(None),
                 Removal::Changed => tries.again()?,
@@ -43,6 +52,31 @@ impl ClusterStore {
         })
     }
 
+    /// Removes an entry whose records cannot be decoded. What leads to it goes too, if its session id can be read.
+    pub(super) fn remove_unread(&self, key: &SessionKey) -> Result<Removal> {
+        let shard = self.shard_of(key);
+        let records = redis::cmd("HMGET").arg(self.layout().entry(shard, key)).arg(&["v", "c", "i"]).to_owned();
+        let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
+        let found = self.call(shard, Kind::Read, &|_| vec![records.clone(), mark.clone()])?;
+        let records = list(at(&found.values, 0));
+        let Some(stamp) = text(at(records, 0)) else {
+            self.check_mark(shard, at(&found.values, 1), &found.node)?;
+            return Ok(Removal::Missing);
+        };
+        let (answer, done) = self.remove_stamped(key, &stamp, "", None, "")?;
+        if answer == 1
+            && let Some((cold, _)) = bytes(at(records, 1)).and_then(|cold| codec::decode_cold(cold).ok())
+        {
+            let hint = text(at(records, 2)).unwrap_or_default();
+            self.forget_hint(key, &cold.session_id, hint.trim_start_matches(UNKEPT), done.sent.as_ref());
+        }
+        Ok(match answer {
+            1 => Removal::Removed(self.receipt([done.sent])),
+            0 => Removal::Missing,
+            _ => Removal::Changed,
+        })
+    }
+
     /// What the script that removes answers, and its receipt.
     pub(super) fn remove_script(
         &self,
@@ -52,6 +86,21 @@ impl ClusterStore {
         unless_held_at: Option<Timestamp>,
         condemned: &str,
     ) -> Result<(i64, Receipt)> {
+        let (answer, done) = self.remove_stamped(key, &seen.stamp(), score, unless_held_at, condemned)?;
+        if answer == 1 {
+            self.forget_hint(key, &seen.cold.session_id, &seen.hint, done.sent.as_ref());
+        }
+        Ok((answer, self.receipt([done.sent])))
+    }
+
+    fn remove_stamped(
+        &self,
+        key: &SessionKey,
+        stamp: &str,
+        score: &str,
+        unless_held_at: Option<Timestamp>,
+        condemned: &str,
+    ) -> Result<(i64, Done)> {
         let shard = self.shard_of(key);
         let parts = [Part::Mark, Part::Updated, Part::Interaction].map(|part| self.part(shard, part));
         let mut keys = parts.to_vec();
@@ -62,7 +111,7 @@ impl ClusterStore {
         keys.push(self.part(shard, Part::Condemned));
         let args = [
             key.as_str().to_owned(),
-            seen.stamp(),
+            stamp.to_owned(),
             score.to_owned(),
             unless_held_at.map(|now| now.as_micros().to_string()).unwrap_or_default(),
             condemned.to_owned(),
@@ -81,9 +130,6 @@ impl ClusterStore {
                 _ => {}
             }
         }
-        if answer == 1 {
-            self.forget_hint(key, &seen.cold.session_id, &seen.hint, done.sent.as_ref());
-        }
-        Ok((answer, self.receipt([done.sent])))
+        Ok((answer, done))
     }
 }

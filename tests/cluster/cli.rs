@@ -4,8 +4,11 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use cloakroom::change::Resolution;
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
-use cloakroom::{Sessions as _, Timestamp};
+use cloakroom::prefix::BulkRemoval;
+use cloakroom::query::Filter;
+use cloakroom::{Error, Sessions as _, Timestamp};
 use serde_json::{Value, json};
 
 use crate::backup::CutShort;
@@ -282,6 +285,48 @@ fn verify_finds_what_does_not_agree() {
     let violations = said.lines().filter(|line| line.starts_with("violation:")).count();
     assert_eq!((output.status.code(), violations), (Some(3), 8), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(!said.contains(key(0).as_str()), "keys are redacted");
+}
+
+/// No command repairs a store on a cluster, so an entry that nobody can read has to go by a removal.
+#[test]
+fn an_entry_that_cannot_be_decoded_is_removed() {
+    let store = one().open();
+    for n in 0..5 {
+        store.resolve(&source(n)).unwrap();
+        store.begin_turn(&key(n)).unwrap().unwrap();
+        store.hold_until(&key(n), "job", Timestamp::MAX).unwrap().unwrap();
+    }
+    let ids: Vec<_> = (0..5).map(|n| store.get(&key(n)).unwrap().unwrap().session_id).collect();
+    let node = &one().nodes[0];
+    for (n, record) in [(0, "h"), (1, "c"), (2, "h"), (3, "c")] {
+        let pattern = format!("{}:*:e:{}", store.name(), key(n).as_str());
+        let names: Vec<String> = redis::from_redis_value(node.ask(&["KEYS", &pattern])).unwrap();
+        node.ask(&["HSET", &names[0], record, "\u{1}"]);
+        let error = store.get(&key(n)).unwrap_err();
+        assert!(matches!(error, Error::DamagedRecord { .. }) && error.to_string().contains("remove"), "{error}");
+    }
+    let url = url(&store);
+    let (_, said) = refused(&url, &["show", key(0).as_str()]);
+    assert!(said.contains("`cloakroom remove`") && !said.contains("--repair"), "{said}");
+    // What a filter says of them nobody knows.
+    let filter = Filter { key_prefix: Some(key(0).as_str().to_owned()), ..Filter::default() };
+    let BulkRemoval::Removed(report) = store.remove_where(&filter, None).unwrap() else { panic!("a count differs") };
+    assert_eq!((report.removed, report.unreadable.count), (0, 1));
+    store.remove(&key(0)).unwrap().unwrap().wait().unwrap();
+    printed(&url, &["remove", key(1).as_str()]);
+    for n in [2, 3] {
+        printed(&url, &["forget", key(n).as_str(), "--yes"]);
+    }
+    assert!((0..4).all(|n| !store.contains(&key(n)).unwrap()));
+    assert_eq!((store.len().unwrap(), store.turns().unwrap().items.len()), (1, 1));
+    assert!(store.leases().unwrap().items.iter().all(|lease| lease.key == key(4)));
+    assert!(ids[..4].iter().all(|id| store.find_by_session_id(id).unwrap().items.is_empty()));
+    store.flush().unwrap();
+    let found = store.verify().unwrap();
+    // Those whose session id could not be read.
+    assert_eq!((found.violations.as_slice(), found.entries, found.stale_hints), ([].as_slice(), 1, 2));
+    assert_eq!(store.resolve(&source(1)).unwrap().resolution, Resolution::Created);
+    assert!(store.remove(&key(0)).unwrap().is_none());
 }
 
 #[test]
