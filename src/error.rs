@@ -335,8 +335,9 @@ pub enum Error {
         /// The one that this program reads.
         supported: u32,
     },
-    /// The backup is damaged or cut off. Nothing of it was restored.
-    #[error("the backup is damaged at byte {byte}: restore another; nothing was made of this one")]
+    /// The backup is damaged or cut off. No embedded store was made of it. On a cluster what came before the damage is there,
+    /// and nobody opens it: restore another backup under that name.
+    #[error("the backup is damaged at byte {byte}: restore another")]
     DamagedBackup {
         /// Where the record begins that is not right, counted from 0.
         byte: u64,

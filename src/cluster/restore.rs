@@ -26,7 +26,8 @@ impl ClusterStore {
     ///
     /// # Errors
     /// [`Error::OtherStore`] if there is a store of that name, and what an opening fails with; the errors of
-    /// [`SessionStore::restore`](crate::SessionStore::restore) for a file that is damaged.
+    /// [`SessionStore::restore`](crate::SessionStore::restore) for a file that is damaged: of that, what comes before the damage
+    /// is on the nodes by then, as after a restore that was cut short.
     pub fn restore(
         options: ClusterOptions,
         input: impl Read,
@@ -53,7 +54,7 @@ impl ClusterStore {
                     let entry = BackupEntryV1::from_bytes(&payload).and_then(BackupEntryV1::check);
                     let entry = entry.map_err(|e| frames.damaged(e))?;
                     store.check_loader(&loader)?;
-                    store.load(entry, &mut tokens, &mut report)?;
+                    store.load(entry, &|e| frames.damaged(e), &mut tokens, &mut report)?;
                     if report.entries.is_multiple_of(BATCH) {
                         progress(&BackupProgress { entries: report.entries, bytes: frames.bytes() });
                     }
@@ -93,13 +94,14 @@ impl ClusterStore {
         Error::OtherStore { name: self.name().to_owned(), reason }
     }
 
-    fn load(&self, entry: CheckedEntry<'_>, tokens: &mut BTreeMap<u32, u64>, report: &mut BackupReport) -> Result<()> {
+    fn load(
+        &self,
+        entry: CheckedEntry<'_>,
+        damaged: &dyn Fn(codec::CodecError) -> Error,
+        tokens: &mut BTreeMap<u32, u64>,
+        report: &mut BackupReport,
+    ) -> Result<()> {
         let CheckedEntry { record, key, hot, mut cold, .. } = entry;
-        let damaged = |source: codec::CodecError| Error::DamagedRecord {
-            record: "backup",
-            key: key.to_string(),
-            source: source.into(),
-        };
         let index = cold.extras.take().unwrap_or_default();
         let parts: BTreeMap<u64, &[u8]> = record.parts.iter().map(|part| (part.generation, part.bytes)).collect();
         let assembled = codec::assemble(&index, |generation| parts.get(&generation).copied());

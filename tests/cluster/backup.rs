@@ -181,6 +181,27 @@ fn of_two_restores_one_makes_the_store() {
     assert!((100..110).all(|n| store.contains(&key(n)).unwrap()));
 }
 
+/// What comes before the damage is on the nodes by then, in a store that nobody opens, and another backup takes its place.
+#[test]
+fn a_damaged_backup_makes_no_store() {
+    let store = crate::conformance::one().open();
+    for n in 0..20 {
+        store.resolve(&source(n)).unwrap();
+    }
+    let mut file = Vec::new();
+    store.backup(&mut file, |_| {}).unwrap();
+    let options = crate::conformance::one().options();
+    let mut damaged = file.clone();
+    damaged[file.len() * 3 / 4] ^= 1;
+    let error = ClusterStore::restore(options.clone(), &*damaged, |_| {}).unwrap_err();
+    assert!(matches!(&error, Error::DamagedBackup { byte, .. } if *byte > 100), "{error:?}");
+    assert!(!error.to_string().contains("nothing"), "{error}");
+    let opened = ClusterStore::open(options.clone());
+    assert!(matches!(opened, Err(Error::OtherStore { .. })), "{opened:?}");
+    assert_eq!(ClusterStore::restore(options.clone(), &*file, |_| {}).unwrap().entries, 20);
+    assert_eq!(ClusterStore::open(options).unwrap().len().unwrap(), 20);
+}
+
 /// A process that made a store died before that was done. The store can be made, and restored.
 #[test]
 fn what_was_not_made_to_its_end_is_restored() {

@@ -51,6 +51,9 @@ pub(in crate::cli) struct Backup {
 /// Every checksum is verified before the store appears. If the backup is damaged, cut off, or of a newer version, the
 /// error says where, and nothing is left behind. Turns that were open count as interrupted.
 ///
+/// With --url entries are written as they are read. What is found to be damaged only then leaves a store that nobody opens,
+/// until a backup is restored under that name to its end.
+///
 /// With --json, one object:
 ///
 ///   file, db   the backup, and the store
