@@ -3,7 +3,8 @@
 //! A gateway that begins to work on a message says so with [`begin_turn`](SessionStore::begin_turn), and says when it
 //! is done. Markers of turns that never ended, because the power went or the process was killed, are there when the
 //! store is opened again: [`recover_interrupted_turns`](SessionStore::recover_interrupted_turns) turns the fresh ones
-//! into `resume_pending`, so that the next message continues the session. A clean close discards its own markers.
+//! into `resume_pending`, so that the next message continues the session. A clean close discards its own markers; on a cluster
+//! it leaves them, as turns that were interrupted.
 //!
 //! Markers are kept beside the entries. An entry's details have fields of the same name for what a gateway's own file
 //! said; these verbs do not touch them.

@@ -105,7 +105,8 @@ impl SessionStore {
     /// Where a turn began at most [`max_age`](RecoverOptions::new) ago, and its entry still has that session and is not
     /// suspended, a resume is marked as pending: the id is kept, and the next message continues the session. A resume
     /// that was pending before keeps its reason, and its time if it has one. Every such marker is cleared. Turns begun
-    /// since the store was opened are left alone, and after a clean close there are none to recover. `updated_at` stays.
+    /// since the store was opened are left alone, and after a clean close there are none to recover. On a cluster those of
+    /// processes that are gone are recovered, and a process that has closed the store is. `updated_at` stays.
     ///
     /// Only entries with markers are visited. One that cannot be decoded keeps its marker, is counted, and stops no
     /// other. What it did is durable when it returns; after a crash before that, it may be run again.
