@@ -25,8 +25,9 @@ pub(crate) trait Proof: Send + Sync + std::fmt::Debug {
 /// Proof that a change was taken, and the way to wait until it survives a power cut.
 ///
 /// A change is visible to every reader as soon as the verb returns. Whoever drops the receipt accepts that a power
-/// cut may undo the last `commit_interval` and the commit in flight. [`wait`](Receipt::wait) blocks; `.await` works
-/// on any async runtime. Both start a commit at once, and all that wait share its sync.
+/// cut may undo the last `commit_interval` and the commit in flight; on a cluster, that a failover may undo it.
+/// [`wait`](Receipt::wait) blocks; `.await` works on any async runtime. Both start a commit at once, or ask the node for its
+/// proof, and all that wait share that.
 ///
 /// ```no_run
 /// # fn f(store: &cloakroom::SessionStore, key: &cloakroom::SessionKey) -> Result<(), cloakroom::Error> {
@@ -69,7 +70,10 @@ impl Receipt {
         }
     }
 
-    /// Whether the change survives a power cut by now. Does not start a commit.
+    /// Whether the change survives a power cut by now. Does not start a commit. Of a relaxed store on a cluster it never does.
+    ///
+    /// # Errors
+    /// Those of [`wait`](Receipt::wait) that are known by now.
     pub fn is_durable(&self) -> Result<bool> {
         match &self.0 {
             Kind::Commit(receipt) => receipt.is_durable(),
@@ -82,13 +86,18 @@ impl Receipt {
     ///
     /// # Errors
     /// [`Error::ReadOnly`](crate::Error::ReadOnly) if a write or a sync failed: the change may or may not be on disk.
-    /// [`Error::Forked`](crate::Error::Forked) in a forked process, which cannot tell.
+    /// [`Error::Forked`](crate::Error::Forked) in a forked process, which cannot tell. On a cluster, instead of the first:
+    /// `NotReplicated` if too few replicas have it so far (it may be waited for again), `Uncertain` if the connection broke
+    /// before the proof, `Relaxed` if nothing of the store is ever durable.
     pub fn wait(&self) -> Result<()> {
         self.wait_until(None).map(|_| ())
     }
 
     /// Blocks as [`wait`](Receipt::wait) does, but at most for `timeout`. `false` means that the time is over; the
     /// commit goes on.
+    ///
+    /// # Errors
+    /// Those of [`wait`](Receipt::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
         self.wait_until(Instant::now().checked_add(timeout))
     }
@@ -97,8 +106,9 @@ impl Receipt {
     /// are never durable that is all there is; elsewhere [`wait`](Receipt::wait) says more.
     ///
     /// # Errors
-    /// [`Error::NotReplicated`](crate::Error::NotReplicated), [`Error::Unavailable`](crate::Error::Unavailable): the
-    /// change may or may not be there after a failover. Of an embedded store this is [`wait`](Receipt::wait).
+    /// [`Error::NotReplicated`](crate::Error::NotReplicated), and it may be waited for again;
+    /// [`Error::Uncertain`](crate::Error::Uncertain): the change may or may not be there after a failover. Of an embedded store
+    /// this is [`wait`](Receipt::wait), with its errors.
     #[cfg(feature = "valkey")]
     pub fn replicated(&self) -> Result<()> {
         match &self.0 {
