@@ -20,6 +20,7 @@ pub(crate) enum Failure {
     /// There is nothing at the path that --db names.
     NoStore(PathBuf),
     /// The cluster that --url names has no such store.
+    #[cfg_attr(not(feature = "valkey"), expect(dead_code, reason = "there is no cluster"))]
     NotOnCluster { shown: String },
     /// A command was given a key that the store does not have.
     NoEntry(SessionKey),
