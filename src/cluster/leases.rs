@@ -164,20 +164,23 @@ impl ClusterStore {
             let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             vec![held, mark]
         };
-        let (mut items, roll) = (Vec::new(), self.roll()?);
+        let (mut found, mut items) = (Vec::new(), Vec::new());
         for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
             self.check_mark(shard, at(&done.values, 1), &done.node)?;
             for key in list(at(&done.values, 0)) {
                 let key = SessionKey::new(text(key).unwrap_or_default()).map_err(Error::InvalidKey)?;
-                for Term { name, since, end } in self.terms(shard, &key)? {
-                    let (name, end) = match member_of(&name) {
-                        Some(member) if !self.is_gone(&roll, member)? => (None, None),
-                        None if end > now => (Some(name), Some(end)),
-                        _ => continue,
-                    };
-                    items.push(OpenLease { key: key.clone(), name, since, end, age: now.since(since) });
-                }
+                found.extend(self.terms(shard, &key)?.into_iter().map(|term| (key.clone(), term)));
             }
+        }
+        // After they are read: whoever has one had joined before.
+        let roll = self.roll()?;
+        for (key, Term { name, since, end }) in found {
+            let (name, end) = match member_of(&name) {
+                Some(member) if !self.is_gone(&roll, member)? => (None, None),
+                None if end > now => (Some(name), Some(end)),
+                _ => continue,
+            };
+            items.push(OpenLease { key, name, since, end, age: now.since(since) });
         }
         items.sort_unstable_by(|a, b| (a.since, &a.key, &a.name).cmp(&(b.since, &b.key, &b.name)));
         Ok(Listing { items, unreadable: Unreadable::default() })

@@ -17,8 +17,9 @@ impl ClusterStore {
     pub(super) fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
         let mut recovery = TurnRecovery::default();
         let mut unreadable = Unreadable::default();
-        let (roll, mut receipts, mut judged) = (self.roll()?, Vec::new(), Vec::new());
-        for (key, marker) in self.markers(&mut unreadable)? {
+        let (mut receipts, mut judged) = (Vec::new(), Vec::new());
+        let (found, roll) = self.markers(&mut unreadable)?;
+        for (key, marker) in found {
             if !self.is_gone(&roll, &marker.owner)? {
                 continue;
             }

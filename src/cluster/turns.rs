@@ -3,6 +3,7 @@
 use super::entry::Look;
 use super::layout::Part;
 use super::map::Kind;
+use super::roll::Roll;
 use super::scripts::Named;
 use super::store::ClusterStore;
 use super::value::{at, bytes, int, list, pairs, text};
@@ -133,8 +134,9 @@ impl ClusterStore {
         Ok(Some(open_turn(key, &marker, interrupted)))
     }
 
-    /// The keys that have markers, and these.
-    pub(super) fn markers(&self, unreadable: &mut Unreadable) -> Result<Vec<(SessionKey, Marker)>> {
+    /// The keys that have markers, and these, and the roll. That is called after they are read: whoever has one had joined
+    /// before, also where reading took long.
+    pub(super) fn markers(&self, unreadable: &mut Unreadable) -> Result<(Vec<(SessionKey, Marker)>, Roll)> {
         let ask = |shard| {
             let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             vec![redis::cmd("HGETALL").arg(self.part(shard, Part::Turns)).to_owned(), mark]
@@ -150,13 +152,13 @@ impl ClusterStore {
                 }
             }
         }
-        Ok(found)
+        Ok((found, self.roll()?))
     }
 
     pub(super) fn do_turns(&self) -> Result<Listing<OpenTurn>> {
         let (mut items, mut unreadable) = (Vec::new(), Unreadable::default());
-        let roll = self.roll()?;
-        for (key, marker) in self.markers(&mut unreadable)? {
+        let (found, roll) = self.markers(&mut unreadable)?;
+        for (key, marker) in found {
             let Some(Some(look)) = unreadable.pass(self.look(&key, false))? else { continue };
             if look.cold.session_id == marker.turn.session_id {
                 let interrupted = self.is_gone(&roll, &marker.owner)?;

@@ -31,6 +31,7 @@ mod moving;
 mod nodes;
 mod processes;
 mod proxy;
+mod recovery;
 mod refused;
 mod relied_on;
 mod resharding;

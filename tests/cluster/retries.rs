@@ -14,14 +14,14 @@ use crate::common::{NOW, key, source};
 use crate::nodes::{Cluster, Node};
 use crate::proxy::Proxy;
 
-struct Rig {
-    _cluster: Cluster,
-    proxy: Proxy,
-    options: ClusterOptions,
+pub struct Rig {
+    pub _cluster: Cluster,
+    pub proxy: Proxy,
+    pub options: ClusterOptions,
 }
 
 /// A node that says of itself that it is behind a proxy.
-fn rig() -> Rig {
+pub fn rig() -> Rig {
     let port = crate::nodes::free_port();
     let proxy = Proxy::new(port);
     let announced = proxy.port.to_string();

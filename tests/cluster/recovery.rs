@@ -1,0 +1,64 @@
+//! Recoveries of turns on which something goes wrong, or somebody comes.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::thread;
+use std::time::Duration;
+
+use cloakroom::cluster::ClusterStore;
+use cloakroom::turns::{RecoverOptions, TurnEnd};
+use cloakroom::{SessionKey, Sessions};
+
+use crate::common::{key, source};
+use crate::nodes::wait_for;
+use crate::retries::{Rig, rig};
+
+/// The turns that it tells of.
+fn recover(store: &ClusterStore) -> Result<Vec<SessionKey>, cloakroom::Error> {
+    let told = store.recover_interrupted_turns(&RecoverOptions::new(None))?;
+    assert_eq!((told.orphaned, told.suspended, told.stale), (0, 0, 0));
+    Ok([told.resumable, told.already_pending].concat())
+}
+
+/// Somebody reads all turns, or all leases, and it takes long. One whom nobody had heard of when that began comes, and takes up
+/// work.
+#[test]
+fn a_process_that_comes_while_turns_are_read_is_not_gone() {
+    // Those of the first shard.
+    const TURNS: &str = "HGETALL\r\n$15\r\nbehind:{3560}:t";
+    const LEASES: &str = "ZRANGEBYSCORE\r\n$15\r\nbehind:{3560}:n";
+    let Rig { _cluster, proxy, options } = rig();
+    let options = options.member_lease(Duration::from_secs(2));
+    let store = ClusterStore::open(options.clone()).unwrap();
+    for n in 0..4 {
+        store.resolve(&source(n)).unwrap();
+    }
+    let gone = ClusterStore::open(options.clone()).unwrap();
+    gone.begin_turn(&key(0)).unwrap().unwrap();
+    drop(gone);
+    wait_for("its lease has ended", || store.turn(&key(0)).unwrap().is_some_and(|turn| turn.interrupted));
+    let came = RefCell::new(Vec::new());
+    let comes_while = |read: &(dyn Fn() + Sync), bytes: &str, n: usize| {
+        let before = proxy.swallowed().0;
+        proxy.swallow(bytes);
+        thread::scope(|scope| {
+            let reading = scope.spawn(read);
+            wait_for("they are read", || proxy.swallowed().0 > before);
+            let new = ClusterStore::open(options.clone()).unwrap();
+            let token = new.begin_turn(&key(n)).unwrap().unwrap().token;
+            let lease = new.hold(&key(n)).unwrap().unwrap();
+            came.borrow_mut().push((new, token, lease));
+            proxy.open();
+            // What was swallowed is asked for again at once.
+            proxy.cut(&[IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+            proxy.cut(&[]);
+            reading.join().unwrap();
+        });
+    };
+    comes_while(&|| assert_eq!(recover(&store).unwrap(), [key(0)]), TURNS, 1);
+    comes_while(&|| assert!(store.turns().unwrap().items.iter().all(|turn| !turn.interrupted)), TURNS, 2);
+    comes_while(&|| assert_eq!(store.leases().unwrap().items.len(), 3), LEASES, 3);
+    for (n, (new, token, _)) in came.take().into_iter().enumerate() {
+        assert!(matches!(new.end_turn(&key(n + 1), token).unwrap(), TurnEnd::Ended(_)));
+    }
+}
