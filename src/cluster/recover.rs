@@ -5,7 +5,7 @@ use super::turns::Marker;
 use super::write::Change;
 use crate::commit::Receipt;
 use crate::entry::Details;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::rules::{self, Recovered};
 use crate::turns::{RecoverOptions, TurnEnd, TurnRecovery};
@@ -13,7 +13,8 @@ use crate::unreadable::Unreadable;
 
 impl ClusterStore {
     /// Deals with the turns whose owner is gone. Of several that do so at once each turn is told of by the one that ended it; if
-    /// another one had marked it just before, as one that was marked already.
+    /// another one had marked it just before, as one that was marked already. What fails once a turn was ended is no error: the
+    /// next recovery tells of the rest.
     pub(super) fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
         let mut recovery = TurnRecovery::default();
         let mut unreadable = Unreadable::default();
@@ -30,14 +31,23 @@ impl ClusterStore {
         }
         // The markers go when what was made of them is kept: a crash in between must not lose both.
         self.keep_all(&receipts)?;
-        let mut receipts = Vec::new();
+        let (mut receipts, mut told, mut failed) = (Vec::new(), 0, None);
         for (key, token, judgement) in judged {
-            match self.do_end(&key, token)? {
-                TurnEnd::Ended(receipt) => receipts.push(receipt),
-                TurnEnd::Missing => {}
+            match self.do_end(&key, token) {
+                Ok(TurnEnd::Ended(receipt)) => receipts.push(receipt),
+                Ok(TurnEnd::Missing) => {}
                 // Another one ended it, and tells of it.
-                TurnEnd::NotCurrent => continue,
+                Ok(TurnEnd::NotCurrent) => continue,
+                Err(error) => {
+                    // It may have been ended: then nobody else tells of it.
+                    let is_told = matches!(error, Error::Uncertain { .. });
+                    failed = Some(error);
+                    if !is_told {
+                        break;
+                    }
+                }
             }
+            told += 1;
             match judgement {
                 Recovered::Orphaned => recovery.orphaned += 1,
                 Recovered::Suspended => recovery.suspended += 1,
@@ -45,8 +55,20 @@ impl ClusterStore {
                 Recovered::Pending { .. } => recovery.already_pending.push(key),
                 Recovered::Resumable => recovery.resumable.push(key),
             }
+            if failed.is_some() {
+                break;
+            }
         }
-        self.keep_all(&receipts)?;
+        // An error would hide the turns that were ended, and no other recovery finds them. The rest has its markers still, or
+        // again where a failover takes their end back.
+        match failed.map_or_else(|| self.keep_all(&receipts), Err) {
+            Err(error) if told == 0 => return Err(error),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a recovery of turns was cut short; the next one tells of the rest"
+            ),
+            Ok(()) => {}
+        }
         recovery.resumable.sort_unstable();
         recovery.already_pending.sort_unstable();
         recovery.unreadable = unreadable;

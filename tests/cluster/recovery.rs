@@ -10,7 +10,7 @@ use cloakroom::turns::{RecoverOptions, TurnEnd};
 use cloakroom::{SessionKey, Sessions};
 
 use crate::common::{key, source};
-use crate::nodes::wait_for;
+use crate::nodes::{Cluster, wait_for};
 use crate::retries::{Rig, rig};
 
 /// The turns that it tells of.
@@ -61,4 +61,53 @@ fn a_process_that_comes_while_turns_are_read_is_not_gone() {
     for (n, (new, token, _)) in came.take().into_iter().enumerate() {
         assert!(matches!(new.end_turn(&key(n + 1), token).unwrap(), TurnEnd::Ended(_)));
     }
+}
+
+/// The calls of a recovery that fail, and those that do not, tell of each turn once together.
+fn tells_of_each_once(told: Vec<Result<Vec<SessionKey>, cloakroom::Error>>, turns: usize) {
+    let mut told: Vec<_> = told.into_iter().filter_map(Result::ok).flatten().collect();
+    told.sort();
+    let mut all: Vec<_> = (0..turns).map(key).collect();
+    all.sort();
+    assert_eq!(told, all);
+}
+
+/// The node is lost on the way: some turns are ended by then, of one nobody knows, and the others are as they were.
+#[test]
+fn a_recovery_that_is_cut_short_tells_of_what_it_has_ended() {
+    const TURNS: usize = 20;
+    let Rig { _cluster, proxy, options } = rig();
+    let store = ClusterStore::open(options.clone().patience(Duration::from_millis(300))).unwrap();
+    let gone = ClusterStore::open(options).unwrap();
+    let begin = |n: usize| {
+        store.resolve(&source(n)).unwrap();
+        gone.begin_turn(&key(n)).unwrap().unwrap().token
+    };
+    // So that the node knows the scripts.
+    let other = begin(TURNS);
+    gone.end_turn(&key(TURNS), other).unwrap();
+    let tokens: Vec<_> = (0..TURNS).map(begin).collect();
+    gone.close().unwrap();
+    proxy.lose_answer_to(&tokens[TURNS / 2].to_string(), true);
+    let first = recover(&store);
+    assert!(proxy.has_lost());
+    proxy.open();
+    tells_of_each_once(vec![first, recover(&store), recover(&store)], TURNS);
+    assert!(store.turns().unwrap().items.is_empty());
+}
+
+/// A primary has lost its replica, as after each failover: nothing is as durable as a receipt says until there is another.
+#[test]
+fn a_recovery_without_replicas_tells_of_what_it_has_ended() {
+    let cluster = Cluster::one();
+    let gone = cluster.open();
+    for n in 0..2 {
+        gone.resolve(&source(n)).unwrap();
+        gone.begin_turn(&key(n)).unwrap().unwrap();
+    }
+    gone.close().unwrap();
+    let store = ClusterStore::open(cluster.options_of(&gone).replicas(1)).unwrap();
+    let told: Vec<_> = (0..3).map(|_| recover(&store)).collect();
+    assert!(matches!(told[0], Err(cloakroom::Error::NotReplicated { .. })), "{told:?}");
+    tells_of_each_once(told, 2);
 }
