@@ -190,17 +190,16 @@ impl ClusterStore {
     }
 
     /// The same for one that another change may come after before it is repeated: an attempt whose answer did not come in time
-    /// does nothing any more once a later one was made. `nonce` names the change.
+    /// does nothing any more once a later one was made. Each call has attempts of its own, also where a verb makes several.
     pub(super) fn script_once(
         &self,
         shard: u32,
         named: Named,
-        nonce: &str,
         keys: &[String],
         args: &[Vec<u8>],
     ) -> Result<(Value, Done)> {
         let mut keys = keys.to_vec();
-        keys.push(self.layout().attempts(shard, nonce));
+        keys.push(self.layout().attempts(shard, &format!("{:016x}", random::bits()?)));
         let mut all = vec![self.inner.mark.clone().into_bytes()];
         all.extend_from_slice(args);
         let all = RefCell::new((0_u32, all));

@@ -74,7 +74,7 @@ impl ClusterStore {
                 nonce.clone().into_bytes(),
                 [self.inner.member.as_bytes(), &turn].concat(),
             ];
-            let (value, done) = self.script_once(shard, Named::Begin, &nonce, &keys, &args)?;
+            let (value, done) = self.script_once(shard, Named::Begin, &keys, &args)?;
             let answer = list(&value);
             match int(at(answer, 0)) {
                 Some(1) => {

@@ -135,7 +135,7 @@ impl ClusterStore {
         let (value, done) = match seen {
             Some(_) => self.script(shard, Named::Put, &keys, &args)?,
             // What is seen is compared. Where none was a removal may come in between, and what it removed come back.
-            None => self.script_once(shard, Named::Put, &hot.revision.to_string(), &keys, &args)?,
+            None => self.script_once(shard, Named::Put, &keys, &args)?,
         };
         let answer = list(&value);
         if int(at(answer, 0)) != Some(1) {

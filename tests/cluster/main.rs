@@ -29,6 +29,7 @@ mod members;
 mod metrics;
 mod moving;
 mod nodes;
+mod once;
 mod processes;
 mod proxy;
 mod recovery;
