@@ -157,8 +157,8 @@ impl Layout {
         format!("{}:{{{}}}:i:{}", self.name, self.tag(shard), id.as_str())
     }
 
-    /// Which attempts of one change were made, for a while.
-    pub(super) fn attempts(&self, shard: u32, nonce: &str) -> String {
+    /// What came of a change that is carried out once, for a while.
+    pub(super) fn outcome(&self, shard: u32, nonce: &str) -> String {
         format!("{}:{{{}}}:a:{nonce}", self.name, self.tag(shard))
     }
 

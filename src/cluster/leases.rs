@@ -149,10 +149,7 @@ impl ClusterStore {
         let limit = MAX_LEASES.to_string();
         let args = [key.as_str(), name, term, end, &limit].map(|arg| arg.as_bytes().to_vec());
         let (value, done) = self.script_once(shard, Named::Hold, &keys, &args)?;
-        let answer = int(&value).unwrap_or(0);
-        // Sent once before, it was this call that ended it.
-        let answer = if answer == -1 && done.again { 1 } else { answer };
-        Ok((answer, self.receipt([done.sent])))
+        Ok((int(&value).unwrap_or(0), self.receipt([done.sent])))
     }
 
     pub(super) fn do_leases(&self) -> Result<Listing<OpenLease>> {

@@ -11,7 +11,7 @@ use crate::answer::Removal;
 use crate::codec;
 use crate::commit::Receipt;
 use crate::entry::SessionEntry;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::SessionKey;
 use crate::time::Timestamp;
 
@@ -116,20 +116,7 @@ impl ClusterStore {
             unless_held_at.map(|now| now.as_micros().to_string()).unwrap_or_default(),
             condemned.to_owned(),
         ];
-        let (value, done) = self.script(shard, Named::Remove, &keys, &args.map(String::into_bytes))?;
-        let mut answer = int(&value).unwrap_or(0);
-        if done.again {
-            // It was there, and this call has sent its removal before.
-            match answer {
-                0 => answer = 1,
-                // It may be another one, made since: to go on would remove that too.
-                -1 => {
-                    let source = "another change was made meanwhile".into();
-                    return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, made: false, source }));
-                }
-                _ => {}
-            }
-        }
-        Ok((answer, done))
+        let (value, done) = self.script_once(shard, Named::Remove, &keys, &args.map(String::into_bytes))?;
+        Ok((int(&value).unwrap_or(0), done))
     }
 }

@@ -33,11 +33,18 @@ impl Text {
     }
 }
 
-static PUT: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/put.lua")));
-static REMOVE: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/remove.lua")));
-static BEGIN: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/begin.lua")));
-static END: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/end.lua")));
-static HOLD: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/hold.lua")));
+/// The text of one that is carried out once.
+macro_rules! once {
+    ($script:literal) => {
+        concat!(include_str!("scripts/once.lua"), include_str!($script))
+    };
+}
+
+static PUT: LazyLock<Text> = LazyLock::new(|| Text::new(once!("scripts/put.lua")));
+static REMOVE: LazyLock<Text> = LazyLock::new(|| Text::new(once!("scripts/remove.lua")));
+static BEGIN: LazyLock<Text> = LazyLock::new(|| Text::new(once!("scripts/begin.lua")));
+static END: LazyLock<Text> = LazyLock::new(|| Text::new(once!("scripts/end.lua")));
+static HOLD: LazyLock<Text> = LazyLock::new(|| Text::new(once!("scripts/hold.lua")));
 static CONDEMN: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/condemn.lua")));
 static MESSAGE: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/message.lua")));
 static REVIEW: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/review.lua")));

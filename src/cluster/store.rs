@@ -31,6 +31,11 @@ use crate::key::SessionKey;
 use crate::random;
 use crate::time::{Clock, Timestamp};
 
+/// How long it is noted what came of a change: at least as long as that is repeated.
+const NOTED: Duration = Duration::from_secs(60);
+/// The same once it was repeated: what was given up may lie with a node, and none lies longer.
+const NOTED_LATE: Duration = Duration::from_secs(600);
+
 /// A store on a cluster of Valkey or Redis, which many processes on many hosts share. Clones are the same store.
 ///
 /// Its verbs are those of [`Sessions`](crate::Sessions); which of them promise less than on an embedded store is a table in
@@ -189,8 +194,8 @@ impl ClusterStore {
         self.answered(shard, done)
     }
 
-    /// The same for one that another change may come after before it is repeated: an attempt whose answer did not come in time
-    /// does nothing any more once a later one was made. Each call has attempts of its own, also where a verb makes several.
+    /// The same for what another change may undo before it is repeated. It is carried out once: what came of that is noted, a
+    /// repetition is told it, and an attempt whose answer did not come in time does nothing any more.
     pub(super) fn script_once(
         &self,
         shard: u32,
@@ -199,16 +204,19 @@ impl ClusterStore {
         args: &[Vec<u8>],
     ) -> Result<(Value, Done)> {
         let mut keys = keys.to_vec();
-        keys.push(self.layout().attempts(shard, &format!("{:016x}", random::bits()?)));
+        keys.push(self.layout().outcome(shard, &format!("{:016x}", random::bits()?)));
         let mut all = vec![self.inner.mark.clone().into_bytes()];
         all.extend_from_slice(args);
-        let all = RefCell::new((0_u32, all));
+        let (length, all) = (all.len(), RefCell::new((0_u32, all)));
+        let first = self.inner.options.patience.saturating_mul(2).clamp(NOTED, NOTED_LATE);
         let build = |whole| {
             let (attempt, all) = &mut *all.borrow_mut();
+            let noted = if *attempt == 0 { first } else { NOTED_LATE };
+            all.push(noted.as_millis().to_string().into_bytes());
             all.push(attempt.to_string().into_bytes());
             *attempt += 1;
             let command = named.call(whole, &keys, all);
-            all.pop();
+            all.truncate(length);
             vec![command]
         };
         let done = self.call(shard, named.kind(), &build)?;

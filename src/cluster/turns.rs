@@ -96,17 +96,10 @@ impl ClusterStore {
         let shard = self.shard_of(key);
         let keys = [self.part(shard, Part::Mark), self.layout().entry(shard, key), self.part(shard, Part::Turns)];
         let args = [key.as_str().as_bytes().to_vec(), format!("{token:016x}").into_bytes()];
-        let (value, done) = self.script(shard, Named::End, &keys, &args)?;
+        let (value, done) = self.script_once(shard, Named::End, &keys, &args)?;
         Ok(match int(&value) {
             Some(1) => TurnEnd::Ended(self.receipt([done.sent])),
             Some(0) => TurnEnd::Missing,
-            // Sent once before, it was this call that ended it.
-            Some(2) if done.again => TurnEnd::Ended(self.receipt([done.sent])),
-            // It may have ended it, and others have ended theirs since; or another turn had taken its place before.
-            _ if done.again => {
-                let source = "another turn was begun or ended meanwhile".into();
-                return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, made: false, source }));
-            }
             _ => TurnEnd::NotCurrent,
         })
     }

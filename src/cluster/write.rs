@@ -139,7 +139,7 @@ impl ClusterStore {
         };
         let answer = list(&value);
         if int(at(answer, 0)) != Some(1) {
-            if done.again {
+            if done.again && seen.is_some() {
                 // It may have been made, and changed by another since: to make it again would make it twice.
                 let source = "another change was made meanwhile".into();
                 return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, made: false, source }));

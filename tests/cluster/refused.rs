@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cloakroom::change::{Draft, Edit, Modified, Touch};
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
 use cloakroom::query::Filter;
+use cloakroom::turns::TurnEnd;
 use cloakroom::{Error, PrunePolicy, SessionKey, Sessions};
 
 use crate::common::{key, source};
@@ -136,10 +137,17 @@ fn a_node_without_memory_says_no_to_writes_alone() {
     let cluster = Cluster::one();
     let store = cluster.open();
     let entry = store.resolve(&source(1)).unwrap().entry;
+    store.resolve(&source(3)).unwrap();
+    let token = store.begin_turn(&key(3)).unwrap().unwrap().token;
+    store.hold_until(&key(3), "job", cloakroom::Timestamp::MAX).unwrap().unwrap();
     cluster.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "1"]);
     let refused = store.resolve(&source(2));
     assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
     assert_eq!(store.get(&key(1)).unwrap().map(|found| found.session_id), Some(entry.session_id));
+    // What makes room goes on.
+    assert!(matches!(store.end_turn(&key(3), token).unwrap(), TurnEnd::Ended(_)));
+    assert!(store.release(&key(3), "job").unwrap().is_some() && store.release(&key(3), "job").unwrap().is_none());
+    store.remove(&key(3)).unwrap().unwrap();
     cluster.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "0"]);
     store.resolve(&source(2)).unwrap();
 }
