@@ -68,6 +68,11 @@ impl ClusterStore {
         if is_ahead(0) || !is_ahead(1) {
             return Ok(is_ahead(0));
         }
+        self.is_leased(shard, key, now)
+    }
+
+    /// Whether a lease holds an entry. Those of processes that are gone are ended.
+    fn is_leased(&self, shard: u32, key: &SessionKey, now: i64) -> Result<bool> {
         let (mut roll, mut is_held) = (None, false);
         for Term { name, end, .. } in self.terms(shard, key)? {
             let Some(member) = member_of(&name) else {
@@ -91,12 +96,19 @@ impl ClusterStore {
     pub(super) fn do_hold_on(&self, key: &SessionKey) -> Result<Option<Lease>> {
         let name = format!("{OF_MEMBER}{}:{:016x}", self.inner.member, random::bits()?);
         let (now, end) = (self.now().as_micros(), Timestamp::MAX.as_micros());
-        let receipt = match self.lease_script(key, &name, &format!("{now}:{end}"), &end.to_string())? {
-            (1, receipt) => receipt,
-            (-2, _) => return Err(Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES }),
-            _ => return Ok(None),
+        let taken = self.take(key, &name, &format!("{now}:{end}"), &end.to_string());
+        let held = || HeldHere { store: Arc::downgrade(&self.inner), key: key.clone(), name };
+        let (held, receipt) = match taken {
+            Ok(Some(receipt)) => (held(), receipt),
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                // It may have been taken, and nobody would end it while this process lives.
+                if matches!(error, Error::Uncertain { .. }) {
+                    drop(held());
+                }
+                return Err(error);
+            }
         };
-        let held = HeldHere { store: Arc::downgrade(&self.inner), key: key.clone(), name };
         // A failover must not forget it: others would prune what is at work here.
         self.keep_all(&[receipt])?;
         Ok(Some(Lease::of(held)))
@@ -126,11 +138,19 @@ impl ClusterStore {
             };
         }
         let (term, end) = (format!("{}:{}", now.as_micros(), end.as_micros()), end.as_micros().to_string());
-        match self.lease_script(key, name, &term, &end)? {
-            (1, receipt) => Ok(Some(receipt)),
-            (-2, _) => Err(Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES }),
-            _ => Ok(None),
+        self.take(key, name, &term, &end)
+    }
+
+    /// Takes a lease, or sets its end. Where there are too many those of processes that are gone make room.
+    fn take(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<Option<Receipt>> {
+        for _ in 0..2 {
+            match self.lease_script(key, name, term, end)? {
+                (1, receipt) => return Ok(Some(receipt)),
+                (-2, _) => self.is_leased(self.shard_of(key), key, self.now().as_micros()).map(drop)?,
+                _ => return Ok(None),
+            }
         }
+        Err(Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES })
     }
 
     pub(super) fn do_release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {

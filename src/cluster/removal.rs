@@ -11,7 +11,7 @@ use crate::answer::Removal;
 use crate::codec;
 use crate::commit::Receipt;
 use crate::entry::SessionEntry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::time::Timestamp;
 

@@ -25,6 +25,7 @@ mod cost;
 mod durable;
 mod failover;
 mod histories;
+mod leases;
 mod members;
 mod metrics;
 mod moving;
