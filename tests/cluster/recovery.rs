@@ -111,3 +111,22 @@ fn a_recovery_without_replicas_tells_of_what_it_has_ended() {
     assert!(matches!(told[0], Err(cloakroom::Error::NotReplicated { .. })), "{told:?}");
     tells_of_each_once(told, 2);
 }
+
+/// A marker whose entry is gone is told of once, and is gone then.
+#[test]
+fn a_marker_without_an_entry_goes() {
+    let cluster = Cluster::one();
+    let (store, node) = (cluster.open(), &cluster.nodes[0]);
+    let gone = ClusterStore::open(cluster.options_of(&store).replicas(0)).unwrap();
+    store.resolve(&source(1)).unwrap();
+    gone.begin_turn(&key(1)).unwrap().unwrap();
+    let names: Vec<String> = redis::from_redis_value(node.ask(&["KEYS", &format!("{}:*:t", store.name())])).unwrap();
+    let aside = format!("{}:aside", names[0]);
+    node.ask(&["COPY", &names[0], &aside]);
+    store.remove(&key(1)).unwrap().unwrap();
+    node.ask(&["RENAME", &aside, &names[0]]);
+    gone.close().unwrap();
+    let recover = || store.recover_interrupted_turns(&RecoverOptions::new(None)).unwrap().orphaned;
+    assert_eq!((recover(), recover()), (1, 0));
+    assert_eq!(store.stats().unwrap().open_turns, 0);
+}
