@@ -1,12 +1,13 @@
 //! A change is sent again, and in between another process comes: it is carried out once, and says what came of it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::Duration;
 
 use cloakroom::change::{Expect, Put, Removal};
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
 use cloakroom::turns::TurnEnd;
-use cloakroom::{Extras, SessionEntry, SessionId, Sessions, Timestamp, Usage};
+use cloakroom::{Error, Extras, SessionEntry, SessionId, Sessions, Timestamp, Usage};
 
 use crate::common::{NOW, key, source};
 use crate::nodes::Cluster;
@@ -117,4 +118,20 @@ fn what_another_did_first_is_not_told_as_done_here() {
     let seen = store.get(&key(2)).unwrap().unwrap();
     let remove = || assert!(matches!(store.remove_if(&key(2), &seen).unwrap(), Removal::Missing));
     broken_and_then(&remove, &|| assert!(other.remove(&key(2)).unwrap().is_some()));
+}
+
+/// A removal was made, its answer is lost, and so is the connection over which it was repeated, before anything proved it. Nobody
+/// can tell whether it is kept, and a flush says so.
+#[test]
+fn a_flush_tells_of_a_removal_that_was_repeated() {
+    let Two { _cluster, proxy, store, .. } = two(|options| options);
+    store.flush().unwrap();
+    proxy.lose_answer_to("EVALSHA", false);
+    drop(store.remove(&key(1)).unwrap().unwrap());
+    assert!(proxy.has_lost());
+    proxy.cut(&[IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+    proxy.cut(&[]);
+    let flushed = store.flush();
+    assert!(matches!(flushed, Err(Error::Uncertain { .. })), "{flushed:?}");
+    store.flush().unwrap();
 }
