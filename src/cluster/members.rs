@@ -13,6 +13,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::figures::Figures;
 use super::layout::Part;
+use super::map::Kind;
 use super::scripts::Named;
 use super::store::{ClusterStore, Inner};
 use super::value::{at, int, list, pairs, text};
@@ -114,17 +115,24 @@ impl ClusterStore {
         let ask = |shard| {
             vec![
                 redis::cmd("HMGET").arg(self.part(shard, Part::Mark)).arg(&["condemned", "mark"]).to_owned(),
-                redis::cmd("HGETALL").arg(self.part(shard, Part::Condemned)).to_owned(),
                 redis::cmd("HGET").arg(self.part(shard, Part::Reviewed)).arg(&self.inner.member).to_owned(),
             ]
         };
         for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
             let counted = int(at(list(at(&done.values, 0)), 0)).unwrap_or(0);
-            let reviewed = int(at(&done.values, 2)).unwrap_or(0);
+            let reviewed = int(at(&done.values, 1)).unwrap_or(0);
+            if counted <= reviewed {
+                continue;
+            }
+            // One shard after the other: there may be millions.
+            let all = redis::cmd("HGETALL").arg(self.part(shard, Part::Condemned)).to_owned();
+            let done = self.call(shard, Kind::Read, &|_| vec![all.clone()])?;
+            let mut condemned = pairs(at(&done.values, 0));
+            // What came since it was counted is looked at the next time.
+            let is_new = |number: i64| number > reviewed && number <= counted;
+            condemned.retain(|(_, condemnation)| number_of(condemnation).is_none_or(is_new));
             // A member that has nothing to say of a shard writes nothing there: each that ever lived would leave a trace.
-            let mut condemned = pairs(at(&done.values, 1));
-            condemned.retain(|(_, condemnation)| number_of(condemnation).is_none_or(|number| number > reviewed));
-            if counted > reviewed && !condemned.is_empty() {
+            if !condemned.is_empty() {
                 self.review_shard(shard, &**guard, &condemned, reviewed, counted)?;
             }
         }

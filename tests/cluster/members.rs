@@ -14,7 +14,8 @@ use cloakroom::{PrunePolicy, SessionKey, Sessions};
 
 use crate::common::{NOW, key, source};
 use crate::conformance::one;
-use crate::nodes::wait_for;
+use crate::failover::calls;
+use crate::nodes::{Cluster, wait_for};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -252,6 +253,24 @@ fn recoveries_that_race_tell_of_each_turn_once() {
     all.sort();
     assert_eq!(told, all);
     assert!(all.iter().all(|key| b.get(key).unwrap().unwrap().resume_pending) && b.turns().unwrap().items.is_empty());
+}
+
+/// What a member has looked at it does not read again, while others have not or a pass has not come.
+#[test]
+fn what_was_reviewed_is_not_read_again() {
+    let cluster = Cluster::one();
+    let clock = ManualClock::new(NOW);
+    let options = cluster.options().clock(clock.clone()).review_interval(HOUR);
+    let [a, b, _c] = [(); 3].map(|()| ClusterStore::open(options.clone().guard(idle)).unwrap());
+    a.resolve(&source(1)).unwrap();
+    clock.advance(DAY * 2);
+    assert_eq!(pass(&a).kept_unreviewed, 1);
+    let reads = || calls(&cluster.nodes[0], "hgetall");
+    // The script that notes what was looked at reads it too.
+    b.review().unwrap();
+    let before = reads();
+    b.review().unwrap();
+    assert_eq!(reads(), before);
 }
 
 /// Of those that have lived and found nothing to say, nothing is left; and of those that had, nothing once they are gone.
