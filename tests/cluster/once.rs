@@ -135,3 +135,15 @@ fn a_flush_tells_of_a_removal_that_was_repeated() {
     assert!(matches!(flushed, Err(Error::Uncertain { .. })), "{flushed:?}");
     store.flush().unwrap();
 }
+
+/// A lease was taken, and its answer is lost for good: nobody could end it while its process lives, so it is given back.
+#[test]
+fn a_lease_of_which_nobody_knows_is_given_back() {
+    let Two { _cluster, proxy, store, other } = two(|options| options.patience(Duration::ZERO));
+    // So that its connections are there.
+    drop(store.hold(&key(1)).unwrap().unwrap());
+    proxy.lose_answer_to("EVALSHA", false);
+    let said = store.hold(&key(1));
+    assert!(matches!(said, Err(Error::Uncertain { .. })), "{said:?}");
+    assert!(other.leases().unwrap().items.is_empty());
+}
