@@ -58,9 +58,8 @@ impl ClusterStore {
             Some(max / n + u64::from(u64::from(shard) < max % n))
         };
         let mut receipts = Vec::new();
-        for (shard, counts) in self.count_shards(report.cutoff)? {
-            let (mut left, expired) = counts;
-            let is_over = share(shard).is_some_and(|share| left > share);
+        for (shard, (counted, expired)) in self.count_shards(report.cutoff)? {
+            let is_over = share(shard).is_some_and(|share| counted > share);
             if expired == 0 && !is_over {
                 continue;
             }
@@ -70,19 +69,23 @@ impl ClusterStore {
             if !dry_run {
                 self.forget_reviews(shard, &roll)?;
             }
+            let mut aged = 0;
             if expired > 0
                 && let Some(cutoff) = report.cutoff
             {
                 let mut pass = Pass::new(self, shard, now, &others);
-                left -= pass.walk(&mut report, policy, guard, Some(cutoff), PruneReason::Age, u64::MAX)?;
+                aged = pass.walk(&mut report, policy, guard, Some(cutoff), PruneReason::Age, u64::MAX)?;
                 receipts.extend(pass.receipt);
             }
-            let excess = share(shard).map_or(0, |share| left.saturating_sub(share));
+            let Some(share) = share(shard) else { continue };
+            // Others may have made or removed some since all were counted. What came since waits for the next pass.
+            let left = counted.saturating_sub(aged).min(self.count_shard(shard)?);
+            let excess = left.saturating_sub(share);
             if excess > 0 {
                 let mut pass = Pass::new(self, shard, now, &others);
                 pass.from = report.cutoff;
                 let gone = pass.walk(&mut report, policy, guard, None, PruneReason::Entries, excess)?;
-                report.entries_over_cap += excess - gone;
+                report.entries_over_cap += excess.saturating_sub(gone);
                 receipts.extend(pass.receipt);
             }
         }
@@ -137,6 +140,13 @@ impl ClusterStore {
             counts.push((shard, (count(0), count(1))));
         }
         Ok(counts)
+    }
+
+    /// How many entries a shard has now.
+    fn count_shard(&self, shard: u32) -> Result<u64> {
+        let ask = redis::cmd("ZCARD").arg(self.part(shard, Part::Updated)).to_owned();
+        let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
+        Ok(int(at(&done.values, 0)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     }
 
     /// How many entries there are, and how many of them are older than the cutoff.

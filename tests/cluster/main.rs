@@ -33,6 +33,7 @@ mod nodes;
 mod once;
 mod processes;
 mod proxy;
+mod pruning;
 mod recovery;
 mod refused;
 mod relied_on;

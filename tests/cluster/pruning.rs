@@ -1,0 +1,56 @@
+//! Passes of pruning while the store changes under them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cloakroom::change::Expect;
+use cloakroom::cluster::ClusterStore;
+use cloakroom::time::ManualClock;
+use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionId, SessionKey, Sessions};
+
+use crate::common::{NOW, key, source};
+use crate::conformance::one;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The number in the names of the shard of an entry.
+fn shard(store: &ClusterStore, key: &SessionKey) -> String {
+    let pattern = format!("{}:*:e:{}", store.name(), key.as_str());
+    let names: Vec<String> = redis::from_redis_value(one().nodes[0].ask(&["KEYS", &pattern])).unwrap();
+    names[0].split(['{', '}']).nth(1).unwrap().to_owned()
+}
+
+/// A pass removes more of a shard than that had when it was counted, for another process has put old entries there. That is not
+/// taken for an excess over the cap.
+#[test]
+fn what_expires_during_a_pass_is_no_excess() {
+    let clock = ManualClock::new(NOW);
+    let store = ClusterStore::open(one().options().shards(2).clock(clock.clone())).unwrap();
+    let mut shards = BTreeMap::<_, Vec<_>>::new();
+    for n in 0..40 {
+        store.resolve(&source(n)).unwrap();
+        shards.entry(shard(&store, &key(n))).or_default().push(key(n));
+    }
+    let shards: Vec<_> = shards.into_values().collect();
+    clock.advance(DAY * 2);
+    // Of each two are left: one that has expired, and a fresh one.
+    for keys in &shards {
+        store.touch(&keys[1]).unwrap().unwrap();
+        keys[2..].iter().for_each(|key| drop(store.remove(key).unwrap().unwrap()));
+    }
+    let was_asked = AtomicBool::new(false);
+    let guard = |asked: &SessionKey| {
+        if !was_asked.swap(true, Ordering::Relaxed) {
+            let other = shards.iter().find(|keys| !keys.contains(asked)).unwrap();
+            for (n, key) in other[2..7].iter().enumerate() {
+                let old = SessionEntry::new(key.clone(), SessionId::new(format!("old-{n}")).unwrap(), NOW);
+                store.put(&old, &Extras::default(), Expect::Absent).unwrap();
+            }
+        }
+        false
+    };
+    let report = store.prune(&PrunePolicy::max_age_days(1).max_entries(1000), &guard).unwrap();
+    assert_eq!((report.removed, report.removed_over_entries, report.entries_over_cap), (7, 0, 0));
+    assert!(shards.iter().all(|keys| store.contains(&keys[1]).unwrap()), "a fresh one is gone");
+}
