@@ -33,7 +33,7 @@ impl ClusterStore {
         progress: impl FnMut(&ImportProgress),
     ) -> Result<ImportReport> {
         let open = OpenStore {
-            store: self,
+            store: self.writable()?,
             now: self.now(),
             entries: &|| self.count(),
             zone: &|| Ok(None),

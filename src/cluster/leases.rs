@@ -40,9 +40,14 @@ struct HeldHere {
     name: String,
 }
 
+/// The store, unless it is closed: that ends all leases of its process.
+fn still_open(inner: &Weak<Inner>) -> Option<ClusterStore> {
+    inner.upgrade().filter(|inner| !inner.door.is_closed()).map(|inner| ClusterStore { inner })
+}
+
 impl Hold for HeldHere {
     fn is_held(&self) -> bool {
-        let Some(store) = self.store.upgrade().map(|inner| ClusterStore { inner }) else { return false };
+        let Some(store) = still_open(&self.store) else { return false };
         let terms = store.terms(store.shard_of(&self.key), &self.key);
         terms.is_ok_and(|terms| terms.iter().any(|term| term.name == self.name))
     }
@@ -50,7 +55,7 @@ impl Hold for HeldHere {
 
 impl Drop for HeldHere {
     fn drop(&mut self) {
-        let Some(store) = self.store.upgrade().map(|inner| ClusterStore { inner }) else { return };
+        let Some(store) = still_open(&self.store) else { return };
         if let Err(error) = store.lease_script(&self.key, &self.name, "", "") {
             let cause: &dyn std::error::Error = &error;
             tracing::warn!(error = cause, key = %self.key, "a lease cannot be ended; it ends with this process");

@@ -110,7 +110,7 @@ impl ClusterStore {
     /// # Errors
     /// Those of every change, see [the module](crate::cluster). What the guard says is not an error.
     pub fn review(&self) -> Result<()> {
-        let Some(guard) = &self.inner.options.guard else { return Ok(()) };
+        let Some(guard) = &self.writable()?.inner.options.guard else { return Ok(()) };
         Figures::add(&self.inner.figures.reviews);
         let ask = |shard| {
             vec![

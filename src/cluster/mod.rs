@@ -17,6 +17,7 @@ mod asked;
 mod backup;
 mod call;
 mod clock;
+mod door;
 mod entry;
 mod export;
 mod figures;
@@ -113,15 +114,15 @@ impl Sessions for ClusterStore {
     }
 
     fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.do_touch(key)
+        self.writable()?.do_touch(key)
     }
 
     fn resolve(&self, source: &SessionSource) -> Result<Resolved> {
-        self.do_resolve(&self.key_for(source)?, &Resolve::new().source(source))
+        self.writable()?.do_resolve(&self.key_for(source)?, &Resolve::new().source(source))
     }
 
     fn resolve_as(&self, key: &SessionKey, how: &Resolve<'_>) -> Result<Resolved> {
-        self.do_resolve(key, how)
+        self.writable()?.do_resolve(key, how)
     }
 
     fn resolve_with(
@@ -131,7 +132,7 @@ impl Sessions for ClusterStore {
         guard: &dyn ActivityGuard,
     ) -> Result<Resolved> {
         let how = Resolve::new().source(source);
-        self.do_resolve_with(&self.key_for(source)?, &how, &policies.for_source(source), guard)
+        self.writable()?.do_resolve_with(&self.key_for(source)?, &how, &policies.for_source(source), guard)
     }
 
     fn resolve_as_with(
@@ -148,11 +149,11 @@ impl Sessions for ClusterStore {
                 policies.of(details.platform.as_deref(), details.chat_type.as_deref())
             }
         };
-        self.do_resolve_with(key, how, &policy, guard)
+        self.writable()?.do_resolve_with(key, how, &policy, guard)
     }
 
     fn put(&self, new: &SessionEntry, extras: &Extras, expect: Expect) -> Result<Put> {
-        self.do_put(new, extras, expect)
+        self.writable()?.do_put(new, extras, expect)
     }
 
     fn modify(
@@ -161,11 +162,11 @@ impl Sessions for ClusterStore {
         touch: Touch,
         change: &mut dyn FnMut(&mut Draft<'_>) -> Edit,
     ) -> Result<Modified> {
-        self.do_modify(key, touch, change)
+        self.writable()?.do_modify(key, touch, change)
     }
 
     fn update(&self, key: &SessionKey, change: &mut dyn FnMut(&mut Details)) -> Result<Option<Receipt>> {
-        self.do_update(key, change)
+        self.writable()?.do_update(key, change)
     }
 
     fn record_usage(&self, key: &SessionKey, turn: &Usage) -> Result<Option<Receipt>> {
@@ -173,43 +174,43 @@ impl Sessions for ClusterStore {
         if !cost.is_finite() {
             return Err(Error::InvalidCost { cost });
         }
-        self.change_hot(key, |hot| hot.usage.add(turn))
+        self.writable()?.change_hot(key, |hot| hot.usage.add(turn))
     }
 
     fn suspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.change_hot(key, |hot| hot.set(SUSPENDED, true))
+        self.writable()?.change_hot(key, |hot| hot.set(SUSPENDED, true))
     }
 
     fn unsuspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.change_hot(key, |hot| hot.set(SUSPENDED, false))
+        self.writable()?.change_hot(key, |hot| hot.set(SUSPENDED, false))
     }
 
     fn pin(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.change_hot(key, |hot| hot.set(PINNED, true))
+        self.writable()?.change_hot(key, |hot| hot.set(PINNED, true))
     }
 
     fn unpin(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.change_hot(key, |hot| hot.set(PINNED, false))
+        self.writable()?.change_hot(key, |hot| hot.set(PINNED, false))
     }
 
     fn reset(&self, key: &SessionKey) -> Result<Option<Written>> {
-        self.do_reset(key, &KeepExtras::None)
+        self.writable()?.do_reset(key, &KeepExtras::None)
     }
 
     fn reset_keeping(&self, key: &SessionKey, keep: &KeepExtras) -> Result<Option<Written>> {
-        self.do_reset(key, keep)
+        self.writable()?.do_reset(key, keep)
     }
 
     fn repoint(&self, key: &SessionKey, id: SessionId, how: &Repoint) -> Result<Repointed> {
-        self.do_repoint(key, &id, how)
+        self.writable()?.do_repoint(key, &id, how)
     }
 
     fn remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.do_remove(key)
+        self.writable()?.do_remove(key)
     }
 
     fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
-        self.do_remove_if(key, seen)
+        self.writable()?.do_remove_if(key, seen)
     }
 
     fn extra(&self, key: &SessionKey, name: &str) -> Result<Option<String>> {
@@ -217,40 +218,40 @@ impl Sessions for ClusterStore {
     }
 
     fn set_extra(&self, key: &SessionKey, name: &str, value: &Value) -> Result<Option<Receipt>> {
-        self.change_extras(key, &|extras| {
+        self.writable()?.change_extras(key, &|extras| {
             extras.insert(name, value);
             true
         })
     }
 
     fn remove_extra(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
-        self.change_extras(key, &|extras| extras.remove(name))
+        self.writable()?.change_extras(key, &|extras| extras.remove(name))
     }
 
     fn set_extras(&self, key: &SessionKey, new: &Extras) -> Result<Option<Receipt>> {
-        self.change_extras(key, &|extras| {
+        self.writable()?.change_extras(key, &|extras| {
             extras.clone_from(new);
             true
         })
     }
 
     fn begin_turn(&self, key: &SessionKey) -> Result<Option<BegunTurn>> {
-        match self.do_begin(key, false)? {
+        match self.writable()?.do_begin(key, false)? {
             TurnStart::Begun(begun) => Ok(Some(begun)),
             TurnStart::Open(_) | TurnStart::Missing => Ok(None),
         }
     }
 
     fn try_begin_turn(&self, key: &SessionKey) -> Result<TurnStart> {
-        self.do_begin(key, true)
+        self.writable()?.do_begin(key, true)
     }
 
     fn end_turn(&self, key: &SessionKey, token: TurnToken) -> Result<TurnEnd> {
-        self.do_end(key, token.0)
+        self.writable()?.do_end(key, token.0)
     }
 
     fn discard_turn(&self, key: &SessionKey) -> Result<TurnEnd> {
-        self.do_discard(key)
+        self.writable()?.do_discard(key)
     }
 
     fn turn(&self, key: &SessionKey) -> Result<Option<OpenTurn>> {
@@ -262,27 +263,27 @@ impl Sessions for ClusterStore {
     }
 
     fn recover_interrupted_turns(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
-        self.do_recover(options)
+        self.writable()?.do_recover(options)
     }
 
     fn mark_resume_pending(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
-        self.do_mark(key, reason)
+        self.writable()?.do_mark(key, reason)
     }
 
     fn clear_resume_pending(&self, key: &SessionKey) -> Result<ResumeClear> {
-        self.do_clear(key)
+        self.writable()?.do_clear(key)
     }
 
     fn hold(&self, key: &SessionKey) -> Result<Option<Lease>> {
-        self.do_hold_on(key)
+        self.writable()?.do_hold_on(key)
     }
 
     fn hold_until(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
-        self.do_hold(key, name, end)
+        self.writable()?.do_hold(key, name, end)
     }
 
     fn release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
-        self.do_release(key, name)
+        self.writable()?.do_release(key, name)
     }
 
     fn leases(&self) -> Result<Listing<OpenLease>> {
@@ -310,11 +311,11 @@ impl Sessions for ClusterStore {
     }
 
     fn remove_where(&self, filter: &Filter, expected: Option<u64>) -> Result<BulkRemoval> {
-        self.do_remove_where(filter, expected)
+        self.writable()?.do_remove_where(filter, expected)
     }
 
     fn forget(&self, prefix: &str) -> Result<ForgetReport> {
-        self.do_forget(prefix)
+        self.writable()?.do_forget(prefix)
     }
 
     fn rename(&self, _: &str, _: &str) -> Result<RenameReport> {
@@ -322,7 +323,7 @@ impl Sessions for ClusterStore {
     }
 
     fn prune(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard) -> Result<PruneReport> {
-        self.do_prune(policy, guard, false)
+        self.writable()?.do_prune(policy, guard, false)
     }
 
     fn prune_dry_run(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard) -> Result<PruneReport> {
@@ -334,6 +335,7 @@ impl Sessions for ClusterStore {
     }
 
     fn close(&self) -> Result<()> {
+        self.inner.door.close();
         let flushed = self.flush();
         // Others must not wait for this process because a change of it was lost.
         flushed.and(self.leave())

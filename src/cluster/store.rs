@@ -11,6 +11,7 @@ use redis::{Cmd, Value};
 
 use super::call::Done;
 use super::clock::ServerClock;
+use super::door::Door;
 use super::figures::{Counted, Figures};
 use super::layout::{FORMAT, Layout, Part};
 use super::made::{Made, made};
@@ -63,6 +64,7 @@ pub(super) struct Inner {
     /// Names this process, as a member and as the owner of turns.
     pub(super) member: String,
     pub(super) keeper: Keeper,
+    pub(super) door: Door,
 }
 
 impl fmt::Debug for Inner {
@@ -149,8 +151,9 @@ impl ClusterStore {
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
         let keeper = Keeper::default();
-        let (owed, stale_hints) = (Owed::default(), StaleHints::default());
-        let inner = Inner { nodes, layout, needs, figures, owed, stale_hints, clock, options, mark, member, keeper };
+        let (owed, stale_hints, door) = (Owed::default(), StaleHints::default(), Door::default());
+        let inner =
+            Inner { nodes, layout, needs, figures, owed, stale_hints, clock, options, mark, member, keeper, door };
         let store = Self { inner: Arc::new(inner) };
         store.check_marks()?;
         if is_new && loader.is_none() {
@@ -182,7 +185,19 @@ impl ClusterStore {
         self.layout().part(shard, part)
     }
 
+    /// The same store, for a verb that changes it.
+    pub(super) fn writable(&self) -> Result<&Self> {
+        if self.inner.door.is_closed() { Err(self.closed()) } else { Ok(self) }
+    }
+
+    fn closed(&self) -> Error {
+        Error::Closed { path: self.name().into() }
+    }
+
     pub(super) fn call(&self, shard: u32, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
+        // A verb that had begun before the store was closed changes nothing after that.
+        let _under_way =
+            if kind.is_change() { Some(self.inner.door.enter().ok_or_else(|| self.closed())?) } else { None };
         self.inner.nodes.call(self.layout().slot_of(shard), kind, build)
     }
 

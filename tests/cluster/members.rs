@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::change::{Edit, Expect, Repoint, Touch};
 use cloakroom::cluster::{ClusterOptions, ClusterStore, ClusterWatcher};
 use cloakroom::prune::Verdict;
 use cloakroom::time::ManualClock;
 use cloakroom::turns::{RecoverOptions, TurnStart};
 use cloakroom::watcher::WatcherConfig;
-use cloakroom::{PrunePolicy, SessionKey, Sessions};
+use cloakroom::{Error, Extras, PrunePolicy, SessionKey, Sessions, Timestamp, Usage};
 
 use crate::common::{NOW, key, source};
 use crate::conformance::one;
@@ -451,4 +452,67 @@ fn a_lease_of_a_process_that_is_gone_holds_nothing() {
     assert_eq!(pass(&a).removed, 0);
     wait_for("its process counts as gone", || pass(&a).removed == 1);
     assert!(a.leases().unwrap().items.is_empty());
+}
+
+/// Who has closed is gone for the others: they take over its turns, and prune what it holds. So it begins nothing any more.
+#[test]
+fn a_closed_store_reads_and_refuses_changes() {
+    let store = one().open();
+    let clone = store.clone();
+    store.resolve(&source(1)).unwrap();
+    let begun = store.begin_turn(&key(1)).unwrap().unwrap();
+    let lease = store.hold(&key(1)).unwrap().unwrap();
+    let receipt = store.touch(&key(1)).unwrap().unwrap();
+    let seen = store.get(&key(1)).unwrap().unwrap();
+    assert!(lease.is_held());
+    store.close().unwrap();
+    store.close().unwrap();
+    store.flush().unwrap();
+    let never = |_: &SessionKey| false;
+    let refused = [
+        clone.resolve(&source(2)).map(drop),
+        clone.touch(&key(1)).map(drop),
+        clone.touch(&key(2)).map(drop),
+        clone.put(&seen, &Extras::default(), Expect::Any).map(drop),
+        clone.modify(&key(1), Touch::No, &mut |_| Edit::Keep).map(drop),
+        clone.update(&key(1), &mut |_| {}).map(drop),
+        clone.record_usage(&key(1), &Usage::ZERO).map(drop),
+        clone.suspend(&key(1)).map(drop),
+        clone.unsuspend(&key(1)).map(drop),
+        clone.pin(&key(1)).map(drop),
+        clone.unpin(&key(1)).map(drop),
+        clone.reset(&key(1)).map(drop),
+        clone.repoint(&key(1), "b".parse().unwrap(), &Repoint::new()).map(drop),
+        clone.set_extra(&key(1), "a", &1.into()).map(drop),
+        clone.remove_extra(&key(1), "a").map(drop),
+        clone.begin_turn(&key(1)).map(drop),
+        clone.try_begin_turn(&key(1)).map(drop),
+        clone.end_turn(&key(1), begun.token).map(drop),
+        clone.discard_turn(&key(1)).map(drop),
+        clone.recover_interrupted_turns(&RecoverOptions::new(None)).map(drop),
+        clone.mark_resume_pending(&key(1), "a").map(drop),
+        clone.clear_resume_pending(&key(1)).map(drop),
+        clone.hold(&key(1)).map(drop),
+        clone.hold_until(&key(1), "job", Timestamp::MAX).map(drop),
+        clone.release(&key(1), "job").map(drop),
+        clone.prune(&PrunePolicy::max_age_days(1), &never).map(drop),
+        clone.review(),
+        clone.forget("agent").map(drop),
+        clone.remove_if(&key(1), &seen).map(drop),
+        clone.remove(&key(1)).map(drop),
+    ];
+    for (n, result) in refused.into_iter().enumerate() {
+        let error = result.expect_err("a change");
+        assert!(matches!(&error, Error::Closed { path } if path.to_str() == Some(store.name())), "{n}: {error:?}");
+    }
+    assert!(!lease.is_held());
+    drop(lease);
+    receipt.wait().unwrap();
+    assert_eq!(clone.get(&key(1)).unwrap(), Some(seen));
+    assert_eq!((clone.len().unwrap(), clone.recent(9, None).unwrap().entries.len()), (1, 1));
+    assert_eq!(clone.prune_dry_run(&PrunePolicy::max_age_days(1), &never).unwrap().removed, 0);
+    // Others go on with what it had.
+    let other = ClusterStore::open(one().options_of(&store).replicas(0)).unwrap();
+    assert!(other.turn(&key(1)).unwrap().unwrap().interrupted);
+    assert!(matches!(other.try_begin_turn(&key(1)).unwrap(), TurnStart::Begun(_)));
 }
