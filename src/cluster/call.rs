@@ -53,22 +53,35 @@ impl Nodes {
     /// be run again; `build` is told whether scripts go as text. Once a change was sent and
     /// its answer is lost, no later error says that nothing was changed.
     pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
+        self.call_since(Instant::now(), slot, kind, build)
+    }
+
+    /// The same for one of several calls that have one patience together, since they began. Each of them is tried once at least.
+    pub(super) fn call_since(
+        &self,
+        began: Instant,
+        slot: u16,
+        kind: Kind,
+        build: &dyn Fn(bool) -> Vec<Cmd>,
+    ) -> Result<Done> {
         let mut broken = None;
-        self.try_call(slot, kind, build, &mut broken).map_err(|error| match broken.filter(|_| kind.is_change()) {
-            Some(node) => self.figures.failed(Error::Uncertain { node, made: false, source: error.into() }),
-            None => error,
+        self.try_call(began, slot, kind, build, &mut broken).map_err(|error| {
+            match broken.filter(|_| kind.is_change()) {
+                Some(node) => self.figures.failed(Error::Uncertain { node, made: false, source: error.into() }),
+                None => error,
+            }
         })
     }
 
     /// The same; `broken` is the node whose connection broke on the way.
     fn try_call(
         &self,
+        began: Instant,
         slot: u16,
         kind: Kind,
         build: &dyn Fn(bool) -> Vec<Cmd>,
         broken: &mut Option<String>,
     ) -> Result<Done> {
-        let began = Instant::now();
         let (mut delay, mut whole, mut ask) = (Duration::from_millis(1), false, None::<Other>);
         let mut hops = 0;
         loop {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use redis::Cmd;
@@ -13,7 +13,7 @@ use super::map::Kind;
 use super::owed::Touched;
 use super::proof::Sent;
 use super::store::{ClusterStore, Inner};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::SessionKey;
 
 /// How often it is looked for touches whose primary is gone, and for those that have no proof yet.
@@ -48,27 +48,35 @@ impl ClusterStore {
         }
     }
 
-    /// Sends those again whose primary was replaced, or whose connection broke before its replicas had them. Where a shard has
-    /// no primary the others go on, and the first error is told.
+    /// Sends those again whose primary was replaced, or whose connection broke before its replicas had them. Where a node does
+    /// not answer the others go on, and the first error is told. All of it has one patience, for there may be many shards.
     pub(super) fn resend(&self) -> Result<()> {
+        // What another round takes counts too.
+        let began = Instant::now();
         let _only = self.inner.owed.resending();
         let nodes = &self.inner.nodes;
-        let node = |key: &SessionKey| {
-            let primary = nodes.primary(self.layout().slot_of(self.shard_of(key)))?;
-            Some(primary.writes.node().to_owned())
-        };
+        let node = |shard| Some(nodes.primary(self.layout().slot_of(shard))?.writes.node().to_owned());
         let mut by_shard: BTreeMap<u32, Vec<(SessionKey, Touched)>> = BTreeMap::new();
-        for (key, touched) in self.inner.owed.gone(node) {
+        for (key, touched) in self.inner.owed.gone(|key| node(self.shard_of(key))) {
             by_shard.entry(self.shard_of(&key)).or_default().push((key, touched));
         }
-        let mut outcome = Ok(());
+        let (mut outcome, mut silent) = (Ok(()), Vec::new());
         for (shard, touched) in by_shard {
-            outcome = outcome.and(touched.chunks(AT_ONCE).try_for_each(|piece| self.resend_piece(shard, piece)));
+            let node = node(shard);
+            // The first connection may be one that broke since it was used. Shards without a primary are alike.
+            if silent.iter().filter(|silent| **silent == node).count() > 1 {
+                continue;
+            }
+            let sent = touched.chunks(AT_ONCE).try_for_each(|piece| self.resend_piece(began, shard, piece));
+            if matches!(sent, Err(Error::Unavailable { .. })) {
+                silent.push(node);
+            }
+            outcome = outcome.and(sent);
         }
         outcome
     }
 
-    fn resend_piece(&self, shard: u32, gone: &[(SessionKey, Touched)]) -> Result<()> {
+    fn resend_piece(&self, began: Instant, shard: u32, gone: &[(SessionKey, Touched)]) -> Result<()> {
         let sending = self.inner.owed.begin_sending(gone);
         let piece = &sending.touched;
         if piece.is_empty() {
@@ -88,7 +96,8 @@ impl ClusterStore {
             }
             if has_messages { vec![updated, interaction] } else { vec![updated] }
         };
-        let done = self.call(shard, Kind::Write, &|_| commands())?;
+        let slot = self.layout().slot_of(shard);
+        let done = self.inner.nodes.call_since(began, slot, Kind::Write, &|_| commands())?;
         for (key, touched) in piece {
             Figures::add(&self.inner.figures.resent);
             self.owe(key, touched.updated.time, false, done.sent.as_ref());

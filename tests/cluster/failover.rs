@@ -456,6 +456,29 @@ fn touches_are_sent_again_though_another_shard_has_no_primary() {
     drop(store);
 }
 
+/// Nobody takes over many shards with touches. Closing waits for all of them together, and not for each in turn.
+#[test]
+fn closing_waits_once_for_all_shards_of_a_primary_that_is_gone() {
+    let mut cluster = Cluster::with(3, true, &["--cluster-require-full-coverage", "no"]);
+    let store = ClusterStore::open(cluster.options().shards(64).patience(Duration::from_secs(1))).unwrap();
+    for n in 0..90 {
+        store.resolve(&source(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let touched: Vec<_> = (0..90).map(key).filter(|key| cluster.has_key(0, &store, key)).collect();
+    assert!(touched.len() > 15, "{} of 90 keys are there", touched.len());
+    (3..6).for_each(|replica| cluster.nodes[replica].signal("STOP"));
+    touched.iter().for_each(|key| drop(store.touch(key).unwrap().unwrap()));
+    cluster.nodes[0].kill();
+    // Who waits for a primary asks for the map ten times a second.
+    let asked = || [1, 2].map(|n| calls(&cluster.nodes[n], "cluster|nodes")).iter().sum::<u64>();
+    let before = asked();
+    let closed = store.close();
+    assert!(matches!(closed, Err(Error::Unavailable { .. })), "{closed:?}");
+    let asked = asked() - before;
+    assert!(asked < 60, "it waited for {asked} tenths of a second");
+}
+
 /// A touch is to be sent again, and waits for that. Its process sets an earlier time meanwhile, which stays.
 #[test]
 fn a_time_that_was_set_is_not_moved_on_by_a_touch_before_it() {
