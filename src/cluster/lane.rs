@@ -227,28 +227,30 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
+    use super::super::receipt::Proven;
     use super::*;
+    use crate::commit::Proof as _;
 
-    fn command(from: &mut impl BufRead) -> Option<String> {
+    fn command(from: &mut impl BufRead) -> Option<Vec<String>> {
         let mut line = String::new();
         from.read_line(&mut line).ok().filter(|read| *read > 0)?;
-        let words = line.trim().strip_prefix('*')?.parse().ok()?;
-        let mut name = None;
-        for _ in 0..words {
+        let count = line.trim().strip_prefix('*')?.parse().ok()?;
+        let mut words = Vec::new();
+        for _ in 0..count {
             let mut length = String::new();
             from.read_line(&mut length).ok()?;
             let mut word = vec![0; length.trim().strip_prefix('$')?.parse::<usize>().ok()? + 2];
             from.read_exact(&mut word).ok()?;
-            name = name.or_else(|| Some(String::from_utf8_lossy(&word).trim().to_owned()));
+            words.push(String::from_utf8_lossy(&word).trim().to_owned());
         }
-        name
+        Some(words)
     }
 
     /// Plays a node that holds back its answer to `WAIT` until the test lets it go on. Returns whether the test did so each time.
     fn serve(stream: &TcpStream, go_on: &Receiver<()>) -> bool {
         let (mut from, mut was_told) = (BufReader::new(stream), true);
-        while let Some(name) = command(&mut from) {
-            let answer = match name.as_str() {
+        while let Some(words) = command(&mut from) {
+            let answer = match words[0].as_str() {
                 "WAIT" => {
                     was_told &= go_on.recv_timeout(Duration::from_secs(2)).is_ok();
                     ":1\r\n"
@@ -282,5 +284,41 @@ mod tests {
         assert!(sent.is_replicated());
         drop(lane);
         assert!(serving.join().unwrap(), "the answer came after that to WAIT");
+    }
+
+    /// Plays a node whose replicas need a tenth of a second, but for the first time, when they need far more.
+    fn serve_slowly(stream: &TcpStream) {
+        let (mut from, mut is_first) = (BufReader::new(stream), true);
+        while let Some(words) = command(&mut from) {
+            let is_in_time = || words.last().and_then(|time| time.parse::<u64>().ok()).is_some_and(|time| time >= 100);
+            let answer = match words[0].as_str() {
+                "WAIT" => format!(":{}\r\n", u8::from(!std::mem::take(&mut is_first) && is_in_time())),
+                "WAITAOF" => format!("*2\r\n:1\r\n:{}\r\n", u8::from(is_in_time())),
+                "HINCRBY" => ":1\r\n".into(),
+                "TIME" => "*2\r\n:1\r\n:1\r\n".into(),
+                _ => "+OK\r\n".into(),
+            };
+            (&mut &*stream).write_all(answer.as_bytes()).unwrap();
+        }
+    }
+
+    /// Replicas that are slow, and well, are waited for again after they were too slow once.
+    #[test]
+    fn one_slow_proof_does_not_spoil_those_that_come_after() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = listener.local_addr().unwrap().to_string();
+        let serving = thread::spawn(move || serve_slowly(&listener.accept().unwrap().0));
+        let needs = Arc::new(Needs::new("t".into(), true, 1));
+        let lane =
+            Lane::start(node, Wire::new(None, None, None), Arc::clone(&needs), Arc::new(ServerClock::new())).unwrap();
+        let told = |_| {
+            let set = vec![redis::cmd("SET").arg("st:{7}:u").arg(1).to_owned()];
+            let sent = lane.run_as(Kind::Write, set, false).sent;
+            Proven::new(Arc::clone(&needs), sent.into_iter().collect()).wait_until(None).is_ok()
+        };
+        let told: Vec<_> = (0..10).map(told).collect();
+        assert_eq!(told, [[false; 2].as_slice(), &[true; 8]].concat());
+        drop(lane);
+        serving.join().unwrap();
     }
 }

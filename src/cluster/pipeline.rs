@@ -20,6 +20,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 /// The same after one did not, so that a replica that is gone does not hold up the rest.
 const ACKNOWLEDGE_LATE: Duration = Duration::from_millis(50);
+/// So many proofs in a row have the shorter time at most.
+const MOST_LATE: u32 = 256;
 /// How often the server is asked for the time.
 const TIME: Duration = Duration::from_secs(1);
 /// How often a proof asks whether its node is the primary that it was: to be replaced and to come back takes far longer.
@@ -46,6 +48,28 @@ struct Open {
     checked: Instant,
 }
 
+/// How many proofs have the shorter time, since the replicas did not acknowledge within the whole one. The one after them has
+/// that again: replicas may be slow, and well. Each time that they do not, twice as many come in between.
+#[derive(Default)]
+struct Late {
+    proofs: u32,
+    left: u32,
+}
+
+impl Late {
+    /// What came of a proof that somebody waits for.
+    fn note(&mut self, is_enough: bool) {
+        if is_enough {
+            *self = Self::default();
+        } else if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+        } else {
+            self.proofs = (self.proofs * 2).clamp(1, MOST_LATE);
+            self.left = self.proofs;
+        }
+    }
+}
+
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("node", &self.node).finish_non_exhaustive()
@@ -60,8 +84,7 @@ pub(super) struct Running {
     lane: Weak<dyn Way>,
     open: Option<Open>,
     batches: u64,
-    /// The replicas did not acknowledge the last time.
-    is_late: bool,
+    late: Late,
     timed: Option<Instant>,
 }
 
@@ -89,7 +112,7 @@ impl Running {
         clock: Arc<ServerClock>,
         lane: Weak<dyn Way>,
     ) -> Self {
-        Self { node, wire, needs, clock, lane, open: None, batches: 0, is_late: false, timed: None }
+        Self { node, wire, needs, clock, lane, open: None, batches: 0, late: Late::default(), timed: None }
     }
 
     pub(super) fn end(&mut self) {
@@ -147,7 +170,7 @@ impl Running {
         let batch = self.batches;
         let attempt = link.begin_proof(batch, || self.needs.of(&self.node));
         let proof = attempt.map(|attempt| {
-            let time = if self.is_late || attempt.is_aside { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
+            let time = if self.late.left > 0 || attempt.is_aside { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
             // Only their answers tell whether the last of these requests has written.
             let mark = writes.marks.front().filter(|_| !writes.is_last || !requests.is_empty());
             let proof = Asked::new(attempt, time, mark.map(Vec::as_slice), checked.elapsed() > CHECK);
@@ -215,7 +238,9 @@ impl Running {
             if writes.is_last || proof.attempt.replicas == 0 {
                 let is_enough = link.end_proof(&proof.attempt, &self.node, acknowledged, synced);
                 // In a moment they may just not have come to it.
-                self.is_late = !is_enough && (self.is_late || !proof.attempt.is_aside);
+                if is_enough || !proof.attempt.is_aside {
+                    self.late.note(is_enough);
+                }
                 return Ok(());
             }
             // What they acknowledge may be older than what was found here.
