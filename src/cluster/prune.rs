@@ -1,7 +1,7 @@
 //! Pruning: shard by shard, with the questions of the embedded store, and every live member's guard.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::clock::agree;
 use super::entry::Look;
@@ -20,6 +20,9 @@ use crate::time::Timestamp;
 
 /// Entries that are looked at together.
 const BATCH: usize = 512;
+/// The roll of the members counts for so many entries, and for so long: others come while a pass is at work.
+const ROLL_ENTRIES: u32 = 64;
+const ROLL_TIME: Duration = Duration::from_secs(1);
 /// How long a condemnation counts. What members said of it is of that time too.
 const CONDEMNED_FOR: Duration = Duration::from_secs(2 * 86_400);
 
@@ -63,9 +66,9 @@ impl ClusterStore {
             if expired == 0 && !is_over {
                 continue;
             }
-            // A pass may take long, and others come meanwhile.
+            let called = Instant::now();
             let roll = self.roll()?;
-            let others = self.others(&roll);
+            let mut others = Others { members: self.others(&roll), called, left: ROLL_ENTRIES };
             if !dry_run {
                 self.forget_reviews(shard, &roll)?;
             }
@@ -73,7 +76,7 @@ impl ClusterStore {
             if expired > 0
                 && let Some(cutoff) = report.cutoff
             {
-                let mut pass = Pass::new(self, shard, now, &others);
+                let mut pass = Pass::new(self, shard, now, &mut others);
                 aged = pass.walk(&mut report, policy, guard, Some(cutoff), PruneReason::Age, u64::MAX)?;
                 receipts.extend(pass.receipt);
             }
@@ -82,7 +85,7 @@ impl ClusterStore {
             let left = counted.saturating_sub(aged).min(self.count_shard(shard)?);
             let excess = left.saturating_sub(share);
             if excess > 0 {
-                let mut pass = Pass::new(self, shard, now, &others);
+                let mut pass = Pass::new(self, shard, now, &mut others);
                 pass.from = report.cutoff;
                 let gone = pass.walk(&mut report, policy, guard, None, PruneReason::Entries, excess)?;
                 report.entries_over_cap += excess.saturating_sub(gone);
@@ -167,14 +170,34 @@ struct Pass<'a> {
     store: &'a ClusterStore,
     shard: u32,
     now: Timestamp,
-    others: &'a BTreeSet<String>,
+    others: &'a mut Others,
     /// Those before were decided on.
     from: Option<Timestamp>,
     receipt: Option<crate::commit::Receipt>,
 }
 
+/// The others that have guards.
+struct Others {
+    members: BTreeSet<String>,
+    /// When the roll was called, and for how many entries it counts still.
+    called: Instant,
+    left: u32,
+}
+
+impl Others {
+    /// Calls the roll again before the next entry, if it is time.
+    fn next(&mut self, store: &ClusterStore) -> Result<()> {
+        if self.left == 0 || self.called.elapsed() > ROLL_TIME {
+            let called = Instant::now();
+            *self = Self { members: store.others(&store.roll()?), called, left: ROLL_ENTRIES };
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
+
 impl<'a> Pass<'a> {
-    fn new(store: &'a ClusterStore, shard: u32, now: Timestamp, others: &'a BTreeSet<String>) -> Self {
+    fn new(store: &'a ClusterStore, shard: u32, now: Timestamp, others: &'a mut Others) -> Self {
         Self { store, shard, now, others, from: None, receipt: None }
     }
 
@@ -226,6 +249,7 @@ impl<'a> Pass<'a> {
         reason: PruneReason,
         key: &SessionKey,
     ) -> Result<()> {
+        self.others.next(self.store)?;
         let Some(Some(look)) = report.unreadable.pass(self.store.look(key, false))? else { return Ok(()) };
         if cutoff.is_some_and(|cutoff| look.hot.updated_at >= cutoff) {
             return Ok(());
@@ -260,7 +284,8 @@ struct One<'a, 'b> {
 impl Shelf for One<'_, '_> {
     /// Condemns the entry, and looks whether every live member has looked at that.
     fn is_unreviewed(&mut self, seen: &Activity, dry_run: bool) -> Result<bool> {
-        let Pass { store, shard, others, .. } = *self.pass;
+        let Pass { store, shard, ref others, .. } = *self.pass;
+        let others = &others.members;
         if others.is_empty() || dry_run {
             return Ok(false);
         }
@@ -291,11 +316,11 @@ impl Shelf for One<'_, '_> {
 
     fn remove(&mut self, seen: &Activity, dry_run: bool, is_overridden: bool) -> Result<Option<SessionId>> {
         let session = self.look.cold.session_id.clone();
-        let Pass { store, now, others, .. } = *self.pass;
+        let Pass { store, now, ref others, .. } = *self.pass;
         if dry_run {
             return Ok(Some(session));
         }
-        if !others.is_empty() && self.condemned.is_empty() {
+        if !others.members.is_empty() && self.condemned.is_empty() {
             return Ok(None);
         }
         let unless_held_at = (!is_overridden).then_some(now);

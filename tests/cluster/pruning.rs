@@ -1,6 +1,7 @@
 //! Passes of pruning while the store changes under them.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -53,4 +54,25 @@ fn what_expires_during_a_pass_is_no_excess() {
     let report = store.prune(&PrunePolicy::max_age_days(1).max_entries(1000), &guard).unwrap();
     assert_eq!((report.removed, report.removed_over_entries, report.entries_over_cap), (7, 0, 0));
     assert!(shards.iter().all(|keys| store.contains(&keys[1]).unwrap()), "a fresh one is gone");
+}
+
+/// A process that comes while a pass is at work on one shard is asked too.
+#[test]
+fn who_comes_while_a_shard_is_pruned_is_asked() {
+    let clock = ManualClock::new(NOW);
+    let options = one().options().shards(1).clock(clock.clone());
+    let store = ClusterStore::open(options.clone()).unwrap();
+    for n in 0..200 {
+        store.resolve(&source(n)).unwrap();
+    }
+    clock.advance(DAY * 2);
+    let came = Mutex::new(None);
+    let joins = |_: &SessionKey| {
+        came.lock()
+            .unwrap()
+            .get_or_insert_with(|| ClusterStore::open(options.clone().guard(|_: &SessionKey| true)).unwrap());
+        false
+    };
+    let report = store.prune(&PrunePolicy::max_age_days(1), &joins).unwrap();
+    assert!(report.kept_unreviewed > 100, "{report:?}");
 }
