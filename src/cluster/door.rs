@@ -8,6 +8,8 @@ use parking_lot::{RwLock, RwLockReadGuard};
 #[derive(Debug, Default)]
 pub(super) struct Door {
     is_closed: AtomicBool,
+    /// Any change has come.
+    is_used: AtomicBool,
     /// Changes that are under way share it.
     under_way: RwLock<()>,
 }
@@ -17,7 +19,18 @@ impl Door {
     pub(super) fn enter(&self) -> Option<RwLockReadGuard<'_, ()>> {
         // Who waits to close it holds nobody up: those who come in now are refused.
         let under_way = self.under_way.read_recursive();
-        (!self.is_closed()).then_some(under_way)
+        if self.is_closed() {
+            return None;
+        }
+        if !self.is_used() {
+            self.is_used.store(true, Ordering::Release);
+        }
+        Some(under_way)
+    }
+
+    /// Whether any change has come.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Acquire)
     }
 
     /// Lets nothing in from now on, and waits for what is under way.

@@ -319,6 +319,28 @@ fn a_flush_tells_of_what_a_failover_may_have_lost() {
     other.flush().unwrap();
 }
 
+/// A primary has no replica, as after a failover. Who has only read has nothing to lose, and closes.
+#[test]
+fn who_has_changed_nothing_closes_though_nothing_can_be_proven() {
+    let cluster = Cluster::one();
+    let maker = cluster.open();
+    maker.resolve(&source(1)).unwrap();
+    let open = || ClusterStore::open(cluster.options_of(&maker).replicas(1)).unwrap();
+    let store = open();
+    assert!(store.get(&key(1)).unwrap().is_some());
+    store.close().unwrap();
+    let touches = |store: &ClusterStore| drop(store.touch(&key(1)).unwrap().unwrap());
+    let suspends = |store: &ClusterStore| drop(store.suspend(&key(1)).unwrap().unwrap());
+    for change in [&touches as &dyn Fn(&ClusterStore), &suspends] {
+        let store = open();
+        change(&store);
+        let closed = store.close();
+        assert!(matches!(closed, Err(Error::NotReplicated { .. })), "{closed:?}");
+    }
+    let flushed = open().flush();
+    assert!(matches!(flushed, Err(Error::NotReplicated { .. })), "{flushed:?}");
+}
+
 /// A flush needs the answer of every primary.
 #[test]
 fn a_flush_fails_where_a_primary_does_not_answer() {
