@@ -15,11 +15,11 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
-use redis::Cmd;
+use redis::{Arg, Cmd};
 
 use super::answer::{Answer, Answered, Kind, Slot, Turn};
 use super::clock::ServerClock;
-use super::pipeline::{Answers, Request, Running};
+use super::pipeline::{Answers, MAX_BYTES, Request, Running};
 use super::proof::{Needs, Way};
 use super::wire::Wire;
 use crate::error::{Error, Result};
@@ -59,9 +59,9 @@ impl Lane {
 
     /// Sends the commands, and waits for their answers.
     pub(super) fn run_as(&self, kind: Kind, commands: Vec<Cmd>, asking: bool) -> Answered {
-        let slot = Arc::new(Slot::default());
+        let (slot, bytes) = (Arc::new(Slot::default()), bytes_of(&commands));
         let mut line = self.shared.line.lock();
-        line.waiting.push_back(Request { commands, kind, asking, answer: Answer::to(&slot), leads: true });
+        line.waiting.push_back(Request { commands, bytes, kind, asking, answer: Answer::to(&slot), leads: true });
         let leads = !std::mem::replace(&mut line.is_led, true);
         drop(line);
         if leads {
@@ -77,9 +77,10 @@ impl Lane {
 
     /// Sends commands that only read.
     pub(super) fn send(&self, commands: Vec<Cmd>, asking: bool) -> Waiting {
-        let slot = Arc::new(Slot::default());
+        let (slot, bytes) = (Arc::new(Slot::default()), bytes_of(&commands));
         let mut line = self.shared.line.lock();
-        line.waiting.push_back(Request { commands, kind: Kind::Read, asking, answer: Answer::to(&slot), leads: false });
+        let (kind, answer) = (Kind::Read, Answer::to(&slot));
+        line.waiting.push_back(Request { commands, bytes, kind, asking, answer, leads: false });
         if !line.is_led {
             self.shared.work.notify_one();
         }
@@ -124,6 +125,28 @@ struct Line {
     has_ended: bool,
 }
 
+impl Line {
+    /// What goes in the next pipeline, and how many commands about.
+    fn take(&mut self) -> (Vec<Request>, usize) {
+        self.is_kicked = false;
+        let (mut requests, mut count, mut bytes) = (Vec::new(), 0, 0);
+        while count < MAX_COMMANDS
+            && self.waiting.front().is_some_and(|next| bytes == 0 || bytes + next.bytes <= MAX_BYTES)
+            && let Some(request) = self.waiting.pop_front()
+        {
+            count += request.commands.len() + 2;
+            bytes += request.bytes;
+            requests.push(request);
+        }
+        (requests, count)
+    }
+}
+
+fn bytes_of(commands: &[Cmd]) -> usize {
+    let length = |arg: Arg<&[u8]>| if let Arg::Simple(word) = arg { word.len() } else { 0 };
+    commands.iter().flat_map(Cmd::args_iter).map(length).sum()
+}
+
 #[derive(Debug)]
 struct Shared {
     node: String,
@@ -154,17 +177,7 @@ impl Shared {
     /// One pipeline of what waits. The caller has taken the lead.
     fn lead(&self) {
         let lead = Lead(self);
-        let (mut requests, mut count) = (Vec::new(), 0);
-        {
-            let mut line = self.line.lock();
-            line.is_kicked = false;
-            while count < MAX_COMMANDS
-                && let Some(request) = line.waiting.pop_front()
-            {
-                count += request.commands.len() + 2;
-                requests.push(request);
-            }
-        }
+        let (requests, count) = self.line.lock().take();
         let answers = self.running.lock().one(requests, count, give);
         // The next one begins before these wake.
         drop(lead);
@@ -284,6 +297,21 @@ mod tests {
         assert!(sent.is_replicated());
         drop(lane);
         assert!(serving.join().unwrap(), "the answer came after that to WAIT");
+    }
+
+    #[test]
+    fn a_pipeline_has_no_more_bytes_than_it_may_but_for_one_request() {
+        let slot = Arc::new(Slot::default());
+        let request = |bytes: usize| {
+            let commands = vec![redis::cmd("SET").arg("a").arg("x".repeat(bytes)).to_owned()];
+            let (bytes, kind, answer) = (bytes_of(&commands), Kind::Write, Answer::to(&slot));
+            Request { commands, bytes, kind, asking: false, answer, leads: false }
+        };
+        let mut line = Line::default();
+        line.waiting.extend([10, 20, 3 * MAX_BYTES, 10, MAX_BYTES / 2, MAX_BYTES / 2, 10].map(request));
+        let taken: Vec<_> = (0..4).map(|_| line.take().0.len()).collect();
+        assert_eq!(taken, [2, 1, 2, 2]);
+        assert!(line.waiting.is_empty());
     }
 
     /// Plays a node whose replicas need a tenth of a second, but for the first time, when they need far more.

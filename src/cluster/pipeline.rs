@@ -12,8 +12,8 @@ use super::proof::{Link, Needs, Sent, Way};
 use super::value::{at, list};
 use super::wire::Wire;
 
-/// What is set aside for the bytes of a pipeline before it is written, at most.
-const MAX_BYTES: usize = 256 << 10;
+/// The bytes of a pipeline, at most, but for one request that has more: a small one does not wait for many large ones.
+pub(super) const MAX_BYTES: usize = 256 << 10;
 /// How long an answer may take, but for what it waits for replicas. A node that is paused is asked elsewhere then.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long replicas may take to acknowledge.
@@ -31,6 +31,8 @@ const CHECK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) commands: Vec<Cmd>,
+    /// Those of its commands' words, about.
+    pub(super) bytes: usize,
     pub(super) kind: Kind,
     pub(super) asking: bool,
     pub(super) answer: Answer,
