@@ -21,8 +21,12 @@ impl ClusterStore {
     /// Makes a store from a [backup](ClusterStore::backup), of a cluster or of an embedded store, and closes it.
     ///
     /// While it is made nobody opens it, and if this ends early nobody will: call it again, from the beginning, or with
-    /// another backup. Of two that make the same store the one that began last goes on. Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing
-    /// reads them here. Turns that were open are interrupted.
+    /// another backup. Of two that make the same store the one that began last goes on. The last step opens the whole store to
+    /// all. Where only the receipt of that step fails ([`Error::NotReplicated`], [`Error::Uncertain`]) the store is there: it can
+    /// be opened, and to call this again is refused, unless a failover loses that step.
+    ///
+    /// Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing reads them here. Turns
+    /// that were open are interrupted.
     ///
     /// # Errors
     /// [`Error::OtherStore`] if there is a store of that name, and what an opening fails with; the errors of
