@@ -492,6 +492,8 @@ fn closing_waits_once_for_all_shards_of_a_primary_that_is_gone() {
     (3..6).for_each(|replica| cluster.nodes[replica].signal("STOP"));
     touched.iter().for_each(|key| drop(store.touch(key).unwrap().unwrap()));
     cluster.nodes[0].kill();
+    // It finds that its connection broke.
+    store.flush().unwrap_err();
     // Who waits for a primary asks for the map ten times a second.
     let asked = || [1, 2].map(|n| calls(&cluster.nodes[n], "cluster|nodes")).iter().sum::<u64>();
     let before = asked();
