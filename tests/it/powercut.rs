@@ -16,7 +16,7 @@ use crate::battery::Battery;
 use crate::common::{chain, fast_dir, options};
 use crate::rig::file_model::Dice;
 use crate::rig::rebuild::{Model, Survival};
-use crate::rig::trace::Trace;
+use crate::rig::trace::{Op, Trace};
 use crate::rig::{CHILD_PART, CHILD_ROOT, Rig};
 use crate::rig_selftest::assert_trace_is_complete;
 use crate::workload::{Expected, MAX_OPEN, Plan, open, run, source};
@@ -286,6 +286,26 @@ fn after_a_kill() {
         let second = first_at(&trace, |acks| begun(acks) == 2);
         cut(&trace, states, (second, trace.len()), 40 + round);
     });
+}
+
+/// sled clears segments that its newest snapshot does without. Were that durable before the snapshot's name, the one before would
+/// find nothing.
+#[test]
+fn a_snapshot_has_its_name_before_the_database_is_synced() {
+    let trace = traced(Plan { seed: 18, steps: 20, close: 1, ..Plan::SMALL });
+    let database = trace.syncs_of(DATABASE);
+    let mut snapshots = 0;
+    for (at, op) in trace.ops().iter().enumerate() {
+        let Op::Rename { to, .. } = op else { continue };
+        if !to.name.starts_with("snap.") {
+            continue;
+        }
+        snapshots += 1;
+        let next = *database.iter().find(|sync| **sync > at).unwrap();
+        let is_named = |op: &Op| matches!(op, Op::Sync { node } if *node == to.dir);
+        assert!(trace.ops()[at..next].iter().any(is_named), "renamed at {at}, the database synced at {next}");
+    }
+    assert!(snapshots > 0);
 }
 
 /// A failed sync leaves pages that look written and are not, and that no later sync saves. The store is opened again

@@ -182,6 +182,9 @@ fn open_locked(path: &Path, lock: &Arc<Lock>, state: &Arc<StateFile>, left: Left
     };
     last = LastHandle::of(&db);
 
+    // sled wrote its snapshot, gave it its name, and then cleared segments that only an older one needs. The name goes first: with
+    // the older snapshot and those segments cleared nothing would be found.
+    files::sync_directory(&database).or_else(marked)?;
     // Recovery read what the page cache holds. Make that durable before anybody hears of it.
     let file = std::fs::File::open(database.join("db")).map_err(|e| Error::io("open", &database, e))?;
     swap::sync_tree(&database).or_else(marked)?;
