@@ -261,8 +261,8 @@ fn changed_within_a_pass(policy: &PrunePolicy, stop: usize, all: bool, asked: Ki
 
 /// Runs `case` for each write of a commit.
 fn before_every_write(least: usize, case: impl Fn(usize) -> bool) {
-    // A commit that begins by itself just before the gate is armed has no write left to stop: the second try decides.
-    let writes = (1..MOST).find(|stop| !case(*stop) && !case(*stop)).unwrap() - 1;
+    // A commit that begins by itself just before the gate is armed has no write left to stop: one of a few tries has.
+    let writes = (1..MOST).find(|stop| !(0..4).any(|_| case(*stop))).unwrap() - 1;
     assert!(writes >= least, "the committer stood only {writes} times");
 }
 
