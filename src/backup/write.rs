@@ -156,7 +156,7 @@ impl SessionStore {
     }
 
     fn encoded(&self, bytes: Result<Vec<u8>, CodecError>) -> Result<Vec<u8>> {
-        // A forked process is told that it is one.
+        // In a forked process the error is `Forked`, whatever the record.
         self.commits().engine()?;
         bytes.map_err(encode_error)
     }

@@ -87,8 +87,8 @@ impl Asked {
         }
     }
 
-    /// Answers whether the write before the proof was made, where there was one; how many replicas have all of it; and who has
-    /// synced it.
+    /// Answers three things: whether the write before the proof was made, if there was one; how many replicas have everything;
+    /// and who has synced it.
     pub(super) fn read(&self, answers: &[Value]) -> (Option<bool>, Option<u64>, Option<Synced>) {
         let mut answers = answers.iter();
         let has_written = self.write.is_some().then(|| matches!(answers.next(), Some(Value::Int(_))));

@@ -49,9 +49,9 @@ fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
 }
 
 impl Nodes {
-    /// Runs commands at the primary of a slot, until it answers or `patience` is over. They have to be such that they may
-    /// be run again; `build` is told whether scripts go as text. Once a change was sent and
-    /// its answer is lost, no later error says that nothing was changed.
+    /// Runs commands at the primary of a slot, until it answers or `patience` is over. They may be run more than once. `build`
+    /// makes them, with scripts as text if its argument is true. Once a change was sent and its answer is lost, no later
+    /// error says that nothing was changed.
     pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
         self.call_since(Instant::now(), slot, kind, build)
     }

@@ -17,7 +17,7 @@ pub(super) struct Door {
 impl Door {
     /// Lets a change in, which is under way until the answer is dropped. `None` once it is closed.
     pub(super) fn enter(&self) -> Option<RwLockReadGuard<'_, ()>> {
-        // Who waits to close it holds nobody up: those who come in now are refused.
+        // While `close` waits, those who come in now are refused at once; they do not queue behind it.
         let under_way = self.under_way.read_recursive();
         if self.is_closed() {
             return None;

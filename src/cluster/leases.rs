@@ -193,7 +193,7 @@ impl ClusterStore {
                 found.extend(self.terms(shard, &key)?.into_iter().map(|term| (key.clone(), term)));
             }
         }
-        // After they are read: whoever has one had joined before.
+        // The roll is called after the leases are read: each process that has one had joined by then.
         let roll = self.roll()?;
         for (key, Term { name, since, end }) in found {
             let (name, end) = match member_of(&name) {

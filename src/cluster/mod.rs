@@ -336,7 +336,7 @@ impl Sessions for ClusterStore {
 
     fn close(&self) -> Result<()> {
         self.inner.door.close();
-        // Who has only read has nothing to lose.
+        // A process that has only read has nothing that a flush could keep.
         let flushed = if self.inner.door.is_used() { self.flush() } else { Ok(()) };
         // Others must not wait for this process because a change of it was lost.
         flushed.and(self.leave())

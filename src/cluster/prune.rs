@@ -324,12 +324,8 @@ impl Shelf for One<'_, '_> {
             return Ok(None);
         }
         let unless_held_at = (!is_overridden).then_some(now);
-        let removed = store.remove_script(&seen.key, self.look, &self.look.score, unless_held_at, &self.condemned);
-        let (answer, receipt) = match removed {
-            // It is another one now, whoever removed the one that was seen.
-            Err(Error::Uncertain { .. }) => return Ok(None),
-            removed => removed?,
-        };
+        let (answer, receipt) =
+            store.remove_script(&seen.key, self.look, &self.look.score, unless_held_at, &self.condemned)?;
         if answer == 1 {
             self.pass.receipt = Some(receipt);
             return Ok(Some(session));

@@ -49,7 +49,8 @@ impl ClusterStore {
     }
 
     /// Sends those again whose primary was replaced, or whose connection broke before its replicas had them. Where a node does
-    /// not answer the others go on, and the first error is told. All of it has one patience, for there may be many shards.
+    /// not answer the other ones are served all the same, and the first error is returned. All shards share one patience, for there may
+    /// be many.
     pub(super) fn resend(&self) -> Result<()> {
         // What another round takes counts too.
         let began = Instant::now();

@@ -209,8 +209,8 @@ impl ClusterStore {
         self.answered(shard, done)
     }
 
-    /// The same for what another change may undo before it is repeated. It is carried out once: what came of that is noted, a
-    /// repetition is told it, and an attempt whose answer did not come in time does nothing any more.
+    /// The same for a change that another one may undo before it is repeated. The node carries it out once and notes the
+    /// outcome. A repetition answers that outcome, and an attempt that comes late does nothing.
     pub(super) fn script_once(
         &self,
         shard: u32,

@@ -63,13 +63,7 @@ fn what_another_undid_is_not_done_again() {
     let Two { _cluster, proxy, store, other } = two(|options| options);
     let lost_and_then = |verb: &(dyn Fn() + Sync), between: &dyn Fn()| {
         proxy.lose_answer_to("EVALSHA", true);
-        thread::scope(|scope| {
-            let waiting = scope.spawn(verb);
-            proxy.wait_until_lost();
-            between();
-            proxy.open();
-            waiting.join().unwrap();
-        });
+        proxy.between_attempts(verb, between);
     };
     let new = SessionEntry::new(key(5), SessionId::new("new").unwrap(), NOW);
     let put = || assert!(matches!(store.put(&new, &Extras::default(), Expect::Absent).unwrap(), Put::Created(_)));
@@ -97,13 +91,7 @@ fn what_another_did_first_is_not_told_as_done_here() {
     let Two { _cluster, proxy, store, other } = two(|options| options);
     let broken_and_then = |verb: &(dyn Fn() + Sync), between: &dyn Fn()| {
         proxy.break_before("EVALSHA");
-        thread::scope(|scope| {
-            let waiting = scope.spawn(verb);
-            proxy.wait_until_lost();
-            between();
-            proxy.open();
-            waiting.join().unwrap();
-        });
+        proxy.between_attempts(verb, between);
     };
     let token = store.begin_turn(&key(1)).unwrap().unwrap().token;
     let end = || assert!(matches!(store.end_turn(&key(1), token).unwrap(), TurnEnd::NotCurrent));

@@ -141,6 +141,17 @@ impl Proxy {
         assert!(!waited.timed_out(), "no such request came");
     }
 
+    /// Runs a verb whose first attempt is lost, by a rule that is set already, and something before the second one.
+    pub fn between_attempts<T: Send>(&self, verb: &(dyn Fn() -> T + Sync), between: &dyn Fn()) -> T {
+        thread::scope(|scope| {
+            let waiting = scope.spawn(verb);
+            self.wait_until_lost();
+            between();
+            self.open();
+            waiting.join().unwrap()
+        })
+    }
+
     pub fn has_lost(&self) -> bool {
         !matches!(*self.shared.rule.lock().unwrap(), Rule::Lose(..))
     }

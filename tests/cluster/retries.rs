@@ -149,13 +149,7 @@ fn a_change_that_another_followed_is_not_made_again() {
     other.remove(&key(9)).unwrap().unwrap();
     let lost_and_then = |verb: &(dyn Fn() -> Result<bool, Error> + Sync), between: &dyn Fn()| {
         proxy.lose_answer_to("EVALSHA", true);
-        thread::scope(|scope| {
-            let waiting = scope.spawn(verb);
-            proxy.wait_until_lost();
-            between();
-            proxy.open();
-            waiting.join().unwrap()
-        })
+        proxy.between_attempts(verb, between)
     };
     let said = lost_and_then(&|| store.modify(&key(0), Touch::Yes, &mut count).map(|_| true), &|| {
         other.modify(&key(0), Touch::Yes, &mut count).unwrap();
