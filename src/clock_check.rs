@@ -132,24 +132,26 @@ impl ClockCheck {
     }
 
     /// Looks at the clock alone: nothing is counted.
-    pub(crate) fn glance(&self, now: Reading) -> Checked {
+    pub(crate) fn glance(&self, commits: &Commits, now: Reading) -> Result<Checked> {
+        // In a forked process the lock may be taken for ever.
+        commits.engine()?;
         let mut state = self.state.lock();
         state.see(now);
-        state.checked(now)
+        Ok(state.checked(now))
     }
 
     /// Looks at the clock. Counts entries only after a jump, and at most a few; on the committer's own thread none, for it would
     /// wait for itself.
     pub(crate) fn look(&self, commits: &Commits, now: Reading) -> Result<Checked> {
+        let checked = self.glance(commits, now)?;
         let is_to_count = {
-            let mut state = self.state.lock();
-            state.see(now);
+            let state = self.state.lock();
             !state.is_counted && !state.are_too_many && !commits.is_committer()
         };
         if is_to_count {
             return self.count_some(commits, now, FEW);
         }
-        Ok(self.state.lock().checked(now))
+        Ok(checked)
     }
 
     /// Looks at the clock and counts the entries ahead of it.

@@ -45,8 +45,8 @@ impl SessionStore {
     }
 
     /// Looks at the clock alone: no entry is counted.
-    pub(crate) fn glance_at_clock(&self) -> Checked {
-        self.clock_check().glance(Reading::of(&**self.clock()))
+    pub(crate) fn glance_at_clock(&self) -> Result<Checked> {
+        self.clock_check().glance(self.commits(), Reading::of(&**self.clock()))
     }
 
     /// How many entries lie ahead of the clock. Costs what there is of them.

@@ -163,7 +163,7 @@ impl SessionStore {
     /// A lease that cannot be decoded is passed over, and counted: nobody can tell when it ends, so it holds its entry
     /// until [`repair`](SessionStore::repair) has removed it.
     pub fn leases(&self) -> Result<Listing<OpenLease>> {
-        let checked = self.glance_at_clock();
+        let checked = self.glance_at_clock()?;
         let now = checked.now.wall;
         let (mut items, mut unreadable) = (Vec::new(), Unreadable::default());
         for found in self.commits().engine()?.leases()? {

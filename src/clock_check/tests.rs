@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::Options;
+use crate::error::Error;
 use crate::source::SessionSource;
 use crate::store::SessionStore;
 use crate::time::ManualClock;
@@ -44,4 +45,41 @@ fn where_as_many_lie_behind_as_ahead_they_are_counted_exactly() {
     let few = FEW as u64;
     assert_eq!(opened(2 * few, 2 * few).1, Some(2 * few));
     assert_eq!(opened(2 * few + 1, 2 * few - 1).1, None);
+}
+
+/// A fork may come while another thread looks at the clock: its lock stays taken in the child, which is refused before it.
+#[test]
+fn a_forked_child_does_not_wait_for_what_is_known_of_the_clock() {
+    // In a process of its own: a child of this one would have copies of the files of other tests, and their locks.
+    const ALONE: &str = "CLOAKROOM_FORKS_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "clock_check::tests::a_forked_child_does_not_wait_for_what_is_known_of_the_clock";
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let done = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "").output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new(dir.path().join("db")).create(true).cache_bytes(16 << 20);
+    let store = SessionStore::open(options).unwrap();
+    let taken = store.clock_check().state.lock();
+    let fork::Fork::Parent(child) = fork::fork().unwrap() else {
+        let answers = [store.leases().map(drop), store.look_at_clock().map(drop), store.check_clock().map(drop)];
+        let are_refused = answers.iter().all(|answer| matches!(answer, Err(Error::Forked { .. })));
+        std::process::exit(i32::from(!are_refused));
+    };
+    drop(taken);
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        match fork::waitpid_nohang(child).unwrap() {
+            Some(status) => break status,
+            None if std::time::Instant::now() > deadline => {
+                let child = rustix::process::Pid::from_raw(child).unwrap();
+                rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+                panic!("the child hangs");
+            }
+            None => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(status, 0);
 }
