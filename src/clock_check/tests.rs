@@ -56,7 +56,8 @@ fn a_forked_child_does_not_wait_for_what_is_known_of_the_clock() {
         let name = "clock_check::tests::a_forked_child_does_not_wait_for_what_is_known_of_the_clock";
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
         let done = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "").output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&done.stderr));
         return;
     }
     let dir = tempfile::tempdir().unwrap();
