@@ -21,7 +21,7 @@ pub fn read(job: &Job<'_>, dir: &Path) -> Value {
     let mut rig = loaded(job, dir, &keys);
     rig.reads();
     rig.note("rss_after_reads_mib", (proc_figure("status", "VmRSS") - rss) / 1024.0);
-    json!(reopened(rig, dir, &keys))
+    json!(reopened(rig, dir, &keys).figures)
 }
 
 /// A gateway's file, in the order of creation, into a new store.

@@ -169,6 +169,8 @@ impl Rig<'_> {
 
     /// Two fields changed in one step with each touch, where the store can.
     fn modifies(&mut self, fields: Fields, name: &str) {
+        // What has just been opened has read nothing yet.
+        assert!((0..self.job.size).all(|entry| self.store.get(entry).is_some()));
         self.gather();
         let stream = self.stream(Shape::Uniform, Time::Stay);
         let started = Instant::now();
@@ -330,8 +332,6 @@ pub fn all(job: &Job<'_>, dir: &Path) -> Value {
         rig.touches(shape, Time::Stay);
     }
     rig.touches(Shape::Uniform, Time::Cross);
-    rig.modifies(Fields::Counters, "counters");
-    rig.modifies(Fields::Details, "details");
     rig.note("rss_mib", (proc_figure("status", "VmRSS") - rss) / 1024.0);
     rig.latency("touch_flat_out", Duration::ZERO);
     rig.latency("touch_paced", Duration::from_micros(50));
@@ -339,15 +339,19 @@ pub fn all(job: &Job<'_>, dir: &Path) -> Value {
     rig.durable(8);
     rig.note("disk_bytes", bytes_on_disk(dir) as f64);
     rig.note("rss_peak_mib", (proc_figure("status", "VmHWM") - rss) / 1024.0);
-    json!(reopened(rig, dir, &keys))
+    let mut rig = reopened(rig, dir, &keys);
+    // The last, since commit 9f67c60 cannot, and all else is to be the same work for both.
+    rig.modifies(Fields::Counters, "counters");
+    rig.modifies(Fields::Details, "details");
+    json!(rig.figures)
 }
 
 /// Closes the store and opens it, twice: the first opening may pay for what was changed since the one before.
-pub fn reopened(rig: Rig<'_>, dir: &Path, keys: &Keys) -> Figures {
+pub fn reopened<'a>(rig: Rig<'a>, dir: &Path, keys: &Keys) -> Rig<'a> {
     let Rig { job, mut store, mut figures, latest } = rig;
     // It cannot be opened again.
     if job.contender == "floor" {
-        return figures;
+        return Rig { job, store, figures, latest };
     }
     for prefix in ["", "later_"] {
         let started = Instant::now();
@@ -362,5 +366,5 @@ pub fn reopened(rig: Rig<'_>, dir: &Path, keys: &Keys) -> Figures {
         assert!(store.get(job.size / 2).is_some());
         assert_eq!(store.count(), job.size as u64);
     }
-    figures
+    Rig { job, store, figures, latest }
 }
