@@ -42,7 +42,6 @@ pub(in crate::storage) mod waker;
 pub(in crate::storage) mod write;
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -145,7 +144,7 @@ impl Engine {
 
     /// How many names sled's file has.
     pub(in crate::storage) fn links(&self) -> Result<u64> {
-        self.file.metadata().map(|meta| meta.nlink()).map_err(|e| Error::io("look at", &self.path, e))
+        files::links(&self.file).map_err(|e| Error::io("look at", &self.path, e))
     }
 
     /// A write or a sync has failed. The next opening must not trust what the page cache holds to be on disk.
