@@ -72,11 +72,11 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) fn run(mut self, go_on: impl Fn() -> bool) -> Result<PruneReport> {
-        if self.policy.is_disabled() || self.report.clock_doubted {
-            return Ok(self.report);
-        }
         if !self.report.dry_run {
             self.store.commits().leases()?.drop_ended(self.leases_at);
+        }
+        if self.policy.is_disabled() || self.report.clock_doubted {
+            return Ok(self.report);
         }
         self.store.commits().apply_pending()?;
         self.entries = self.store.len();

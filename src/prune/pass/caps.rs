@@ -1,5 +1,6 @@
 //! Caps: what goes beyond age, the oldest first, until there is little enough.
 
+use std::iter::Peekable;
 use std::time::Duration;
 
 use super::{BATCH, Pass};
@@ -21,7 +22,7 @@ impl Pass<'_> {
             high.zip(self.live_bytes).is_some_and(|(high, live)| live.saturating_sub(self.freed_bytes) > high);
         let mut after = self.report.cutoff.map(|cutoff| ActivityRow { entry: Fingerprint::FIRST, time: cutoff });
         let mut wrong = self.wrong_by_rank().into_iter().peekable();
-        while self.over_cap().is_some() {
+        'pass: while self.over_cap().is_some() {
             let engine = self.store.commits().engine()?;
             let rows = engine.oldest_rows(after, None, BATCH, &mut self.report.unreadable)?;
             if !rows.is_empty() && !go_on() {
@@ -30,8 +31,8 @@ impl Pass<'_> {
             }
             for row in &rows {
                 // Those whose time is wrong have their place among the others.
-                while let Some((_, entry)) = wrong.next_if(|(rank, _)| *rank <= row.time) {
-                    self.remove_for_cap(|this| this.look_at_wrong(entry), entry)?;
+                if !self.remove_wrong_excess(&mut wrong, row.time, go_on)? {
+                    break 'pass;
                 }
                 let look = |this: &mut Self| {
                     let seen = this.report.unreadable.pass(this.look(*row))?.flatten();
@@ -42,20 +43,33 @@ impl Pass<'_> {
             }
             after = rows.last().copied();
             if after.is_none() {
-                let left: Vec<_> = wrong.by_ref().take(BATCH).collect();
-                if left.is_empty() {
-                    break;
-                }
-                for (_, entry) in left {
-                    self.remove_for_cap(|this| this.look_at_wrong(entry), entry)?;
-                }
-                after = Some(ActivityRow { time: Timestamp::MAX, entry: Fingerprint::LAST });
+                self.remove_wrong_excess(&mut wrong, Timestamp::MAX, go_on)?;
+                break;
             }
         }
         if self.is_too_large {
             self.report.bytes_over_cap = self.bytes_over();
         }
         Ok(())
+    }
+
+    /// The same of those whose time is wrong and whose place is before `until`. Answers whether the pass may go on.
+    fn remove_wrong_excess(
+        &mut self,
+        wrong: &mut Peekable<impl Iterator<Item = (Timestamp, Fingerprint)>>,
+        until: Timestamp,
+        go_on: &impl Fn() -> bool,
+    ) -> Result<bool> {
+        let mut looks = 0;
+        while let Some((_, entry)) = wrong.next_if(|(rank, _)| *rank <= until) {
+            self.remove_for_cap(|this| this.look_at_wrong(entry), entry)?;
+            looks += 1;
+            if looks % BATCH == 0 && !go_on() {
+                self.report.stopped = true;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Decides on an entry, if a cap still wants more to go.
@@ -88,6 +102,8 @@ impl Pass<'_> {
 
     pub(super) fn entries_over(&self) -> u64 {
         let left = self.entries.saturating_sub(self.report.removed);
+        // What others make meanwhile is for the next pass; what they remove need not be removed here.
+        let left = if self.report.dry_run { left } else { left.min(self.store.len()) };
         self.policy.max_entries.map_or(0, |max| left.saturating_sub(max))
     }
 
