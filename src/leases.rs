@@ -122,20 +122,21 @@ impl SessionStore {
     ///
     /// Whether a lease has ended is judged by the clock. For an hour after the time of day has jumped while the store was
     /// open, no lease counts as ended: it holds and is listed. What has ended is removed from the disk by later passes of
-    /// pruning.
+    /// pruning, or where another lease of the key needs its room.
     ///
     /// # Errors
     /// [`Error::InvalidLease`] if `name` is empty, longer than 64 bytes or holds a control character;
-    /// [`Error::TooManyLeases`] beyond 1,024 names of one key.
+    /// [`Error::TooManyLeases`] beyond 1,024 names of one key that have not ended.
     pub fn hold_until(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
         check_lease_name(name).map_err(Error::InvalidLease)?;
-        let now = self.now();
+        let checked = self.glance_at_clock()?;
+        let now = checked.now.wall;
         let mut locked = self.commits().lock(key)?;
         if locked.hot().is_none() {
             return Ok(None);
         }
         let commit = if end > now {
-            let held = locked.hold_until(name, Term { since: now, end });
+            let held = locked.hold_until(name, Term { since: now, end }, checked.leases_at());
             held.ok_or_else(|| Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES })?
         } else {
             match locked.release(name) {

@@ -179,10 +179,10 @@ impl EntryLock<'_> {
         self.slot().map_or(0, |slot| self.pending.leases.hold(slot.entry, since))
     }
 
-    /// Holds the entry under a name until the end of the term, or changes the end of the lease of that name. Returns the
-    /// commit that takes it; `None` if the entry has too many.
-    pub(crate) fn hold_until(&mut self, name: &str, term: Term) -> Option<u64> {
-        let held = self.slot().is_some_and(|slot| self.pending.leases.hold_until(slot.entry, name, term));
+    /// Holds the entry under a name until the end of the term, or changes the end of the lease of that name, if it has not
+    /// ended by `now`. Returns the commit that takes it; `None` if the entry has too many.
+    pub(crate) fn hold_until(&mut self, name: &str, term: Term, now: Timestamp) -> Option<u64> {
+        let held = self.slot().is_some_and(|slot| self.pending.leases.hold_until(slot.entry, name, term, now));
         held.then(|| self.change(|slot| slot.leased = true))
     }
 

@@ -61,6 +61,14 @@ impl Held {
         self.guards.is_empty() && self.named.is_empty() && self.unwritten.is_empty() && !self.is_unreadable
     }
 
+    /// Forgets the names that have ended by `now`, and answers them.
+    fn drop_ended(&mut self, now: Timestamp) -> impl Iterator<Item = String> + use<> {
+        let (left, ended): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.named).into_iter().partition(|(_, term)| term.end > now);
+        self.named = left;
+        ended.into_keys()
+    }
+
     fn holds(&self, now: Timestamp) -> bool {
         !self.guards.is_empty() || self.is_unreadable || self.named.values().any(|term| term.end > now)
     }
@@ -108,14 +116,19 @@ impl Leases {
         table.change(entry, |held| held.guards.remove(&guard));
     }
 
-    /// Sets the end of a lease of a locked entry. One that is there stays since when it was. Returns whether there was
-    /// room for it.
-    pub(super) fn hold_until(&self, entry: Fingerprint, name: &str, term: Term) -> bool {
+    /// Sets the end of a lease of a locked entry. One that has not ended by `now` stays since when it was. Returns whether
+    /// there was room for it: those that have ended make some.
+    pub(super) fn hold_until(&self, entry: Fingerprint, name: &str, term: Term, now: Timestamp) -> bool {
         let mut table = self.table.lock();
-        let held = table.entries.entry(entry).or_default();
-        let since = held.named.get(name).map_or(term.since, |before| before.since);
+        let Table { entries, ended, .. } = &mut *table;
+        let held = entries.entry(entry).or_default();
+        let before = held.named.get(name).filter(|before| before.end > now);
+        let since = before.map_or(term.since, |before| before.since);
         if held.named.len() >= MAX_LEASES && !held.named.contains_key(name) {
-            return false;
+            ended.extend(held.drop_ended(now).map(|name| (entry, name)));
+            if held.named.len() >= MAX_LEASES {
+                return false;
+            }
         }
         held.named.insert(name.into(), Term { since, ..term });
         held.unwritten.insert(name.into());
@@ -181,9 +194,7 @@ impl Leases {
         let mut table = self.table.lock();
         let Table { entries, ended, .. } = &mut *table;
         entries.retain(|entry, held| {
-            let past = held.named.iter().filter(|(_, term)| term.end <= now);
-            ended.extend(past.map(|(name, _)| (*entry, name.clone())));
-            held.named.retain(|_, term| term.end > now);
+            ended.extend(held.drop_ended(now).map(|name| (*entry, name)));
             !held.is_empty()
         });
     }

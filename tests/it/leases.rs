@@ -213,6 +213,37 @@ fn an_end_that_has_passed_is_no_lease_and_names_are_checked() {
 }
 
 #[test]
+fn leases_that_have_ended_make_room_and_begin_anew() {
+    let home = Home::new();
+    let store = filled(&home, 1);
+    let begin = home.clock.now();
+    store.hold_until(&key(0), "job", after(&home, DAY)).unwrap().unwrap();
+    for n in 1..1024 {
+        store.hold_until(&key(0), &n.to_string(), after(&home, 1000 * DAY)).unwrap().unwrap();
+    }
+    let since = |store: &SessionStore, name: &str| {
+        let leases = store.leases().unwrap().items;
+        leases.into_iter().find(|lease| lease.name.as_deref() == Some(name)).map(|lease| lease.since)
+    };
+    // The end of one that holds still is another; it began when it did.
+    home.clock.advance(DAY / 2);
+    store.hold_until(&key(0), "job", after(&home, DAY)).unwrap().unwrap();
+    assert_eq!(since(&store, "job"), Some(begin));
+    home.clock.advance(2 * DAY);
+    store.hold_until(&key(0), "one more", after(&home, DAY)).unwrap().unwrap();
+    let error = store.hold_until(&key(0), "job", after(&home, DAY)).unwrap_err();
+    assert_eq!(error.kind(), "too_many_leases", "its place is taken");
+    home.clock.advance(2 * DAY);
+    // Nothing has forgotten that it has ended.
+    store.hold_until(&key(0), "one more", after(&home, DAY)).unwrap().unwrap().wait().unwrap();
+    assert_eq!(since(&store, "one more"), Some(home.clock.now()));
+    let again = crashed(&home, &store, "again");
+    assert_eq!((since(&again, "one more"), since(&again, "job")), (Some(home.clock.now()), None));
+    assert_eq!(again.leases().unwrap().items.len(), 1024);
+    assert_sound(&again);
+}
+
+#[test]
 fn an_entry_that_is_made_again_is_held_by_nothing() {
     for commit_between in [true, false] {
         let home = Home::new();
