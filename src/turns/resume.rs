@@ -109,7 +109,8 @@ impl SessionStore {
     /// processes that are gone are recovered, and a process that has closed the store is. `updated_at` stays.
     ///
     /// Only entries with markers are visited. One that cannot be decoded keeps its marker, is counted, and stops no
-    /// other. What it did is durable when it returns; after a crash before that, it may be run again.
+    /// other. A turn whose entry gets another key meanwhile is left for the next call. What it did is durable when it returns;
+    /// after a crash before that, it may be run again.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -220,3 +220,17 @@ fn a_recovery_that_falls_is_done_again() {
     }
     panic!("it never ends");
 }
+
+#[test]
+fn an_entry_that_moves_and_goes_in_one_commit_leaves_no_turn() {
+    let bench = Bench::new();
+    bench.left.store(usize::MAX, Ordering::SeqCst);
+    let to = SessionKey::new("agent:other").unwrap();
+    bench.store.commits().rename(&key(0), &to).unwrap();
+    bench.store.remove(&to).unwrap().unwrap();
+    bench.store.flush().unwrap();
+    let found = bench.store.verify().unwrap();
+    assert_eq!((found.violations, found.orphaned_turns), (vec![], 0));
+    let open: Vec<_> = bench.store.turns().unwrap().into_iter().map(|turn| turn.key).collect();
+    assert_eq!(open, (1..ENTRIES).map(key).collect::<Vec<_>>());
+}

@@ -106,6 +106,7 @@ impl Group {
                 // It was removed after it had come here.
                 if let Some((moved, left)) = left {
                     self.remove(engine, &moved.key, moved.entry, &left)?;
+                    self.drop_turn(engine, moved)?;
                     self.step(Step::Remove(moved.entry));
                 }
                 (None, None)
@@ -186,6 +187,11 @@ impl Group {
         if let Some(turn) = &moved.turn {
             self.turns.put.push((entry.as_bytes().to_vec(), turn.encode().map_err(encode_error)?));
         }
+        self.drop_turn(engine, moved)
+    }
+
+    /// The marker of the turn that moved goes from where it was.
+    fn drop_turn(&mut self, engine: &Engine, moved: &MovedFrom) -> Result<()> {
         if has(&engine.trees.turns, moved.entry.as_bytes())? {
             self.turns.gone.push(moved.entry.as_bytes().to_vec());
         }

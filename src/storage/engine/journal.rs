@@ -113,7 +113,8 @@ impl Journal {
         }
         self.unmatched.1 += changes as u64;
         let (bytes, changes) = self.unmatched;
-        let room = (self.limit.saturating_sub(self.bytes)).min((2 * self.limit).saturating_sub(self.all_bytes()));
+        let room =
+            (self.limit.saturating_sub(self.bytes)).min(self.limit.saturating_mul(2).saturating_sub(self.all_bytes()));
         let room_for_entries = (2 * MAX_ENTRIES).saturating_sub(entries) as u64;
         // Twice the share, so that it is done somewhat earlier.
         let share = |new: u64, room: u64, all: u64| (2 * left as u64).saturating_mul(new) / room.max(all / 8).max(1);
