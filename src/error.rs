@@ -472,12 +472,12 @@ pub enum Error {
         /// What is there, and what to do.
         reason: String,
     },
-    /// The engine that keeps this store cannot do that.
+    /// The engine that keeps this store cannot do that; or it cannot on this thread, which is its own.
     #[error("{what} is not supported {by}")]
     Unsupported {
         /// What was asked for.
         what: &'static str,
-        /// Which engine, and perhaps what to do instead.
+        /// Which engine or thread, and perhaps what to do instead.
         by: &'static str,
     },
     /// A time zone that is neither an IANA name nor an offset.

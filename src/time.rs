@@ -120,8 +120,9 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// What tells the time.
 ///
 /// The store asks it for every `updated_at`, the watcher for its ticks. [`SystemClock`] is the default; tests use
-/// [`ManualClock`]. It is never asked with an entry locked, so it may use the store. One that panics hurts its caller
-/// only; if that is the committer, the store turns read-only.
+/// [`ManualClock`]. It is never asked with an entry locked, so it may use the store; but the committer asks it too, and on that
+/// thread a call that would wait for a commit is [`Error::Unsupported`](crate::Error::Unsupported). One that panics hurts its
+/// caller only; if that is the committer, the store turns read-only.
 ///
 /// A clock whose days are an hour long:
 ///

@@ -43,6 +43,7 @@ pub(super) struct Committer {
 impl Committer {
     /// Commits until an order to close comes, or nobody is left to send one.
     pub(super) fn run(mut self) {
+        self.core.progress.begin();
         // The journal of the last opening may be due.
         let _ = self.guarded(Self::tend);
         let mut woken = Instant::now();
@@ -164,11 +165,11 @@ impl Committer {
         for piece in late.chunks(PIECE) {
             self.writer.apply_late(&core.engine, piece.iter().copied())?;
             core.pending.settle_late(piece.len());
-            core.progress.notify();
+            core.progress.notify_applied();
         }
         self.writer.apply(&core.engine, changes, PIECE, |piece| {
             core.pending.settle(piece);
-            core.progress.notify();
+            core.progress.notify_applied();
         })?;
         // After all changes: what ended a turn is to be there before its marker goes, and a session before its turn.
         self.writer.apply_turns(&core.engine, markers)?;

@@ -41,7 +41,7 @@ use crate::fork;
 use crate::key::SessionKey;
 use crate::meter::Meter;
 use crate::storage::{Engine, Writer};
-use crate::sync::{Inbox, JoinHandle, Mutex, Sender, ThreadId, answer, current, spawn};
+use crate::sync::{Inbox, JoinHandle, Mutex, Sender, answer, spawn};
 use crate::time::Clock;
 use crate::unreadable::Unreadable;
 
@@ -100,7 +100,6 @@ pub(crate) struct Seen {
 pub(crate) struct Commits {
     core: Arc<Core>,
     orders: Sender<Order>,
-    committer: ThreadId,
     /// `None` once it has ended.
     thread: Mutex<Option<JoinHandle<()>>>,
     max_pending: usize,
@@ -143,8 +142,7 @@ impl Commits {
         };
         let thread = spawn("cloakroom-write", move || committer.run())
             .map_err(|e| Error::io("start the committer of", path, e))?;
-        let committer = thread.thread().id();
-        Ok(Self { core, orders, committer, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })
+        Ok(Self { core, orders, thread: Mutex::new(Some(thread)), max_pending: settings.max_pending })
     }
 
     /// What the threads share. A forked process must not take its locks, and gets an error. All verbs come through here.
@@ -255,7 +253,7 @@ impl Commits {
         // Before anything is read: after a failure reading may fail too, and the cause is to be told.
         progress.check_writable()?;
         if pending.weight() >= self.max_pending {
-            self.check_not_committer()?;
+            progress.check_not_committer()?;
             progress.kick();
             progress.wait_for_room(|| pending.weight() < self.max_pending)?;
         }
@@ -265,20 +263,14 @@ impl Commits {
     /// Applies the changes of `commit` to the trees; does not wait for a sync.
     fn wait_taken(&self, commit: u64) -> Result<()> {
         let Core { progress, .. } = self.core()?;
-        self.check_not_committer()?;
+        progress.check_not_committer()?;
         progress.kick();
         progress.wait_applied(commit)
     }
 
     /// Whether this is the committer's own thread, on which clocks and recorders of metrics are called too.
     pub(crate) fn is_committer(&self) -> bool {
-        self.committer == current().id()
-    }
-
-    /// A callback on the committer's own thread would wait for itself.
-    fn check_not_committer(&self) -> Result<()> {
-        let by = "on the committer's own thread, where a clock or a recorder is called: hand it to another thread";
-        if self.is_committer() { Err(Error::Unsupported { what: "waiting for a commit", by }) } else { Ok(()) }
+        self.core.progress.is_committer()
     }
 
     /// The receipt of a change that `commit` takes. Call it with no entry locked.
@@ -362,7 +354,7 @@ impl Commits {
         let (answer, result) = answer();
         let gone = || Error::Closed { path: self.path().to_path_buf() };
         self.core()?;
-        self.check_not_committer()?;
+        self.core.progress.check_not_committer()?;
         self.orders.send(order(answer)).map_err(|_| gone())?;
         result.recv().map_err(|_| gone())?
     }

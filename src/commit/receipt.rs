@@ -11,7 +11,7 @@ use super::waiting::Waiting;
 use super::wakers::Wakers;
 use crate::error::{Error, Result};
 use crate::fork;
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Sender};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Sender, ThreadId, current};
 
 /// How far the committer is. Shared by the store, the committer and all receipts.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Progress {
     applied: AtomicU64,
     /// The newest commit that had something to write.
     last_change: AtomicU64,
+    /// The committer's thread, once it runs.
+    committer: OnceLock<ThreadId>,
     /// The first failure. The store is read-only from then on.
     failure: OnceLock<Arc<Error>>,
     closed: AtomicBool,
@@ -33,7 +35,10 @@ pub(crate) struct Progress {
     /// Wakes the committer. Holds one message; more would say the same.
     kick: Sender<()>,
     waiting: Mutex<Waiting>,
-    changed: Condvar,
+    /// For those that wait for room, or for the trees. Apart from the next, which would wake for each of these in vain.
+    applied_changed: Condvar,
+    /// For those that wait for durability.
+    durable_changed: Condvar,
     wakers: Arc<Wakers>,
 }
 
@@ -44,15 +49,33 @@ impl Progress {
             durable: AtomicU64::new(commit),
             applied: AtomicU64::new(commit),
             last_change: AtomicU64::new(commit),
+            committer: OnceLock::new(),
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
             commit_wanted: AtomicBool::new(false),
             sync_wanted: AtomicBool::new(false),
             kick,
             waiting: Mutex::default(),
-            changed: Condvar::new(),
+            applied_changed: Condvar::new(),
+            durable_changed: Condvar::new(),
             wakers: Arc::default(),
         }
+    }
+
+    /// The committer runs on this thread.
+    pub(super) fn begin(&self) {
+        self.committer.get_or_init(|| current().id());
+    }
+
+    /// Whether this is the committer's own thread, on which clocks and recorders of metrics are called too.
+    pub(super) fn is_committer(&self) -> bool {
+        self.committer.get() == Some(&current().id())
+    }
+
+    /// A callback on the committer's own thread would wait for itself.
+    pub(super) fn check_not_committer(&self) -> Result<()> {
+        let by = "on the committer's own thread, where a clock or a recorder is called: hand it to another thread";
+        if self.is_committer() { Err(Error::Unsupported { what: "waiting for a commit", by }) } else { Ok(()) }
     }
 
     /// The failure that has ended all changes, if there was one.
@@ -126,12 +149,12 @@ impl Progress {
 
     pub(super) fn set_applied(&self, commit: u64) {
         self.applied.store(commit, Ordering::Release);
-        self.notify();
+        self.notify_applied();
     }
 
     pub(super) fn set_durable(&self, commit: u64) {
         self.durable.store(commit, Ordering::Release);
-        self.notify();
+        self.notify_all();
     }
 
     /// Ends all changes. Returns what everybody is told from now on.
@@ -139,13 +162,13 @@ impl Progress {
         tracing::error!(error = &error as &dyn std::error::Error, "the store is read-only from now on");
         // The first failure is the cause; later ones follow from it.
         let failure = self.failure.get_or_init(|| Arc::new(error));
-        self.notify();
+        self.notify_all();
         self.read_only(failure)
     }
 
     pub(super) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
-        self.notify();
+        self.notify_all();
     }
 
     /// The committer has ended: there is nothing left to wait for.
@@ -153,12 +176,19 @@ impl Progress {
         self.wakers.close();
     }
 
+    /// Wakes the threads that wait for room, or for the trees.
+    pub(super) fn notify_applied(&self) {
+        let _waiting = self.waiting.lock();
+        self.applied_changed.notify_all();
+    }
+
     /// Wakes all waiting threads, and the tasks whose commit is durable.
-    pub(super) fn notify(&self) {
+    fn notify_all(&self) {
         let known = if self.is_failed() { u64::MAX } else { self.durable.load(Ordering::Acquire) };
         let woken = {
             let mut waiting = self.waiting.lock();
-            self.changed.notify_all();
+            self.applied_changed.notify_all();
+            self.durable_changed.notify_all();
             waiting.take_until(known)
         };
         self.wakers.call(woken);
@@ -178,29 +208,29 @@ impl Progress {
     /// Waits until `commit` is in the trees.
     pub(super) fn wait_applied(&self, commit: u64) -> Result<()> {
         let applied = || (self.applied() >= commit).then_some(Ok(()));
-        self.wait_for(None, || applied().or_else(|| self.outcome(commit))).unwrap_or(Ok(()))
+        self.wait_for(&self.applied_changed, None, || applied().or_else(|| self.outcome(commit))).unwrap_or(Ok(()))
     }
 
     /// Waits until there is room for more changes.
     pub(super) fn wait_for_room(&self, has_room: impl Fn() -> bool) -> Result<()> {
-        self.wait_for(None, || match self.check_writable() {
+        self.wait_for(&self.applied_changed, None, || match self.check_writable() {
             Ok(()) => has_room().then_some(Ok(())),
             Err(error) => Some(Err(error)),
         })
         .unwrap_or(Ok(()))
     }
 
-    /// Waits until `done` has an answer or the deadline has passed.
-    fn wait_for<T>(&self, deadline: Option<Instant>, done: impl Fn() -> Option<T>) -> Option<T> {
+    /// Waits at `changed` until `done` has an answer or the deadline has passed.
+    fn wait_for<T>(&self, changed: &Condvar, deadline: Option<Instant>, done: impl Fn() -> Option<T>) -> Option<T> {
         let mut guard = self.waiting.lock();
         loop {
             if let Some(answer) = done() {
                 return Some(answer);
             }
             match deadline {
-                None => self.changed.wait(&mut guard),
+                None => changed.wait(&mut guard),
                 Some(deadline) => {
-                    if self.changed.wait_until(&mut guard, deadline).timed_out() {
+                    if changed.wait_until(&mut guard, deadline).timed_out() {
                         return done();
                     }
                 }
@@ -251,8 +281,9 @@ impl CommitReceipt {
         if let Some(outcome) = self.progress.outcome(self.commit) {
             return outcome.map(|()| true);
         }
+        self.progress.check_not_committer()?;
         self.progress.want_sync();
-        match self.progress.wait_for(deadline, || self.progress.outcome(self.commit)) {
+        match self.progress.wait_for(&self.progress.durable_changed, deadline, || self.progress.outcome(self.commit)) {
             Some(outcome) => outcome.map(|()| true),
             None => Ok(false),
         }

@@ -325,7 +325,7 @@ fn a_clock_may_use_the_store() {
 struct BusyClock {
     inner: ManualClock,
     store: Arc<OnceLock<SessionStore>>,
-    /// What `recent` said there.
+    /// What the verbs said there that may have to wait.
     said: Arc<Mutex<Vec<Result<usize, &'static str>>>>,
 }
 
@@ -346,14 +346,20 @@ impl Clock for BusyClock {
             && let Some(store) = self.store.get()
             && !IS_INSIDE.replace(true)
         {
-            match store.touch(&key(0)) {
-                // It is asked while the store closes, too.
-                Err(Error::Closed { .. }) => {}
-                touched => drop(touched.unwrap()),
-            }
             store.leases().unwrap();
-            let recent = store.recent(9, None).map(|recent| recent.entries.len()).map_err(|error| error.kind());
-            self.said.lock().unwrap().push(recent);
+            let recent = store.recent(9, None).map(|recent| recent.entries.len());
+            // It is asked while the store closes, too.
+            let awaited = match store.touch(&key(0)) {
+                Err(Error::Closed { .. }) => Ok(()),
+                touched => touched.unwrap().unwrap().wait(),
+            };
+            let said = [
+                recent,
+                awaited.map(|()| 0),
+                store.flush().map(|()| 0),
+                store.prune_dry_run(&policy(), NoActivity).map(|report| report.removed as usize),
+            ];
+            self.said.lock().unwrap().extend(said.map(|said| said.map_err(|error| error.kind())));
             IS_INSIDE.set(false);
         }
         self.inner.monotonic()
@@ -386,8 +392,8 @@ fn a_clock_may_use_the_store_on_the_committers_thread() {
             inside.prune(&policy(), NoActivity).unwrap();
         }
     });
-    // Where something waits for its commit a list has to wait too.
     let said = clock.said.lock().unwrap().clone();
+    assert!(said.contains(&Err("unsupported")), "the touch that is awaited: {said:?}");
     assert!(said.iter().all(|said| matches!(said, Ok(_) | Err("unsupported"))), "{said:?}");
     assert_sound(&store);
     store.close().unwrap();

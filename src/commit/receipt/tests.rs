@@ -63,7 +63,7 @@ fn a_task_is_woken_once_for_each_receipt_that_it_waits_for() {
     progress.set_durable(7);
     // One after the other, in the order in which they came.
     two.wait(1);
-    progress.notify();
+    progress.notify_all();
     assert_eq!((one.so_far(), two.so_far()), (2, 1));
     assert!(matches!(one.poll(&mut seven), Poll::Ready(Ok(()))));
     assert!(progress.waiting.lock().commits.is_empty());
