@@ -61,7 +61,7 @@ fn a_task_is_woken_once_for_each_receipt_that_it_waits_for() {
     progress.set_durable(6);
     one.wait(1);
     progress.set_durable(7);
-    // One after the other, in the order in which they came.
+    one.wait(2);
     two.wait(1);
     progress.notify_all();
     assert_eq!((one.so_far(), two.so_far()), (2, 1));
