@@ -82,7 +82,7 @@
 //!
 //! | what | on which thread |
 //! | --- | --- |
-//! | [`ActivityGuard`](prune::ActivityGuard) | the one that prunes or resolves: the caller's, the watcher's `cloakroom-prune`, the live view's `cloakroom-live-work`; of a cluster also `cloakroom-review`, for what other processes prune |
+//! | [`ActivityGuard`](prune::ActivityGuard) | the one that prunes or resolves: the caller's, the watcher's `cloakroom-prune`, the live view's `cloakroom-view`; of a cluster also `cloakroom-guard`, for what other processes prune |
 //! | the bell of [`events_with_bell`](SessionStore::events_with_bell) | the one that made the change: it must not use the store |
 //! | closures given to a verb, such as that of [`update`](SessionStore::update), and reports of progress | the caller's |
 //! | [`WhatsAppAliases`](source::WhatsAppAliases) | the caller's, where a key is derived |

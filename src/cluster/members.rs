@@ -58,9 +58,9 @@ impl ClusterStore {
                     reviewed = Instant::now();
                 }
             };
-            self.start_thread("cloakroom-review", review)?;
+            self.start_thread("cloakroom-guard", review)?;
         }
-        self.start_thread("cloakroom-resend", Self::resending(inner.clone(), stopped.clone()))?;
+        self.start_thread("cloakroom-again", Self::resending(inner.clone(), stopped.clone()))?;
         // Nodes that are slow to tell of themselves must not end the lease either.
         let look = {
             let (inner, stopped) = (inner.clone(), stopped.clone());
@@ -88,7 +88,7 @@ impl ClusterStore {
                 }
             }
         };
-        self.start_thread("cloakroom-member", run)
+        self.start_thread("cloakroom-lease", run)
     }
 
     fn start_thread(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {

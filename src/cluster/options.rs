@@ -189,7 +189,7 @@ impl ClusterOptions {
     /// What this process is at work on. Whichever process prunes, this guard is asked, by key, before an entry goes. A
     /// process without one takes no part: its work protects nothing but by what it touches and holds.
     ///
-    /// It is asked on the thread that prunes or resolves here, and on the thread `cloakroom-review` for what others prune.
+    /// It is asked on the thread that prunes or resolves here, and on the thread `cloakroom-guard` for what others prune.
     #[must_use]
     pub fn guard(mut self, guard: impl ActivityGuard + 'static) -> Self {
         self.guard = Some(Arc::new(guard));

@@ -79,7 +79,7 @@ impl Server {
     ) -> Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .thread_name("cloakroom-live-work")
+            .thread_name("cloakroom-view")
             .max_blocking_threads(THREADS)
             .build()
             .map_err(|e| Error::io("start the live view of", view.path(), e))?;

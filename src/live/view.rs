@@ -291,7 +291,9 @@ mod tests {
     /// A view, and what keeps its store.
     fn view(dir: &tempfile::TempDir) -> (SessionStore, Arc<View>, tokio::runtime::Runtime) {
         let clock = ManualClock::new(Timestamp::from_micros(1_781_222_993_123_456));
-        let options = Options::new(dir.path().join("db")).create(true).clock(clock);
+        // What is changed waits until somebody has it committed.
+        let interval = Duration::from_secs(60 * 60);
+        let options = Options::new(dir.path().join("db")).create(true).clock(clock).commit_interval(interval);
         let store = SessionStore::open(options).unwrap();
         let (stop, stopped) = watch::channel(false);
         let view = Arc::new(View::new(&store, LiveOptions::new(), stop, stopped));
@@ -331,7 +333,7 @@ mod tests {
             let looking = tokio::spawn({
                 let view = Arc::clone(&view);
                 async move {
-                    view.work(move |_, _| {
+                    view.work_long(move |_, _| {
                         has_begun.recv().unwrap();
                         Ok(())
                     })

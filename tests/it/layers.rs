@@ -102,7 +102,8 @@ fn circles(files: &BTreeMap<Vec<String>, String>) -> Vec<String> {
     uses.iter().map(|(module, targets)| format!("{} imports {}", shown(module), used(targets))).collect()
 }
 
-fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+/// The files of Rust below a folder.
+pub fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

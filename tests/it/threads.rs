@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use cloakroom::watcher::WatcherConfig;
 use cloakroom::{Options, SessionStore, Timestamp, Watcher};
 
 use crate::common::{Home, NOW, key, source};
+use crate::layers::collect;
 
 /// As the kernel has them: it keeps 15 bytes of a name.
 fn names() -> BTreeSet<String> {
@@ -27,15 +29,29 @@ fn their_names_are_whole() {
     let store = home.open();
     let watcher = Watcher::spawn(&store, WatcherConfig::default(), NoActivity).unwrap();
     pollster::block_on(store.resolve(&source(1)).unwrap().receipt).unwrap();
-    let known = ["write", "flush", "waker", "prune", "load"].map(|name| format!("cloakroom-{name}"));
-    let mut found = names();
+    let known = ["write", "flush", "waker", "prune"].map(|name| format!("cloakroom-{name}"));
     // A thread sets its name itself, after it has started.
-    while !known[..4].iter().all(|name| found.contains(name)) {
-        assert!(found.iter().all(|name| known.contains(name)), "cut off, or new here: {found:?}");
+    while !known.iter().all(|name| names().contains(name)) {
         std::thread::yield_now();
-        found = names();
     }
     drop(watcher);
+}
+
+#[test]
+fn no_name_is_longer_than_the_kernel_keeps() {
+    let mut files = Vec::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(file).unwrap();
+        for line in text.lines().filter(|line| ["name(", "spawn(", "start_thread("].iter().any(|call| line.contains(call))) {
+            let named = line.split('"').filter(|part| part.starts_with("cloakroom-")).map(str::to_owned);
+            found.extend(named);
+        }
+    }
+    assert!(found.contains("cloakroom-write") && found.len() > 8, "{found:?}");
+    let long: Vec<_> = found.iter().filter(|name| name.len() > 15).collect();
+    assert_eq!(long, [""; 0]);
 }
 
 /// Counts how often the time is asked for.

@@ -235,7 +235,7 @@ impl NewStore {
 fn join<A: Send, B>(a: impl FnOnce() -> Result<A> + Send, b: impl FnOnce() -> Result<B>) -> Result<(A, B)> {
     thread::scope(|scope| {
         let a = thread::Builder::new()
-            .name("cloakroom-import".into())
+            .name("cloakroom-input".into())
             .spawn_scoped(scope, a)
             .map_err(|e| Error::io("start a thread for", "an import", e))?;
         let b = b();

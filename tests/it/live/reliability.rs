@@ -11,7 +11,7 @@ use crate::callbacks::within;
 use crate::common::assert_sound;
 
 /// So long a close takes at most, whatever its clients do. What waits for one of them takes ten or thirty.
-const LIMIT: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(5);
 /// How often it may take longer, because the machine is busy.
 const TRIES: usize = 4;
 
