@@ -44,7 +44,9 @@ fn no_name_is_longer_than_the_kernel_keeps() {
     let mut found = BTreeSet::new();
     for file in files {
         let text = fs::read_to_string(file).unwrap();
-        for line in text.lines().filter(|line| ["name(", "spawn(", "start_thread("].iter().any(|call| line.contains(call))) {
+        for line in
+            text.lines().filter(|line| ["name(", "spawn(", "start_thread("].iter().any(|call| line.contains(call)))
+        {
             let named = line.split('"').filter(|part| part.starts_with("cloakroom-")).map(str::to_owned);
             found.extend(named);
         }

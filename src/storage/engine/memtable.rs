@@ -4,6 +4,7 @@
 //! rows of the journal are gone, though it was carried to its tree before: code that changes its entry by other ways
 //! has to know that the journal speaks of it.
 
+use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
@@ -26,7 +27,7 @@ pub(in crate::storage) struct Memtable {
     parts: Box<[Mutex<HashTable<Record>>]>,
     appended: Mutex<Appended>,
     /// A reader locks it before `appended`, and the writer never waits for it.
-    runs: Mutex<Runs>,
+    listed: Mutex<Listed>,
     len: AtomicUsize,
 }
 
@@ -120,19 +121,49 @@ impl Record {
 #[derive(Debug, Default)]
 struct Appended {
     rows: Vec<ActivityRow>,
-    /// Nobody read for so long that rows were dropped: the next reader lists all records.
-    are_dropped: bool,
+    /// Nobody read for so long that rows were dropped, up to this time.
+    dropped: Option<Timestamp>,
 }
 
 impl Appended {
+    /// Drops all but those that were appended last, with which a list of the newest begins.
+    fn drop_oldest(&mut self) {
+        let dropped = self.rows.drain(..self.rows.len().saturating_sub(KEPT_ROWS));
+        self.dropped = self.dropped.max(dropped.map(|row| row.time).max());
+    }
+}
+
+/// The same once a reader has sorted them.
+#[derive(Debug, Default)]
+struct Listed {
+    runs: Runs,
+    /// Rows up to this time may be missing. All that are later are there.
+    gap: Option<Timestamp>,
+}
+
+impl Listed {
     fn drop_all(&mut self) {
-        self.rows.clear();
-        self.are_dropped = true;
+        let newest = self.runs.iter(&(Bound::Unbounded, Bound::Unbounded), AgeOrder::NewestFirst).next();
+        *self = Self { runs: Runs::default(), gap: self.gap.max(newest.map(|row| row.time)) };
+    }
+
+    /// Whether a row of the range may be missing before the last of these, or behind it where there are fewer than `limit`.
+    fn may_lack(&self, range: &AgeRange, order: AgeOrder, rows: &[ActivityRow], limit: usize) -> bool {
+        let Some(gap) = self.gap else { return false };
+        let is_later = |row: &ActivityRow| row.time > gap;
+        let begins_later = match &range.0 {
+            Bound::Included(row) | Bound::Excluded(row) => is_later(row),
+            Bound::Unbounded => false,
+        };
+        let are_later = order == AgeOrder::NewestFirst && rows.len() == limit && rows.last().is_none_or(is_later);
+        !begins_later && !are_later
     }
 }
 
 /// How many rows may wait for a reader, if that is more than a quarter of the records.
 const MAX_UNREAD_ROWS: usize = 4096;
+/// How many of them stay when they were too many.
+const KEPT_ROWS: usize = 1024;
 /// Sorted rows that are out of date, beyond twice as many as there are records, before all are looked up.
 const MAX_STALE_ROWS: usize = 4096;
 
@@ -141,7 +172,7 @@ impl Memtable {
         Self {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             appended: Mutex::default(),
-            runs: Mutex::default(),
+            listed: Mutex::default(),
             len: AtomicUsize::new(0),
         }
     }
@@ -223,7 +254,8 @@ impl Memtable {
             }
         }
         drop(part);
-        self.appended.lock().drop_all();
+        // There is no row of these.
+        self.appended.lock().dropped = Some(Timestamp::MAX);
     }
 
     /// Drops a record, if there is one.
@@ -239,14 +271,14 @@ impl Memtable {
         }
     }
 
-    /// Drops what waits for a reader if that is much: whoever reads now and then finds little to sort, and where nobody
-    /// reads the rows take no room. The records of all rows that are dropped are set.
+    /// Drops most of what waits for a reader if that is much: whoever reads now and then finds little to sort, and where
+    /// nobody reads the rows take no room. The records of all rows that are dropped are set.
     fn append(&self, rows: impl Iterator<Item = ActivityRow>) {
         let mut appended = self.appended.lock();
         if appended.rows.len() >= MAX_UNREAD_ROWS.max(self.len() / 4) {
-            appended.drop_all();
-            if let Some(mut runs) = self.runs.try_lock() {
-                *runs = Runs::default();
+            appended.drop_oldest();
+            if let Some(mut listed) = self.listed.try_lock() {
+                listed.drop_all();
             }
         }
         appended.rows.extend(rows);
@@ -257,29 +289,42 @@ impl Memtable {
         self.find(row.entry, |record| record.updated_at != row.time).unwrap_or(false)
     }
 
-    /// Up to `limit` rows of the range, from one of its ends.
+    /// Up to `limit` rows of the range, from one of its ends. Where rows were dropped that may be among them, all records are
+    /// listed: the newest ones are there without that.
     pub(in crate::storage) fn rows(&self, range: &AgeRange, order: AgeOrder, limit: usize) -> Vec<ActivityRow> {
-        let mut runs = self.runs.lock();
+        let mut listed = self.listed.lock();
         if self.len() == 0 {
-            *runs = Runs::default();
+            listed.drop_all();
             return Vec::new();
         }
-        let Appended { rows: mut new, are_dropped } = std::mem::take(&mut *self.appended.lock());
-        // Listed, sorted and looked up while the writer goes on.
-        if are_dropped {
-            *runs = Runs::default();
-            for part in &self.parts {
-                new.extend(part.lock().iter().map(Record::row));
-            }
+        // Sorted, looked up and listed while the writer goes on.
+        let Appended { rows: new, dropped } = std::mem::take(&mut *self.appended.lock());
+        listed.gap = listed.gap.max(dropped);
+        listed.runs.add(new);
+        if listed.runs.len() > 2 * self.len() + MAX_STALE_ROWS {
+            listed.runs.retain(|row| self.is_current(row));
         }
-        runs.add(new);
-        let is_its = |row: &ActivityRow| self.find(row.entry, |record| record.updated_at == row.time).unwrap_or(false);
-        if runs.len() > 2 * self.len() + MAX_STALE_ROWS {
-            runs.retain(is_its);
+        let rows = self.current(&listed.runs, range, order, limit);
+        if !listed.may_lack(range, order, &rows, limit) {
+            return rows;
         }
+        listed
+            .runs
+            .add(self.parts.iter().flat_map(|part| part.lock().iter().map(Record::row).collect::<Vec<_>>()).collect());
+        listed.gap = None;
+        self.current(&listed.runs, range, order, limit)
+    }
+
+    /// The rows that are those of their records.
+    fn current(&self, runs: &Runs, range: &AgeRange, order: AgeOrder, limit: usize) -> Vec<ActivityRow> {
         // An entry that was touched twice at one time is in two runs.
         let mut last = None;
-        runs.iter(range, order).filter(|row| last.replace(*row) != Some(*row)).filter(is_its).take(limit).collect()
+        let rows = runs.iter(range, order).filter(|row| last.replace(*row) != Some(*row));
+        rows.filter(|row| self.is_current(row)).take(limit).collect()
+    }
+
+    fn is_current(&self, row: &ActivityRow) -> bool {
+        self.find(row.entry, |record| record.updated_at == row.time).unwrap_or(false)
     }
 
     /// The entries, listed a part at a time.
@@ -331,7 +376,7 @@ impl Memtable {
             let room = 2 * part.len();
             part.shrink_to(room, |record| record.entry.part_and_hash().1);
         }
-        self.appended.lock().drop_all();
+        self.appended.lock().drop_oldest();
     }
 }
 
