@@ -63,8 +63,8 @@ let browser;
 try {
   const [code] = await once(start(program, ["migrate", file, "--db", db]), "exit");
   assert.equal(code, 0, "migrate");
-  const seconds = pictures ? 150 : 60;
-  const gate = start(gateway, [db, String(seconds)]);
+  // It is ended at the end.
+  const gate = start(gateway, [db, "600"]);
   await once(gate.stdout, "data");
   if (pictures) await new Promise((resolve) => setTimeout(resolve, 75_000));
   const web = start(program, ["web", "--db", db]);

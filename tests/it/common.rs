@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom::source::KeyPolicy;
 use cloakroom::time::ManualClock;
-use cloakroom::{Options, SessionKey, SessionSource, SessionStore, Timestamp};
+use cloakroom::{Error, Options, SessionKey, SessionSource, SessionStore, Timestamp};
 use tempfile::TempDir;
 
 /// 2026-06-12T00:06:53.123456Z.
@@ -61,6 +61,16 @@ pub fn source(n: usize) -> SessionSource {
 /// The key of [`source`].
 pub fn key(n: usize) -> SessionKey {
     SessionKey::for_source(&source(n), &KeyPolicy::default()).unwrap()
+}
+
+/// Opens a store that another program has and yields, however slow the machine is: in one try an opening waits for a second.
+pub fn open_yielded(options: &Options) -> SessionStore {
+    loop {
+        match SessionStore::open(options.clone()) {
+            Err(Error::Locked { .. }) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 /// An error with all of its causes.

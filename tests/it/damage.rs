@@ -30,7 +30,7 @@ use crate::rig::file_model::Dice;
 
 const MAIN: &str = "damage::child_main";
 /// How long an opening may take.
-const OPENING: Duration = Duration::from_secs(5);
+const OPENING: Duration = crate::workload::MAX_OPEN;
 /// How long a child may be silent.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BLOCK: usize = 4096;

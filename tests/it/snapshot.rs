@@ -1,7 +1,7 @@
 //! A backup is the store of one moment, whatever happens to it meanwhile, and so is an export.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloakroom::change::Repoint;
@@ -261,26 +261,23 @@ fn each_entry_is_whole_beside_commits() {
         store.set_metadata(&key, metadata.as_object().unwrap()).unwrap().unwrap();
     };
     (0..entries).for_each(|n| write(n, 0));
-    let done = AtomicBool::new(false);
-    let (backups, rounds) = std::thread::scope(|scope| {
+    let (done, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    let backups = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let mut round = 0;
             while !done.load(Ordering::Relaxed) {
-                round += 1;
+                let round = rounds.fetch_add(1, Ordering::Relaxed) + 1;
                 (0..entries).for_each(|n| write(n, round));
             }
-            round
         });
-        let backups: Vec<_> = (0..15)
-            .map(|_| {
-                let mut file = Vec::new();
-                store.backup(&mut file, |_| {}).map(|_| file)
-            })
-            .collect();
+        let mut backups = Vec::new();
+        while backups.len() < 15 || rounds.load(Ordering::Relaxed) < 2 && !writer.is_finished() {
+            let mut file = Vec::new();
+            backups.push(store.backup(&mut file, |_| {}).map(|_| file));
+        }
         done.store(true, Ordering::Relaxed);
-        (backups, writer.join().unwrap())
+        writer.join().unwrap();
+        backups
     });
-    assert!(rounds > 0);
     for file in backups {
         restored(&file.unwrap(), |back| {
             // At most one is being written.

@@ -148,7 +148,7 @@ def test_a_wait_in_a_loop_has_no_thread_and_asks_nobody(store: SessionStore) -> 
         for _ in range(10):
             await asyncio.sleep(0)
         # It is asked when it rings, and then only: once for what came before it was listened to here.
-        assert asked <= 1 and threads() == before
+        assert asked <= 1 and threads() <= before
         already = asked
         changes(store, 1)
         assert (await waits).session_key == "mine:0" and asked == already + 1

@@ -150,7 +150,8 @@ mod tests {
     use super::*;
 
     fn filled(dir: &Path, rows: u32) -> Position {
-        let db = sled::open(dir).unwrap();
+        // As the engine does: sled's flusher would clean segments while it closes.
+        let db = sled::Config::new().path(dir).flush_every_ms(None).open().unwrap();
         for n in 0..rows {
             db.insert(n.to_be_bytes(), vec![n as u8; 1000]).unwrap();
         }

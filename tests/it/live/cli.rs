@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::callbacks::within;
-use crate::common::fast_dir;
+use crate::common::{fast_dir, open_yielded};
 
 /// Later than all times of the fixtures: 2026-11-01.
 const NOW: Timestamp = Timestamp::from_micros(1_793_491_200_000_000);
@@ -384,7 +384,7 @@ fn top_yields_a_store_to_a_gateway() {
     let ended = within("its end", move || {
         let mut terminal = Terminal::new(&stopped, &["--every", "1h"]);
         terminal.until("touches/s");
-        let store = SessionStore::open(Options::new(&stopped)).unwrap();
+        let store = open_yielded(&Options::new(&stopped));
         assert!(!store.is_empty());
         terminal.ended()
     });

@@ -9,7 +9,7 @@ use cloakroom::{Error, Options, SessionStore};
 
 use super::*;
 use crate::callbacks::within;
-use crate::common::{fast_dir, options};
+use crate::common::{fast_dir, open_yielded, options};
 
 fn names(directory: &std::path::Path) -> Vec<String> {
     let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -328,7 +328,7 @@ fn a_program_that_yields_closes_its_store_for_a_gateway() {
     });
     // Not for a program that asks for nothing of the kind.
     assert!(matches!(SessionStore::open(Options::new(home.path()).take_over(false)), Err(Error::Locked { .. })));
-    let store = SessionStore::open(Options::new(home.path())).unwrap();
+    let store = open_yielded(&Options::new(home.path()));
     assert_eq!(store.len(), 1);
     let mut said = String::new();
     looker.stderr.take().unwrap().read_to_string(&mut said).unwrap();

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 use crate::callbacks::within;
-use crate::common::assert_sound;
+use crate::common::{assert_sound, open_yielded};
 
 /// The page of a store, and a browser that has come in.
 struct Page {
@@ -594,7 +594,7 @@ fn it_opens_a_store_that_nobody_has_and_yields_it() {
     let shown = page.text(&format!("/session/{path}"));
     let revision = field(&shown, "revision");
     assert_eq!(page.post(&format!("/session/{path}/suspend"), &format!("revision={revision}")).status, 303);
-    let store = SessionStore::open(home.options()).unwrap();
+    let store = open_yielded(&home.options());
     assert!(store.get(&key(0)).unwrap().unwrap().suspended);
     let mut said = String::new();
     page.program.stderr.take().unwrap().read_to_string(&mut said).unwrap();
