@@ -291,6 +291,11 @@ impl Cluster {
         Self::with(3, true, &[])
     }
 
+    /// The same where no node fails: one that gets no processor for seconds keeps its slots.
+    pub fn patient() -> Self {
+        Self::with(3, true, &["--cluster-node-timeout", "15000"])
+    }
+
     pub fn with(primaries: usize, replicas: bool, settings: &[&str]) -> Self {
         let count = if replicas { primaries * 2 } else { primaries };
         Self::of((0..count).map(|_| Node::start(settings)).collect(), primaries)

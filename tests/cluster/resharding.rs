@@ -24,7 +24,7 @@ fn move_one(cluster: &Cluster, dice: &mut Dice, way: Way) {
 
 #[test]
 fn slots_move_and_no_verb_fails_or_is_made_twice() {
-    let cluster = Cluster::six();
+    let cluster = Cluster::patient();
     let atomic = can_at_once(&cluster);
     Battery::new("resharded", 3).run(|_, mut dice| {
         let store = cluster.open();

@@ -27,7 +27,10 @@ pub fn rig() -> Rig {
     let announced = proxy.port.to_string();
     let settings = ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &announced];
     let cluster = Cluster::of(vec![Node::start_at(port, &settings)], 1);
-    let options = ClusterOptions::new("behind", [proxy.address()]).create(true).shards(16).replicas(0);
+    // No renewal of it comes in between, and is taken for the call that a test means.
+    let lease = Duration::from_secs(3600);
+    let options =
+        ClusterOptions::new("behind", [proxy.address()]).create(true).shards(16).replicas(0).member_lease(lease);
     Rig { _cluster: cluster, proxy, options }
 }
 
