@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::tls::Tls;
+use crate::error::{Error, Result};
 use crate::prune::ActivityGuard;
 use crate::source::KeyPolicy;
 use crate::time::Clock;
@@ -127,7 +128,7 @@ impl ClusterOptions {
         self
     }
 
-    /// How long a verb tries while nodes do not answer or a failover is under way (default 15 s).
+    /// How long a verb tries while nodes do not answer or a failover is under way (default 15 s, five minutes at most).
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -198,16 +199,47 @@ impl ClusterOptions {
 
     /// How long a process counts as alive after its last renewal (default 60 s). After an outage of the node that keeps the leases
     /// it is twice that. It has to be far shorter than any age of pruning, and the same in all processes.
+    /// From a tenth of a second to a day.
     #[must_use]
     pub fn member_lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// How often this process looks for entries that another one wants to prune (default 60 s).
+    /// How often this process looks for entries that another one wants to prune (default 60 s). From a hundredth of a second to
+    /// a day.
     #[must_use]
     pub fn review_interval(mut self, interval: Duration) -> Self {
         self.review_interval = interval;
         self
+    }
+
+    /// Refuses times with which nothing works.
+    pub(super) fn check(&self) -> Result<()> {
+        let day = Duration::from_secs(86_400);
+        let times = [
+            (
+                "patience",
+                self.patience,
+                Duration::ZERO..=Duration::from_secs(300),
+                "it may be five minutes at most: what came of a change is noted for ten, so that it is not made twice",
+            ),
+            (
+                "member_lease",
+                self.lease,
+                Duration::from_millis(100)..=day,
+                "it has to be from a tenth of a second to a day, and far shorter than any age of pruning",
+            ),
+            (
+                "review_interval",
+                self.review_interval,
+                Duration::from_millis(10)..=day,
+                "it has to be from a hundredth of a second to a day: what is condemned counts for two days",
+            ),
+        ];
+        match times.into_iter().find(|(_, time, allowed, _)| !allowed.contains(time)) {
+            None => Ok(()),
+            Some((setting, time, _, expected)) => Err(Error::Setting { setting, value: format!("{time:?}"), expected }),
+        }
     }
 }

@@ -130,6 +130,7 @@ impl ClusterStore {
     }
 
     fn open_for(options: ClusterOptions, loader: Option<&str>) -> Result<Self> {
+        options.check()?;
         options.seeds.iter().try_for_each(|seed| check_seed(seed))?;
         let server_clock = Arc::new(ServerClock::new());
         let clock: Arc<dyn Clock> = options.clock.clone().unwrap_or_else(|| Arc::clone(&server_clock) as _);

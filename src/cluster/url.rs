@@ -20,8 +20,8 @@ impl ClusterOptions {
     ///
     /// The scheme is `valkey` or `redis`; `valkeys` and `rediss` encrypt connections, for which the feature `valkey-tls` is
     /// needed. A few of the nodes will do; a port that is left out is 6379. Then comes the name of the store. What is
-    /// special in a user or a password stands as `%40`. These parameters may follow: `replicas=N`,
-    /// [`relaxed`](Self::relaxed), `stated` ([`settings_are_stated`](Self::settings_are_stated)), `patience=SECONDS`.
+    /// special in a user or a password stands as `%40`. These parameters may follow: `replicas=N`, `patience=SECONDS` (300 at most),
+    /// [`relaxed`](Self::relaxed), `stated` ([`settings_are_stated`](Self::settings_are_stated)).
     ///
     /// # Errors
     /// [`Error::Setting`], whose message leaves the password out.

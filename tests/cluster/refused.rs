@@ -126,6 +126,35 @@ fn another_store_or_a_bad_name_is_refused() {
     assert!(matches!(&unavailable, Err(Error::Unavailable { node, .. }) if node == "127.0.0.1:1"), "{unavailable:?}");
 }
 
+/// Each has limits within which all works, and the error names it before any node is asked.
+#[test]
+fn times_with_which_nothing_works_are_refused() {
+    let options = || ClusterOptions::new("x", ["127.0.0.1:1"]).patience(Duration::ZERO);
+    let url = |seconds: &str| ClusterOptions::from_url(&format!("valkey://127.0.0.1:1/x?patience={seconds}")).unwrap();
+    let day = Duration::from_secs(86_400);
+    let (zero, tiny) = (Duration::ZERO, Duration::from_millis(1));
+    for (options, named) in [
+        (options().member_lease(zero), "member_lease is 0ns: "),
+        (options().member_lease(tiny), "member_lease is 1ms: "),
+        (options().member_lease(day * 2), "member_lease is 172800s: "),
+        (options().review_interval(zero), "review_interval is 0ns: "),
+        (options().review_interval(Duration::MAX), "review_interval is 18446744073709551615.999999999s: "),
+        (options().patience(Duration::from_secs(301)), "patience is 301s: "),
+        (options().patience(Duration::MAX), "patience is 18446744073709551615.999999999s: "),
+        (url("301"), "patience is 301s: "),
+        (url("18446744073709551615"), "patience is 18446744073709551615s: "),
+    ] {
+        let error = ClusterStore::open(options).unwrap_err();
+        assert!(matches!(error, Error::Setting { .. }) && error.to_string().starts_with(named), "{named}{error:?}");
+    }
+    let longest = options().member_lease(day).review_interval(day);
+    let shortest = options().member_lease(Duration::from_millis(100)).review_interval(Duration::from_millis(10));
+    for allowed in [longest, shortest] {
+        let error = ClusterStore::open(allowed).unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    }
+}
+
 fn meta_of(store: &ClusterStore) -> String {
     let found = one().nodes[0].ask(&["KEYS", &format!("{}:*:meta", store.name())]);
     let found: Vec<String> = redis::from_redis_value(found).unwrap();
