@@ -72,7 +72,7 @@ impl ClusterStore {
             if !dry_run {
                 self.forget_reviews(shard, &roll)?;
             }
-            let mut aged = 0;
+            let (mut aged, unreviewed) = (0, report.kept_unreviewed);
             if expired > 0
                 && let Some(cutoff) = report.cutoff
             {
@@ -84,13 +84,16 @@ impl ClusterStore {
             // Others may have made or removed some since all were counted. What came since waits for the next pass.
             let left = counted.saturating_sub(aged).min(self.count_shard(shard)?);
             let excess = left.saturating_sub(share);
-            if excess > 0 {
+            // What has expired, and others look at first, goes before anything that is fresh.
+            let waits = report.kept_unreviewed - unreviewed;
+            let mut gone = 0;
+            if excess > waits {
                 let mut pass = Pass::new(self, shard, now, &mut others);
                 pass.from = report.cutoff;
-                let gone = pass.walk(&mut report, policy, guard, None, PruneReason::Entries, excess)?;
-                report.entries_over_cap += excess.saturating_sub(gone);
+                gone = pass.walk(&mut report, policy, guard, None, PruneReason::Entries, excess - waits)?;
                 receipts.extend(pass.receipt);
             }
+            report.entries_over_cap += excess.saturating_sub(gone);
         }
         report.kept_unreadable = report.unreadable.count;
         self.keep_all(&receipts)?;
@@ -201,7 +204,8 @@ impl<'a> Pass<'a> {
         Self { store, shard, now, others, from: None, receipt: None }
     }
 
-    /// Decides on the oldest entries, until so many are gone. Returns how many that were.
+    /// Decides on the oldest entries, until so many are gone, or go once others have looked at them: to condemn more would take
+    /// more than is wanted. Returns how many are gone.
     fn walk(
         &mut self,
         report: &mut PruneReport,
@@ -211,7 +215,8 @@ impl<'a> Pass<'a> {
         reason: PruneReason,
         enough: u64,
     ) -> Result<u64> {
-        let before = report.removed;
+        let decided = |report: &PruneReport| report.removed + report.kept_unreviewed;
+        let (before, decided_before) = (report.removed, decided(report));
         let end = cutoff.map_or("+inf".to_owned(), |cutoff| format!("({}", cutoff.as_micros()));
         let begin = self.from.map_or("-inf".to_owned(), |from| from.as_micros().to_string());
         // What stays in its place is passed over.
@@ -230,7 +235,7 @@ impl<'a> Pass<'a> {
                 if report.removed == was_removed || report.dry_run {
                     kept += 1;
                 }
-                if report.removed - before >= enough {
+                if decided(report) - decided_before >= enough {
                     return Ok(report.removed - before);
                 }
             }

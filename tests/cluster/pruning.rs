@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cloakroom::change::Expect;
 use cloakroom::cluster::ClusterStore;
+use cloakroom::prune::NoActivity;
 use cloakroom::time::ManualClock;
 use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionId, SessionKey, Sessions};
 
@@ -14,6 +15,7 @@ use crate::common::{NOW, key, source};
 use crate::conformance::one;
 
 const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The number in the names of the shard of an entry.
 fn shard(store: &ClusterStore, key: &SessionKey) -> String {
@@ -75,4 +77,35 @@ fn who_comes_while_a_shard_is_pruned_is_asked() {
     };
     let report = store.prune(&PrunePolicy::max_age_days(1), &joins).unwrap();
     assert!(report.kept_unreviewed > 100, "{report:?}");
+}
+
+/// A cap takes as many as are too much, the oldest first, though others have to look at each before it goes.
+#[test]
+fn a_cap_condemns_no_more_than_its_excess() {
+    let clock = ManualClock::new(NOW);
+    let options = one().options().shards(1).clock(clock.clone()).review_interval(HOUR);
+    let [a, b] = [(); 2].map(|()| ClusterStore::open(options.clone().guard(NoActivity)).unwrap());
+    for n in 0..100 {
+        a.resolve(&source(n)).unwrap();
+        clock.advance(Duration::from_secs(1));
+    }
+    let pass = |policy: PrunePolicy| {
+        let report = a.prune(&policy, &NoActivity).unwrap();
+        (report.removed, report.kept_unreviewed, report.entries_over_cap, a.stats().unwrap().condemned)
+    };
+    let capped = |entries| PrunePolicy::max_age_days(0).max_entries(entries);
+    assert_eq!(pass(capped(99)), (0, 1, 1, 1));
+    assert_eq!(pass(capped(99)), (0, 1, 1, 1), "nobody has looked since");
+    b.review().unwrap();
+    assert_eq!(pass(capped(99)), (1, 0, 0, 0));
+    assert!(!a.contains(&key(0)).unwrap());
+    // What has expired goes first: then nothing is too much.
+    clock.advance(DAY);
+    let fresh = (11..100).map(key);
+    fresh.for_each(|key| drop(a.touch(&key).unwrap().unwrap()));
+    clock.advance(HOUR);
+    let both = PrunePolicy::max_age_days(1).max_entries(95);
+    assert_eq!(pass(both), (0, 10, 4, 10));
+    b.review().unwrap();
+    assert_eq!(pass(both), (10, 0, 0, 0));
 }
