@@ -64,8 +64,9 @@ impl Drop for HeldHere {
 }
 
 impl ClusterStore {
-    /// Whether a lease, or work that a member knows of, holds an entry. Leases of processes that are gone are ended.
-    pub(super) fn is_held(&self, key: &SessionKey) -> Result<bool> {
+    /// Whether a lease, or work that a member knows of, holds an entry. Leases of processes that are gone are ended, unless it
+    /// only looks.
+    pub(super) fn is_held(&self, key: &SessionKey, only_looks: bool) -> Result<bool> {
         let (shard, now) = (self.shard_of(key), self.now().as_micros());
         let ask = |part| redis::cmd("ZSCORE").arg(self.part(shard, part)).arg(key.as_str()).to_owned();
         let done = self.call(shard, Kind::Read, &|_| vec![ask(Part::Holds), ask(Part::Leases)])?;
@@ -73,11 +74,11 @@ impl ClusterStore {
         if is_ahead(0) || !is_ahead(1) {
             return Ok(is_ahead(0));
         }
-        self.is_leased(shard, key, now)
+        self.is_leased(shard, key, now, only_looks)
     }
 
-    /// Whether a lease holds an entry. Those of processes that are gone are ended.
-    fn is_leased(&self, shard: u32, key: &SessionKey, now: i64) -> Result<bool> {
+    /// Whether a lease holds an entry. Those of processes that are gone are ended, unless it only looks.
+    fn is_leased(&self, shard: u32, key: &SessionKey, now: i64, only_looks: bool) -> Result<bool> {
         let (mut roll, mut is_held) = (None, false);
         for Term { name, end, .. } in self.terms(shard, key)? {
             let Some(member) = member_of(&name) else {
@@ -88,10 +89,10 @@ impl ClusterStore {
                 Some(roll) => roll,
                 None => roll.insert(self.roll()?),
             };
-            if self.is_gone(roll, member)? {
-                self.lease_script(key, &name, "", "")?;
-            } else {
+            if !self.is_gone(roll, member)? {
                 is_held = true;
+            } else if !only_looks {
+                self.lease_script(key, &name, "", "")?;
             }
         }
         Ok(is_held)
@@ -151,7 +152,7 @@ impl ClusterStore {
         for _ in 0..2 {
             match self.lease_script(key, name, term, end)? {
                 (1, receipt) => return Ok(Some(receipt)),
-                (-2, _) => self.is_leased(self.shard_of(key), key, self.now().as_micros()).map(drop)?,
+                (-2, _) => self.is_leased(self.shard_of(key), key, self.now().as_micros(), false).map(drop)?,
                 _ => return Ok(None),
             }
         }

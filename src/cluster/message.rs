@@ -170,7 +170,7 @@ impl ClusterStore {
             let Some(seen) = self.look(key, false)? else { break };
             let is_kept = [SUSPENDED, RESUME_PENDING, PINNED].iter().any(|flag| seen.hot.is(*flag));
             let entry = seen.entry(key);
-            if is_kept || policy.due_for(&entry, self.now()).is_none() || self.is_held(key)? {
+            if is_kept || policy.due_for(&entry, self.now()).is_none() || self.is_held(key, false)? {
                 break;
             }
             let own = self.inner.options.guard.clone();

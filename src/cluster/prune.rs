@@ -66,10 +66,11 @@ impl ClusterStore {
             if expired == 0 && !is_over {
                 continue;
             }
-            let called = Instant::now();
-            let roll = self.roll()?;
-            let mut others = Others { members: self.others(&roll), called, left: ROLL_ENTRIES };
+            let mut others = Others { members: BTreeSet::new(), called: Instant::now(), left: ROLL_ENTRIES };
+            // A dry run asks no others, and calls no roll.
             if !dry_run {
+                let roll = self.roll()?;
+                others.members = self.others(&roll);
                 self.forget_reviews(shard, &roll)?;
             }
             let (mut aged, unreviewed) = (0, report.kept_unreviewed);
@@ -254,13 +255,15 @@ impl<'a> Pass<'a> {
         reason: PruneReason,
         key: &SessionKey,
     ) -> Result<()> {
-        self.others.next(self.store)?;
+        if !report.dry_run {
+            self.others.next(self.store)?;
+        }
         let Some(Some(look)) = report.unreadable.pass(self.store.look(key, false))? else { return Ok(()) };
         if cutoff.is_some_and(|cutoff| look.hot.updated_at >= cutoff) {
             return Ok(());
         }
         let seen = Activity { key: key.clone(), hot: look.hot };
-        let is_held = self.store.is_held(key)?;
+        let is_held = self.store.is_held(key, report.dry_run)?;
         let due = Due { seen: &seen, idle: self.now.since(look.hot.updated_at), is_held, reason };
         // Both that of the call and that of the process.
         let own = self.store.inner.options.guard.clone();

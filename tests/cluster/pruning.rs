@@ -13,6 +13,7 @@ use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionId, SessionKey, Sessio
 
 use crate::common::{NOW, key, source};
 use crate::conformance::one;
+use crate::nodes::wait_for;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -108,4 +109,28 @@ fn a_cap_condemns_no_more_than_its_excess() {
     assert_eq!(pass(both), (0, 10, 4, 10));
     b.review().unwrap();
     assert_eq!(pass(both), (10, 0, 0, 0));
+}
+
+/// A dry run changes nothing: it does not even end the lease of a process that is gone, so a store that was closed has it too.
+#[test]
+fn a_dry_run_ends_no_lease() {
+    let clock = ManualClock::new(NOW);
+    let options = one().options().clock(clock.clone()).member_lease(Duration::from_secs(2));
+    let [a, b] = [(); 2].map(|()| ClusterStore::open(options.clone()).unwrap());
+    a.resolve(&source(1)).unwrap();
+    std::mem::forget(b.hold(&key(1)).unwrap().unwrap());
+    clock.advance(DAY * 2);
+    drop(b);
+    let policy = PrunePolicy::max_age_days(1);
+    wait_for("its process counts as gone", || a.prune_dry_run(&policy, &NoActivity).unwrap().removed == 1);
+    let leases = || -> Vec<String> {
+        redis::from_redis_value(one().nodes[0].ask(&["KEYS", &format!("{}:*:n:*", a.name())])).unwrap()
+    };
+    assert_eq!(leases().len(), 1);
+    a.close().unwrap();
+    assert_eq!(a.prune_dry_run(&policy, &NoActivity).unwrap().removed, 1);
+    assert_eq!(leases().len(), 1);
+    let c = ClusterStore::open(options).unwrap();
+    assert_eq!(c.prune(&policy, &NoActivity).unwrap().removed, 1);
+    assert!(leases().is_empty());
 }
