@@ -323,11 +323,11 @@ impl Sessions for ClusterStore {
     }
 
     fn prune(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard) -> Result<PruneReport> {
-        self.writable()?.do_prune(policy, guard, false)
+        self.writable()?.do_prune(policy, guard, false, &|| true)
     }
 
     fn prune_dry_run(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard) -> Result<PruneReport> {
-        self.do_prune(policy, guard, true)
+        self.do_prune(policy, guard, true, &|| true)
     }
 
     fn flush(&self) -> Result<()> {

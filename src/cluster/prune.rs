@@ -32,11 +32,20 @@ impl ClusterStore {
         policy: &PrunePolicy,
         guard: &dyn ActivityGuard,
         dry_run: bool,
+        go_on: &dyn Fn() -> bool,
     ) -> Result<PruneReport> {
-        self.pass(policy, guard, dry_run).inspect(|report| self.inner.figures.pruned(report))
+        // A store that was closed changes nothing, and is read on.
+        let go_on = || go_on() && (dry_run || !self.inner.door.is_closed());
+        self.pass(policy, guard, dry_run, &go_on).inspect(|report| self.inner.figures.pruned(report))
     }
 
-    fn pass(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard, dry_run: bool) -> Result<PruneReport> {
+    fn pass(
+        &self,
+        policy: &PrunePolicy,
+        guard: &dyn ActivityGuard,
+        dry_run: bool,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<PruneReport> {
         let policy = &policy.limits();
         if policy.max_disk_bytes.is_some() {
             return Err(Error::Unsupported {
@@ -77,9 +86,12 @@ impl ClusterStore {
             if expired > 0
                 && let Some(cutoff) = report.cutoff
             {
-                let mut pass = Pass::new(self, shard, now, &mut others);
+                let mut pass = Pass::new(self, shard, now, &mut others, go_on);
                 aged = pass.walk(&mut report, policy, guard, Some(cutoff), PruneReason::Age, u64::MAX)?;
                 receipts.extend(pass.receipt);
+            }
+            if report.stopped {
+                break;
             }
             let Some(share) = share(shard) else { continue };
             // Others may have made or removed some since all were counted. What came since waits for the next pass.
@@ -89,7 +101,7 @@ impl ClusterStore {
             let waits = report.kept_unreviewed - unreviewed;
             let mut gone = 0;
             if excess > waits {
-                let mut pass = Pass::new(self, shard, now, &mut others);
+                let mut pass = Pass::new(self, shard, now, &mut others, go_on);
                 pass.from = report.cutoff;
                 gone = pass.walk(&mut report, policy, guard, None, PruneReason::Entries, excess - waits)?;
                 receipts.extend(pass.receipt);
@@ -177,6 +189,7 @@ struct Pass<'a> {
     others: &'a mut Others,
     /// Those before were decided on.
     from: Option<Timestamp>,
+    go_on: &'a dyn Fn() -> bool,
     receipt: Option<crate::commit::Receipt>,
 }
 
@@ -201,8 +214,14 @@ impl Others {
 }
 
 impl<'a> Pass<'a> {
-    fn new(store: &'a ClusterStore, shard: u32, now: Timestamp, others: &'a mut Others) -> Self {
-        Self { store, shard, now, others, from: None, receipt: None }
+    fn new(
+        store: &'a ClusterStore,
+        shard: u32,
+        now: Timestamp,
+        others: &'a mut Others,
+        go_on: &'a dyn Fn() -> bool,
+    ) -> Self {
+        Self { store, shard, now, others, from: None, go_on, receipt: None }
     }
 
     /// Decides on the oldest entries, until so many are gone, or go once others have looked at them: to condemn more would take
@@ -230,6 +249,10 @@ impl<'a> Pass<'a> {
             let keys: Vec<_> = list(at(&done.values, 0)).iter().filter_map(text).collect();
             let found = keys.len();
             for key in keys {
+                if !(self.go_on)() {
+                    report.stopped = true;
+                    return Ok(report.removed - before);
+                }
                 let was_removed = report.removed;
                 let key = SessionKey::new(key).map_err(Error::InvalidKey)?;
                 self.one(report, policy, guard, cutoff, reason, &key)?;

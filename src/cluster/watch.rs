@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use parking_lot::Mutex;
 
 use super::store::ClusterStore;
@@ -19,7 +19,7 @@ use crate::watcher::{WatcherConfig, WatcherStatus};
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Prunes a store on a cluster from a thread of its own: at once, then every interval, and when told. It stops when this is
-/// dropped.
+/// dropped: a pass that is under way ends after the entry that it is at, which is waited for.
 ///
 /// Any number of processes may have one. What several of them find they remove once, and each asks
 /// [the guard of its process](super::ClusterOptions::guard) and waits for those of the others. So where others have guards an
@@ -107,32 +107,33 @@ impl Worker {
             let _ = stopped.recv();
             return;
         }
+        let go_on = || stopped.try_recv() == Err(TryRecvError::Empty);
         let mut tick = self.store.inner.clock.after(self.config.interval);
         let never = crossbeam_channel::never();
         // What others have to look at first is come back to when they have, as the same kind of pass.
         let mut asked_for = false;
-        let mut back = self.pass(asked_for);
+        let mut back = self.pass(asked_for, &go_on);
         loop {
             select! {
                 recv(stopped) -> _ => return,
                 recv(kicks) -> _ => {
                     asked_for = true;
-                    back = self.pass(asked_for);
+                    back = self.pass(asked_for, &go_on);
                 }
-                recv(back.as_ref().map_or(&never, Timer::receiver)) -> _ => back = self.pass(asked_for),
+                recv(back.as_ref().map_or(&never, Timer::receiver)) -> _ => back = self.pass(asked_for, &go_on),
                 recv(tick.receiver()) -> _ => {
                     tick = self.store.inner.clock.after(self.config.interval);
                     asked_for = false;
-                    back = self.pass(asked_for);
+                    back = self.pass(asked_for, &go_on);
                 }
             }
         }
     }
 
     /// One pass. Whatever happens in it, the thread goes on. Answers when to come back before the interval is over.
-    fn pass(&mut self, asked_for: bool) -> Option<Timer> {
+    fn pass(&mut self, asked_for: bool, go_on: &dyn Fn() -> bool) -> Option<Timer> {
         let began = self.store.now();
-        let pass = AssertUnwindSafe(|| self.prune(asked_for, began));
+        let pass = AssertUnwindSafe(|| self.prune(asked_for, began, go_on));
         let result =
             catch_unwind(pass).unwrap_or_else(|panic| Err(Error::Panicked { message: panic_message(&*panic) }));
         let mut status = self.status.lock();
@@ -162,13 +163,13 @@ impl Worker {
     }
 
     /// Prunes; `None` if the pass was held.
-    fn prune(&mut self, asked_for: bool, now: Timestamp) -> Result<Option<PruneReport>> {
+    fn prune(&mut self, asked_for: bool, now: Timestamp, go_on: &dyn Fn() -> bool) -> Result<Option<PruneReport>> {
         let policy = &self.config.policy;
         if !asked_for {
             let (all, expired) = self.store.count_expired(policy.age_only().cutoff(now))?;
             // Counting is cheap and finds most passes harmless; only then is every guard asked.
             if expired > all / 2 {
-                let would = self.store.do_prune(&policy.age_only(), &NoActivity, true)?.removed;
+                let would = self.store.do_prune(&policy.age_only(), &NoActivity, true, go_on)?.removed;
                 let is_confirmed = self.held.is_some_and(|(at, then)| {
                     would <= then && now.since(at) >= self.config.interval - self.config.interval / 16
                 });
@@ -185,11 +186,11 @@ impl Worker {
                 }
             }
         }
-        let report = self.store.do_prune(policy, &NoActivity, false)?;
+        let report = self.store.do_prune(policy, &NoActivity, false, go_on)?;
         if report.clock_doubted {
             return Ok(None);
         }
-        if report.kept_unreviewed == 0 {
+        if report.kept_unreviewed == 0 && !report.stopped {
             self.held = None;
         }
         Ok(Some(report))

@@ -1,14 +1,16 @@
 //! Passes of pruning while the store changes under them.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloakroom::change::Expect;
-use cloakroom::cluster::ClusterStore;
+use cloakroom::cluster::{ClusterStore, ClusterWatcher};
 use cloakroom::prune::NoActivity;
 use cloakroom::time::ManualClock;
+use cloakroom::watcher::WatcherConfig;
 use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionId, SessionKey, Sessions};
 
 use crate::common::{NOW, key, source};
@@ -133,4 +135,66 @@ fn a_dry_run_ends_no_lease() {
     let c = ClusterStore::open(options).unwrap();
     assert_eq!(c.prune(&policy, &NoActivity).unwrap().removed, 1);
     assert!(leases().is_empty());
+}
+
+/// A pass that is under way stops where the store is closed. Nothing is condemned after that, and a dry run reads on.
+#[test]
+fn a_pass_stops_when_the_store_is_closed() {
+    let clock = ManualClock::new(NOW);
+    let options = one().options().shards(1).clock(clock.clone()).review_interval(HOUR);
+    let [a, b] = [(); 2].map(|()| ClusterStore::open(options.clone().guard(NoActivity)).unwrap());
+    for n in 0..20 {
+        a.resolve(&source(n)).unwrap();
+    }
+    clock.advance(DAY * 2);
+    let asked = AtomicUsize::new(0);
+    // It is asked with nothing locked.
+    let closes = |_: &SessionKey| {
+        if asked.fetch_add(1, Ordering::Relaxed) == 5 {
+            a.close().unwrap();
+        }
+        false
+    };
+    let policy = PrunePolicy::max_age_days(1);
+    let report = a.prune(&policy, &closes).unwrap();
+    assert!(report.stopped, "{report:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 6);
+    assert!(b.stats().unwrap().condemned <= 6);
+    let report = a.prune_dry_run(&policy, &closes).unwrap();
+    assert_eq!((report.removed, report.stopped, asked.load(Ordering::Relaxed)), (20, false, 26));
+}
+
+/// A watcher that is dropped stops where its pass is, and not at the end of that.
+#[test]
+fn a_watcher_that_is_dropped_stops_its_pass() {
+    let clock = ManualClock::new(NOW);
+    let store = ClusterStore::open(one().options().shards(1).clock(clock.clone())).unwrap();
+    for n in 0..60 {
+        store.resolve(&source(n)).unwrap();
+    }
+    clock.advance(DAY * 2);
+    // Most are fresh, so the pass is not held.
+    (20..60).for_each(|n| drop(store.touch(&key(n)).unwrap().unwrap()));
+    let (asked, watcher) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None::<ClusterWatcher>)));
+    let (tell, ended) = channel::<()>();
+    let guard = {
+        let (asked, watcher) = (Arc::clone(&asked), Arc::clone(&watcher));
+        move |_: &SessionKey| {
+            // It goes with the last handle, which the watcher's thread has.
+            let _tell = &tell;
+            if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+                wait_for("the watcher is told of", || watcher.lock().unwrap().is_some());
+                let dropped = watcher.lock().unwrap().take();
+                drop(dropped);
+            }
+            false
+        }
+    };
+    let other = ClusterStore::open(one().options_of(&store).replicas(0).clock(clock.clone()).guard(guard)).unwrap();
+    let config = WatcherConfig { policy: PrunePolicy::max_age_days(1), interval: HOUR };
+    *watcher.lock().unwrap() = Some(other.watch(config).unwrap());
+    drop(other);
+    assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Err(RecvTimeoutError::Disconnected));
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(store.len().unwrap(), 59, "that one was decided on");
 }
