@@ -202,6 +202,9 @@ pub trait Sessions: Send + Sync {
     fn rename(&self, old: &str, new: &str) -> Result<RenameReport>;
 
     /// Removes what has been idle for too long: [`prune`](SessionStore::prune).
+    ///
+    /// On a cluster a pass that has done something, and then fails, is no error: the report's
+    /// [`failure`](PruneReport::failure) tells of it. So it is where it is not known that what went is kept.
     fn prune(&self, policy: &PrunePolicy, guard: &dyn ActivityGuard) -> Result<PruneReport>;
 
     /// Reports what [`prune`](Sessions::prune) would do: [`prune_dry_run`](SessionStore::prune_dry_run).

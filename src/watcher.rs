@@ -56,7 +56,7 @@ impl From<&Config> for WatcherConfig {
 pub struct WatcherStatus {
     /// Passes that ended, well or not.
     pub passes: u64,
-    /// Passes that failed or panicked.
+    /// Passes that failed or panicked, and on a cluster those whose report names a [failure](PruneReport::failure).
     pub failures: u64,
     /// Passes that were held: they would have removed more than half of the entries, or the clock was in doubt.
     pub held: u64,

@@ -55,6 +55,8 @@ use super::{Exit, Format};
 ///   live_bytes                 estimate of the bytes of all entries, if the config file has a cap on them, or null
 ///   bytes_over_cap             bytes above its low-water mark that are left, because the rest are protected
 ///   stopped                    the pass ended early
+///   failure                    on a cluster: what cut the pass short after it had done something, or why what it removed is
+///                              not known to be kept, and the exit code is 1; left out where there is none
 ///   clock_doubted              nothing was removed, since half of the entries or more lie ahead of the clock; after a
 ///                              day in which the clock did not jump it is trusted. On a cluster: since the clocks of two
 ///                              nodes, or that of this host, are more than a minute apart
@@ -106,33 +108,38 @@ impl Prune {
 
     pub(super) fn run(self, db: &Db, config: Option<&Path>, out: &mut Out) -> Result<Exit> {
         let policy = self.policy(config)?;
-        let (report, left) = with_source(db, |source| {
-            let store = match source.side() {
-                Side::Own(store) => store,
-                Side::Live(client) => return self.ask(client, &policy),
+        with_source(db, |source| {
+            let (report, left) = match source.side() {
+                Side::Own(store) => self.own(store, &policy)?,
+                Side::Live(client) => self.ask(client, &policy)?,
             };
-            let mut report = None;
-            if self.dry_run || !self.yes {
-                let dry = store.prune_dry_run(&policy, &NoActivity)?;
-                if self.dry_run {
-                    report = Some(dry);
-                } else if dry.removed > store.len()? / 2 {
-                    confirm(dry.removed, store.len()?)?;
-                }
+            // Before the store is closed: that may fail, and what was done is told all the same.
+            if self.format.json {
+                out.json(&report)?
+            } else {
+                print(&report, policy.is_disabled(), left, db.cluster.is_some(), out)?
             }
-            let report = report.map_or_else(|| store.prune(&policy, &NoActivity), Ok)?;
-            Ok((report, store.len()?))
-        })?;
-        if self.format.json {
-            out.json(&report)?
-        } else {
-            print(&report, policy.is_disabled(), left, db.cluster.is_some(), out)?
-        }
-        Ok(Exit::Done)
+            Ok(if report.failure.is_some() { Exit::Failed } else { Exit::Done })
+        })
     }
 }
 
 impl Prune {
+    /// Prunes a store that is open here. Answers how many entries are left, too.
+    fn own(&self, store: &dyn Sessions, policy: &PrunePolicy) -> Result<(PruneReport, u64)> {
+        let mut report = None;
+        if self.dry_run || !self.yes {
+            let dry = store.prune_dry_run(policy, &NoActivity)?;
+            if self.dry_run {
+                report = Some(dry);
+            } else if dry.removed > store.len()? / 2 {
+                confirm(dry.removed, store.len()?)?;
+            }
+        }
+        let report = report.map_or_else(|| store.prune(policy, &NoActivity), Ok)?;
+        Ok((report, store.len()?))
+    }
+
     /// Prunes through the view of a running store, which asks the gateway's guard. Answers how many entries are left, too.
     fn ask(&self, client: &Client, policy: &PrunePolicy) -> Result<(PruneReport, u64)> {
         let seconds = |age: Option<std::time::Duration>| age.map(|age| age.as_secs());
@@ -233,6 +240,9 @@ fn print(report: &PruneReport, disabled: bool, left: u64, on_cluster: bool, out:
         if over > 0 {
             row(name, &format!("{}, the rest are protected", thousands(over)));
         }
+    }
+    if let Some(failure) = &report.failure {
+        row("cut short, or not known to be kept", failure);
     }
     row("entries in the store", &thousands(left));
     table.print(out)

@@ -17,6 +17,7 @@ mod asked;
 mod backup;
 mod call;
 mod clock;
+mod counts;
 mod door;
 mod entry;
 mod export;

@@ -1,18 +1,20 @@
 //! Pruning: shard by shard, with the questions of the embedded store, and every live member's guard.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::clock::agree;
 use super::entry::Look;
 use super::layout::Part;
 use super::map::Kind;
+use super::proof::Sent;
 use super::roll::Roll;
 use super::scripts::Named;
 use super::store::ClusterStore;
 use super::value::{at, int, list, text};
 use crate::codec::Activity;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::events::PruneReason;
 use crate::key::{SessionId, SessionKey};
 use crate::prune::{ActivityGuard, Answer, Due, PrunePolicy, PruneReport, Shelf, ask, decide};
@@ -34,19 +36,39 @@ impl ClusterStore {
         dry_run: bool,
         go_on: &dyn Fn() -> bool,
     ) -> Result<PruneReport> {
+        let (mut report, mut removals) = (PruneReport { dry_run, ..PruneReport::default() }, Vec::new());
         // A store that was closed changes nothing, and is read on.
         let go_on = || go_on() && (dry_run || !self.inner.door.is_closed());
-        self.pass(policy, guard, dry_run, &go_on).inspect(|report| self.inner.figures.pruned(report))
+        let passed = self.pass(&policy.limits(), guard, &go_on, &mut report, &mut removals);
+        report.kept_unreadable = report.unreadable.count;
+        let receipt = (!removals.is_empty()).then(|| self.receipt(removals.into_iter().map(Some)));
+        match passed.and_then(|()| self.keep_all(receipt.as_slice())) {
+            Ok(()) => {}
+            Err(Error::Closed { .. }) if !dry_run => report.stopped = true,
+            Err(error) if dry_run || report.removed + report.kept_unreviewed == 0 => return Err(error),
+            // As an error it would hide what was done. What a failover takes back is pruned again.
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    removed = report.removed,
+                    "a pruning pass was cut short, or what it removed is not known to be kept"
+                );
+                report.failure = Some(with_causes(&error));
+            }
+        }
+        self.inner.figures.pruned(&report);
+        Ok(report)
     }
 
+    /// Walks over the shards. `removals` gets the last removal over each connection: its receipt covers those before.
     fn pass(
         &self,
         policy: &PrunePolicy,
         guard: &dyn ActivityGuard,
-        dry_run: bool,
         go_on: &dyn Fn() -> bool,
-    ) -> Result<PruneReport> {
-        let policy = &policy.limits();
+        report: &mut PruneReport,
+        removals: &mut Vec<Sent>,
+    ) -> Result<()> {
         if policy.max_disk_bytes.is_some() {
             return Err(Error::Unsupported {
                 what: "a cap on bytes (max_disk_bytes)",
@@ -54,14 +76,14 @@ impl ClusterStore {
             });
         }
         let now = self.now();
-        let mut report = PruneReport { dry_run, cutoff: policy.cutoff(now), ..PruneReport::default() };
+        report.cutoff = policy.cutoff(now);
         if policy.is_disabled() {
-            return Ok(report);
+            return Ok(());
         }
         if !self.clocks_agree()? {
             tracing::warn!("clocks of the cluster, or that of this host, are more than a minute apart: nothing ages");
             report.clock_doubted = true;
-            return Ok(report);
+            return Ok(());
         }
         let shards = self.layout().shards();
         // The cap is split evenly, and what is left over goes to the first shards.
@@ -69,7 +91,6 @@ impl ClusterStore {
             let (max, n) = (policy.max_entries?, u64::from(shards));
             Some(max / n + u64::from(u64::from(shard) < max % n))
         };
-        let mut receipts = Vec::new();
         for (shard, (counted, expired)) in self.count_shards(report.cutoff)? {
             let is_over = share(shard).is_some_and(|share| counted > share);
             if expired == 0 && !is_over {
@@ -77,18 +98,17 @@ impl ClusterStore {
             }
             let mut others = Others { members: BTreeSet::new(), called: Instant::now(), left: ROLL_ENTRIES };
             // A dry run asks no others, and calls no roll.
-            if !dry_run {
+            if !report.dry_run {
                 let roll = self.roll()?;
                 others.members = self.others(&roll);
                 self.forget_reviews(shard, &roll)?;
             }
             let (mut aged, unreviewed) = (0, report.kept_unreviewed);
+            let mut pass = Pass { store: self, shard, now, others: &mut others, from: None, go_on, removals };
             if expired > 0
                 && let Some(cutoff) = report.cutoff
             {
-                let mut pass = Pass::new(self, shard, now, &mut others, go_on);
-                aged = pass.walk(&mut report, policy, guard, Some(cutoff), PruneReason::Age, u64::MAX)?;
-                receipts.extend(pass.receipt);
+                aged = pass.walk(report, policy, guard, Some(cutoff), PruneReason::Age, u64::MAX)?;
             }
             if report.stopped {
                 break;
@@ -101,16 +121,12 @@ impl ClusterStore {
             let waits = report.kept_unreviewed - unreviewed;
             let mut gone = 0;
             if excess > waits {
-                let mut pass = Pass::new(self, shard, now, &mut others, go_on);
                 pass.from = report.cutoff;
-                gone = pass.walk(&mut report, policy, guard, None, PruneReason::Entries, excess - waits)?;
-                receipts.extend(pass.receipt);
+                gone = pass.walk(report, policy, guard, None, PruneReason::Entries, excess - waits)?;
             }
             report.entries_over_cap += excess.saturating_sub(gone);
         }
-        report.kept_unreadable = report.unreadable.count;
-        self.keep_all(&receipts)?;
-        Ok(report)
+        Ok(())
     }
 
     /// Forgets how far those have looked that are gone.
@@ -141,44 +157,6 @@ impl ClusterStore {
         times.push(std::time::SystemTime::now().into());
         Ok(agree(&times))
     }
-
-    /// How many entries each shard has, and how many of them are older than the cutoff.
-    fn count_shards(&self, cutoff: Option<Timestamp>) -> Result<Vec<(u32, (u64, u64))>> {
-        let ask = |shard| {
-            let updated = self.part(shard, Part::Updated);
-            let mut expired = redis::cmd("ZCOUNT");
-            let cutoff = cutoff.map_or(i64::MIN, Timestamp::as_micros);
-            expired.arg(&updated).arg("-inf").arg(format!("({cutoff}"));
-            let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
-            vec![redis::cmd("ZCARD").arg(&updated).to_owned(), expired, mark]
-        };
-        let mut counts = Vec::new();
-        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
-            self.check_mark(shard, at(&done.values, 2), &done.node)?;
-            let count = |place| int(at(&done.values, place)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
-            counts.push((shard, (count(0), count(1))));
-        }
-        Ok(counts)
-    }
-
-    /// How many entries a shard has now.
-    fn count_shard(&self, shard: u32) -> Result<u64> {
-        let ask = redis::cmd("ZCARD").arg(self.part(shard, Part::Updated)).to_owned();
-        let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
-        Ok(int(at(&done.values, 0)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
-    }
-
-    /// How many entries there are, and how many of them are older than the cutoff.
-    pub(super) fn count_expired(&self, cutoff: Option<Timestamp>) -> Result<(u64, u64)> {
-        let counts = self.count_shards(cutoff)?.into_iter().map(|(_, counts)| counts);
-        let (all, old) = counts.fold((0, 0), |(all, old), (entries, expired)| (all + entries, old + expired));
-        Ok((all, if cutoff.is_some() { old } else { 0 }))
-    }
-
-    /// How many entries there are.
-    pub(super) fn count(&self) -> Result<u64> {
-        Ok(self.count_shards(None)?.into_iter().map(|(_, (entries, _))| entries).sum())
-    }
 }
 
 /// A pass over one shard.
@@ -190,7 +168,7 @@ struct Pass<'a> {
     /// Those before were decided on.
     from: Option<Timestamp>,
     go_on: &'a dyn Fn() -> bool,
-    receipt: Option<crate::commit::Receipt>,
+    removals: &'a mut Vec<Sent>,
 }
 
 /// The others that have guards.
@@ -213,17 +191,7 @@ impl Others {
     }
 }
 
-impl<'a> Pass<'a> {
-    fn new(
-        store: &'a ClusterStore,
-        shard: u32,
-        now: Timestamp,
-        others: &'a mut Others,
-        go_on: &'a dyn Fn() -> bool,
-    ) -> Self {
-        Self { store, shard, now, others, from: None, go_on, receipt: None }
-    }
-
+impl Pass<'_> {
     /// Decides on the oldest entries, until so many are gone, or go once others have looked at them: to condemn more would take
     /// more than is wanted. Returns how many are gone.
     fn walk(
@@ -355,10 +323,12 @@ impl Shelf for One<'_, '_> {
             return Ok(None);
         }
         let unless_held_at = (!is_overridden).then_some(now);
-        let (answer, receipt) =
+        let (answer, sent) =
             store.remove_script(&seen.key, self.look, &self.look.score, unless_held_at, &self.condemned)?;
         if answer == 1 {
-            self.pass.receipt = Some(receipt);
+            let removals = &mut *self.pass.removals;
+            removals.retain(|before| sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(&before.link, &sent.link)));
+            removals.extend(sent);
             return Ok(Some(session));
         }
         Ok(None)

@@ -4,6 +4,7 @@ use super::call::Done;
 use super::entry::{Look, UNKEPT};
 use super::layout::Part;
 use super::map::Kind;
+use super::proof::Sent;
 use super::scripts::Named;
 use super::store::ClusterStore;
 use super::value::{at, bytes, int, list, text};
@@ -46,7 +47,7 @@ impl ClusterStore {
     pub(super) fn remove_seen(&self, key: &SessionKey, seen: &Look, unless_touched: bool) -> Result<Removal> {
         let score = if unless_touched { seen.score.as_str() } else { "" };
         Ok(match self.remove_script(key, seen, score, None, "")? {
-            (1, receipt) => Removal::Removed(receipt),
+            (1, sent) => Removal::Removed(self.receipt([sent])),
             (0, _) => Removal::Missing,
             _ => Removal::Changed,
         })
@@ -77,7 +78,7 @@ impl ClusterStore {
         })
     }
 
-    /// What the script that removes answers, and its receipt.
+    /// What the script that removes answers, and where it was sent.
     pub(super) fn remove_script(
         &self,
         key: &SessionKey,
@@ -85,12 +86,12 @@ impl ClusterStore {
         score: &str,
         unless_held_at: Option<Timestamp>,
         condemned: &str,
-    ) -> Result<(i64, Receipt)> {
+    ) -> Result<(i64, Option<Sent>)> {
         let (answer, done) = self.remove_stamped(key, &seen.stamp(), score, unless_held_at, condemned)?;
         if answer == 1 {
             self.forget_hint(key, &seen.cold.session_id, &seen.hint, done.sent.as_ref());
         }
-        Ok((answer, self.receipt([done.sent])))
+        Ok((answer, done.sent))
     }
 
     fn remove_stamped(

@@ -145,6 +145,10 @@ impl Worker {
                 tracing::debug!(?report, "pruned");
                 let soon = self.store.inner.options.review_interval.max(MIN_INTERVAL);
                 let waits = report.kept_unreviewed > 0 && soon < self.config.interval;
+                if let Some(failure) = &report.failure {
+                    status.failures += 1;
+                    status.last_failure = Some(failure.clone());
+                }
                 status.last_report = Some(report);
                 if waits {
                     status.next_run = Some(began.saturating_add(soon));
@@ -190,7 +194,7 @@ impl Worker {
         if report.clock_doubted {
             return Ok(None);
         }
-        if report.kept_unreviewed == 0 && !report.stopped {
+        if report.kept_unreviewed == 0 && report.failure.is_none() && !report.stopped {
             self.held = None;
         }
         Ok(Some(report))

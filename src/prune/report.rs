@@ -67,6 +67,10 @@ pub struct PruneReport {
     pub bytes_over_cap: u64,
     /// The pass was asked to stop before its end.
     pub stopped: bool,
+    /// On a cluster: what ended the pass early after it had removed or condemned something, or why what it removed is not known to
+    /// be kept. What is counted was done, and the next pass goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// Nothing was removed, since the clock is [doubted](crate::report::OpenReport::clock_doubted); on a cluster, since clocks of
     /// two nodes, or that of this host, are more than a minute apart.
     pub clock_doubted: bool,

@@ -4,11 +4,11 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use cloakroom::change::Resolution;
+use cloakroom::change::{Expect, Resolution};
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
 use cloakroom::prefix::BulkRemoval;
 use cloakroom::query::Filter;
-use cloakroom::{Error, Sessions as _, Timestamp};
+use cloakroom::{Error, Extras, Sessions as _, Timestamp};
 use serde_json::{Value, json};
 
 use crate::backup::CutShort;
@@ -180,6 +180,22 @@ fn commands_change_a_store_on_a_cluster() {
     printed(&url, &["forget", key(2).as_str(), "--yes"]);
     assert_eq!(store.len().unwrap(), 1);
     assert_eq!(store.verify().unwrap().violations, []);
+}
+
+/// A pass prints what it removed, though no replica has that.
+#[test]
+fn a_prune_that_fails_prints_what_it_did() {
+    let store = three();
+    let mut expired = store.get(&key(1)).unwrap().unwrap();
+    expired.updated_at = Timestamp::from_micros(1_000_000);
+    store.put(&expired, &Extras::default(), Expect::Any).unwrap();
+    // It wants a replica of each primary.
+    let url = url(&store).replace("?replicas=0", "");
+    let output = run(&url, &["prune", "--max-age-days", "1", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["removed"]), (Some(1), &1.into()), "{report}");
+    assert!(report["failure"].as_str().unwrap().contains("0 replicas"), "{report}");
+    assert_eq!(store.len().unwrap(), 2);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use cloakroom::change::Expect;
@@ -15,7 +15,8 @@ use cloakroom::{Extras, PrunePolicy, SessionEntry, SessionId, SessionKey, Sessio
 
 use crate::common::{NOW, key, source};
 use crate::conformance::one;
-use crate::nodes::wait_for;
+use crate::nodes::{Cluster, wait_for};
+use crate::retries::{Rig, rig};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -157,7 +158,7 @@ fn a_pass_stops_when_the_store_is_closed() {
     };
     let policy = PrunePolicy::max_age_days(1);
     let report = a.prune(&policy, &closes).unwrap();
-    assert!(report.stopped, "{report:?}");
+    assert!(report.stopped && report.failure.is_none(), "{report:?}");
     assert_eq!(asked.load(Ordering::Relaxed), 6);
     assert!(b.stats().unwrap().condemned <= 6);
     let report = a.prune_dry_run(&policy, &closes).unwrap();
@@ -197,4 +198,93 @@ fn a_watcher_that_is_dropped_stops_its_pass() {
     assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Err(RecvTimeoutError::Disconnected));
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     assert_eq!(store.len().unwrap(), 59, "that one was decided on");
+}
+
+/// There is no replica, as after each failover: what a pass removed is not known to be kept. It tells of that, and of what it
+/// did.
+#[test]
+fn a_pass_without_replicas_tells_of_what_it_removed() {
+    let cluster = Cluster::one();
+    let clock = ManualClock::new(NOW);
+    let options = cluster.options().clock(clock.clone());
+    let other = ClusterStore::open(options.clone()).unwrap();
+    let expire = |expired: std::ops::Range<usize>, fresh: std::ops::Range<usize>| {
+        expired.for_each(|n| drop(other.resolve(&source(n)).unwrap()));
+        clock.advance(DAY * 2);
+        fresh.for_each(|n| drop(other.resolve(&source(n)).unwrap()));
+    };
+    expire(0..3, 100..110);
+    let store = ClusterStore::open(options.replicas(1)).unwrap();
+    let report = store.prune(&PrunePolicy::max_age_days(1), &NoActivity).unwrap();
+    assert_eq!(report.removed, 3);
+    let is_told = |failure: Option<&String>| failure.is_some_and(|failure| failure.contains("0 replicas"));
+    assert!(is_told(report.failure.as_ref()), "{report:?}");
+    assert!(store.metrics().unwrap().lines().any(|line| line.contains("pruned_total") && line.ends_with(" 3")));
+    // So does a watcher.
+    clock.advance(DAY * 2);
+    expire(0..0, 200..230);
+    let watcher = store.watch(WatcherConfig { policy: PrunePolicy::max_age_days(1), interval: HOUR }).unwrap();
+    wait_for("a pass has ended", || watcher.status().passes > 0);
+    let status = watcher.status();
+    assert_eq!(
+        (status.failures, status.last_report.as_ref().map(|report| report.removed)),
+        (1, Some(10)),
+        "{status:?}"
+    );
+    assert!(is_told(status.last_failure.as_ref()), "{status:?}");
+}
+
+/// The node is lost on the way. The pass tells of what it removed by then, and the next one of the rest.
+#[test]
+fn a_pass_that_is_cut_short_tells_of_what_it_removed() {
+    let Rig { _cluster, proxy, options } = rig();
+    let clock = ManualClock::new(NOW);
+    let options = options.shards(1).clock(clock.clone()).patience(Duration::from_millis(300));
+    let store = ClusterStore::open(options).unwrap();
+    for n in 10..30 {
+        store.resolve(&source(n)).unwrap();
+        clock.advance(Duration::from_secs(1));
+    }
+    clock.advance(DAY * 2);
+    let once = OnceLock::new();
+    // The last question before an entry goes: what names it next is the removal.
+    let guard = |asked: &SessionKey| {
+        if *asked == key(20) {
+            once.get_or_init(|| proxy.lose_answer_to(key(20).as_str(), true));
+        }
+        false
+    };
+    let policy = PrunePolicy::max_age_days(1);
+    let report = store.prune(&policy, &guard).unwrap();
+    assert!(proxy.has_lost());
+    assert!(report.removed == 10 && report.failure.is_some(), "{report:?}");
+    proxy.open();
+    let report = store.prune(&policy, &guard).unwrap();
+    // That one was removed, and nobody knew.
+    assert_eq!((report.removed, report.failure), (9, None));
+}
+
+/// The connection breaks on the way, before it is proven what was removed over it. What is proven over the next one says nothing
+/// of that.
+#[test]
+fn a_pass_whose_connection_breaks_says_that_nobody_knows() {
+    let cluster = Cluster::with(1, true, &[]);
+    let clock = ManualClock::new(NOW);
+    let store = ClusterStore::open(cluster.options().shards(1).clock(clock.clone())).unwrap();
+    for n in 0..2 {
+        store.resolve(&source(n)).unwrap();
+        clock.advance(Duration::from_secs(1));
+    }
+    clock.advance(DAY * 2);
+    let (primary, replica) = (&cluster.nodes[0], &cluster.nodes[1]);
+    replica.signal("STOP");
+    let breaks = |asked: &SessionKey| {
+        if *asked == key(1) {
+            primary.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+            replica.signal("CONT");
+        }
+        false
+    };
+    let report = store.prune(&PrunePolicy::max_age_days(1), &breaks).unwrap();
+    assert!(report.removed == 2 && report.failure.is_some(), "{report:?}");
 }

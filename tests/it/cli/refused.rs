@@ -146,7 +146,7 @@ fn help_documents_the_json() {
         ("compact", &["entries", "bytes_before", "bytes_after", "seconds"]),
         ("list", &["session_key", "idle_seconds", "resume_pending", "display_name"]),
         ("show", &["extras", "idle_seconds"]),
-        ("prune", &["removed", "kept_suspended", "guard_failed", "touched_meanwhile", "cutoff", "kept_unreviewed"]),
+        ("prune", &["removed", "kept_suspended", "guard_failed", "touched_meanwhile", "kept_unreviewed", "failure"]),
         ("stats", &["bytes_on_disk", "by_platform", "by_chat_type", "open_turns", "members"]),
         ("verify", &["violations", "shortfall", "stale_rows", "without_hint"]),
         ("tail", &["session_key", "reason", "from"]),
