@@ -132,11 +132,21 @@ impl ClusterStore {
             self.part(shard, Part::Turns),
         ];
         let held = (exact_time || exact_interaction).then(|| self.inner.owed.hold(key));
-        let (value, done) = match seen {
-            Some(_) => self.script(shard, Named::Put, &keys, &args)?,
+        // One that the entry named before is not to be removed.
+        let is_new_hint = hinted.is_some() && named.is_none();
+        let outcome = match seen {
+            Some(_) => self.script(shard, Named::Put, &keys, &args),
             // What is seen is compared. Where none was a removal may come in between, and what it removed come back.
-            None => self.script_once(shard, Named::Put, &keys, &args)?,
+            None => self.script_once(shard, Named::Put, &keys, &args),
         };
+        // Whoever tries again takes another hint. What was written, perhaps, needs this one.
+        if is_new_hint
+            && matches!(&outcome, Err(error) if !matches!(error, Error::Uncertain { .. }))
+            && let Err(error) = self.hint(key, &cold.session_id, &hint, false)
+        {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a hint that leads nowhere is left over");
+        }
+        let (value, done) = outcome?;
         let answer = list(&value);
         if int(at(answer, 0)) != Some(1) {
             if done.again && seen.is_some() {
@@ -145,7 +155,7 @@ impl ClusterStore {
                 return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, made: false, source }));
             }
             // One that the entry named before may be that of whoever was first.
-            if hinted.is_some() && named.is_none() {
+            if is_new_hint {
                 self.hint(key, &cold.session_id, &hint, false)?;
             }
             return Ok(None);

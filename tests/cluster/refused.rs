@@ -181,6 +181,35 @@ fn a_node_without_memory_says_no_to_writes_alone() {
     store.resolve(&source(2)).unwrap();
 }
 
+/// The hint of a session goes to another node than the session, and before it.
+#[test]
+fn a_session_that_a_node_refuses_leaves_no_hint_on_another() {
+    let cluster = Cluster::with(3, false, &[]);
+    let store = ClusterStore::open(cluster.options().replicas(0)).unwrap();
+    (0..40).for_each(|n| drop(store.resolve(&source(n)).unwrap()));
+    let at_first: Vec<_> = (0..40).filter(|n| cluster.has_key(0, &store, &key(*n))).collect();
+    assert!(at_first.len() > 5);
+    let (stays, goes) = at_first.split_at(at_first.len() / 2);
+    goes.iter().for_each(|n| drop(store.remove(&key(*n)).unwrap().unwrap()));
+    wait_for("their hints have gone", || store.verify().unwrap().stale_hints == 0);
+    cluster.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    // Two thirds of the hints have a place.
+    for n in goes.iter().cycle().take(40) {
+        let refused = store.resolve(&source(*n));
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    }
+    for n in stays {
+        let refused = store.reset(&key(*n));
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    }
+    assert_eq!(store.verify().unwrap().stale_hints, 0);
+    cluster.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    for n in &at_first {
+        let entry = store.resolve(&source(*n)).unwrap().entry;
+        assert_eq!(store.find_by_session_id(&entry.session_id).unwrap().items, [entry]);
+    }
+}
+
 /// A node that has come back and still loads its files says so. It is waited for within the patience, and until then nobody
 /// is told that there is nothing.
 #[test]
