@@ -23,6 +23,7 @@ use super::pipeline::{Answers, MAX_BYTES, Request, Running};
 use super::proof::{Needs, Way};
 use super::wire::Wire;
 use crate::error::{Error, Result};
+use crate::fork;
 
 /// What goes in one pipeline, at most.
 const MAX_COMMANDS: usize = 1024;
@@ -90,6 +91,10 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        // A forked process has none of the threads, and may have the lock for ever.
+        if fork::is_child() {
+            return;
+        }
         // It ends by itself once the node has answered; a node that is paused is not waited for.
         let mut line = self.shared.line.lock();
         line.has_ended = true;

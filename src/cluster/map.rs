@@ -144,10 +144,13 @@ impl Nodes {
 
     /// Whether anything may be asked at all.
     pub(super) fn check(&self) -> Result<()> {
-        if fork::is_child() {
-            return Err(Error::Forked { path: self.needs.name.clone().into() });
-        }
+        self.check_fork()?;
         self.check_sound()
+    }
+
+    /// Refuses a forked child. It comes before any lock: a thread of the parent may have that for ever.
+    pub(super) fn check_fork(&self) -> Result<()> {
+        if fork::is_child() { Err(Error::Forked { path: self.needs.name.clone().into() }) } else { Ok(()) }
     }
 
     /// The node that another one named. It may have no slot yet, and then it is asked for its settings first.

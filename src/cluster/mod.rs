@@ -332,10 +332,13 @@ impl Sessions for ClusterStore {
     }
 
     fn flush(&self) -> Result<()> {
+        self.inner.nodes.check_fork()?;
         self.flush_all()
     }
 
     fn close(&self) -> Result<()> {
+        // Nobody ends what was under way in the parent.
+        self.inner.nodes.check_fork()?;
         self.inner.door.close();
         // A process that has only read has nothing that a flush could keep.
         let flushed = if self.inner.door.is_used() { self.flush() } else { Ok(()) };

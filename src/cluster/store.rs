@@ -28,6 +28,7 @@ use super::value::{at, bytes, int, list};
 use super::wire::{Wire, check_seed};
 use crate::commit::Receipt;
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::key::SessionKey;
 use crate::random;
 use crate::time::{Clock, Timestamp};
@@ -49,6 +50,13 @@ pub struct ClusterStore {
 /// Ends the thread that keeps the member alive, when it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Keeper(pub(super) Mutex<Option<Sender<()>>>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // A forked process has none of the threads, and one of them may have the channel's lock.
+        fork::keep_in_child(|| self.0.get_mut().take());
+    }
+}
 
 pub(super) struct Inner {
     pub(super) nodes: Arc<Nodes>,
@@ -131,6 +139,7 @@ impl ClusterStore {
 
     fn open_for(options: ClusterOptions, loader: Option<&str>) -> Result<Self> {
         options.check()?;
+        fork::notice().map_err(|e| Error::io("watch for forks of the process that opens", &options.name, e))?;
         options.seeds.iter().try_for_each(|seed| check_seed(seed))?;
         let server_clock = Arc::new(ServerClock::new());
         let clock: Arc<dyn Clock> = options.clock.clone().unwrap_or_else(|| Arc::clone(&server_clock) as _);
@@ -188,6 +197,7 @@ impl ClusterStore {
 
     /// The same store, for a verb that changes it.
     pub(super) fn writable(&self) -> Result<&Self> {
+        self.inner.nodes.check_fork()?;
         if self.inner.door.is_closed() { Err(self.closed()) } else { Ok(self) }
     }
 
@@ -196,6 +206,7 @@ impl ClusterStore {
     }
 
     pub(super) fn call(&self, shard: u32, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
+        self.inner.nodes.check_fork()?;
         // A verb that had begun before the store was closed changes nothing after that.
         let _under_way =
             if kind.is_change() { Some(self.inner.door.enter().ok_or_else(|| self.closed())?) } else { None };

@@ -24,6 +24,7 @@ mod conformance;
 mod cost;
 mod durable;
 mod failover;
+mod forks;
 mod histories;
 mod leases;
 mod members;

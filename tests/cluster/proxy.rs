@@ -152,6 +152,11 @@ impl Proxy {
         })
     }
 
+    /// Whether all goes through, or has been withheld that was to be.
+    pub fn is_open(&self) -> bool {
+        *self.shared.rule.lock().unwrap() == Rule::Pass
+    }
+
     pub fn has_lost(&self) -> bool {
         !matches!(*self.shared.rule.lock().unwrap(), Rule::Lose(..))
     }
