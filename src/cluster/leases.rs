@@ -80,7 +80,7 @@ impl ClusterStore {
     /// Whether a lease holds an entry. Those of processes that are gone are ended, unless it only looks.
     fn is_leased(&self, shard: u32, key: &SessionKey, now: i64, only_looks: bool) -> Result<bool> {
         let (mut roll, mut is_held) = (None, false);
-        for Term { name, end, .. } in self.terms(shard, key)? {
+        for Term { name, since, end } in self.terms(shard, key)? {
             let Some(member) = member_of(&name) else {
                 is_held |= end.as_micros() > now;
                 continue;
@@ -89,7 +89,7 @@ impl ClusterStore {
                 Some(roll) => roll,
                 None => roll.insert(self.roll()?),
             };
-            if !self.is_gone(roll, member)? {
+            if !self.is_gone(roll, member, since)? {
                 is_held = true;
             } else if !only_looks {
                 self.lease_script(key, &name, "", "")?;
@@ -198,7 +198,7 @@ impl ClusterStore {
         let roll = self.roll()?;
         for (key, Term { name, since, end }) in found {
             let (name, end) = match member_of(&name) {
-                Some(member) if !self.is_gone(&roll, member)? => (None, None),
+                Some(member) if !self.is_gone(&roll, member, since)? => (None, None),
                 None if end > now => (Some(name), Some(end)),
                 _ => continue,
             };

@@ -138,7 +138,7 @@ impl ClusterStore {
         forget.arg(&reviewed);
         let mut gone = 0;
         for member in list(at(&done.values, 0)).iter().filter_map(text) {
-            if roll.is_steady && self.is_gone(roll, &member)? {
+            if roll.is_steady && self.is_gone(roll, &member, Timestamp::MIN)? {
                 forget.arg(member);
                 gone += 1;
             }

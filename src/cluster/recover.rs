@@ -21,7 +21,7 @@ impl ClusterStore {
         let (mut receipts, mut judged) = (Vec::new(), Vec::new());
         let (found, roll) = self.markers(&mut unreadable)?;
         for (key, marker) in found {
-            if !self.is_gone(&roll, &marker.owner)? {
+            if !self.is_gone(&roll, &marker.owner, marker.turn.started_at)? {
                 continue;
             }
             let judgement = self.judge_turn(&key, &marker, options, &mut receipts);

@@ -2,9 +2,11 @@
 //!
 //! A member whose lease has ended is gone only where renewals were taken for a whole lease before. Else the node that keeps the
 //! roll was away, or another one took its place whose clock is ahead: the leases of all have ended then, and those who live
-//! come back with their next renewal.
+//! come back with their next renewal. One that is not on the roll at all has joined where this node has not heard of it, unless
+//! it has left long ago.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::layout::Part;
 use super::map::Kind;
@@ -13,9 +15,12 @@ use super::store::ClusterStore;
 use super::value::{at, int, list, text};
 use crate::commit::Receipt;
 use crate::error::Result;
+use crate::time::Timestamp;
 
 /// The owner of turns whose process is not known: no member has this name.
 pub(super) const NOBODY: &str = "0000000000000000";
+/// For how long it is known at least that a member was one.
+const KNOWN: Duration = Duration::from_secs(86_400);
 
 /// Who is there, as the node says that keeps the roll.
 #[derive(Debug)]
@@ -59,25 +64,28 @@ impl ClusterStore {
         Ok((roll, self.receipt([done.sent])))
     }
 
-    /// Whether a member has left, or its lease has ended with nothing in its way.
-    pub(super) fn is_gone(&self, roll: &Roll, member: &str) -> Result<bool> {
+    /// Whether a member has left, or its lease has ended with nothing in its way. What it has it has had `since` then.
+    pub(super) fn is_gone(&self, roll: &Roll, member: &str, since: Timestamp) -> Result<bool> {
         if member == NOBODY {
             return Ok(true);
         }
         if member == self.inner.member || roll.members.contains(member) {
             return Ok(false);
         }
-        if roll.is_steady {
-            return Ok(true);
-        }
         let ask = redis::cmd("ZSCORE").arg(self.layout().once("members")).arg(member).to_owned();
-        let done = self.call(0, Kind::Write, &|_| vec![ask.clone()])?;
-        Ok(int(at(&done.values, 0)).is_some_and(|left| left < 0))
+        let commands = || vec![ask.clone(), redis::cmd("TIME").to_owned()];
+        let done = self.call(0, Kind::Write, &|_| commands())?;
+        let seconds = int(at(list(at(&done.values, 1)), 0)).unwrap_or(0);
+        Ok(match int(at(&done.values, 0)) {
+            Some(end) => end < 0 || roll.is_steady && end / 1000 < seconds,
+            // Who has left is known for a day. Else it has joined where this node has not heard of it.
+            None => roll.is_steady && self.now().since(since) >= KNOWN,
+        })
     }
 
     /// The same, and the roll is called for it.
-    pub(super) fn is_gone_now(&self, member: &str) -> Result<bool> {
-        Ok(member != self.inner.member && self.is_gone(&self.roll()?, member)?)
+    pub(super) fn is_gone_now(&self, member: &str, since: Timestamp) -> Result<bool> {
+        Ok(member != self.inner.member && self.is_gone(&self.roll()?, member, since)?)
     }
 
     /// The others that have guards, and are not known to be gone.

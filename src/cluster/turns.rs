@@ -56,7 +56,9 @@ impl ClusterStore {
             let seen = old.as_deref().and_then(|old| old.get(..16)).unwrap_or_default().to_vec();
             if unless_open && let Some(old) = &old {
                 let marker = Marker::decode(key, old)?;
-                if marker.turn.session_id == look.cold.session_id && !self.is_gone_now(&marker.owner)? {
+                if marker.turn.session_id == look.cold.session_id
+                    && !self.is_gone_now(&marker.owner, marker.turn.started_at)?
+                {
                     return Ok(TurnStart::Open(open_turn(key, &marker, false)));
                 }
             }
@@ -123,7 +125,7 @@ impl ClusterStore {
         if marker.turn.session_id != look.cold.session_id {
             return Ok(None);
         }
-        let interrupted = self.is_gone_now(&marker.owner)?;
+        let interrupted = self.is_gone_now(&marker.owner, marker.turn.started_at)?;
         Ok(Some(open_turn(key, &marker, interrupted)))
     }
 
@@ -154,7 +156,7 @@ impl ClusterStore {
         for (key, marker) in found {
             let Some(Some(look)) = unreadable.pass(self.look(&key, false))? else { continue };
             if look.cold.session_id == marker.turn.session_id {
-                let interrupted = self.is_gone(&roll, &marker.owner)?;
+                let interrupted = self.is_gone(&roll, &marker.owner, marker.turn.started_at)?;
                 items.push(open_turn(&key, &marker, interrupted));
             }
         }

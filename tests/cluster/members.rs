@@ -454,6 +454,48 @@ fn a_lease_of_a_process_that_is_gone_holds_nothing() {
     assert!(a.leases().unwrap().items.is_empty());
 }
 
+/// Removes those members from the roll whose lease ends late, as a node would lack them that has not heard of them.
+fn forget_members_of_long_leases(store: &ClusterStore) {
+    let node = &one().nodes[0];
+    let names: Vec<String> =
+        redis::from_redis_value(node.ask(&["KEYS", &format!("{}:*:members", store.name())])).unwrap();
+    let script = "local now = tonumber(redis.call('TIME')[1]) * 1000
+        return redis.call('ZREMRANGEBYSCORE', KEYS[1], now + 600000, '+inf')";
+    assert_eq!(node.ask(&["EVAL", script, "1", &names[0]]), redis::Value::Int(1));
+}
+
+/// Who joined where a node has not heard of it is not on its roll at all. It has not left for all that.
+#[test]
+fn who_is_not_on_the_roll_is_not_gone() {
+    let shared = Shared::new();
+    let (a, gone) = (shared.open(idle), shared.open(idle));
+    // It renews its lease seldom, so that it stays off the roll.
+    let b = ClusterStore::open(shared.options.clone().member_lease(HOUR)).unwrap();
+    for n in 1..4 {
+        a.resolve(&source(n)).unwrap();
+    }
+    gone.begin_turn(&key(1)).unwrap().unwrap();
+    let begun = b.begin_turn(&key(2)).unwrap().unwrap();
+    let held = b.hold(&key(3)).unwrap().unwrap();
+    drop(gone);
+    // From then on a lease that has ended tells that its member is gone.
+    wait_for("one is gone", || a.turn(&key(1)).unwrap().unwrap().interrupted);
+    forget_members_of_long_leases(&a);
+    let TurnStart::Open(open) = a.try_begin_turn(&key(2)).unwrap() else { panic!("two work on one message") };
+    assert_eq!((open.token, open.interrupted), (begun.token, false));
+    assert!(!a.turn(&key(2)).unwrap().unwrap().interrupted);
+    let told = a.recover_interrupted_turns(&RecoverOptions::new(None)).unwrap();
+    assert_eq!(told.resumable, [key(1)]);
+    assert_eq!(a.leases().unwrap().items.len(), 1);
+    shared.clock.advance(HOUR * 23);
+    assert_eq!(pass(&a).removed, 0);
+    assert!(held.is_held());
+    // A day later its name would be there if it lived, or had just left.
+    shared.clock.advance(HOUR * 2);
+    wait_for("it is gone", || a.turn(&key(2)).unwrap().unwrap().interrupted);
+    wait_for("its lease has ended", || a.leases().unwrap().items.is_empty());
+}
+
 /// Who has closed is gone for the others: they take over its turns, and prune what it holds. So it begins nothing any more.
 #[test]
 fn a_closed_store_reads_and_refuses_changes() {
