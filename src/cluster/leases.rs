@@ -100,6 +100,7 @@ impl ClusterStore {
 
     /// Holds an entry while this process lives, until the answer is dropped.
     pub(super) fn do_hold_on(&self, key: &SessionKey) -> Result<Option<Lease>> {
+        self.stay()?;
         let name = format!("{OF_MEMBER}{}:{:016x}", self.inner.member, random::bits()?);
         let (now, end) = (self.now().as_micros(), Timestamp::MAX.as_micros());
         let taken = self.take(key, &name, &format!("{now}:{end}"), &end.to_string());

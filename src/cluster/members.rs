@@ -39,7 +39,7 @@ impl ClusterStore {
             );
         }
         let (stop, stopped) = bounded::<()>(0);
-        *self.inner.keeper.0.lock() = Some(stop);
+        *self.inner.keeper.stop.lock() = Some(stop);
         let (inner, lease) = (std::sync::Arc::downgrade(&self.inner), self.inner.options.lease);
         let nap = NAP.min(lease / 6).max(Duration::from_millis(10));
         if self.inner.options.guard.is_some() {
@@ -96,9 +96,19 @@ impl ClusterStore {
         thread.map(drop).map_err(|e| Error::io("start the member's thread of", self.name(), e))
     }
 
+    /// Renews the lease where half of it has passed since the last renewal: for others this process may be gone soon, and what it
+    /// would begin with it.
+    pub(super) fn stay(&self) -> Result<()> {
+        let renewed = *self.inner.keeper.renewed.lock();
+        if renewed.is_some_and(|renewed| renewed.elapsed() < self.inner.options.lease / 2) {
+            return Ok(());
+        }
+        self.renew().map(drop)
+    }
+
     /// Leaves the members: turns of this process are interrupted from now on.
     pub(super) fn leave(&self) -> Result<()> {
-        drop(self.inner.keeper.0.lock().take());
+        drop(self.inner.keeper.stop.lock().take());
         self.strike()
     }
 

@@ -6,7 +6,7 @@
 //! it has left long ago.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::layout::Part;
 use super::map::Kind;
@@ -38,8 +38,11 @@ pub(super) struct Roll {
 impl ClusterStore {
     /// Joins the members, or stays one.
     pub(super) fn renew(&self) -> Result<Receipt> {
-        let lease = self.inner.options.lease.as_millis().to_string();
-        Ok(self.call_roll(&self.inner.member, &lease)?.1)
+        let (lease, began) = (self.inner.options.lease.as_millis().to_string(), Instant::now());
+        let (_, receipt) = self.call_roll(&self.inner.member, &lease)?;
+        let mut renewed = self.inner.keeper.renewed.lock();
+        *renewed = (*renewed).max(Some(began));
+        Ok(receipt)
     }
 
     /// Is no member from now on.

@@ -47,14 +47,19 @@ pub struct ClusterStore {
     pub(super) inner: Arc<Inner>,
 }
 
-/// Ends the thread that keeps the member alive, when it is dropped.
+/// Keeps the member alive.
 #[derive(Debug, Default)]
-pub(super) struct Keeper(pub(super) Mutex<Option<Sender<()>>>);
+pub(super) struct Keeper {
+    /// Ends the threads when it is dropped.
+    pub(super) stop: Mutex<Option<Sender<()>>>,
+    /// When the last renewal of the lease was sent that was answered.
+    pub(super) renewed: Mutex<Option<Instant>>,
+}
 
 impl Drop for Keeper {
     fn drop(&mut self) {
         // A forked process has none of the threads, and one of them may have the channel's lock.
-        fork::keep_in_child(|| self.0.get_mut().take());
+        fork::keep_in_child(|| self.stop.get_mut().take());
     }
 }
 

@@ -52,6 +52,7 @@ impl ClusterStore {
         let tries = self.tries();
         let nonce = format!("{:016x}", random::bits()?);
         loop {
+            self.stay()?;
             let Some((look, old)) = self.look_at_turn(key)? else { return Ok(TurnStart::Missing) };
             let seen = old.as_deref().and_then(|old| old.get(..16)).unwrap_or_default().to_vec();
             if unless_open && let Some(old) = &old {

@@ -496,6 +496,35 @@ fn who_is_not_on_the_roll_is_not_gone() {
     wait_for("its lease has ended", || a.leases().unwrap().items.is_empty());
 }
 
+/// Others take the turns of a process whose lease has ended, and prune what it holds. So it begins nothing then.
+#[test]
+fn who_cannot_renew_its_lease_begins_nothing() {
+    let node = &one().nodes[0];
+    let options = one().options().member_lease(Duration::from_secs(2));
+    let a = ClusterStore::open(options.clone()).unwrap();
+    let user = format!("user-{}", a.name());
+    node.ask(&["ACL", "SETUSER", &user, "on", ">password", "~*", "+@all"]);
+    let b = ClusterStore::open(options.login(user.clone(), "password")).unwrap();
+    for n in 1..3 {
+        a.resolve(&source(n)).unwrap();
+    }
+    drop(b.hold(&key(1)).unwrap().unwrap());
+    // What names of one letter hold, which leaves out the members.
+    let [parts, entries] = ["?", "?:*"].map(|rest| format!("~{}:{{*}}:{rest}", a.name()));
+    node.ask(&["ACL", "SETUSER", &user, "resetkeys", &parts, &entries]);
+    let is_refused = |error: Error| assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    wait_for("it holds nothing", || b.hold(&key(1)).map_err(is_refused).is_err());
+    is_refused(b.begin_turn(&key(2)).unwrap_err());
+    is_refused(b.try_begin_turn(&key(2)).unwrap_err());
+    assert!(a.turn(&key(2)).unwrap().is_none());
+    // The rest goes on.
+    b.touch(&key(1)).unwrap().unwrap();
+    b.suspend(&key(1)).unwrap().unwrap();
+    node.ask(&["ACL", "SETUSER", &user, "allkeys"]);
+    drop(b.hold(&key(1)).unwrap().unwrap());
+    b.begin_turn(&key(2)).unwrap().unwrap();
+}
+
 /// Who has closed is gone for the others: they take over its turns, and prune what it holds. So it begins nothing any more.
 #[test]
 fn a_closed_store_reads_and_refuses_changes() {
