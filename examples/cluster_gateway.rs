@@ -1,7 +1,7 @@
 //! A gateway of three processes on a cluster of six nodes, all on this machine. See `docs/cluster.md`.
 //!
 //! ```text
-//! cluster_gateway six DIR     starts six nodes with their files in DIR, and makes a cluster of them
+//! cluster_gateway six DIR     starts six nodes with their files in DIR, and makes a cluster of them, unless earlier ones run
 //! cluster_gateway serve DIR   three processes answer messages for 20 seconds; then what they awaited is looked for
 //! cluster_gateway kill DIR    kills a primary
 //! cluster_gateway end DIR     ends the nodes
@@ -88,6 +88,14 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
 
 /// Starts six nodes, and makes a cluster of them.
 fn six(dir: &Path) -> Result<()> {
+    if dir.join("nodes").exists() {
+        for node in nodes(dir)? {
+            if runs(node.pid)? {
+                // Their ids are noted in this directory only, and new ones would take their place.
+                return Err(format!("process {} of an earlier `six` runs still: use `end` first", node.pid).into());
+            }
+        }
+    }
     let server = std::env::var_os("CLOAKROOM_VALKEY").map_or_else(|| PathBuf::from("valkey-server"), PathBuf::from);
     // All at once, so that no port is handed out twice.
     let free: Vec<_> = (0..PRIMARIES * 4).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
