@@ -226,6 +226,22 @@ impl Owed {
         gone
     }
 
+    /// Where those were sent that the replicas may not have, the last one of each connection. A key whose time is set just now is
+    /// left to whoever sets it.
+    pub(super) fn unproven(&self) -> Vec<Sent> {
+        let all = self.all.lock();
+        let mut last = Vec::<Sent>::new();
+        for (_, touched) in all.touched.iter().filter(|(key, _)| !all.held.contains_key(*key)) {
+            for sent in touched.parts().filter(|sent| !sent.is_replicated()) {
+                match last.iter_mut().find(|last| Arc::ptr_eq(&last.link, &sent.link)) {
+                    Some(last) => last.batch = last.batch.max(sent.batch),
+                    None => last.push(sent.clone()),
+                }
+            }
+        }
+        last
+    }
+
     /// Those of them that are to be sent now. Others were forgotten since, or their time is set just now.
     pub(super) fn begin_sending(&self, gone: &[(SessionKey, Touched)]) -> Sending<'_> {
         let mut all = self.all.lock();

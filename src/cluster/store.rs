@@ -117,6 +117,9 @@ impl ClusterStore {
         let unproven = self.inner.needs.unproven();
         let sent = self.at_all_nodes()?.into_iter().map(Some);
         self.keep_all(&[self.receipt(sent)])?;
+        // That may have been the first to find that a primary is gone, and touches with it.
+        self.resend()?;
+        self.keep_all(&[self.receipt(self.inner.owed.unproven().into_iter().map(Some))])?;
         self.remove_stale_hints()?;
         let mut outcome = Ok(());
         for Sent { link, batch } in unproven {

@@ -319,6 +319,38 @@ fn a_flush_tells_of_what_a_failover_may_have_lost() {
     other.flush().unwrap();
 }
 
+/// A flush is the first to find that a primary was replaced. It sends the touches again that went with it.
+#[test]
+fn a_flush_sends_the_touches_again_that_it_finds_lost() {
+    // Nobody calls the replica failed while it is stopped.
+    let mut cluster = Cluster::with(1, true, &["--cluster-node-timeout", "60000"]);
+    // One that has nothing is not shown.
+    cluster.nodes[0].ask(&["SET", "{filler}", "f"]);
+    let replica = format!("({})", cluster.nodes[1].port);
+    wait_for("all know of the replica", || {
+        cluster.nodes.iter().all(|node| format!("{:?}", node.ask(&["CLUSTER", "SLOTS"])).contains(&replica))
+    });
+    let options = || cluster.options().replicas(0);
+    let store = ClusterStore::open(options()).unwrap();
+    let resolved = store.resolve(&source(1)).unwrap();
+    resolved.receipt.wait().unwrap();
+    let again = cluster.options_of(&store).replicas(0);
+    cut_off(&cluster, 0, 1);
+    drop(store.touch(&key(1)).unwrap().unwrap());
+    let touched = store.get(&key(1)).unwrap().unwrap().updated_at;
+    assert!(touched > resolved.entry.updated_at);
+    // Closing ends the thread that would look for what is lost.
+    let closed = store.close();
+    assert!(matches!(closed, Err(Error::NotReplicated { .. })), "{closed:?}");
+    cluster.nodes[0].kill();
+    cluster.nodes[1].signal("CONT");
+    cluster.nodes[1].ask(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
+    wait_for("the replica takes over", || cluster.primaries() == [1]);
+    store.flush().unwrap();
+    let other = ClusterStore::open(again).unwrap();
+    assert_eq!(other.get(&key(1)).unwrap().unwrap().updated_at, touched);
+}
+
 /// A primary has no replica, as after a failover. Who has only read has nothing to lose, and closes.
 #[test]
 fn who_has_changed_nothing_closes_though_nothing_can_be_proven() {
