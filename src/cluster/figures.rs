@@ -8,7 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::receipt::Proven;
-use crate::commit::Proof;
+use crate::commit::{Polled, Proof};
 use crate::error::{Error, Result};
 use crate::prune::PruneReport;
 
@@ -106,8 +106,8 @@ impl Proof for Counted {
         self.proof.wait_until(deadline).map_err(|error| self.figures.failed(error))
     }
 
-    fn poll(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        let polled = self.proof.poll(context);
+    fn poll(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let polled = self.proof.poll(polled, context);
         let mut waiting = self.polled.lock();
         match &polled {
             Poll::Pending => {

@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use super::proof::{Failed, Needs, Sent, State};
-use crate::commit::Proof;
+use crate::commit::{Polled, Proof};
 use crate::error::{Error, Result};
 use crate::fork;
 
@@ -23,13 +21,11 @@ enum Aim {
 pub(super) struct Proven {
     needs: Arc<Needs>,
     parts: Vec<Sent>,
-    /// The attempts that had begun when the receipt was first polled.
-    polled: Mutex<Option<Vec<u64>>>,
 }
 
 impl Proven {
     pub(super) fn new(needs: Arc<Needs>, parts: Vec<Sent>) -> Self {
-        Self { needs, parts, polled: Mutex::default() }
+        Self { needs, parts }
     }
 
     fn check(&self) -> Result<()> {
@@ -55,6 +51,33 @@ impl Proven {
         let failed = state.failed.filter(|failed| Some(failed.attempt) > asked && failed.batch >= part.batch);
         let Failed { wanted, got, .. } = failed.filter(|_| asked.is_some())?;
         Some(Err(Error::NotReplicated { node: node(), wanted, got }))
+    }
+
+    /// Asks for the proof of one part after the other, each as its turn comes: what was tried before says nothing.
+    fn poll_parts(&self, asked: &mut Vec<u64>, context: &Context<'_>) -> Poll<Result<()>> {
+        self.check()?;
+        for (place, part) in self.parts.iter().enumerate() {
+            let waker = context.waker().clone();
+            let mut state = part.link.state.lock();
+            if asked.len() <= place {
+                asked.push(state.attempts);
+            }
+            match Self::outcome(part, &state, Aim::Durable, asked.get(place).copied()) {
+                Some(outcome) => outcome?,
+                None => {
+                    if !state.waiting.iter().any(|there| there.will_wake(&waker)) {
+                        state.waiting.push(waker);
+                    }
+                    let is_news = Self::want(&mut state, Aim::Durable);
+                    drop(state);
+                    if let Some(way) = part.link.way.upgrade().filter(|_| is_news) {
+                        way.kick();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Notes that a proof is wanted. Whether that is news, and the lane has to hear of it.
@@ -122,35 +145,13 @@ impl Proof for Proven {
         self.wait_for(Aim::Durable, deadline)
     }
 
-    fn poll(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if let Err(error) = self.check() {
-            return Poll::Ready(Err(error));
+    fn poll(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let outcome = self.poll_parts(&mut polled.0, context);
+        if outcome.is_ready() {
+            // Who waits for it again asks anew.
+            polled.0.clear();
         }
-        let asked = self
-            .polled
-            .lock()
-            .get_or_insert_with(|| self.parts.iter().map(|part| part.link.state.lock().attempts).collect())
-            .clone();
-        for (part, asked) in self.parts.iter().zip(asked) {
-            let waker = context.waker().clone();
-            let mut state = part.link.state.lock();
-            match Self::outcome(part, &state, Aim::Durable, Some(asked)) {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => {
-                    if !state.waiting.iter().any(|there| there.will_wake(&waker)) {
-                        state.waiting.push(waker);
-                    }
-                    let is_news = Self::want(&mut state, Aim::Durable);
-                    drop(state);
-                    if let Some(way) = part.link.way.upgrade().filter(|_| is_news) {
-                        way.kick();
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
+        outcome
     }
 
     fn wait_replicated(&self) -> Result<()> {
@@ -158,5 +159,73 @@ impl Proof for Proven {
             return Err(Error::Forked { path: self.needs.name.clone().into() });
         }
         self.wait_for(Aim::Replicated, None).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::pin::pin;
+    use std::sync::Weak;
+    use std::task::Waker;
+
+    use super::super::proof::{Link, Way};
+    use super::*;
+    use crate::commit::Receipt;
+
+    struct Nobody;
+
+    impl Way for Nobody {
+        fn kick(&self) {}
+
+        fn drive(&self) {}
+    }
+
+    /// A receipt of a change at two nodes, and the connections to them.
+    fn of_two() -> (Receipt, [Arc<Link>; 2]) {
+        let needs = Arc::new(Needs::new("t".into(), true, 1));
+        let way: Weak<dyn Way> = Weak::<Nobody>::new();
+        let links = ["a:1", "b:1"].map(|node| Arc::new(Link::new(node.into(), way.clone(), &needs)));
+        let parts = links.each_ref().map(|link| Sent { link: Arc::clone(link), batch: 1 });
+        (Receipt::other(Arc::new(Proven::new(needs, parts.into()))), links)
+    }
+
+    /// What was asked for of a connection, and so many replicas have all.
+    fn prove(link: &Link, got: u64) {
+        let attempt = link.begin_proof(1, || 1).expect("a proof is asked for");
+        let synced = attempt.syncs.then_some((Some(1), Some(got)));
+        link.end_proof(&attempt, link.node(), Some(got), synced);
+    }
+
+    fn poll(receipt: &mut Receipt) -> Poll<Result<()>> {
+        pin!(receipt).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_proof_that_failed_before_it_was_asked_for_fails_no_receipt() {
+        let (mut receipt, [first, second]) = of_two();
+        assert!(poll(&mut receipt).is_pending());
+        // Of the second one no more is asked than what is asked aside.
+        second.ask_soon();
+        prove(&second, 0);
+        prove(&first, 1);
+        assert!(poll(&mut receipt).is_pending());
+        prove(&second, 1);
+        assert!(matches!(poll(&mut receipt), Poll::Ready(Ok(()))));
+    }
+
+    #[test]
+    fn a_receipt_that_failed_asks_anew_and_so_does_its_clone() {
+        let (mut receipt, [first, second]) = of_two();
+        assert!(poll(&mut receipt).is_pending());
+        let mut clone = receipt.clone();
+        prove(&first, 0);
+        let failed = poll(&mut receipt);
+        assert!(matches!(failed, Poll::Ready(Err(Error::NotReplicated { got: 0, .. }))), "{failed:?}");
+        assert!(poll(&mut clone).is_pending() && poll(&mut receipt).is_pending());
+        prove(&first, 1);
+        assert!(poll(&mut receipt).is_pending() && poll(&mut clone).is_pending());
+        prove(&second, 1);
+        assert!(matches!((poll(&mut receipt), poll(&mut clone)), (Poll::Ready(Ok(())), Poll::Ready(Ok(())))));
     }
 }

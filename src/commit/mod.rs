@@ -53,9 +53,9 @@ use moving::Try;
 pub(crate) use peek::Peeked;
 use pending::Pending;
 pub(crate) use place::Placed;
-#[cfg(feature = "valkey")]
-pub(crate) use proof::Proof;
 pub use proof::Receipt;
+#[cfg(feature = "valkey")]
+pub(crate) use proof::{Polled, Proof};
 use receipt::{CommitReceipt, Progress};
 pub(crate) use snapshot::{Snapshot, Whole};
 pub(crate) use turns::Marker;

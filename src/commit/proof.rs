@@ -17,9 +17,22 @@ pub(crate) trait Proof: Send + Sync + std::fmt::Debug {
     fn is_durable(&self) -> Result<bool>;
     /// Blocks until it is proven; `false` after the deadline.
     fn wait_until(&self, deadline: Option<Instant>) -> Result<bool>;
-    fn poll(&self, context: &mut Context<'_>) -> Poll<Result<()>>;
+    fn poll(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>>;
     /// Blocks until the replicas have it in memory.
     fn wait_replicated(&self) -> Result<()>;
+}
+
+/// What a proof had begun to do when a receipt first waited for its parts, as far as that came to them. It is the receipt's own,
+/// and a clone begins anew.
+#[cfg(feature = "valkey")]
+#[derive(Debug, Default)]
+pub(crate) struct Polled(pub(crate) Vec<u64>);
+
+#[cfg(feature = "valkey")]
+impl Clone for Polled {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// Proof that a change was taken, and the way to wait until it survives a power cut.
@@ -46,7 +59,7 @@ pub struct Receipt(Kind);
 enum Kind {
     Commit(CommitReceipt),
     #[cfg(feature = "valkey")]
-    Other(Arc<dyn Proof>),
+    Other(Arc<dyn Proof>, Polled),
 }
 
 impl Receipt {
@@ -56,7 +69,7 @@ impl Receipt {
 
     #[cfg(feature = "valkey")]
     pub(crate) fn other(proof: Arc<dyn Proof>) -> Self {
-        Self(Kind::Other(proof))
+        Self(Kind::Other(proof, Polled::default()))
     }
 
     /// The number of the commit that takes the change. On a cluster it is that of a batch on its way to one node, and puts
@@ -66,7 +79,7 @@ impl Receipt {
         match &self.0 {
             Kind::Commit(receipt) => receipt.commit(),
             #[cfg(feature = "valkey")]
-            Kind::Other(proof) => proof.commit(),
+            Kind::Other(proof, _) => proof.commit(),
         }
     }
 
@@ -78,7 +91,7 @@ impl Receipt {
         match &self.0 {
             Kind::Commit(receipt) => receipt.is_durable(),
             #[cfg(feature = "valkey")]
-            Kind::Other(proof) => proof.is_durable(),
+            Kind::Other(proof, _) => proof.is_durable(),
         }
     }
 
@@ -113,7 +126,7 @@ impl Receipt {
     pub fn replicated(&self) -> Result<()> {
         match &self.0 {
             Kind::Commit(_) => self.wait(),
-            Kind::Other(proof) => proof.wait_replicated(),
+            Kind::Other(proof, _) => proof.wait_replicated(),
         }
     }
 
@@ -121,7 +134,7 @@ impl Receipt {
         match &self.0 {
             Kind::Commit(receipt) => receipt.wait_until(deadline),
             #[cfg(feature = "valkey")]
-            Kind::Other(proof) => proof.wait_until(deadline),
+            Kind::Other(proof, _) => proof.wait_until(deadline),
         }
     }
 }
@@ -133,7 +146,7 @@ impl Future for Receipt {
         match &mut self.get_mut().0 {
             Kind::Commit(receipt) => Pin::new(receipt).poll(context),
             #[cfg(feature = "valkey")]
-            Kind::Other(proof) => proof.poll(context),
+            Kind::Other(proof, polled) => proof.poll(polled, context),
         }
     }
 }

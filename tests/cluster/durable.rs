@@ -190,6 +190,20 @@ fn a_replica_whose_sync_fails_ends_itself_and_acknowledges_nothing() {
     wait_for("the receipt is kept", || receipt.wait().is_ok());
 }
 
+/// A receipt fails while its replica hangs. It is kept once that goes on, also for a task that awaits it.
+#[test]
+fn a_receipt_that_failed_may_be_awaited_again() {
+    let cluster = Cluster::with(1, true, &[]);
+    let store = ClusterStore::open(cluster.options().member_lease(Duration::from_secs(3600))).unwrap();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    cluster.nodes[1].signal("STOP");
+    let receipt = store.suspend(&key(1)).unwrap().unwrap();
+    let awaited = pollster::block_on(receipt.clone());
+    assert!(matches!(awaited, Err(Error::NotReplicated { wanted: 1, got: 0, .. })), "{awaited:?}");
+    cluster.nodes[1].signal("CONT");
+    wait_for("the receipt is kept", || pollster::block_on(receipt.clone()).is_ok());
+}
+
 #[test]
 fn a_node_that_does_not_sync_is_refused() {
     for (settings, setting) in [
