@@ -436,11 +436,12 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A node said no, for a reason that does not go away by itself: it is out of memory, or the user may not do that. That
-    /// request changed nothing; what a verb over many entries, or an import, did before stays.
+    /// request changed nothing; what a verb over many entries, or an import, did before stays. Of a receipt it is the proof that
+    /// the node refuses: the change was made, and may be waited for again.
     #[cfg(feature = "valkey")]
     #[error(
-        "{node} refused the request, which changed nothing: raise its `maxmemory`, or mend the user's password or rights, \
-         whichever the cause names"
+        "{node} refused the request, which changed nothing (a change whose receipt says so stays): raise its `maxmemory`, or \
+         mend the user's password or rights, whichever the cause names"
     )]
     Refused {
         /// The node.

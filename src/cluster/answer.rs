@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
-use redis::{RedisError, ServerError, Value};
+use redis::{RedisError, ServerError, ServerErrorKind, Value};
 
 use super::proof::Sent;
 use super::value::{at, list};
@@ -114,6 +114,16 @@ impl Drop for Answer {
             slot.set(Turn::Done(Answered { values: Err(Trouble::Unsent(ended())), sent: None }));
         }
     }
+}
+
+/// Whether a node says no for a reason that does not go away by itself.
+pub(super) fn is_refusal(error: &ServerError) -> bool {
+    let codes = ["OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS"];
+    error.kind() == Some(ServerErrorKind::NoPerm) || codes.contains(&error.code())
+}
+
+pub(super) fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
+    RedisError::from(error.clone()).into()
 }
 
 pub(super) fn ended() -> RedisError {

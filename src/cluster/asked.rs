@@ -3,15 +3,17 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use redis::{Arg, Cmd, Value};
+use redis::{Arg, Cmd, ServerError, Value};
 
-use super::answer::Kind;
+use super::answer::{Kind, is_refusal};
 use super::layout::mark_beside;
 use super::proof::{Attempt, Link, Synced};
 use super::value::{at, int, list, text};
 
 /// So many shards are remembered that a proof may write to: slots move.
 const MARKS: usize = 4;
+/// The write before a proof, where a node is full.
+const WHEN_FULL: &str = include_str!("scripts/proof.lua");
 
 /// What is known of the last that a connection wrote.
 ///
@@ -56,12 +58,15 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn new(attempt: Attempt, time: Duration, mark: Option<&[u8]>, checks: bool) -> Self {
+    /// `mark` is that of the shard that is written to before it; `is_full` says that its node has refused that for want of
+    /// memory.
+    pub(super) fn new(attempt: Attempt, time: Duration, mark: Option<&[u8]>, is_full: bool, checks: bool) -> Self {
         let asks = attempt.replicas > 0 || attempt.syncs;
         // This node alone has synced what it has before it answers anybody.
-        let write = mark
-            .filter(|_| attempt.replicas > 0)
-            .map(|mark| redis::cmd("HINCRBY").arg(mark).arg("proof").arg(1).to_owned());
+        let write = mark.filter(|_| attempt.replicas > 0).map(|mark| match is_full {
+            true => redis::cmd("EVAL").arg(WHEN_FULL).arg(1).arg(mark).to_owned(),
+            false => redis::cmd("HINCRBY").arg(mark).arg("proof").arg(1).to_owned(),
+        });
         Self { attempt, time, write, checks: checks && asks }
     }
 
@@ -98,6 +103,15 @@ impl Asked {
             (count_of(at(both, 0)), count_of(at(both, 1)))
         });
         (has_written, acknowledged, synced)
+    }
+
+    /// What the node refuses to do for it. A user may be one that must not ask for the replication, and goes without.
+    pub(super) fn refused<'a>(&self, answers: &'a [Value]) -> Option<&'a ServerError> {
+        let needed = self.replies() - usize::from(self.checks);
+        answers.iter().take(needed).find_map(|answer| match answer {
+            Value::ServerError(error) if is_refusal(error) => Some(error),
+            _ => None,
+        })
     }
 }
 

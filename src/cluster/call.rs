@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
-use super::answer::{Answered, Trouble};
+use super::answer::{Answered, Trouble, error_of, is_refusal};
 use super::figures::Figures;
 use super::map::{Kind, Nodes, Primary, REFRESH};
 use super::proof::Sent;
@@ -42,10 +42,6 @@ enum Next {
 struct Other {
     node: String,
     once: bool,
-}
-
-fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
-    redis::RedisError::from(error.clone()).into()
 }
 
 impl Nodes {
@@ -191,7 +187,6 @@ impl Nodes {
     }
 
     fn judge(&self, error: &ServerError, node: &str, is_single: bool) -> Result<Next> {
-        let refused = || Err(Error::Refused { node: node.to_owned(), source: error_of(error) });
         match error.kind() {
             Some(ServerErrorKind::NoScript) => Ok(Next::Whole),
             Some(ServerErrorKind::Ask) if is_single => {
@@ -208,11 +203,10 @@ impl Nodes {
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::ReadOnly,
             ) => Ok(Next::Wait),
-            Some(ServerErrorKind::NoPerm) => refused(),
             None if error.code() == "UNBLOCKED" => Ok(Next::Wait),
             // Where reads are allowed then, a script gets as far as its first write.
             _ if error.details().is_some_and(|details| details.contains("while the cluster is down")) => Ok(Next::Wait),
-            _ if ["OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS"].contains(&error.code()) => refused(),
+            _ if is_refusal(error) => Err(Error::Refused { node: node.to_owned(), source: error_of(error) }),
             _ => Err(Error::Engine { action: "run a command", source: error_of(error) }),
         }
     }

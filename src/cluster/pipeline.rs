@@ -175,7 +175,7 @@ impl Running {
             let time = if self.late.left > 0 || attempt.is_aside { ACKNOWLEDGE_LATE } else { ACKNOWLEDGE };
             // Only their answers tell whether the last of these requests has written.
             let mark = writes.marks.front().filter(|_| !writes.is_last || !requests.is_empty());
-            let proof = Asked::new(attempt, time, mark.map(Vec::as_slice), checked.elapsed() > CHECK);
+            let proof = Asked::new(attempt, time, mark.map(Vec::as_slice), false, checked.elapsed() > CHECK);
             proof.write(&mut bytes);
             proof
         });
@@ -220,7 +220,7 @@ impl Running {
     /// Reads the answers to the end of a pipeline.
     fn prove(&mut self, mut proof: Asked) -> std::result::Result<(), RedisError> {
         let Some(Open { connection, link, writes, history, checked }) = &mut self.open else { return Ok(()) };
-        let mut tries = 0;
+        let (mut tries, mut is_full) = (0, false);
         loop {
             let answers = read(connection, proof.replies())?;
             if proof.checks {
@@ -230,11 +230,14 @@ impl Running {
                     return Err(std::io::Error::other("another node was the primary meanwhile").into());
                 }
             }
+            proof.attempt.refused = proof.refused(&answers).cloned();
             let (has_written, acknowledged, synced) = proof.read(&answers);
             match has_written {
                 Some(true) => writes.is_last = true,
                 // The shard is not here any more, or not yet: another one may be.
-                Some(false) if !writes.marks.is_empty() => writes.marks.rotate_left(1),
+                Some(false) if proof.attempt.refused.is_none() && !writes.marks.is_empty() => {
+                    writes.marks.rotate_left(1)
+                }
                 _ => {}
             }
             if writes.is_last || proof.attempt.replicas == 0 {
@@ -247,11 +250,14 @@ impl Running {
             }
             // What they acknowledge may be older than what was found here.
             tries += 1;
-            let Some(mark) = writes.marks.front().filter(|_| tries < writes.marks.len().max(2)) else {
+            let refused = proof.attempt.refused.as_ref();
+            is_full |= refused.is_some_and(|error| error.code() == "OOM");
+            let may_go_on = tries < writes.marks.len().max(2) && (is_full || refused.is_none());
+            let Some(mark) = writes.marks.front().filter(|_| may_go_on) else {
                 link.end_proof(&proof.attempt, &self.node, None, proof.attempt.syncs.then_some((None, None)));
                 return Ok(());
             };
-            proof = Asked::new(proof.attempt, proof.time, Some(mark), true);
+            proof = Asked::new(proof.attempt, proof.time, Some(mark), is_full, true);
             let mut bytes = Vec::new();
             proof.write(&mut bytes);
             connection.send_packed_command(&bytes)?;

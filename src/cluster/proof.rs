@@ -9,7 +9,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use redis::RedisError;
+use redis::{RedisError, ServerError};
 
 use crate::commit::Wakers;
 use crate::fork;
@@ -98,6 +98,8 @@ pub(super) struct Attempt {
     pub(super) syncs: bool,
     /// Nobody waits for it, so it holds up the rest for a moment only.
     pub(super) is_aside: bool,
+    /// What the node said no with.
+    pub(super) refused: Option<ServerError>,
 }
 
 /// What proves that a change is kept.
@@ -149,12 +151,14 @@ struct Aside {
     pause: Duration,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Failed {
     pub(super) attempt: u64,
     pub(super) batch: u64,
     pub(super) wanted: u64,
     pub(super) got: u64,
+    /// What the node said no with.
+    pub(super) refused: Option<ServerError>,
 }
 
 impl Sent {
@@ -188,7 +192,7 @@ impl Link {
     /// acknowledge: each time holds up what else goes over this connection.
     pub(super) fn ask_soon(&self) {
         let mut state = self.state.lock();
-        let is_failing = state.failed.is_some_and(|failed| failed.attempt == state.attempts);
+        let is_failing = state.failed.as_ref().is_some_and(|failed| failed.attempt == state.attempts);
         let Aside { at, pause } = &mut state.aside;
         if at.is_some_and(|at| at.elapsed() < *pause) {
             return;
@@ -214,7 +218,7 @@ impl Link {
         state.attempts += 1;
         let number = state.attempts;
         drop(state);
-        Some(Attempt { number, batch, replicas: replicas(), syncs, is_aside: !is_awaited })
+        Some(Attempt { number, batch, replicas: replicas(), syncs, is_aside: !is_awaited, refused: None })
     }
 
     /// Ends it: how many replicas have it, and how many have synced it, this node's own sync before. Returns whether that
@@ -245,7 +249,8 @@ impl Link {
         let is_enough = if attempt.syncs { state.durable >= attempt.batch } else { has_replicas };
         if !is_enough {
             tracing::debug!(node, wanted, got, "a change is not on as many nodes as it has to be");
-            state.failed = Some(Failed { attempt: attempt.number, batch: attempt.batch, wanted, got });
+            let refused = attempt.refused.clone();
+            state.failed = Some(Failed { attempt: attempt.number, batch: attempt.batch, wanted, got, refused });
         }
         self.tell(state);
         is_enough

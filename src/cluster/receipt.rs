@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::answer::error_of;
 use super::proof::{Failed, Needs, Sent, State};
 use crate::commit::{Polled, Proof};
 use crate::error::{Error, Result};
@@ -48,9 +49,12 @@ impl Proven {
         if let Some(lost) = &state.lost {
             return Some(Err(Error::Uncertain { node: node(), made: true, source: lost.as_ref().into() }));
         }
-        let failed = state.failed.filter(|failed| Some(failed.attempt) > asked && failed.batch >= part.batch);
-        let Failed { wanted, got, .. } = failed.filter(|_| asked.is_some())?;
-        Some(Err(Error::NotReplicated { node: node(), wanted, got }))
+        let failed = state.failed.as_ref().filter(|_| asked.is_some());
+        let failed = failed.filter(|failed| Some(failed.attempt) > asked && failed.batch >= part.batch)?;
+        Some(Err(match failed {
+            Failed { refused: Some(error), .. } => Error::Refused { node: node(), source: error_of(error) },
+            Failed { wanted, got, .. } => Error::NotReplicated { node: node(), wanted: *wanted, got: *got },
+        }))
     }
 
     /// Asks for the proof of one part after the other, each as its turn comes: what was tried before says nothing.

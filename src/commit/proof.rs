@@ -100,8 +100,8 @@ impl Receipt {
     /// # Errors
     /// [`Error::ReadOnly`](crate::Error::ReadOnly) if a write or a sync failed: the change may or may not be on disk.
     /// [`Error::Forked`](crate::Error::Forked) in a forked process, which cannot tell. On a cluster, instead of the first:
-    /// `NotReplicated` if too few replicas have it so far (it may be waited for again), `Uncertain` if the connection broke
-    /// before the proof, `Relaxed` if nothing of the store is ever durable.
+    /// `NotReplicated` if too few replicas have it so far (it may be waited for again), `Refused` if the node refuses the proof (so
+    /// may this), `Uncertain` if the connection broke before the proof, `Relaxed` if nothing of the store is ever durable.
     pub fn wait(&self) -> Result<()> {
         self.wait_until(None).map(|_| ())
     }
@@ -119,7 +119,8 @@ impl Receipt {
     /// are never durable that is all there is; elsewhere [`wait`](Receipt::wait) says more.
     ///
     /// # Errors
-    /// [`Error::NotReplicated`](crate::Error::NotReplicated), and it may be waited for again;
+    /// [`Error::NotReplicated`](crate::Error::NotReplicated) and [`Error::Refused`](crate::Error::Refused), and it may be waited
+    /// for again;
     /// [`Error::Uncertain`](crate::Error::Uncertain): the change may or may not be there after a failover. Of an embedded store
     /// this is [`wait`](Receipt::wait), with its errors.
     #[cfg(feature = "valkey")]

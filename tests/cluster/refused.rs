@@ -210,6 +210,49 @@ fn a_session_that_a_node_refuses_leaves_no_hint_on_another() {
     }
 }
 
+/// A node that is full refuses the write before a proof too, unless it is told that this one may be done.
+#[test]
+fn what_makes_room_at_a_full_node_can_be_awaited() {
+    let cluster = Cluster::with(1, true, &[]);
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap();
+    let token = store.begin_turn(&key(1)).unwrap().unwrap().token;
+    store.hold_until(&key(1), "job", cloakroom::Timestamp::MAX).unwrap().unwrap();
+    cluster.nodes[0].ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let ended = store.end_turn(&key(1), token).unwrap();
+    let TurnEnd::Ended(receipt) = ended else { panic!("{ended:?}") };
+    receipt.wait().unwrap();
+    store.release(&key(1), "job").unwrap().unwrap().wait().unwrap();
+    store.flush().unwrap();
+    store.remove(&key(1)).unwrap().unwrap().wait().unwrap();
+}
+
+/// Who may not do what a proof needs is told so by its receipts, in the words of the node.
+#[test]
+fn a_node_that_refuses_a_proof_is_named_with_its_words() {
+    let cluster = Cluster::with(1, true, &[]);
+    let user = ["ACL", "SETUSER", "gateway", "on", ">password", "~*", "&*", "+@all"];
+    cluster.nodes.iter().for_each(|node| drop(node.ask(&user)));
+    let store = ClusterStore::open(cluster.options().login("gateway", "password")).unwrap();
+    store.resolve(&source(1)).unwrap();
+    let primary = &cluster.nodes[0];
+    let is_named = |outcome: Result<(), Error>, command: &str| {
+        let is_so = matches!(&outcome, Err(Error::Refused { node, source })
+            if *node == primary.address() && source.to_string().contains(command));
+        assert!(is_so, "{outcome:?}");
+    };
+    primary.ask(&["ACL", "SETUSER", "gateway", "-hincrby"]);
+    is_named(store.flush(), "the 'hincrby' command");
+    primary.ask(&["ACL", "SETUSER", "gateway", "+hincrby", "-wait"]);
+    let receipt = store.suspend(&key(1)).unwrap().unwrap();
+    is_named(receipt.wait(), "the 'wait' command");
+    is_named(pollster::block_on(receipt.clone()), "the 'wait' command");
+    // It may be waited for again.
+    primary.ask(&["ACL", "SETUSER", "gateway", "+wait"]);
+    receipt.wait().unwrap();
+    store.flush().unwrap();
+}
+
 /// A node that has come back and still loads its files says so. It is waited for within the patience, and until then nobody
 /// is told that there is nothing.
 #[test]
