@@ -4,23 +4,33 @@
 //! that took the id from the entry: a failover may give it back, and the entry would be without a hint for good. What is left of
 //! a hint leads nowhere, and is passed over.
 
+use std::time::Instant;
+
+use redis::Cmd;
+
 use super::entry::UNKEPT;
 use super::map::Kind;
 use super::proof::Sent;
 use super::stale::Stale;
 use super::store::ClusterStore;
 use super::value::{at, text};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{SessionId, SessionKey};
 
 impl ClusterStore {
     /// Notes that a key may have a session id, or that it has it no more.
     pub(super) fn hint(&self, key: &SessionKey, id: &SessionId, hint: &str, is_there: bool) -> Result<Option<Sent>> {
         let shard = self.layout().shard_of_id(id);
-        let mut command = redis::cmd(if is_there { "SADD" } else { "SREM" });
-        command.arg(self.layout().hints(shard, id)).arg(format!("{hint}{}", key.as_str()));
+        let command = self.hint_command(key, id, hint, is_there);
         let done = self.call(shard, Kind::Step, &|_| vec![command.clone()])?;
         Ok(done.sent)
+    }
+
+    fn hint_command(&self, key: &SessionKey, id: &SessionId, hint: &str, is_there: bool) -> Cmd {
+        let hints = self.layout().hints(self.layout().shard_of_id(id), id);
+        let mut command = redis::cmd(if is_there { "SADD" } else { "SREM" });
+        command.arg(hints).arg(format!("{hint}{}", key.as_str()));
+        command
     }
 
     /// Removes a hint of an entry once the replicas have what was sent.
@@ -31,27 +41,44 @@ impl ClusterStore {
         }
     }
 
-    /// Removes the hints that nothing can bring back to use.
+    /// Removes the hints that nothing can bring back to use. Where a node does not answer, or says no, the other ones are served
+    /// all the same, and the first error is returned. All share one patience.
     pub(super) fn remove_stale_hints(&self) -> Result<()> {
-        let mut settled = self.inner.stale_hints.take().into_iter();
-        while let Some(stale) = settled.next() {
-            if let Err(error) = self.remove_stale_hint(&stale) {
-                std::iter::once(stale).chain(settled).for_each(|stale| self.inner.stale_hints.put(stale));
-                return Err(error);
+        let began = Instant::now();
+        let (mut outcome, mut silent) = (Ok(()), Vec::new());
+        for stale in self.inner.stale_hints.take() {
+            let shard = if stale.sent.is_replicated() {
+                self.layout().shard_of_id(&stale.id)
+            } else {
+                self.shard_of(&stale.key)
+            };
+            let node = self.inner.nodes.primary(self.layout().slot_of(shard)).map(|it| it.writes.node().to_owned());
+            // The first connection may be one that broke since it was used.
+            let is_silent = silent.iter().filter(|silent| **silent == node).count() > 1;
+            let removed = if is_silent { None } else { Some(self.remove_stale_hint(began, &stale)) };
+            if matches!(removed, Some(Err(Error::Unavailable { .. }))) {
+                silent.push(node);
             }
+            if !matches!(removed, Some(Ok(()))) {
+                self.inner.stale_hints.put(stale);
+            }
+            outcome = outcome.and(removed.unwrap_or(Ok(())));
         }
-        Ok(())
+        outcome
     }
 
-    fn remove_stale_hint(&self, stale: &Stale) -> Result<()> {
+    fn remove_stale_hint(&self, began: Instant, stale: &Stale) -> Result<()> {
         let Stale { key, id, hint, sent } = stale;
+        let (nodes, slot) = (&self.inner.nodes, |shard| self.layout().slot_of(shard));
         if sent.is_replicated() {
-            return self.hint(key, id, hint, false).map(drop);
+            let command = self.hint_command(key, id, hint, false);
+            let slot = slot(self.layout().shard_of_id(id));
+            return nodes.call_since(began, slot, Kind::Step, &|_| vec![command.clone()]).map(drop);
         }
         // The connection broke: the change may be undone, and if it is not that is to be proven anew.
         let shard = self.shard_of(key);
         let ask = redis::cmd("HGET").arg(self.layout().entry(shard, key)).arg("i").to_owned();
-        let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
+        let done = nodes.call_since(began, slot(shard), Kind::Write, &|_| vec![ask.clone()])?;
         let named = text(at(&done.values, 0)).unwrap_or_default();
         if named.trim_start_matches(UNKEPT) != hint {
             self.forget_hint(key, id, hint, done.sent.as_ref());

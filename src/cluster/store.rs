@@ -120,7 +120,6 @@ impl ClusterStore {
         // That may have been the first to find that a primary is gone, and touches with it.
         self.resend()?;
         self.keep_all(&[self.receipt(self.inner.owed.unproven().into_iter().map(Some))])?;
-        self.remove_stale_hints()?;
         let mut outcome = Ok(());
         for Sent { link, batch } in unproven {
             let kept = self.keep_all(&[self.receipt([Some(Sent { link: Arc::clone(&link), batch })])]);
@@ -129,7 +128,8 @@ impl ClusterStore {
             }
             outcome = outcome.and(kept);
         }
-        outcome
+        // Hints that stay lead nowhere: what may be lost is told first.
+        outcome.and(self.remove_stale_hints())
     }
 
     /// Asks each primary for something over the way on which changes go. A receipt of that covers all that the node has.

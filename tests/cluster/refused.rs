@@ -253,6 +253,52 @@ fn a_node_that_refuses_a_proof_is_named_with_its_words() {
     store.flush().unwrap();
 }
 
+/// The first of three nodes refuses to remove what led to sessions that were replaced, here 30 on all of them.
+fn one_that_keeps_hints() -> (Cluster, ClusterStore, Vec<String>) {
+    let cluster = Cluster::with(3, false, &[]);
+    let user = ["ACL", "SETUSER", "gateway", "on", ">password", "~*", "&*", "+@all"];
+    cluster.nodes.iter().for_each(|node| drop(node.ask(&user)));
+    let options = cluster.options().replicas(0).login("gateway", "password").member_lease(Duration::from_secs(3600));
+    let store = ClusterStore::open(options).unwrap();
+    cluster.nodes[0].ask(&["ACL", "SETUSER", "gateway", "-srem"]);
+    let replaced = (0..30).map(|n| {
+        let replaced = store.resolve(&source(n)).unwrap().entry.session_id;
+        drop(store.reset(&key(n)).unwrap().unwrap());
+        replaced.as_str().to_owned()
+    });
+    let replaced = replaced.collect();
+    (cluster, store, replaced)
+}
+
+#[test]
+fn hints_that_one_node_keeps_hold_up_no_others() {
+    let (cluster, store, replaced) = one_that_keeps_hints();
+    let are_there = |node: &Node| {
+        let names: Vec<String> =
+            redis::from_redis_value(node.ask(&["KEYS", &format!("{}:*:i:*", store.name())])).unwrap();
+        replaced.iter().any(|id| names.iter().any(|name| name.ends_with(id.as_str())))
+    };
+    wait_for("those of the other nodes go", || !are_there(&cluster.nodes[1]) && !are_there(&cluster.nodes[2]));
+    assert!(are_there(&cluster.nodes[0]));
+    cluster.nodes[0].ask(&["ACL", "SETUSER", "gateway", "+srem"]);
+    wait_for("the rest goes", || store.verify().unwrap().stale_hints == 0);
+}
+
+/// A flush that cannot remove hints tells of what may be lost all the same.
+#[test]
+fn hints_that_stay_keep_no_loss_from_a_flush() {
+    let (cluster, store, _) = one_that_keeps_hints();
+    let changed = (0..30).map(key).find(|key| cluster.has_key(1, &store, key)).unwrap();
+    drop(store.suspend(&changed).unwrap().unwrap());
+    cluster.nodes[1].ask(&["CLIENT", "KILL", "USER", "gateway"]);
+    let flushed = store.flush();
+    assert!(matches!(flushed, Err(Error::Uncertain { .. })), "{flushed:?}");
+    let flushed = store.flush();
+    assert!(matches!(flushed, Err(Error::Refused { .. })), "{flushed:?}");
+    cluster.nodes[0].ask(&["ACL", "SETUSER", "gateway", "+srem"]);
+    store.flush().unwrap();
+}
+
 /// A node that has come back and still loads its files says so. It is waited for within the patience, and until then nobody
 /// is told that there is nothing.
 #[test]
