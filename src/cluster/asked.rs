@@ -12,6 +12,8 @@ use super::value::{at, int, list, text};
 
 /// So many shards are remembered that a proof may write to: slots move.
 const MARKS: usize = 4;
+/// How long ago, in seconds, a replica that is at work has told how far it is.
+const LAG: u64 = 2;
 /// The write before a proof, where a node is full.
 const WHEN_FULL: &str = include_str!("scripts/proof.lua");
 
@@ -113,6 +115,19 @@ impl Asked {
             _ => None,
         })
     }
+}
+
+/// How many replicas are connected to a node and tell it how far they are, in what it tells of its replication. They do that each
+/// second; one that hangs is connected for long.
+pub(super) fn connected_to(told: &Value) -> u64 {
+    let told = text(told).unwrap_or_default();
+    let is_at_work = |line: &&str| {
+        let mut parts = line.split(',');
+        let is_online = line.starts_with("slave") && parts.any(|part| part == "state=online");
+        let lag = parts.find_map(|part| part.strip_prefix("lag=")?.trim().parse::<u64>().ok());
+        is_online && lag.is_some_and(|lag| lag <= LAG)
+    };
+    told.lines().filter(is_at_work).count() as u64
 }
 
 /// What names the history of a node, in what it tells of its replication.

@@ -278,7 +278,9 @@ impl Nodes {
                 primaries.push(primary);
             }
         }
-        self.needs.set(seen.replicas.iter().map(|(node, replicas)| (node.clone(), replicas.len() as u64)).collect());
+        let known = seen.primaries.iter().zip(&seen.replicas);
+        let known = known.map(|(owner, (_, replicas))| (owner.node.clone(), replicas.len() as u64, owner.replicas));
+        self.needs.set(known.collect());
         // Receipts may be waited for at one that has no slot yet.
         let is_guest = |one: &&Arc<Primary>| !primaries.iter().any(|known| known.writes.node() == one.writes.node());
         let guests = self.map.read().guests.iter().filter(is_guest).cloned().collect();

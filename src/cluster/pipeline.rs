@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Connection, ConnectionLike as _, RedisError, Value};
 
 use super::answer::{Answer, Answered, Kind, Trouble, ended};
-use super::asked::{Asked, Writes, history_of};
+use super::asked::{Asked, Writes, connected_to, history_of};
 use super::clock::ServerClock;
 use super::proof::{Link, Needs, Sent, Way};
 use super::value::{at, list};
@@ -24,7 +24,8 @@ const ACKNOWLEDGE_LATE: Duration = Duration::from_millis(50);
 const MOST_LATE: u32 = 256;
 /// How often the server is asked for the time.
 const TIME: Duration = Duration::from_secs(1);
-/// How often a proof asks whether its node is the primary that it was: to be replaced and to come back takes far longer.
+/// How often a proof asks whether its node is the primary that it was, and for its replicas: to be replaced and to come back takes
+/// far longer.
 const CHECK: Duration = Duration::from_millis(100);
 
 /// Commands that belong together: several of them are one transaction.
@@ -240,7 +241,13 @@ impl Running {
                 }
                 _ => {}
             }
-            if writes.is_last || proof.attempt.replicas == 0 {
+            let told = answers.last().filter(|_| proof.checks);
+            let needed = told.map_or(0, |told| self.needs.connected(&self.node, connected_to(told)));
+            let has_come = needed > proof.attempt.replicas;
+            if has_come {
+                // Since it was asked for the map. It may take over, so it is waited for too.
+                proof.attempt.replicas = needed;
+            } else if writes.is_last || proof.attempt.replicas == 0 {
                 let is_enough = link.end_proof(&proof.attempt, &self.node, acknowledged, synced);
                 // In a moment they may just not have come to it.
                 if is_enough || !proof.attempt.is_aside {
@@ -253,11 +260,12 @@ impl Running {
             let refused = proof.attempt.refused.as_ref();
             is_full |= refused.is_some_and(|error| error.code() == "OOM");
             let may_go_on = tries < writes.marks.len().max(2) && (is_full || refused.is_none());
-            let Some(mark) = writes.marks.front().filter(|_| may_go_on) else {
+            let mark = writes.marks.front().filter(|_| !writes.is_last);
+            if !may_go_on && !has_come || mark.is_none() && !writes.is_last {
                 link.end_proof(&proof.attempt, &self.node, None, proof.attempt.syncs.then_some((None, None)));
                 return Ok(());
-            };
-            proof = Asked::new(proof.attempt, proof.time, Some(mark), is_full, true);
+            }
+            proof = Asked::new(proof.attempt, proof.time, mark.map(Vec::as_slice), is_full, true);
             let mut bytes = Vec::new();
             proof.write(&mut bytes);
             connection.send_packed_command(&bytes)?;
@@ -310,5 +318,90 @@ fn unpack(own: &[Value], is_transaction: bool) -> std::result::Result<Vec<Value>
     match values.iter().find(|value| matches!(value, Value::ServerError(_))) {
         Some(Value::ServerError(error)) => Err(Trouble::Server(error.clone())),
         _ => Ok(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::super::answer::{Slot, Turn};
+    use super::*;
+
+    struct Nobody;
+
+    impl Way for Nobody {
+        fn kick(&self) {}
+
+        fn drive(&self) {}
+    }
+
+    /// Plays a primary with four replicas: two are at work, and one of them has not come to the end; one hangs, and one is given
+    /// its data. Returns for how many each `WAIT` has waited.
+    fn serve(stream: &TcpStream) -> Vec<u64> {
+        let (mut from, mut waits) = (BufReader::new(stream), Vec::new());
+        let number = |line: &str| line.trim()[1..].parse::<usize>().unwrap();
+        loop {
+            let mut line = String::new();
+            if from.read_line(&mut line).unwrap_or(0) == 0 {
+                return waits;
+            }
+            let mut words = Vec::new();
+            for _ in 0..number(&line) {
+                let mut length = String::new();
+                from.read_line(&mut length).unwrap();
+                let mut word = vec![0; number(&length) + 2];
+                from.read_exact(&mut word).unwrap();
+                words.push(String::from_utf8_lossy(&word).trim().to_owned());
+            }
+            let replicas = [("online", 0), ("online", 1), ("online", 30), ("send_bulk", 0)].into_iter().enumerate();
+            let replicas = replicas.map(|(n, (state, lag))| {
+                format!("slave{n}:ip=127.0.0.1,port={n},state={state},offset=9,lag={lag},type=replica\r\n")
+            });
+            let told = format!("role:master\r\nconnected_slaves:4\r\n{}", replicas.collect::<String>());
+            let answer = match words[0].as_str() {
+                "WAIT" => {
+                    waits.push(words[1].parse().unwrap());
+                    ":1\r\n".to_owned()
+                }
+                "HINCRBY" => ":1\r\n".to_owned(),
+                "WAITAOF" | "TIME" => "*2\r\n:1\r\n:1\r\n".to_owned(),
+                "INFO" => format!("${}\r\n{told}\r\n", told.len()),
+                _ => "+OK\r\n".to_owned(),
+            };
+            (&mut &*stream).write_all(answer.as_bytes()).unwrap();
+        }
+    }
+
+    /// A replica has come since the map was asked for. It can take over, so nothing is kept that it has not got.
+    #[test]
+    fn a_replica_that_is_connected_counts_before_the_map_has_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = listener.local_addr().unwrap().to_string();
+        let serving = thread::spawn(move || serve(&listener.accept().unwrap().0));
+        let needs = Arc::new(Needs::new("t".into(), true, 1));
+        // The others were called failed when the map was asked for.
+        needs.set(vec![(node.clone(), 1, 4)]);
+        let lane: Weak<dyn Way> = Weak::<Nobody>::new();
+        let mut running = Running::new(node, Wire::new(None, None, None), needs, Arc::new(ServerClock::new()), lane);
+        let slot = Arc::new(Slot::default());
+        let commands = vec![redis::cmd("SET").arg("st:{7}:u").arg(1).to_owned()];
+        let (bytes, kind, answer) = (0, Kind::Write, Answer::to(&slot));
+        let request = Request { commands, bytes, kind, asking: false, answer, leads: false };
+        for (answer, answered) in running.one(vec![request], 1, |_| {}) {
+            answer.give(answered);
+        }
+        let Turn::Done(Answered { sent: Some(sent), .. }) = slot.wait() else { panic!("there is no answer") };
+        // It is time to ask whether the node is the primary that it was.
+        running.open.as_mut().unwrap().checked = Instant::now().checked_sub(CHECK * 2).unwrap();
+        sent.link.state.lock().wants_sync = true;
+        running.one(Vec::new(), 0, |_| {});
+        assert!(!sent.is_replicated(), "one of two has it");
+        let failed = sent.link.state.lock().failed.as_ref().map(|failed| (failed.wanted, failed.got));
+        assert_eq!(failed, Some((2, 1)));
+        drop((running, sent));
+        assert_eq!(serving.join().unwrap(), [1, 2]);
     }
 }

@@ -27,8 +27,8 @@ pub(super) struct Needs {
     pub(super) syncs: bool,
     /// The fewest replicas that have to have a change.
     pub(super) replicas: u64,
-    /// How many each primary has.
-    known: RwLock<Vec<(String, u64)>>,
+    /// How many each primary has, and how many it may have: some do not count as long as others call them failed.
+    known: RwLock<Vec<(String, u64, u64)>>,
     /// The connections that are open, and those that broke before a change of theirs was proven.
     links: Mutex<Vec<Arc<Link>>>,
     /// The threads that run wakers, which may do anything: a thread that leads a lane does not.
@@ -49,21 +49,30 @@ impl Needs {
         Self { name, syncs, replicas, known: RwLock::default(), links: Mutex::default(), wakers: Arc::default() }
     }
 
-    pub(super) fn set(&self, known: Vec<(String, u64)>) {
+    pub(super) fn set(&self, known: Vec<(String, u64, u64)>) {
         *self.known.write() = known;
     }
 
     /// Notes how many a node has that is not in the map yet.
     pub(super) fn add(&self, node: &str, replicas: u64) {
         let mut known = self.known.write();
-        known.retain(|(name, _)| name != node);
-        known.push((node.to_owned(), replicas));
+        known.retain(|(name, ..)| name != node);
+        known.push((node.to_owned(), replicas, replicas));
+    }
+
+    /// So many are connected to a node. One that was called failed, and is back, counts from then on; who else reads along, and
+    /// is no replica, does not. Answers how many it needs.
+    pub(super) fn connected(&self, node: &str, connected: u64) -> u64 {
+        if let Some((_, replicas, most)) = self.known.write().iter_mut().find(|(name, ..)| name == node) {
+            *replicas = connected.min(*most).max(*replicas);
+        }
+        self.of(node)
     }
 
     /// All that the primary has, and no fewer than there have to be.
     pub(super) fn of(&self, node: &str) -> u64 {
         let known = self.known.read();
-        let of_node = known.iter().find(|(name, _)| name == node).map_or(0, |(_, replicas)| *replicas);
+        let of_node = known.iter().find(|(name, ..)| name == node).map_or(0, |(_, replicas, _)| *replicas);
         of_node.max(self.replicas)
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Seen {
 pub(super) struct Owner {
     pub(super) node: String,
     pub(super) epoch: u64,
+    /// Its replicas, with those that are called failed.
+    pub(super) replicas: u64,
     ranges: Vec<(u16, u16)>,
 }
 
@@ -67,7 +69,8 @@ pub(super) fn seen_by(
                 let replicas = range.get(3..).unwrap_or_default().iter().map(name).collect();
                 seen.replicas.push((primary.clone(), replicas));
                 let epoch = epoch_of(&id).unwrap_or(0);
-                seen.primaries.push(Owner { node: primary, epoch, ranges: vec![(first, last)] });
+                let replicas = nodes.lines().filter(|line| line.split(' ').nth(3) == Some(&id)).count() as u64;
+                seen.primaries.push(Owner { node: primary, epoch, replicas, ranges: vec![(first, last)] });
             }
         }
     }
