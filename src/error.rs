@@ -440,8 +440,8 @@ pub enum Error {
     /// the node refuses: the change was made, and may be waited for again.
     #[cfg(feature = "valkey")]
     #[error(
-        "{node} refused the request, which changed nothing (a change whose receipt says so stays): raise its `maxmemory`, or \
-         mend the user's password or rights, whichever the cause names"
+        "{node} refused the request, which changed nothing, or the proof of a change, which stays: raise its `maxmemory`, or mend \
+         the user's password or rights, whichever the cause names"
     )]
     Refused {
         /// The node.
