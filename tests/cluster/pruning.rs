@@ -125,16 +125,18 @@ fn a_dry_run_ends_no_lease() {
     clock.advance(DAY * 2);
     drop(b);
     let policy = PrunePolicy::max_age_days(1);
-    wait_for("its process counts as gone", || a.prune_dry_run(&policy, &NoActivity).unwrap().removed == 1);
+    // Where nobody has renewed for a while, as on a slow machine, none counts as gone for a lease.
+    let would_go = || a.prune_dry_run(&policy, &NoActivity).unwrap().removed == 1;
+    wait_for("its process counts as gone", would_go);
     let leases = || -> Vec<String> {
         redis::from_redis_value(one().nodes[0].ask(&["KEYS", &format!("{}:*:n:*", a.name())])).unwrap()
     };
     assert_eq!(leases().len(), 1);
     a.close().unwrap();
-    assert_eq!(a.prune_dry_run(&policy, &NoActivity).unwrap().removed, 1);
+    wait_for("a closed store sees it", would_go);
     assert_eq!(leases().len(), 1);
     let c = ClusterStore::open(options).unwrap();
-    assert_eq!(c.prune(&policy, &NoActivity).unwrap().removed, 1);
+    wait_for("it goes", || c.prune(&policy, &NoActivity).unwrap().removed == 1);
     assert!(leases().is_empty());
 }
 
