@@ -94,7 +94,7 @@ fn fork_once(log: &Path, store: &ClusterStore, options: &ClusterOptions) {
     let receipt = own.touch(&key(0)).unwrap().unwrap();
     match fork::fork().unwrap() {
         Fork::Child => {
-            let outcome = catch_unwind(AssertUnwindSafe(|| as_child(log, store, own, receipt)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| as_child(log, store, own, receipt, options)));
             exit(i32::from(outcome.is_err()));
         }
         Fork::Parent(child) => {
@@ -116,7 +116,7 @@ fn fork_once(log: &Path, store: &ClusterStore, options: &ClusterOptions) {
     }
 }
 
-fn as_child(log: &Path, store: &ClusterStore, own: ClusterStore, receipt: Receipt) {
+fn as_child(log: &Path, store: &ClusterStore, own: ClusterStore, receipt: Receipt, options: &ClusterOptions) {
     let step = |what: &str| fs::write(log, what).unwrap();
     type Verb<'a> = (&'a str, &'a dyn Fn(&ClusterStore) -> Result<(), Error>);
     let verbs: [Verb<'_>; 13] = [
@@ -141,6 +141,9 @@ fn as_child(log: &Path, store: &ClusterStore, own: ClusterStore, receipt: Receip
             assert!(matches!(refused, Err(Error::Forked { .. })), "{what}: {refused:?}");
         }
     }
+    step("open another");
+    let opened = ClusterStore::open(options.clone());
+    assert!(matches!(opened, Err(Error::Forked { .. })), "{opened:?}");
     step("wait");
     assert!(matches!(receipt.wait(), Err(Error::Forked { .. })));
     step("drop a receipt");
