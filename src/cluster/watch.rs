@@ -80,6 +80,8 @@ impl ClusterWatcher {
 
 impl Drop for ClusterWatcher {
     fn drop(&mut self) {
+        // A thread of the parent may have the lock of one of them.
+        fork::keep_in_child(|| (self.stop.clone(), self.kick.clone()));
         self.stop = None;
         if let Some(thread) = self.thread.take()
             && !fork::is_child()

@@ -204,6 +204,32 @@ fn a_receipt_that_failed_may_be_awaited_again() {
     wait_for("the receipt is kept", || pollster::block_on(receipt.clone()).is_ok());
 }
 
+/// One of two replicas hangs. It is connected still, and holds up receipts no longer than until it is called failed.
+#[test]
+fn a_replica_that_hangs_is_not_waited_for_once_it_is_called_failed() {
+    let mut cluster = Cluster::with(1, true, &[]);
+    let hangs = Node::start(&[]);
+    let (port, bus) = (cluster.nodes[0].port.to_string(), cluster.nodes[0].bus().to_string());
+    hangs.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+    let primary = cluster.nodes[0].ask_text(&["CLUSTER", "MYID"]);
+    wait_for("all know each other", || {
+        let known = cluster.nodes.iter().chain([&hangs]).map(|node| node.ask_text(&["CLUSTER", "NODES"]));
+        known.into_iter().all(|nodes| nodes.lines().count() == 3 && !nodes.contains("handshake"))
+    });
+    hangs.ask(&["CLUSTER", "REPLICATE", &primary]);
+    cluster.nodes.push(hangs);
+    let online = || cluster.nodes[0].ask_text(&["INFO", "replication"]).matches("state=online").count();
+    wait_for("both replicas are connected", || online() == 2);
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+    cluster.nodes[2].signal("STOP");
+    wait_for("a receipt is kept without it", || {
+        cluster.nodes[0].ask_text(&["CLUSTER", "NODES"]).contains("slave,fail ")
+            && store.touch(&key(1)).unwrap().unwrap().wait().is_ok()
+    });
+    assert_eq!(online(), 2, "it is connected");
+}
+
 #[test]
 fn a_node_that_does_not_sync_is_refused() {
     for (settings, setting) in [
