@@ -225,6 +225,8 @@ fn what_makes_room_at_a_full_node_can_be_awaited() {
     store.release(&key(1), "job").unwrap().unwrap().wait().unwrap();
     store.flush().unwrap();
     store.remove(&key(1)).unwrap().unwrap().wait().unwrap();
+    // It is a member still, and leaves.
+    store.close().unwrap();
 }
 
 /// Who may not do what a proof needs is told so by its receipts, in the words of the node.

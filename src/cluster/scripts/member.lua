@@ -1,6 +1,8 @@
+#!lua flags=allow-oom
 -- Joins the members, or stays, by the clock of the server, and says who is alive. Who has left does not come back.
 -- A lease that has ended tells of a member that is gone only where this node has taken renewals for a whole lease before,
 -- with no gap of half of one: else all of them ended while nobody could renew them, or the clock is another one now.
+-- It makes room for nothing, and a node that is full keeps its members: else nobody could release or close anything there.
 -- KEYS: m (mark), members, guards, renewals; ARGV: mark, member ('' only looks), milliseconds ('' leaves), has a guard (1) or
 --   not (0), milliseconds of a lease
 -- Answers whether it tells so (1) or not (0), the members and guards whose lease has not ended, and where it does not tell
