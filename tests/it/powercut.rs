@@ -132,7 +132,8 @@ fn assert_bounded(trace: &Trace) {
     let most = trace.unsynced_high_water(DATABASE);
     let written: u64 = trace.writes_to(DATABASE).iter().map(|write| write.len).sum();
     println!("{written} bytes written, at most {most} of them between two syncs");
-    assert!(most <= MAX_UNSYNCED, "{most} bytes were written without a sync");
+    let writes = || trace.most_unsynced(DATABASE);
+    assert!(most <= MAX_UNSYNCED, "{most} bytes were written without a sync, at {:?}", writes());
 }
 
 #[test]

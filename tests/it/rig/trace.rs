@@ -161,14 +161,22 @@ impl Trace {
     /// The largest number of bytes written to one such file without a sync of
     /// it in between (the tail after the last sync counts too).
     pub fn unsynced_high_water(&self, path_suffix: &str) -> u64 {
-        let mut open: BTreeMap<NodeId, u64> = BTreeMap::new();
-        let mut most = 0;
+        self.most_unsynced(path_suffix).iter().map(|(_, len)| *len).sum()
+    }
+
+    /// Where such a file was written between the two syncs with the most in between, and how much each time.
+    pub fn most_unsynced(&self, path_suffix: &str) -> Vec<(u64, u64)> {
+        let mut open: BTreeMap<NodeId, (u64, Vec<(u64, u64)>)> = BTreeMap::new();
+        let (mut most, mut worst) = (0, Vec::new());
         for op in &self.ops {
             match op {
-                Op::Write { node, data, .. } if self.is_called(*node, path_suffix) => {
-                    let bytes = open.entry(*node).or_default();
+                Op::Write { node, offset, data } if self.is_called(*node, path_suffix) => {
+                    let (bytes, writes) = open.entry(*node).or_default();
                     *bytes += data.len() as u64;
-                    most = most.max(*bytes);
+                    writes.push((*offset, data.len() as u64));
+                    if *bytes > most {
+                        (most, worst) = (*bytes, writes.clone());
+                    }
                 }
                 Op::Sync { node } => {
                     open.remove(node);
@@ -176,7 +184,7 @@ impl Trace {
                 _ => {}
             }
         }
-        most
+        worst
     }
 
     /// Which parts of such files were written and not synced after that.
