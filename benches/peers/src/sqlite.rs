@@ -33,7 +33,16 @@ pub struct SqliteJson {
 impl SqliteJson {
     pub fn open(dir: &Path, keys: Arc<Vec<String>>) -> Self {
         let schema = "CREATE TABLE IF NOT EXISTS sessions (key TEXT PRIMARY KEY, value TEXT NOT NULL)";
-        Self { db: Mutex::new(connect(dir, schema)), sessions: Mutex::default(), keys }
+        let db = connect(dir, schema);
+        // All of it is in memory, as in a gateway.
+        let mut select = db.prepare("SELECT value FROM sessions WHERE key = ?1").unwrap();
+        let found = keys.iter().enumerate().filter_map(|(entry, key)| {
+            let text: String = select.query_row([key], |row| row.get(0)).ok()?;
+            Some((entry, serde_json::from_str(&text).unwrap()))
+        });
+        let sessions = Mutex::new(found.collect());
+        drop(select);
+        Self { db: Mutex::new(db), sessions, keys }
     }
 
     fn set_synchronous(&self, level: &str) {

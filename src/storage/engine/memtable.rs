@@ -253,9 +253,12 @@ impl Memtable {
                 None => self.forget_in(&mut part, entry),
             }
         }
+        let has_records = !part.is_empty();
         drop(part);
-        // There is no row of these.
-        self.appended.lock().dropped = Some(Timestamp::MAX);
+        if has_records {
+            // There is no row of these.
+            self.appended.lock().dropped = Some(Timestamp::MAX);
+        }
     }
 
     /// Drops a record, if there is one.
