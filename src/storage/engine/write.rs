@@ -33,7 +33,7 @@ const SYNC_AT_BYTES: u64 = MAX_UNSYNCED_BYTES - 176 * 1024;
 
 /// What may be estimated before it is looked up. Small writes now and then move large pages out of segments that are
 /// being cleaned: 617 KB between two syncs were seen so, in one recorded run of 60 or fewer. A look after every eight writes
-/// kept the bound, but then passes on a full disk ran out of the ballast.
+/// kept the bound; it was taken back with nothing against it but a test that failed without it too (tests/README.md).
 const MAX_ESTIMATED_BYTES: u64 = 32 * 1024;
 
 /// A full row of extras, in bytes of key and value.
