@@ -173,7 +173,8 @@ impl ClockCheck {
         Ok(checked)
     }
 
-    /// Writes the note where it has changed. The committer leaves it to the next look: who holds the lock waits for it.
+    /// Writes the note where it has changed. The committer leaves it to the next look: whoever holds the lock
+    /// waits for the committer.
     fn keep_note(&self, commits: &Commits) -> Result<()> {
         if commits.is_committer() {
             return Ok(());

@@ -113,7 +113,7 @@ impl Prune {
                 Side::Own(store) => self.own(store, &policy)?,
                 Side::Live(client) => self.ask(client, &policy)?,
             };
-            // Before the store is closed: that may fail, and what was done is told all the same.
+            // The report comes before the close, which may fail: the user is told what was done all the same.
             if self.format.json {
                 out.json(&report)?
             } else {

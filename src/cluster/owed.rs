@@ -257,16 +257,8 @@ impl Owed {
 mod tests {
     use std::sync::Weak;
 
-    use super::super::proof::{Needs, Way};
+    use super::super::proof::{Needs, Nobody, Way};
     use super::*;
-
-    struct Nobody;
-
-    impl Way for Nobody {
-        fn kick(&self) {}
-
-        fn drive(&self) {}
-    }
 
     fn sent() -> Sent {
         let way: Weak<dyn Way> = Weak::<Nobody>::new();

@@ -328,15 +328,8 @@ mod tests {
     use std::thread;
 
     use super::super::answer::{Slot, Turn};
+    use super::super::proof::Nobody;
     use super::*;
-
-    struct Nobody;
-
-    impl Way for Nobody {
-        fn kick(&self) {}
-
-        fn drive(&self) {}
-    }
 
     /// Plays a primary with four replicas: two are at work, and one of them has not come to the end; one hangs, and one is given
     /// its data. Returns for how many each `WAIT` has waited.

@@ -301,3 +301,14 @@ impl Link {
         }
     }
 }
+
+/// The way of a connection that nobody drives.
+#[cfg(test)]
+pub(super) struct Nobody;
+
+#[cfg(test)]
+impl Way for Nobody {
+    fn kick(&self) {}
+
+    fn drive(&self) {}
+}

@@ -152,7 +152,7 @@ impl Proof for Proven {
     fn poll(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>> {
         let outcome = self.poll_parts(&mut polled.0, context);
         if outcome.is_ready() {
-            // Who waits for it again asks anew.
+            // Whoever waits for it again asks anew.
             polled.0.clear();
         }
         outcome
@@ -173,17 +173,9 @@ mod tests {
     use std::sync::Weak;
     use std::task::Waker;
 
-    use super::super::proof::{Link, Way};
+    use super::super::proof::{Link, Nobody, Way};
     use super::*;
     use crate::commit::Receipt;
-
-    struct Nobody;
-
-    impl Way for Nobody {
-        fn kick(&self) {}
-
-        fn drive(&self) {}
-    }
 
     /// A receipt of a change at two nodes, and the connections to them.
     fn of_two() -> (Receipt, [Arc<Link>; 2]) {

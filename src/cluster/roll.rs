@@ -81,7 +81,7 @@ impl ClusterStore {
         let seconds = int(at(list(at(&done.values, 1)), 0)).unwrap_or(0);
         Ok(match int(at(&done.values, 0)) {
             Some(end) => end < 0 || roll.is_steady && end / 1000 < seconds,
-            // Who has left is known for a day. Else it has joined where this node has not heard of it.
+            // A member that has left is known for a day. Any other has joined where this node has not heard of it.
             None => roll.is_steady && self.now().since(since) >= KNOWN,
         })
     }

@@ -128,7 +128,7 @@ impl ClusterStore {
             }
             outcome = outcome.and(kept);
         }
-        // Hints that stay lead nowhere: what may be lost is told first.
+        // A hint that stays leads nowhere, so an error of it comes after the loss of a change.
         outcome.and(self.remove_stale_hints())
     }
 
