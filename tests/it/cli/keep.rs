@@ -129,11 +129,14 @@ fn compacting_says_what_it_gave_back() {
     let store = Prepared::new();
     {
         let open = store.open();
-        for chat in 0..3000 {
+        let notes = json!({"text": "x".repeat(20_000)});
+        for chat in 0..1000 {
             open.resolve(&super::source("discord", "group", &format!("x{chat}"), None, "1")).unwrap();
+            let note = notes.as_object().unwrap();
+            open.set_metadata(&key(&format!("agent:main:discord:group:x{chat}:1")), note).unwrap().unwrap();
         }
         open.flush().unwrap();
-        for chat in 0..3000 {
+        for chat in 0..1000 {
             open.remove(&key(&format!("agent:main:discord:group:x{chat}:1"))).unwrap().unwrap();
         }
         open.close().unwrap();
