@@ -26,9 +26,6 @@ const MAIN: &str = "powercut::child_main";
 const ALL_WAKE: &str = "all wake";
 /// The bound on what is written between two syncs.
 const MAX_UNSYNCED: u64 = 512 * 1024;
-/// The same where sled cleans its segments: a small write may move a large page, and up to 617 KB were seen. Losses begin at
-/// 1.7 MB.
-const MAX_UNSYNCED_CLEANING: u64 = 640 * 1024;
 /// sled's file, by the name it has from its creation on.
 pub const DATABASE: &str = "sled/db";
 
@@ -131,19 +128,19 @@ pub fn look(path: &Path, expected: &Expected) -> Result<(), String> {
     expected.check(&again).map_err(|error| format!("again: {error}"))
 }
 
-fn assert_bounded(trace: &Trace, bound: u64) {
+fn assert_bounded(trace: &Trace) {
     let most = trace.unsynced_high_water(DATABASE);
     let written: u64 = trace.writes_to(DATABASE).iter().map(|write| write.len).sum();
     println!("{written} bytes written, at most {most} of them between two syncs");
     let writes = || trace.most_unsynced(DATABASE);
-    assert!(most <= bound, "{most} bytes were written without a sync, at {:?}", writes());
+    assert!(most <= MAX_UNSYNCED, "{most} bytes were written without a sync, at {:?}", writes());
 }
 
 #[test]
 fn one_thread() {
     runs("cuts_one_thread", 20, STATES, |seed, states, _| {
         let trace = traced(Plan { seed: seed + 11, steps: 400, ..Plan::SMALL });
-        assert_bounded(&trace, MAX_UNSYNCED);
+        assert_bounded(&trace);
         cut(&trace, states, (0, trace.len()), seed + 1);
     });
 }
@@ -152,7 +149,7 @@ fn one_thread() {
 fn three_threads() {
     runs("cuts_three_threads", 20, STATES, |seed, states, _| {
         let trace = traced(Plan { seed: seed + 12, threads: 3, steps: 150, interval_ms: 5, ..Plan::SMALL });
-        assert_bounded(&trace, MAX_UNSYNCED);
+        assert_bounded(&trace);
         cut(&trace, states, (0, trace.len()), seed + 2);
     });
 }
@@ -175,7 +172,7 @@ fn while_segments_are_used_again() {
     let plan = Plan { seed: 14, steps: 1500, keys: 12, metadata_bytes: 60_000, await_one_in: 40, ..Plan::SMALL };
     runs("cuts_segments", 20, STATES, |seed, states, _| {
         let trace = traced(Plan { seed: seed + plan.seed, ..plan });
-        assert_bounded(&trace, MAX_UNSYNCED_CLEANING);
+        assert_bounded(&trace);
         let writes = trace.writes_to(DATABASE);
         let end = writes.iter().map(|write| write.offset + write.len).max().unwrap();
         let written: u64 = writes.iter().map(|write| write.len).sum();
@@ -190,7 +187,7 @@ fn while_many_wake() {
     let plan = Plan { seed: 15, steps: 6000, keys: 2500, metadata_bytes: 300, await_one_in: 500, ..Plan::SMALL };
     runs("cuts_wake", 5, STATES, |seed, states, _| {
         let trace = traced(Plan { seed: seed + plan.seed, ..plan });
-        assert_bounded(&trace, MAX_UNSYNCED);
+        assert_bounded(&trace);
         cut(&trace, states, (trace.len() / 2, trace.len()), seed + 7);
     });
 }
@@ -218,7 +215,7 @@ fn wake_all(path: &Path, say: &dyn Fn(&str)) {
 #[test]
 fn in_the_middle_of_a_commit_of_touches() {
     let trace = traced_part(ALL_WAKE);
-    assert_bounded(&trace, MAX_UNSYNCED);
+    assert_bounded(&trace);
     let told = first_at(&trace, |acks| acks.len() > 1000);
     let syncs = trace.syncs_of(DATABASE);
     let mut model = Model::new(&trace);
