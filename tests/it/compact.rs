@@ -86,7 +86,7 @@ pub fn fill(path: &Path, entries: usize) -> Everything {
 }
 
 /// What a small store keeps for a full disk, in bytes.
-const BALLAST: u64 = 4 << 20;
+const BALLAST: u64 = 8 << 20;
 
 fn names(path: &Path) -> Vec<String> {
     let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());

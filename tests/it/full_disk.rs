@@ -32,6 +32,7 @@ fn child_main() {
     let (part, number) = part.split_once(' ').unwrap();
     match part {
         "fill" => fill(root, &path, number.parse().unwrap()),
+        "spend" => spend(&path, number.parse().unwrap()),
         "prune" => prune(root, &path, number.parse().unwrap()),
         _ => panic!("unknown part {part}"),
     }
@@ -93,6 +94,37 @@ fn prune(root: &Path, path: &Path, told: usize) {
     println!("END {report:?}");
 }
 
+/// Opens, and creates entries until there is no space. What was there is there.
+fn spend(path: &Path, told: usize) {
+    let store = match SessionStore::open(options(path, 0)) {
+        Ok(store) => store,
+        Err(error) => {
+            assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+            println!("END refused: {}", chain(&error));
+            return;
+        }
+    };
+    let repairs = store.open_report().repairs.join(", ");
+    assert_sound(&store);
+    for n in 0..told {
+        assert!(store.get(&key(n)).unwrap().is_some(), "{n} was told, and is gone");
+    }
+    let metadata = Map::from_iter([("text".to_owned(), json!("x".repeat(20_000)))]);
+    let mut made = 0;
+    let failure = loop {
+        let found = store.resolve(&source(1_000_000 + made));
+        if let Err(error) = found.and_then(|found| store.set_metadata(&found.entry.key, &metadata)) {
+            break error;
+        }
+        made += 1;
+    };
+    assert!(
+        matches!(&failure, Error::ReadOnly { failure, .. } if matches!(**failure, Error::DiskFull { .. })),
+        "{failure:?}"
+    );
+    println!("END opened: {made} more, {repairs}");
+}
+
 fn run(rig: &Rig, part: &str, space: u64) -> String {
     let output = rig.child(MAIN, part).env("SHIM_SPACE", space.to_string()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -104,7 +136,7 @@ fn run(rig: &Rig, part: &str, space: u64) -> String {
 fn a_store_on_a_full_disk_is_opened_and_pruned() {
     Battery::new("full_disk", 3).run(|case, mut dice| {
         // From little more than the ballast on.
-        let space = [6 << 20, 10 << 20, 24 << 20][(case % 3) as usize] + dice.roll(1 << 20) as u64;
+        let space = [10 << 20, 14 << 20, 24 << 20][(case % 3) as usize] + dice.roll(1 << 20) as u64;
         let rig = Rig::new();
         let metadata_bytes = [50, 900, 6000][dice.roll(3)];
         let end = run(&rig, &format!("fill {metadata_bytes}"), space);
@@ -117,7 +149,7 @@ fn a_store_on_a_full_disk_is_opened_and_pruned() {
         let path = rig.root().join("sessions.db");
         let store = SessionStore::open(options(&path, 100)).unwrap();
         assert!(store.open_report().clean);
-        assert!(path.join(BALLAST).exists(), "the space is kept again");
+        assert!(std::fs::metadata(path.join(BALLAST)).unwrap().len() >= 8 << 20, "the space is kept again");
         assert_sound(&store);
         for n in (0..told).step_by(SUSPENDED) {
             let (entry, extras) = store.get_with_extras(&key(n)).unwrap().unwrap();
@@ -130,13 +162,33 @@ fn a_store_on_a_full_disk_is_opened_and_pruned() {
 }
 
 #[test]
+fn a_store_that_used_up_its_ballast_is_as_it_was_once_some_space_is_free() {
+    Battery::new("full_disk_again", 1).run(|_, mut dice| {
+        let mut space = (24 << 20) + dice.roll(1 << 20) as u64;
+        let rig = Rig::new();
+        run(&rig, "fill 900", space);
+        let acks = std::fs::read_to_string(rig.root().join("acks")).unwrap();
+        let told: usize = acks.lines().rev().find_map(|line| line.strip_prefix("told ")?.parse().ok()).unwrap();
+        assert!(run(&rig, &format!("spend {told}"), space).starts_with("opened"), "with the ballast's");
+        for _ in 0..2 {
+            let end = run(&rig, &format!("spend {told}"), space);
+            assert!(end.starts_with("refused"), "{end}");
+            space += 4 << 20;
+            let end = run(&rig, &format!("spend {told}"), space);
+            println!("{space} bytes: {end}");
+            assert!(end.starts_with("opened"), "{end}");
+        }
+    });
+}
+
+#[test]
 fn a_store_without_its_ballast_makes_it_again() {
     let home = crate::common::Home::new();
     let ballast = home.path().join(BALLAST);
     for half in [None, Some(1 << 20)] {
         drop(home.open());
         let bytes = std::fs::metadata(&ballast).unwrap().len();
-        assert!(bytes >= 4 << 20, "{bytes}");
+        assert!(bytes >= 8 << 20, "{bytes}");
         std::fs::remove_file(&ballast).unwrap();
         if let Some(half) = half {
             // A crash came while it was made.
