@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 
 /// What an opening and a pass of pruning need besides the snapshot. Where all of the disk is full, a pass that removes six of seven
 /// entries took up to 5 MB in a store of 24 MB, and 3 to 28 MB in stores of 100 to 170: sled uses a segment again when half of
-/// what is in it is out of date. (`full_disk` with more space, 2026-11-27.)
+/// what is in it is out of date. (2026-11-27; `tests/README.md` has more.)
 const SPARE_BYTES: u64 = 8 << 20;
 /// It is made of such blocks, so that it is not made again each time the snapshot has grown a little.
 const BLOCK_BYTES: u64 = 1 << 20;
