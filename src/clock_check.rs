@@ -173,8 +173,8 @@ impl ClockCheck {
         Ok(checked)
     }
 
-    /// Writes the note where it has changed. The committer leaves it to the next look: whoever holds the lock
-    /// waits for the committer.
+    /// Writes the note if it has changed. On the committer's thread it does nothing, since the thread that holds the lock may be
+    /// waiting for the committer; the next look writes the note.
     fn keep_note(&self, commits: &Commits) -> Result<()> {
         if commits.is_committer() {
             return Ok(());

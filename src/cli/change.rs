@@ -113,7 +113,7 @@ impl Prune {
                 Side::Own(store) => self.own(store, &policy)?,
                 Side::Live(client) => self.ask(client, &policy)?,
             };
-            // The report comes before the close, which may fail: the user is told what was done all the same.
+            // The close may fail, so the report is printed first.
             if self.format.json {
                 out.json(&report)?
             } else {

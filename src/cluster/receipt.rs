@@ -152,7 +152,7 @@ impl Proof for Proven {
     fn poll(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>> {
         let outcome = self.poll_parts(&mut polled.0, context);
         if outcome.is_ready() {
-            // Whoever waits for it again asks anew.
+            // The next wait begins with new attempts.
             polled.0.clear();
         }
         outcome

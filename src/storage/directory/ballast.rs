@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 /// entries took up to 5 MB in a store of 24 MB, and 3 to 28 MB in stores of 100 to 170: sled uses a segment again when half of
 /// what is in it is out of date. (2026-11-27; `tests/README.md` has more.)
 const SPARE_BYTES: u64 = 8 << 20;
-/// It is made of such blocks, so that it is not made again each time the snapshot has grown a little.
+/// It has a whole number of such blocks, so that it is not made again each time the snapshot has grown a little.
 const BLOCK_BYTES: u64 = 1 << 20;
 
 /// Takes the space, if there is some. A store without it is a whole store, so a failure is no error. Answers it, in words.
