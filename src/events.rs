@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use serde::Serialize;
 
 use crate::answer::ReplaceReason;
-use crate::entry::Revision;
+use crate::entry::{Revision, SessionEntry};
 use crate::feed::Feed;
 use crate::fork;
 use crate::key::{SessionId, SessionKey};
@@ -55,7 +55,7 @@ pub struct Event {
     pub old_session_id: Option<SessionId>,
     /// The session that is live now, where it was not before.
     pub new_session_id: Option<SessionId>,
-    /// The revision of the entry as it is now. `None` if it is gone.
+    /// The revision of the entry as it is now. `None` if it is gone; of a touch on a cluster too, which reads no entry.
     pub revision: Option<Revision>,
 }
 
@@ -291,6 +291,28 @@ impl Told {
         Self { kind, old: Some(old.clone()), new: None, revision: None }
     }
 
+    /// What the change of an entry is called, where its verb gives it no name.
+    pub(crate) fn of_change(old: &SessionEntry, new: &SessionEntry) -> Self {
+        let kind = if new.session_id != old.session_id {
+            return Self::of(EventKind::Switched, new.revision).session(Some(&old.session_id), &new.session_id);
+        } else if new.suspended != old.suspended {
+            if new.suspended { EventKind::Suspended } else { EventKind::Unsuspended }
+        } else if new.pinned != old.pinned {
+            if new.pinned { EventKind::Pinned } else { EventKind::Unpinned }
+        } else if new.resume_pending != old.resume_pending {
+            match new.resume_pending {
+                true => EventKind::ResumePending { reason: new.details.resume_reason.clone().unwrap_or_default() },
+                false => EventKind::ResumeCleared,
+            }
+        } else if new.revision != old.revision {
+            EventKind::Updated
+        } else {
+            // Its time alone: by a touch, or as it was set.
+            EventKind::Touched
+        };
+        Self::of(kind, new.revision)
+    }
+
     /// Another session has taken the place of `old`.
     pub(crate) fn session(self, old: Option<&SessionId>, new: &SessionId) -> Self {
         Self { old: old.cloned(), new: Some(new.clone()), ..self }
@@ -320,9 +342,15 @@ impl Listeners {
         self.wanted.store(all.iter().fold(0, |wanted, one| wanted | one.wanted), Ordering::Release);
     }
 
-    /// Sends it to all listeners that want it and have room for it. Answers how many had none.
-    pub(crate) fn tell(&self, event: &Event) -> u64 {
-        let (class, mut gone, mut dropped) = (event.kind.class(), false, 0);
+    /// Sends what became of an entry to all listeners that want its kind and have room for it. Answers how many had none.
+    pub(crate) fn tell(&self, key: &SessionKey, told: Told, at: Timestamp) -> u64 {
+        let class = told.kind.class();
+        if !self.want(class) {
+            return 0;
+        }
+        let Told { kind, old: old_session_id, new: new_session_id, revision } = told;
+        let event = Event { key: key.clone(), kind, at, old_session_id, new_session_id, revision };
+        let (mut gone, mut dropped) = (false, 0);
         for listener in self.all.read().iter().filter(|listener| listener.wanted & class != 0) {
             match listener.events.try_send(event.clone()) {
                 Ok(()) => {

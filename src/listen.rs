@@ -1,6 +1,6 @@
 //! Events of a store: who listens, and what each verb tells.
 
-use crate::events::{Bell, Event, EventOptions, Events, Told};
+use crate::events::{Bell, EventOptions, Events, Told};
 use crate::key::SessionKey;
 use crate::store::SessionStore;
 
@@ -47,10 +47,7 @@ impl SessionStore {
         if !self.listeners().want(class) {
             return;
         }
-        let Told { kind, old: old_session_id, new: new_session_id, revision } = told();
-        let at = self.now();
-        let event = Event { key: key.clone(), kind, at, old_session_id, new_session_id, revision };
-        let dropped = self.listeners().tell(&event);
+        let dropped = self.listeners().tell(key, told(), self.now());
         self.commits().meter().events_dropped(dropped);
     }
 }

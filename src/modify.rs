@@ -178,35 +178,8 @@ impl SessionStore {
                 self.tell(key, CHANGES, || Told::of(EventKind::Created, now.revision).session(None, &now.session_id));
                 return Ok(Modified::Created(written));
             }
-            self.tell_modified(key, &old, &written.entry);
+            self.tell(key, CHANGES | UPDATES | TOUCHES, || Told::of_change(&old, &written.entry));
             return Ok(Modified::Changed(written));
-        }
-    }
-}
-
-impl SessionStore {
-    /// Tells what the change of an entry is called, where it has a name of its own.
-    fn tell_modified(&self, key: &SessionKey, old: &SessionEntry, new: &SessionEntry) {
-        let told = |kind| Told::of(kind, new.revision);
-        if new.session_id != old.session_id {
-            let switched = || told(EventKind::Switched).session(Some(&old.session_id), &new.session_id);
-            self.tell(key, CHANGES, switched);
-        } else if new.suspended != old.suspended {
-            self.tell(key, CHANGES, || told(if new.suspended { EventKind::Suspended } else { EventKind::Unsuspended }));
-        } else if new.pinned != old.pinned {
-            self.tell(key, CHANGES, || told(if new.pinned { EventKind::Pinned } else { EventKind::Unpinned }));
-        } else if new.resume_pending != old.resume_pending {
-            let reason = || new.details.resume_reason.clone().unwrap_or_default();
-            let kind = || match new.resume_pending {
-                true => EventKind::ResumePending { reason: reason() },
-                false => EventKind::ResumeCleared,
-            };
-            self.tell(key, CHANGES, || told(kind()));
-        } else if new.revision != old.revision {
-            self.tell(key, UPDATES, || told(EventKind::Updated));
-        } else {
-            // Its time alone: by a touch, or as it was set.
-            self.tell(key, TOUCHES, || told(EventKind::Touched));
         }
     }
 }

@@ -113,9 +113,10 @@ impl Command {
             Self::Verify(verify) if verify.repairs() => {
                 "what is found on a cluster cannot be repaired by a command yet"
             }
-            Self::Top(_) | Self::Tail(_) | Self::Web(_) => {
-                "no process serves a view of a store on a cluster, and events of others reach none"
+            Self::Tail(_) => {
+                "on a cluster events reach the process alone that makes the change: `top` shows what was used last"
             }
+            Self::Web(_) => "the page shows a store that one process has: use `top`, `list` and `show` on a cluster",
             Self::Config(_) => "`config check` looks at a file and at no store: leave --url out",
             _ => return None,
         })

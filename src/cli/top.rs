@@ -1,5 +1,7 @@
 //! `top`: a store at work, on one screen.
 
+#[cfg(feature = "valkey")]
+use std::cell::OnceCell;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Read, Write as _, stdin, stdout};
 use std::time::{Duration, Instant};
@@ -8,6 +10,8 @@ use anyhow::Result;
 use clap::Args;
 use cloakroom::live::{Client, LiveOptions};
 use cloakroom::{SessionEntry, Timestamp};
+#[cfg(feature = "valkey")]
+use cloakroom::{cluster::ClusterStats, query::Filter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde::Deserialize;
@@ -16,6 +20,11 @@ use serde_json::Value;
 use super::Exit;
 use super::output::{Out, clean, shorten, size, thousands, words};
 use super::source::{Db, with_view};
+#[cfg(feature = "valkey")]
+use super::{
+    ends::Ends,
+    source::{Source, with_source},
+};
 
 /// How often it looks whether a gateway wants the store.
 const LOOK: Duration = Duration::from_millis(50);
@@ -28,7 +37,7 @@ const HEAD: usize = 7;
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Top {
-    /// The time between two looks.
+    /// The time between two looks. Each asks all shards of a store on a cluster.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     every: Duration,
 }
@@ -48,34 +57,55 @@ struct Look {
 
 impl Top {
     pub(super) fn run(self, db: &Db, out: &mut Out) -> Result<Exit> {
+        #[cfg(feature = "valkey")]
+        if db.cluster.is_some() {
+            return with_source(db, |source| {
+                let Source::Cluster(store) = source else { anyhow::bail!("a store on a cluster is none of a view") };
+                let ends = OnceCell::new();
+                let is_over = || ends.get_or_init(|| Ends::listen(|| {}).ok()).as_ref().is_some_and(Ends::asked);
+                self.show(out, &is_over, |_: Option<&()>, rows, columns| {
+                    Ok((screen_of_cluster(source, &store.stats()?, &db.shown, rows, columns)?, ()))
+                })
+            });
+        }
         with_view(db, LiveOptions::new().read_only(true), |client, is_over| {
-            if !stdout().is_terminal() || !stdin().is_terminal() {
-                let (screen, _) = screen(client, None, 20, 160)?;
-                out.line(screen.trim_end())?;
-                return Ok(Exit::Done);
-            }
-            // From here on a signal does not leave the terminal as it is.
-            if is_over() {
-                return Ok(Exit::Done);
-            }
-            let _raw = Raw::enter()?;
-            let mut before = None;
-            loop {
-                let window = tcgetwinsize(stdout())?;
-                let (rows, columns) = (usize::from(window.ws_row), usize::from(window.ws_col));
-                let (screen, look) =
-                    screen(client, before.as_ref(), rows.saturating_sub(HEAD + 1).clamp(1, 100), columns)?;
-                before = Some(look);
-                let mut terminal = stdout().lock();
-                // From the top, each line to its end, and nothing of the last screen below.
-                write!(terminal, "\x1b[H{}\x1b[J", screen.replace('\n', "\x1b[K\r\n"))?;
-                terminal.flush()?;
-                drop(terminal);
-                if has_ended(self.every, is_over)? {
-                    return Ok(Exit::Done);
-                }
-            }
+            self.show(out, is_over, |before, rows, columns| screen(client, before, rows, columns))
         })
+    }
+
+    /// Shows one screen after the other. `screen` is given what it has kept of the one before, how many sessions there is room
+    /// for, and how wide it is.
+    fn show<T>(
+        &self,
+        out: &mut Out,
+        is_over: &dyn Fn() -> bool,
+        screen: impl Fn(Option<&T>, usize, usize) -> Result<(String, T)>,
+    ) -> Result<Exit> {
+        if !stdout().is_terminal() || !stdin().is_terminal() {
+            let (screen, _) = screen(None, 20, 160)?;
+            out.line(screen.trim_end())?;
+            return Ok(Exit::Done);
+        }
+        // From here on a signal does not leave the terminal as it is.
+        if is_over() {
+            return Ok(Exit::Done);
+        }
+        let _raw = Raw::enter()?;
+        let mut before = None;
+        loop {
+            let window = tcgetwinsize(stdout())?;
+            let (rows, columns) = (usize::from(window.ws_row), usize::from(window.ws_col));
+            let (screen, look) = screen(before.as_ref(), rows.saturating_sub(HEAD + 1).clamp(1, 100), columns)?;
+            before = Some(look);
+            let mut terminal = stdout().lock();
+            // From the top, each line to its end, and nothing of the last screen below.
+            write!(terminal, "\x1b[H{}\x1b[J", screen.replace('\n', "\x1b[K\r\n"))?;
+            terminal.flush()?;
+            drop(terminal);
+            if has_ended(self.every, is_over)? {
+                return Ok(Exit::Done);
+            }
+        }
     }
 }
 
@@ -180,13 +210,56 @@ fn screen(client: &Client, before: Option<&Look>, rows: usize, columns: usize) -
         },
     });
     lines.push(String::new());
+    Ok((text(lines, &page.sessions, page.now, columns), look))
+}
+
+/// What there is to see of a store on a cluster. How much is written to it only its nodes know.
+#[cfg(feature = "valkey")]
+fn screen_of_cluster(
+    source: &Source,
+    stats: &ClusterStats,
+    shown: &str,
+    rows: usize,
+    columns: usize,
+) -> Result<String> {
+    let mut sessions = Vec::new();
+    let told = source.entries(&Filter::default(), rows, |entry| {
+        sessions.push(entry);
+        Ok(())
+    })?;
+    let lines = vec![
+        format!("cloakroom {}  {}", env!("CARGO_PKG_VERSION"), clean(shown)),
+        format!(
+            "entries {}  active in the last minute {}  in {} of {} shards",
+            thousands(stats.entries),
+            thousands(stats.active_in_last_minute),
+            thousands(stats.shards_in_use),
+            thousands(stats.shards),
+        ),
+        format!("open turns {}  to be pruned {}", thousands(stats.open_turns), thousands(stats.condemned)),
+        format!(
+            "processes {}, this one too  of them, with a guard {}",
+            thousands(stats.members),
+            thousands(stats.guards),
+        ),
+        match told.left_out + told.unreadable.count {
+            0 => String::new(),
+            count => format!("{} of the latest entries cannot be decoded", thousands(count)),
+        },
+        String::new(),
+    ];
+    Ok(text(lines, &sessions, stats.now, columns))
+}
+
+/// A screen: the lines above, and then the sessions.
+fn text(mut lines: Vec<String>, sessions: &[SessionEntry], now: Timestamp, columns: usize) -> String {
     lines.push(format!("{:>12}  {:<12} {:<8} {:<28} {:>12}  KEY", "IDLE", "PLATFORM", "TYPE", "NAME", "TOKENS"));
-    for entry in &page.sessions {
+    for entry in sessions {
         let details = &entry.details;
         let or_none = |text: &Option<String>| clean(text.as_deref().unwrap_or("-")).into_owned();
         lines.push(format!(
             "{:>12}  {:<12} {:<8} {:<28} {:>12}  {}{}",
-            words(page.now.since(entry.updated_at)),
+            words(now.since(entry.updated_at)),
             shorten(&or_none(&details.platform), 12),
             shorten(&or_none(&details.chat_type), 8),
             shorten(&or_none(&details.display_name), 28),
@@ -199,5 +272,5 @@ fn screen(client: &Client, before: Option<&Look>, rows: usize, columns: usize) -
     for line in lines {
         let _ = writeln!(screen, "{}", shorten(&line, columns));
     }
-    Ok((screen, look))
+    screen
 }

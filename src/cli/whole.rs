@@ -135,6 +135,7 @@ impl Stats {
         let mut table = Columns::pairs();
         let numbers = [
             ("entries", stats.entries),
+            ("active in the last minute", stats.active_in_last_minute),
             ("open turns", stats.open_turns),
             ("to be pruned", stats.condemned),
             ("processes, this one too", stats.members),

@@ -34,11 +34,16 @@ pub(super) struct Figures {
     pub(super) passes: AtomicU64,
     pub(super) pruned: AtomicU64,
     pub(super) kept_unreviewed: AtomicU64,
+    pub(super) events_dropped: AtomicU64,
 }
 
 impl Figures {
     pub(super) fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Relaxed);
+        Self::add_all(counter, 1);
+    }
+
+    pub(super) fn add_all(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Relaxed);
     }
 
     /// Counts an error, if it is one that is counted.

@@ -6,6 +6,7 @@ use super::store::ClusterStore;
 use super::write::{Change, Kept};
 use crate::entry::{Extras, SessionEntry};
 use crate::error::Result;
+use crate::events::EventKind;
 use crate::import::{Decide, Holder, ImportOptions, ImportProgress, ImportReport, OpenStore, Present};
 use crate::key::SessionKey;
 use crate::rules;
@@ -58,7 +59,8 @@ impl Holder for ClusterStore {
             let (exact_time, exact_interaction, unless_touched) = (true, true, true);
             let extras = Kept::New(extras);
             let change = Change::of(seen.as_ref(), hot, cold);
-            let change = Change { extras, exact_time, exact_interaction, unless_touched, ..change };
+            let kind = Some(EventKind::Replaced);
+            let change = Change { extras, exact_time, exact_interaction, unless_touched, kind, ..change };
             if self.write(&new.key, change)?.is_some() {
                 return Ok(());
             }

@@ -6,6 +6,7 @@ use super::entry::Look;
 use super::figures::Figures;
 use super::layout::Part;
 use super::map::Kind;
+use super::proof::Sent;
 use super::scripts::Named;
 use super::store::ClusterStore;
 use super::value::{at, int, list};
@@ -15,6 +16,7 @@ use crate::codec::{PINNED, RESUME_PENDING, SUSPENDED};
 use crate::commit::Receipt;
 use crate::entry::{Extras, KeepExtras, Touch};
 use crate::error::{Error, Result};
+use crate::events::EventKind;
 use crate::how::Resolve;
 use crate::key::SessionKey;
 use crate::prune::{ActivityGuard, Answer, ask};
@@ -33,8 +35,7 @@ impl ClusterStore {
         let touch = || self.touch_command(shard, Part::Updated, key, now);
         let done = self.call(shard, Kind::Touch, &|_| vec![touch()])?;
         if int(at(&done.values, 0)) == Some(1) {
-            self.owe(key, now, false, done.sent.as_ref());
-            return Ok(Some(self.receipt([done.sent])));
+            return Ok(Some(self.touched(key, now, done.sent)));
         }
         // It did not move, or there is none.
         let look = || {
@@ -44,11 +45,16 @@ impl ClusterStore {
         };
         let done = self.call(shard, Kind::Touch, &|_| look())?;
         if int(at(&done.values, 1)).is_some() {
-            self.owe(key, now, false, done.sent.as_ref());
-            return Ok(Some(self.receipt([done.sent])));
+            return Ok(Some(self.touched(key, now, done.sent)));
         }
         self.check_mark(shard, at(&done.values, 2), &done.node)?;
         Ok(None)
+    }
+
+    fn touched(&self, key: &SessionKey, now: i64, sent: Option<Sent>) -> Receipt {
+        self.owe(key, now, false, sent.as_ref());
+        self.tell_touched(key, None);
+        self.receipt([sent])
     }
 
     fn touch_command(&self, shard: u32, part: Part, key: &SessionKey, now: i64) -> Cmd {
@@ -60,11 +66,7 @@ impl ClusterStore {
     }
 
     /// Looks at an entry for a message, and touches it, if that is asked and it stays, in one step.
-    fn look_for_message(
-        &self,
-        key: &SessionKey,
-        now: Option<Timestamp>,
-    ) -> Result<(Option<Look>, Option<super::proof::Sent>)> {
+    fn look_for_message(&self, key: &SessionKey, now: Option<Timestamp>) -> Result<(Option<Look>, Option<Sent>)> {
         let shard = self.shard_of(key);
         let parts = [Part::Mark, Part::Updated, Part::Interaction].map(|part| self.part(shard, part));
         for with_extras in [false, true] {
@@ -104,6 +106,7 @@ impl ClusterStore {
             if let Some(seen) = seen.as_ref().filter(|_| reason.is_none()) {
                 if how.touch == Touch::Yes {
                     self.owe(key, now.as_micros(), true, sent.as_ref());
+                    self.tell_touched(key, Some(seen));
                 }
                 let receipt = self.receipt([sent]);
                 return Ok(Resolved { entry: seen.entry(key), resolution: Resolution::Existing, receipt });
@@ -137,7 +140,8 @@ impl ClusterStore {
         };
         let (hot, cold) = rules::replacement((&seen.hot, &seen.cold), how, reason, id, now);
         let Some(extras) = self.kept(key, seen, &how.keep)? else { return Ok(None) };
-        let change = Change { extras: Kept::New(&extras), unless_touched, ..Change::of(Some(seen), hot, cold) };
+        let kind = Some(EventKind::Reset { reason: Some(reason) });
+        let change = Change { extras: Kept::New(&extras), unless_touched, kind, ..Change::of(Some(seen), hot, cold) };
         let Some(placed) = self.write(key, change)? else { return Ok(None) };
         let had_activity = rules::had_activity(&seen.hot);
         let resolution = Resolution::Replaced { reason, previous: seen.cold.session_id.clone(), had_activity };

@@ -18,7 +18,7 @@ impl ClusterStore {
         let stats = self.stats()?;
         let Figures { touches, retries, redirections, uncertain, resent, forgotten, waiting, reviews, .. } =
             &*self.inner.figures;
-        let Figures { passes, pruned, kept_unreviewed, .. } = &*self.inner.figures;
+        let Figures { passes, pruned, kept_unreviewed, events_dropped, .. } = &*self.inner.figures;
         let mut text = String::new();
         let labels = format!("{{store=\"{}\",member=\"{}\"}}", self.name(), self.inner.member);
         let mut put = |name: &str, kind: &str, help: &str, value: &dyn Display| {
@@ -26,7 +26,7 @@ impl ClusterStore {
             // Writing to a text does not fail.
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}");
         };
-        let counters: [(&str, &AtomicU64, &str); 9] = [
+        let counters: [(&str, &AtomicU64, &str); 10] = [
             ("touches_total", touches, "Touches by this process, those of messages among them."),
             ("retries_total", retries, "Requests that were sent again, for they got no answer."),
             ("redirections_total", redirections, "Requests that a node sent on to another one."),
@@ -40,6 +40,7 @@ impl ClusterStore {
             ("reviews_total", reviews, "Looks at what other processes want to prune."),
             ("prune_passes_total", passes, "Passes of pruning by this process."),
             ("pruned_total", pruned, "Entries that this process pruned."),
+            ("events_dropped_total", events_dropped, "Events that a listener had no room for."),
         ];
         for (name, value, help) in counters {
             put(name, "counter", help, &value.load(Relaxed));
@@ -53,6 +54,7 @@ impl ClusterStore {
                 "Entries that the last pass of this process kept, for not all have looked at them.",
             ),
             ("entries", stats.entries, "Entries of the store."),
+            ("active_entries", stats.active_in_last_minute, "Entries that were used within the last minute."),
             ("open_turns", stats.open_turns, "Turns that have begun and not ended."),
             ("condemned", stats.condemned, "Entries to be pruned once all processes have looked at them."),
             ("members", stats.members, "Processes that have the store open."),

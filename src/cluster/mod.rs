@@ -20,6 +20,7 @@ mod clock;
 mod counts;
 mod door;
 mod entry;
+mod events;
 mod export;
 mod figures;
 mod hints;

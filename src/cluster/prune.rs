@@ -15,7 +15,7 @@ use super::store::ClusterStore;
 use super::value::{at, int, list, text};
 use crate::codec::Activity;
 use crate::error::{Error, Result, with_causes};
-use crate::events::PruneReason;
+use crate::events::{EventKind, PruneReason};
 use crate::key::{SessionId, SessionKey};
 use crate::prune::{ActivityGuard, Answer, Due, PrunePolicy, PruneReport, Shelf, ask, decide};
 use crate::time::Timestamp;
@@ -334,5 +334,7 @@ impl Shelf for One<'_, '_> {
         Ok(None)
     }
 
-    fn removed(&mut self, _: &SessionKey, _: PruneReason, _: &SessionId) {}
+    fn removed(&mut self, key: &SessionKey, reason: PruneReason, session: &SessionId) {
+        self.pass.store.tell_gone(key, EventKind::Pruned { reason }, Some(session));
+    }
 }

@@ -13,6 +13,7 @@ use crate::codec;
 use crate::commit::Receipt;
 use crate::entry::SessionEntry;
 use crate::error::{Error, Result};
+use crate::events::EventKind;
 use crate::key::SessionKey;
 use crate::time::Timestamp;
 
@@ -47,7 +48,10 @@ impl ClusterStore {
     pub(super) fn remove_seen(&self, key: &SessionKey, seen: &Look, unless_touched: bool) -> Result<Removal> {
         let score = if unless_touched { seen.score.as_str() } else { "" };
         Ok(match self.remove_script(key, seen, score, None, "")? {
-            (1, sent) => Removal::Removed(self.receipt([sent])),
+            (1, sent) => {
+                self.tell_gone(key, EventKind::Removed, Some(&seen.cold.session_id));
+                Removal::Removed(self.receipt([sent]))
+            }
             (0, _) => Removal::Missing,
             _ => Removal::Changed,
         })
@@ -65,11 +69,14 @@ impl ClusterStore {
             return Ok(Removal::Missing);
         };
         let (answer, done) = self.remove_stamped(key, &stamp, "", None, "")?;
-        if answer == 1
-            && let Some((cold, _)) = bytes(at(records, 1)).and_then(|cold| codec::decode_cold(cold).ok())
-        {
-            let hint = text(at(records, 2)).unwrap_or_default();
-            self.forget_hint(key, &cold.session_id, hint.trim_start_matches(UNKEPT), done.sent.as_ref());
+        if answer == 1 {
+            let session = bytes(at(records, 1)).and_then(|cold| codec::decode_cold(cold).ok());
+            let session = session.map(|(cold, _)| cold.session_id);
+            if let Some(session) = &session {
+                let hint = text(at(records, 2)).unwrap_or_default();
+                self.forget_hint(key, session, hint.trim_start_matches(UNKEPT), done.sent.as_ref());
+            }
+            self.tell_gone(key, EventKind::Removed, session.as_ref());
         }
         Ok(match answer {
             1 => Removal::Removed(self.receipt([done.sent])),

@@ -1,5 +1,7 @@
 //! Figures of the whole.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::layout::Part;
@@ -8,12 +10,18 @@ use super::value::{at, int, list};
 use crate::error::Result;
 use crate::time::Timestamp;
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Figures of a store on a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ClusterStats {
+    /// When these were told, by the clock of the store.
+    pub now: Timestamp,
     /// Entries.
     pub entries: u64,
+    /// Those that were used within a minute before `now`.
+    pub active_in_last_minute: u64,
     /// Shards that have any.
     pub shards_in_use: u64,
     /// Shards.
@@ -38,6 +46,8 @@ impl ClusterStore {
     /// # Errors
     /// Those of every read, see [the module](crate::cluster).
     pub fn stats(&self) -> Result<ClusterStats> {
+        let now = self.now();
+        let minute_ago = now.saturating_sub(MINUTE).as_micros();
         let ask = |shard| {
             let updated = self.part(shard, Part::Updated);
             let edge =
@@ -50,11 +60,14 @@ impl ClusterStore {
                 count("HLEN", Part::Turns),
                 count("HLEN", Part::Condemned),
                 redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned(),
+                redis::cmd("ZCOUNT").arg(&updated).arg(minute_ago).arg("+inf").to_owned(),
             ]
         };
         let roll = self.roll()?;
         let mut stats = ClusterStats {
+            now,
             entries: 0,
+            active_in_last_minute: 0,
             shards_in_use: 0,
             shards: self.layout().shards().into(),
             oldest: None,
@@ -74,6 +87,7 @@ impl ClusterStore {
             stats.newest = stats.newest.max(time(2));
             stats.open_turns += count(3);
             stats.condemned += count(4);
+            stats.active_in_last_minute += count(6);
         }
         Ok(stats)
     }

@@ -28,6 +28,7 @@ use super::value::{at, bytes, int, list};
 use super::wire::{Wire, check_seed};
 use crate::commit::Receipt;
 use crate::error::{Error, Result};
+use crate::events::Listeners;
 use crate::fork;
 use crate::key::SessionKey;
 use crate::random;
@@ -78,6 +79,7 @@ pub(super) struct Inner {
     pub(super) member: String,
     pub(super) keeper: Keeper,
     pub(super) door: Door,
+    pub(super) listeners: Listeners,
 }
 
 impl fmt::Debug for Inner {
@@ -168,10 +170,23 @@ impl ClusterStore {
         let mark = format!("{id}/{}/{FORMAT}", layout.shards());
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
-        let keeper = Keeper::default();
-        let (owed, stale_hints, door) = (Owed::default(), StaleHints::default(), Door::default());
-        let inner =
-            Inner { nodes, layout, needs, figures, owed, stale_hints, clock, options, mark, member, keeper, door };
+        let (keeper, door, listeners) = (Keeper::default(), Door::default(), Listeners::default());
+        let (owed, stale_hints) = (Owed::default(), StaleHints::default());
+        let inner = Inner {
+            nodes,
+            layout,
+            needs,
+            figures,
+            owed,
+            stale_hints,
+            clock,
+            options,
+            mark,
+            member,
+            keeper,
+            door,
+            listeners,
+        };
         let store = Self { inner: Arc::new(inner) };
         store.check_marks()?;
         if is_new && loader.is_none() {

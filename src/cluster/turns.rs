@@ -10,6 +10,7 @@ use super::value::{at, bytes, int, list, pairs, text};
 use crate::codec::{RESUME_PENDING, SUSPENDED, Turn};
 use crate::commit::Receipt;
 use crate::error::{Error, Result};
+use crate::events::EventKind;
 use crate::key::SessionKey;
 use crate::random;
 use crate::rules;
@@ -83,6 +84,7 @@ impl ClusterStore {
                 Some(1) => {
                     let token = text(at(answer, 1)).unwrap_or_default();
                     let token = u64::from_str_radix(&token, 16).unwrap_or(0);
+                    self.tell_touched(key, Some(&look));
                     return Ok(TurnStart::Begun(BegunTurn {
                         token: TurnToken(token),
                         receipt: self.receipt([done.sent]),
@@ -173,7 +175,8 @@ impl ClusterStore {
 
     pub(super) fn do_mark(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
         let mut suspended = false;
-        let done = self.change(key, |seen| {
+        let kind = EventKind::ResumePending { reason: reason.to_owned() };
+        let done = self.change(key, Some(kind), |seen| {
             suspended = seen.hot.is(SUSPENDED);
             let mark = || rules::with_resume((&seen.hot, &seen.cold), Some((reason, self.now())));
             (!suspended).then(mark)
@@ -187,7 +190,7 @@ impl ClusterStore {
 
     pub(super) fn do_clear(&self, key: &SessionKey) -> Result<ResumeClear> {
         let mut pending = false;
-        let done = self.change(key, |seen| {
+        let done = self.change(key, None, |seen| {
             pending = seen.hot.is(RESUME_PENDING);
             pending.then(|| rules::with_resume((&seen.hot, &seen.cold), None))
         })?;

@@ -7,6 +7,7 @@ use crate::answer::{Modified, Put, Removal, Repointed, Written};
 use crate::commit::Receipt;
 use crate::entry::{Details, Extras, KeepExtras, SessionEntry, Touch};
 use crate::error::{Error, Result};
+use crate::events::EventKind;
 use crate::how::Repoint;
 use crate::key::{SessionId, SessionKey};
 use crate::modify::{Draft, Edit};
@@ -29,6 +30,7 @@ impl ClusterStore {
                 extras: Kept::New(extras),
                 exact_time,
                 exact_interaction,
+                kind: Some(EventKind::Replaced),
                 ..Change::of(seen.as_ref(), hot, cold)
             };
             if let Some(placed) = self.write(key, change)? {
@@ -135,6 +137,7 @@ impl ClusterStore {
     pub(super) fn change(
         &self,
         key: &SessionKey,
+        kind: Option<EventKind>,
         mut change: impl FnMut(&Look) -> Option<(crate::codec::Hot, crate::codec::Cold)>,
     ) -> Result<Option<Receipt>> {
         let tries = self.tries();
@@ -147,7 +150,8 @@ impl ClusterStore {
                 }
                 continue;
             };
-            if let Some(placed) = self.write(key, Change::of(Some(&seen), hot, cold))? {
+            let change = Change { kind: kind.clone(), ..Change::of(Some(&seen), hot, cold) };
+            if let Some(placed) = self.write(key, change)? {
                 return Ok(Some(placed.receipt));
             }
             tries.again()?;
@@ -160,7 +164,7 @@ impl ClusterStore {
         key: &SessionKey,
         change: impl Fn(&mut crate::codec::Hot),
     ) -> Result<Option<Receipt>> {
-        self.change(key, |seen| {
+        self.change(key, None, |seen| {
             let mut hot = seen.hot;
             change(&mut hot);
             (hot != seen.hot).then(|| (hot, seen.cold.clone()))
@@ -168,7 +172,7 @@ impl ClusterStore {
     }
 
     pub(super) fn do_update(&self, key: &SessionKey, change: &mut dyn FnMut(&mut Details)) -> Result<Option<Receipt>> {
-        self.change(key, |seen| {
+        self.change(key, None, |seen| {
             let mut cold = seen.cold.clone();
             change(&mut cold.details);
             Some((seen.hot, cold))
@@ -204,7 +208,8 @@ impl ClusterStore {
             let now = self.now();
             let (hot, cold) = rules::reset((&seen.hot, &seen.cold), random::session_id(now)?, now);
             if let Some(extras) = self.kept(key, &seen, keep)? {
-                let change = Change { extras: Kept::New(&extras), ..Change::of(Some(&seen), hot, cold) };
+                let kind = Some(EventKind::Reset { reason: None });
+                let change = Change { extras: Kept::New(&extras), kind, ..Change::of(Some(&seen), hot, cold) };
                 if let Some(placed) = self.write(key, change)? {
                     return Ok(Some(written(key, placed)));
                 }

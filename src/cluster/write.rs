@@ -10,6 +10,7 @@ use crate::codec::{self, AS_IMPORTED, ArrangeError, CodecError, Cold, Hot, NewEx
 use crate::commit::Receipt;
 use crate::entry::{Extras, Revision};
 use crate::error::{Error, Result};
+use crate::events::EventKind;
 use crate::key::SessionKey;
 use crate::random;
 use crate::rules;
@@ -32,12 +33,14 @@ pub(super) struct Change<'a> {
     pub(super) exact_interaction: bool,
     /// A touch since it was seen wins.
     pub(super) unless_touched: bool,
+    /// What its verb calls it, where what is new does not say that.
+    pub(super) kind: Option<EventKind>,
 }
 
 impl<'a> Change<'a> {
     pub(super) fn of(seen: Option<&'a Look>, hot: Hot, cold: Cold) -> Self {
         let (exact_time, exact_interaction, unless_touched) = (false, false, false);
-        Self { seen, hot, cold, extras: Kept::As, exact_time, exact_interaction, unless_touched }
+        Self { seen, hot, cold, extras: Kept::As, exact_time, exact_interaction, unless_touched, kind: None }
     }
 }
 
@@ -71,7 +74,7 @@ impl ClusterStore {
     /// Writes an entry over the one that was seen, or where none was. `None` if another was first.
     pub(super) fn write(&self, key: &SessionKey, change: Change<'_>) -> Result<Option<Placed>> {
         let shard = self.shard_of(key);
-        let Change { seen, mut hot, mut cold, extras, exact_time, exact_interaction, unless_touched } = change;
+        let Change { seen, mut hot, mut cold, extras, exact_time, exact_interaction, unless_touched, kind } = change;
         hot.revision = Revision::from_number(random::bits()?.max(1));
         hot.set(AS_IMPORTED, false);
         let parts = self.arrange(key, seen, &mut cold, extras)?;
@@ -170,7 +173,9 @@ impl ClusterStore {
             hot.updated_at = Timestamp::from_micros(time);
         }
         hot.last_interaction = hot.last_interaction.map(|set| int(at(answer, 2)).map_or(set, Timestamp::from_micros));
-        Ok(Some(Placed { hot, cold, receipt: self.receipt([done.sent, hinted]) }))
+        let placed = Placed { hot, cold, receipt: self.receipt([done.sent, hinted]) };
+        self.tell_written(key, kind, seen, &placed);
+        Ok(Some(placed))
     }
 
     /// Gives the extras their places. `None` if the entry has changed since it was seen.

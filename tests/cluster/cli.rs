@@ -8,7 +8,7 @@ use cloakroom::change::{Expect, Resolution};
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
 use cloakroom::prefix::BulkRemoval;
 use cloakroom::query::Filter;
-use cloakroom::{Error, Extras, Sessions as _, Timestamp};
+use cloakroom::{Error, Extras, SessionEntry, Sessions as _, Timestamp};
 use serde_json::{Value, json};
 
 use crate::backup::CutShort;
@@ -198,19 +198,31 @@ fn a_prune_that_fails_prints_what_it_did() {
     assert_eq!(store.len().unwrap(), 2);
 }
 
+/// What `top` prints where there is no terminal.
+#[test]
+fn a_store_on_a_cluster_is_looked_at_on_one_screen() {
+    let store = three();
+    store.begin_turn(&key(2)).unwrap().unwrap();
+    store.suspend(&key(1)).unwrap().unwrap();
+    let old = SessionEntry::new(key(3), "old".parse().unwrap(), Timestamp::from_micros(0));
+    store.put(&old, &Extras::default(), Expect::Absent).unwrap();
+    let screen = printed(&url(&store), &["top"]);
+    let lines: Vec<_> = screen.lines().collect();
+    assert!(lines[0].starts_with("cloakroom ") && lines[0].ends_with(&url(&store)), "{screen}");
+    assert!(lines[1].starts_with("entries 4  active in the last minute 3  in "), "{screen}");
+    assert_eq!(lines[2], "open turns 1  to be pruned 0");
+    assert!(lines[3].starts_with("processes 2, this one too"), "{screen}");
+    let keys: Vec<_> = lines[7..].iter().map(|line| line.rsplit("  ").next().unwrap()).collect();
+    let suspended = format!("{} (suspended)", key(1).as_str());
+    assert_eq!(keys, [key(2).as_str(), &suspended, key(0).as_str(), key(3).as_str()]);
+}
+
 #[test]
 fn what_has_no_meaning_on_a_cluster_says_so() {
     let store = one().open();
     let url = url(&store);
-    let all: [&[&str]; 7] = [
-        &["compact"],
-        &["rename", "a", "b"],
-        &["top"],
-        &["tail"],
-        &["web"],
-        &["verify", "--repair"],
-        &["config", "check"],
-    ];
+    let all: [&[&str]; 6] =
+        [&["compact"], &["rename", "a", "b"], &["tail"], &["web"], &["verify", "--repair"], &["config", "check"]];
     for words in all {
         let (code, said) = refused(&url, words);
         assert!(code == 2 && (said.contains("cluster") || said.contains("--url")), "{words:?}: {said}");

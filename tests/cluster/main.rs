@@ -23,6 +23,7 @@ mod common;
 mod conformance;
 mod cost;
 mod durable;
+mod events;
 mod failover;
 mod forks;
 mod histories;
