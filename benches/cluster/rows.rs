@@ -63,6 +63,15 @@ pub fn run(time: Duration) {
     for callers in [1, 8, 64] {
         touches(&cluster, store, SESSIONS, false, callers, time);
     }
+    // Of each session the last touch of a tenth of a second goes to its node.
+    for callers in [1, 8, 64] {
+        let keys: Vec<_> = (0..SESSIONS).map(key).collect();
+        rig::run(&cluster, "touch_soon", callers, time, &|caller| {
+            let keys = &keys;
+            Box::new(move |turn| store.touch_soon(&keys[pick(caller, turn, SESSIONS)]).unwrap())
+        });
+        store.flush().unwrap();
+    }
     let tags = tags(&cluster);
     for (name, bytes) in [("SET … EX, 1 KB", 1000), ("SET … EX, 20 KB", 20_000)] {
         for callers in [1, 8, 64] {

@@ -171,7 +171,9 @@ impl Nodes {
         for piece in shards.chunks(AT_ONCE) {
             let primaries: Vec<_> = piece.iter().map(|(_, slot)| self.primary(*slot)).collect();
             let send = |(shard, primary): (u32, &Option<Arc<Primary>>)| {
-                primary.as_ref().map(|primary| (primary.reads.node().to_owned(), primary.reads.send(ask(shard), false)))
+                primary
+                    .as_ref()
+                    .map(|primary| (primary.reads.node().to_owned(), primary.reads.send(Kind::Read, ask(shard))))
             };
             let sent: Vec<_> = piece.iter().map(|(shard, _)| *shard).zip(&primaries).map(send).collect();
             for ((shard, slot), sent) in piece.iter().zip(sent) {

@@ -76,12 +76,12 @@ impl Lane {
         }
     }
 
-    /// Sends commands that only read.
-    pub(super) fn send(&self, commands: Vec<Cmd>, asking: bool) -> Waiting {
+    /// Sends commands. Their answers may be waited for later.
+    pub(super) fn send(&self, kind: Kind, commands: Vec<Cmd>) -> Waiting {
         let (slot, bytes) = (Arc::new(Slot::default()), bytes_of(&commands));
         let mut line = self.shared.line.lock();
-        let (kind, answer) = (Kind::Read, Answer::to(&slot));
-        line.waiting.push_back(Request { commands, bytes, kind, asking, answer, leads: false });
+        let answer = Answer::to(&slot);
+        line.waiting.push_back(Request { commands, bytes, kind, asking: false, answer, leads: false });
         if !line.is_led {
             self.shared.work.notify_one();
         }

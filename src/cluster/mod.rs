@@ -50,6 +50,7 @@ mod roll;
 mod scripts;
 mod seen;
 mod settings;
+mod soon;
 mod stale;
 mod stats;
 mod store;

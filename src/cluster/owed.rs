@@ -3,6 +3,8 @@
 //! A receipt that is dropped asks for no proof, so a failover could lose the touch. This process remembers it until the
 //! replicas have it, and [`resend`](super::resend) sends it again to the primary that comes after. A touch only moves a time
 //! on, so that does no harm where nothing was lost.
+//!
+//! Touches that [`soon`](super::soon) collects lie here too until they are sent: whoever sets an exact time has to forget them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -62,12 +64,15 @@ struct All {
     sending: HashSet<SessionKey>,
     /// Those whose time is set just now, and by how many.
     held: HashMap<SessionKey, usize>,
+    /// Those that are to be sent, and what they take.
+    collected: HashMap<SessionKey, i64>,
+    collected_bytes: usize,
 }
 
 impl Default for All {
     fn default() -> Self {
-        let (touched, sending, held) = (HashMap::new(), HashSet::new(), HashMap::new());
-        Self { touched, bytes: 0, sweep_in: SWEEP, sending, held }
+        let (touched, sending, held, collected) = (HashMap::new(), HashSet::new(), HashMap::new(), HashMap::new());
+        Self { touched, bytes: 0, sweep_in: SWEEP, sending, held, collected, collected_bytes: 0 }
     }
 }
 
@@ -98,6 +103,18 @@ impl All {
         if self.touched.remove(key).is_some() {
             self.bytes = self.bytes.saturating_sub(key.as_str().len() + BESIDE);
         }
+        if self.collected.remove(key).is_some() {
+            self.collected_bytes = self.collected_bytes.saturating_sub(key.as_str().len() + BESIDE);
+        }
+    }
+
+    fn collect(&mut self, key: &SessionKey, time: i64) {
+        if let Some(before) = self.collected.get_mut(key) {
+            *before = time.max(*before);
+            return;
+        }
+        self.collected_bytes += key.as_str().len() + BESIDE;
+        self.collected.insert(key.clone(), time);
     }
 
     /// Forgets what the replicas have, and returns the connections that have yet to prove something.
@@ -128,6 +145,7 @@ pub(super) struct Owed {
     /// Some are not on their way any more.
     arrived: Condvar,
     resending: Mutex<()>,
+    sending_collected: Mutex<()>,
 }
 
 /// A key whose time is set: until this is dropped no touch of it is sent again, and none is on its way.
@@ -155,13 +173,13 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Touches that are on their way again, until this is dropped.
-pub(super) struct Sending<'a> {
+/// Touches that are on their way, or again, until this is dropped.
+pub(super) struct Sending<'a, T> {
     owed: &'a Owed,
-    pub(super) touched: Vec<(SessionKey, Touched)>,
+    pub(super) touched: Vec<(SessionKey, T)>,
 }
 
-impl Drop for Sending<'_> {
+impl<T> Drop for Sending<'_, T> {
     fn drop(&mut self) {
         let mut all = self.owed.all.lock();
         for (key, _) in &self.touched {
@@ -202,9 +220,10 @@ impl Owed {
         Held { owed: self, key: key.clone() }
     }
 
-    /// How many are remembered.
+    /// How many are remembered, or are to be sent.
     pub(super) fn len(&self) -> u64 {
-        self.all.lock().touched.len() as u64
+        let all = self.all.lock();
+        (all.touched.len() + all.collected.len()) as u64
     }
 
     /// One at a time sends them again.
@@ -243,13 +262,60 @@ impl Owed {
     }
 
     /// Those of them that are to be sent now. Others were forgotten since, or their time is set just now.
-    pub(super) fn begin_sending(&self, gone: &[(SessionKey, Touched)]) -> Sending<'_> {
+    pub(super) fn begin_sending(&self, gone: &[(SessionKey, Touched)]) -> Sending<'_, Touched> {
         let mut all = self.all.lock();
         let mut touched = gone.to_vec();
         touched.retain(|(key, _)| all.touched.contains_key(key) && !all.held.contains_key(key));
         all.sending.extend(touched.iter().map(|(key, _)| key.clone()));
         drop(all);
         Sending { owed: self, touched }
+    }
+
+    /// Collects a touch that is to be sent. False if there is no room.
+    pub(super) fn collect(&self, key: &SessionKey, time: i64) -> bool {
+        let mut all = self.all.lock();
+        let is_full = all.collected.len() >= MAX_KEYS || all.collected_bytes >= MAX_BYTES;
+        if is_full && !all.collected.contains_key(key) {
+            return false;
+        }
+        all.collect(key, time);
+        true
+    }
+
+    /// Whether a touch of this was collected that no node has answered yet.
+    pub(super) fn is_collected(&self, key: &SessionKey) -> bool {
+        let all = self.all.lock();
+        all.collected.contains_key(key) || all.sending.contains(key)
+    }
+
+    /// One at a time sends what was collected.
+    pub(super) fn sending_collected(&self) -> MutexGuard<'_, ()> {
+        self.sending_collected.lock()
+    }
+
+    /// Takes what was collected, to send it. A key whose time is set just now waits until it is.
+    pub(super) fn take_collected(&self) -> Sending<'_, i64> {
+        let mut all = self.all.lock();
+        let (mut touched, mut left) = (Vec::with_capacity(all.collected.len()), Vec::new());
+        for (key, time) in std::mem::take(&mut all.collected) {
+            if all.held.contains_key(&key) { left.push((key, time)) } else { touched.push((key, time)) }
+        }
+        all.collected_bytes = 0;
+        left.iter().for_each(|(key, time)| all.collect(key, *time));
+        all.sending.extend(touched.iter().map(|(key, _)| key.clone()));
+        drop(all);
+        Sending { owed: self, touched }
+    }
+
+    /// They have not arrived, and are to be sent again. Call it while they count as on their way.
+    pub(super) fn collect_again(&self, touched: &[(SessionKey, i64)]) {
+        let mut all = self.all.lock();
+        touched.iter().for_each(|(key, time)| all.collect(key, *time));
+    }
+
+    /// Whether there is anything to be sent.
+    pub(super) fn has_collected(&self) -> bool {
+        !self.all.lock().collected.is_empty()
     }
 }
 

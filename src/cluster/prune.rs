@@ -319,6 +319,10 @@ impl Shelf for One<'_, '_> {
         if dry_run {
             return Ok(Some(session));
         }
+        // A touch of it is on its way.
+        if store.inner.owed.is_collected(&seen.key) {
+            return Ok(None);
+        }
         if !others.members.is_empty() && self.condemned.is_empty() {
             return Ok(None);
         }

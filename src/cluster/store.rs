@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use parking_lot::Mutex;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Mutex, RwLockReadGuard};
 use redis::{Cmd, Value};
 
 use super::call::Done;
@@ -55,12 +55,25 @@ pub(super) struct Keeper {
     pub(super) stop: Mutex<Option<Sender<()>>>,
     /// When the last renewal of the lease was sent that was answered.
     pub(super) renewed: Mutex<Option<Instant>>,
+    /// Tells the thread that sends collected touches that there are some.
+    pub(super) collected: Told,
+}
+
+/// A channel on which no more than one message waits.
+#[derive(Debug)]
+pub(super) struct Told(pub(super) Sender<()>, pub(super) Receiver<()>);
+
+impl Default for Told {
+    fn default() -> Self {
+        let (tell, told) = bounded(1);
+        Self(tell, told)
+    }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
         // A forked process has none of the threads, and one of them may have the channel's lock.
-        fork::keep_in_child(|| self.stop.get_mut().take());
+        fork::keep_in_child(|| (self.stop.get_mut().take(), self.collected.0.clone(), self.collected.1.clone()));
     }
 }
 
@@ -115,6 +128,7 @@ impl ClusterStore {
     /// Waits until all that was sent so far is as durable as a receipt says. What a connection took with it that broke can
     /// not be proven any more: that is an error, once.
     pub(super) fn flush_all(&self) -> Result<()> {
+        self.send_collected(true)?;
         self.resend()?;
         let unproven = self.inner.needs.unproven();
         let sent = self.at_all_nodes()?.into_iter().map(Some);
@@ -224,6 +238,11 @@ impl ClusterStore {
         if self.inner.door.is_closed() { Err(self.closed()) } else { Ok(self) }
     }
 
+    /// A change begins. It is under way until the answer is dropped.
+    pub(super) fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        self.inner.door.enter().ok_or_else(|| self.closed())
+    }
+
     fn closed(&self) -> Error {
         Error::Closed { path: self.name().into() }
     }
@@ -231,8 +250,7 @@ impl ClusterStore {
     pub(super) fn call(&self, shard: u32, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
         self.inner.nodes.check_fork()?;
         // A verb that had begun before the store was closed changes nothing after that.
-        let _under_way =
-            if kind.is_change() { Some(self.inner.door.enter().ok_or_else(|| self.closed())?) } else { None };
+        let _under_way = if kind.is_change() { Some(self.enter()?) } else { None };
         self.inner.nodes.call(self.layout().slot_of(shard), kind, build)
     }
 

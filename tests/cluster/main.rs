@@ -42,6 +42,7 @@ mod relied_on;
 mod resharding;
 mod retries;
 mod slots;
+mod soon;
 mod split;
 #[path = "../suite/mod.rs"]
 mod suite;
