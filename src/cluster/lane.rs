@@ -294,7 +294,7 @@ mod tests {
         let set = || vec![redis::cmd("SET").arg("st:{7}:u").arg(1).to_owned()];
         let sent = lane.run_as(Kind::Write, set(), false).sent.unwrap();
         sent.link.state.lock().wants_sync = true;
-        let waiting = lane.send(set(), false).wait();
+        let waiting = lane.send(Kind::Read, set()).wait();
         assert!(waiting.values.is_ok());
         tell.send(()).unwrap();
         // The proof is read before anything else.
