@@ -319,6 +319,13 @@ impl Told {
     }
 }
 
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        // A forked process has not the threads that may have a channel's lock, and bells are the parent's.
+        fork::keep_in_child(|| std::mem::take(self.all.get_mut()));
+    }
+}
+
 impl Listeners {
     pub(crate) fn listen(&self, options: EventOptions, bell: Option<Bell>) -> Events {
         let EventOptions { capacity, wanted } = options;

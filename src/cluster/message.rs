@@ -30,12 +30,22 @@ const ATTEMPTS: usize = 8;
 
 impl ClusterStore {
     pub(super) fn do_touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+        let receipt = self.touch_untold(key)?;
+        if receipt.is_some() {
+            self.tell_touched(key, None);
+        }
+        Ok(receipt)
+    }
+
+    /// A touch, which its caller tells the listeners of.
+    pub(super) fn touch_untold(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         Figures::add(&self.inner.figures.touches);
         let (shard, now) = (self.shard_of(key), self.now().as_micros());
         let touch = || self.touch_command(shard, Part::Updated, key, now);
         let done = self.call(shard, Kind::Touch, &|_| vec![touch()])?;
         if int(at(&done.values, 0)) == Some(1) {
-            return Ok(Some(self.touched(key, now, done.sent)));
+            self.owe(key, now, false, done.sent.as_ref());
+            return Ok(Some(self.receipt([done.sent])));
         }
         // It did not move, or there is none.
         let look = || {
@@ -45,16 +55,11 @@ impl ClusterStore {
         };
         let done = self.call(shard, Kind::Touch, &|_| look())?;
         if int(at(&done.values, 1)).is_some() {
-            return Ok(Some(self.touched(key, now, done.sent)));
+            self.owe(key, now, false, done.sent.as_ref());
+            return Ok(Some(self.receipt([done.sent])));
         }
         self.check_mark(shard, at(&done.values, 2), &done.node)?;
         Ok(None)
-    }
-
-    fn touched(&self, key: &SessionKey, now: i64, sent: Option<Sent>) -> Receipt {
-        self.owe(key, now, false, sent.as_ref());
-        self.tell_touched(key, None);
-        self.receipt([sent])
     }
 
     fn touch_command(&self, shard: u32, part: Part, key: &SessionKey, now: i64) -> Cmd {
@@ -140,7 +145,7 @@ impl ClusterStore {
         };
         let (hot, cold) = rules::replacement((&seen.hot, &seen.cold), how, reason, id, now);
         let Some(extras) = self.kept(key, seen, &how.keep)? else { return Ok(None) };
-        let kind = Some(EventKind::Reset { reason: Some(reason) });
+        let kind = Some(EventKind::Reset { reason: reason.by_rule() });
         let change = Change { extras: Kept::New(&extras), unless_touched, kind, ..Change::of(Some(seen), hot, cold) };
         let Some(placed) = self.write(key, change)? else { return Ok(None) };
         let had_activity = rules::had_activity(&seen.hot);
@@ -172,7 +177,8 @@ impl ClusterStore {
     ) -> Result<Resolved> {
         for _ in 0..ATTEMPTS {
             let Some(seen) = self.look(key, false)? else { break };
-            let is_kept = [SUSPENDED, RESUME_PENDING, PINNED].iter().any(|flag| seen.hot.is(*flag));
+            let is_kept = [SUSPENDED, RESUME_PENDING, PINNED].iter().any(|flag| seen.hot.is(*flag))
+                || self.inner.owed.is_collected(key);
             let entry = seen.entry(key);
             if is_kept || policy.due_for(&entry, self.now()).is_none() || self.is_held(key, false)? {
                 break;

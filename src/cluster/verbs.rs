@@ -88,10 +88,11 @@ impl ClusterStore {
                     let Some(seen) = &seen else { return Ok(Modified::Kept(None)) };
                     let only_touched = crate::codec::Hot { updated_at: seen.hot.updated_at, ..hot } == seen.hot;
                     if only_touched && !exact_time {
-                        if let Some(receipt) = self.do_touch(key)?
+                        if let Some(receipt) = self.touch_untold(key)?
                             && let Some(now) =
                                 self.look(key, false)?.filter(|now| now.hot.revision == seen.hot.revision)
                         {
+                            self.tell_touched(key, Some(&now));
                             return Ok(Modified::Changed(Written { entry: now.entry(key), receipt }));
                         }
                         tries.again()?;

@@ -11,6 +11,7 @@ use cloakroom::prune::NoActivity;
 use cloakroom::query::Filter;
 use cloakroom::reset::{ResetPolicies, ResetPolicy};
 use cloakroom::time::ManualClock;
+use cloakroom::turns::TurnStart;
 use cloakroom::{Extras, Options, PrunePolicy, SessionStore, Sessions, Usage};
 
 use crate::common::{NOW, key, source};
@@ -59,15 +60,21 @@ fn live(store: &dyn Sessions, clock: &ManualClock) {
     // It is that already.
     store.suspend(&a).unwrap().unwrap();
     store.resolve(&source(0)).unwrap();
+    store.resolve_as(&a, &Resolve::new().fresh(true)).unwrap();
     store.pin(&a).unwrap().unwrap();
     store.unpin(&a).unwrap().unwrap();
     store.mark_resume_pending(&a, "restart").unwrap();
     store.mark_resume_pending(&a, "restart").unwrap();
     store.clear_resume_pending(&a).unwrap();
     store.set_extra(&a, "label", &"blue".into()).unwrap().unwrap();
+    store.remove_extra(&a, "label").unwrap().unwrap();
+    store.set_extras(&a, &Extras::default()).unwrap().unwrap();
     store.update(&a, &mut |details| details.display_name = Some("Alice".into())).unwrap().unwrap();
     let token = store.begin_turn(&a).unwrap().unwrap().token;
     store.end_turn(&a, token).unwrap();
+    assert!(matches!(store.try_begin_turn(&a).unwrap(), TurnStart::Begun(_)));
+    assert!(matches!(store.try_begin_turn(&a).unwrap(), TurnStart::Open(_)));
+    store.discard_turn(&a).unwrap();
     store.modify(&b, Touch::Yes, &mut |_| Edit::Write).unwrap();
     let mut pinned = |draft: &mut cloakroom::change::Draft<'_>| {
         draft.entry.pinned = true;
