@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::common::{fast_dir, key};
 use crate::nodes::{Cluster, wait_for};
 use crate::rig::{self, Done, Servers};
-use crate::rows::{SESSIONS, touches};
+use crate::rows::{SESSIONS, soon, touches};
 use crate::{begin_sessions, pick};
 
 /// A row as wide as an entry: 1 KB, most of it what a gateway says of the conversation.
@@ -195,4 +195,5 @@ pub fn run(time: Duration) {
         touches(&cluster, store, SESSIONS, true, callers, time);
     }
     touches(&cluster, store, SESSIONS, false, 64, time);
+    soon(&cluster, store, 64, time);
 }

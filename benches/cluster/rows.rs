@@ -46,6 +46,22 @@ pub fn touches(
     });
 }
 
+/// Touches that nobody waits for, each of which goes to a node: a caller has sessions of its own, and waits for longer than touches are
+/// collected before it touches them again.
+pub fn soon(cluster: &Cluster, store: &ClusterStore, callers: usize, time: Duration) {
+    let (keys, own): (Vec<_>, _) = ((0..SESSIONS).map(key).collect(), SESSIONS / callers);
+    rig::run(cluster, "touch_soon, each goes to a node", callers, time, &|caller| {
+        let keys = &keys;
+        Box::new(move |turn| {
+            if turn > 0 && turn % own == 0 {
+                std::thread::sleep(Duration::from_millis(150));
+            }
+            store.touch_soon(&keys[caller * own + turn % own]).unwrap();
+        })
+    });
+    store.flush().unwrap();
+}
+
 pub fn run(time: Duration) {
     let cluster = Cluster::six();
     let store = &ClusterStore::open(cluster.options().shards(4096)).unwrap();
@@ -63,14 +79,15 @@ pub fn run(time: Duration) {
     for callers in [1, 8, 64] {
         touches(&cluster, store, SESSIONS, false, callers, time);
     }
-    // Of each session the last touch of a tenth of a second goes to its node.
+    let keys: Vec<_> = (0..SESSIONS).map(key).collect();
     for callers in [1, 8, 64] {
-        let keys: Vec<_> = (0..SESSIONS).map(key).collect();
+        // Of each session the last touch of a tenth of a second goes to its node.
         rig::run(&cluster, "touch_soon", callers, time, &|caller| {
             let keys = &keys;
             Box::new(move |turn| store.touch_soon(&keys[pick(caller, turn, SESSIONS)]).unwrap())
         });
         store.flush().unwrap();
+        soon(&cluster, store, callers, time);
     }
     let tags = tags(&cluster);
     for (name, bytes) in [("SET … EX, 1 KB", 1000), ("SET … EX, 20 KB", 20_000)] {

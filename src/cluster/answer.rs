@@ -80,6 +80,10 @@ impl Slot {
         }
     }
 
+    pub(super) fn look(&self) -> Option<Turn> {
+        self.turn.lock().take()
+    }
+
     fn set(&self, to: Turn) {
         *self.turn.lock() = Some(to);
         self.changed.notify_one();

@@ -30,7 +30,7 @@ pub(super) struct Done {
 }
 
 /// What to do about an answer that is none.
-enum Next {
+pub(super) enum Next {
     Whole,
     Other(Other),
     /// The keys are in two places.
@@ -39,9 +39,9 @@ enum Next {
 }
 
 /// A node that another one named; for one time only, while a slot is on its way.
-struct Other {
-    node: String,
-    once: bool,
+pub(super) struct Other {
+    pub(super) node: String,
+    pub(super) once: bool,
 }
 
 impl Nodes {
@@ -173,7 +173,7 @@ impl Nodes {
             let send = |(shard, primary): (u32, &Option<Arc<Primary>>)| {
                 primary
                     .as_ref()
-                    .map(|primary| (primary.reads.node().to_owned(), primary.reads.send(Kind::Read, ask(shard))))
+                    .map(|primary| (primary.reads.node().to_owned(), primary.reads.send(Kind::Read, ask(shard), false)))
             };
             let sent: Vec<_> = piece.iter().map(|(shard, _)| *shard).zip(&primaries).map(send).collect();
             for ((shard, slot), sent) in piece.iter().zip(sent) {
@@ -188,7 +188,7 @@ impl Nodes {
         Ok(all)
     }
 
-    fn judge(&self, error: &ServerError, node: &str, is_single: bool) -> Result<Next> {
+    pub(super) fn judge(&self, error: &ServerError, node: &str, is_single: bool) -> Result<Next> {
         match error.kind() {
             Some(ServerErrorKind::NoScript) => Ok(Next::Whole),
             Some(ServerErrorKind::Ask) if is_single => {
@@ -205,7 +205,8 @@ impl Nodes {
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::ReadOnly,
             ) => Ok(Next::Wait),
-            None if error.code() == "UNBLOCKED" => Ok(Next::Wait),
+            // `BUSY`: a script of somebody else runs for long.
+            None if ["UNBLOCKED", "BUSY"].contains(&error.code()) => Ok(Next::Wait),
             // Where reads are allowed then, a script gets as far as its first write.
             _ if error.details().is_some_and(|details| details.contains("while the cluster is down")) => Ok(Next::Wait),
             _ if is_refusal(error) => Err(Error::Refused { node: node.to_owned(), source: error_of(error) }),

@@ -77,11 +77,11 @@ impl Lane {
     }
 
     /// Sends commands. Their answers may be waited for later.
-    pub(super) fn send(&self, kind: Kind, commands: Vec<Cmd>) -> Waiting {
+    pub(super) fn send(&self, kind: Kind, commands: Vec<Cmd>, asking: bool) -> Waiting {
         let (slot, bytes) = (Arc::new(Slot::default()), bytes_of(&commands));
         let mut line = self.shared.line.lock();
         let answer = Answer::to(&slot);
-        line.waiting.push_back(Request { commands, bytes, kind, asking: false, answer, leads: false });
+        line.waiting.push_back(Request { commands, bytes, kind, asking, answer, leads: false });
         if !line.is_led {
             self.shared.work.notify_one();
         }
@@ -106,9 +106,18 @@ impl Drop for Lane {
 }
 
 /// An answer on its way.
+#[derive(Debug)]
 pub(super) struct Waiting(Arc<Slot>);
 
 impl Waiting {
+    /// The answer, if it is there.
+    pub(super) fn look(self) -> std::result::Result<Answered, Self> {
+        match self.0.look() {
+            Some(Turn::Done(answered)) => Ok(answered),
+            _ => Err(self),
+        }
+    }
+
     pub(super) fn wait(self) -> Answered {
         loop {
             // Nobody makes one lead that was only sent.
@@ -294,7 +303,7 @@ mod tests {
         let set = || vec![redis::cmd("SET").arg("st:{7}:u").arg(1).to_owned()];
         let sent = lane.run_as(Kind::Write, set(), false).sent.unwrap();
         sent.link.state.lock().wants_sync = true;
-        let waiting = lane.send(Kind::Read, set()).wait();
+        let waiting = lane.send(Kind::Read, set(), false).wait();
         assert!(waiting.values.is_ok());
         tell.send(()).unwrap();
         // The proof is read before anything else.

@@ -61,8 +61,8 @@ impl ClusterStore {
             self.start_thread("cloakroom-guard", review)?;
         }
         self.start_thread("cloakroom-again", Self::resending(inner.clone(), stopped.clone()))?;
-        let told = self.inner.keeper.collected.1.clone();
-        self.start_thread("cloakroom-soon", Self::sending_collected(inner.clone(), stopped.clone(), told))?;
+        let told = self.inner.soon.told();
+        self.start_thread("cloakroom-soon", Self::sending_soon(inner.clone(), stopped.clone(), told))?;
         // Nodes that are slow to tell of themselves must not end the lease either.
         let look = {
             let (inner, stopped) = (inner.clone(), stopped.clone());
@@ -165,7 +165,7 @@ impl ClusterStore {
         for (key, condemnation) in condemned {
             let (key, condemnation) = (text(key).unwrap_or_default(), text(condemnation).unwrap_or_default());
             let key = SessionKey::new(key).map_err(Error::InvalidKey)?;
-            let is_at_work = self.inner.owed.is_collected(&key) || ask(guard, &key) != Answer::Idle;
+            let is_at_work = ask(guard, &key) != Answer::Idle;
             args.extend([key.as_str().as_bytes().to_vec(), condemnation.into_bytes()]);
             args.push(if is_at_work { b"1".to_vec() } else { b"0".to_vec() });
         }

@@ -6,20 +6,15 @@
 //!
 //! Touches that [`soon`](super::soon) collects lie here too until they are sent: whoever sets an exact time has to forget them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::collected::{BESIDE, Collected, MAX_BYTES, MAX_KEYS, Touch};
 use super::proof::{Link, Sent};
 use crate::key::SessionKey;
 
-/// The most keys that are remembered.
-const MAX_KEYS: usize = 1 << 16;
-/// The most bytes of theirs, about.
-const MAX_BYTES: usize = 16 << 20;
-/// What one takes beside its name, about.
-const BESIDE: usize = 128;
 /// After so many touches at least those are forgotten that the replicas have.
 const SWEEP: usize = 1024;
 
@@ -33,14 +28,15 @@ pub(super) struct Set {
 /// What was set of an entry.
 #[derive(Debug, Clone)]
 pub(super) struct Touched {
-    pub(super) updated: Set,
+    /// Nothing where it was set exactly since.
+    pub(super) updated: Option<Set>,
     /// A message sets this too.
     pub(super) interaction: Option<Set>,
 }
 
 impl Touched {
     fn parts(&self) -> impl Iterator<Item = &Sent> {
-        [Some(&self.updated), self.interaction.as_ref()].into_iter().flatten().map(|set| &set.sent)
+        [&self.updated, &self.interaction].into_iter().flatten().map(|set| &set.sent)
     }
 
     /// The replicas have it.
@@ -60,19 +56,19 @@ struct All {
     bytes: usize,
     /// So many touches until the next sweep.
     sweep_in: usize,
-    /// Those that are on their way again.
-    sending: HashSet<SessionKey>,
+    /// Those that are on their way, or again, and how often.
+    sending: HashMap<SessionKey, usize>,
     /// Those whose time is set just now, and by how many.
     held: HashMap<SessionKey, usize>,
-    /// Those that are to be sent, and what they take.
-    collected: HashMap<SessionKey, i64>,
-    collected_bytes: usize,
+    /// Those that are to be sent.
+    collected: Collected,
 }
 
 impl Default for All {
     fn default() -> Self {
-        let (touched, sending, held, collected) = (HashMap::new(), HashSet::new(), HashMap::new(), HashMap::new());
-        Self { touched, bytes: 0, sweep_in: SWEEP, sending, held, collected, collected_bytes: 0 }
+        let (touched, sending, held, collected) =
+            (HashMap::new(), HashMap::new(), HashMap::new(), Collected::default());
+        Self { touched, bytes: 0, sweep_in: SWEEP, sending, held, collected }
     }
 }
 
@@ -80,13 +76,12 @@ impl All {
     fn put(&mut self, key: &SessionKey, new: Touched) -> bool {
         if let Some(old) = self.touched.get_mut(key) {
             // The later time covers the earlier one.
-            if new.updated.time >= old.updated.time {
-                old.updated = new.updated;
-            }
-            if let Some(new) = new.interaction
-                && old.interaction.as_ref().is_none_or(|old| new.time >= old.time)
-            {
-                old.interaction = Some(new);
+            for (old, new) in [(&mut old.updated, new.updated), (&mut old.interaction, new.interaction)] {
+                if let Some(new) = new
+                    && old.as_ref().is_none_or(|old| new.time >= old.time)
+                {
+                    *old = Some(new);
+                }
             }
             return true;
         }
@@ -99,22 +94,30 @@ impl All {
         true
     }
 
-    fn remove(&mut self, key: &SessionKey) {
-        if self.touched.remove(key).is_some() {
-            self.bytes = self.bytes.saturating_sub(key.as_str().len() + BESIDE);
+    /// What was set exactly is not to be moved on by a touch before.
+    fn forget(&mut self, key: &SessionKey, updated: bool, interaction: bool) {
+        if updated {
+            self.collected.forget(key);
         }
-        if self.collected.remove(key).is_some() {
-            self.collected_bytes = self.collected_bytes.saturating_sub(key.as_str().len() + BESIDE);
+        let Some(touched) = self.touched.get_mut(key) else { return };
+        if updated {
+            touched.updated = None;
+        }
+        if interaction {
+            touched.interaction = None;
+        }
+        if touched.parts().next().is_none() {
+            self.touched.remove(key);
+            self.bytes = self.bytes.saturating_sub(key.as_str().len() + BESIDE);
         }
     }
 
-    fn collect(&mut self, key: &SessionKey, time: i64) {
-        if let Some(before) = self.collected.get_mut(key) {
-            *before = time.max(*before);
-            return;
-        }
-        self.collected_bytes += key.as_str().len() + BESIDE;
-        self.collected.insert(key.clone(), time);
+    fn sends<'a>(&mut self, keys: impl Iterator<Item = &'a SessionKey>) {
+        keys.for_each(|key| *self.sending.entry(key.clone()).or_default() += 1);
+    }
+
+    fn has_sent<'a>(&mut self, keys: impl Iterator<Item = &'a SessionKey>) {
+        keys.for_each(|key| count_down(&mut self.sending, key));
     }
 
     /// Forgets what the replicas have, and returns the connections that have yet to prove something.
@@ -145,7 +148,6 @@ pub(super) struct Owed {
     /// Some are not on their way any more.
     arrived: Condvar,
     resending: Mutex<()>,
-    sending_collected: Mutex<()>,
 }
 
 /// A key whose time is set: until this is dropped no touch of it is sent again, and none is on its way.
@@ -155,37 +157,36 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// The time was set: a touch before it counts no more.
-    pub(super) fn forget(&self) {
-        self.owed.all.lock().remove(&self.key);
+    /// The time was set, or that of the last interaction: a touch before it counts no more.
+    pub(super) fn forget(&self, updated: bool, interaction: bool) {
+        self.owed.all.lock().forget(&self.key, updated, interaction);
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let mut all = self.owed.all.lock();
-        if let Some(count) = all.held.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                all.held.remove(&self.key);
-            }
+        count_down(&mut self.owed.all.lock().held, &self.key);
+    }
+}
+
+fn count_down(counts: &mut HashMap<SessionKey, usize>, key: &SessionKey) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }
 
-/// Touches that are on their way, or again, until this is dropped.
-pub(super) struct Sending<'a, T> {
+/// Touches that are on their way again, until this is dropped.
+pub(super) struct Sending<'a> {
     owed: &'a Owed,
-    pub(super) touched: Vec<(SessionKey, T)>,
+    pub(super) touched: Vec<(SessionKey, Touched)>,
 }
 
-impl<T> Drop for Sending<'_, T> {
+impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        let mut all = self.owed.all.lock();
-        for (key, _) in &self.touched {
-            all.sending.remove(key);
-        }
-        drop(all);
+        self.owed.all.lock().has_sent(self.touched.iter().map(|(key, _)| key));
         self.owed.arrived.notify_all();
     }
 }
@@ -196,7 +197,7 @@ impl Owed {
         let set = Set { time, sent };
         let interaction = is_message.then(|| set.clone());
         let mut all = self.all.lock();
-        let has_room = all.put(key, Touched { updated: set, interaction });
+        let has_room = all.put(key, Touched { updated: Some(set), interaction });
         let links = match all.sweep_in.checked_sub(1) {
             Some(left) => {
                 all.sweep_in = left;
@@ -209,11 +210,18 @@ impl Owed {
         has_room
     }
 
+    /// Remembers what was sent again.
+    pub(super) fn note_again(&self, key: &SessionKey, touched: &Touched, sent: &Sent) -> bool {
+        let again = |set: &Option<Set>| set.as_ref().map(|set| Set { time: set.time, sent: sent.clone() });
+        let (updated, interaction) = (again(&touched.updated), again(&touched.interaction));
+        self.all.lock().put(key, Touched { updated, interaction })
+    }
+
     /// An exact time is to be set. A touch that is on its way again arrives first, or it would move that on.
     pub(super) fn hold(&self, key: &SessionKey) -> Held<'_> {
         let mut all = self.all.lock();
         *all.held.entry(key.clone()).or_default() += 1;
-        while all.sending.contains(key) {
+        while all.sending.contains_key(key) {
             self.arrived.wait(&mut all);
         }
         drop(all);
@@ -262,60 +270,66 @@ impl Owed {
     }
 
     /// Those of them that are to be sent now. Others were forgotten since, or their time is set just now.
-    pub(super) fn begin_sending(&self, gone: &[(SessionKey, Touched)]) -> Sending<'_, Touched> {
+    pub(super) fn begin_sending(&self, gone: &[(SessionKey, Touched)]) -> Sending<'_> {
         let mut all = self.all.lock();
         let mut touched = gone.to_vec();
-        touched.retain(|(key, _)| all.touched.contains_key(key) && !all.held.contains_key(key));
-        all.sending.extend(touched.iter().map(|(key, _)| key.clone()));
+        touched.retain_mut(|(key, touched)| {
+            let now = all.touched.get(key).filter(|_| !all.held.contains_key(key));
+            now.is_some_and(|now| {
+                // A part of it may have been forgotten.
+                *touched = now.clone();
+                true
+            })
+        });
+        all.sends(touched.iter().map(|(key, _)| key));
         drop(all);
         Sending { owed: self, touched }
     }
 
     /// Collects a touch that is to be sent. False if there is no room.
     pub(super) fn collect(&self, key: &SessionKey, time: i64) -> bool {
-        let mut all = self.all.lock();
-        let is_full = all.collected.len() >= MAX_KEYS || all.collected_bytes >= MAX_BYTES;
-        if is_full && !all.collected.contains_key(key) {
-            return false;
-        }
-        all.collect(key, time);
-        true
+        self.all.lock().collected.add(key, time)
     }
 
-    /// Whether a touch of this was collected that no node has answered yet.
+    /// Whether a touch of this is to be sent, or is on its way.
     pub(super) fn is_collected(&self, key: &SessionKey) -> bool {
         let all = self.all.lock();
-        all.collected.contains_key(key) || all.sending.contains(key)
+        all.collected.contains(key) || all.sending.contains_key(key)
     }
 
-    /// One at a time sends what was collected.
-    pub(super) fn sending_collected(&self) -> MutexGuard<'_, ()> {
-        self.sending_collected.lock()
-    }
-
-    /// Takes what was collected, to send it. A key whose time is set just now waits until it is.
-    pub(super) fn take_collected(&self) -> Sending<'_, i64> {
+    /// Takes what is to be sent: it is on its way from now on. What is on its way already waits, and so does a key whose time is
+    /// set just now.
+    pub(super) fn take_collected(&self) -> Vec<Touch> {
         let mut all = self.all.lock();
-        let (mut touched, mut left) = (Vec::with_capacity(all.collected.len()), Vec::new());
-        for (key, time) in std::mem::take(&mut all.collected) {
-            if all.held.contains_key(&key) { left.push((key, time)) } else { touched.push((key, time)) }
+        let All { collected, held, sending, .. } = &mut *all;
+        let taken = collected.take(|key| held.contains_key(key) || sending.contains_key(key));
+        all.sends(taken.iter().map(|touch| &touch.key));
+        taken
+    }
+
+    /// They are on their way no more: a node has them, or they are to be sent once more.
+    pub(super) fn arrived(&self, touches: Vec<Touch>, again: bool) {
+        let mut all = self.all.lock();
+        all.has_sent(touches.iter().map(|touch| &touch.key));
+        for touch in touches {
+            if again { all.collected.back(touch) } else { all.collected.landed(&touch) }
         }
-        all.collected_bytes = 0;
-        left.iter().for_each(|(key, time)| all.collect(key, *time));
-        all.sending.extend(touched.iter().map(|(key, _)| key.clone()));
         drop(all);
-        Sending { owed: self, touched }
+        self.arrived.notify_all();
     }
 
-    /// They have not arrived, and are to be sent again. Call it while they count as on their way.
-    pub(super) fn collect_again(&self, touched: &[(SessionKey, i64)]) {
-        let mut all = self.all.lock();
-        touched.iter().for_each(|(key, time)| all.collect(key, *time));
-    }
-
-    /// Whether there is anything to be sent.
+    /// Whether anything is to be sent.
     pub(super) fn has_collected(&self) -> bool {
         !self.all.lock().collected.is_empty()
+    }
+
+    /// Whether anything is to be sent that was collected before a flush; and a number for a flush that begins.
+    pub(super) fn has_collected_before(&self, flush: u64) -> bool {
+        self.all.lock().collected.has_before(flush)
+    }
+
+    pub(super) fn begin_flush(&self) -> u64 {
+        self.all.lock().collected.begin_flush()
     }
 }
 
@@ -344,7 +358,7 @@ mod tests {
         let kept = (0..MAX_KEYS).filter(|n| owed.note(&long(*n), 1, false, sent.clone())).count();
         assert!(kept * (400 + BESIDE) <= MAX_BYTES && kept > MAX_BYTES / 600, "{kept}");
         // What goes makes room.
-        owed.hold(&long(0)).forget();
+        owed.hold(&long(0)).forget(true, true);
         assert!(owed.note(&long(MAX_KEYS), 1, false, sent));
     }
 
@@ -358,9 +372,51 @@ mod tests {
         // Its primary is the one that it was sent to.
         assert!(owed.gone(|_| Some("a:1".into())).is_empty());
         let gone = owed.gone(|_| Some("b:1".into()));
-        let times = |touched: &Touched| (touched.updated.time, touched.interaction.as_ref().map(|set| set.time));
-        assert_eq!(gone.iter().map(|(_, touched)| times(touched)).collect::<Vec<_>>(), [(9, Some(7))]);
+        let time = |set: &Option<Set>| set.as_ref().map(|set| set.time);
+        let times = |touched: &Touched| (time(&touched.updated), time(&touched.interaction));
+        assert_eq!(gone.iter().map(|(_, touched)| times(touched)).collect::<Vec<_>>(), [(Some(9), Some(7))]);
         assert_eq!(owed.len(), 1);
+    }
+
+    #[test]
+    fn a_time_that_is_set_waits_for_both_that_send_a_touch_of_it() {
+        let (owed, sent) = (Owed::default(), sent());
+        let key = SessionKey::new("a").unwrap();
+        owed.note(&key, 5, false, sent);
+        assert!(owed.collect(&key, 9));
+        let taken = owed.take_collected();
+        let gone = owed.gone(|_| Some("b:1".into()));
+        let again = owed.begin_sending(&gone);
+        assert_eq!((taken.len(), again.touched.len()), (1, 1));
+        owed.arrived(taken, true);
+        assert!(owed.take_collected().is_empty() && owed.is_collected(&key), "the other one is on its way");
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let held = owed.hold(&key);
+                tell.send("set").unwrap();
+                held.forget(true, false);
+            });
+            while !owed.all.lock().held.contains_key(&key) {
+                std::thread::yield_now();
+            }
+            assert!(told.try_recv().is_err());
+            drop(again);
+            assert_eq!(told.recv(), Ok("set"));
+        });
+        assert!(owed.take_collected().is_empty() && !owed.is_collected(&key), "it is forgotten");
+    }
+
+    #[test]
+    fn what_is_set_alone_is_forgotten_alone() {
+        let (owed, sent) = (Owed::default(), sent());
+        let key = SessionKey::new("a").unwrap();
+        owed.note(&key, 5, true, sent);
+        assert!(owed.collect(&key, 9));
+        owed.hold(&key).forget(false, true);
+        assert_eq!((owed.len(), owed.is_collected(&key)), (2, true));
+        owed.hold(&key).forget(true, false);
+        assert_eq!((owed.len(), owed.all.lock().bytes), (0, 0));
     }
 
     #[test]
@@ -379,7 +435,7 @@ mod tests {
             scope.spawn(|| {
                 let held = owed.hold(&key);
                 tell.send("set").unwrap();
-                held.forget();
+                held.forget(true, true);
             });
             // It waits already, or does not begin before this ends.
             while !owed.all.lock().held.contains_key(&key) {

@@ -87,23 +87,27 @@ impl ClusterStore {
             let (mut updated, mut interaction) = (redis::cmd("ZADD"), redis::cmd("ZADD"));
             updated.arg(self.part(shard, Part::Updated)).arg(&["XX", "GT"]);
             interaction.arg(self.part(shard, Part::Interaction)).arg(&["XX", "GT"]);
-            let mut has_messages = false;
+            let (mut touches, mut messages) = (0, 0);
             for (key, touched) in piece {
-                updated.arg(touched.updated.time).arg(key.as_str());
+                if let Some(set) = &touched.updated {
+                    touches += 1;
+                    updated.arg(set.time).arg(key.as_str());
+                }
                 if let Some(set) = &touched.interaction {
-                    has_messages = true;
+                    messages += 1;
                     interaction.arg(set.time).arg(key.as_str());
                 }
             }
-            if has_messages { vec![updated, interaction] } else { vec![updated] }
+            let all = [(touches, updated), (messages, interaction)].into_iter();
+            all.filter(|(count, _)| *count > 0).map(|(_, command)| command).collect()
         };
         let slot = self.layout().slot_of(shard);
         let done = self.inner.nodes.call_since(began, slot, Kind::Write, &|_| commands())?;
         for (key, touched) in piece {
             Figures::add(&self.inner.figures.resent);
-            self.owe(key, touched.updated.time, false, done.sent.as_ref());
-            if let Some(set) = &touched.interaction {
-                self.owe(key, set.time, true, done.sent.as_ref());
+            let has_room = done.sent.as_ref().is_none_or(|sent| self.inner.owed.note_again(key, touched, sent));
+            if !has_room {
+                Figures::add(&self.inner.figures.forgotten);
             }
         }
         Ok(())

@@ -1,148 +1,231 @@
 //! Touches that nobody waits for. A thread collects them for a moment and sends them together, those of a shard in one command: the
 //! least that a touch can cost a node, and its caller.
+//!
+//! Those of a shard are in *flight* from the moment that they are sent until they are answered. The thread looks for answers and
+//! waits for none, so a node that is silent delays the touches of its own shards alone.
 
 use std::collections::BTreeMap;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
-use redis::Cmd;
 
+use super::answer::Trouble;
+use super::call::{Next, Other};
+use super::collected::Touch;
 use super::figures::Figures;
+use super::flights::Flight;
 use super::layout::Part;
-use super::map::Kind;
-use super::proof::Sent;
+use super::map::{Kind, Primary};
 use super::store::{ClusterStore, Inner};
+use super::{answer, tls, wire};
 use crate::error::{Error, Result};
 use crate::key::SessionKey;
 
 /// How long they are collected.
 const COLLECTED: Duration = Duration::from_millis(100);
+/// When it is looked for answers first; then after twice that, and so on.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
 /// Keys of a shard that go in one command.
 const AT_ONCE: usize = 256;
-
-/// Touches of one shard that go in one command.
-type Piece<'a> = (u32, Vec<&'a (SessionKey, i64)>);
 
 impl ClusterStore {
     /// Notes that the user was active, as [`touch`](crate::Sessions::touch) does, and waits for no node: touches are collected for
     /// a tenth of a second, of each entry the last, and sent together.
     ///
-    /// Until then nobody sees it, this process neither, and it ends with the process. A pass of another process may prune the
-    /// entry meanwhile; one of this process keeps it. Once sent, it is as other touches whose receipt is dropped: what a failover
-    /// loses of them is sent again. [`flush`](crate::Sessions::flush) and [`close`](crate::Sessions::close) send what was collected,
-    /// and wait until it is durable. Where no node answers it is sent again and again; once 65,536 entries wait, or 16 MB, it is
+    /// Until a node has it nobody sees it, but that a pass and `resolve_with` of this process keep the entry; those of
+    /// another process may prune or replace it. It ends with the process, and with the last handle where that was not closed. Once a
+    /// node has it, it is as other touches whose receipt is dropped: what a failover loses of them is sent again.
+    /// [`flush`](crate::Sessions::flush) and [`close`](crate::Sessions::close) send what was collected before, and wait until it is
+    /// durable. Where a node does not answer, or refuses it, it is sent again and again; once 65,536 entries wait, or 16 MB, this is
     /// as `touch`. Nobody is told where there is no entry, and no [event](Self::own_events) comes of it.
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Forked`]; where there is no room, those of `touch`.
+    /// [`Error::Closed`], [`Error::Forked`], [`Error::NodeSetting`]; where there is no room, those of `touch`.
     pub fn touch_soon(&self, key: &SessionKey) -> Result<()> {
         let _under_way = self.writable()?.enter()?;
+        // Nothing comes of it at a node that keeps nothing.
+        self.inner.nodes.check()?;
         if !self.inner.owed.collect(key, self.now().as_micros()) {
             return self.do_touch(key).map(drop);
         }
         Figures::add(&self.inner.figures.touches);
-        // Where it was told already, it comes.
-        let _ = self.inner.keeper.collected.0.try_send(());
+        self.inner.soon.tell();
         Ok(())
     }
 
     /// The work of a thread: it sends what was collected, until it is told to stop.
-    pub(super) fn sending_collected(
-        inner: Weak<Inner>,
-        stopped: Receiver<()>,
-        told: Receiver<()>,
-    ) -> impl FnOnce() + Send {
-        move || loop {
-            select! {
-                recv(told) -> told => if told.is_err() { return },
-                recv(stopped) -> _ => return,
-            }
+    pub(super) fn sending_soon(inner: Weak<Inner>, stopped: Receiver<()>, told: Receiver<()>) -> impl FnOnce() + Send {
+        move || {
+            let rests = |time| stopped.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
             loop {
-                if stopped.recv_timeout(COLLECTED) != Err(RecvTimeoutError::Timeout) {
-                    return;
+                select! {
+                    recv(told) -> told => if told.is_err() { return },
+                    recv(stopped) -> _ => return,
                 }
-                let Some(inner) = inner.upgrade() else { return };
-                let store = ClusterStore { inner };
-                if let Err(error) = store.send_collected(false) {
-                    // It is tried again, and again: once there is no room callers are told.
-                    tracing::debug!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot send touches that were collected"
-                    );
-                }
-                if !store.inner.owed.has_collected() {
-                    break;
+                loop {
+                    if !rests(COLLECTED) {
+                        return;
+                    }
+                    let (mut takes, mut nap) = (true, FIRST_LOOK);
+                    // Most answers come at once; whoever sets an exact time waits for them.
+                    let is_done = loop {
+                        let Some(inner) = inner.upgrade() else { return };
+                        let store = ClusterStore { inner };
+                        if let Err(error) = store.send_round(takes) {
+                            // It is tried again, and again: once there is no room callers are told.
+                            let error = &error as &dyn std::error::Error;
+                            tracing::debug!(error, "touches that were collected have not arrived");
+                        }
+                        let is_in_flight = store.is_in_flight();
+                        if !is_in_flight || nap >= COLLECTED {
+                            break !is_in_flight && !store.inner.owed.has_collected();
+                        }
+                        drop(store);
+                        if !rests(nap) {
+                            return;
+                        }
+                        (takes, nap) = (false, nap * 2);
+                    };
+                    if is_done {
+                        break;
+                    }
                 }
             }
         }
     }
 
-    /// Sends what was collected, all of it before the first answer is waited for. What a node did not take is sent the next time, or
-    /// again and again now, until the patience is over.
-    pub(super) fn send_collected(&self, patiently: bool) -> Result<()> {
-        let began = Instant::now();
-        let (owed, nodes) = (&self.inner.owed, &self.inner.nodes);
-        let _only = owed.sending_collected();
-        let sending = owed.take_collected();
-        let mut by_shard = BTreeMap::<u32, Vec<&(SessionKey, i64)>>::new();
-        for touched in &sending.touched {
-            by_shard.entry(self.shard_of(&touched.0)).or_default().push(touched);
+    fn is_in_flight(&self) -> bool {
+        !self.inner.soon.flights.lock().is_empty()
+    }
+
+    /// Looks for answers, and sends what was collected if it `takes` that. It waits for no answer. What a node did not take is to be
+    /// sent again, and the first reason is returned.
+    fn send_round(&self, takes: bool) -> Result<()> {
+        self.inner.nodes.check()?;
+        let (mut outcome, mut suspect) = (Ok(()), None);
+        let mut flights = self.inner.soon.flights.lock();
+        for flight in std::mem::take(&mut *flights) {
+            match self.land(flight, &mut suspect) {
+                Ok(flying) => flights.extend(flying),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
         }
-        let pieces: Vec<Piece<'_>> = by_shard
-            .into_iter()
-            .flat_map(|(shard, all)| all.chunks(AT_ONCE).map(|piece| (shard, piece.to_vec())).collect::<Vec<_>>())
-            .collect();
-        let sent: Vec<_> = pieces
-            .iter()
-            .map(|piece| {
-                let primary = nodes.primary(self.layout().slot_of(piece.0))?;
-                let waiting = primary.writes.send(Kind::Write, vec![self.touch_all(piece)]);
-                Some((primary, waiting))
-            })
-            .collect();
-        let (mut outcome, mut silent) = (Ok(()), Vec::new());
-        for (piece, sent) in pieces.iter().zip(sent) {
-            let slot = self.layout().slot_of(piece.0);
-            let node = sent.as_ref().map(|(primary, _)| primary.writes.node().to_owned());
-            if let Some(answered) = sent.map(|(_, waiting)| waiting.wait())
-                && answered.values.is_ok()
-            {
-                self.owe_all(piece, answered.sent.as_ref());
-                continue;
+        let mut by_shard = BTreeMap::<u32, Vec<Touch>>::new();
+        let collected = if takes { self.inner.owed.take_collected() } else { Vec::new() };
+        for touch in collected {
+            by_shard.entry(self.shard_of(&touch.key)).or_default().push(touch);
+        }
+        for (shard, mut touches) in by_shard {
+            let primary = self.inner.nodes.primary(self.layout().slot_of(shard));
+            while !touches.is_empty() {
+                let piece = touches.split_off(touches.len().saturating_sub(AT_ONCE));
+                flights.push(self.fly(shard, piece, primary.as_ref(), false));
             }
-            nodes.refresh(node.as_deref());
-            // Others must not wait as long again for each shard of a node that is silent.
-            let done = if patiently && silent.iter().filter(|silent| **silent == node).count() < 2 {
-                nodes.call_since(began, slot, Kind::Write, &|_| vec![self.touch_all(piece)])
-            } else {
-                let (node, source) = (node.clone().unwrap_or_default(), "it did not take touches".into());
-                Err(Error::Unavailable { seconds: began.elapsed().as_secs(), node, source })
-            };
-            match done {
-                Ok(done) => self.owe_all(piece, done.sent.as_ref()),
-                Err(error) => {
-                    silent.push(node);
-                    owed.collect_again(&piece.1.iter().map(|touched| (*touched).clone()).collect::<Vec<_>>());
-                    outcome = outcome.and(Err(error));
-                }
-            }
+        }
+        let is_in_flight = !flights.is_empty();
+        drop(flights);
+        if is_in_flight || outcome.is_err() {
+            // A flush that has no more patience leaves them to the thread.
+            self.inner.soon.tell();
+        }
+        if let Some(node) = suspect {
+            self.inner.nodes.refresh(Some(&node));
         }
         outcome
     }
 
-    fn touch_all(&self, (shard, touched): &Piece<'_>) -> Cmd {
-        let mut all = redis::cmd("ZADD");
-        all.arg(self.part(*shard, Part::Updated)).arg(&["XX", "GT"]);
-        for (key, time) in touched {
-            all.arg(*time).arg(key.as_str());
-        }
-        all
+    fn fly(&self, shard: u32, touches: Vec<Touch>, to: Option<&Arc<Primary>>, asking: bool) -> Flight {
+        let sent = to.map(|primary| {
+            let mut all = redis::cmd("ZADD");
+            all.arg(self.part(shard, Part::Updated)).arg(&["XX", "GT"]);
+            for touch in &touches {
+                all.arg(touch.time).arg(touch.key.as_str());
+            }
+            (primary.writes.node().to_owned(), primary.writes.send(Kind::Write, vec![all], asking))
+        });
+        Flight { shard, touches, sent }
     }
 
-    fn owe_all(&self, (_, touched): &Piece<'_>, sent: Option<&Sent>) {
-        for (key, time) in touched {
-            self.owe(key, *time, false, sent);
+    /// Looks for the answer, and returns what is in flight still.
+    fn land(&self, flight: Flight, suspect: &mut Option<String>) -> Result<Option<Flight>> {
+        let Flight { shard, touches, sent } = flight;
+        let Some((node, waiting)) = sent else {
+            self.inner.owed.arrived(touches, true);
+            *suspect = Some(String::new());
+            return Err(unavailable(String::new(), "no node has the slot".into()));
+        };
+        let answered = match waiting.look() {
+            Ok(answered) => answered,
+            Err(waiting) => return Ok(Some(Flight { shard, touches, sent: Some((node, waiting)) })),
+        };
+        let reason = match answered.values {
+            Ok(_) => {
+                for touch in &touches {
+                    self.owe(&touch.key, touch.time, false, answered.sent.as_ref());
+                }
+                self.inner.owed.arrived(touches, false);
+                return Ok(None);
+            }
+            Err(Trouble::Server(error)) => match self.inner.nodes.judge(&error, &node, true) {
+                // The slot is on its way, and the key is there already.
+                Ok(Next::Other(Other { node, once: true })) => {
+                    let other = self.inner.nodes.named(&node).ok().flatten();
+                    return Ok(Some(self.fly(shard, touches, other.as_ref(), true)));
+                }
+                Ok(_) => Ok(answer::error_of(&error)),
+                Err(refused) => Err(refused),
+            },
+            Err(Trouble::Unsent(error)) => match tls::refusal(&node, &error).or_else(|| wire::refusal(&node, &error)) {
+                Some(refused) => Err(refused),
+                None => Ok(error.into()),
+            },
+            Err(Trouble::Broken(error)) => Ok(error.into()),
+        };
+        self.inner.owed.arrived(touches, true);
+        let source = reason?;
+        *suspect = Some(node.clone());
+        Err(unavailable(node, source))
+    }
+
+    /// Sends what was collected before, and waits until nodes have it, for as long as the patience lasts. Where a node refuses it,
+    /// what was sent to others is waited for all the same.
+    pub(super) fn flush_collected(&self) -> Result<()> {
+        let flush = self.inner.owed.begin_flush();
+        let (began, patience) = (Instant::now(), self.inner.options.patience);
+        let (mut silent, mut refused, mut nap) = (None, None, FIRST_LOOK);
+        loop {
+            let (flying, waits) = self.left_before(flush);
+            match (flying, refused) {
+                (None, Some(error)) => return Err(error),
+                (None, None) if !waits => return Ok(()),
+                (flying, error) if began.elapsed() > patience => {
+                    let late = || unavailable(flying.unwrap_or_default(), "it has not answered touches".into());
+                    return Err(error.or(silent).unwrap_or_else(late));
+                }
+                (_, error) => refused = error,
+            }
+            match self.send_round(refused.is_none()) {
+                Ok(()) => {}
+                Err(error @ Error::Unavailable { .. }) => silent = Some(error),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+            thread::sleep(nap);
+            nap = (nap * 2).min(COLLECTED / 5);
         }
     }
+
+    /// The node of a flight with a touch that was collected before a flush, and whether another one waits. Touches take off and come
+    /// back under the lock of the flights, so none is overlooked.
+    fn left_before(&self, flush: u64) -> (Option<String>, bool) {
+        let flights = self.inner.soon.flights.lock();
+        let flight = flights.iter().find(|flight| flight.touches.iter().any(|touch| touch.since < flush));
+        let node = flight.map(|flight| flight.sent.as_ref().map(|(node, _)| node.clone()).unwrap_or_default());
+        (node, self.inner.owed.has_collected_before(flush))
+    }
+}
+
+fn unavailable(node: String, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::Unavailable { seconds: 0, node, source }
 }

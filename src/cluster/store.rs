@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLockReadGuard};
 use redis::{Cmd, Value};
 
@@ -13,6 +13,7 @@ use super::call::Done;
 use super::clock::ServerClock;
 use super::door::Door;
 use super::figures::{Counted, Figures};
+use super::flights::Soon;
 use super::layout::{FORMAT, Layout, Part};
 use super::made::{Made, made};
 use super::map::{Kind, Nodes};
@@ -55,25 +56,12 @@ pub(super) struct Keeper {
     pub(super) stop: Mutex<Option<Sender<()>>>,
     /// When the last renewal of the lease was sent that was answered.
     pub(super) renewed: Mutex<Option<Instant>>,
-    /// Tells the thread that sends collected touches that there are some.
-    pub(super) collected: Told,
-}
-
-/// A channel on which no more than one message waits.
-#[derive(Debug)]
-pub(super) struct Told(pub(super) Sender<()>, pub(super) Receiver<()>);
-
-impl Default for Told {
-    fn default() -> Self {
-        let (tell, told) = bounded(1);
-        Self(tell, told)
-    }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
         // A forked process has none of the threads, and one of them may have the channel's lock.
-        fork::keep_in_child(|| (self.stop.get_mut().take(), self.collected.0.clone(), self.collected.1.clone()));
+        fork::keep_in_child(|| self.stop.get_mut().take());
     }
 }
 
@@ -83,6 +71,7 @@ pub(super) struct Inner {
     pub(super) needs: Arc<Needs>,
     pub(super) figures: Arc<Figures>,
     pub(super) owed: Owed,
+    pub(super) soon: Soon,
     pub(super) stale_hints: StaleHints,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: ClusterOptions,
@@ -128,7 +117,12 @@ impl ClusterStore {
     /// Waits until all that was sent so far is as durable as a receipt says. What a connection took with it that broke can
     /// not be proven any more: that is an error, once.
     pub(super) fn flush_all(&self) -> Result<()> {
-        self.send_collected(true)?;
+        let sent = self.flush_collected();
+        // A node that takes no touch keeps nobody from what was changed.
+        self.flush_sent().and(sent)
+    }
+
+    fn flush_sent(&self) -> Result<()> {
         self.resend()?;
         let unproven = self.inner.needs.unproven();
         let sent = self.at_all_nodes()?.into_iter().map(Some);
@@ -155,6 +149,7 @@ impl ClusterStore {
         while let Some(shard) = shards.pop() {
             let ask = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
+            self.check_mark(shard, at(&done.values, 0), &done.node)?;
             shards.retain(|other| nodes.primary(slot(*other)).is_none_or(|it| it.writes.node() != done.node));
             sent.extend(done.sent);
         }
@@ -185,13 +180,14 @@ impl ClusterStore {
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
         let (keeper, door, listeners) = (Keeper::default(), Door::default(), Listeners::default());
-        let (owed, stale_hints) = (Owed::default(), StaleHints::default());
+        let (owed, soon, stale_hints) = (Owed::default(), Soon::default(), StaleHints::default());
         let inner = Inner {
             nodes,
             layout,
             needs,
             figures,
             owed,
+            soon,
             stale_hints,
             clock,
             options,

@@ -164,7 +164,7 @@ impl ClusterStore {
             return Ok(None);
         }
         if let Some(held) = held {
-            held.forget();
+            held.forget(exact_time, exact_interaction);
         }
         if let Some(seen) = seen.filter(|_| !same_id) {
             self.forget_hint(key, &seen.cold.session_id, &seen.hint, done.sent.as_ref());

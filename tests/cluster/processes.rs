@@ -24,7 +24,7 @@ use crate::nodes::{Cluster, signal_to, wait_for};
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Long enough for a child that waits for two busy cores.
-const LEASE: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(5);
 
 /// Name of the store, then the nodes.
 const CHILD: &str = "CLOAKROOM_CLUSTER_CHILD";

@@ -38,6 +38,9 @@ fn an_empty_shard_is_an_error_and_not_an_empty_store() {
     is_lost(store.turns().map(drop));
     is_lost(store.leases().map(drop));
     is_lost(store.find_by_session_id(&entry.session_id).map(drop));
+    // Where nobody looks for an answer, a flush does.
+    store.touch_soon(&key(1)).unwrap();
+    is_lost(store.flush());
     is_lost(store.recent(10, None).map(drop));
     is_lost(store.len().map(drop));
     is_lost(store.prune(&PrunePolicy::max_age_days(1), &|_: &SessionKey| false).map(drop));
@@ -299,6 +302,36 @@ fn hints_that_stay_keep_no_loss_from_a_flush() {
     assert!(matches!(flushed, Err(Error::Refused { .. })), "{flushed:?}");
     cluster.nodes[0].ask(&["ACL", "SETUSER", "gateway", "+srem"]);
     store.flush().unwrap();
+}
+
+/// Until somebody ends that script, or it ends.
+#[test]
+fn a_node_that_is_busy_with_a_script_is_waited_for() {
+    let cluster = Cluster::with(1, false, &["--busy-reply-threshold", "50"]);
+    let store = cluster.open();
+    let hasty = cluster.options_of(&store).replicas(0).patience(Duration::from_millis(200));
+    let hasty = ClusterStore::open(hasty).unwrap();
+    store.resolve(&source(1)).unwrap();
+    let node = &cluster.nodes[0];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connection =
+                redis::Client::open(format!("redis://{}", node.address())).unwrap().get_connection().unwrap();
+            // If nobody ends it, it ends by itself.
+            let script = "local began = redis.call('TIME')[1]; while redis.call('TIME')[1] - began < 30 do end";
+            assert!(redis::cmd("EVAL").arg(script).arg(0).exec(&mut connection).is_err(), "it is ended");
+        });
+        let is_busy = |source: &dyn std::error::Error| source.to_string().to_lowercase().contains("busy");
+        wait_for("the node says that it is busy", || match hasty.get(&key(1)) {
+            Err(Error::Unavailable { source, .. }) => is_busy(&*source),
+            Ok(_) => false,
+            other => panic!("{other:?}"),
+        });
+        let waiting = scope.spawn(|| store.suspend(&key(1)).unwrap().is_some());
+        node.ask(&["SCRIPT", "KILL"]);
+        assert!(waiting.join().unwrap());
+    });
+    assert!(store.get(&key(1)).unwrap().unwrap().suspended);
 }
 
 /// A node that has come back and still loads its files says so. It is waited for within the patience, and until then nobody

@@ -10,6 +10,15 @@ pub type Way = fn(&Cluster, u16, usize, usize);
 
 /// The old way: key by key, some at a time.
 pub fn by_keys(cluster: &Cluster, slot: u16, from: usize, to: usize, at_a_time: usize, pause: Duration) {
+    send_keys(cluster, slot, from, to, at_a_time, pause);
+    let (slot, target_id) = (slot.to_string(), cluster.nodes[to].ask_text(&["CLUSTER", "MYID"]));
+    for node in [to, from] {
+        cluster.nodes[node].ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+    }
+}
+
+/// The same without its end: all keys are there, and the slot is not.
+pub fn send_keys(cluster: &Cluster, slot: u16, from: usize, to: usize, at_a_time: usize, pause: Duration) {
     let slot = slot.to_string();
     let [source, target] = [from, to].map(|n| &cluster.nodes[n]);
     let [source_id, target_id] = [source, target].map(|node| node.ask_text(&["CLUSTER", "MYID"]));
@@ -26,9 +35,6 @@ pub fn by_keys(cluster: &Cluster, slot: u16, from: usize, to: usize, at_a_time: 
         command.extend(keys.iter().map(String::as_str));
         source.ask(&command);
         thread::sleep(pause);
-    }
-    for node in [target, source] {
-        node.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
     }
 }
 
