@@ -4,7 +4,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, Stdio, exit};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,10 +87,27 @@ fn forks() {
     store.close().unwrap();
 }
 
+/// How many bells have gone.
+static GONE: AtomicUsize = AtomicUsize::new(0);
+
+/// What a bell of the program's holds.
+struct Held;
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        GONE.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 /// `log` tells how far the child came.
 fn fork_once(log: &Path, store: &ClusterStore, options: &ClusterOptions) {
     // Of this one nobody else has a handle, so the child drops all of it.
     let own = ClusterStore::open(options.clone()).unwrap();
+    let held = Held;
+    let events = own.own_events_with_bell(10, move || {
+        let _ = &held;
+    });
+    own.touch_soon(&key(3)).unwrap();
     let receipt = own.touch(&key(0)).unwrap().unwrap();
     match fork::fork().unwrap() {
         Fork::Child => {
@@ -112,16 +129,19 @@ fn fork_once(log: &Path, store: &ClusterStore, options: &ClusterOptions) {
             assert_eq!(status, 0, "it failed at {}", fs::read_to_string(log).unwrap_or_default());
             receipt.wait().unwrap();
             own.close().unwrap();
+            drop(events);
         }
     }
 }
 
 fn as_child(log: &Path, store: &ClusterStore, own: ClusterStore, receipt: Receipt, options: &ClusterOptions) {
     let step = |what: &str| fs::write(log, what).unwrap();
+    let gone = GONE.load(Ordering::SeqCst);
     type Verb<'a> = (&'a str, &'a dyn Fn(&ClusterStore) -> Result<(), Error>);
-    let verbs: [Verb<'_>; 13] = [
+    let verbs: [Verb<'_>; 14] = [
         ("get", &|store| store.get(&key(1)).map(drop)),
         ("touch", &|store| store.touch(&key(1)).map(drop)),
+        ("touch_soon", &|store| store.touch_soon(&key(1))),
         ("resolve", &|store| store.resolve(&source(9)).map(drop)),
         ("modify", &|store| store.modify(&key(1), Touch::No, &mut |_| Edit::Write).map(drop)),
         ("remove", &|store| store.remove(&key(1)).map(drop)),
@@ -150,5 +170,6 @@ fn as_child(log: &Path, store: &ClusterStore, own: ClusterStore, receipt: Receip
     drop(receipt);
     step("drop the store");
     drop(own);
+    assert_eq!(GONE.load(Ordering::SeqCst), gone, "the bell is the parent's");
     step("exit");
 }
