@@ -378,6 +378,25 @@ mod tests {
         assert_eq!(owed.len(), 1);
     }
 
+    /// A time is set, which waits until what is on its way has arrived.
+    fn set_after(owed: &Owed, key: &SessionKey, sending: Sending<'_>) {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let held = owed.hold(key);
+                tell.send("set").unwrap();
+                held.forget(true, true);
+            });
+            // It waits already, or does not begin before this ends.
+            while !owed.all.lock().held.contains_key(key) {
+                std::thread::yield_now();
+            }
+            assert!(told.try_recv().is_err());
+            drop(sending);
+            assert_eq!(told.recv(), Ok("set"));
+        });
+    }
+
     #[test]
     fn a_time_that_is_set_waits_for_both_that_send_a_touch_of_it() {
         let (owed, sent) = (Owed::default(), sent());
@@ -390,20 +409,7 @@ mod tests {
         assert_eq!((taken.len(), again.touched.len()), (1, 1));
         owed.arrived(taken, true);
         assert!(owed.take_collected().is_empty() && owed.is_collected(&key), "the other one is on its way");
-        let (tell, told) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let held = owed.hold(&key);
-                tell.send("set").unwrap();
-                held.forget(true, false);
-            });
-            while !owed.all.lock().held.contains_key(&key) {
-                std::thread::yield_now();
-            }
-            assert!(told.try_recv().is_err());
-            drop(again);
-            assert_eq!(told.recv(), Ok("set"));
-        });
+        set_after(&owed, &key, again);
         assert!(owed.take_collected().is_empty() && !owed.is_collected(&key), "it is forgotten");
     }
 
@@ -430,21 +436,7 @@ mod tests {
         drop(held);
         let sending = owed.begin_sending(&gone);
         assert_eq!(sending.touched.len(), 1);
-        let (tell, told) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let held = owed.hold(&key);
-                tell.send("set").unwrap();
-                held.forget(true, true);
-            });
-            // It waits already, or does not begin before this ends.
-            while !owed.all.lock().held.contains_key(&key) {
-                std::thread::yield_now();
-            }
-            assert!(told.try_recv().is_err());
-            drop(sending);
-            assert_eq!(told.recv(), Ok("set"));
-        });
+        set_after(&owed, &key, sending);
         assert!(owed.begin_sending(&gone).touched.is_empty(), "it is forgotten");
     }
 }
