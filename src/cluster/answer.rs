@@ -120,6 +120,9 @@ impl Drop for Answer {
     }
 }
 
+/// What a node answers while a script of somebody else runs for long.
+pub(super) const BUSY: &str = "BUSY";
+
 /// Whether a node says no for a reason that does not go away by itself.
 pub(super) fn is_refusal(error: &ServerError) -> bool {
     let codes = ["OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS"];

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
-use super::answer::{Answered, Trouble, error_of, is_refusal};
+use super::answer::{Answered, BUSY, Trouble, error_of, is_refusal};
 use super::figures::Figures;
 use super::map::{Kind, Nodes, Primary, REFRESH};
 use super::proof::Sent;
@@ -205,8 +205,7 @@ impl Nodes {
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::ReadOnly,
             ) => Ok(Next::Wait),
-            // `BUSY`: a script of somebody else runs for long.
-            None if ["UNBLOCKED", "BUSY"].contains(&error.code()) => Ok(Next::Wait),
+            None if ["UNBLOCKED", BUSY].contains(&error.code()) => Ok(Next::Wait),
             // Where reads are allowed then, a script gets as far as its first write.
             _ if error.details().is_some_and(|details| details.contains("while the cluster is down")) => Ok(Next::Wait),
             _ if is_refusal(error) => Err(Error::Refused { node: node.to_owned(), source: error_of(error) }),

@@ -22,12 +22,22 @@ pub(super) struct Touch {
 
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    waiting: HashMap<SessionKey, (i64, u64)>,
+    waiting: HashMap<SessionKey, Waits>,
     /// How many are on their way.
     away: usize,
     /// What all of them take, about.
     bytes: usize,
     flushes: u64,
+    /// How many touches have come.
+    touches: u64,
+}
+
+#[derive(Debug)]
+struct Waits {
+    time: i64,
+    since: u64,
+    /// Which touch it was.
+    nth: u64,
 }
 
 fn size(key: &SessionKey) -> usize {
@@ -37,15 +47,17 @@ fn size(key: &SessionKey) -> usize {
 impl Collected {
     /// False if there is no room.
     pub(super) fn add(&mut self, key: &SessionKey, time: i64) -> bool {
-        if let Some((before, _)) = self.waiting.get_mut(key) {
-            *before = time.max(*before);
+        self.touches += 1;
+        let nth = self.touches;
+        if let Some(before) = self.waiting.get_mut(key) {
+            (before.time, before.nth) = (time.max(before.time), nth);
             return true;
         }
         if self.len() >= MAX_KEYS || self.bytes + size(key) > MAX_BYTES {
             return false;
         }
         self.bytes += size(key);
-        self.waiting.insert(key.clone(), (time, self.flushes));
+        self.waiting.insert(key.clone(), Waits { time, since: self.flushes, nth });
         true
     }
 
@@ -63,8 +75,15 @@ impl Collected {
         self.waiting.is_empty()
     }
 
-    pub(super) fn forget(&mut self, key: &SessionKey) {
-        if self.waiting.remove(key).is_some() {
+    /// Names the last touch that has come, of whichever entry.
+    pub(super) fn last(&self) -> u64 {
+        self.touches
+    }
+
+    /// Forgets a touch, unless it came after that one.
+    pub(super) fn forget(&mut self, key: &SessionKey, last: u64) {
+        if self.waiting.get(key).is_some_and(|waits| waits.nth <= last) {
+            self.waiting.remove(key);
             self.bytes = self.bytes.saturating_sub(size(key));
         }
     }
@@ -72,7 +91,7 @@ impl Collected {
     /// Takes those that do not stay. They are on their way.
     pub(super) fn take(&mut self, stays: impl Fn(&SessionKey) -> bool) -> Vec<Touch> {
         let taken = self.waiting.extract_if(|key, _| !stays(key));
-        let taken: Vec<_> = taken.map(|(key, (time, since))| Touch { key, time, since }).collect();
+        let taken: Vec<_> = taken.map(|(key, Waits { time, since, .. })| Touch { key, time, since }).collect();
         self.away += taken.len();
         taken
     }
@@ -87,9 +106,11 @@ impl Collected {
     pub(super) fn back(&mut self, touch: Touch) {
         self.away = self.away.saturating_sub(1);
         match self.waiting.get_mut(&touch.key) {
-            None => drop(self.waiting.insert(touch.key, (touch.time, touch.since))),
-            Some((time, since)) => {
-                (*time, *since) = (touch.time.max(*time), touch.since.min(*since));
+            None => {
+                drop(self.waiting.insert(touch.key, Waits { time: touch.time, since: touch.since, nth: self.touches }))
+            }
+            Some(waits) => {
+                (waits.time, waits.since) = (touch.time.max(waits.time), touch.since.min(waits.since));
                 self.bytes = self.bytes.saturating_sub(size(&touch.key));
             }
         }
@@ -103,7 +124,7 @@ impl Collected {
 
     /// Whether one waits that was collected before that flush.
     pub(super) fn has_before(&self, flush: u64) -> bool {
-        self.waiting.values().any(|(_, since)| *since < flush)
+        self.waiting.values().any(|waits| waits.since < flush)
     }
 }
 
@@ -131,7 +152,7 @@ mod tests {
         let mut collected = Collected::default();
         let kept = (0..MAX_KEYS).filter(|n| collected.add(&long(*n), 1)).count();
         assert!(kept < MAX_KEYS && collected.bytes <= MAX_BYTES);
-        (0..MAX_KEYS).for_each(|n| collected.forget(&long(n)));
+        (0..MAX_KEYS).for_each(|n| collected.forget(&long(n), u64::MAX));
         assert_eq!((collected.len(), collected.bytes), (0, 0));
     }
 

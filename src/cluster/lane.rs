@@ -254,6 +254,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
+    use super::super::answer::{BUSY, Trouble};
     use super::super::receipt::Proven;
     use super::*;
     use crate::commit::Proof as _;
@@ -342,6 +343,28 @@ mod tests {
             };
             (&mut &*stream).write_all(answer.as_bytes()).unwrap();
         }
+    }
+
+    /// It says nothing of its history, and so no later word of it may be taken for that of another primary.
+    #[test]
+    fn a_node_that_is_busy_is_connected_to_later() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = listener.local_addr().unwrap().to_string();
+        let serving = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(&stream);
+            while let Some(words) = command(&mut reader) {
+                let answer = if words[0] == "INFO" { "-BUSY it runs a script\r\n" } else { "+OK\r\n" };
+                (&stream).write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let needs = Arc::new(Needs::new("t".into(), true, 1));
+        let lane = Lane::start(node, Wire::new(None, None, None), needs, Arc::new(ServerClock::new())).unwrap();
+        let set = vec![redis::cmd("SET").arg("st:{7}:u").arg(1).to_owned()];
+        let answered = lane.run_as(Kind::Write, set, false).values;
+        assert!(matches!(&answered, Err(Trouble::Unsent(error)) if error.code() == Some(BUSY)), "{answered:?}");
+        drop(lane);
+        serving.join().unwrap();
     }
 
     /// Replicas that are slow, and well, are waited for again after they were too slow once.

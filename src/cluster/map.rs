@@ -202,6 +202,20 @@ impl Nodes {
         }
     }
 
+    /// The node that another one named, if it is known.
+    pub(super) fn known(&self, node: &str) -> Option<Arc<Primary>> {
+        self.map.read().node(node).cloned()
+    }
+
+    /// Gets to know a node that another one has named, or that did not answer, and asks for the map.
+    pub(super) fn look_at(&self, node: Option<&str>) {
+        let known = node.filter(|node| !node.is_empty()).map_or(Ok(None), |node| self.named(node));
+        if let Err(error) = known {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a node that another one named is of no use");
+        }
+        self.refresh(node);
+    }
+
     /// Asks for the map, if that was not done just now.
     pub(super) fn refresh(&self, suspect: Option<&str>) {
         if let Err(error) = self.look(suspect) {

@@ -9,7 +9,7 @@ use std::sync::Weak;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::{RecvTimeoutError, bounded, select};
 
 use super::figures::Figures;
 use super::layout::Part;
@@ -65,11 +65,16 @@ impl ClusterStore {
         self.start_thread("cloakroom-soon", Self::sending_soon(inner.clone(), stopped.clone(), told))?;
         // Nodes that are slow to tell of themselves must not end the lease either.
         let look = {
-            let (inner, stopped) = (inner.clone(), stopped.clone());
+            let (inner, stopped, suspects) = (inner.clone(), stopped.clone(), self.inner.soon.suspects());
             move || {
-                while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                loop {
+                    let suspect = select! {
+                        recv(stopped) -> _ => return,
+                        recv(suspects) -> suspect => suspect.ok(),
+                        default(LOOK) => None,
+                    };
                     let Some(store) = upgrade(&inner) else { return };
-                    store.inner.nodes.refresh(None);
+                    store.inner.nodes.look_at(suspect.as_deref());
                 }
             }
         };
@@ -111,6 +116,8 @@ impl ClusterStore {
     /// Leaves the members: turns of this process are interrupted from now on.
     pub(super) fn leave(&self) -> Result<()> {
         drop(self.inner.keeper.stop.lock().take());
+        // Nobody looks for answers any more, and whoever sets an exact time may wait for one.
+        self.ground_flights();
         self.strike()
     }
 

@@ -177,8 +177,7 @@ impl ClusterStore {
     ) -> Result<Resolved> {
         for _ in 0..ATTEMPTS {
             let Some(seen) = self.look(key, false)? else { break };
-            let is_kept = [SUSPENDED, RESUME_PENDING, PINNED].iter().any(|flag| seen.hot.is(*flag))
-                || self.inner.owed.is_collected(key);
+            let is_kept = [SUSPENDED, RESUME_PENDING, PINNED].iter().any(|flag| seen.hot.is(*flag));
             let entry = seen.entry(key);
             if is_kept || policy.due_for(&entry, self.now()).is_none() || self.is_held(key, false)? {
                 break;
@@ -190,6 +189,10 @@ impl ClusterStore {
             }
             let now = self.now();
             let Some(reason) = policy.due_for(&entry, now) else { break };
+            // A touch may have been collected while others were asked.
+            if self.inner.owed.is_collected(key) {
+                break;
+            }
             if let Some(resolved) = self.start(key, how, Some(&seen), Some(reason), now, true)? {
                 return Ok(resolved);
             }

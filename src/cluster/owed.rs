@@ -95,9 +95,9 @@ impl All {
     }
 
     /// What was set exactly is not to be moved on by a touch before.
-    fn forget(&mut self, key: &SessionKey, updated: bool, interaction: bool) {
+    fn forget(&mut self, key: &SessionKey, last: u64, updated: bool, interaction: bool) {
         if updated {
-            self.collected.forget(key);
+            self.collected.forget(key, last);
         }
         let Some(touched) = self.touched.get_mut(key) else { return };
         if updated {
@@ -154,12 +154,14 @@ pub(super) struct Owed {
 pub(super) struct Held<'a> {
     owed: &'a Owed,
     key: SessionKey,
+    /// The last touch that was collected before. One after it may have seen the time that is set.
+    last: u64,
 }
 
 impl Held<'_> {
     /// The time was set, or that of the last interaction: a touch before it counts no more.
     pub(super) fn forget(&self, updated: bool, interaction: bool) {
-        self.owed.all.lock().forget(&self.key, updated, interaction);
+        self.owed.all.lock().forget(&self.key, self.last, updated, interaction);
     }
 }
 
@@ -224,8 +226,9 @@ impl Owed {
         while all.sending.contains_key(key) {
             self.arrived.wait(&mut all);
         }
+        let last = all.collected.last();
         drop(all);
-        Held { owed: self, key: key.clone() }
+        Held { owed: self, key: key.clone(), last }
     }
 
     /// How many are remembered, or are to be sent.
@@ -411,6 +414,19 @@ mod tests {
         assert!(owed.take_collected().is_empty() && owed.is_collected(&key), "the other one is on its way");
         set_after(&owed, &key, again);
         assert!(owed.take_collected().is_empty() && !owed.is_collected(&key), "it is forgotten");
+    }
+
+    #[test]
+    fn a_touch_after_the_time_was_set_is_kept() {
+        let (owed, sent) = (Owed::default(), sent());
+        let key = SessionKey::new("a").unwrap();
+        owed.note(&key, 5, false, sent);
+        assert!(owed.collect(&key, 6));
+        let held = owed.hold(&key);
+        assert!(owed.collect(&key, 9));
+        held.forget(true, true);
+        drop(held);
+        assert_eq!(owed.take_collected().iter().map(|touch| touch.time).collect::<Vec<_>>(), [9]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, Connection, ConnectionLike as _, RedisError, Value};
 
-use super::answer::{Answer, Answered, Kind, Trouble, ended};
+use super::answer::{Answer, Answered, BUSY, Kind, Trouble, ended};
 use super::asked::{Asked, Writes, connected_to, history_of};
 use super::clock::ServerClock;
 use super::proof::{Link, Needs, Sent, Way};
@@ -225,6 +225,11 @@ impl Running {
         loop {
             let answers = read(connection, proof.replies())?;
             if proof.checks {
+                if matches!(answers.last(), Some(Value::ServerError(error)) if error.code() == BUSY) {
+                    // It says nothing of itself until a script has ended.
+                    link.end_proof(&proof.attempt, &self.node, None, proof.attempt.syncs.then_some((None, None)));
+                    return Ok(());
+                }
                 *checked = Instant::now();
                 if answers.last().and_then(history_of) != *history {
                     // It was replaced, and has come back without what the other one did not have.
@@ -288,7 +293,7 @@ impl Running {
         connection.set_write_timeout(Some(ANSWER))?;
         // Before anything is written. A user that may not ask is not told.
         let history = match redis::cmd("INFO").arg("replication").query(&mut connection) {
-            Err(error) if error.is_io_error() => return Err(error),
+            Err(error) if error.is_io_error() || error.code() == Some(BUSY) => return Err(error),
             told => told.ok().as_ref().and_then(history_of),
         };
         let link = Arc::new(Link::new(self.node.clone(), self.lane.clone(), &self.needs));

@@ -57,7 +57,8 @@ impl ClusterStore {
 
     /// The work of a thread: it sends what was collected, until it is told to stop.
     pub(super) fn sending_soon(inner: Weak<Inner>, stopped: Receiver<()>, told: Receiver<()>) -> impl FnOnce() + Send {
-        move || {
+        let last = inner.clone();
+        let send = move || {
             let rests = |time| stopped.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
             loop {
                 select! {
@@ -93,6 +94,19 @@ impl ClusterStore {
                     }
                 }
             }
+        };
+        move || {
+            send();
+            if let Some(inner) = last.upgrade() {
+                ClusterStore { inner }.ground_flights();
+            }
+        }
+    }
+
+    /// Nobody looks for answers any more: what was in flight may have arrived, or not.
+    pub(super) fn ground_flights(&self) {
+        for flight in std::mem::take(&mut *self.inner.soon.flights.lock()) {
+            self.inner.owed.arrived(flight.touches, true);
         }
     }
 
@@ -103,7 +117,7 @@ impl ClusterStore {
     /// Looks for answers, and sends what was collected if it `takes` that. It waits for no answer. What a node did not take is to be
     /// sent again, and the first reason is returned.
     fn send_round(&self, takes: bool) -> Result<()> {
-        self.inner.nodes.check()?;
+        self.inner.nodes.check_fork()?;
         let (mut outcome, mut suspect) = (Ok(()), None);
         let mut flights = self.inner.soon.flights.lock();
         for flight in std::mem::take(&mut *flights) {
@@ -112,8 +126,11 @@ impl ClusterStore {
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
+        // Nothing comes of it at a node that keeps nothing.
+        let sound = self.inner.nodes.check();
         let mut by_shard = BTreeMap::<u32, Vec<Touch>>::new();
-        let collected = if takes { self.inner.owed.take_collected() } else { Vec::new() };
+        let collected = if takes && sound.is_ok() { self.inner.owed.take_collected() } else { Vec::new() };
+        outcome = outcome.and(sound);
         for touch in collected {
             by_shard.entry(self.shard_of(&touch.key)).or_default().push(touch);
         }
@@ -131,7 +148,7 @@ impl ClusterStore {
             self.inner.soon.tell();
         }
         if let Some(node) = suspect {
-            self.inner.nodes.refresh(Some(&node));
+            self.inner.soon.suspect(node);
         }
         outcome
     }
@@ -154,7 +171,7 @@ impl ClusterStore {
         let Some((node, waiting)) = sent else {
             self.inner.owed.arrived(touches, true);
             *suspect = Some(String::new());
-            return Err(unavailable(String::new(), "no node has the slot".into()));
+            return Err(unavailable(0, String::new(), "no node has the slot".into()));
         };
         let answered = match waiting.look() {
             Ok(answered) => answered,
@@ -170,10 +187,17 @@ impl ClusterStore {
             }
             Err(Trouble::Server(error)) => match self.inner.nodes.judge(&error, &node, true) {
                 // The slot is on its way, and the key is there already.
-                Ok(Next::Other(Other { node, once: true })) => {
-                    let other = self.inner.nodes.named(&node).ok().flatten();
-                    return Ok(Some(self.fly(shard, touches, other.as_ref(), true)));
-                }
+                Ok(Next::Other(Other { node, once: true })) => match self.inner.nodes.known(&node) {
+                    Some(other) => {
+                        Figures::add(&self.inner.figures.redirections);
+                        return Ok(Some(self.fly(shard, touches, Some(&other), true)));
+                    }
+                    None => {
+                        self.inner.owed.arrived(touches, true);
+                        *suspect = Some(node.clone());
+                        return Err(unavailable(0, node, "it has its first slot, and is not known yet".into()));
+                    }
+                },
                 Ok(_) => Ok(answer::error_of(&error)),
                 Err(refused) => Err(refused),
             },
@@ -186,7 +210,7 @@ impl ClusterStore {
         self.inner.owed.arrived(touches, true);
         let source = reason?;
         *suspect = Some(node.clone());
-        Err(unavailable(node, source))
+        Err(unavailable(0, node, source))
     }
 
     /// Sends what was collected before, and waits until nodes have it, for as long as the patience lasts. Where a node refuses it,
@@ -201,14 +225,17 @@ impl ClusterStore {
                 (None, Some(error)) => return Err(error),
                 (None, None) if !waits => return Ok(()),
                 (flying, error) if began.elapsed() > patience => {
-                    let late = || unavailable(flying.unwrap_or_default(), "it has not answered touches".into());
-                    return Err(error.or(silent).unwrap_or_else(late));
+                    let seconds = began.elapsed().as_secs();
+                    return Err(error.unwrap_or_else(|| match silent {
+                        Some((node, source)) => unavailable(seconds, node, source),
+                        None => unavailable(seconds, flying.unwrap_or_default(), "it has not answered touches".into()),
+                    }));
                 }
                 (_, error) => refused = error,
             }
             match self.send_round(refused.is_none()) {
                 Ok(()) => {}
-                Err(error @ Error::Unavailable { .. }) => silent = Some(error),
+                Err(Error::Unavailable { node, source, .. }) => silent = Some((node, source)),
                 Err(error) => refused = refused.or(Some(error)),
             }
             thread::sleep(nap);
@@ -226,6 +253,6 @@ impl ClusterStore {
     }
 }
 
-fn unavailable(node: String, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
-    Error::Unavailable { seconds: 0, node, source }
+fn unavailable(seconds: u64, node: String, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::Unavailable { seconds, node, source }
 }

@@ -123,9 +123,10 @@ impl ClusterStore {
     }
 
     fn flush_sent(&self) -> Result<()> {
+        let mut lost = Ok(());
         self.resend()?;
         let unproven = self.inner.needs.unproven();
-        let sent = self.at_all_nodes()?.into_iter().map(Some);
+        let sent = self.at_all_nodes(&mut lost)?.into_iter().map(Some);
         self.keep_all(&[self.receipt(sent)])?;
         // That may have been the first to find that a primary is gone, and touches with it.
         self.resend()?;
@@ -139,17 +140,19 @@ impl ClusterStore {
             outcome = outcome.and(kept);
         }
         // A hint that stays leads nowhere, so an error of it comes after the loss of a change.
-        outcome.and(self.remove_stale_hints())
+        outcome.and(lost).and(self.remove_stale_hints())
     }
 
-    /// Asks each primary for something over the way on which changes go. A receipt of that covers all that the node has.
-    fn at_all_nodes(&self) -> Result<Vec<Sent>> {
+    /// Asks each primary for the mark of a shard, over the way on which changes go. A receipt of that covers all that the node has.
+    /// Where a mark is missing `lost` says so.
+    fn at_all_nodes(&self, lost: &mut Result<()>) -> Result<Vec<Sent>> {
         let (nodes, slot) = (&self.inner.nodes, |shard| self.layout().slot_of(shard));
         let (mut sent, mut shards) = (Vec::new(), (0..self.layout().shards()).collect::<Vec<_>>());
         while let Some(shard) = shards.pop() {
             let ask = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
-            self.check_mark(shard, at(&done.values, 0), &done.node)?;
+            let marked = self.check_mark(shard, at(&done.values, 0), &done.node);
+            *lost = std::mem::replace(lost, Ok(())).and(marked);
             shards.retain(|other| nodes.primary(slot(*other)).is_none_or(|it| it.writes.node() != done.node));
             sent.extend(done.sent);
         }
