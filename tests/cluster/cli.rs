@@ -64,7 +64,8 @@ fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
     let (db, backup) = (dir.path().join("db"), dir.path().join("backup"));
     let (db, backup) = (db.to_str().unwrap(), backup.to_str().unwrap());
     let url = url(&store);
-    printed(&url, &["backup", backup]);
+    let said = printed(&url, &["backup", backup]);
+    assert!(said.starts_with("backed up: 3 entries") && said.contains("not of one moment"), "{said}");
     let embedded = |words: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_cloakroom")).args(["--db", db]).args(words).output().unwrap();
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -109,8 +110,11 @@ fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
     assert_eq!(lines(&imported, &["list", "--json"]).len(), 3);
     let (_, said) = refused(&imported, &["migrate", session_file]);
     assert!(said.contains("already"), "{said}");
+    let report = &lines(&url, &["backup", backup, "--force", "--json"])[0];
+    assert_eq!((&report["entries"], &report["one_moment"]), (&3.into(), &false.into()));
     let restored = url.replace(store.name(), "restored");
-    printed(&restored, &["restore", backup]);
+    let report = &lines(&restored, &["restore", backup, "--json"])[0];
+    assert_eq!((&report["entries"], report.get("one_moment")), (&3.into(), None));
     let found = ClusterStore::open(ClusterOptions::from_url(&restored).unwrap()).unwrap();
     assert_eq!(found.get(&key(1)).unwrap().map(|entry| entry.session_id), Some(first.session_id));
 }

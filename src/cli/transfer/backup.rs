@@ -25,15 +25,18 @@ use crate::cli::{Exit, Format, options, progress};
 /// a pipe or a device is written to. Nothing in it is encrypted. An entry that cannot be decoded stops the backup: repair
 /// the store with `verify --repair` first.
 ///
+/// All entries are of one moment, but not with --url: there each is as it was when it was read.
+///
 /// With --json, one object:
 ///
-///   file      the backup
-///   entries   entries in it
-///   turns     open turns among them
-///   leases    leases with an end among them
-///   notes     notes of imported files in it
-///   bytes     its size
-///   seconds   how long it took
+///   file         the backup
+///   entries      entries in it
+///   turns        open turns among them
+///   leases       leases with an end among them
+///   notes        notes of imported files in it
+///   bytes        its size
+///   one_moment   false, and there only with --url
+///   seconds      how long it took
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(in crate::cli) struct Backup {
@@ -79,6 +82,9 @@ struct Summary {
     db: Option<String>,
     #[serde(flatten)]
     report: BackupReport,
+    /// Whether all entries are of one moment, if they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    one_moment: Option<bool>,
     seconds: f64,
 }
 
@@ -133,8 +139,11 @@ impl Backup {
             })?
         };
         let file = self.file.display().to_string();
-        let line = format!("backed up: {} to {file}, {}", counts(&report), size(report.bytes));
-        let summary = Summary { file, db: None, report, seconds: seconds(started.elapsed()) };
+        let one_moment = db.cluster.is_some().then_some(false);
+        let apart =
+            if one_moment.is_some() { "; not of one moment: each entry is as it was when it was read" } else { "" };
+        let line = format!("backed up: {} to {file}, {}{apart}", counts(&report), size(report.bytes));
+        let summary = Summary { file, db: None, report, one_moment, seconds: seconds(started.elapsed()) };
         if self.output.json {
             out.json(&summary)?
         } else {
@@ -178,7 +187,7 @@ impl Restore {
         })?;
         let line = format!("restored: {} to {}", counts(&report), db.shown);
         let (file, db) = (self.file.display().to_string(), Some(db.shown.clone()));
-        let summary = Summary { file, db, report, seconds: seconds(started.elapsed()) };
+        let summary = Summary { file, db, report, one_moment: None, seconds: seconds(started.elapsed()) };
         if self.output.json {
             out.json(&summary)?
         } else {
