@@ -10,6 +10,7 @@
 //! | `memory` | what `ENTRIES` sessions (10,000) take in primaries and replicas |
 //! | `primaries` | three primaries beside one |
 //! | `moving` | how long calls wait while slots move |
+//! | `restore` | a backup and a restore of `ENTRIES` sessions (20,000) |
 //!
 //! The files lie in memory unless `CLOAKROOM_NODES` names a directory, such as one on a disk. All processes share the cores,
 //! so ratios and the processor time of the servers are what to read.
@@ -24,6 +25,7 @@ mod moving;
 mod nodes;
 mod postgres;
 mod primaries;
+mod restore;
 mod rig;
 mod rows;
 #[path = "../../tests/cluster/slots.rs"]
@@ -40,12 +42,13 @@ use common::source;
 
 type Part = (&'static str, fn(Duration));
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("rows", rows::run),
     ("postgres", postgres::run),
     ("memory", memory::run),
     ("primaries", primaries::run),
     ("moving", moving::run),
+    ("restore", restore::run),
 ];
 
 /// Begins sessions, the first ones of [`source`].

@@ -3,9 +3,9 @@
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use super::call::Done;
 use super::layout::Part;
-use super::leases::member_of;
-use super::map::Kind;
+use super::leases::{member_of, terms_of};
 use super::store::ClusterStore;
 use super::turns::Marker;
 use super::value::{at, bytes, list, pairs, text};
@@ -16,13 +16,16 @@ use crate::key::SessionKey;
 
 /// Progress is told after so many entries.
 const TELL_EACH: u64 = 256;
+/// Entries that are read together. All of them are in memory, and one may have 3 MiB.
+const TOGETHER: usize = 32;
 
 impl ClusterStore {
     /// Writes all entries to `output`, with their extras, open turns and named leases, in key order. It is the file that
     /// [`SessionStore::restore`](crate::SessionStore::restore) makes a store from.
     ///
     /// It is **not of one moment**: each entry is whole, as it was when it was read; one that is created, removed or changed
-    /// meanwhile may be in it or not. The keys of all entries are held in memory, and one entry at a time.
+    /// meanwhile may be in it or not. The keys of all entries are held in memory, and 32 entries at a time, which are asked for
+    /// together: an entry costs a round trip, and so many of them are under way at once.
     ///
     /// # Errors
     /// [`Error::DamagedRecord`] if an entry cannot be decoded, for a backup that lacks it would hide that.
@@ -31,10 +34,12 @@ impl ClusterStore {
         let mut out = FrameWriter::begin(BufWriter::new(output))?;
         out.frame(FrameKind::Store, &encoded(BackupStoreV1 { zone: None }.to_bytes())?)?;
         let mut greatest = 0;
-        for key in self.do_keys("")? {
-            greatest = greatest.max(self.write_entry(&mut out, &key, &mut report)?);
-            if report.entries.is_multiple_of(TELL_EACH) {
-                progress(&BackupProgress { entries: report.entries, bytes: out.bytes() });
+        for keys in self.do_keys("")?.chunks(TOGETHER) {
+            for (key, done) in keys.iter().zip(self.read_entries(keys)?) {
+                greatest = greatest.max(self.write_entry(&mut out, key, &done, &mut report)?);
+                if report.entries.is_multiple_of(TELL_EACH) {
+                    progress(&BackupProgress { entries: report.entries, bytes: out.bytes() });
+                }
             }
         }
         progress(&BackupProgress { entries: report.entries, bytes: out.bytes() });
@@ -61,20 +66,30 @@ impl ClusterStore {
         options.write_whole(path.as_ref(), |file| self.backup(file, progress))
     }
 
+    /// Asks for entries, for all of them at once; for each of them one of its node's moments has all that hangs on it.
+    fn read_entries(&self, keys: &[SessionKey]) -> Result<Vec<Done>> {
+        let numbered: Vec<_> = (0..).zip(keys).map(|(n, key)| (n, self.layout().slot_of(self.shard_of(key)))).collect();
+        let ask = |n: u32| {
+            let Some(key) = keys.get(n as usize) else { return Vec::new() };
+            let shard = self.shard_of(key);
+            let mut commands = self.look_commands(shard, key, true);
+            commands.push(redis::cmd("HGET").arg(self.part(shard, Part::Turns)).arg(key.as_str()).to_owned());
+            commands.push(redis::cmd("HGETALL").arg(self.layout().leases(shard, key)).to_owned());
+            commands
+        };
+        let done = self.inner.nodes.scatter(&numbered, &ask)?;
+        Ok(done.into_iter().map(|(_, done)| done).collect())
+    }
+
     /// Writes an entry, if it is there still. Returns the greatest number in it.
     fn write_entry<W: Write>(
         &self,
         out: &mut FrameWriter<W>,
         key: &SessionKey,
+        done: &Done,
         report: &mut BackupReport,
     ) -> Result<u64> {
         let shard = self.shard_of(key);
-        let ask = || {
-            let mut commands = self.look_commands(shard, key, true);
-            commands.push(redis::cmd("HGET").arg(self.part(shard, Part::Turns)).arg(key.as_str()).to_owned());
-            commands
-        };
-        let done = self.call(shard, Kind::Read, &|_| ask())?;
         let own = done.values.get(..5).unwrap_or_default();
         let Some(look) = self.looked(shard, key, own, &done.node)? else { return Ok(0) };
         let hot = encoded(look.hot.encode())?;
@@ -88,7 +103,7 @@ impl ClusterStore {
         let marker = marker.filter(|marker| marker.turn.session_id == look.cold.session_id);
         let turn = marker.map(|marker| Turn { token: marker.token, ..marker.turn });
         let turn_record = turn.as_ref().map(|turn| encoded(turn.encode())).transpose()?;
-        let mut terms = self.terms(shard, key)?;
+        let mut terms = terms_of(at(&done.values, 6));
         terms.retain(|term| member_of(&term.name).is_none());
         terms.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let term = |(since, end)| encoded(Term { since, end }.encode());

@@ -32,6 +32,18 @@ pub(super) fn member_of(name: &str) -> Option<&str> {
     Some(name.strip_prefix(OF_MEMBER)?.split_once(':')?.0)
 }
 
+/// The leases in the hash of a key.
+pub(super) fn terms_of(hash: &redis::Value) -> Vec<Term> {
+    let time = |text: &str| text.parse().map(Timestamp::from_micros).unwrap_or(Timestamp::MIN);
+    let term = |(name, term): (&redis::Value, &redis::Value)| {
+        let (name, term) = (text(name).unwrap_or_default(), text(term).unwrap_or_default());
+        let times = term.split_once(':').map(|(since, end)| (time(since), time(end)));
+        let (since, end) = times.unwrap_or((Timestamp::MIN, Timestamp::MIN));
+        Term { name, since, end }
+    };
+    pairs(hash).into_iter().map(term).collect()
+}
+
 /// A lease that lasts until this is dropped.
 #[derive(Debug)]
 struct HeldHere {
@@ -125,14 +137,7 @@ impl ClusterStore {
     pub(super) fn terms(&self, shard: u32, key: &SessionKey) -> Result<Vec<Term>> {
         let ask = redis::cmd("HGETALL").arg(self.layout().leases(shard, key)).to_owned();
         let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
-        let time = |text: &str| text.parse().map(Timestamp::from_micros).unwrap_or(Timestamp::MIN);
-        let term = |(name, term): (&redis::Value, &redis::Value)| {
-            let (name, term) = (text(name).unwrap_or_default(), text(term).unwrap_or_default());
-            let times = term.split_once(':').map(|(since, end)| (time(since), time(end)));
-            let (since, end) = times.unwrap_or((Timestamp::MIN, Timestamp::MIN));
-            Term { name, since, end }
-        };
-        Ok(pairs(at(&done.values, 0)).into_iter().map(term).collect())
+        Ok(terms_of(at(&done.values, 0)))
     }
 
     pub(super) fn do_hold(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {

@@ -1,10 +1,11 @@
 //! The backup of a store on a cluster is one of an embedded store.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::cluster::ClusterStore;
+use cloakroom::cluster::{ClusterOptions, ClusterStore};
 use cloakroom::query::Filter;
 use cloakroom::turns::TurnStart;
 use cloakroom::{Error, Extras, Options, SessionEntry, SessionStore, Sessions, Usage};
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use crate::common::{fast_dir, key, source};
 use crate::conformance::six;
+use crate::nodes::{Cluster, Node, wait_for};
 
 #[test]
 fn a_backup_becomes_an_embedded_store() {
@@ -150,6 +152,26 @@ impl std::io::Read for Waits<'_> {
     }
 }
 
+/// How many entries of a backup end before a byte.
+fn entries_before(file: &[u8], end: usize) -> usize {
+    let (mut at, mut entries) = (16, 0);
+    loop {
+        let length = u32::from_le_bytes(file[at + 1..at + 5].try_into().unwrap()) as usize;
+        let next = at + 5 + length + 4;
+        if next > end {
+            return entries;
+        }
+        entries += usize::from(file[at] == b'E');
+        at = next;
+    }
+}
+
+/// How many entries of a store that is being made are on a node.
+fn entries_on(node: &Node, name: &str) -> usize {
+    let found: Vec<String> = redis::from_redis_value(node.ask(&["KEYS", &format!("{name}:*:e:*")])).unwrap();
+    found.len()
+}
+
 /// Of two restores of one store the one that began last goes on, and has the store; the other one says that it has not.
 #[test]
 fn of_two_restores_one_makes_the_store() {
@@ -162,7 +184,8 @@ fn of_two_restores_one_makes_the_store() {
         file
     };
     let (one, other) = (file_of("one", 0..60), file_of("other", 100..110));
-    let options = crate::conformance::one().options();
+    let (node, name) = (&crate::conformance::one().nodes[0], "two-restores");
+    let options = ClusterOptions::new(name, [node.address()]).create(true).shards(16).replicas(0);
     let (waits, it_waits) = mpsc::channel();
     let (go_on, goes_on) = mpsc::channel();
     thread::scope(|scope| {
@@ -171,6 +194,9 @@ fn of_two_restores_one_makes_the_store() {
             ClusterStore::restore(options.clone(), file, |_| {})
         });
         it_waits.recv().unwrap();
+        // Nothing of it is under way.
+        let read = entries_before(&one, one.len() / 2);
+        wait_for("what was read is written", || entries_on(node, name) == read);
         assert_eq!(ClusterStore::restore(options.clone(), &*other, |_| {}).unwrap().entries, 10);
         go_on.send(()).unwrap();
         let first = first.join().unwrap();
@@ -181,7 +207,70 @@ fn of_two_restores_one_makes_the_store() {
     assert!((100..110).all(|n| store.contains(&key(n)).unwrap()));
 }
 
-/// What comes before the damage is on the nodes by then, in a store that nobody opens, and another backup takes its place.
+/// A node that answers nobody holds up a restore, which reads on as far as there are writers, and no further. The first error of a
+/// writer ends it.
+#[test]
+fn a_restore_writes_many_entries_at_once_and_reads_no_more() {
+    const ENTRIES: usize = 300;
+    let dir = fast_dir();
+    let embedded = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
+    for n in 0..ENTRIES {
+        embedded.resolve(&source(n)).unwrap();
+        embedded.set_extra(&key(n), "a", &json!("e".repeat(3000))).unwrap().unwrap();
+    }
+    let mut file = Vec::new();
+    embedded.backup(&mut file, |_| {}).unwrap();
+    let each = file.len() / ENTRIES;
+    let cluster = Cluster::one();
+    let node = &cluster.nodes[0];
+    // Once the node hangs, and once it refuses whatever takes memory.
+    for hangs in [true, false] {
+        let (waits, it_waits) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let read = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let (options, file, read) = (cluster.options(), &file, &read);
+            let restoring = scope.spawn(move || {
+                let input = Waits { file, at: 2 * each, read: 0, waits, goes_on };
+                ClusterStore::restore(options, Counted { input, read }, |_| {})
+            });
+            it_waits.recv().unwrap();
+            if hangs {
+                node.signal("STOP");
+            } else {
+                node.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+            }
+            go_on.send(()).unwrap();
+            if hangs {
+                wait_for("it reads on", || read.load(Ordering::Relaxed) > 50 * each);
+                let read = read.load(Ordering::Relaxed);
+                node.signal("CONT");
+                assert!(read < 80 * each, "{} entries are in memory", read / each);
+                assert_eq!(restoring.join().unwrap().unwrap().entries, ENTRIES as u64);
+            } else {
+                let ended = restoring.join().unwrap();
+                assert!(matches!(ended, Err(Error::Refused { .. })), "{ended:?}");
+                assert!(read.load(Ordering::Relaxed) < 80 * each);
+            }
+        });
+    }
+}
+
+/// Counts what was read.
+struct Counted<'a, R> {
+    input: R,
+    read: &'a AtomicUsize,
+}
+
+impl<R: std::io::Read> std::io::Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.input.read(buffer)?;
+        self.read.fetch_add(length, Ordering::Relaxed);
+        Ok(length)
+    }
+}
+
+/// Some of what comes before the damage is on the nodes by then, in a store that nobody opens, and another backup takes its place.
 #[test]
 fn a_damaged_backup_makes_no_store() {
     let store = crate::conformance::one().open();
