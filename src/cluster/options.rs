@@ -120,8 +120,9 @@ impl ClusterOptions {
         self
     }
 
-    /// States that each node has the settings that are asked for, where this user may not ask (`CONFIG GET`). Nothing is
-    /// checked then, and a wrong statement makes receipts worthless.
+    /// States that each node has the settings that are asked for, where this user may not ask (`CONFIG GET`). Then only the
+    /// version and the policy for a full memory are checked, and these only where the user may call `INFO`, which tells them. A
+    /// wrong statement makes receipts worthless.
     #[must_use]
     pub fn settings_are_stated(mut self) -> Self {
         self.stated = true;

@@ -138,12 +138,18 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
     let settings: Value = match asked {
         Ok(settings) => settings,
         Err(error) if !is_forbidden(&error) => return Err(silent(node, error)),
-        Err(_) if wanted.stated => return Ok(()),
+        // What else tells of them is asked.
+        Err(_) if wanted.stated => Value::Nil,
         Err(_) => {
             return bad("appendfsync", "not to be asked".into(), ASK_CONFIG);
         }
     };
-    let settings: HashMap<_, _> = pairs(&settings).into_iter().map(|(name, value)| (text(name), text(value))).collect();
+    let mut settings: HashMap<_, _> =
+        pairs(&settings).into_iter().map(|(name, value)| (text(name), text(value))).collect();
+    let policy = Some("maxmemory-policy".to_owned());
+    if wanted.stated && !settings.contains_key(&policy) {
+        settings.insert(policy, told_policy(node, connection)?);
+    }
     for name in SETTINGS {
         let value = settings.get(&Some(name.to_owned())).cloned().flatten();
         let Some(value) = value else {
@@ -173,6 +179,18 @@ pub(super) fn check(node: &str, connection: &mut Connection, wanted: Wanted) -> 
         }
     }
     Ok(())
+}
+
+/// The policy of a node by `INFO`, which tells it where `CONFIG GET` may not be called or leaves it out. `None` where that does not
+/// tell it either.
+fn told_policy(node: &str, connection: &mut Connection) -> Result<Option<String>> {
+    match redis::cmd("INFO").arg("memory").query::<Value>(connection) {
+        Ok(info) => Ok(text(&info).and_then(|info| {
+            info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(|policy| policy.trim().to_owned())
+        })),
+        Err(error) if is_forbidden(&error) => Ok(None),
+        Err(error) => Err(silent(node, error)),
+    }
 }
 
 /// Whether this user may not ask, and will not be told the next time either. A node that loads its files, or that is gone,

@@ -258,6 +258,30 @@ fn a_node_that_does_not_sync_is_refused() {
     }
 }
 
+/// The user may not ask for settings, and the program states them. `INFO` tells one of them.
+#[test]
+fn a_policy_that_deletes_is_found_though_settings_are_stated() {
+    let cluster = Cluster::one();
+    let node = &cluster.nodes[0];
+    let may = |more: &[&str]| {
+        let usual = ["ACL", "SETUSER", "gateway", "reset", "on", ">password", "~*", "+@all", "-config"];
+        node.ask(&[&usual[..], more].concat());
+    };
+    let options = cluster.options().login("gateway", "password").settings_are_stated();
+    let opened = || ClusterStore::open(options.clone());
+    let deletes = |found: &Error| matches!(found, Error::NodeSetting { setting: "maxmemory-policy", .. });
+    may(&[]);
+    node.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let refused = opened().unwrap_err();
+    assert!(deletes(&refused) && refused.to_string().contains("is allkeys-lru"), "{refused}");
+    // Where nobody tells it is as the program says.
+    may(&["-info"]);
+    opened().unwrap();
+    may(&[]);
+    node.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    opened().unwrap();
+}
+
 /// A replica with another setting takes over: from then on nothing is promised, and so nothing is done.
 #[test]
 fn settings_are_asked_for_again_when_the_cluster_changes() {
