@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::late::{Late, Waits};
 use super::receipt::Proven;
 use crate::commit::{Polled, Proof};
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ pub(super) struct Figures {
     pub(super) pruned: AtomicU64,
     pub(super) kept_unreviewed: AtomicU64,
     pub(super) events_dropped: AtomicU64,
+    /// Members that keep passes waiting.
+    late: Late,
 }
 
 impl Figures {
@@ -54,14 +57,15 @@ impl Figures {
         error
     }
 
-    /// Counts a pass of pruning.
-    pub(super) fn pruned(&self, report: &PruneReport) {
+    /// Counts a pass of pruning, and tells whom it waits for.
+    pub(super) fn pruned(&self, report: &PruneReport, waits: Waits) {
         if report.dry_run {
             return;
         }
         Self::add(&self.passes);
         self.pruned.fetch_add(report.removed, Relaxed);
         self.kept_unreviewed.store(report.kept_unreviewed, Relaxed);
+        self.late.tell(waits);
     }
 }
 

@@ -8,6 +8,13 @@ use super::store::ClusterStore;
 use crate::error::Result;
 
 impl ClusterStore {
+    /// What names this process among those that have the store open: the label `member` of its [metrics](Self::metrics), and in
+    /// the warning about processes that keep a pass of pruning waiting. A store that is opened again has another one.
+    #[must_use]
+    pub fn member(&self) -> &str {
+        &self.inner.member
+    }
+
     /// Figures as text for Prometheus (format 0.0.4): what this process has done since it opened the store, and the state
     /// of the whole, for which all shards are asked once. Whoever serves it for scrapes does that in few processes, or in
     /// all: the label `member` tells them apart.

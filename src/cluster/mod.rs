@@ -28,6 +28,7 @@ mod flights;
 mod hints;
 mod import;
 mod lane;
+mod late;
 mod layout;
 mod leases;
 mod lists;

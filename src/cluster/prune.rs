@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::agree;
 use super::entry::Look;
+use super::late::Waits;
 use super::layout::Part;
 use super::map::Kind;
 use super::proof::Sent;
@@ -39,7 +40,8 @@ impl ClusterStore {
         let (mut report, mut removals) = (PruneReport { dry_run, ..PruneReport::default() }, Vec::new());
         // A store that was closed changes nothing, and is read on.
         let go_on = || go_on() && (dry_run || !self.inner.door.is_closed());
-        let passed = self.pass(&policy.limits(), guard, &go_on, &mut report, &mut removals);
+        let mut waits = Waits::new(self.now(), self.inner.options.review_interval);
+        let passed = self.pass(&policy.limits(), guard, &go_on, &mut report, &mut removals, &mut waits);
         report.kept_unreadable = report.unreadable.count;
         let receipt = (!removals.is_empty()).then(|| self.receipt(removals.into_iter().map(Some)));
         match passed.and_then(|()| self.keep_all(receipt.as_slice())) {
@@ -56,7 +58,7 @@ impl ClusterStore {
                 report.failure = Some(with_causes(&error));
             }
         }
-        self.inner.figures.pruned(&report);
+        self.inner.figures.pruned(&report, waits);
         Ok(report)
     }
 
@@ -68,6 +70,7 @@ impl ClusterStore {
         go_on: &dyn Fn() -> bool,
         report: &mut PruneReport,
         removals: &mut Vec<Sent>,
+        waits: &mut Waits,
     ) -> Result<()> {
         if policy.max_disk_bytes.is_some() {
             return Err(Error::Unsupported {
@@ -104,7 +107,7 @@ impl ClusterStore {
                 self.forget_reviews(shard, &roll)?;
             }
             let (mut aged, unreviewed) = (0, report.kept_unreviewed);
-            let mut pass = Pass { store: self, shard, now, others: &mut others, from: None, go_on, removals };
+            let mut pass = Pass { store: self, shard, now, others: &mut others, from: None, go_on, removals, waits };
             if expired > 0
                 && let Some(cutoff) = report.cutoff
             {
@@ -169,6 +172,7 @@ struct Pass<'a> {
     from: Option<Timestamp>,
     go_on: &'a dyn Fn() -> bool,
     removals: &'a mut Vec<Sent>,
+    waits: &'a mut Waits,
 }
 
 /// The others that have guards.
@@ -283,7 +287,7 @@ struct One<'a, 'b> {
 impl Shelf for One<'_, '_> {
     /// Condemns the entry, and looks whether every live member has looked at that.
     fn is_unreviewed(&mut self, seen: &Activity, dry_run: bool) -> Result<bool> {
-        let Pass { store, shard, ref others, .. } = *self.pass;
+        let Pass { store, shard, ref others, ref mut waits, .. } = *self.pass;
         let others = &others.members;
         if others.is_empty() || dry_run {
             return Ok(false);
@@ -297,7 +301,7 @@ impl Shelf for One<'_, '_> {
         let args = [seen.key.as_str().to_owned(), self.look.score.clone(), now, oldest].map(String::into_bytes);
         let (value, _) = store.script(shard, Named::Condemn, &keys, &args)?;
         self.condemned = text(&value).unwrap_or_default();
-        let Some((number, _)) = self.condemned.split_once(':') else {
+        let Some((number, when)) = self.condemned.split_once(':') else {
             // It was used meanwhile, which the removal finds too.
             return Ok(false);
         };
@@ -310,7 +314,8 @@ impl Shelf for One<'_, '_> {
         let done = store.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
         let reviewed = list(at(&done.values, 0));
         let is_reviewed = |place: usize| int(at(reviewed, place)).is_some_and(|upto| upto >= number);
-        Ok(!(0..others.len()).all(is_reviewed))
+        let missing = (0..).zip(others).filter(|(place, _)| !is_reviewed(*place)).map(|(_, member)| member);
+        Ok(waits.note(missing, when))
     }
 
     fn remove(&mut self, seen: &Activity, dry_run: bool, is_overridden: bool) -> Result<Option<SessionId>> {

@@ -13,7 +13,7 @@ use cloakroom::turns::{RecoverOptions, TurnStart};
 use cloakroom::watcher::WatcherConfig;
 use cloakroom::{Error, Extras, PrunePolicy, SessionKey, Sessions, Timestamp, Usage};
 
-use crate::common::{NOW, key, source};
+use crate::common::{NOW, fast_dir, key, source};
 use crate::conformance::one;
 use crate::failover::calls;
 use crate::nodes::{Cluster, wait_for};
@@ -331,6 +331,42 @@ fn a_review_of_days_ago_does_not_count() {
     assert_eq!((report.removed, report.kept_unreviewed), (0, 1));
     b.review().unwrap();
     shared.clock.advance(DAY);
+    assert_eq!(pass(&a).removed, 1);
+}
+
+/// A member that hangs keeps all that is to be pruned, and whoever prunes tells which it is. One that has just come does not hang.
+#[test]
+fn a_member_that_hangs_is_named() {
+    let shared = Shared::new();
+    let options = shared.options.clone().member_lease(HOUR);
+    let open = || ClusterStore::open(options.clone().guard(idle)).unwrap();
+    let (a, b) = (open(), open());
+    a.resolve(&source(1)).unwrap();
+    let dir = fast_dir();
+    // What a pass logs, and how many entries it keeps.
+    let after = |passed: Duration| {
+        shared.clock.advance(passed);
+        let path = dir.path().join("log");
+        let log = Arc::new(std::fs::File::create(&path).unwrap());
+        let subscriber = tracing_subscriber::fmt().with_writer(log).with_max_level(tracing::Level::DEBUG).finish();
+        let report = tracing::subscriber::with_default(subscriber, || pass(&a));
+        (report.kept_unreviewed, std::fs::read_to_string(path).unwrap())
+    };
+    let line = |log: &str, level: &str| log.lines().find(|line| line.contains(level)).map(str::to_owned);
+    let (kept, log) = after(DAY * 2);
+    assert!(kept == 1 && line(&log, "DEBUG").unwrap().contains(b.member()) && line(&log, "WARN").is_none(), "{log}");
+    let (kept, log) = after(HOUR * 4);
+    assert!(kept == 1 && line(&log, "WARN").is_none(), "it may have come just now: {log}");
+    let c = open();
+    let (kept, log) = after(HOUR);
+    let warned = line(&log, "WARN").unwrap();
+    assert!(kept == 1 && warned.contains(b.member()) && !warned.contains(c.member()), "{log}");
+    assert!(line(&log, "DEBUG").unwrap().contains(c.member()), "{log}");
+    assert!(b.metrics().unwrap().contains(&format!("member=\"{}\"", b.member())));
+    b.review().unwrap();
+    let (kept, log) = after(Duration::ZERO);
+    assert!(kept == 1 && line(&log, "WARN").is_none(), "{log}");
+    c.review().unwrap();
     assert_eq!(pass(&a).removed, 1);
 }
 
