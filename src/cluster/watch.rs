@@ -21,7 +21,8 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Prunes a store on a cluster from a thread of its own: at once, then every interval, and when told. It stops when this is
 /// dropped: a pass that is under way ends after the entry that it is at, which is waited for.
 ///
-/// Any number of processes may have one. What several of them find they remove once, and each asks
+/// Any number of processes may have one, and one or two are enough: each walks over all shards by itself. What several of them find
+/// they remove once, and each asks
 /// [the guard of its process](super::ClusterOptions::guard) and waits for those of the others. So where others have guards an
 /// entry goes with the second pass at the earliest: that comes after the
 /// [interval of reviews](super::ClusterOptions::review_interval), if the one of the watcher is longer.
