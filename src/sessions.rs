@@ -138,7 +138,8 @@ pub trait Sessions: Send + Sync {
     /// Replaces all of the extras: [`set_extras`](SessionStore::set_extras).
     fn set_extras(&self, key: &SessionKey, extras: &Extras) -> Result<Option<Receipt>>;
 
-    /// Notes that work on a message begins: [`begin_turn`](SessionStore::begin_turn).
+    /// Notes that work on a message begins: [`begin_turn`](SessionStore::begin_turn). On a cluster tokens rise as far as receipts
+    /// of it are awaited: see [`TurnToken`].
     fn begin_turn(&self, key: &SessionKey) -> Result<Option<BegunTurn>>;
 
     /// The same, unless a turn is open: [`try_begin_turn`](SessionStore::try_begin_turn).

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Names one turn. No two turns of a store have the same, and newer ones are greater. On a cluster that holds of the turns of one
-/// key alone, and after a failover a newer one may be less.
+/// key alone, as far as the receipts of `begin_turn` are awaited: a failover may take back a turn whose receipt was not, and the
+/// next one may have a lesser token than that. So await the receipt before you hand a token to somebody who compares tokens.
 ///
 /// As text it is sixteen hexadecimal digits, so that tokens are in order as text too. It may be kept and read back, by
 /// another process as well.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cloakroom::change::{Draft, Edit, Modified, Touch};
 use cloakroom::cluster::ClusterStore;
+use cloakroom::turns::TurnToken;
 use cloakroom::{Error, SessionEntry, SessionKey, Sessions};
 
 use crate::battery::Battery;
@@ -292,6 +293,35 @@ fn a_failover_loses_what_was_not_awaited_and_no_more() {
 
 /// Nobody awaits a change, and its primary is lost with it. A flush, and so a close, tells of that, once.
 #[test]
+/// The token of a turn is greater than those of the same key that were awaited before it, though their primary is lost in
+/// between. A begin that nobody awaited goes with that, and the number of its token is given again.
+#[test]
+fn a_token_is_greater_than_those_that_were_awaited_before_a_failover() {
+    let mut cluster = Cluster::six();
+    let store = cluster.open();
+    store.resolve(&source(1)).unwrap();
+    let begin = || store.begin_turn(&key(1)).unwrap().unwrap();
+    let mut awaited = Vec::new();
+    for _ in 0..3 {
+        let begun = begin();
+        wait_for("the turn is kept", || begun.receipt.wait().is_ok());
+        awaited.push(begun.token);
+    }
+    let victim = cluster.primaries().into_iter().find(|n| cluster.has_key(*n, &store, &key(1))).unwrap();
+    let replica = cluster.replica_of(victim);
+    cut_off(&cluster, victim, replica);
+    let lost = begin().token;
+    cluster.nodes[victim].kill();
+    cluster.nodes[replica].signal("CONT");
+    wait_for("the replica takes over", || cluster.primaries().contains(&replica));
+    assert_eq!(store.turn(&key(1)).unwrap().map(|turn| turn.token), awaited.last().copied());
+    awaited.push(begin().token);
+    assert!(awaited.is_sorted_by(|a, b| a < b), "{awaited:?}");
+    // What comes after the number is random.
+    let number = |token: &TurnToken| token.to_string()[..12].to_owned();
+    assert_eq!(awaited.last().map(number), Some(number(&lost)));
+}
+
 fn a_flush_tells_of_what_a_failover_may_have_lost() {
     let mut cluster = Cluster::six();
     let store = cluster.open();
