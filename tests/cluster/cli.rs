@@ -119,6 +119,51 @@ fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
     assert_eq!(found.get(&key(1)).unwrap().map(|entry| entry.session_id), Some(first.session_id));
 }
 
+/// The files of both gateways go into a store on a cluster and out of it as they go into an embedded one and out of it, as far as
+/// the commands print it.
+#[test]
+fn the_fixtures_go_in_and_out_as_with_an_embedded_store() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let (mut files, mut entries) = (0, 0);
+    for format in ["hermes", "openclaw"] {
+        for file in std::fs::read_dir(root.join(format)).unwrap().map(|file| file.unwrap().path()) {
+            let dir = fast_dir();
+            let (db, copy) = (dir.path().join("db"), dir.path().join("sessions.json"));
+            std::fs::copy(&file, &copy).unwrap();
+            let (db, file) = (db.to_str().unwrap(), copy.to_str().unwrap());
+            let other = one().open();
+            let made = url(&other).replace(other.name(), &format!("{}-file", other.name()));
+            let stores = [["--db", db], ["--url", &made]];
+            // What both print, without what tells where the store is and how long it took.
+            let both = |words: &[&str]| {
+                stores.map(|store| {
+                    let output =
+                        Command::new(env!("CARGO_BIN_EXE_cloakroom")).args(store).args(words).output().unwrap();
+                    let said = String::from_utf8(output.stderr).unwrap();
+                    assert!(output.status.success(), "{store:?} {words:?}: {said}");
+                    String::from_utf8(output.stdout).unwrap()
+                })
+            };
+            let reports = both(&["migrate", file, "--timezone", "Europe/Berlin", "--json"]).map(|printed| {
+                let mut report: Value = serde_json::from_str(&printed).unwrap();
+                for name in ["db", "seconds", "entries_per_second"] {
+                    assert!(report.as_object_mut().unwrap().remove(name).is_some());
+                }
+                report
+            });
+            assert_eq!(reports[0], reports[1], "{file}");
+            entries += reports[1]["imported"].as_u64().unwrap();
+            // A store on a cluster does not know the zone of the file.
+            let [of_embedded, of_cluster] = both(&["export", "--format", format, "--timezone", "Europe/Berlin"]);
+            assert!(of_embedded == of_cluster, "{file}");
+            let original: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&of_cluster).unwrap(), original, "{file}");
+            files += 1;
+        }
+    }
+    assert!(files >= 7 && entries > 100, "{files} files, {entries} entries");
+}
+
 /// What a restore that was cut short has left is no store, and a migration makes one in its place.
 #[test]
 fn a_migration_goes_over_a_store_that_was_cut_short() {
