@@ -130,6 +130,10 @@ pub(super) fn is_refusal(error: &ServerError) -> bool {
 }
 
 pub(super) fn error_of(error: &ServerError) -> Box<dyn std::error::Error + Send + Sync> {
+    // A node that does not know a command repeats what came with it, and so keys.
+    if let Some((told, _)) = error.details().and_then(|details| details.split_once(", with args")) {
+        return format!("{}: {told}", error.code()).into();
+    }
     RedisError::from(error.clone()).into()
 }
 

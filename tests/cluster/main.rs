@@ -14,6 +14,7 @@
 mod backup;
 #[path = "../it/battery.rs"]
 mod battery;
+mod canary;
 #[cfg(feature = "cli")]
 mod cli;
 mod clocks;
