@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cloakroom::cluster::ClusterStore;
+use cloakroom::cluster::{ClusterOptions, ClusterStore};
 
 use crate::battery::Battery;
 use crate::conformance::one;
@@ -14,7 +14,7 @@ use crate::suite::histories::verbs::{Plain, ThreadClock, Verbs};
 use crate::suite::histories::{record, unexplained};
 
 /// Calls go to one handle and the other in turn.
-struct Both(ClusterStore, ClusterStore, AtomicUsize);
+pub struct Both(pub ClusterStore, ClusterStore, AtomicUsize);
 
 impl Verbs for Both {
     fn call(&self, n: usize, op: Op) -> Answer {
@@ -25,7 +25,7 @@ impl Verbs for Both {
 
 #[test]
 fn every_history_has_an_order() {
-    let both = both(one());
+    let both = both(one().options());
     Battery::new("cluster_histories", 150).run(|n, mut dice| check(&both, &mut dice, n));
 }
 
@@ -35,7 +35,7 @@ fn every_history_has_an_order() {
 #[test]
 fn every_history_has_an_order_after_replicas_took_over() {
     let cluster = Cluster::six();
-    let both = both(&cluster);
+    let both = both(cluster.options());
     Battery::new("failover_histories", 40).run(|n, mut dice| {
         if n % 10 == 9 {
             let primaries = cluster.primaries();
@@ -48,13 +48,13 @@ fn every_history_has_an_order_after_replicas_took_over() {
     });
 }
 
-fn both(cluster: &Cluster) -> Both {
-    let options = cluster.options().clock(ThreadClock::new());
+pub fn both(options: ClusterOptions) -> Both {
+    let options = options.clock(ThreadClock::new());
     let open = || ClusterStore::open(options.clone()).unwrap();
     Both(open(), open(), AtomicUsize::default())
 }
 
-fn check(both: &Both, dice: &mut Dice, n: u64) {
+pub fn check(both: &Both, dice: &mut Dice, n: u64) {
     let has = |op: Op| !matches!(op, Op::Hold | Op::LetGo | Op::Cap);
     let calls = record(both, dice, 2 * n as usize, &has);
     if let Some(calls) = unexplained(&calls) {

@@ -1,22 +1,31 @@
 //! Slots that move from one primary to another while all goes on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use cloakroom::Sessions as _;
 use cloakroom::cluster::ClusterStore;
+use cloakroom::time::ManualClock;
+use cloakroom::turns::{ResumeClear, ResumeMark, TurnEnd, TurnStart, TurnToken};
+use cloakroom::{Error, Sessions, Timestamp};
+use serde_json::json;
 
 use crate::battery::Battery;
+use crate::common::{NOW, key, source};
 use crate::failover::under_load;
+use crate::histories::{both, check};
 use crate::nodes::{Cluster, wait_for};
 use crate::slots::{Way, at_once, by_keys, can_at_once, owner};
 use crate::suite::Dice;
+use crate::suite::histories::verbs::TICKS;
 
 /// Three keys at a time, and a pause, as for an operator's tool that has a network in between.
 const SLOWLY: Way = |cluster, slot, from, to| by_keys(cluster, slot, from, to, 3, Duration::from_millis(5));
 
-fn move_one(cluster: &Cluster, dice: &mut Dice, way: Way) {
-    // Sixteen shards have their slots.
-    let slot = (dice.roll(16) * 1024) as u16;
+/// The slot of one of the shards of a store.
+fn move_one(cluster: &Cluster, shards: usize, dice: &mut Dice, way: Way) {
+    let slot = (dice.roll(shards) * (16384 / shards)) as u16;
     let from = owner(cluster, slot);
     let others: Vec<_> = cluster.primaries().into_iter().filter(|n| *n != from).collect();
     way(cluster, slot, from, others[dice.roll(others.len())]);
@@ -31,7 +40,7 @@ fn slots_move_and_no_verb_fails_or_is_made_twice() {
         let ledger = under_load(&store, || {
             for n in 0..4 {
                 let way = if n % 2 == 1 && atomic { at_once as Way } else { SLOWLY };
-                move_one(&cluster, &mut dice, way);
+                move_one(&cluster, 16, &mut dice, way);
             }
         });
         ledger.check_that_nothing_failed(&store);
@@ -39,6 +48,128 @@ fn slots_move_and_no_verb_fails_or_is_made_twice() {
         ledger.check(&ClusterStore::open(cluster.options_of(&store)).unwrap());
         store.close().unwrap();
     });
+}
+
+/// Many keys at a time: what became of changes is noted in keys too, for a minute.
+const FASTER: Way = |cluster, slot, from, to| by_keys(cluster, slot, from, to, 30, Duration::from_millis(2));
+
+/// Of four shards one is always on its way. Some order of the calls of each history explains its answers, no verb fails, and the
+/// verbs that histories have not answer what they have to. `CLOAKROOM_MOVED_HISTORIES` sets how many slots move.
+#[test]
+fn every_history_has_an_order_while_slots_move() {
+    let cluster = Cluster::patient();
+    let (atomic, both) = (can_at_once(&cluster), both(cluster.options().shards(4)));
+    let (mut histories, mut rest) = (0, Rest::new(&both.0, 1_000_000));
+    Battery::new("moved_histories", 16).run(|n, mut dice| {
+        let way = if n % 2 == 1 && atomic { at_once as Way } else { FASTER };
+        let (mut own, has_moved) = (Dice(dice.roll(1 << 30) as u64), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !has_moved.load(Ordering::Relaxed) {
+                    check(&both, &mut own, histories);
+                    histories += 1;
+                }
+            });
+            scope.spawn(|| {
+                while !has_moved.load(Ordering::Relaxed) {
+                    rest.run();
+                }
+            });
+            // The others stop too if this fails.
+            let moved = catch_unwind(AssertUnwindSafe(|| move_one(&cluster, 4, &mut dice, way)));
+            has_moved.store(true, Ordering::Relaxed);
+            moved.unwrap_or_else(|failure| resume_unwind(failure));
+        });
+        println!("{histories} histories, {} rounds of the rest", rest.rounds);
+    });
+    assert_eq!(both.0.verify().unwrap().violations, []);
+}
+
+/// A node loses its last shard, and with it all that is written to before a proof. What it had stays, and a receipt of the next
+/// change, where the shard is now, says so.
+#[test]
+fn what_a_node_had_that_lost_its_last_shard_is_proven_by_the_next_change() {
+    let cluster = Cluster::patient();
+    for way in [FASTER, at_once].into_iter().take(if can_at_once(&cluster) { 2 } else { 1 }) {
+        let options = cluster.options().shards(1).clock(ManualClock::new(NOW));
+        let store = ClusterStore::open(options).unwrap();
+        store.resolve(&source(1)).unwrap().receipt.wait().unwrap();
+        let receipt = store.suspend(&key(1)).unwrap().unwrap();
+        // The clock stands still, so it writes nothing.
+        store.touch(&key(1)).unwrap().unwrap();
+        let from = owner(&cluster, 0);
+        way(&cluster, 0, from, cluster.primaries().into_iter().find(|n| *n != from).unwrap());
+        let waited = receipt.wait();
+        assert!(matches!(waited, Ok(()) | Err(Error::NotReplicated { .. })), "{waited:?}");
+        let pinned = store.pin(&key(1)).unwrap().unwrap();
+        wait_for("the next one is kept", || pinned.wait().is_ok());
+        let entry = store.get(&key(1)).unwrap().unwrap();
+        assert!(entry.suspended && entry.pinned);
+        wait_for("that was told of once", || store.flush().is_ok());
+        store.close().unwrap();
+    }
+}
+
+/// The verbs that histories have not, on an entry that nobody else changes: what they answer is known.
+struct Rest<'a> {
+    store: &'a ClusterStore,
+    n: usize,
+    rounds: u64,
+    last: Option<TurnToken>,
+}
+
+impl<'a> Rest<'a> {
+    fn new(store: &'a ClusterStore, n: usize) -> Self {
+        Self { store, n, rounds: 0, last: None }
+    }
+
+    fn run(&mut self) {
+        let (store, key) = (self.store, key(self.n));
+        self.rounds += 1;
+        TICKS.set(0);
+        let entry = store.resolve(&source(self.n)).unwrap().entry;
+        let begun = store.begin_turn(&key).unwrap().unwrap();
+        assert!(Some(begun.token) > self.last, "{begun:?} after {:?}", self.last);
+        self.last = Some(begun.token);
+        let open = store.try_begin_turn(&key).unwrap();
+        assert!(matches!(&open, TurnStart::Open(open) if open.token == begun.token), "{open:?}");
+        assert!(store.turns().unwrap().items.iter().any(|turn| turn.token == begun.token && turn.key == key));
+        let ended = [(); 2].map(|()| store.end_turn(&key, begun.token).unwrap());
+        assert!(matches!(ended, [TurnEnd::Ended(_), TurnEnd::NotCurrent]), "{ended:?}");
+        assert_eq!(store.turn(&key).unwrap(), None);
+
+        store.hold_until(&key, "rest", Timestamp::MAX).unwrap().unwrap();
+        let held = store.hold(&key).unwrap().unwrap();
+        assert!(
+            store.leases().unwrap().items.iter().any(|lease| lease.key == key && lease.name.as_deref() == Some("rest"))
+        );
+        drop(held);
+        assert!(store.release(&key, "rest").unwrap().is_some());
+        store.set_extra(&key, "round", &json!(self.rounds)).unwrap().unwrap();
+        assert_eq!(store.extra(&key, "round").unwrap(), Some(self.rounds.to_string()));
+        assert!(matches!(store.mark_resume_pending(&key, "rest").unwrap(), ResumeMark::Marked(_)));
+        assert!(matches!(store.clear_resume_pending(&key).unwrap(), ResumeClear::Cleared(_)));
+
+        let reset = store.reset(&key).unwrap().unwrap().entry;
+        assert_eq!(reset.details.prev_session_id, Some(entry.session_id));
+        let found = store.find_by_session_id(&reset.session_id).unwrap().items;
+        assert_eq!(found.iter().map(|entry| &entry.key).collect::<Vec<_>>(), [&key]);
+        assert!(store.keys(key.as_str()).unwrap().any(|found| found.unwrap() == key));
+        assert!(store.recent(1000, None).unwrap().entries.iter().any(|row| row.key == key));
+        assert!(store.len().unwrap() >= 1);
+        TICKS.set(1);
+        store.touch_soon(&key).unwrap();
+        // At a node that has just lost its last shard nothing can be proven.
+        wait_for("all is kept", || match store.flush() {
+            Ok(()) => true,
+            Err(Error::NotReplicated { .. }) => false,
+            Err(other) => panic!("{other:?}"),
+        });
+        let updated_at = store.get(&key).unwrap().unwrap().updated_at;
+        assert!(updated_at > reset.updated_at, "{updated_at:?} after {:?}", reset.updated_at);
+        store.remove(&key).unwrap().unwrap();
+        assert_eq!(store.get(&key).unwrap(), None);
+    }
 }
 
 /// The first slot of a node that had none, so no map names it while the slot is on its way.
