@@ -179,6 +179,9 @@ fn a_guard_that_fails_or_panics_keeps_the_entry_and_is_logged() {
     bench.clock.advance(100 * DAY);
 
     let log = Log::default();
+    // Of one subscriber alone tracing asks whether a place in the code is heard in the thread that comes there first, which may be another
+    // test's, and keeps the answer. Of two it asks both.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::fmt()
         .with_writer(log.clone())
         .with_max_level(tracing::Level::TRACE)
