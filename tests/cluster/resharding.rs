@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloakroom::cluster::ClusterStore;
 use cloakroom::time::ManualClock;
 use cloakroom::turns::{ResumeClear, ResumeMark, TurnEnd, TurnStart, TurnToken};
-use cloakroom::{Error, Sessions, Timestamp};
+use cloakroom::{Error, SessionEntry, Sessions, Timestamp};
 use serde_json::json;
 
 use crate::battery::Battery;
@@ -60,6 +60,7 @@ fn every_history_has_an_order_while_slots_move() {
     let cluster = Cluster::patient();
     let (atomic, both) = (can_at_once(&cluster), both(cluster.options().shards(4)));
     let (mut histories, mut rest) = (0, Rest::new(&both.0, 1_000_000));
+    let still: Vec<_> = (2_000_000..2_000_012).map(|n| make_still(&both.0, n)).collect();
     Battery::new("moved_histories", 16).run(|n, mut dice| {
         let way = if n % 2 == 1 && atomic { at_once as Way } else { FASTER };
         let (mut own, has_moved) = (Dice(dice.roll(1 << 30) as u64), AtomicBool::new(false));
@@ -73,6 +74,11 @@ fn every_history_has_an_order_while_slots_move() {
             scope.spawn(|| {
                 while !has_moved.load(Ordering::Relaxed) {
                     rest.run();
+                }
+            });
+            scope.spawn(|| {
+                while !has_moved.load(Ordering::Relaxed) {
+                    look_at(&both.0, &still);
                 }
             });
             // The others stop too if this fails.
@@ -110,6 +116,41 @@ fn what_a_node_had_that_lost_its_last_shard_is_proven_by_the_next_change() {
     }
 }
 
+/// An entry with all that lists tell of. Nothing of it changes.
+fn make_still(store: &ClusterStore, n: usize) -> SessionEntry {
+    store.resolve(&source(n)).unwrap();
+    store.begin_turn(&key(n)).unwrap().unwrap();
+    store.hold_until(&key(n), "still", Timestamp::MAX).unwrap().unwrap();
+    store.get(&key(n)).unwrap().unwrap()
+}
+
+/// All reads find what stays as it is, and those that ask all shards pass over none.
+fn look_at(store: &ClusterStore, still: &[SessionEntry]) {
+    let rows = store.recent(1000, None).unwrap().entries;
+    let keys: Vec<_> = store.keys("").unwrap().map(Result::unwrap).collect();
+    let (turns, leases) = (store.turns().unwrap().items, store.leases().unwrap().items);
+    for entry in still {
+        assert!(rows.iter().any(|row| row.key == entry.key) && keys.contains(&entry.key));
+        assert!(turns.iter().any(|turn| turn.key == entry.key) && leases.iter().any(|lease| lease.key == entry.key));
+        assert_eq!(store.get(&entry.key).unwrap().as_ref(), Some(entry));
+        assert_eq!(store.find_by_session_id(&entry.session_id).unwrap().items, std::slice::from_ref(entry));
+    }
+    assert!(store.len().unwrap() >= still.len() as u64);
+}
+
+/// A verb that waits for replicas, again until they have it: at a node that has just lost its last shard nothing can be proven.
+fn kept<T>(verb: impl Fn() -> Result<T, Error>) -> T {
+    let mut done = None;
+    wait_for("replicas have it", || {
+        match verb() {
+            Err(Error::NotReplicated { .. }) => {}
+            other => done = Some(other.unwrap()),
+        }
+        done.is_some()
+    });
+    done.unwrap()
+}
+
 /// The verbs that histories have not, on an entry that nobody else changes: what they answer is known.
 struct Rest<'a> {
     store: &'a ClusterStore,
@@ -139,7 +180,7 @@ impl<'a> Rest<'a> {
         assert_eq!(store.turn(&key).unwrap(), None);
 
         store.hold_until(&key, "rest", Timestamp::MAX).unwrap().unwrap();
-        let held = store.hold(&key).unwrap().unwrap();
+        let held = kept(|| store.hold(&key)).unwrap();
         assert!(
             store.leases().unwrap().items.iter().any(|lease| lease.key == key && lease.name.as_deref() == Some("rest"))
         );
@@ -159,12 +200,7 @@ impl<'a> Rest<'a> {
         assert!(store.len().unwrap() >= 1);
         TICKS.set(1);
         store.touch_soon(&key).unwrap();
-        // At a node that has just lost its last shard nothing can be proven.
-        wait_for("all is kept", || match store.flush() {
-            Ok(()) => true,
-            Err(Error::NotReplicated { .. }) => false,
-            Err(other) => panic!("{other:?}"),
-        });
+        kept(|| store.flush());
         let updated_at = store.get(&key).unwrap().unwrap().updated_at;
         assert!(updated_at > reset.updated_at, "{updated_at:?} after {:?}", reset.updated_at);
         store.remove(&key).unwrap().unwrap();
