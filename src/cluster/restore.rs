@@ -106,7 +106,7 @@ impl ClusterStore {
             let (give, take) = bounded(WAITING);
             let read = (0..WRITERS).try_for_each(|_| {
                 let (take, store, loader, loaded) = (take.clone(), &store, &loader, &loaded);
-                let writer = thread::Builder::new().name("cloakroom-restore".into());
+                let writer = thread::Builder::new().name("cloakroom-load".into());
                 let writer = writer.spawn_scoped(scope, move || store.load_all(loader, &take, loaded));
                 writer.map(drop).map_err(|e| Error::io("start a writer of", store.name(), e))
             });
