@@ -107,7 +107,7 @@ impl Collected {
         self.away = self.away.saturating_sub(1);
         match self.waiting.get_mut(&touch.key) {
             None => {
-                drop(self.waiting.insert(touch.key, Waits { time: touch.time, since: touch.since, nth: self.touches }))
+                self.waiting.insert(touch.key, Waits { time: touch.time, since: touch.since, nth: self.touches });
             }
             Some(waits) => {
                 (waits.time, waits.since) = (touch.time.max(waits.time), touch.since.min(waits.since));
