@@ -30,8 +30,8 @@ impl Waits {
         Self { now, interval, all: BTreeSet::new(), late: BTreeSet::new() }
     }
 
-    /// Notes who has not looked at an entry, by when it was condemned (behind the first colon of a condemnation). Answers whether
-    /// there is anybody.
+    /// Notes the members that have not looked at an entry, and answers whether there are any. `condemned` begins with the time at which
+    /// it was condemned, in microseconds; a colon may follow.
     pub(super) fn note<'a>(&mut self, members: impl Iterator<Item = &'a String>, condemned: &str) -> bool {
         let when = condemned.split(':').next().and_then(|when| when.parse().ok());
         let when = when.map_or(self.now, Timestamp::from_micros);

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::key::SessionKey;
 use crate::random;
 
-/// Progress is told after so many entries.
+/// The caller hears of its progress after so many entries.
 const BATCH: u64 = 256;
 /// Threads that write. An entry waits for nodes four times, one after the other. While one thread waits the others send, and what
 /// they send together goes in one pipeline. On six nodes of one host these write three to four times what one writes; twice as many

@@ -39,7 +39,7 @@ impl ClusterStore {
     /// node has it, it is as other touches whose receipt is dropped: what a failover loses of them is sent again.
     /// [`flush`](crate::Sessions::flush) and [`close`](crate::Sessions::close) send what was collected before, and wait until it is
     /// durable. Where a node does not answer, or refuses it, it is sent again and again; once 65,536 entries wait, or 16 MB, this is
-    /// as `touch`. Nobody is told where there is no entry, and no [event](Self::own_events) comes of it.
+    /// as `touch`. It does not say where there is no entry, and sends no [event](Self::own_events).
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`], [`Error::NodeSetting`]; where there is no room, those of `touch`.
@@ -55,7 +55,7 @@ impl ClusterStore {
         Ok(())
     }
 
-    /// The work of a thread: it sends what was collected, until it is told to stop.
+    /// What a thread runs. It sends what was collected, until somebody stops it.
     pub(super) fn sending_soon(inner: Weak<Inner>, stopped: Receiver<()>, told: Receiver<()>) -> impl FnOnce() + Send {
         let last = inner.clone();
         let send = move || {

@@ -139,7 +139,7 @@ fn what_other_processes_do_is_not_told() {
     other.resolve(&source(0)).unwrap();
     assert_eq!(events.try_recv(), Err(Nothing::Yet));
     assert_eq!(others.try_recv().unwrap().kind, EventKind::Created);
-    // Nobody waits for a listener, and who has no room is told so.
+    // A listener holds nobody up. It learns how many events it had no room for.
     let full = other.own_events(1);
     other.reset(&key(0)).unwrap();
     other.remove(&key(0)).unwrap();
