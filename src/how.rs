@@ -8,7 +8,7 @@ use crate::source::SessionSource;
 use crate::time::Timestamp;
 
 /// Makes the id of a session that begins at a time.
-type MakeId<'a> = &'a (dyn Fn(Timestamp) -> SessionId + 'a);
+type MakeId<'a> = &'a (dyn Fn(Timestamp) -> SessionId + Sync + 'a);
 
 /// How [`resolve_as`](crate::SessionStore::resolve_as) finds a session or starts one.
 ///
@@ -57,7 +57,7 @@ impl<'a> Resolve<'a> {
     /// Makes the id of a session that starts. It is called with no lock held, and its id may come to no use, if another
     /// thread is first.
     #[must_use]
-    pub fn id_with(mut self, make_id: &'a (dyn Fn(Timestamp) -> SessionId + 'a)) -> Self {
+    pub fn id_with(mut self, make_id: &'a (dyn Fn(Timestamp) -> SessionId + Sync + 'a)) -> Self {
         self.make_id = Some(make_id);
         self
     }

@@ -1,12 +1,15 @@
 //! What a caller of a lane waits for: its answers, or its turn to lead.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::{Condvar, Mutex};
 use redis::{RedisError, ServerError, ServerErrorKind, Value};
 
 use super::proof::Sent;
 use super::value::{at, list};
+use crate::commit::Wakers;
+use crate::fork;
 
 /// What a request is: it decides over which way it goes, and what its answer tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,28 +68,52 @@ pub(super) enum Turn {
 
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    turn: Mutex<Option<Turn>>,
+    held: Mutex<Held>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    turn: Option<Turn>,
+    /// That of a future, and the threads that call it.
+    waker: Option<(Waker, Arc<Wakers>)>,
 }
 
 impl Slot {
     pub(super) fn wait(&self) -> Turn {
-        let mut turn = self.turn.lock();
+        let mut held = self.held.lock();
         loop {
-            match turn.take() {
+            match held.turn.take() {
                 Some(turn) => return turn,
-                None => self.changed.wait(&mut turn),
+                None => self.changed.wait(&mut held),
             }
         }
     }
 
     pub(super) fn look(&self) -> Option<Turn> {
-        self.turn.lock().take()
+        self.held.lock().turn.take()
+    }
+
+    pub(super) fn poll(&self, context: &Context<'_>, wakers: &Arc<Wakers>) -> Poll<Turn> {
+        let mut held = self.held.lock();
+        if let Some(turn) = held.turn.take() {
+            return Poll::Ready(turn);
+        }
+        if !held.waker.as_ref().is_some_and(|(waker, _)| waker.will_wake(context.waker())) {
+            held.waker = Some((context.waker().clone(), Arc::clone(wakers)));
+        }
+        Poll::Pending
     }
 
     fn set(&self, to: Turn) {
-        *self.turn.lock() = Some(to);
+        let mut held = self.held.lock();
+        held.turn = Some(to);
+        let waker = held.waker.take();
         self.changed.notify_one();
+        drop(held);
+        if let Some((waker, wakers)) = waker.filter(|_| !fork::is_child()) {
+            wakers.call(vec![waker]);
+        }
     }
 }
 

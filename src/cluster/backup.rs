@@ -4,6 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::call::Done;
+use super::caller::wait;
 use super::layout::Part;
 use super::leases::{member_of, terms_of};
 use super::store::ClusterStore;
@@ -34,7 +35,7 @@ impl ClusterStore {
         let mut out = FrameWriter::begin(BufWriter::new(output))?;
         out.frame(FrameKind::Store, &encoded(BackupStoreV1 { zone: None }.to_bytes())?)?;
         let mut greatest = 0;
-        for keys in self.do_keys("")?.chunks(TOGETHER) {
+        for keys in wait(self.do_keys(""))?.chunks(TOGETHER) {
             for (key, done) in keys.iter().zip(self.read_entries(keys)?) {
                 greatest = greatest.max(self.write_entry(&mut out, key, &done, &mut report)?);
                 if report.entries.is_multiple_of(TELL_EACH) {
@@ -77,7 +78,7 @@ impl ClusterStore {
             commands.push(redis::cmd("HGETALL").arg(self.layout().leases(shard, key)).to_owned());
             commands
         };
-        let done = self.inner.nodes.scatter(&numbered, &ask)?;
+        let done = wait(self.inner.nodes.scatter(self.caller, &numbered, &ask))?;
         Ok(done.into_iter().map(|(_, done)| done).collect())
     }
 

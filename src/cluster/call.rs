@@ -1,12 +1,12 @@
 //! How a request finds its way: redirections, and patience while the cluster changes.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
 use super::answer::{Answered, BUSY, Trouble, error_of, is_refusal};
+use super::caller::Caller;
 use super::figures::Figures;
 use super::map::{Kind, Nodes, Primary, REFRESH};
 use super::proof::Sent;
@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 const HOPS: u32 = 5;
 /// Requests that are under way together, at most.
 const AT_ONCE: usize = 4096;
+
+/// Makes the commands of a request; with scripts as text if its argument is true.
+pub(super) type Build<'a> = &'a (dyn Fn(bool) -> Vec<Cmd> + Sync);
 
 /// What came of a request.
 #[derive(Debug)]
@@ -46,22 +49,23 @@ pub(super) struct Other {
 
 impl Nodes {
     /// Runs commands at the primary of a slot, until it answers or `patience` is over. They may be run more than once. `build`
-    /// makes them, with scripts as text if its argument is true. Once a change was sent and its answer is lost, no later
+    /// makes them. Once a change was sent and its answer is lost, no later
     /// error says that nothing was changed.
-    pub(super) fn call(&self, slot: u16, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
-        self.call_since(Instant::now(), slot, kind, build)
+    pub(super) async fn call(&self, caller: Caller, slot: u16, kind: Kind, build: Build<'_>) -> Result<Done> {
+        self.call_since(caller, Instant::now(), slot, kind, build).await
     }
 
     /// The same for one of several calls that have one patience together, since they began. Each of them is tried once at least.
-    pub(super) fn call_since(
+    pub(super) async fn call_since(
         &self,
+        caller: Caller,
         began: Instant,
         slot: u16,
         kind: Kind,
-        build: &dyn Fn(bool) -> Vec<Cmd>,
+        build: Build<'_>,
     ) -> Result<Done> {
         let mut broken = None;
-        self.try_call(began, slot, kind, build, &mut broken).map_err(|error| {
+        self.try_call(caller, began, slot, kind, build, &mut broken).await.map_err(|error| {
             match broken.filter(|_| kind.is_change()) {
                 Some(node) => self.figures.failed(Error::Uncertain { node, made: false, source: error.into() }),
                 None => error,
@@ -70,12 +74,13 @@ impl Nodes {
     }
 
     /// The same; `broken` is the node whose connection broke on the way.
-    fn try_call(
+    async fn try_call(
         &self,
+        caller: Caller,
         began: Instant,
         slot: u16,
         kind: Kind,
-        build: &dyn Fn(bool) -> Vec<Cmd>,
+        build: Build<'_>,
         broken: &mut Option<String>,
     ) -> Result<Done> {
         let (mut delay, mut whole, mut ask) = (Duration::from_millis(1), false, None::<Other>);
@@ -86,7 +91,7 @@ impl Nodes {
             let is_single = commands.len() == 1;
             let asked = ask.take();
             let primary = match &asked {
-                Some(other) => self.named(&other.node)?,
+                Some(other) => self.named_for(caller, &other.node).await?,
                 None => self.primary(slot),
             };
             let (node, source): (String, Box<dyn std::error::Error + Send + Sync>) = match primary {
@@ -94,7 +99,8 @@ impl Nodes {
                 Some(primary) => {
                     let lane = if kind == Kind::Read { &primary.reads } else { &primary.writes };
                     let node = lane.node().to_owned();
-                    let answered = lane.run_as(kind, commands, asked.is_some_and(|other| other.once));
+                    let is_once = asked.is_some_and(|other| other.once);
+                    let answered = lane.ask(caller, kind, commands, is_once).await;
                     match answered.values {
                         Ok(values) => {
                             return Ok(Done { values, sent: answered.sent, node, again: broken.is_some() });
@@ -122,7 +128,7 @@ impl Nodes {
                                 (node, error_of(&error))
                             }
                             Next::Apart if kind == Kind::Read && !is_single => {
-                                if let Some(done) = self.apart(slot, build)? {
+                                if let Some(done) = Box::pin(self.apart(caller, slot, build)).await? {
                                     return Ok(done);
                                 }
                                 (node, error_of(&error))
@@ -137,32 +143,49 @@ impl Nodes {
             }
             if ask.is_none() {
                 Figures::add(&self.figures.retries);
-                self.refresh(Some(&node));
-                thread::sleep(delay);
+                match caller {
+                    Caller::Blocks => self.refresh(Some(&node)),
+                    Caller::Awaits => self.suspect(node),
+                }
+                self.pause(caller, delay).await;
                 delay = (delay * 2).min(REFRESH);
             }
         }
     }
 
+    /// The node that another one named. One that is not known is asked what it is first: by another thread where the caller must not
+    /// block, and `None` until that has been done.
+    async fn named_for(&self, caller: Caller, node: &str) -> Result<Option<Arc<Primary>>> {
+        if caller == Caller::Blocks {
+            return self.named(node);
+        }
+        let known = self.known(node);
+        if known.is_none() {
+            self.suspect(node.to_owned());
+        }
+        Ok(known)
+    }
+
     /// Reads while a slot is on its way: of a transaction some keys may be here and some there, so each command goes by
     /// itself. `None` if what the first one answers has changed meanwhile.
-    fn apart(&self, slot: u16, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Option<Done>> {
+    async fn apart(&self, caller: Caller, slot: u16, build: Build<'_>) -> Result<Option<Done>> {
         let (mut all, commands) = (None::<Done>, build(true));
         for command in &commands {
-            let one = self.call(slot, Kind::Read, &|_| vec![command.clone()])?;
+            let one = self.call(caller, slot, Kind::Read, &|_| vec![command.clone()]).await?;
             match &mut all {
                 Some(all) => all.values.extend(one.values),
                 None => all = Some(one),
             }
         }
         let Some((done, first)) = all.zip(commands.first()) else { return Ok(None) };
-        let again = self.call(slot, Kind::Read, &|_| vec![first.clone()])?;
+        let again = self.call(caller, slot, Kind::Read, &|_| vec![first.clone()]).await?;
         Ok((again.values.first() == done.values.first()).then_some(done))
     }
 
     /// Runs the commands that `ask` makes for each of the shards, all at once, over the ways for reading.
-    pub(super) fn scatter(
+    pub(super) async fn scatter(
         &self,
+        caller: Caller,
         shards: &[(u32, u16)],
         ask: &(dyn Fn(u32) -> Vec<Cmd> + Sync),
     ) -> Result<Vec<(u32, Done)>> {
@@ -177,10 +200,14 @@ impl Nodes {
             };
             let sent: Vec<_> = piece.iter().map(|(shard, _)| *shard).zip(&primaries).map(send).collect();
             for ((shard, slot), sent) in piece.iter().zip(sent) {
-                let done = match sent.map(|(node, waiting)| (node, waiting.wait())) {
+                let answered = match sent {
+                    Some((node, waiting)) => Some((node, waiting.answered(caller).await)),
+                    None => None,
+                };
+                let done = match answered {
                     Some((node, Answered { values: Ok(values), sent })) => Done { values, sent, node, again: false },
                     // One by one, with patience.
-                    _ => self.call(*slot, Kind::Read, &|_| ask(*shard))?,
+                    _ => self.call(caller, *slot, Kind::Read, &|_| ask(*shard)).await?,
                 };
                 all.push((*shard, done));
             }

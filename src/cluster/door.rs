@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Condvar, Mutex};
 
 /// Changes go through it.
 #[derive(Debug, Default)]
@@ -10,22 +10,37 @@ pub(super) struct Door {
     is_closed: AtomicBool,
     /// Any change has come.
     is_used: AtomicBool,
-    /// Changes that are under way share it.
-    under_way: RwLock<()>,
+    /// How many changes are under way.
+    under_way: Mutex<usize>,
+    left: Condvar,
+}
+
+/// A change that is under way until this is dropped.
+pub(super) struct UnderWay<'a>(&'a Door);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.0.under_way.lock();
+        *under_way -= 1;
+        if *under_way == 0 && self.0.is_closed() {
+            self.0.left.notify_all();
+        }
+    }
 }
 
 impl Door {
-    /// Lets a change in, which is under way until the answer is dropped. `None` once it is closed.
-    pub(super) fn enter(&self) -> Option<RwLockReadGuard<'_, ()>> {
-        // While `close` waits, those who come in now are refused at once; they do not queue behind it.
-        let under_way = self.under_way.read_recursive();
+    /// Lets a change in. `None` once it is closed.
+    pub(super) fn enter(&self) -> Option<UnderWay<'_>> {
+        let mut under_way = self.under_way.lock();
         if self.is_closed() {
             return None;
         }
+        *under_way += 1;
+        drop(under_way);
         if !self.is_used() {
             self.is_used.store(true, Ordering::Release);
         }
-        Some(under_way)
+        Some(UnderWay(self))
     }
 
     /// Whether any change has come.
@@ -33,10 +48,21 @@ impl Door {
         self.is_used.load(Ordering::Acquire)
     }
 
-    /// Lets nothing in from now on, and waits for what is under way.
-    pub(super) fn close(&self) {
+    /// Lets nothing in from now on.
+    pub(super) fn shut(&self) {
+        // Whoever counts is in, or finds it closed.
+        let _counted = self.under_way.lock();
         self.is_closed.store(true, Ordering::Release);
-        drop(self.under_way.write());
+    }
+
+    /// Waits for what is under way.
+    pub(super) fn wait(&self) {
+        self.left.wait_while(&mut self.under_way.lock(), |under_way| *under_way > 0);
+    }
+
+    /// Whether a change is under way.
+    pub(super) fn is_passed(&self) -> bool {
+        *self.under_way.lock() > 0
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -59,7 +85,8 @@ mod tests {
         let (tell, told) = channel();
         thread::scope(|scope| {
             scope.spawn(|| {
-                door.close();
+                door.shut();
+                door.wait();
                 tell.send(()).unwrap();
             });
             while !door.is_closed() {
@@ -67,12 +94,13 @@ mod tests {
             }
             assert!(door.enter().is_none());
             drop(one);
-            assert!(told.try_recv().is_err());
+            assert!(told.try_recv().is_err() && door.is_passed());
             drop(other);
             assert_eq!(told.recv(), Ok(()));
         });
-        assert!(door.enter().is_none());
+        assert!(door.enter().is_none() && !door.is_passed());
         // It may be closed again.
-        door.close();
+        door.shut();
+        door.wait();
     }
 }

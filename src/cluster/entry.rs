@@ -104,12 +104,15 @@ impl ClusterStore {
     }
 
     /// Reads an entry; with its extras, if that is asked.
-    pub(super) fn look(&self, key: &SessionKey, with_extras: bool) -> Result<Option<Look>> {
+    pub(super) async fn look(&self, key: &SessionKey, mut with_extras: bool) -> Result<Option<Look>> {
         let shard = self.shard_of(key);
-        let done = self.call(shard, Kind::Read, &|_| self.look_commands(shard, key, with_extras))?;
-        match self.looked(shard, key, &done.values, &done.node)? {
-            Some(look) if look.spilled && !with_extras => self.look(key, true),
-            found => Ok(found),
+        loop {
+            let done = self.call(shard, Kind::Read, &|_| self.look_commands(shard, key, with_extras)).await?;
+            match self.looked(shard, key, &done.values, &done.node)? {
+                // Its details are there.
+                Some(look) if look.spilled && !with_extras => with_extras = true,
+                found => return Ok(found),
+            }
         }
     }
 }

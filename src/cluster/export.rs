@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::iter::empty;
 
+use super::caller::wait;
 use super::store::ClusterStore;
 use crate::error::Result;
 use crate::export::{ExportFormat, ExportOptions, ExportReport, write_all};
@@ -26,7 +27,7 @@ impl ClusterStore {
             None if options.format == ExportFormat::Hermes => TimeZone::local()?,
             None => TimeZone::UTC,
         };
-        let entries = self.do_keys("")?.into_iter().filter_map(|key| self.get_with_extras(&key).transpose());
+        let entries = wait(self.do_keys(""))?.into_iter().filter_map(|key| self.get_with_extras(&key).transpose());
         write_all(output, options.format, zone, Unreadable::default(), empty(), entries)
     }
 }

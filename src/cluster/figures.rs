@@ -99,6 +99,17 @@ impl Counted {
     pub(super) fn new(proof: Proven, figures: &Arc<Figures>) -> Self {
         Self { proof, figures: Arc::clone(figures), polled: Mutex::default() }
     }
+
+    fn counted(&self, polled: Poll<Result<()>>) -> Poll<Result<()>> {
+        let mut waiting = self.polled.lock();
+        match &polled {
+            Poll::Pending => {
+                waiting.get_or_insert_with(|| Waiting::new(&self.figures));
+            }
+            Poll::Ready(_) => *waiting = None,
+        }
+        polled.map_err(|error| self.figures.failed(error))
+    }
 }
 
 impl Proof for Counted {
@@ -116,15 +127,11 @@ impl Proof for Counted {
     }
 
     fn poll(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>> {
-        let polled = self.proof.poll(polled, context);
-        let mut waiting = self.polled.lock();
-        match &polled {
-            Poll::Pending => {
-                waiting.get_or_insert_with(|| Waiting::new(&self.figures));
-            }
-            Poll::Ready(_) => *waiting = None,
-        }
-        polled.map_err(|error| self.figures.failed(error))
+        self.counted(self.proof.poll(polled, context))
+    }
+
+    fn poll_replicated(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.counted(self.proof.poll_replicated(polled, context))
     }
 
     fn wait_replicated(&self) -> Result<()> {

@@ -21,15 +21,13 @@ pub(super) struct Flight {
 pub(super) struct Soon {
     tell: Sender<()>,
     told: Receiver<()>,
-    suspect: Sender<String>,
-    suspects: Receiver<String>,
     pub(super) flights: Mutex<Vec<Flight>>,
 }
 
 impl Default for Soon {
     fn default() -> Self {
-        let ((tell, told), (suspect, suspects)) = (bounded(1), bounded(1));
-        Self { tell, told, suspect, suspects, flights: Mutex::default() }
+        let (tell, told) = bounded(1);
+        Self { tell, told, flights: Mutex::default() }
     }
 }
 
@@ -43,22 +41,11 @@ impl Soon {
     pub(super) fn told(&self) -> Receiver<()> {
         self.told.clone()
     }
-
-    /// A node did not answer, or another one has named it: the map is to be looked at, by a thread that may wait for nodes. Where
-    /// another one is suspected already, that will do.
-    pub(super) fn suspect(&self, node: String) {
-        let _ = self.suspect.try_send(node);
-    }
-
-    /// Hears of those.
-    pub(super) fn suspects(&self) -> Receiver<String> {
-        self.suspects.clone()
-    }
 }
 
 impl Drop for Soon {
     fn drop(&mut self) {
         // A forked process has not the thread, which may have the channel's lock.
-        fork::keep_in_child(|| (self.tell.clone(), self.told.clone(), self.suspect.clone(), self.suspects.clone()));
+        fork::keep_in_child(|| (self.tell.clone(), self.told.clone()));
     }
 }

@@ -19,10 +19,16 @@ use crate::key::{SessionId, SessionKey};
 
 impl ClusterStore {
     /// Notes that a key may have a session id, or that it has it no more.
-    pub(super) fn hint(&self, key: &SessionKey, id: &SessionId, hint: &str, is_there: bool) -> Result<Option<Sent>> {
+    pub(super) async fn hint(
+        &self,
+        key: &SessionKey,
+        id: &SessionId,
+        hint: &str,
+        is_there: bool,
+    ) -> Result<Option<Sent>> {
         let shard = self.layout().shard_of_id(id);
         let command = self.hint_command(key, id, hint, is_there);
-        let done = self.call(shard, Kind::Step, &|_| vec![command.clone()])?;
+        let done = self.call(shard, Kind::Step, &|_| vec![command.clone()]).await?;
         Ok(done.sent)
     }
 
@@ -43,7 +49,7 @@ impl ClusterStore {
 
     /// Removes the hints that nothing can bring back to use. Where a node does not answer, or says no, the other ones are served
     /// all the same, and the first error is returned. All share one patience.
-    pub(super) fn remove_stale_hints(&self) -> Result<()> {
+    pub(super) async fn remove_stale_hints(&self) -> Result<()> {
         let began = Instant::now();
         let (mut outcome, mut silent) = (Ok(()), Vec::new());
         for stale in self.inner.stale_hints.take() {
@@ -55,7 +61,7 @@ impl ClusterStore {
             let node = self.inner.nodes.primary(self.layout().slot_of(shard)).map(|it| it.writes.node().to_owned());
             // The first connection may be one that broke since it was used.
             let is_silent = silent.iter().filter(|silent| **silent == node).count() > 1;
-            let removed = if is_silent { None } else { Some(self.remove_stale_hint(began, &stale)) };
+            let removed = if is_silent { None } else { Some(self.remove_stale_hint(began, &stale).await) };
             if matches!(removed, Some(Err(Error::Unavailable { .. }))) {
                 silent.push(node);
             }
@@ -67,18 +73,18 @@ impl ClusterStore {
         outcome
     }
 
-    fn remove_stale_hint(&self, began: Instant, stale: &Stale) -> Result<()> {
+    async fn remove_stale_hint(&self, began: Instant, stale: &Stale) -> Result<()> {
         let Stale { key, id, hint, sent } = stale;
         let (nodes, slot) = (&self.inner.nodes, |shard| self.layout().slot_of(shard));
         if sent.is_replicated() {
             let command = self.hint_command(key, id, hint, false);
             let slot = slot(self.layout().shard_of_id(id));
-            return nodes.call_since(began, slot, Kind::Step, &|_| vec![command.clone()]).map(drop);
+            return nodes.call_since(self.caller, began, slot, Kind::Step, &|_| vec![command.clone()]).await.map(drop);
         }
         // The connection broke: the change may be undone, and if it is not that is to be proven anew.
         let shard = self.shard_of(key);
         let ask = redis::cmd("HGET").arg(self.layout().entry(shard, key)).arg("i").to_owned();
-        let done = nodes.call_since(began, slot(shard), Kind::Write, &|_| vec![ask.clone()])?;
+        let done = nodes.call_since(self.caller, began, slot(shard), Kind::Write, &|_| vec![ask.clone()]).await?;
         let named = text(at(&done.values, 0)).unwrap_or_default();
         if named.trim_start_matches(UNKEPT) != hint {
             self.forget_hint(key, id, hint, done.sent.as_ref());

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::caller::wait;
 use super::store::ClusterStore;
 use super::write::{Change, Kept};
 use crate::entry::{Extras, SessionEntry};
@@ -36,9 +37,9 @@ impl ClusterStore {
         let open = OpenStore {
             store: self.writable()?,
             now: self.now(),
-            entries: &|| self.count(),
+            entries: &|| wait(self.count()),
             zone: &|| Ok(None),
-            flush: &|| self.flush_all(),
+            flush: &|| wait(self.flush_all()),
         };
         open.import_once(input, &std::env::temp_dir(), options, progress)
     }
@@ -48,7 +49,7 @@ impl Holder for ClusterStore {
     fn place(&self, new: &SessionEntry, extras: &Extras, replaces: Decide<'_>) -> Result<()> {
         let tries = self.tries();
         loop {
-            let seen = self.look(&new.key, true)?;
+            let seen = wait(self.look(&new.key, true))?;
             if let Some(seen) = &seen {
                 let old_extras = || Ok(seen.extras.clone().unwrap_or_default());
                 if !replaces(&Present::unmarked(seen.entry(&new.key), &old_extras))? {
@@ -61,7 +62,7 @@ impl Holder for ClusterStore {
             let change = Change::of(seen.as_ref(), hot, cold);
             let kind = Some(EventKind::Replaced);
             let change = Change { extras, exact_time, exact_interaction, unless_touched, kind, ..change };
-            if self.write(&new.key, change)?.is_some() {
+            if wait(self.write(&new.key, change))?.is_some() {
                 return Ok(());
             }
             // Looked at again.

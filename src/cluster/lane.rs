@@ -11,17 +11,22 @@
 //! nothing. So a small write comes before them, unless the answers that were read have told that the last request wrote.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
 use redis::{Arg, Cmd};
 
 use super::answer::{Answer, Answered, Kind, Slot, Turn};
+use super::caller::Caller;
 use super::clock::ServerClock;
 use super::pipeline::{Answers, MAX_BYTES, Request, Running};
 use super::proof::{Needs, Way};
 use super::wire::Wire;
+use crate::commit::Wakers;
 use crate::error::{Error, Result};
 use crate::fork;
 
@@ -36,10 +41,11 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn start(node: String, wire: Wire, needs: Arc<Needs>, clock: Arc<ServerClock>) -> Result<Self> {
+        let wakers = Arc::clone(needs.wakers());
         let shared = Arc::new_cyclic(|lane: &Weak<Shared>| {
             let lane: Weak<dyn Way> = lane.clone();
             let running = Running::new(node.clone(), wire, needs, clock, lane);
-            Shared { node, line: Mutex::default(), work: Condvar::new(), running: Mutex::new(running) }
+            Shared { node, line: Mutex::default(), work: Condvar::new(), running: Mutex::new(running), wakers }
         });
         let own = Arc::clone(&shared);
         thread::Builder::new()
@@ -56,6 +62,14 @@ impl Lane {
     /// Sends commands that only read, and waits for their answers.
     pub(super) fn run(&self, commands: Vec<Cmd>, asking: bool) -> Answered {
         self.run_as(Kind::Read, commands, asking)
+    }
+
+    /// Sends the commands, and waits for their answers as the caller may.
+    pub(super) async fn ask(&self, caller: Caller, kind: Kind, commands: Vec<Cmd>, asking: bool) -> Answered {
+        match caller {
+            Caller::Blocks => self.run_as(kind, commands, asking),
+            Caller::Awaits => self.send(kind, commands, asking).await,
+        }
     }
 
     /// Sends the commands, and waits for their answers.
@@ -85,7 +99,7 @@ impl Lane {
         if !line.is_led {
             self.shared.work.notify_one();
         }
-        Waiting(slot)
+        Waiting { slot, wakers: Arc::clone(&self.shared.wakers) }
     }
 }
 
@@ -107,22 +121,45 @@ impl Drop for Lane {
 
 /// An answer on its way.
 #[derive(Debug)]
-pub(super) struct Waiting(Arc<Slot>);
+pub(super) struct Waiting {
+    slot: Arc<Slot>,
+    wakers: Arc<Wakers>,
+}
 
 impl Waiting {
     /// The answer, if it is there.
     pub(super) fn look(self) -> std::result::Result<Answered, Self> {
-        match self.0.look() {
+        match self.slot.look() {
             Some(Turn::Done(answered)) => Ok(answered),
             _ => Err(self),
+        }
+    }
+
+    /// Waits for it as the caller may.
+    pub(super) async fn answered(self, caller: Caller) -> Answered {
+        match caller {
+            Caller::Blocks => self.wait(),
+            Caller::Awaits => self.await,
         }
     }
 
     pub(super) fn wait(self) -> Answered {
         loop {
             // Nobody makes one lead that was only sent.
-            if let Turn::Done(answered) = self.0.wait() {
+            if let Turn::Done(answered) = self.slot.wait() {
                 return answered;
+            }
+        }
+    }
+}
+
+impl Future for Waiting {
+    type Output = Answered;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answered> {
+        loop {
+            if let Turn::Done(answered) = ready!(self.slot.poll(context, &self.wakers)) {
+                return Poll::Ready(answered);
             }
         }
     }
@@ -168,6 +205,8 @@ struct Shared {
     /// Wakes the lane's own thread.
     work: Condvar,
     running: Mutex<Running>,
+    /// The threads that wake futures.
+    wakers: Arc<Wakers>,
 }
 
 impl Shared {

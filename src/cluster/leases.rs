@@ -4,7 +4,12 @@
 //! comes: it counts until the member is gone, and the first that looks at it afterwards ends it.
 
 use std::sync::{Arc, Weak};
+use std::thread;
 
+use crossbeam_channel::Receiver;
+
+use super::caller::{Caller, wait};
+use super::dropped::Named as Ended;
 use super::layout::Part;
 use super::map::Kind;
 use super::scripts::Named;
@@ -12,6 +17,7 @@ use super::store::{ClusterStore, Inner};
 use super::value::{at, int, list, pairs, text};
 use crate::commit::{MAX_LEASES, Receipt};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::key::{SessionKey, check_lease_name};
 use crate::leases::{Hold, Lease, OpenLease};
 use crate::random;
@@ -48,129 +54,175 @@ pub(super) fn terms_of(hash: &redis::Value) -> Vec<Term> {
 #[derive(Debug)]
 struct HeldHere {
     store: Weak<Inner>,
+    caller: Caller,
     key: SessionKey,
     name: String,
 }
 
 /// The store, unless it is closed: that ends all leases of its process.
 fn still_open(inner: &Weak<Inner>) -> Option<ClusterStore> {
-    inner.upgrade().filter(|inner| !inner.door.is_closed()).map(|inner| ClusterStore { inner })
+    inner.upgrade().filter(|inner| !inner.door.is_closed()).map(|inner| ClusterStore::of(inner))
 }
 
 impl Hold for HeldHere {
     fn is_held(&self) -> bool {
         let Some(store) = still_open(&self.store) else { return false };
-        let terms = store.terms(store.shard_of(&self.key), &self.key);
+        let terms = wait(store.terms(store.shard_of(&self.key), &self.key));
         terms.is_ok_and(|terms| terms.iter().any(|term| term.name == self.name))
+    }
+}
+
+impl HeldHere {
+    /// There is nothing to end.
+    fn forget(mut self) {
+        self.store = Weak::new();
     }
 }
 
 impl Drop for HeldHere {
     fn drop(&mut self) {
-        let Some(store) = still_open(&self.store) else { return };
-        if let Err(error) = store.lease_script(&self.key, &self.name, "", "") {
-            let cause: &dyn std::error::Error = &error;
-            tracing::warn!(error = cause, key = %self.key, "a lease cannot be ended; it ends with this process");
+        let Some(store) = still_open(&self.store).filter(|_| !fork::is_child()) else { return };
+        match self.caller {
+            Caller::Blocks => store.end_lease(&self.key, &self.name),
+            Caller::Awaits => {
+                let ending = ending(self.store.clone());
+                store.inner.dropped.put((self.key.clone(), self.name.clone()), ending);
+            }
         }
     }
 }
 
+/// Starts the thread that ends leases, and says whether it could.
+fn ending(inner: Weak<Inner>) -> impl FnOnce(Receiver<Ended>) -> bool {
+    move |dropped| {
+        let run = move || {
+            while let Ok((key, name)) = dropped.recv() {
+                let Some(store) = still_open(&inner) else { return };
+                store.end_lease(&key, &name);
+            }
+        };
+        let started = thread::Builder::new().name("cloakroom-drop".into()).spawn(run);
+        if let Err(error) = &started {
+            tracing::warn!(%error, "a lease cannot be ended for want of a thread; it ends with this process");
+        }
+        started.is_ok()
+    }
+}
+
 impl ClusterStore {
+    /// Ends a lease of this process that nobody holds any more.
+    pub(super) fn end_lease(&self, key: &SessionKey, name: &str) {
+        if let Err(error) = wait(self.lease_script(key, name, "", "")) {
+            let cause: &dyn std::error::Error = &error;
+            tracing::warn!(error = cause, %key, "a lease cannot be ended; it ends with this process");
+        }
+    }
+
     /// Whether a lease, or work that a member knows of, holds an entry. Leases of processes that are gone are ended, unless it
     /// only looks.
-    pub(super) fn is_held(&self, key: &SessionKey, only_looks: bool) -> Result<bool> {
+    pub(super) async fn is_held(&self, key: &SessionKey, only_looks: bool) -> Result<bool> {
         let (shard, now) = (self.shard_of(key), self.now().as_micros());
         let ask = |part| redis::cmd("ZSCORE").arg(self.part(shard, part)).arg(key.as_str()).to_owned();
-        let done = self.call(shard, Kind::Read, &|_| vec![ask(Part::Holds), ask(Part::Leases)])?;
+        let done = self.call(shard, Kind::Read, &|_| vec![ask(Part::Holds), ask(Part::Leases)]).await?;
         let is_ahead = |place| int(at(&done.values, place)).is_some_and(|end| end > now);
         if is_ahead(0) || !is_ahead(1) {
             return Ok(is_ahead(0));
         }
-        self.is_leased(shard, key, now, only_looks)
+        self.is_leased(shard, key, now, only_looks).await
     }
 
     /// Whether a lease holds an entry. Those of processes that are gone are ended, unless it only looks.
-    fn is_leased(&self, shard: u32, key: &SessionKey, now: i64, only_looks: bool) -> Result<bool> {
+    async fn is_leased(&self, shard: u32, key: &SessionKey, now: i64, only_looks: bool) -> Result<bool> {
         let (mut roll, mut is_held) = (None, false);
-        for Term { name, since, end } in self.terms(shard, key)? {
+        for Term { name, since, end } in self.terms(shard, key).await? {
             let Some(member) = member_of(&name) else {
                 is_held |= end.as_micros() > now;
                 continue;
             };
             let roll = match &mut roll {
                 Some(roll) => roll,
-                None => roll.insert(self.roll()?),
+                None => roll.insert(self.roll().await?),
             };
-            if !self.is_gone(roll, member, since)? {
+            if !self.is_gone(roll, member, since).await? {
                 is_held = true;
             } else if !only_looks {
-                self.lease_script(key, &name, "", "")?;
+                self.lease_script(key, &name, "", "").await?;
             }
         }
         Ok(is_held)
     }
 
     /// Holds an entry while this process lives, until the answer is dropped.
-    pub(super) fn do_hold_on(&self, key: &SessionKey) -> Result<Option<Lease>> {
-        self.stay()?;
+    pub(super) async fn do_hold_on(&self, key: &SessionKey) -> Result<Option<Lease>> {
+        self.stay().await?;
         let name = format!("{OF_MEMBER}{}:{:016x}", self.inner.member, random::bits()?);
         let (now, end) = (self.now().as_micros(), Timestamp::MAX.as_micros());
-        let taken = self.take(key, &name, &format!("{now}:{end}"), &end.to_string());
-        let held = || HeldHere { store: Arc::downgrade(&self.inner), key: key.clone(), name };
-        let (held, receipt) = match taken {
-            Ok(Some(receipt)) => (held(), receipt),
-            Ok(None) => return Ok(None),
+        // Whoever gives up meanwhile does not leave it behind.
+        let store = Arc::downgrade(&self.inner);
+        let held = HeldHere { store, caller: self.caller, key: key.clone(), name: name.clone() };
+        let receipt = match self.take(key, &name, &format!("{now}:{end}"), &end.to_string()).await {
+            Ok(Some(receipt)) => receipt,
+            Ok(None) => {
+                held.forget();
+                return Ok(None);
+            }
             Err(error) => {
                 // It may have been taken, and nobody would end it while this process lives.
-                if matches!(error, Error::Uncertain { .. }) {
-                    drop(held());
+                if !matches!(error, Error::Uncertain { .. }) {
+                    held.forget();
                 }
                 return Err(error);
             }
         };
         // A failover must not forget it: others would prune what is at work here.
-        self.keep_all(&[receipt])?;
+        self.keep_all(&[receipt]).await?;
         Ok(Some(Lease::of(held)))
     }
 
     /// The leases of a key, those included that have ended.
-    pub(super) fn terms(&self, shard: u32, key: &SessionKey) -> Result<Vec<Term>> {
+    pub(super) async fn terms(&self, shard: u32, key: &SessionKey) -> Result<Vec<Term>> {
         let ask = redis::cmd("HGETALL").arg(self.layout().leases(shard, key)).to_owned();
-        let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
+        let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()]).await?;
         Ok(terms_of(at(&done.values, 0)))
     }
 
-    pub(super) fn do_hold(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
+    pub(super) async fn do_hold(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
         check_lease_name(name).map_err(Error::InvalidLease)?;
         let now = self.now();
         if end <= now {
-            return match self.lease_script(key, name, "", "")? {
+            return match self.lease_script(key, name, "", "").await? {
                 (0, _) => Ok(None),
                 (_, receipt) => Ok(Some(receipt)),
             };
         }
         let (term, end) = (format!("{}:{}", now.as_micros(), end.as_micros()), end.as_micros().to_string());
-        self.take(key, name, &term, &end)
+        self.take(key, name, &term, &end).await
     }
 
     /// Takes a lease, or sets its end. Where there are too many those of processes that are gone make room.
-    fn take(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<Option<Receipt>> {
+    async fn take(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<Option<Receipt>> {
         for _ in 0..2 {
-            match self.lease_script(key, name, term, end)? {
+            match self.lease_script(key, name, term, end).await? {
                 (1, receipt) => return Ok(Some(receipt)),
-                (-2, _) => self.is_leased(self.shard_of(key), key, self.now().as_micros(), false).map(drop)?,
+                (-2, _) => self.is_leased(self.shard_of(key), key, self.now().as_micros(), false).await.map(drop)?,
                 _ => return Ok(None),
             }
         }
         Err(Error::TooManyLeases { key: key.clone(), limit: MAX_LEASES })
     }
 
-    pub(super) fn do_release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
-        let (answer, receipt) = self.lease_script(key, name, "", "")?;
+    pub(super) async fn do_release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
+        let (answer, receipt) = self.lease_script(key, name, "", "").await?;
         Ok((answer == 1).then_some(receipt))
     }
 
-    pub(super) fn lease_script(&self, key: &SessionKey, name: &str, term: &str, end: &str) -> Result<(i64, Receipt)> {
+    pub(super) async fn lease_script(
+        &self,
+        key: &SessionKey,
+        name: &str,
+        term: &str,
+        end: &str,
+    ) -> Result<(i64, Receipt)> {
         let shard = self.shard_of(key);
         let keys = [
             self.part(shard, Part::Mark),
@@ -180,11 +232,11 @@ impl ClusterStore {
         ];
         let limit = MAX_LEASES.to_string();
         let args = [key.as_str(), name, term, end, &limit].map(|arg| arg.as_bytes().to_vec());
-        let (value, done) = self.script_once(shard, Named::Hold, &keys, &args)?;
+        let (value, done) = self.script_once(shard, Named::Hold, &keys, &args).await?;
         Ok((int(&value).unwrap_or(0), self.receipt([done.sent])))
     }
 
-    pub(super) fn do_leases(&self) -> Result<Listing<OpenLease>> {
+    pub(super) async fn do_leases(&self) -> Result<Listing<OpenLease>> {
         let now = self.now();
         let ask = |shard| {
             let mut held = redis::cmd("ZRANGEBYSCORE");
@@ -193,18 +245,18 @@ impl ClusterStore {
             vec![held, mark]
         };
         let (mut found, mut items) = (Vec::new(), Vec::new());
-        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask).await? {
             self.check_mark(shard, at(&done.values, 1), &done.node)?;
             for key in list(at(&done.values, 0)) {
                 let key = SessionKey::new(text(key).unwrap_or_default()).map_err(Error::InvalidKey)?;
-                found.extend(self.terms(shard, &key)?.into_iter().map(|term| (key.clone(), term)));
+                found.extend(self.terms(shard, &key).await?.into_iter().map(|term| (key.clone(), term)));
             }
         }
         // The roll is called after the leases are read: each process that has one had joined by then.
-        let roll = self.roll()?;
+        let roll = self.roll().await?;
         for (key, Term { name, since, end }) in found {
             let (name, end) = match member_of(&name) {
-                Some(member) if !self.is_gone(&roll, member, since)? => (None, None),
+                Some(member) if !self.is_gone(&roll, member, since).await? => (None, None),
                 None if end > now => (Some(name), Some(end)),
                 _ => continue,
             };

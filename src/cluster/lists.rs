@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt;
 
+use super::caller::wait;
 use super::layout::Part;
 use super::map::Kind;
 use super::store::ClusterStore;
@@ -61,14 +62,14 @@ impl<'a> Rows<'a> {
     }
 
     /// The first rows of all shards.
-    fn begin(&mut self) -> Result<()> {
+    async fn begin(&mut self) -> Result<()> {
         self.is_begun = true;
         let shards = 0..self.store.layout().shards();
-        let found = self.store.scatter(shards, &|shard| self.ask(shard, 0, FIRST))?;
+        let found = self.store.scatter(shards, &|shard| self.ask(shard, 0, FIRST)).await?;
         for (shard, done) in found {
             self.store.check_mark(shard, at(&done.values, 1), &done.node)?;
             self.take(shard, at(&done.values, 0), FIRST)?;
-            self.fill(shard)?;
+            self.fill(shard).await?;
             self.offer(shard);
         }
         Ok(())
@@ -93,7 +94,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Reads more of a shard that has run out.
-    fn fill(&mut self, shard: u32) -> Result<()> {
+    async fn fill(&mut self, shard: u32) -> Result<()> {
         let mut skipped = 0;
         loop {
             let Some(state) = self.shards.get_mut(&shard) else { return Ok(()) };
@@ -103,7 +104,7 @@ impl<'a> Rows<'a> {
             state.piece = (state.piece * 4).min(MOST);
             let piece = state.piece;
             let commands = self.ask(shard, skipped, piece);
-            let done = self.store.call(shard, Kind::Read, &|_| commands.clone())?;
+            let done = self.store.call(shard, Kind::Read, &|_| commands.clone()).await?;
             self.store.check_mark(shard, at(&done.values, 1), &done.node)?;
             self.take(shard, at(&done.values, 0), piece)?;
             // Of many rows with one time the first may all be known.
@@ -117,15 +118,15 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn next(&mut self) -> Result<Option<Place>> {
+    async fn next(&mut self) -> Result<Option<Place>> {
         if !self.is_begun {
-            self.begin()?;
+            self.begin().await?;
         }
         let Some((place, Reverse(shard))) = self.heap.pop() else { return Ok(None) };
         if let Some(state) = self.shards.get_mut(&shard) {
             state.rows.pop_front();
         }
-        self.fill(shard)?;
+        self.fill(shard).await?;
         self.offer(shard);
         Ok(Some(place))
     }
@@ -175,11 +176,11 @@ impl<'a> ClusterIter<'a> {
         &self.unreadable
     }
 
-    fn read(&mut self) -> Result<()> {
+    async fn read(&mut self) -> Result<()> {
         let store = self.rows.store;
         let mut keys = Vec::new();
         while keys.len() < self.piece {
-            match self.rows.next()? {
+            match self.rows.next().await? {
                 Some((_, key)) if !self.filter.accepts_key(&key) => {}
                 Some(place) => keys.push(place),
                 None => {
@@ -190,11 +191,11 @@ impl<'a> ClusterIter<'a> {
         }
         for (time, key) in keys {
             let found = if self.filter.needs_entry() {
-                let look = self.unreadable.pass(store.look(&key, false))?.flatten();
+                let look = self.unreadable.pass(store.look(&key, false).await)?.flatten();
                 let accepted = look.filter(|look| self.filter.accepts_entry(&look.entry(&key)));
                 accepted.map(|look| look.hot)
             } else {
-                self.unreadable.pass(store.look_hot(&key))?.flatten()
+                self.unreadable.pass(store.look_hot(&key).await)?.flatten()
             };
             // Of one that was used since the list has a newer row, which was passed.
             let found = found.filter(|hot| hot.updated_at == time && self.filter.accepts_hot(hot));
@@ -203,7 +204,13 @@ impl<'a> ClusterIter<'a> {
         Ok(())
     }
 
-    fn advance(&mut self) -> Result<Option<(Timestamp, Summary)>> {
+    async fn step(&mut self) -> Option<Result<Summary>> {
+        let next = self.advance().await;
+        self.is_over |= next.is_err();
+        next.map(|found| found.map(|(_, summary)| summary)).transpose()
+    }
+
+    async fn advance(&mut self) -> Result<Option<(Timestamp, Summary)>> {
         loop {
             if let Some(found) = self.found.pop_front() {
                 return Ok(Some(found));
@@ -211,8 +218,29 @@ impl<'a> ClusterIter<'a> {
             if self.is_over {
                 return Ok(None);
             }
-            self.read()?;
+            self.read().await?;
         }
+    }
+}
+
+/// The same as futures. See [`AsyncClusterStore::iter`](super::AsyncClusterStore::iter).
+#[derive(Debug)]
+pub struct AsyncClusterIter<'a>(ClusterIter<'a>);
+
+impl<'a> AsyncClusterIter<'a> {
+    pub(super) fn new(entries: ClusterIter<'a>) -> Self {
+        Self(entries)
+    }
+
+    /// The next entry. After an error there is none.
+    pub async fn next(&mut self) -> Option<Result<Summary>> {
+        self.0.step().await
+    }
+
+    /// The records that were passed over so far because they cannot be decoded.
+    #[must_use]
+    pub fn unreadable(&self) -> &Unreadable {
+        self.0.unreadable()
     }
 }
 
@@ -220,9 +248,7 @@ impl Iterator for ClusterIter<'_> {
     type Item = Result<Summary>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.advance();
-        self.is_over |= next.is_err();
-        next.map(|found| found.map(|(_, summary)| summary)).transpose()
+        wait(self.step())
     }
 }
 
@@ -234,7 +260,7 @@ impl ClusterStore {
     }
 
     /// The hot record of an entry, with its times.
-    fn look_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
+    async fn look_hot(&self, key: &SessionKey) -> Result<Option<Hot>> {
         let shard = self.shard_of(key);
         let ask = || {
             let mut records = redis::cmd("HMGET");
@@ -243,7 +269,7 @@ impl ClusterStore {
             let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             vec![records, score, mark]
         };
-        let done = self.call(shard, Kind::Read, &|_| ask())?;
+        let done = self.call(shard, Kind::Read, &|_| ask()).await?;
         let Some(record) = bytes(at(list(at(&done.values, 0)), 1)) else {
             self.check_mark(shard, at(&done.values, 2), &done.node)?;
             return Ok(None);
@@ -257,11 +283,11 @@ impl ClusterStore {
         Ok(Some(Hot { updated_at: score, ..hot }))
     }
 
-    pub(super) fn do_recent(&self, limit: usize, cursor: Option<&Cursor>) -> Result<Page> {
+    pub(super) async fn do_recent(&self, limit: usize, cursor: Option<&Cursor>) -> Result<Page> {
         let mut rows = ClusterIter::new(self, Filter::default(), cursor, limit);
         let mut page = Page { entries: Vec::new(), next: None, unreadable: Unreadable::default() };
         while page.entries.len() < limit {
-            match rows.advance()? {
+            match rows.advance().await? {
                 Some((place, summary)) => {
                     page.next = Some(Cursor { updated_at: place, key: summary.key.clone() });
                     page.entries.push(summary);
@@ -272,11 +298,11 @@ impl ClusterStore {
         Ok(Page { unreadable: rows.unreadable, ..page })
     }
 
-    pub(super) fn do_find(&self, id: &SessionId) -> Result<Listing<SessionEntry>> {
+    pub(super) async fn do_find(&self, id: &SessionId) -> Result<Listing<SessionEntry>> {
         let shard = self.layout().shard_of_id(id);
         let hints = redis::cmd("SMEMBERS").arg(self.layout().hints(shard, id)).to_owned();
         let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
-        let done = self.call(shard, Kind::Read, &|_| vec![hints.clone(), mark.clone()])?;
+        let done = self.call(shard, Kind::Read, &|_| vec![hints.clone(), mark.clone()]).await?;
         self.check_mark(shard, at(&done.values, 1), &done.node)?;
         // Sixteen digits that name the hint, then the key.
         let key = |hint: &redis::Value| SessionKey::new(text(hint)?.get(16..)?).ok();
@@ -285,7 +311,7 @@ impl ClusterStore {
         keys.dedup();
         let (mut items, mut unreadable) = (Vec::new(), Unreadable::default());
         for key in keys {
-            let look = unreadable.pass(self.look(&key, false))?.flatten();
+            let look = unreadable.pass(self.look(&key, false).await)?.flatten();
             items.extend(look.filter(|look| look.cold.session_id == *id).map(|look| look.entry(&key)));
         }
         Ok(Listing { items, unreadable })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::caller::{Caller, wait};
 use super::layout::{FORMAT, Layout, Part};
 use super::map::{Kind, Nodes};
 use super::options::ClusterOptions;
@@ -24,7 +25,7 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loade
     let loads = loader.is_some();
     let meta = first.once("meta");
     let read = redis::cmd("HGETALL").arg(&meta).to_owned();
-    let done = nodes.call(first.slot_of(0), Kind::Write, &|_| vec![read.clone()])?;
+    let done = wait(nodes.call(Caller::Blocks, first.slot_of(0), Kind::Write, &|_| vec![read.clone()]))?;
     let found: BTreeMap<_, _> = pairs(at(&done.values, 0))
         .into_iter()
         .map(|(name, value)| (text(name).unwrap_or_default(), text(value).unwrap_or_default()))
@@ -67,7 +68,7 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loade
     let args = [&new_id, &first.shards().to_string(), &FORMAT.to_string(), loader.unwrap_or_default()];
     let args = args.map(|arg| arg.as_bytes().to_vec());
     let make = |whole| vec![Named::Make.call(whole, std::slice::from_ref(&meta), &args)];
-    let done = nodes.call(first.slot_of(0), Kind::Write, &make)?;
+    let done = wait(nodes.call(Caller::Blocks, first.slot_of(0), Kind::Write, &make))?;
     let settled = list(at(&done.values, 0));
     let id = text(at(settled, 0)).unwrap_or_default();
     if text(at(settled, 1)) != Some(first.shards().to_string()) {
@@ -88,7 +89,7 @@ pub(super) fn made(nodes: &Nodes, first: Layout, options: &ClusterOptions, loade
             redis::cmd("HGET").arg(&key).arg("mark").to_owned(),
         ]
     };
-    for (shard, done) in nodes.scatter(&slots, &give)? {
+    for (shard, done) in wait(nodes.scatter(Caller::Blocks, &slots, &give))? {
         if bytes(at(&done.values, 1)) != Some(mark.as_bytes()) {
             // The first shard has lost what it knew, or the name was used before.
             return Err(other(format!(

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 use redis::Value;
 
 pub(super) use super::answer::Kind;
+use super::caller::{Caller, Timer};
 use super::clock::{ServerClock, time_of};
 use super::figures::Figures;
 use super::lane::Lane;
@@ -89,6 +91,16 @@ pub(super) struct Nodes {
     refreshed: Mutex<Refreshed>,
     /// A node has a setting with which nothing can be promised.
     unsound: RwLock<Option<Unsound>>,
+    suspect: Sender<String>,
+    suspects: Receiver<String>,
+    timer: Timer,
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        // A forked process has not the thread that hears of suspects, which may have the channel's lock.
+        fork::keep_in_child(|| (self.suspect.clone(), self.suspects.clone()));
+    }
 }
 
 impl Nodes {
@@ -102,6 +114,7 @@ impl Nodes {
         patience: Duration,
     ) -> Self {
         let refreshed = Mutex::new(Refreshed { at: None, asked: Asked::default() });
+        let ((suspect, suspects), timer) = (bounded(1), Timer::new(Arc::clone(needs.wakers())));
         Self {
             seeds,
             wire,
@@ -113,6 +126,9 @@ impl Nodes {
             map: RwLock::default(),
             refreshed,
             unsound: RwLock::default(),
+            suspect,
+            suspects,
+            timer,
         }
     }
 
@@ -205,6 +221,21 @@ impl Nodes {
     /// The node that another one named, if it is known.
     pub(super) fn known(&self, node: &str) -> Option<Arc<Primary>> {
         self.map.read().node(node).cloned()
+    }
+
+    /// A node did not answer, or another one has named it: the map is to be looked at, by a thread that may wait for nodes. Where
+    /// another one is suspected already, that will do.
+    pub(super) fn suspect(&self, node: String) {
+        let _ = self.suspect.try_send(node);
+    }
+
+    /// Hears of those.
+    pub(super) fn suspects(&self) -> Receiver<String> {
+        self.suspects.clone()
+    }
+
+    pub(super) async fn pause(&self, caller: Caller, time: Duration) {
+        self.timer.pause(caller, time).await;
     }
 
     /// Gets to know a node that another one has named, or that did not answer, and asks for the map.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded, select};
 
+use super::caller::wait;
 use super::figures::Figures;
 use super::layout::Part;
 use super::map::Kind;
@@ -29,10 +30,10 @@ const NAP: Duration = Duration::from_secs(1);
 impl ClusterStore {
     /// Joins the members, and stays one from a thread of its own until the store is dropped or closed.
     pub(super) fn start_keeper(&self) -> Result<()> {
-        let joined = self.renew()?;
+        let joined = wait(self.renew())?;
         // A failover must not forget that there is somebody to ask. Without replicas nothing can be awaited; the next renewal
         // makes up for it.
-        if let Err(error) = self.keep_all(&[joined]) {
+        if let Err(error) = wait(self.keep_all(&[joined])) {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "a failover may forget this member for some seconds"
@@ -65,7 +66,7 @@ impl ClusterStore {
         self.start_thread("cloakroom-soon", Self::sending_soon(inner.clone(), stopped.clone(), told))?;
         // Nodes that are slow to tell of themselves must not end the lease either.
         let look = {
-            let (inner, stopped, suspects) = (inner.clone(), stopped.clone(), self.inner.soon.suspects());
+            let (inner, stopped, suspects) = (inner.clone(), stopped.clone(), self.inner.nodes.suspects());
             move || {
                 loop {
                     let suspect = select! {
@@ -86,7 +87,7 @@ impl ClusterStore {
                 if renewed.elapsed() < lease / 6 {
                     continue;
                 }
-                match store.renew() {
+                match wait(store.renew()) {
                     Ok(_) => renewed = Instant::now(),
                     Err(error) => tracing::warn!(
                         error = &error as &dyn std::error::Error,
@@ -105,20 +106,20 @@ impl ClusterStore {
 
     /// Renews the lease where half of it has passed since the last renewal: for others this process may be gone soon, and what it
     /// would begin with it.
-    pub(super) fn stay(&self) -> Result<()> {
+    pub(super) async fn stay(&self) -> Result<()> {
         let renewed = *self.inner.keeper.renewed.lock();
         if renewed.is_some_and(|renewed| renewed.elapsed() < self.inner.options.lease / 2) {
             return Ok(());
         }
-        self.renew().map(drop)
+        self.renew().await.map(drop)
     }
 
     /// Leaves the members: turns of this process are interrupted from now on.
-    pub(super) fn leave(&self) -> Result<()> {
+    pub(super) async fn leave(&self) -> Result<()> {
         drop(self.inner.keeper.stop.lock().take());
         // Nobody looks for answers any more, and whoever sets an exact time may wait for one.
         self.ground_flights();
-        self.strike()
+        self.strike().await
     }
 
     /// Looks at what any process wants to prune, and says what this one is at work on. It is done by itself, and may be
@@ -137,7 +138,7 @@ impl ClusterStore {
                 redis::cmd("HGET").arg(self.part(shard, Part::Reviewed)).arg(&self.inner.member).to_owned(),
             ]
         };
-        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+        for (shard, done) in wait(self.scatter(0..self.layout().shards(), &ask))? {
             let counted = int(at(list(at(&done.values, 0)), 0)).unwrap_or(0);
             let reviewed = int(at(&done.values, 1)).unwrap_or(0);
             if counted <= reviewed {
@@ -145,7 +146,7 @@ impl ClusterStore {
             }
             // One shard after the other: there may be millions.
             let all = redis::cmd("HGETALL").arg(self.part(shard, Part::Condemned)).to_owned();
-            let done = self.call(shard, Kind::Read, &|_| vec![all.clone()])?;
+            let done = wait(self.call(shard, Kind::Read, &|_| vec![all.clone()]))?;
             let mut condemned = pairs(at(&done.values, 0));
             // What came since it was counted is looked at the next time.
             let is_new = |number: i64| number > reviewed && number <= counted;
@@ -179,7 +180,7 @@ impl ClusterStore {
         let keys = [Part::Mark, Part::Condemned, Part::Holds, Part::Reviewed, Part::Updated];
         let keys = keys.map(|part| self.part(shard, part));
         // What was taken back by a failover meanwhile is looked at the next time.
-        self.script(shard, Named::Review, &keys, &args).map(drop)
+        wait(self.script(shard, Named::Review, &keys, &args)).map(drop)
     }
 }
 
@@ -189,5 +190,5 @@ fn number_of(condemnation: &redis::Value) -> Option<i64> {
 }
 
 fn upgrade(inner: &Weak<Inner>) -> Option<ClusterStore> {
-    inner.upgrade().map(|inner| ClusterStore { inner })
+    inner.upgrade().map(|inner| ClusterStore::of(inner))
 }

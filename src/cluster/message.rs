@@ -29,8 +29,8 @@ use crate::time::Timestamp;
 const ATTEMPTS: usize = 8;
 
 impl ClusterStore {
-    pub(super) fn do_touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        let receipt = self.touch_untold(key)?;
+    pub(super) async fn do_touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+        let receipt = self.touch_untold(key).await?;
         if receipt.is_some() {
             self.tell_touched(key, None);
         }
@@ -38,11 +38,11 @@ impl ClusterStore {
     }
 
     /// A touch, which its caller tells the listeners of.
-    pub(super) fn touch_untold(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+    pub(super) async fn touch_untold(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         Figures::add(&self.inner.figures.touches);
         let (shard, now) = (self.shard_of(key), self.now().as_micros());
         let touch = || self.touch_command(shard, Part::Updated, key, now);
-        let done = self.call(shard, Kind::Touch, &|_| vec![touch()])?;
+        let done = self.call(shard, Kind::Touch, &|_| vec![touch()]).await?;
         if int(at(&done.values, 0)) == Some(1) {
             self.owe(key, now, false, done.sent.as_ref());
             return Ok(Some(self.receipt([done.sent])));
@@ -53,7 +53,7 @@ impl ClusterStore {
             let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
             vec![touch(), score, mark]
         };
-        let done = self.call(shard, Kind::Touch, &|_| look())?;
+        let done = self.call(shard, Kind::Touch, &|_| look()).await?;
         if int(at(&done.values, 1)).is_some() {
             self.owe(key, now, false, done.sent.as_ref());
             return Ok(Some(self.receipt([done.sent])));
@@ -71,13 +71,13 @@ impl ClusterStore {
     }
 
     /// Looks at an entry for a message, and touches it, if that is asked and it stays, in one step.
-    fn look_for_message(&self, key: &SessionKey, now: Option<Timestamp>) -> Result<(Option<Look>, Option<Sent>)> {
+    async fn look_for_message(&self, key: &SessionKey, now: Option<Timestamp>) -> Result<(Option<Look>, Option<Sent>)> {
         let shard = self.shard_of(key);
         let parts = [Part::Mark, Part::Updated, Part::Interaction].map(|part| self.part(shard, part));
         for with_extras in [false, true] {
             let (values, done) = match now {
                 None => {
-                    let done = self.call(shard, Kind::Write, &|_| self.look_commands(shard, key, with_extras))?;
+                    let done = self.call(shard, Kind::Write, &|_| self.look_commands(shard, key, with_extras)).await?;
                     (done.values.clone(), done)
                 }
                 Some(now) => {
@@ -89,7 +89,8 @@ impl ClusterStore {
                     }
                     let args = [key.as_str().as_bytes().to_vec(), now.as_micros().to_string().into_bytes()];
                     let done = self
-                        .call(shard, Named::Message.kind(), &|whole| vec![Named::Message.call(whole, &keys, &args)])?;
+                        .call(shard, Named::Message.kind(), &|whole| vec![Named::Message.call(whole, &keys, &args)])
+                        .await?;
                     // The first is whether it has written.
                     (list(at(&done.values, 0)).get(1..).unwrap_or_default().to_vec(), done)
                 }
@@ -102,11 +103,12 @@ impl ClusterStore {
         Ok((None, None))
     }
 
-    pub(super) fn do_resolve(&self, key: &SessionKey, how: &Resolve<'_>) -> Result<Resolved> {
+    pub(super) async fn do_resolve(&self, key: &SessionKey, how: &Resolve<'_>) -> Result<Resolved> {
         let tries = self.tries();
         loop {
             let now = self.now();
-            let (seen, sent) = self.look_for_message(key, (how.touch == Touch::Yes && !how.fresh).then_some(now))?;
+            let (seen, sent) =
+                self.look_for_message(key, (how.touch == Touch::Yes && !how.fresh).then_some(now)).await?;
             let reason = seen.as_ref().and_then(|seen| rules::replaced(&seen.hot, how.fresh, None));
             if let Some(seen) = seen.as_ref().filter(|_| reason.is_none()) {
                 if how.touch == Touch::Yes {
@@ -116,7 +118,7 @@ impl ClusterStore {
                 let receipt = self.receipt([sent]);
                 return Ok(Resolved { entry: seen.entry(key), resolution: Resolution::Existing, receipt });
             }
-            if let Some(resolved) = self.start(key, how, seen.as_ref(), reason, now, false)? {
+            if let Some(resolved) = self.start(key, how, seen.as_ref(), reason, now, false).await? {
                 return Ok(resolved);
             }
             tries.again()?;
@@ -124,7 +126,7 @@ impl ClusterStore {
     }
 
     /// Starts a session, in the place of the one that was seen or where none was. `None` if another was first.
-    fn start(
+    async fn start(
         &self,
         key: &SessionKey,
         how: &Resolve<'_>,
@@ -137,17 +139,17 @@ impl ClusterStore {
         let Some((seen, reason)) = seen.zip(reason) else {
             let (hot, cold) = rules::created(how, id, now);
             let new = Extras::default();
-            let placed = self.write(key, Change { extras: Kept::New(&new), ..Change::of(None, hot, cold) })?;
+            let placed = self.write(key, Change { extras: Kept::New(&new), ..Change::of(None, hot, cold) }).await?;
             return Ok(placed.map(|placed| {
                 let Written { entry, receipt } = written(key, placed);
                 Resolved { entry, resolution: Resolution::Created, receipt }
             }));
         };
         let (hot, cold) = rules::replacement((&seen.hot, &seen.cold), how, reason, id, now);
-        let Some(extras) = self.kept(key, seen, &how.keep)? else { return Ok(None) };
+        let Some(extras) = self.kept(key, seen, &how.keep).await? else { return Ok(None) };
         let kind = Some(EventKind::Reset { reason: reason.by_rule() });
         let change = Change { extras: Kept::New(&extras), unless_touched, kind, ..Change::of(Some(seen), hot, cold) };
-        let Some(placed) = self.write(key, change)? else { return Ok(None) };
+        let Some(placed) = self.write(key, change).await? else { return Ok(None) };
         let had_activity = rules::had_activity(&seen.hot);
         let resolution = Resolution::Replaced { reason, previous: seen.cold.session_id.clone(), had_activity };
         let Written { entry, receipt } = written(key, placed);
@@ -155,11 +157,11 @@ impl ClusterStore {
     }
 
     /// The extras that stay of an entry. `None` if it has changed since it was seen.
-    pub(super) fn kept(&self, key: &SessionKey, seen: &Look, keep: &KeepExtras) -> Result<Option<Extras>> {
+    pub(super) async fn kept(&self, key: &SessionKey, seen: &Look, keep: &KeepExtras) -> Result<Option<Extras>> {
         if *keep == KeepExtras::None || seen.cold.extras.is_none() {
             return Ok(Some(Extras::default()));
         }
-        Ok(match self.look(key, true)? {
+        Ok(match self.look(key, true).await? {
             Some(look) if look.hot.revision == seen.hot.revision => {
                 let all = look.extras.unwrap_or_default();
                 Some(keep.of(|| Ok::<_, Error>(all))?)
@@ -168,7 +170,7 @@ impl ClusterStore {
         })
     }
 
-    pub(super) fn do_resolve_with(
+    pub(super) async fn do_resolve_with(
         &self,
         key: &SessionKey,
         how: &Resolve<'_>,
@@ -176,10 +178,10 @@ impl ClusterStore {
         guard: &dyn ActivityGuard,
     ) -> Result<Resolved> {
         for _ in 0..ATTEMPTS {
-            let Some(seen) = self.look(key, false)? else { break };
+            let Some(seen) = self.look(key, false).await? else { break };
             let is_kept = [SUSPENDED, RESUME_PENDING, PINNED].iter().any(|flag| seen.hot.is(*flag));
             let entry = seen.entry(key);
-            if is_kept || policy.due_for(&entry, self.now()).is_none() || self.is_held(key, false)? {
+            if is_kept || policy.due_for(&entry, self.now()).is_none() || self.is_held(key, false).await? {
                 break;
             }
             let own = self.inner.options.guard.clone();
@@ -193,10 +195,10 @@ impl ClusterStore {
             if self.inner.owed.is_collected(key) {
                 break;
             }
-            if let Some(resolved) = self.start(key, how, Some(&seen), Some(reason), now, true)? {
+            if let Some(resolved) = self.start(key, how, Some(&seen), Some(reason), now, true).await? {
                 return Ok(resolved);
             }
         }
-        self.do_resolve(key, how)
+        self.do_resolve(key, how).await
     }
 }

@@ -14,12 +14,15 @@
 
 mod answer;
 mod asked;
+mod async_store;
 mod backup;
 mod call;
+mod caller;
 mod clock;
 mod collected;
 mod counts;
 mod door;
+mod dropped;
 mod entry;
 mod events;
 mod export;
@@ -70,7 +73,6 @@ mod write;
 use serde_json::Value;
 
 use crate::answer::{Modified, Put, Removal, Repointed, Resolved, Written};
-use crate::codec::{PINNED, SUSPENDED};
 use crate::commit::Receipt;
 use crate::entry::{Details, Extras, KeepExtras, SessionEntry, Touch, Usage};
 use crate::error::{Error, Result};
@@ -92,43 +94,39 @@ use crate::turns::{
 };
 use crate::unreadable::Listing;
 
-pub use lists::ClusterIter;
+use caller::wait;
+
+pub use async_store::AsyncClusterStore;
+pub use lists::{AsyncClusterIter, ClusterIter};
 pub use options::ClusterOptions;
 pub use stats::ClusterStats;
 pub use store::ClusterStore;
 pub use verify::{ClusterVerification, ClusterViolation};
 pub use watch::ClusterWatcher;
 
-impl ClusterStore {
-    fn key_for(&self, source: &SessionSource) -> Result<SessionKey> {
-        SessionKey::for_source(source, &self.inner.options.key_policy).map_err(Error::InvalidKey)
-    }
-}
-
 impl Sessions for ClusterStore {
     fn get(&self, key: &SessionKey) -> Result<Option<SessionEntry>> {
-        Ok(self.look(key, false)?.map(|look| look.entry(key)))
+        wait(self.verbs().get(key))
     }
 
     fn get_with_extras(&self, key: &SessionKey) -> Result<Option<(SessionEntry, Extras)>> {
-        let found = self.look(key, true)?;
-        Ok(found.map(|look| (look.entry(key), look.extras.unwrap_or_default())))
+        wait(self.verbs().get_with_extras(key))
     }
 
     fn contains(&self, key: &SessionKey) -> Result<bool> {
-        Ok(self.look(key, false)?.is_some())
+        wait(self.verbs().contains(key))
     }
 
     fn touch(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.writable()?.do_touch(key)
+        wait(self.verbs().touch(key))
     }
 
     fn resolve(&self, source: &SessionSource) -> Result<Resolved> {
-        self.writable()?.do_resolve(&self.key_for(source)?, &Resolve::new().source(source))
+        wait(self.verbs().resolve(source))
     }
 
     fn resolve_as(&self, key: &SessionKey, how: &Resolve<'_>) -> Result<Resolved> {
-        self.writable()?.do_resolve(key, how)
+        wait(self.verbs().resolve_as(key, how))
     }
 
     fn resolve_with(
@@ -137,8 +135,7 @@ impl Sessions for ClusterStore {
         policies: &ResetPolicies,
         guard: &dyn ActivityGuard,
     ) -> Result<Resolved> {
-        let how = Resolve::new().source(source);
-        self.writable()?.do_resolve_with(&self.key_for(source)?, &how, &policies.for_source(source), guard)
+        wait(self.verbs().resolve_with(source, policies, guard))
     }
 
     fn resolve_as_with(
@@ -148,18 +145,11 @@ impl Sessions for ClusterStore {
         policies: &ResetPolicies,
         guard: &dyn ActivityGuard,
     ) -> Result<Resolved> {
-        let policy = match how.source {
-            Some(source) => policies.for_source(source),
-            None => {
-                let details = self.look(key, false)?.map(|look| look.cold.details).unwrap_or_default();
-                policies.of(details.platform.as_deref(), details.chat_type.as_deref())
-            }
-        };
-        self.writable()?.do_resolve_with(key, how, &policy, guard)
+        wait(self.verbs().resolve_as_with(key, how, policies, guard))
     }
 
     fn put(&self, new: &SessionEntry, extras: &Extras, expect: Expect) -> Result<Put> {
-        self.writable()?.do_put(new, extras, expect)
+        wait(self.verbs().put(new, extras, expect))
     }
 
     fn modify(
@@ -168,140 +158,127 @@ impl Sessions for ClusterStore {
         touch: Touch,
         change: &mut dyn FnMut(&mut Draft<'_>) -> Edit,
     ) -> Result<Modified> {
-        self.writable()?.do_modify(key, touch, change)
+        wait(self.verbs().modify(key, touch, change))
     }
 
     fn update(&self, key: &SessionKey, change: &mut dyn FnMut(&mut Details)) -> Result<Option<Receipt>> {
-        self.writable()?.do_update(key, change)
+        wait(self.verbs().update(key, change))
     }
 
     fn record_usage(&self, key: &SessionKey, turn: &Usage) -> Result<Option<Receipt>> {
-        let cost = turn.estimated_cost_usd;
-        if !cost.is_finite() {
-            return Err(Error::InvalidCost { cost });
-        }
-        self.writable()?.change_hot(key, |hot| hot.usage.add(turn))
+        wait(self.verbs().record_usage(key, turn))
     }
 
     fn suspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.writable()?.change_hot(key, |hot| hot.set(SUSPENDED, true))
+        wait(self.verbs().suspend(key))
     }
 
     fn unsuspend(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.writable()?.change_hot(key, |hot| hot.set(SUSPENDED, false))
+        wait(self.verbs().unsuspend(key))
     }
 
     fn pin(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.writable()?.change_hot(key, |hot| hot.set(PINNED, true))
+        wait(self.verbs().pin(key))
     }
 
     fn unpin(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.writable()?.change_hot(key, |hot| hot.set(PINNED, false))
+        wait(self.verbs().unpin(key))
     }
 
     fn reset(&self, key: &SessionKey) -> Result<Option<Written>> {
-        self.writable()?.do_reset(key, &KeepExtras::None)
+        wait(self.verbs().reset(key))
     }
 
     fn reset_keeping(&self, key: &SessionKey, keep: &KeepExtras) -> Result<Option<Written>> {
-        self.writable()?.do_reset(key, keep)
+        wait(self.verbs().reset_keeping(key, keep))
     }
 
     fn repoint(&self, key: &SessionKey, id: SessionId, how: &Repoint) -> Result<Repointed> {
-        self.writable()?.do_repoint(key, &id, how)
+        wait(self.verbs().repoint(key, id, how))
     }
 
     fn remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
-        self.writable()?.do_remove(key)
+        wait(self.verbs().remove(key))
     }
 
     fn remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
-        self.writable()?.do_remove_if(key, seen)
+        wait(self.verbs().remove_if(key, seen))
     }
 
     fn extra(&self, key: &SessionKey, name: &str) -> Result<Option<String>> {
-        Ok(self.look(key, true)?.and_then(|look| look.extras?.text(name).map(Into::into)))
+        wait(self.verbs().extra(key, name))
     }
 
     fn set_extra(&self, key: &SessionKey, name: &str, value: &Value) -> Result<Option<Receipt>> {
-        self.writable()?.change_extras(key, &|extras| {
-            extras.insert(name, value);
-            true
-        })
+        wait(self.verbs().set_extra(key, name, value))
     }
 
     fn remove_extra(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
-        self.writable()?.change_extras(key, &|extras| extras.remove(name))
+        wait(self.verbs().remove_extra(key, name))
     }
 
     fn set_extras(&self, key: &SessionKey, new: &Extras) -> Result<Option<Receipt>> {
-        self.writable()?.change_extras(key, &|extras| {
-            extras.clone_from(new);
-            true
-        })
+        wait(self.verbs().set_extras(key, new))
     }
 
     fn begin_turn(&self, key: &SessionKey) -> Result<Option<BegunTurn>> {
-        match self.writable()?.do_begin(key, false)? {
-            TurnStart::Begun(begun) => Ok(Some(begun)),
-            TurnStart::Open(_) | TurnStart::Missing => Ok(None),
-        }
+        wait(self.verbs().begin_turn(key))
     }
 
     fn try_begin_turn(&self, key: &SessionKey) -> Result<TurnStart> {
-        self.writable()?.do_begin(key, true)
+        wait(self.verbs().try_begin_turn(key))
     }
 
     fn end_turn(&self, key: &SessionKey, token: TurnToken) -> Result<TurnEnd> {
-        self.writable()?.do_end(key, token.0)
+        wait(self.verbs().end_turn(key, token))
     }
 
     fn discard_turn(&self, key: &SessionKey) -> Result<TurnEnd> {
-        self.writable()?.do_discard(key)
+        wait(self.verbs().discard_turn(key))
     }
 
     fn turn(&self, key: &SessionKey) -> Result<Option<OpenTurn>> {
-        self.do_turn(key)
+        wait(self.verbs().turn(key))
     }
 
     fn turns(&self) -> Result<Listing<OpenTurn>> {
-        self.do_turns()
+        wait(self.verbs().turns())
     }
 
     fn recover_interrupted_turns(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
-        self.writable()?.do_recover(options)
+        wait(self.verbs().recover_interrupted_turns(options))
     }
 
     fn mark_resume_pending(&self, key: &SessionKey, reason: &str) -> Result<ResumeMark> {
-        self.writable()?.do_mark(key, reason)
+        wait(self.verbs().mark_resume_pending(key, reason))
     }
 
     fn clear_resume_pending(&self, key: &SessionKey) -> Result<ResumeClear> {
-        self.writable()?.do_clear(key)
+        wait(self.verbs().clear_resume_pending(key))
     }
 
     fn hold(&self, key: &SessionKey) -> Result<Option<Lease>> {
-        self.writable()?.do_hold_on(key)
+        wait(self.verbs().hold(key))
     }
 
     fn hold_until(&self, key: &SessionKey, name: &str, end: Timestamp) -> Result<Option<Receipt>> {
-        self.writable()?.do_hold(key, name, end)
+        wait(self.verbs().hold_until(key, name, end))
     }
 
     fn release(&self, key: &SessionKey, name: &str) -> Result<Option<Receipt>> {
-        self.writable()?.do_release(key, name)
+        wait(self.verbs().release(key, name))
     }
 
     fn leases(&self) -> Result<Listing<OpenLease>> {
-        self.do_leases()
+        wait(self.verbs().leases())
     }
 
     fn find_by_session_id(&self, id: &SessionId) -> Result<Listing<SessionEntry>> {
-        self.do_find(id)
+        wait(self.verbs().find_by_session_id(id))
     }
 
     fn recent(&self, limit: usize, cursor: Option<&Cursor>) -> Result<Page> {
-        self.do_recent(limit, cursor)
+        wait(self.verbs().recent(limit, cursor))
     }
 
     fn iter(&self, filter: Filter) -> Result<Box<dyn Iterator<Item = Result<Summary>> + '_>> {
@@ -309,19 +286,19 @@ impl Sessions for ClusterStore {
     }
 
     fn len(&self) -> Result<u64> {
-        self.count()
+        wait(self.verbs().len())
     }
 
     fn keys(&self, prefix: &str) -> Result<Box<dyn Iterator<Item = Result<SessionKey>> + '_>> {
-        Ok(Box::new(self.do_keys(prefix)?.into_iter().map(Ok)))
+        Ok(Box::new(wait(self.verbs().keys(prefix))?.into_iter().map(Ok)))
     }
 
     fn remove_where(&self, filter: &Filter, expected: Option<u64>) -> Result<BulkRemoval> {
-        self.writable()?.do_remove_where(filter, expected)
+        wait(self.verbs().remove_where(filter, expected))
     }
 
     fn forget(&self, prefix: &str) -> Result<ForgetReport> {
-        self.writable()?.do_forget(prefix)
+        wait(self.verbs().forget(prefix))
     }
 
     fn rename(&self, _: &str, _: &str) -> Result<RenameReport> {
@@ -337,17 +314,10 @@ impl Sessions for ClusterStore {
     }
 
     fn flush(&self) -> Result<()> {
-        self.inner.nodes.check_fork()?;
-        self.flush_all()
+        wait(self.verbs().flush())
     }
 
     fn close(&self) -> Result<()> {
-        // Nobody ends what was under way in the parent.
-        self.inner.nodes.check_fork()?;
-        self.inner.door.close();
-        // A process that has only read has nothing that a flush could keep.
-        let flushed = if self.inner.door.is_used() { self.flush() } else { Ok(()) };
-        // Others must not wait for this process because a change of it was lost.
-        flushed.and(self.leave())
+        wait(self.verbs().close())
     }
 }

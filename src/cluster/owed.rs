@@ -8,8 +8,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use super::collected::{BESIDE, Collected, MAX_BYTES, MAX_KEYS, Touch};
 use super::proof::{Link, Sent};
@@ -147,10 +148,10 @@ pub(super) struct Owed {
     all: Mutex<All>,
     /// Some are not on their way any more.
     arrived: Condvar,
-    resending: Mutex<()>,
+    is_resending: AtomicBool,
 }
 
-/// A key whose time is set: until this is dropped no touch of it is sent again, and none is on its way.
+/// A key whose time is set: until this is dropped no touch of it is sent, and once it is settled none is on its way.
 pub(super) struct Held<'a> {
     owed: &'a Owed,
     key: SessionKey,
@@ -159,6 +160,20 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// Whether no touch is on its way any more: it has arrived before the time is set, or it would move that on.
+    pub(super) fn is_settled(&mut self) -> bool {
+        let all = self.owed.all.lock();
+        self.last = all.collected.last();
+        !all.sending.contains_key(&self.key)
+    }
+
+    /// Waits for that.
+    pub(super) fn settle(&mut self) {
+        let mut all = self.owed.all.lock();
+        self.owed.arrived.wait_while(&mut all, |all| all.sending.contains_key(&self.key));
+        self.last = all.collected.last();
+    }
+
     /// The time was set, or that of the last interaction: a touch before it counts no more.
     pub(super) fn forget(&self, updated: bool, interaction: bool) {
         self.owed.all.lock().forget(&self.key, self.last, updated, interaction);
@@ -193,6 +208,15 @@ impl Drop for Sending<'_> {
     }
 }
 
+/// Nobody else sends touches again until this is dropped.
+pub(super) struct Resending<'a>(&'a Owed);
+
+impl Drop for Resending<'_> {
+    fn drop(&mut self) {
+        self.0.is_resending.store(false, Ordering::Release);
+    }
+}
+
 impl Owed {
     /// Remembers a touch that was answered. False if there is no room.
     pub(super) fn note(&self, key: &SessionKey, time: i64, is_message: bool, sent: Sent) -> bool {
@@ -219,16 +243,11 @@ impl Owed {
         self.all.lock().put(key, Touched { updated, interaction })
     }
 
-    /// An exact time is to be set. A touch that is on its way again arrives first, or it would move that on.
+    /// An exact time is to be set, once that is settled.
     pub(super) fn hold(&self, key: &SessionKey) -> Held<'_> {
         let mut all = self.all.lock();
         *all.held.entry(key.clone()).or_default() += 1;
-        while all.sending.contains_key(key) {
-            self.arrived.wait(&mut all);
-        }
-        let last = all.collected.last();
-        drop(all);
-        Held { owed: self, key: key.clone(), last }
+        Held { owed: self, key: key.clone(), last: all.collected.last() }
     }
 
     /// How many are remembered, or are to be sent.
@@ -237,9 +256,10 @@ impl Owed {
         (all.touched.len() + all.collected.len()) as u64
     }
 
-    /// One at a time sends them again.
-    pub(super) fn resending(&self) -> MutexGuard<'_, ()> {
-        self.resending.lock()
+    /// One at a time sends them again. `None` if another one does.
+    pub(super) fn resending(&self) -> Option<Resending<'_>> {
+        let is_free = self.is_resending.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        is_free.then(|| Resending(self))
     }
 
     /// Asks for proofs of what is remembered, without waiting for them, and returns what has to be sent again. `node` says
@@ -386,7 +406,8 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let held = owed.hold(key);
+                let mut held = owed.hold(key);
+                held.settle();
                 tell.send("set").unwrap();
                 held.forget(true, true);
             });

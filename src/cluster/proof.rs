@@ -49,6 +49,10 @@ impl Needs {
         Self { name, syncs, replicas, known: RwLock::default(), links: Mutex::default(), wakers: Arc::default() }
     }
 
+    pub(super) fn wakers(&self) -> &Arc<Wakers> {
+        &self.wakers
+    }
+
     pub(super) fn set(&self, known: Vec<(String, u64, u64)>) {
         *self.known.write() = known;
     }

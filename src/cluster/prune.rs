@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::caller::wait;
 use super::clock::agree;
 use super::entry::Look;
 use super::late::Waits;
@@ -44,7 +45,7 @@ impl ClusterStore {
         let passed = self.pass(&policy.limits(), guard, &go_on, &mut report, &mut removals, &mut waits);
         report.kept_unreadable = report.unreadable.count;
         let receipt = (!removals.is_empty()).then(|| self.receipt(removals.into_iter().map(Some)));
-        match passed.and_then(|()| self.keep_all(receipt.as_slice())) {
+        match passed.and_then(|()| wait(self.keep_all(receipt.as_slice()))) {
             Ok(()) => {}
             Err(Error::Closed { .. }) if !dry_run => report.stopped = true,
             Err(error) if dry_run || report.removed + report.kept_unreviewed == 0 => return Err(error),
@@ -94,7 +95,7 @@ impl ClusterStore {
             let (max, n) = (policy.max_entries?, u64::from(shards));
             Some(max / n + u64::from(u64::from(shard) < max % n))
         };
-        for (shard, (counted, expired)) in self.count_shards(report.cutoff)? {
+        for (shard, (counted, expired)) in wait(self.count_shards(report.cutoff))? {
             let is_over = share(shard).is_some_and(|share| counted > share);
             if expired == 0 && !is_over {
                 continue;
@@ -102,7 +103,7 @@ impl ClusterStore {
             let mut others = Others { members: BTreeSet::new(), called: Instant::now(), left: ROLL_ENTRIES };
             // A dry run asks no others, and calls no roll.
             if !report.dry_run {
-                let roll = self.roll()?;
+                let roll = wait(self.roll())?;
                 others.members = self.others(&roll);
                 self.forget_reviews(shard, &roll)?;
             }
@@ -136,19 +137,19 @@ impl ClusterStore {
     fn forget_reviews(&self, shard: u32, roll: &Roll) -> Result<()> {
         let reviewed = self.part(shard, Part::Reviewed);
         let ask = redis::cmd("HKEYS").arg(&reviewed).to_owned();
-        let done = self.call(shard, Kind::Read, &|_| vec![ask.clone()])?;
+        let done = wait(self.call(shard, Kind::Read, &|_| vec![ask.clone()]))?;
         let mut forget = redis::cmd("HDEL");
         forget.arg(&reviewed);
         let mut gone = 0;
         for member in list(at(&done.values, 0)).iter().filter_map(text) {
-            if roll.is_steady && self.is_gone(roll, &member, Timestamp::MIN)? {
+            if roll.is_steady && wait(self.is_gone(roll, &member, Timestamp::MIN))? {
                 forget.arg(member);
                 gone += 1;
             }
         }
         if gone > 0 {
             // One that has come since it was asked looks again, from the beginning.
-            self.call(shard, Kind::Write, &|_| vec![forget.clone()])?;
+            wait(self.call(shard, Kind::Write, &|_| vec![forget.clone()]))?;
         }
         Ok(())
     }
@@ -188,7 +189,7 @@ impl Others {
     fn next(&mut self, store: &ClusterStore) -> Result<()> {
         if self.left == 0 || self.called.elapsed() > ROLL_TIME {
             let called = Instant::now();
-            *self = Self { members: store.others(&store.roll()?), called, left: ROLL_ENTRIES };
+            *self = Self { members: store.others(&wait(store.roll())?), called, left: ROLL_ENTRIES };
         }
         self.left -= 1;
         Ok(())
@@ -217,7 +218,7 @@ impl Pass<'_> {
             let mut rows = redis::cmd("ZRANGEBYSCORE");
             rows.arg(self.store.part(self.shard, Part::Updated)).arg(&begin).arg(&end);
             rows.arg("LIMIT").arg(kept).arg(BATCH);
-            let done = self.store.call(self.shard, Kind::Read, &|_| vec![rows.clone()])?;
+            let done = wait(self.store.call(self.shard, Kind::Read, &|_| vec![rows.clone()]))?;
             let keys: Vec<_> = list(at(&done.values, 0)).iter().filter_map(text).collect();
             let found = keys.len();
             for key in keys {
@@ -253,12 +254,12 @@ impl Pass<'_> {
         if !report.dry_run {
             self.others.next(self.store)?;
         }
-        let Some(Some(look)) = report.unreadable.pass(self.store.look(key, false))? else { return Ok(()) };
+        let Some(Some(look)) = report.unreadable.pass(wait(self.store.look(key, false)))? else { return Ok(()) };
         if cutoff.is_some_and(|cutoff| look.hot.updated_at >= cutoff) {
             return Ok(());
         }
         let seen = Activity { key: key.clone(), hot: look.hot };
-        let is_held = self.store.is_held(key, report.dry_run)?;
+        let is_held = wait(self.store.is_held(key, report.dry_run))?;
         let due = Due { seen: &seen, idle: self.now.since(look.hot.updated_at), is_held, reason };
         // Both that of the call and that of the process.
         let own = self.store.inner.options.guard.clone();
@@ -299,7 +300,7 @@ impl Shelf for One<'_, '_> {
         let now = store.now();
         let (now, oldest) = (time(now), time(now.saturating_sub(CONDEMNED_FOR)));
         let args = [seen.key.as_str().to_owned(), self.look.score.clone(), now, oldest].map(String::into_bytes);
-        let (value, _) = store.script(shard, Named::Condemn, &keys, &args)?;
+        let (value, _) = wait(store.script(shard, Named::Condemn, &keys, &args))?;
         self.condemned = text(&value).unwrap_or_default();
         let Some((number, when)) = self.condemned.split_once(':') else {
             // It was used meanwhile, which the removal finds too.
@@ -311,7 +312,7 @@ impl Shelf for One<'_, '_> {
         for member in others {
             ask.arg(member);
         }
-        let done = store.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
+        let done = wait(store.call(shard, Kind::Write, &|_| vec![ask.clone()]))?;
         let reviewed = list(at(&done.values, 0));
         let is_reviewed = |place: usize| int(at(reviewed, place)).is_some_and(|upto| upto >= number);
         let missing = (0..).zip(others).filter(|(place, _)| !is_reviewed(*place)).map(|(_, member)| member);
@@ -333,7 +334,7 @@ impl Shelf for One<'_, '_> {
         }
         let unless_held_at = (!is_overridden).then_some(now);
         let (answer, sent) =
-            store.remove_script(&seen.key, self.look, &self.look.score, unless_held_at, &self.condemned)?;
+            wait(store.remove_script(&seen.key, self.look, &self.look.score, unless_held_at, &self.condemned))?;
         if answer == 1 {
             let removals = &mut *self.pass.removals;
             removals.retain(|before| sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(&before.link, &sent.link)));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::caller::wait;
 use super::layout::Part;
 use super::map::Kind;
 use super::scripts::Named;
@@ -15,7 +16,7 @@ impl ClusterStore {
     pub(super) fn end_making(&self) -> Result<()> {
         let mut nodes = BTreeMap::new();
         let ask = |shard| vec![redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned()];
-        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+        for (shard, done) in wait(self.scatter(0..self.layout().shards(), &ask))? {
             nodes.entry(done.node).or_insert(shard);
         }
         let mut receipts = Vec::new();
@@ -23,10 +24,10 @@ impl ClusterStore {
             // What is written after the marks proves them all.
             let mut again = redis::cmd("HSET");
             again.arg(self.part(shard, Part::Mark)).arg("mark").arg(&self.inner.mark);
-            let done = self.call(shard, Kind::Write, &|_| vec![again.clone()])?;
+            let done = wait(self.call(shard, Kind::Write, &|_| vec![again.clone()]))?;
             receipts.push(self.receipt([done.sent]));
         }
-        self.keep_all(&receipts)?;
+        wait(self.keep_all(&receipts))?;
         self.make_ready("making", "")
     }
 
@@ -38,14 +39,14 @@ impl ClusterStore {
     fn make_ready(&self, state: &str, loader: &str) -> Result<()> {
         let keys = [self.layout().once("meta")];
         let args = [state, loader].map(|arg| arg.as_bytes().to_vec());
-        let done = self.call(0, Kind::Write, &|whole| vec![Named::Ready.call(whole, &keys, &args)])?;
+        let done = wait(self.call(0, Kind::Write, &|whole| vec![Named::Ready.call(whole, &keys, &args)]))?;
         if int(at(&done.values, 0)) == Some(1) { Ok(()) } else { Err(self.taken_over()) }
     }
 
     /// Refuses to go on where another restore has begun since.
     pub(super) fn check_loader(&self, loader: &str) -> Result<()> {
         let ask = redis::cmd("HMGET").arg(self.layout().once("meta")).arg(&["state", "loader"]).to_owned();
-        let done = self.call(0, Kind::Write, &|_| vec![ask.clone()])?;
+        let done = wait(self.call(0, Kind::Write, &|_| vec![ask.clone()]))?;
         let found = list(at(&done.values, 0));
         let is_own = bytes(at(found, 0)) == Some(b"loading") && bytes(at(found, 1)) == Some(loader.as_bytes());
         if is_own { Ok(()) } else { Err(self.taken_over()) }

@@ -29,10 +29,12 @@ impl Proven {
         Self { needs, parts }
     }
 
+    fn check_fork(&self) -> Result<()> {
+        if fork::is_child() { Err(Error::Forked { path: self.needs.name.clone().into() }) } else { Ok(()) }
+    }
+
     fn check(&self) -> Result<()> {
-        if fork::is_child() {
-            return Err(Error::Forked { path: self.needs.name.clone().into() });
-        }
+        self.check_fork()?;
         match self.needs.syncs {
             true => Ok(()),
             false => Err(Error::Relaxed { name: self.needs.name.clone() }),
@@ -58,21 +60,20 @@ impl Proven {
     }
 
     /// Asks for the proof of one part after the other, each as its turn comes: what was tried before says nothing.
-    fn poll_parts(&self, asked: &mut Vec<u64>, context: &Context<'_>) -> Poll<Result<()>> {
-        self.check()?;
+    fn poll_parts(&self, aim: Aim, asked: &mut Vec<u64>, context: &Context<'_>) -> Poll<Result<()>> {
         for (place, part) in self.parts.iter().enumerate() {
             let waker = context.waker().clone();
             let mut state = part.link.state.lock();
             if asked.len() <= place {
                 asked.push(state.attempts);
             }
-            match Self::outcome(part, &state, Aim::Durable, asked.get(place).copied()) {
+            match Self::outcome(part, &state, aim, asked.get(place).copied()) {
                 Some(outcome) => outcome?,
                 None => {
                     if !state.waiting.iter().any(|there| there.will_wake(&waker)) {
                         state.waiting.push(waker);
                     }
-                    let is_news = Self::want(&mut state, Aim::Durable);
+                    let is_news = Self::want(&mut state, aim);
                     drop(state);
                     if let Some(way) = part.link.way.upgrade().filter(|_| is_news) {
                         way.kick();
@@ -150,7 +151,8 @@ impl Proof for Proven {
     }
 
     fn poll(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>> {
-        let outcome = self.poll_parts(&mut polled.0, context);
+        self.check()?;
+        let outcome = self.poll_parts(Aim::Durable, &mut polled.0, context);
         if outcome.is_ready() {
             // The next wait begins with new attempts.
             polled.0.clear();
@@ -158,10 +160,13 @@ impl Proof for Proven {
         outcome
     }
 
+    fn poll_replicated(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.check_fork()?;
+        self.poll_parts(Aim::Replicated, &mut polled.0, context)
+    }
+
     fn wait_replicated(&self) -> Result<()> {
-        if fork::is_child() {
-            return Err(Error::Forked { path: self.needs.name.clone().into() });
-        }
+        self.check_fork()?;
         self.wait_for(Aim::Replicated, None).map(|_| ())
     }
 }

@@ -15,25 +15,25 @@ impl ClusterStore {
     /// Deals with the turns whose owner is gone. Of several that do so at once each turn is told of by the one that ended it; if
     /// another one had marked it just before, as one that was marked already. What fails once a turn was ended is no error: the
     /// next recovery tells of the rest.
-    pub(super) fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
+    pub(super) async fn do_recover(&self, options: &RecoverOptions) -> Result<TurnRecovery> {
         let mut recovery = TurnRecovery::default();
         let mut unreadable = Unreadable::default();
         let (mut receipts, mut judged) = (Vec::new(), Vec::new());
-        let (found, roll) = self.markers(&mut unreadable)?;
+        let (found, roll) = self.markers(&mut unreadable).await?;
         for (key, marker) in found {
-            if !self.is_gone(&roll, &marker.owner, marker.turn.started_at)? {
+            if !self.is_gone(&roll, &marker.owner, marker.turn.started_at).await? {
                 continue;
             }
-            let judgement = self.judge_turn(&key, &marker, options, &mut receipts);
+            let judgement = self.judge_turn(&key, &marker, options, &mut receipts).await;
             if let Some(judgement) = unreadable.pass(judgement)?.flatten() {
                 judged.push((key, marker.token, judgement));
             }
         }
         // The markers go when what was made of them is kept: a crash in between must not lose both.
-        self.keep_all(&receipts)?;
+        self.keep_all(&receipts).await?;
         let (mut receipts, mut told, mut failed) = (Vec::new(), 0, None);
         for (key, token, judgement) in judged {
-            match self.do_end(&key, token) {
+            match self.do_end(&key, token).await {
                 Ok(TurnEnd::Ended(receipt)) => receipts.push(receipt),
                 Ok(TurnEnd::Missing) => {}
                 // Another one ended it, and tells of it.
@@ -61,7 +61,11 @@ impl ClusterStore {
         }
         // An error would hide the turns that were ended, and no other recovery finds them. The rest has its markers still, or
         // again where a failover takes their end back.
-        match failed.map_or_else(|| self.keep_all(&receipts), Err) {
+        let kept = match failed {
+            None => self.keep_all(&receipts).await,
+            Some(error) => Err(error),
+        };
+        match kept {
             Err(error) if told == 0 => return Err(error),
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -79,7 +83,7 @@ impl ClusterStore {
     ///
     /// The mark is set only on the entry that was seen with the turn: where another one dealt with the turn meanwhile, it may
     /// have been resumed already, and must not be again.
-    fn judge_turn(
+    async fn judge_turn(
         &self,
         key: &SessionKey,
         marker: &Marker,
@@ -89,7 +93,7 @@ impl ClusterStore {
         let tries = self.tries();
         loop {
             let now = self.now();
-            let Some((seen, there)) = self.look_at_turn(key)? else { return Ok(Some(Recovered::Orphaned)) };
+            let Some((seen, there)) = self.look_at_turn(key).await? else { return Ok(Some(Recovered::Orphaned)) };
             let there = there.map(|there| Marker::decode(key, &there)).transpose()?;
             if there.is_none_or(|there| there.token != marker.token) {
                 return Ok(None);
@@ -104,7 +108,7 @@ impl ClusterStore {
                 }
                 _ => return Ok(Some(judgement)),
             };
-            if let Some(placed) = self.write(key, Change::of(Some(&seen), hot, cold))? {
+            if let Some(placed) = self.write(key, Change::of(Some(&seen), hot, cold)).await? {
                 receipts.push(placed.receipt);
                 return Ok(Some(judgement));
             }

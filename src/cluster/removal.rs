@@ -18,14 +18,14 @@ use crate::key::SessionKey;
 use crate::time::Timestamp;
 
 impl ClusterStore {
-    pub(super) fn do_remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
+    pub(super) async fn do_remove(&self, key: &SessionKey) -> Result<Option<Receipt>> {
         let tries = self.tries();
         loop {
-            let removal = match self.look(key, false) {
+            let removal = match self.look(key, false).await {
                 Ok(None) => return Ok(None),
-                Ok(Some(seen)) => self.remove_seen(key, &seen, false)?,
+                Ok(Some(seen)) => self.remove_seen(key, &seen, false).await?,
                 // No repair would mend it.
-                Err(Error::DamagedRecord { .. }) => self.remove_unread(key)?,
+                Err(Error::DamagedRecord { .. }) => self.remove_unread(key).await?,
                 Err(error) => return Err(error),
             };
             match removal {
@@ -36,18 +36,18 @@ impl ClusterStore {
         }
     }
 
-    pub(super) fn do_remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
-        let Some(look) = self.look(key, false)? else { return Ok(Removal::Missing) };
+    pub(super) async fn do_remove_if(&self, key: &SessionKey, seen: &SessionEntry) -> Result<Removal> {
+        let Some(look) = self.look(key, false).await? else { return Ok(Removal::Missing) };
         if (look.hot.revision, look.hot.updated_at) != (seen.revision, seen.updated_at) {
             return Ok(Removal::Changed);
         }
-        self.remove_seen(key, &look, true)
+        self.remove_seen(key, &look, true).await
     }
 
     /// Removes an entry that was seen, if it is still the same.
-    pub(super) fn remove_seen(&self, key: &SessionKey, seen: &Look, unless_touched: bool) -> Result<Removal> {
+    pub(super) async fn remove_seen(&self, key: &SessionKey, seen: &Look, unless_touched: bool) -> Result<Removal> {
         let score = if unless_touched { seen.score.as_str() } else { "" };
-        Ok(match self.remove_script(key, seen, score, None, "")? {
+        Ok(match self.remove_script(key, seen, score, None, "").await? {
             (1, sent) => {
                 self.tell_gone(key, EventKind::Removed, Some(&seen.cold.session_id));
                 Removal::Removed(self.receipt([sent]))
@@ -58,17 +58,17 @@ impl ClusterStore {
     }
 
     /// Removes an entry whose records cannot be decoded. What leads to it goes too, if its session id can be read.
-    pub(super) fn remove_unread(&self, key: &SessionKey) -> Result<Removal> {
+    pub(super) async fn remove_unread(&self, key: &SessionKey) -> Result<Removal> {
         let shard = self.shard_of(key);
         let records = redis::cmd("HMGET").arg(self.layout().entry(shard, key)).arg(&["v", "c", "i"]).to_owned();
         let mark = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
-        let found = self.call(shard, Kind::Read, &|_| vec![records.clone(), mark.clone()])?;
+        let found = self.call(shard, Kind::Read, &|_| vec![records.clone(), mark.clone()]).await?;
         let records = list(at(&found.values, 0));
         let Some(stamp) = text(at(records, 0)) else {
             self.check_mark(shard, at(&found.values, 1), &found.node)?;
             return Ok(Removal::Missing);
         };
-        let (answer, done) = self.remove_stamped(key, &stamp, "", None, "")?;
+        let (answer, done) = self.remove_stamped(key, &stamp, "", None, "").await?;
         if answer == 1 {
             let session = bytes(at(records, 1)).and_then(|cold| codec::decode_cold(cold).ok());
             let session = session.map(|(cold, _)| cold.session_id);
@@ -86,7 +86,7 @@ impl ClusterStore {
     }
 
     /// What the script that removes answers, and where it was sent.
-    pub(super) fn remove_script(
+    pub(super) async fn remove_script(
         &self,
         key: &SessionKey,
         seen: &Look,
@@ -94,14 +94,14 @@ impl ClusterStore {
         unless_held_at: Option<Timestamp>,
         condemned: &str,
     ) -> Result<(i64, Option<Sent>)> {
-        let (answer, done) = self.remove_stamped(key, &seen.stamp(), score, unless_held_at, condemned)?;
+        let (answer, done) = self.remove_stamped(key, &seen.stamp(), score, unless_held_at, condemned).await?;
         if answer == 1 {
             self.forget_hint(key, &seen.cold.session_id, &seen.hint, done.sent.as_ref());
         }
         Ok((answer, done.sent))
     }
 
-    fn remove_stamped(
+    async fn remove_stamped(
         &self,
         key: &SessionKey,
         stamp: &str,
@@ -124,7 +124,7 @@ impl ClusterStore {
             unless_held_at.map(|now| now.as_micros().to_string()).unwrap_or_default(),
             condemned.to_owned(),
         ];
-        let (value, done) = self.script_once(shard, Named::Remove, &keys, &args.map(String::into_bytes))?;
+        let (value, done) = self.script_once(shard, Named::Remove, &keys, &args.map(String::into_bytes)).await?;
         Ok((int(&value).unwrap_or(0), done))
     }
 }

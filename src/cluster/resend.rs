@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use redis::Cmd;
 
+use super::caller::wait;
 use super::figures::Figures;
 use super::layout::Part;
 use super::map::Kind;
@@ -18,6 +19,8 @@ use crate::key::SessionKey;
 
 /// How often it is looked for touches whose primary is gone, and for those that have no proof yet.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long to wait for another one that sends some again.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Keys of a shard that go in one command.
 const AT_ONCE: usize = 256;
 
@@ -35,12 +38,12 @@ impl ClusterStore {
         move || {
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                 let Some(inner) = inner.upgrade() else { return };
-                let store = ClusterStore { inner };
-                if let Err(error) = store.resend() {
+                let store = ClusterStore::of(inner);
+                if let Err(error) = wait(store.resend()) {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "cannot send touches again after a failover; they are tried again");
                 }
-                if let Err(error) = store.remove_stale_hints() {
+                if let Err(error) = wait(store.remove_stale_hints()) {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "cannot remove hints that lead nowhere; they are tried again");
                 }
@@ -51,10 +54,15 @@ impl ClusterStore {
     /// Sends those again whose primary was replaced, or whose connection broke before its replicas had them. Where a node does
     /// not answer the other ones are served all the same, and the first error is returned. All shards share one patience, for there may
     /// be many.
-    pub(super) fn resend(&self) -> Result<()> {
+    pub(super) async fn resend(&self) -> Result<()> {
         // What another round takes counts too.
         let began = Instant::now();
-        let _only = self.inner.owed.resending();
+        let _only = loop {
+            match self.inner.owed.resending() {
+                Some(only) => break only,
+                None => self.inner.nodes.pause(self.caller, PAUSE).await,
+            }
+        };
         let nodes = &self.inner.nodes;
         let node = |shard| Some(nodes.primary(self.layout().slot_of(shard))?.writes.node().to_owned());
         let mut by_shard: BTreeMap<u32, Vec<(SessionKey, Touched)>> = BTreeMap::new();
@@ -68,7 +76,13 @@ impl ClusterStore {
             if silent.iter().filter(|silent| **silent == node).count() > 1 {
                 continue;
             }
-            let sent = touched.chunks(AT_ONCE).try_for_each(|piece| self.resend_piece(began, shard, piece));
+            let mut sent = Ok(());
+            for piece in touched.chunks(AT_ONCE) {
+                sent = self.resend_piece(began, shard, piece).await;
+                if sent.is_err() {
+                    break;
+                }
+            }
             if matches!(sent, Err(Error::Unavailable { .. })) {
                 silent.push(node);
             }
@@ -77,7 +91,7 @@ impl ClusterStore {
         outcome
     }
 
-    fn resend_piece(&self, began: Instant, shard: u32, gone: &[(SessionKey, Touched)]) -> Result<()> {
+    async fn resend_piece(&self, began: Instant, shard: u32, gone: &[(SessionKey, Touched)]) -> Result<()> {
         let sending = self.inner.owed.begin_sending(gone);
         let piece = &sending.touched;
         if piece.is_empty() {
@@ -102,7 +116,7 @@ impl ClusterStore {
             all.filter(|(count, _)| *count > 0).map(|(_, command)| command).collect()
         };
         let slot = self.layout().slot_of(shard);
-        let done = self.inner.nodes.call_since(began, slot, Kind::Write, &|_| commands())?;
+        let done = self.inner.nodes.call_since(self.caller, began, slot, Kind::Write, &|_| commands()).await?;
         for (key, touched) in piece {
             Figures::add(&self.inner.figures.resent);
             let has_room = done.sent.as_ref().is_none_or(|sent| self.inner.owed.note_again(key, touched, sent));

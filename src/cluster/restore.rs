@@ -7,6 +7,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
+use super::caller::wait;
 use super::layout::Part;
 use super::map::Kind;
 use super::options::ClusterOptions;
@@ -98,7 +99,7 @@ impl ClusterStore {
         let loader = format!("{:016x}", random::bits()?);
         let store = Self::begin_to_load(options, &loader)?;
         // What an attempt before has left.
-        store.do_remove_all()?;
+        wait(store.do_remove_all())?;
         let loaded = Mutex::new(Loaded { entries: 0, turns: 0, leases: 0, tokens: BTreeMap::new(), failed: None });
         let mut notes = 0;
         thread::scope(|scope| {
@@ -127,16 +128,16 @@ impl ClusterStore {
             let token = token >> 16;
             let mut set = redis::cmd("HSET");
             set.arg(store.part(shard, Part::Mark)).arg("token").arg(token);
-            store.call(shard, Kind::Write, &|_| vec![set.clone()])?;
+            wait(store.call(shard, Kind::Write, &|_| vec![set.clone()]))?;
         }
         // Another restore that this one has taken over from may have written an entry since.
-        if store.count()? != report.entries {
+        if wait(store.count())? != report.entries {
             return Err(store.written_to());
         }
-        store.flush_all()?;
+        wait(store.flush_all())?;
         store.end_load(&loader)?;
-        store.flush_all()?;
-        store.leave()?;
+        wait(store.flush_all())?;
+        wait(store.leave())?;
         Ok(report)
     }
 
@@ -177,7 +178,7 @@ impl ClusterStore {
             exact_interaction: true,
             ..Change::of(None, hot, cold)
         };
-        if self.write(&key, change)?.is_none() {
+        if wait(self.write(&key, change))?.is_none() {
             return Err(self.written_to());
         }
         if let Some(turn) = turn {
@@ -187,11 +188,11 @@ impl ClusterStore {
             let head = format!("{:016x}{:016x}{NOBODY}", turn.token, random::bits()?).into_bytes();
             let mut set = redis::cmd("HSET");
             set.arg(self.part(shard, Part::Turns)).arg(key.as_str()).arg([head, body].concat());
-            self.call(shard, Kind::Write, &|_| vec![set.clone()])?;
+            wait(self.call(shard, Kind::Write, &|_| vec![set.clone()]))?;
         }
         for (name, Term { since, end }) in leases {
             let (since, end) = (since.as_micros(), end.as_micros().to_string());
-            self.lease_script(&key, &name, &format!("{since}:{end}"), &end)?;
+            wait(self.lease_script(&key, &name, &format!("{since}:{end}"), &end))?;
         }
         Ok(())
     }

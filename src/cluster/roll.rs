@@ -37,30 +37,30 @@ pub(super) struct Roll {
 
 impl ClusterStore {
     /// Joins the members, or stays one.
-    pub(super) fn renew(&self) -> Result<Receipt> {
+    pub(super) async fn renew(&self) -> Result<Receipt> {
         let (lease, began) = (self.inner.options.lease.as_millis().to_string(), Instant::now());
-        let (_, receipt) = self.call_roll(&self.inner.member, &lease)?;
+        let (_, receipt) = self.call_roll(&self.inner.member, &lease).await?;
         let mut renewed = self.inner.keeper.renewed.lock();
         *renewed = (*renewed).max(Some(began));
         Ok(receipt)
     }
 
     /// Is no member from now on.
-    pub(super) fn strike(&self) -> Result<()> {
-        self.call_roll(&self.inner.member, "").map(drop)
+    pub(super) async fn strike(&self) -> Result<()> {
+        self.call_roll(&self.inner.member, "").await.map(drop)
     }
 
-    pub(super) fn roll(&self) -> Result<Roll> {
-        Ok(self.call_roll("", "")?.0)
+    pub(super) async fn roll(&self) -> Result<Roll> {
+        Ok(self.call_roll("", "").await?.0)
     }
 
-    fn call_roll(&self, member: &str, lease: &str) -> Result<(Roll, Receipt)> {
+    async fn call_roll(&self, member: &str, lease: &str) -> Result<(Roll, Receipt)> {
         let once = |what| self.layout().once(what);
         let keys = [self.part(0, Part::Mark), once("members"), once("guards"), once("renewals")];
         let guard = if self.inner.options.guard.is_some() { "1" } else { "0" };
         let whole = self.inner.options.lease.as_millis().to_string();
         let args = [member, lease, guard, &whole].map(|arg| arg.as_bytes().to_vec());
-        let (value, done) = self.script(0, Named::Member, &keys, &args)?;
+        let (value, done) = self.script(0, Named::Member, &keys, &args).await?;
         let names = |place: usize| list(at(list(&value), place)).iter().filter_map(text).collect();
         let is_steady = int(at(list(&value), 0)) == Some(1);
         let roll = Roll { members: names(1), guards: names(2), late: names(3), is_steady };
@@ -68,7 +68,7 @@ impl ClusterStore {
     }
 
     /// Whether a member has left, or its lease has ended with nothing in its way. What it has it has had `since` then.
-    pub(super) fn is_gone(&self, roll: &Roll, member: &str, since: Timestamp) -> Result<bool> {
+    pub(super) async fn is_gone(&self, roll: &Roll, member: &str, since: Timestamp) -> Result<bool> {
         if member == NOBODY {
             return Ok(true);
         }
@@ -77,7 +77,7 @@ impl ClusterStore {
         }
         let ask = redis::cmd("ZSCORE").arg(self.layout().once("members")).arg(member).to_owned();
         let commands = || vec![ask.clone(), redis::cmd("TIME").to_owned()];
-        let done = self.call(0, Kind::Write, &|_| commands())?;
+        let done = self.call(0, Kind::Write, &|_| commands()).await?;
         let seconds = int(at(list(at(&done.values, 1)), 0)).unwrap_or(0);
         Ok(match int(at(&done.values, 0)) {
             Some(end) => end < 0 || roll.is_steady && end / 1000 < seconds,
@@ -87,8 +87,8 @@ impl ClusterStore {
     }
 
     /// The same, and the roll is called for it.
-    pub(super) fn is_gone_now(&self, member: &str, since: Timestamp) -> Result<bool> {
-        Ok(member != self.inner.member && self.is_gone(&self.roll()?, member, since)?)
+    pub(super) async fn is_gone_now(&self, member: &str, since: Timestamp) -> Result<bool> {
+        Ok(member != self.inner.member && self.is_gone(&self.roll().await?, member, since).await?)
     }
 
     /// The others that have guards, and are not known to be gone.

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 
 use super::answer::Trouble;
 use super::call::{Next, Other};
+use super::caller::wait;
 use super::collected::Touch;
 use super::figures::Figures;
 use super::flights::Flight;
@@ -44,15 +44,20 @@ impl ClusterStore {
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`], [`Error::NodeSetting`]; where there is no room, those of `touch`.
     pub fn touch_soon(&self, key: &SessionKey) -> Result<()> {
+        if self.collect(key)? { Ok(()) } else { wait(self.do_touch(key)).map(drop) }
+    }
+
+    /// False if there is no room.
+    pub(super) fn collect(&self, key: &SessionKey) -> Result<bool> {
         let _under_way = self.writable()?.enter()?;
         // Nothing comes of it at a node that keeps nothing.
         self.inner.nodes.check()?;
-        if !self.inner.owed.collect(key, self.now().as_micros()) {
-            return self.do_touch(key).map(drop);
+        let has_room = self.inner.owed.collect(key, self.now().as_micros());
+        if has_room {
+            Figures::add(&self.inner.figures.touches);
+            self.inner.soon.tell();
         }
-        Figures::add(&self.inner.figures.touches);
-        self.inner.soon.tell();
-        Ok(())
+        Ok(has_room)
     }
 
     /// What a thread runs. It sends what was collected, until somebody stops it.
@@ -73,7 +78,7 @@ impl ClusterStore {
                     // Most answers come at once; whoever sets an exact time waits for them.
                     let is_done = loop {
                         let Some(inner) = inner.upgrade() else { return };
-                        let store = ClusterStore { inner };
+                        let store = ClusterStore::of(inner);
                         if let Err(error) = store.send_round(takes) {
                             // It is tried again, and again: once there is no room callers are told.
                             let error = &error as &dyn std::error::Error;
@@ -98,7 +103,7 @@ impl ClusterStore {
         move || {
             send();
             if let Some(inner) = last.upgrade() {
-                ClusterStore { inner }.ground_flights();
+                ClusterStore::of(inner).ground_flights();
             }
         }
     }
@@ -148,7 +153,7 @@ impl ClusterStore {
             self.inner.soon.tell();
         }
         if let Some(node) = suspect {
-            self.inner.soon.suspect(node);
+            self.inner.nodes.suspect(node);
         }
         outcome
     }
@@ -215,7 +220,7 @@ impl ClusterStore {
 
     /// Sends what was collected before, and waits until nodes have it, for as long as the patience lasts. Where a node refuses it,
     /// what was sent to others is waited for all the same.
-    pub(super) fn flush_collected(&self) -> Result<()> {
+    pub(super) async fn flush_collected(&self) -> Result<()> {
         let flush = self.inner.owed.begin_flush();
         let (began, patience) = (Instant::now(), self.inner.options.patience);
         let (mut silent, mut refused, mut nap) = (None, None, FIRST_LOOK);
@@ -238,7 +243,7 @@ impl ClusterStore {
                 Err(Error::Unavailable { node, source, .. }) => silent = Some((node, source)),
                 Err(error) => refused = refused.or(Some(error)),
             }
-            thread::sleep(nap);
+            self.inner.nodes.pause(self.caller, nap).await;
             nap = (nap * 2).min(COLLECTED / 5);
         }
     }

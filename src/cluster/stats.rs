@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::caller::wait;
 use super::layout::Part;
 use super::store::ClusterStore;
 use super::value::{at, int, list};
@@ -46,6 +47,10 @@ impl ClusterStore {
     /// # Errors
     /// Those of every read, see [the module](crate::cluster).
     pub fn stats(&self) -> Result<ClusterStats> {
+        wait(self.do_stats())
+    }
+
+    pub(super) async fn do_stats(&self) -> Result<ClusterStats> {
         let now = self.now();
         let minute_ago = now.saturating_sub(MINUTE).as_micros();
         let ask = |shard| {
@@ -63,7 +68,7 @@ impl ClusterStore {
                 redis::cmd("ZCOUNT").arg(&updated).arg(minute_ago).arg("+inf").to_owned(),
             ]
         };
-        let roll = self.roll()?;
+        let roll = self.roll().await?;
         let mut stats = ClusterStats {
             now,
             entries: 0,
@@ -77,7 +82,7 @@ impl ClusterStore {
             members: roll.members.len() as u64,
             guards: roll.guards.len() as u64,
         };
-        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask).await? {
             self.check_mark(shard, at(&done.values, 5), &done.node)?;
             let count = |place| int(at(&done.values, place)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
             let time = |place| int(at(list(at(&done.values, place)), 1)).map(Timestamp::from_micros);

@@ -1,17 +1,18 @@
 //! [`ClusterStore`], and the ways to its shards that all verbs share.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use parking_lot::{Mutex, RwLockReadGuard};
+use parking_lot::Mutex;
 use redis::{Cmd, Value};
 
-use super::call::Done;
+use super::call::{Build, Done};
+use super::caller::{Caller, wait};
 use super::clock::ServerClock;
-use super::door::Door;
+use super::door::{Door, UnderWay};
+use super::dropped::Dropped;
 use super::figures::{Counted, Figures};
 use super::flights::Soon;
 use super::layout::{FORMAT, Layout, Part};
@@ -35,6 +36,8 @@ use crate::key::SessionKey;
 use crate::random;
 use crate::time::{Clock, Timestamp};
 
+/// How often it is looked whether changes are under way.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long it is noted what came of a change: at least as long as that is repeated.
 const NOTED: Duration = Duration::from_secs(60);
 /// The same once it was repeated: what was given up may lie with a node, and none lies longer.
@@ -47,6 +50,7 @@ const NOTED_LATE: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone)]
 pub struct ClusterStore {
     pub(super) inner: Arc<Inner>,
+    pub(super) caller: Caller,
 }
 
 /// Keeps the member alive.
@@ -73,6 +77,7 @@ pub(super) struct Inner {
     pub(super) owed: Owed,
     pub(super) soon: Soon,
     pub(super) stale_hints: StaleHints,
+    pub(super) dropped: Dropped,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: ClusterOptions,
     /// What each shard carries: id of the store, number of shards, format.
@@ -116,41 +121,41 @@ impl ClusterStore {
 
     /// Waits until all that was sent so far is as durable as a receipt says. What a connection took with it that broke can
     /// not be proven any more: that is an error, once.
-    pub(super) fn flush_all(&self) -> Result<()> {
-        let sent = self.flush_collected();
+    pub(super) async fn flush_all(&self) -> Result<()> {
+        let sent = self.flush_collected().await;
         // A node that takes no touch keeps nobody from what was changed.
-        self.flush_sent().and(sent)
+        self.flush_sent().await.and(sent)
     }
 
-    fn flush_sent(&self) -> Result<()> {
+    async fn flush_sent(&self) -> Result<()> {
         let mut lost = Ok(());
-        self.resend()?;
+        self.resend().await?;
         let unproven = self.inner.needs.unproven();
-        let sent = self.at_all_nodes(&mut lost)?.into_iter().map(Some);
-        self.keep_all(&[self.receipt(sent)])?;
+        let sent = self.at_all_nodes(&mut lost).await?.into_iter().map(Some);
+        self.keep_all(&[self.receipt(sent)]).await?;
         // That may have been the first to find that a primary is gone, and touches with it.
-        self.resend()?;
-        self.keep_all(&[self.receipt(self.inner.owed.unproven().into_iter().map(Some))])?;
+        self.resend().await?;
+        self.keep_all(&[self.receipt(self.inner.owed.unproven().into_iter().map(Some))]).await?;
         let mut outcome = Ok(());
         for Sent { link, batch } in unproven {
-            let kept = self.keep_all(&[self.receipt([Some(Sent { link: Arc::clone(&link), batch })])]);
+            let kept = self.keep_all(&[self.receipt([Some(Sent { link: Arc::clone(&link), batch })])]).await;
             if kept.is_err() {
                 link.forget_change(batch);
             }
             outcome = outcome.and(kept);
         }
         // A hint that stays leads nowhere, so an error of it comes after the loss of a change.
-        outcome.and(lost).and(self.remove_stale_hints())
+        outcome.and(lost).and(self.remove_stale_hints().await)
     }
 
     /// Asks each primary for the mark of a shard, over the way on which changes go. A receipt of that covers all that the node has.
     /// Where a mark is missing `lost` says so.
-    fn at_all_nodes(&self, lost: &mut Result<()>) -> Result<Vec<Sent>> {
+    async fn at_all_nodes(&self, lost: &mut Result<()>) -> Result<Vec<Sent>> {
         let (nodes, slot) = (&self.inner.nodes, |shard| self.layout().slot_of(shard));
         let (mut sent, mut shards) = (Vec::new(), (0..self.layout().shards()).collect::<Vec<_>>());
         while let Some(shard) = shards.pop() {
             let ask = redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned();
-            let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
+            let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()]).await?;
             let marked = self.check_mark(shard, at(&done.values, 0), &done.node);
             *lost = std::mem::replace(lost, Ok(())).and(marked);
             shards.retain(|other| nodes.primary(slot(*other)).is_none_or(|it| it.writes.node() != done.node));
@@ -183,7 +188,8 @@ impl ClusterStore {
         let member = format!("{:016x}", random::bits()?);
         let nodes = Arc::new(nodes);
         let (keeper, door, listeners) = (Keeper::default(), Door::default(), Listeners::default());
-        let (owed, soon, stale_hints) = (Owed::default(), Soon::default(), StaleHints::default());
+        let (owed, soon) = (Owed::default(), Soon::default());
+        let (stale_hints, dropped) = (StaleHints::default(), Dropped::default());
         let inner = Inner {
             nodes,
             layout,
@@ -192,6 +198,7 @@ impl ClusterStore {
             owed,
             soon,
             stale_hints,
+            dropped,
             clock,
             options,
             mark,
@@ -200,13 +207,18 @@ impl ClusterStore {
             door,
             listeners,
         };
-        let store = Self { inner: Arc::new(inner) };
-        store.check_marks()?;
+        let store = Self::of(Arc::new(inner));
+        wait(store.check_marks())?;
         if is_new && loader.is_none() {
             store.end_making()?;
         }
         store.start_keeper()?;
         Ok(store)
+    }
+
+    /// The store, for a thread that waits.
+    pub(super) fn of(inner: Arc<Inner>) -> Self {
+        Self { inner, caller: Caller::Blocks }
     }
 
     /// The name of the store.
@@ -238,32 +250,51 @@ impl ClusterStore {
     }
 
     /// A change begins. It is under way until the answer is dropped.
-    pub(super) fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
+    pub(super) fn enter(&self) -> Result<UnderWay<'_>> {
         self.inner.door.enter().ok_or_else(|| self.closed())
+    }
+
+    /// Lets no change in from now on, and waits for those that are under way.
+    pub(super) async fn shut(&self) {
+        self.inner.door.shut();
+        match self.caller {
+            Caller::Blocks => self.inner.door.wait(),
+            Caller::Awaits => {
+                while self.inner.door.is_passed() {
+                    self.inner.nodes.pause(self.caller, PAUSE).await;
+                }
+            }
+        }
     }
 
     fn closed(&self) -> Error {
         Error::Closed { path: self.name().into() }
     }
 
-    pub(super) fn call(&self, shard: u32, kind: Kind, build: &dyn Fn(bool) -> Vec<Cmd>) -> Result<Done> {
+    pub(super) async fn call(&self, shard: u32, kind: Kind, build: Build<'_>) -> Result<Done> {
         self.inner.nodes.check_fork()?;
         // A verb that had begun before the store was closed changes nothing after that.
         let _under_way = if kind.is_change() { Some(self.enter()?) } else { None };
-        self.inner.nodes.call(self.layout().slot_of(shard), kind, build)
+        self.inner.nodes.call(self.caller, self.layout().slot_of(shard), kind, build).await
     }
 
     /// Runs a script; its answer, which has the mark's outcome in it, and how it went.
-    pub(super) fn script(&self, shard: u32, named: Named, keys: &[String], args: &[Vec<u8>]) -> Result<(Value, Done)> {
+    pub(super) async fn script(
+        &self,
+        shard: u32,
+        named: Named,
+        keys: &[String],
+        args: &[Vec<u8>],
+    ) -> Result<(Value, Done)> {
         let mut all = vec![self.inner.mark.clone().into_bytes()];
         all.extend_from_slice(args);
-        let done = self.call(shard, named.kind(), &|whole| vec![named.call(whole, keys, &all)])?;
+        let done = self.call(shard, named.kind(), &|whole| vec![named.call(whole, keys, &all)]).await?;
         self.answered(shard, done)
     }
 
     /// The same for a change that another one may undo before it is repeated. The node carries it out once and notes the
     /// outcome. A repetition answers that outcome, and an attempt that comes late does nothing.
-    pub(super) fn script_once(
+    pub(super) async fn script_once(
         &self,
         shard: u32,
         named: Named,
@@ -274,10 +305,10 @@ impl ClusterStore {
         keys.push(self.layout().outcome(shard, &format!("{:016x}", random::bits()?)));
         let mut all = vec![self.inner.mark.clone().into_bytes()];
         all.extend_from_slice(args);
-        let (length, all) = (all.len(), RefCell::new((0_u32, all)));
+        let (length, all) = (all.len(), Mutex::new((0_u32, all)));
         let first = self.inner.options.patience.saturating_mul(2).clamp(NOTED, NOTED_LATE);
         let build = |whole| {
-            let (attempt, all) = &mut *all.borrow_mut();
+            let (attempt, all) = &mut *all.lock();
             let noted = if *attempt == 0 { first } else { NOTED_LATE };
             all.push(noted.as_millis().to_string().into_bytes());
             all.push(attempt.to_string().into_bytes());
@@ -286,7 +317,7 @@ impl ClusterStore {
             all.truncate(length);
             vec![command]
         };
-        let done = self.call(shard, named.kind(), &build)?;
+        let done = self.call(shard, named.kind(), &build).await?;
         self.answered(shard, done)
     }
 
@@ -307,22 +338,22 @@ impl ClusterStore {
         if bytes(mark) == Some(self.inner.mark.as_bytes()) { Ok(()) } else { Err(self.lost(shard, node)) }
     }
 
-    fn check_marks(&self) -> Result<()> {
+    async fn check_marks(&self) -> Result<()> {
         let ask = |shard| vec![redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned()];
-        for (shard, done) in self.scatter(0..self.layout().shards(), &ask)? {
+        for (shard, done) in self.scatter(0..self.layout().shards(), &ask).await? {
             self.check_mark(shard, at(&done.values, 0), &done.node)?;
         }
         Ok(())
     }
 
     /// Reads from many shards, all of them at once.
-    pub(super) fn scatter(
+    pub(super) async fn scatter(
         &self,
         shards: impl IntoIterator<Item = u32>,
         ask: &(dyn Fn(u32) -> Vec<Cmd> + Sync),
     ) -> Result<Vec<(u32, Done)>> {
         let slots: Vec<_> = shards.into_iter().map(|shard| (shard, self.layout().slot_of(shard))).collect();
-        self.inner.nodes.scatter(&slots, ask)
+        self.inner.nodes.scatter(self.caller, &slots, ask).await
     }
 
     pub(super) fn receipt(&self, parts: impl IntoIterator<Item = Option<Sent>>) -> Receipt {
@@ -333,10 +364,10 @@ impl ClusterStore {
 
     /// The receipt of an entry that did not have to change. `None` if it has changed since it was seen, or a failover has
     /// taken that back.
-    pub(super) fn receipt_of_now(&self, key: &SessionKey, stamp: &str) -> Result<Option<Receipt>> {
+    pub(super) async fn receipt_of_now(&self, key: &SessionKey, stamp: &str) -> Result<Option<Receipt>> {
         let shard = self.shard_of(key);
         let ask = redis::cmd("HGET").arg(self.layout().entry(shard, key)).arg("v").to_owned();
-        let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()])?;
+        let done = self.call(shard, Kind::Write, &|_| vec![ask.clone()]).await?;
         let is_same = bytes(at(&done.values, 0)) == Some(stamp.as_bytes());
         Ok(is_same.then(|| self.receipt([done.sent])))
     }

@@ -1,5 +1,6 @@
 //! The verbs that change one entry: read, decide by the rules that the embedded store has, and write over what was seen.
 
+use super::caller::{Caller, wait};
 use super::entry::Look;
 use super::store::ClusterStore;
 use super::write::{Change, Kept, written};
@@ -16,11 +17,11 @@ use crate::random;
 use crate::rules::{self, Edited, Lead};
 
 impl ClusterStore {
-    pub(super) fn do_put(&self, new: &SessionEntry, extras: &Extras, expect: Expect) -> Result<Put> {
+    pub(super) async fn do_put(&self, new: &SessionEntry, extras: &Extras, expect: Expect) -> Result<Put> {
         check_cost(new.usage.estimated_cost_usd)?;
         let (key, tries) = (&new.key, self.tries());
         loop {
-            let seen = self.look(key, false)?;
+            let seen = self.look(key, false).await?;
             if !expect.is_met(seen.as_ref().map(|seen| seen.hot.revision)) {
                 return Ok(Put::Unexpected(seen.map(|seen| seen.entry(key))));
             }
@@ -33,7 +34,7 @@ impl ClusterStore {
                 kind: Some(EventKind::Replaced),
                 ..Change::of(seen.as_ref(), hot, cold)
             };
-            if let Some(placed) = self.write(key, change)? {
+            if let Some(placed) = self.write(key, change).await? {
                 let written = written(key, placed);
                 return Ok(if seen.is_none() { Put::Created(written) } else { Put::Replaced(written) });
             }
@@ -41,15 +42,16 @@ impl ClusterStore {
         }
     }
 
-    pub(super) fn do_modify(
+    pub(super) async fn do_modify(
         &self,
         key: &SessionKey,
         touch: Touch,
-        change: &mut dyn FnMut(&mut Draft<'_>) -> Edit,
+        change: &mut (impl FnMut(&mut Draft<'_>) -> Edit + ?Sized),
     ) -> Result<Modified> {
         let tries = self.tries();
         loop {
-            let seen = self.look(key, false)?;
+            // What is asked for within `change` cannot be awaited, so it is read before.
+            let seen = self.look(key, self.caller == Caller::Awaits).await?;
             let is_new = seen.is_none();
             let old = match &seen {
                 Some(seen) => seen.entry(key),
@@ -58,15 +60,19 @@ impl ClusterStore {
                     SessionEntry::new(key.clone(), random::session_id(now)?, now)
                 }
             };
-            let read = |name: &str| Ok(self.look(key, true)?.and_then(|look| look.extras?.text(name).map(Into::into)));
-            let mut draft = Draft::new(old.clone(), is_new, &read);
-            let edit = change(&mut draft);
-            let (new, changed) = draft.into_parts();
+            let (edit, (new, changed)) = {
+                let read = |name: &str| match seen.as_ref().and_then(|seen| seen.extras.as_ref()) {
+                    Some(extras) => Ok(extras.text(name).map(Into::into)),
+                    None => Ok(wait(self.look(key, true))?.and_then(|look| look.extras?.text(name).map(Into::into))),
+                };
+                let mut draft = Draft::new(old.clone(), is_new, &read);
+                (change(&mut draft), draft.into_parts())
+            };
             match edit {
                 Edit::Keep => return Ok(Modified::Kept((!is_new).then_some(old))),
                 Edit::Remove => {
                     let Some(seen) = &seen else { return Ok(Modified::Kept(None)) };
-                    match self.remove_seen(key, seen, false)? {
+                    match self.remove_seen(key, seen, false).await? {
                         Removal::Removed(receipt) => return Ok(Modified::Removed(receipt)),
                         Removal::Missing => return Ok(Modified::Kept(None)),
                         Removal::Changed => {
@@ -88,9 +94,9 @@ impl ClusterStore {
                     let Some(seen) = &seen else { return Ok(Modified::Kept(None)) };
                     let only_touched = crate::codec::Hot { updated_at: seen.hot.updated_at, ..hot } == seen.hot;
                     if only_touched && !exact_time {
-                        if let Some(receipt) = self.touch_untold(key)?
+                        if let Some(receipt) = self.touch_untold(key).await?
                             && let Some(now) =
-                                self.look(key, false)?.filter(|now| now.hot.revision == seen.hot.revision)
+                                self.look(key, false).await?.filter(|now| now.hot.revision == seen.hot.revision)
                         {
                             self.tell_touched(key, Some(&now));
                             return Ok(Modified::Changed(Written { entry: now.entry(key), receipt }));
@@ -104,7 +110,7 @@ impl ClusterStore {
             let mut extras = Extras::default();
             if !changed.is_empty() {
                 if let Some(seen) = &seen {
-                    match self.look(key, true)? {
+                    match self.look(key, true).await? {
                         Some(look) if look.hot.revision == seen.hot.revision => {
                             extras = look.extras.unwrap_or_default();
                         }
@@ -126,7 +132,7 @@ impl ClusterStore {
             let is_whole = is_new || !changed.is_empty();
             let extras = if is_whole { Kept::New(&extras) } else { Kept::As };
             let change = Change { extras, exact_time, exact_interaction, ..Change::of(seen.as_ref(), hot, cold) };
-            if let Some(placed) = self.write(key, change)? {
+            if let Some(placed) = self.write(key, change).await? {
                 let written = written(key, placed);
                 return Ok(if is_new { Modified::Created(written) } else { Modified::Changed(written) });
             }
@@ -135,7 +141,7 @@ impl ClusterStore {
     }
 
     /// Changes the records of an entry, if there is one. Where nothing is new it is left alone.
-    pub(super) fn change(
+    pub(super) async fn change(
         &self,
         key: &SessionKey,
         kind: Option<EventKind>,
@@ -143,16 +149,16 @@ impl ClusterStore {
     ) -> Result<Option<Receipt>> {
         let tries = self.tries();
         loop {
-            let Some(seen) = self.look(key, false)? else { return Ok(None) };
+            let Some(seen) = self.look(key, false).await? else { return Ok(None) };
             let Some((hot, cold)) = change(&seen) else {
-                match self.receipt_of_now(key, &seen.stamp())? {
+                match self.receipt_of_now(key, &seen.stamp()).await? {
                     None => tries.again()?,
                     kept => return Ok(kept),
                 }
                 continue;
             };
             let change = Change { kind: kind.clone(), ..Change::of(Some(&seen), hot, cold) };
-            if let Some(placed) = self.write(key, change)? {
+            if let Some(placed) = self.write(key, change).await? {
                 return Ok(Some(placed.receipt));
             }
             tries.again()?;
@@ -160,7 +166,7 @@ impl ClusterStore {
     }
 
     /// Changes the hot record of an entry.
-    pub(super) fn change_hot(
+    pub(super) async fn change_hot(
         &self,
         key: &SessionKey,
         change: impl Fn(&mut crate::codec::Hot),
@@ -170,48 +176,54 @@ impl ClusterStore {
             change(&mut hot);
             (hot != seen.hot).then(|| (hot, seen.cold.clone()))
         })
+        .await
     }
 
-    pub(super) fn do_update(&self, key: &SessionKey, change: &mut dyn FnMut(&mut Details)) -> Result<Option<Receipt>> {
+    pub(super) async fn do_update(
+        &self,
+        key: &SessionKey,
+        change: &mut (impl FnMut(&mut Details) + ?Sized),
+    ) -> Result<Option<Receipt>> {
         self.change(key, None, |seen| {
             let mut cold = seen.cold.clone();
             change(&mut cold.details);
             Some((seen.hot, cold))
         })
+        .await
     }
 
     /// Changes the extras of an entry, if there is one; `None` of `change` leaves them.
-    pub(super) fn change_extras(
+    pub(super) async fn change_extras(
         &self,
         key: &SessionKey,
-        change: &dyn Fn(&mut Extras) -> bool,
+        change: &(dyn Fn(&mut Extras) -> bool + Sync),
     ) -> Result<Option<Receipt>> {
         let tries = self.tries();
         loop {
-            let Some(seen) = self.look(key, true)? else { return Ok(None) };
+            let Some(seen) = self.look(key, true).await? else { return Ok(None) };
             let mut extras = seen.extras.clone().unwrap_or_default();
             if !change(&mut extras) {
                 return Ok(None);
             }
             let mut change = Change::of(Some(&seen), seen.hot, seen.cold.clone());
             change.extras = Kept::New(&extras);
-            if let Some(placed) = self.write(key, change)? {
+            if let Some(placed) = self.write(key, change).await? {
                 return Ok(Some(placed.receipt));
             }
             tries.again()?;
         }
     }
 
-    pub(super) fn do_reset(&self, key: &SessionKey, keep: &KeepExtras) -> Result<Option<Written>> {
+    pub(super) async fn do_reset(&self, key: &SessionKey, keep: &KeepExtras) -> Result<Option<Written>> {
         let tries = self.tries();
         loop {
-            let Some(seen) = self.look(key, false)? else { return Ok(None) };
+            let Some(seen) = self.look(key, false).await? else { return Ok(None) };
             let now = self.now();
             let (hot, cold) = rules::reset((&seen.hot, &seen.cold), random::session_id(now)?, now);
-            if let Some(extras) = self.kept(key, &seen, keep)? {
+            if let Some(extras) = self.kept(key, &seen, keep).await? {
                 let kind = Some(EventKind::Reset { reason: None });
                 let change = Change { extras: Kept::New(&extras), kind, ..Change::of(Some(&seen), hot, cold) };
-                if let Some(placed) = self.write(key, change)? {
+                if let Some(placed) = self.write(key, change).await? {
                     return Ok(Some(written(key, placed)));
                 }
             }
@@ -219,18 +231,18 @@ impl ClusterStore {
         }
     }
 
-    pub(super) fn do_repoint(&self, key: &SessionKey, id: &SessionId, how: &Repoint) -> Result<Repointed> {
+    pub(super) async fn do_repoint(&self, key: &SessionKey, id: &SessionId, how: &Repoint) -> Result<Repointed> {
         let tries = self.tries();
         loop {
-            let Some(seen) = self.look(key, false)? else { return Ok(Repointed::Missing) };
+            let Some(seen) = self.look(key, false).await? else { return Ok(Repointed::Missing) };
             let (hot, cold) = match rules::repointed((&seen.hot, &seen.cold), id.clone(), how, self.now()) {
                 Lead::Elsewhere => return Ok(Repointed::Unexpected(seen.entry(key))),
                 Lead::There => return Ok(Repointed::Same(seen.entry(key))),
                 Lead::Switch(hot, cold) => (hot, *cold),
             };
-            if let Some(extras) = self.kept(key, &seen, &how.keep)? {
+            if let Some(extras) = self.kept(key, &seen, &how.keep).await? {
                 let change = Change { extras: Kept::New(&extras), ..Change::of(Some(&seen), hot, cold) };
-                if let Some(placed) = self.write(key, change)? {
+                if let Some(placed) = self.write(key, change).await? {
                     return Ok(Repointed::Switched(written(key, placed)));
                 }
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use redis::{Cmd, Value};
 use serde::Serialize;
 
+use super::caller::wait;
 use super::entry::Look;
 use super::layout::{Names, Part};
 use super::store::ClusterStore;
@@ -140,7 +141,7 @@ impl ClusterStore {
                     redis::cmd("HKEYS").arg(self.part(shard, Part::Turns)).to_owned(),
                 ]
             };
-            for (shard, done) in self.scatter(first..shards.min(first + SHARDS_AT_ONCE), &ask)? {
+            for (shard, done) in wait(self.scatter(first..shards.min(first + SHARDS_AT_ONCE), &ask))? {
                 if self.check_mark(shard, at(&done.values, 0), &done.node).is_err() {
                     found.violations.push(ClusterViolation::ShardLost { shard, node: done.node.clone() });
                 }
@@ -175,7 +176,7 @@ impl ClusterStore {
             places.iter().map(|(place, (shard, _))| (*place, self.layout().slot_of(*shard))).collect();
         slots.sort_unstable();
         let ask = |place| places.get(&place).map(|(shard, one)| ask(*shard, one)).unwrap_or_default();
-        let done = self.inner.nodes.scatter(&slots, &ask)?;
+        let done = wait(self.inner.nodes.scatter(self.caller, &slots, &ask))?;
         Ok(done.into_iter().map(|(_, done)| (done.values, done.node)).collect())
     }
 
@@ -262,7 +263,7 @@ impl ClusterStore {
                 continue;
             }
             // Another session since then has another hint.
-            if self.look(key, false)?.is_some_and(|look| look.stamp() == *stamp) {
+            if wait(self.look(key, false))?.is_some_and(|look| look.stamp() == *stamp) {
                 found.violations.push(ClusterViolation::NoHint { key: key.to_string() });
             }
         }

@@ -1,7 +1,11 @@
 //! An entry as it is written: over what was seen, with its hint and its extras.
 
+use std::time::Duration;
+
+use super::caller::Caller;
 use super::entry::{Look, UNKEPT};
 use super::layout::Part;
+use super::owed::Held;
 use super::scripts::Named;
 use super::store::ClusterStore;
 use super::value::{at, int, list};
@@ -15,6 +19,9 @@ use crate::key::SessionKey;
 use crate::random;
 use crate::rules;
 use crate::time::Timestamp;
+
+/// How often it is looked whether a touch that is on its way has arrived.
+const SETTLES: Duration = Duration::from_millis(1);
 
 /// What becomes of the extras.
 pub(super) enum Kept<'a> {
@@ -72,12 +79,12 @@ pub(super) fn written(key: &SessionKey, placed: Placed) -> Written {
 
 impl ClusterStore {
     /// Writes an entry over the one that was seen, or where none was. `None` if another was first.
-    pub(super) fn write(&self, key: &SessionKey, change: Change<'_>) -> Result<Option<Placed>> {
+    pub(super) async fn write(&self, key: &SessionKey, change: Change<'_>) -> Result<Option<Placed>> {
         let shard = self.shard_of(key);
         let Change { seen, mut hot, mut cold, extras, exact_time, exact_interaction, unless_touched, kind } = change;
         hot.revision = Revision::from_number(random::bits()?.max(1));
         hot.set(AS_IMPORTED, false);
-        let parts = self.arrange(key, seen, &mut cold, extras)?;
+        let parts = self.arrange(key, seen, &mut cold, extras).await?;
         let Some(parts) = parts else { return Ok(None) };
         let encode = |record: std::result::Result<Vec<u8>, CodecError>| {
             record.map_err(|source| Error::Engine { action: "encode an entry", source: source.into() })
@@ -92,9 +99,9 @@ impl ClusterStore {
                 // The same one again, or another would be left over each time that the replicas do not answer.
                 let hint = named
                     .map_or_else(|| random::bits().map(|bits| format!("{bits:016x}")), |it| Ok(it.hint.clone()))?;
-                let sent = self.hint(key, &cold.session_id, &hint, true)?;
+                let sent = self.hint(key, &cold.session_id, &hint, true).await?;
                 // A failover could lose the hint and keep the entry, and what is awaited later would be without one.
-                is_kept = self.receipt([sent.clone()]).replicated().is_ok();
+                is_kept = self.replicated(&self.receipt([sent.clone()])).await.is_ok();
                 (hint, sent)
             }
         };
@@ -134,18 +141,21 @@ impl ClusterStore {
             self.layout().extras(shard, key),
             self.part(shard, Part::Turns),
         ];
-        let held = (exact_time || exact_interaction).then(|| self.inner.owed.hold(key));
+        let mut held = (exact_time || exact_interaction).then(|| self.inner.owed.hold(key));
+        if let Some(held) = &mut held {
+            self.settle(held).await;
+        }
         // One that the entry named before is not to be removed.
         let is_new_hint = hinted.is_some() && named.is_none();
         let outcome = match seen {
-            Some(_) => self.script(shard, Named::Put, &keys, &args),
+            Some(_) => self.script(shard, Named::Put, &keys, &args).await,
             // What is seen is compared. Where none was a removal may come in between, and what it removed come back.
-            None => self.script_once(shard, Named::Put, &keys, &args),
+            None => self.script_once(shard, Named::Put, &keys, &args).await,
         };
         // Whoever tries again takes another hint. What was written, perhaps, needs this one.
         if is_new_hint
             && matches!(&outcome, Err(error) if !matches!(error, Error::Uncertain { .. }))
-            && let Err(error) = self.hint(key, &cold.session_id, &hint, false)
+            && let Err(error) = self.hint(key, &cold.session_id, &hint, false).await
         {
             tracing::debug!(error = &error as &dyn std::error::Error, "a hint that leads nowhere is left over");
         }
@@ -159,7 +169,7 @@ impl ClusterStore {
             }
             // One that the entry named before may be that of whoever was first.
             if is_new_hint {
-                self.hint(key, &cold.session_id, &hint, false)?;
+                self.hint(key, &cold.session_id, &hint, false).await?;
             }
             return Ok(None);
         }
@@ -178,8 +188,19 @@ impl ClusterStore {
         Ok(Some(placed))
     }
 
+    async fn settle(&self, held: &mut Held<'_>) {
+        match self.caller {
+            Caller::Blocks => held.settle(),
+            Caller::Awaits => {
+                while !held.is_settled() {
+                    self.inner.nodes.pause(self.caller, SETTLES).await;
+                }
+            }
+        }
+    }
+
     /// Gives the extras their places. `None` if the entry has changed since it was seen.
-    fn arrange(
+    async fn arrange(
         &self,
         key: &SessionKey,
         seen: Option<&Look>,
@@ -200,7 +221,7 @@ impl ClusterStore {
                 }
                 read = match seen {
                     Some(Look { extras: Some(extras), .. }) => extras.clone(),
-                    Some(seen) => match self.look(key, true)? {
+                    Some(seen) => match self.look(key, true).await? {
                         Some(Look { extras: Some(extras), hot, .. }) if hot.revision == seen.hot.revision => extras,
                         _ => return Ok(None),
                     },

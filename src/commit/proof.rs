@@ -1,6 +1,8 @@
 //! [`Receipt`]: of a commit, or of what an engine of another kind has to prove.
 
 use std::future::Future;
+#[cfg(feature = "valkey")]
+use std::future::poll_fn;
 use std::pin::Pin;
 #[cfg(feature = "valkey")]
 use std::sync::Arc;
@@ -20,6 +22,7 @@ pub(crate) trait Proof: Send + Sync + std::fmt::Debug {
     fn poll(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>>;
     /// Blocks until the replicas have it in memory.
     fn wait_replicated(&self) -> Result<()>;
+    fn poll_replicated(&self, polled: &mut Polled, context: &mut Context<'_>) -> Poll<Result<()>>;
 }
 
 /// What a proof had begun to do when a receipt first waited for its parts, as far as that came to them. It is the receipt's own,
@@ -128,6 +131,21 @@ impl Receipt {
         match &self.0 {
             Kind::Commit(_) => self.wait(),
             Kind::Other(proof, _) => proof.wait_replicated(),
+        }
+    }
+
+    /// As [`replicated`](Receipt::replicated), and blocks no thread.
+    ///
+    /// # Errors
+    /// Those of `replicated`.
+    #[cfg(feature = "valkey")]
+    pub async fn replicated_async(&self) -> Result<()> {
+        match &self.0 {
+            Kind::Commit(receipt) => receipt.clone().await,
+            Kind::Other(proof, _) => {
+                let mut polled = Polled::default();
+                poll_fn(|context| proof.poll_replicated(&mut polled, context)).await
+            }
         }
     }
 
