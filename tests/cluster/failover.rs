@@ -34,7 +34,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Counts up its keys, each change awaited, until it is told to stop.
-    fn write(&self, store: &ClusterStore, writer: usize, stop: &AtomicBool) {
+    fn write(&self, store: &dyn Sessions, writer: usize, stop: &AtomicBool) {
         let mut n = 0;
         while !stop.load(Ordering::Relaxed) {
             for k in 0..KEYS_EACH {
@@ -104,7 +104,7 @@ impl Ledger {
     }
 }
 
-pub fn under_load(store: &ClusterStore, harm: impl FnOnce()) -> Ledger {
+pub fn under_load(store: &dyn Sessions, harm: impl FnOnce()) -> Ledger {
     let (ledger, stop) = (Ledger::default(), AtomicBool::new(false));
     thread::scope(|scope| {
         for writer in 0..WRITERS {

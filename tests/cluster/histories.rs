@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cloakroom::cluster::{ClusterOptions, ClusterStore};
 
+use crate::awaited::Awaited;
 use crate::battery::Battery;
 use crate::conformance::one;
 use crate::nodes::{Cluster, wait_for};
@@ -13,8 +14,8 @@ use crate::suite::histories::spec::{Answer, Op};
 use crate::suite::histories::verbs::{Plain, ThreadClock, Verbs};
 use crate::suite::histories::{record, unexplained};
 
-/// Calls go to one handle and the other in turn.
-pub struct Both(pub ClusterStore, ClusterStore, AtomicUsize);
+/// Calls go to one handle and the other in turn: verbs that block, and those that are futures.
+pub struct Both(pub ClusterStore, Awaited, AtomicUsize);
 
 impl Verbs for Both {
     fn call(&self, n: usize, op: Op) -> Answer {
@@ -50,8 +51,7 @@ fn every_history_has_an_order_after_replicas_took_over() {
 
 pub fn both(options: ClusterOptions) -> Both {
     let options = options.clock(ThreadClock::new());
-    let open = || ClusterStore::open(options.clone()).unwrap();
-    Both(open(), open(), AtomicUsize::default())
+    Both(ClusterStore::open(options.clone()).unwrap(), Awaited::open(options), AtomicUsize::default())
 }
 
 pub fn check(both: &Both, dice: &mut Dice, n: u64) {

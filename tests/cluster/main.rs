@@ -11,6 +11,7 @@
     reason = "a test that fails may panic"
 )]
 
+mod awaited;
 mod backup;
 #[path = "../it/battery.rs"]
 mod battery;
@@ -27,6 +28,7 @@ mod durable;
 mod events;
 mod failover;
 mod forks;
+mod futures;
 mod histories;
 mod leases;
 mod members;

@@ -32,6 +32,8 @@ pub enum Can {
     Durable,
     /// Another key for an entry.
     Rename,
+    /// A lease that has ended once its drop returns.
+    EndAtDrop,
 }
 
 /// A store of its own for each test.
