@@ -1,4 +1,4 @@
-//! The verbs as futures, for whatever is written for verbs that block: the suite, the histories, and writers under harm.
+//! The verbs as futures, for whatever is written for verbs that block: the suite, and the histories, those on six nodes too.
 
 use cloakroom::change::{
     Draft, Edit, Expect, KeepExtras, Modified, Put, Removal, Repoint, Repointed, Resolve, Resolved, Touch, Written,
@@ -22,7 +22,7 @@ use pollster::block_on;
 use serde_json::Value;
 
 use crate::common::NOW;
-use crate::conformance::{one, six};
+use crate::conformance::one;
 use crate::nodes::Cluster;
 use crate::suite::{Can, Rig};
 
@@ -68,10 +68,6 @@ impl Rig for Awaits {
 
 mod on_one_node {
     crate::conformance!(super::Awaits::new(super::one()));
-}
-
-mod on_six_nodes {
-    crate::conformance!(super::Awaits::new(super::six()));
 }
 
 impl Sessions for Awaited {

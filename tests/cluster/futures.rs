@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use cloakroom::change::{Edit, Expect, KeepExtras, Repoint, Resolution, Resolve, Touch};
 use cloakroom::cluster::{AsyncClusterStore, ClusterStore};
@@ -152,14 +153,14 @@ fn no_poll_waits_for_a_node_that_is_gone() {
     let mut verbs: Vec<Boxed<'_, Result<bool>>> =
         vec![Box::pin(async { own.verbs.contains(&one).await }), Box::pin(async { own.verbs.contains(&n).await })];
     // Each is polled whenever it is woken: by its pauses.
-    let woken = Arc::new(Woken(AtomicUsize::new(0)));
+    let woken = Woken::new();
     let waker = Waker::from(Arc::clone(&woken));
     let mut polls = 0;
     while polls < 8 {
-        let before = woken.0.load(Ordering::Acquire);
+        let before = woken.count();
         assert!(verbs.iter_mut().all(|verb| verb.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()));
         polls += 1;
-        wait_for("a pause ends", || woken.0.load(Ordering::Acquire) > before);
+        woken.wait(before);
     }
     cluster.nodes[0].run();
     let mut found: Vec<_> = all(verbs).into_iter().map(Result::unwrap).collect();
@@ -168,11 +169,32 @@ fn no_poll_waits_for_a_node_that_is_gone() {
     own.store.close().unwrap();
 }
 
-struct Woken(AtomicUsize);
+/// Counts how often it is woken, and wakes the thread that made it.
+struct Woken(AtomicUsize, Thread);
+
+impl Woken {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicUsize::new(0), thread::current()))
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Waits until it has been woken more often.
+    fn wait(&self, before: usize) {
+        let began = Instant::now();
+        while self.count() == before {
+            assert!(began.elapsed() < Duration::from_secs(30), "it is not woken");
+            thread::park_timeout(Duration::from_secs(1));
+        }
+    }
+}
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Release);
+        self.1.unpark();
     }
 }
 
@@ -229,16 +251,16 @@ fn a_verb_that_is_dropped_leaves_nothing_half_done() {
     let mut dropped = 0;
     for polls in 0..12 {
         let (entries, token) = entries(&own.store, polls * 100);
-        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let woken = Woken::new();
         let waker = Waker::from(Arc::clone(&woken));
         for mut verb in all_verbs(&own.verbs, &entries, token) {
             for _ in 0..=polls {
-                let before = woken.0.load(Ordering::Acquire);
+                let before = woken.count();
                 if verb.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                     dropped -= 1;
                     break;
                 }
-                wait_for("it is woken", || woken.0.load(Ordering::Acquire) > before);
+                woken.wait(before);
             }
             dropped += 1;
         }
