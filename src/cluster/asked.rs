@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use redis::{Arg, Cmd, ServerError, Value};
+use redis::{Arg, Cmd, ServerError, ServerErrorKind, Value};
 
 use super::answer::{Kind, is_refusal};
 use super::layout::mark_beside;
@@ -16,6 +16,8 @@ const MARKS: usize = 4;
 const LAG: u64 = 2;
 /// The write before a proof, where a node is full.
 const WHEN_FULL: &str = include_str!("scripts/proof.lua");
+/// The dump of no functions, in the format of Redis 7.2, which all know. To restore it is a write that changes nothing.
+const NO_FUNCTIONS: &[u8] = b"\x0b\0\x34\x44\xe1\x33\xf2\xe0\x4b\x53";
 
 /// What is known of the last that a connection wrote.
 ///
@@ -49,27 +51,41 @@ impl Writes {
     }
 }
 
+/// What is written before a proof.
+#[derive(Clone, Copy)]
+pub(super) enum Before<'a> {
+    /// To the mark of a shard.
+    Mark(&'a [u8]),
+    /// The same where the node has refused that for want of memory.
+    WhenFull(&'a [u8]),
+    /// To no key: none of the shards is at the node any more.
+    NoKey,
+}
+
 /// The end of a pipeline that asks for a proof.
 pub(super) struct Asked {
     pub(super) attempt: Attempt,
     pub(super) time: Duration,
     /// What is written before it.
     write: Option<Cmd>,
+    /// That is to no key.
+    pub(super) has_no_key: bool,
     /// It asks whether the node is the primary that it was.
     pub(super) checks: bool,
 }
 
 impl Asked {
-    /// `mark` is that of the shard that is written to before it; `is_full` says that its node has refused that for want of
-    /// memory.
-    pub(super) fn new(attempt: Attempt, time: Duration, mark: Option<&[u8]>, is_full: bool, checks: bool) -> Self {
+    pub(super) fn new(attempt: Attempt, time: Duration, before: Option<Before<'_>>, checks: bool) -> Self {
         let asks = attempt.replicas > 0 || attempt.syncs;
         // This node alone has synced what it has before it answers anybody.
-        let write = mark.filter(|_| attempt.replicas > 0).map(|mark| match is_full {
-            true => redis::cmd("EVAL").arg(WHEN_FULL).arg(1).arg(mark).to_owned(),
-            false => redis::cmd("HINCRBY").arg(mark).arg("proof").arg(1).to_owned(),
+        let before = before.filter(|_| attempt.replicas > 0);
+        let write = before.map(|before| match before {
+            Before::Mark(mark) => redis::cmd("HINCRBY").arg(mark).arg("proof").arg(1).to_owned(),
+            Before::WhenFull(mark) => redis::cmd("EVAL").arg(WHEN_FULL).arg(1).arg(mark).to_owned(),
+            Before::NoKey => redis::cmd("FUNCTION").arg("RESTORE").arg(NO_FUNCTIONS).to_owned(),
         });
-        Self { attempt, time, write, checks: checks && asks }
+        let has_no_key = matches!(before, Some(Before::NoKey));
+        Self { attempt, time, write, has_no_key, checks: checks && asks }
     }
 
     pub(super) fn replies(&self) -> usize {
@@ -98,13 +114,27 @@ impl Asked {
     /// and who has synced it.
     pub(super) fn read(&self, answers: &[Value]) -> (Option<bool>, Option<u64>, Option<Synced>) {
         let mut answers = answers.iter();
-        let has_written = self.write.is_some().then(|| matches!(answers.next(), Some(Value::Int(_))));
+        let has_written = self.write.is_some().then(|| matches!(answers.next(), Some(Value::Int(_) | Value::Okay)));
         let acknowledged = if self.attempt.replicas > 0 { answers.next().and_then(count_of) } else { Some(0) };
         let synced = self.attempt.syncs.then(|| {
             let both = list(answers.next().unwrap_or(&Value::Nil));
             (count_of(at(both, 0)), count_of(at(both, 1)))
         });
         (has_written, acknowledged, synced)
+    }
+
+    /// Why the write before it was not made.
+    pub(super) fn unwritten<'a>(&self, answers: &'a [Value]) -> Option<&'a ServerError> {
+        match answers.first().filter(|_| self.write.is_some()) {
+            Some(Value::ServerError(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The shard that it was to write to is not at the node any more, or not yet.
+    pub(super) fn is_elsewhere(&self, answers: &[Value]) -> bool {
+        let kind = self.unwritten(answers).and_then(ServerError::kind);
+        matches!(kind, Some(ServerErrorKind::Moved | ServerErrorKind::Ask))
     }
 
     /// What the node refuses to do for it. A user may be one that must not ask for the replication, and goes without.
