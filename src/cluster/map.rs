@@ -218,6 +218,11 @@ impl Nodes {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn call_unsound(&self) {
+        *self.unsound.write() = Some(Unsound::any());
+    }
+
     /// The node that another one named, if it is known.
     pub(super) fn known(&self, node: &str) -> Option<Arc<Primary>> {
         self.map.read().node(node).cloned()

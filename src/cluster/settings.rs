@@ -41,6 +41,13 @@ impl From<Unsound> for Error {
     }
 }
 
+#[cfg(test)]
+impl Unsound {
+    pub(super) fn any() -> Self {
+        Self { node: "a:1".into(), setting: "appendfsync", value: "no".into(), advice: "" }
+    }
+}
+
 /// Which nodes were asked, and what they said.
 #[derive(Debug, Default)]
 pub(super) struct Asked {

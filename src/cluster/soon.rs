@@ -261,3 +261,94 @@ impl ClusterStore {
 fn unavailable(seconds: u64, node: String, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
     Error::Unavailable { seconds, node, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::super::clock::ServerClock;
+    use super::super::layout::Layout;
+    use super::super::map::Nodes;
+    use super::super::options::ClusterOptions;
+    use super::super::proof::Needs;
+    use super::super::settings::Wanted;
+    use super::super::wire::Wire;
+    use super::*;
+
+    /// A store that knows of no node, and waits for none.
+    fn store() -> ClusterStore {
+        let options = ClusterOptions::new("t", ["127.0.0.1:1"]);
+        let (needs, figures) = (Arc::new(Needs::new("t".into(), true, 0)), Arc::<Figures>::default());
+        let (wire, clock) = (Wire::new(None, None, None), Arc::new(ServerClock::new()));
+        let wanted = Wanted { syncs: true, stated: false };
+        let (seeds, own, told) = (options.seeds.clone(), Arc::clone(&needs), Arc::clone(&figures));
+        let nodes = Nodes::new(seeds, wire, own, told, Arc::clone(&clock), wanted, Duration::ZERO);
+        let inner = Inner {
+            nodes: Arc::new(nodes),
+            layout: Layout::new("t", 1).unwrap(),
+            needs,
+            figures,
+            owed: Default::default(),
+            soon: Default::default(),
+            stale_hints: Default::default(),
+            clock,
+            options,
+            mark: String::new(),
+            member: String::new(),
+            keeper: Default::default(),
+            door: Default::default(),
+            listeners: Default::default(),
+        };
+        ClusterStore { inner: Arc::new(inner) }
+    }
+
+    /// A touch of a key is in flight.
+    fn flying(store: &ClusterStore, key: &SessionKey) {
+        assert!(store.inner.owed.collect(key, 1));
+        let touches = store.inner.owed.take_collected();
+        assert_eq!(touches.len(), 1);
+        store.inner.soon.flights.lock().push(Flight { shard: 0, touches, sent: None });
+    }
+
+    /// Whoever sets an exact time waits for what is in flight. Nobody looks for answers once the store is left, whether a handle closes it
+    /// or the thread ends that looked for them.
+    #[test]
+    fn nothing_is_in_flight_where_nobody_looks_for_answers() {
+        let (store, key) = (store(), SessionKey::new("a").unwrap());
+        for ends in [false, true] {
+            flying(&store, &key);
+            let (tell, told) = bounded(1);
+            let (other, same) = (store.clone(), key.clone());
+            let setting = thread::spawn(move || {
+                drop(other.inner.owed.hold(&same));
+                tell.send(()).unwrap();
+            });
+            if ends {
+                let (stop, stopped) = bounded(0);
+                drop(stop);
+                ClusterStore::sending_soon(Arc::downgrade(&store.inner), stopped, store.inner.soon.told())();
+            } else {
+                // No node can be told that it leaves.
+                store.leave().unwrap_err();
+            }
+            assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(()), "it waits for a flight");
+            setting.join().unwrap();
+            assert!(!store.is_in_flight() && store.inner.owed.has_collected(), "it may not have arrived");
+        }
+    }
+
+    /// A node has settings with which it keeps nothing. Answers are looked for all the same, and nothing else is sent.
+    #[test]
+    fn what_is_in_flight_lands_though_a_node_is_unsound() {
+        let (store, key) = (store(), SessionKey::new("a").unwrap());
+        flying(&store, &key);
+        store.inner.nodes.call_unsound();
+        assert!(store.send_round(true).is_err());
+        assert!(!store.is_in_flight() && store.inner.owed.has_collected());
+        // Whoever sets an exact time does not wait.
+        drop(store.inner.owed.hold(&key));
+        let round = store.send_round(true);
+        assert!(matches!(round, Err(Error::NodeSetting { .. })), "{round:?}");
+        assert!(!store.is_in_flight() && store.inner.owed.has_collected());
+    }
+}

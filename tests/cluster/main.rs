@@ -27,6 +27,7 @@ mod cost;
 mod durable;
 mod events;
 mod failover;
+mod flushing;
 mod forks;
 mod futures;
 mod histories;
