@@ -61,7 +61,7 @@ struct HeldHere {
 
 /// The store, unless it is closed: that ends all leases of its process.
 fn still_open(inner: &Weak<Inner>) -> Option<ClusterStore> {
-    inner.upgrade().filter(|inner| !inner.door.is_closed()).map(|inner| ClusterStore::of(inner))
+    inner.upgrade().filter(|inner| !inner.door.is_closed()).map(ClusterStore::of)
 }
 
 impl Hold for HeldHere {

@@ -190,5 +190,5 @@ fn number_of(condemnation: &redis::Value) -> Option<i64> {
 }
 
 fn upgrade(inner: &Weak<Inner>) -> Option<ClusterStore> {
-    inner.upgrade().map(|inner| ClusterStore::of(inner))
+    inner.upgrade().map(ClusterStore::of)
 }

@@ -264,6 +264,8 @@ fn unavailable(seconds: u64, node: String, source: Box<dyn std::error::Error + S
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use crossbeam_channel::bounded;
 
     use super::super::clock::ServerClock;
@@ -291,6 +293,7 @@ mod tests {
             owed: Default::default(),
             soon: Default::default(),
             stale_hints: Default::default(),
+            dropped: Default::default(),
             clock,
             options,
             mark: String::new(),
@@ -299,7 +302,7 @@ mod tests {
             door: Default::default(),
             listeners: Default::default(),
         };
-        ClusterStore { inner: Arc::new(inner) }
+        ClusterStore::of(Arc::new(inner))
     }
 
     /// A touch of a key is in flight.
@@ -320,7 +323,7 @@ mod tests {
             let (tell, told) = bounded(1);
             let (other, same) = (store.clone(), key.clone());
             let setting = thread::spawn(move || {
-                drop(other.inner.owed.hold(&same));
+                other.inner.owed.hold(&same).settle();
                 tell.send(()).unwrap();
             });
             if ends {
@@ -329,7 +332,7 @@ mod tests {
                 ClusterStore::sending_soon(Arc::downgrade(&store.inner), stopped, store.inner.soon.told())();
             } else {
                 // No node can be told that it leaves.
-                store.leave().unwrap_err();
+                wait(store.leave()).unwrap_err();
             }
             assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(()), "it waits for a flight");
             setting.join().unwrap();
