@@ -75,8 +75,8 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 struct Held {
     turn: Option<Turn>,
-    /// That of a future, and the threads that call it.
-    waker: Option<(Waker, Arc<Wakers>)>,
+    /// That of a future.
+    waker: Option<Waker>,
 }
 
 impl Slot {
@@ -94,46 +94,46 @@ impl Slot {
         self.held.lock().turn.take()
     }
 
-    pub(super) fn poll(&self, context: &Context<'_>, wakers: &Arc<Wakers>) -> Poll<Turn> {
+    /// The same for a future, which is woken once there is something.
+    pub(super) fn poll(&self, context: &Context<'_>) -> Poll<Turn> {
         let mut held = self.held.lock();
         if let Some(turn) = held.turn.take() {
             return Poll::Ready(turn);
         }
-        if !held.waker.as_ref().is_some_and(|(waker, _)| waker.will_wake(context.waker())) {
-            held.waker = Some((context.waker().clone(), Arc::clone(wakers)));
+        if !held.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            held.waker = Some(context.waker().clone());
         }
         Poll::Pending
     }
 
-    fn set(&self, to: Turn) {
+    /// Returns the waker that is to be called.
+    fn set(&self, to: Turn) -> Option<Waker> {
         let mut held = self.held.lock();
         held.turn = Some(to);
         let waker = held.waker.take();
         self.changed.notify_one();
-        drop(held);
-        if let Some((waker, wakers)) = waker.filter(|_| !fork::is_child()) {
-            wakers.call(vec![waker]);
-        }
+        waker
     }
 }
 
 /// Answers a request once. One that is dropped says that the lane has ended.
 #[derive(Debug)]
-pub(super) struct Answer(Option<Arc<Slot>>);
+pub(super) struct Answer(Option<(Arc<Slot>, Arc<Wakers>)>);
 
 impl Answer {
-    pub(super) fn to(slot: &Arc<Slot>) -> Self {
-        Self(Some(Arc::clone(slot)))
+    pub(super) fn to(slot: &Arc<Slot>, wakers: &Arc<Wakers>) -> Self {
+        Self(Some((Arc::clone(slot), Arc::clone(wakers))))
     }
 
-    pub(super) fn give(mut self, answered: Answered) {
-        if let Some(slot) = self.0.take() {
-            slot.set(Turn::Done(answered));
-        }
+    /// Returns the waker that is to be called, which may do anything: a thread that leads a lane does not.
+    #[must_use]
+    pub(super) fn give(mut self, answered: Answered) -> Option<Waker> {
+        self.0.take().and_then(|(slot, _)| slot.set(Turn::Done(answered)))
     }
 
     pub(super) fn lead(&self) {
-        if let Some(slot) = &self.0 {
+        if let Some((slot, _)) = &self.0 {
+            // A future is not made to lead, and so none is woken.
             slot.set(Turn::Leads);
         }
     }
@@ -141,8 +141,10 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some(slot) = self.0.take() {
-            slot.set(Turn::Done(Answered { values: Err(Trouble::Unsent(ended())), sent: None }));
+        let Some((slot, wakers)) = self.0.take() else { return };
+        let waker = slot.set(Turn::Done(Answered { values: Err(Trouble::Unsent(ended())), sent: None }));
+        if waker.is_some() && !fork::is_child() {
+            wakers.call(waker.into_iter().collect());
         }
     }
 }

@@ -76,7 +76,14 @@ impl Lane {
     pub(super) fn run_as(&self, kind: Kind, commands: Vec<Cmd>, asking: bool) -> Answered {
         let (slot, bytes) = (Arc::new(Slot::default()), bytes_of(&commands));
         let mut line = self.shared.line.lock();
-        line.waiting.push_back(Request { commands, bytes, kind, asking, answer: Answer::to(&slot), leads: true });
+        line.waiting.push_back(Request {
+            commands,
+            bytes,
+            kind,
+            asking,
+            answer: Answer::to(&slot, &self.shared.wakers),
+            leads: true,
+        });
         let leads = !std::mem::replace(&mut line.is_led, true);
         drop(line);
         if leads {
@@ -94,12 +101,12 @@ impl Lane {
     pub(super) fn send(&self, kind: Kind, commands: Vec<Cmd>, asking: bool) -> Waiting {
         let (slot, bytes) = (Arc::new(Slot::default()), bytes_of(&commands));
         let mut line = self.shared.line.lock();
-        let answer = Answer::to(&slot);
+        let answer = Answer::to(&slot, &self.shared.wakers);
         line.waiting.push_back(Request { commands, bytes, kind, asking, answer, leads: false });
         if !line.is_led {
             self.shared.work.notify_one();
         }
-        Waiting { slot, wakers: Arc::clone(&self.shared.wakers) }
+        Waiting(slot)
     }
 }
 
@@ -121,15 +128,12 @@ impl Drop for Lane {
 
 /// An answer on its way.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    slot: Arc<Slot>,
-    wakers: Arc<Wakers>,
-}
+pub(super) struct Waiting(Arc<Slot>);
 
 impl Waiting {
     /// The answer, if it is there.
     pub(super) fn look(self) -> std::result::Result<Answered, Self> {
-        match self.slot.look() {
+        match self.0.look() {
             Some(Turn::Done(answered)) => Ok(answered),
             _ => Err(self),
         }
@@ -146,7 +150,7 @@ impl Waiting {
     pub(super) fn wait(self) -> Answered {
         loop {
             // Nobody makes one lead that was only sent.
-            if let Turn::Done(answered) = self.slot.wait() {
+            if let Turn::Done(answered) = self.0.wait() {
                 return answered;
             }
         }
@@ -158,7 +162,7 @@ impl Future for Waiting {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answered> {
         loop {
-            if let Turn::Done(answered) = ready!(self.slot.poll(context, &self.wakers)) {
+            if let Turn::Done(answered) = ready!(self.0.poll(context)) {
                 return Poll::Ready(answered);
             }
         }
@@ -231,16 +235,17 @@ impl Shared {
     fn lead(&self) {
         let lead = Lead(self);
         let (requests, count) = self.line.lock().take();
-        let answers = self.running.lock().one(requests, count, give);
+        let answers = self.running.lock().one(requests, count, |answers| self.give(answers));
         // The next one begins before these wake.
         drop(lead);
-        give(answers);
+        self.give(answers);
     }
-}
 
-fn give(answers: Answers) {
-    for (answer, answered) in answers {
-        answer.give(answered);
+    fn give(&self, answers: Answers) {
+        let wakers: Vec<_> = answers.into_iter().filter_map(|(answer, answered)| answer.give(answered)).collect();
+        if !wakers.is_empty() && !fork::is_child() {
+            self.wakers.call(wakers);
+        }
     }
 }
 
@@ -358,7 +363,7 @@ mod tests {
         let slot = Arc::new(Slot::default());
         let request = |bytes: usize| {
             let commands = vec![redis::cmd("SET").arg("a").arg("x".repeat(bytes)).to_owned()];
-            let (bytes, kind, answer) = (bytes_of(&commands), Kind::Write, Answer::to(&slot));
+            let (bytes, kind, answer) = (bytes_of(&commands), Kind::Write, Answer::to(&slot, &Arc::default()));
             Request { commands, bytes, kind, asking: false, answer, leads: false }
         };
         let mut line = Line::default();

@@ -411,10 +411,10 @@ mod tests {
     fn write(running: &mut Running, key: &str) -> Sent {
         let slot = Arc::new(Slot::default());
         let commands = vec![redis::cmd("SET").arg(key).arg(1).to_owned()];
-        let (bytes, kind, answer) = (0, Kind::Write, Answer::to(&slot));
+        let (bytes, kind, answer) = (0, Kind::Write, Answer::to(&slot, &Arc::default()));
         let request = Request { commands, bytes, kind, asking: false, answer, leads: false };
         for (answer, answered) in running.one(vec![request], 1, |_| {}) {
-            answer.give(answered);
+            assert!(answer.give(answered).is_none());
         }
         let Turn::Done(Answered { sent: Some(sent), .. }) = slot.wait() else { panic!("there is no answer") };
         sent
