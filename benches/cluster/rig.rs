@@ -1,7 +1,8 @@
 //! Callers that do one thing again and again, and what that costs them and the servers.
 
-use std::sync::Barrier;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,10 +108,62 @@ pub fn run<'a>(
         together.wait();
         times.extend(running.into_iter().flat_map(|caller| caller.join().unwrap()));
     });
+    tell(name, callers, times, took, &before, &after)
+}
+
+/// The same for callers that are tasks of one thread. `each` makes the future of a turn, by the number of its caller.
+pub fn run_tasks<F: Future<Output = ()> + Send + 'static>(
+    servers: &dyn Servers,
+    name: &str,
+    callers: usize,
+    time: Duration,
+    each: impl Fn(usize, usize) -> F + Send + Sync + 'static,
+) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (each, stop) = (Arc::new(each), Arc::new(AtomicBool::new(false)));
+    let before = servers.done();
+    let began = Instant::now();
+    let task = |caller| {
+        let (each, stop) = (Arc::clone(&each), Arc::clone(&stop));
+        runtime.spawn(async move {
+            let mut times = Vec::new();
+            for turn in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let began = Instant::now();
+                each(caller, turn).await;
+                times.push(began.elapsed());
+            }
+            times
+        })
+    };
+    let tasks: Vec<_> = (0..callers).map(task).collect();
+    let (times, took) = runtime.block_on(async {
+        tokio::time::sleep(time).await;
+        stop.store(true, Ordering::Relaxed);
+        let took = began.elapsed();
+        let mut times = Vec::new();
+        for task in tasks {
+            times.extend(task.await.unwrap());
+        }
+        (times, took)
+    });
+    tell(name, callers, times, took, &before, &servers.done())
+}
+
+fn tell(
+    name: &str,
+    callers: usize,
+    mut times: Vec<Duration>,
+    took: Duration,
+    before: &[Done],
+    after: &[Done],
+) -> Outcome {
     times.sort_unstable();
     let calls = times.len() as f64;
-    let spent: Vec<_> = after.iter().zip(&before).map(|(after, before)| after.processor - before.processor).collect();
-    let bytes: u64 = after.iter().zip(&before).map(|(after, before)| after.bytes - before.bytes).sum();
+    let spent: Vec<_> = after.iter().zip(before).map(|(after, before)| after.processor - before.processor).collect();
+    let bytes: u64 = after.iter().zip(before).map(|(after, before)| after.bytes - before.bytes).sum();
     let outcome = Outcome {
         rate: calls / took.as_secs_f64(),
         processor: spent.iter().sum::<f64>() / calls,

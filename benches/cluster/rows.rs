@@ -1,5 +1,6 @@
 //! The verbs of a message beside a blob for each session, which most gateways keep on a cluster today.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloakroom::cluster::ClusterStore;
@@ -46,6 +47,21 @@ pub fn touches(
     });
 }
 
+/// The same for tasks of one thread.
+fn touches_of_tasks(cluster: &Cluster, store: &ClusterStore, awaited: bool, callers: usize, time: Duration) {
+    let (keys, sessions) = (Arc::new((0..SESSIONS).map(key).collect::<Vec<_>>()), store.to_async());
+    let name = if awaited { "touch, awaited, of tasks" } else { "touch, of tasks" };
+    rig::run_tasks(cluster, name, callers, time, move |caller, turn| {
+        let (keys, sessions) = (Arc::clone(&keys), sessions.clone());
+        async move {
+            let receipt = sessions.touch(&keys[pick(caller, turn, SESSIONS)]).await.unwrap().unwrap();
+            if awaited {
+                receipt.await.unwrap();
+            }
+        }
+    });
+}
+
 /// Touches that nobody waits for, each of which goes to a node: a caller has sessions of its own, and waits for longer than touches are
 /// collected before it touches them again.
 pub fn soon(cluster: &Cluster, store: &ClusterStore, callers: usize, time: Duration) {
@@ -78,6 +94,9 @@ pub fn run(time: Duration) {
     begin_sessions(store, SESSIONS);
     for callers in [1, 8, 64] {
         touches(&cluster, store, SESSIONS, false, callers, time);
+    }
+    for callers in [1, 8, 64, 256] {
+        touches_of_tasks(&cluster, store, false, callers, time);
     }
     let keys: Vec<_> = (0..SESSIONS).map(key).collect();
     for callers in [1, 8, 64] {
@@ -116,5 +135,8 @@ pub fn run(time: Duration) {
     });
     for callers in [1, 8, 64, 256] {
         touches(&cluster, store, SESSIONS, true, callers, time);
+    }
+    for callers in [1, 8, 64, 256] {
+        touches_of_tasks(&cluster, store, true, callers, time);
     }
 }
