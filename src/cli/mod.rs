@@ -110,8 +110,8 @@ impl Command {
         Some(match self {
             Self::Compact(_) => "a store on a cluster has no files to compact: its nodes rewrite their own",
             Self::Rename(_) => "no step gives an entry on a cluster another key: the two may be on two nodes",
-            Self::Verify(verify) if verify.repairs() => {
-                "what is found on a cluster cannot be repaired by a command yet"
+            Self::Verify(verify) if verify.has_quarantine() => {
+                "what a repair takes away on a cluster leads nowhere, and is not kept: leave --quarantine out"
             }
             Self::Tail(_) => {
                 "on a cluster events reach the process alone that makes the change: `top` shows what was used last"

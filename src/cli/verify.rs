@@ -44,7 +44,9 @@ use super::{Exit, Format, named, options, with_store};
 ///   quarantine        the file that took what was removed, or null
 ///
 /// With --url, one object: entries, violations, without_hint (entries that no search for their session id finds until
-/// their next change), stale_hints, orphaned_turns, orphaned_leases.
+/// their next change), stale_hints, orphaned_turns, orphaned_leases. There --repair takes away what leads nowhere, beside
+/// all that others do: `repaired` counts hints_removed, rows_removed, turns_removed, leases_removed, and is left out
+/// without it. No entry is changed, so what else is broken stays, and there is no quarantine.
 ///
 /// For a database that does not open there is the error alone, and the exit code is 3.
 #[derive(Debug, Args)]
@@ -109,6 +111,11 @@ impl Verify {
         self.repair
     }
 
+    /// Whether it names a quarantine.
+    pub(super) fn has_quarantine(&self) -> bool {
+        self.quarantine.is_some()
+    }
+
     /// Whether a quarantine is to be where nothing can be kept.
     pub(super) fn contradicts_itself(&self) -> bool {
         self.quarantine.as_deref().is_some_and(is_standard)
@@ -154,12 +161,25 @@ impl Verify {
     }
 }
 
+/// What is found of a store on a cluster.
+#[cfg(feature = "valkey")]
+#[derive(Serialize)]
+struct OnACluster {
+    #[serde(flatten)]
+    found: cloakroom::cluster::ClusterVerification,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repaired: Option<cloakroom::cluster::ClusterRepairs>,
+}
+
 #[cfg(feature = "valkey")]
 impl Verify {
-    /// Checks a store on a cluster.
+    /// Checks a store on a cluster, and repairs it before if that is asked.
     fn on_a_cluster(&self, db: &Db, out: &mut Out) -> Result<Exit> {
         let found = with_source(db, |source| match source {
-            Source::Cluster(store) => Ok(store.verify()?),
+            Source::Cluster(store) => {
+                let repaired = self.repair.then(|| store.repair()).transpose()?;
+                Ok(OnACluster { found: store.verify()?, repaired })
+            }
             _ => anyhow::bail!("it is no store on a cluster"),
         });
         let found = match found {
@@ -170,10 +190,11 @@ impl Verify {
             }
             found => found?,
         };
-        let is_sound = found.violations.is_empty();
+        let is_sound = found.found.violations.is_empty();
         if self.format.json {
             out.json(&found)?;
         } else {
+            let OnACluster { found, repaired } = found;
             for violation in &found.violations {
                 out.line(format_args!("violation: {}", clean(&violation.to_string())))?;
             }
@@ -186,7 +207,15 @@ impl Verify {
                 ("orphaned turns (harmless)", found.orphaned_turns),
                 ("orphaned leases (harmless)", found.orphaned_leases),
             ];
-            rare.into_iter().filter(|(_, count)| *count > 0).for_each(|(name, n)| table.row([name, &thousands(n)]));
+            let repaired = repaired.unwrap_or_default();
+            let repaired = [
+                ("hints removed", repaired.hints_removed),
+                ("rows removed", repaired.rows_removed),
+                ("turns removed", repaired.turns_removed),
+                ("leases removed", repaired.leases_removed),
+            ];
+            let rare = rare.into_iter().chain(repaired).filter(|(_, count)| *count > 0);
+            rare.for_each(|(name, n)| table.row([name, &thousands(n)]));
             table.print(out)?;
         }
         Ok(if is_sound { Exit::Done } else { Exit::Unsound })

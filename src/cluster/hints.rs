@@ -2,7 +2,7 @@
 //!
 //! A hint is written, and at the replicas, before the entry that has the id. It is removed only when the replicas have the change
 //! that took the id from the entry: a failover may give it back, and the entry would be without a hint for good. What is left of
-//! a hint leads nowhere, and is passed over.
+//! a hint leads nowhere, and is passed over; a [`repair`](super::repair) takes it away.
 
 use std::time::Instant;
 

@@ -20,6 +20,8 @@ pub(super) enum Named {
     Review,
     Make,
     Ready,
+    Sweep,
+    Tidy,
 }
 
 struct Text {
@@ -51,6 +53,8 @@ static REVIEW: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts
 static MEMBER: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/member.lua")));
 static MAKE: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/make.lua")));
 static READY: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/ready.lua")));
+static SWEEP: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/sweep.lua")));
+static TIDY: LazyLock<Text> = LazyLock::new(|| Text::new(include_str!("scripts/tidy.lua")));
 
 impl Named {
     fn text(self) -> &'static Text {
@@ -66,6 +70,8 @@ impl Named {
             Self::Review => &REVIEW,
             Self::Make => &MAKE,
             Self::Ready => &READY,
+            Self::Sweep => &SWEEP,
+            Self::Tidy => &TIDY,
         }
     }
 
@@ -75,7 +81,9 @@ impl Named {
             Self::Put | Self::Remove => Kind::Told,
             Self::Begin | Self::End | Self::Hold => Kind::Change,
             Self::Message => Kind::Touch,
-            Self::Condemn | Self::Member | Self::Review | Self::Make | Self::Ready => Kind::Write,
+            Self::Condemn | Self::Member | Self::Review | Self::Make | Self::Ready | Self::Sweep | Self::Tidy => {
+                Kind::Write
+            }
         }
     }
 

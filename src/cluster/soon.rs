@@ -294,6 +294,7 @@ mod tests {
             soon: Default::default(),
             stale_hints: Default::default(),
             dropped: Default::default(),
+            swept: Default::default(),
             clock,
             options,
             mark: String::new(),

@@ -25,6 +25,7 @@ use super::receipt::Proven;
 use super::scripts::Named;
 use super::settings::Wanted;
 use super::stale::StaleHints;
+use super::swept::Swept;
 use super::tls::Tls;
 use super::value::{at, bytes, int, list};
 use super::wire::{Wire, check_seed};
@@ -78,6 +79,7 @@ pub(super) struct Inner {
     pub(super) soon: Soon,
     pub(super) stale_hints: StaleHints,
     pub(super) dropped: Dropped,
+    pub(super) swept: Swept,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: ClusterOptions,
     /// What each shard carries: id of the store, number of shards, format.
@@ -199,6 +201,7 @@ impl ClusterStore {
             soon,
             stale_hints,
             dropped,
+            swept: Swept::default(),
             clock,
             options,
             mark,
@@ -321,7 +324,7 @@ impl ClusterStore {
         self.answered(shard, done)
     }
 
-    fn answered(&self, shard: u32, done: Done) -> Result<(Value, Done)> {
+    pub(super) fn answered(&self, shard: u32, done: Done) -> Result<(Value, Done)> {
         let value = at(&done.values, 0).clone();
         if int(&value) == Some(-9) || int(at(list(&value), 0)) == Some(-9) {
             return Err(self.lost(shard, &done.node));

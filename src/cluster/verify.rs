@@ -6,7 +6,7 @@ use redis::{Cmd, Value};
 use serde::Serialize;
 
 use super::caller::wait;
-use super::entry::Look;
+use super::entry::{Look, UNKEPT};
 use super::layout::{Names, Part};
 use super::store::ClusterStore;
 use super::turns::Marker;
@@ -31,7 +31,8 @@ pub struct ClusterVerification {
     /// Entries that no search for their session id finds, since a failover lost a hint that no replica had. Their next change
     /// writes it again.
     pub without_hint: u64,
-    /// Hints that lead to no entry with that session id, as a failover may leave them. They are passed over.
+    /// Hints that lead to no entry with that session id: of changes that are under way, and left over by failovers, killed
+    /// processes and [`Uncertain`](Error::Uncertain) changes. They are passed over; [`ClusterStore::repair`] takes them away.
     pub stale_hints: u64,
     /// Turns whose entry is gone or has another session. They are passed over.
     pub orphaned_turns: u64,
@@ -101,6 +102,16 @@ struct Hinted {
     stamp: String,
 }
 
+/// A hint that leads to no entry with its session id.
+#[derive(Debug)]
+pub(super) struct Nowhere {
+    pub(super) id: SessionId,
+    pub(super) key: SessionKey,
+    pub(super) hint: String,
+    /// The revision of the entry that its key has; nothing where there is none.
+    pub(super) stamp: String,
+}
+
 impl ClusterStore {
     /// Reads all of the store, and tells what does not agree: marks of shards, records, their places in each order, hints,
     /// turns, leases.
@@ -122,12 +133,14 @@ impl ClusterStore {
         for piece in hinted.chunks(AT_ONCE) {
             self.verify_hints(piece, &mut found)?;
         }
-        found.stale_hints = self.stale_hints(&names)?;
+        for piece in names.ids.chunks(AT_ONCE) {
+            found.stale_hints += self.nowhere(piece)?.len() as u64;
+        }
         Ok(found)
     }
 
     /// The keys that anything is kept of.
-    fn keys_of_all_parts(&self, names: &Names, found: &mut ClusterVerification) -> Result<Vec<SessionKey>> {
+    pub(super) fn keys_of_all_parts(&self, names: &Names, found: &mut ClusterVerification) -> Result<Vec<SessionKey>> {
         let shards = self.layout().shards();
         let mut keys: BTreeSet<SessionKey> = BTreeSet::new();
         for first in (0..shards).step_by(SHARDS_AT_ONCE as usize) {
@@ -164,7 +177,7 @@ impl ClusterStore {
     }
 
     /// Runs commands for each of the keys, all at once.
-    fn ask_each<T: Sync>(
+    pub(super) fn ask_each<T: Sync>(
         &self,
         all: &[T],
         shard_of: impl Fn(&T) -> u32,
@@ -270,30 +283,37 @@ impl ClusterStore {
         Ok(())
     }
 
-    fn stale_hints(&self, names: &Names) -> Result<u64> {
-        let mut stale = 0;
-        for piece in names.ids.chunks(AT_ONCE) {
-            let ask =
-                |shard, id: &SessionId| vec![redis::cmd("SMEMBERS").arg(self.layout().hints(shard, id)).to_owned()];
-            let answers = self.ask_each(piece, |id| self.layout().shard_of_id(id), ask)?;
-            let members = piece.iter().zip(&answers).flat_map(|(id, (values, _))| {
-                let key = |member: &Value| SessionKey::new(text(member)?.get(16..)?).ok();
-                list(at(values, 0)).iter().filter_map(key).map(move |key| (id, key))
-            });
-            let members: Vec<_> = members.collect();
-            let ask = |shard, (_, key): &(&SessionId, SessionKey)| {
-                vec![redis::cmd("HGET").arg(self.layout().entry(shard, key)).arg("c").to_owned()]
+    /// Those of the hints of some session ids that lead to no entry with it.
+    pub(super) fn nowhere(&self, ids: &[SessionId]) -> Result<Vec<Nowhere>> {
+        let mut found = Vec::new();
+        let ask = |shard, id: &SessionId| vec![redis::cmd("SMEMBERS").arg(self.layout().hints(shard, id)).to_owned()];
+        let answers = self.ask_each(ids, |id| self.layout().shard_of_id(id), ask)?;
+        let members = ids.iter().zip(&answers).flat_map(|(id, (values, _))| {
+            let parts = move |member: &Value| {
+                let member = text(member)?;
+                let (hint, key) = member.split_at_checked(16)?;
+                Some((id, hint.to_owned(), SessionKey::new(key).ok()?))
             };
-            for members in members.chunks(AT_ONCE) {
-                let answers = self.ask_each(members, |(_, key)| self.shard_of(key), ask)?;
-                for ((id, _), (values, _)) in members.iter().zip(answers) {
-                    // What cannot be decoded was told already.
-                    let cold = bytes(at(&values, 0)).map(crate::codec::decode_cold);
-                    let leads_there = cold.is_some_and(|cold| cold.map_or(true, |(cold, _)| cold.session_id == **id));
-                    stale += u64::from(!leads_there);
+            list(at(values, 0)).iter().filter_map(parts)
+        });
+        let members: Vec<_> = members.collect();
+        let ask = |shard, (_, _, key): &(&SessionId, String, SessionKey)| {
+            vec![redis::cmd("HMGET").arg(self.layout().entry(shard, key)).arg(&["v", "c", "i"]).to_owned()]
+        };
+        for members in members.chunks(AT_ONCE) {
+            let answers = self.ask_each(members, |(_, _, key)| self.shard_of(key), ask)?;
+            for ((id, hint, key), (values, _)) in members.iter().zip(answers) {
+                let records = list(at(&values, 0));
+                // What cannot be decoded was told already.
+                let cold = bytes(at(records, 1)).map(crate::codec::decode_cold);
+                let leads_there = cold.is_some_and(|cold| cold.map_or(true, |(cold, _)| cold.session_id == **id));
+                let named = text(at(records, 2)).unwrap_or_default();
+                if !leads_there && named.trim_start_matches(UNKEPT) != hint {
+                    let stamp = text(at(records, 0)).unwrap_or_default();
+                    found.push(Nowhere { id: (*id).clone(), key: key.clone(), hint: hint.clone(), stamp });
                 }
             }
         }
-        Ok(stale)
+        Ok(found)
     }
 }

@@ -8,7 +8,7 @@ use super::layout::Part;
 use super::owed::Held;
 use super::scripts::Named;
 use super::store::ClusterStore;
-use super::value::{at, int, list};
+use super::value::{at, int, list, text};
 use crate::answer::Written;
 use crate::codec::{self, AS_IMPORTED, ArrangeError, CodecError, Cold, Hot, NewExtras, SUSPENDED};
 use crate::commit::Receipt;
@@ -91,7 +91,8 @@ impl ClusterStore {
         };
         let (hot_bytes, cold_bytes) = (encode(hot.encode())?, encode(cold.to_bytes())?);
         let same_id = seen.is_some_and(|seen| seen.cold.session_id == cold.session_id);
-        let mut is_kept = true;
+        // Known before the hint is written: `repair` says why.
+        let (mut is_kept, mut swept) = (true, "*".to_owned());
         let named = seen.filter(|seen| same_id && !seen.hint.is_empty());
         let (hint, hinted) = match named {
             Some(seen) if seen.is_hint_kept => (seen.hint.clone(), None),
@@ -99,6 +100,7 @@ impl ClusterStore {
                 // The same one again, or another would be left over each time that the replicas do not answer.
                 let hint = named
                     .map_or_else(|| random::bits().map(|bits| format!("{bits:016x}")), |it| Ok(it.hint.clone()))?;
+                swept = self.inner.swept.of(shard);
                 let sent = self.hint(key, &cold.session_id, &hint, true).await?;
                 // A failover could lose the hint and keep the entry, and what is awaited later would be without one.
                 is_kept = self.replicated(&self.receipt([sent.clone()])).await.is_ok();
@@ -122,6 +124,7 @@ impl ClusterStore {
             flag(same_id),
             seen.filter(|_| unless_touched).map(|seen| seen.score.clone()).unwrap_or_default().into_bytes(),
             state(&hot).as_bytes().to_vec(),
+            swept.into_bytes(),
         ];
         match parts {
             Parts::AsTheyAre => args.push(b"=".to_vec()),
@@ -162,7 +165,12 @@ impl ClusterStore {
         let (value, done) = outcome?;
         let answer = list(&value);
         if int(at(answer, 0)) != Some(1) {
-            if done.again && seen.is_some() {
+            // A sweep may have taken the hint away: it begins anew, with another one.
+            let is_swept = int(at(answer, 0)) == Some(-8);
+            if is_swept {
+                self.inner.swept.put(shard, text(at(answer, 1)).unwrap_or_default());
+            }
+            if done.again && seen.is_some() && !is_swept {
                 // It may have been made, and changed by another since: to make it again would make it twice.
                 let source = "another change was made meanwhile".into();
                 return Err(self.inner.figures.failed(Error::Uncertain { node: done.node, made: false, source }));

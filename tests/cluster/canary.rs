@@ -221,6 +221,7 @@ fn verbs(marker: &str, said: &Said, store: &ClusterStore) {
         said.line(&serde_json::to_string(found).unwrap());
         found.violations.iter().for_each(|violation| said.line(&violation.to_string()));
     });
+    said.note(store.repair());
     said.note(store.backup(std::io::sink(), |_| {}));
     said.note(store.export(std::io::sink(), &ExportOptions::new(ExportFormat::Hermes)));
     let bad =

@@ -270,8 +270,8 @@ fn a_store_on_a_cluster_is_looked_at_on_one_screen() {
 fn what_has_no_meaning_on_a_cluster_says_so() {
     let store = one().open();
     let url = url(&store);
-    let all: [&[&str]; 6] =
-        [&["compact"], &["rename", "a", "b"], &["tail"], &["web"], &["verify", "--repair"], &["config", "check"]];
+    let kept = ["verify", "--repair", "--quarantine", "x"];
+    let all: [&[&str]; 6] = [&["compact"], &["rename", "a", "b"], &["tail"], &["web"], &kept, &["config", "check"]];
     for words in all {
         let (code, said) = refused(&url, words);
         assert!(code == 2 && (said.contains("cluster") || said.contains("--url")), "{words:?}: {said}");
@@ -362,9 +362,18 @@ fn verify_finds_what_does_not_agree() {
     let violations = said.lines().filter(|line| line.starts_with("violation:")).count();
     assert_eq!((output.status.code(), violations), (Some(3), 8), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(!said.contains(key(0).as_str()), "keys are redacted");
+    // A repair takes away what leads nowhere, and tells the rest.
+    let output = run(&url, &["verify", "--repair", "--json"]);
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let repaired = json!({"hints_removed": 3, "rows_removed": 1, "turns_removed": 1, "leases_removed": 1});
+    assert_eq!((output.status.code(), &said["repaired"]), (Some(3), &repaired), "{said}");
+    assert_eq!((said["violations"].as_array().unwrap().len(), &said["without_hint"]), (7, &1.into()), "{said}");
+    for name in ["stale_hints", "orphaned_turns", "orphaned_leases"] {
+        assert_eq!(said[name], 0, "{said}");
+    }
 }
 
-/// No command repairs a store on a cluster, so an entry that nobody can read has to go by a removal.
+/// No repair mends an entry that nobody can read, so it has to go by a removal.
 #[test]
 fn an_entry_that_cannot_be_decoded_is_removed() {
     let store = one().open();
@@ -402,6 +411,7 @@ fn an_entry_that_cannot_be_decoded_is_removed() {
     let found = store.verify().unwrap();
     // Those whose session id could not be read.
     assert_eq!((found.violations.as_slice(), found.entries, found.stale_hints), ([].as_slice(), 1, 2));
+    assert_eq!(store.repair().unwrap().hints_removed, 2);
     assert_eq!(store.resolve(&source(1)).unwrap().resolution, Resolution::Created);
     assert!(store.remove(&key(0)).unwrap().is_none());
 }

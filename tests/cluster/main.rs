@@ -43,6 +43,7 @@ mod pruning;
 mod recovery;
 mod refused;
 mod relied_on;
+mod repair;
 mod resharding;
 mod retries;
 mod slots;
