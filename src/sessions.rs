@@ -142,7 +142,8 @@ pub trait Sessions: Send + Sync {
     /// of it are awaited: see [`TurnToken`].
     fn begin_turn(&self, key: &SessionKey) -> Result<Option<BegunTurn>>;
 
-    /// The same, unless a turn is open: [`try_begin_turn`](SessionStore::try_begin_turn).
+    /// The same, unless a turn is open: [`try_begin_turn`](SessionStore::try_begin_turn). On a cluster that turn names the process
+    /// that has begun it ([`owner`](OpenTurn::owner)).
     fn try_begin_turn(&self, key: &SessionKey) -> Result<TurnStart>;
 
     /// Notes that the work of a turn is done: [`end_turn`](SessionStore::end_turn).

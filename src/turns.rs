@@ -51,6 +51,10 @@ pub struct OpenTurn {
     pub started_at: Timestamp,
     /// Whoever worked on it is gone: it began before the store was opened or, on a cluster, its process has ended.
     pub interrupted: bool,
+    /// On a cluster, the process that has begun it, by the name that `ClusterStore::member` tells there: a message for the
+    /// session may be sent to it. `None` where that is not known, as of a turn that came with a backup, and on an embedded store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// A turn that has just begun.
@@ -87,7 +91,7 @@ pub struct TurnsDiscarded {
 
 fn open_turn(key: SessionKey, marker: &Marker) -> OpenTurn {
     let (token, started_at) = (TurnToken(marker.turn.token), marker.turn.started_at);
-    OpenTurn { key, token, started_at, interrupted: marker.interrupted }
+    OpenTurn { key, token, started_at, interrupted: marker.interrupted, owner: None }
 }
 
 impl SessionStore {

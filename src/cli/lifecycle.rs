@@ -27,6 +27,8 @@ use super::{Exit, Format, now};
 ///   token         names the turn, sixteen hexadecimal digits
 ///   started_at    when it began (RFC 3339, UTC)
 ///   interrupted   nobody is at work on it: its process has ended, or it began before the gateway opened the store
+///   owner         on a cluster, the process that has begun it, as the label `member` of its metrics; left out where
+///                 that is not known
 ///
 /// With --recover and --json, one object: resumable (list of keys), already_pending (those whose resume was pending
 /// before, and keeps its reason), stale, suspended, orphaned (markers cleared, because they were too old, or their

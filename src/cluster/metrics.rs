@@ -8,8 +8,8 @@ use super::store::ClusterStore;
 use crate::error::Result;
 
 impl ClusterStore {
-    /// What names this process among those that have the store open: the label `member` of its [metrics](Self::metrics), and in
-    /// the warning about processes that keep a pass of pruning waiting. A store that is opened again has another one.
+    /// What names this process among those that have the store open: the label `member` of its [metrics](Self::metrics), the
+    /// [`owner`](crate::turns::OpenTurn::owner) of its turns, and in the warning about processes that keep a pass of pruning waiting. A store that is opened again has another one.
     #[must_use]
     pub fn member(&self) -> &str {
         &self.inner.member

@@ -4,7 +4,7 @@ use super::caller::Caller;
 use super::entry::Look;
 use super::layout::Part;
 use super::map::Kind;
-use super::roll::Roll;
+use super::roll::{NOBODY, Roll};
 use super::scripts::Named;
 use super::store::ClusterStore;
 use super::value::{at, bytes, int, list, pairs, text};
@@ -222,5 +222,7 @@ impl ClusterStore {
 }
 
 fn open_turn(key: &SessionKey, marker: &Marker, interrupted: bool) -> OpenTurn {
-    OpenTurn { key: key.clone(), token: TurnToken(marker.token), started_at: marker.turn.started_at, interrupted }
+    let (token, started_at) = (TurnToken(marker.token), marker.turn.started_at);
+    let owner = Some(marker.owner.clone()).filter(|owner| owner != NOBODY);
+    OpenTurn { key: key.clone(), token, started_at, interrupted, owner }
 }

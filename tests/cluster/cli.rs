@@ -77,7 +77,7 @@ fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
     let without_time = |text: &str| {
         let mut values: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         values.iter_mut().for_each(|value| {
-            for name in ["idle_seconds", "interrupted", "age_seconds"] {
+            for name in ["idle_seconds", "interrupted", "owner", "age_seconds"] {
                 value.as_object_mut().unwrap().remove(name);
             }
         });
@@ -93,6 +93,7 @@ fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
     for words in all {
         assert_eq!(without_time(&printed(&url, words)), without_time(&embedded(words)), "{words:?}");
     }
+    assert_eq!(lines(&url, &["turns", "--json"])[0]["owner"], store.member());
     assert_eq!(lines(&url, &["leases", "--json"])[0]["name"], "job");
     assert_eq!(printed(&url, &["list", "--limit", "1"]).lines().last(), Some("1 of 3 entries (--limit shows more)"));
     let stats = &lines(&url, &["stats", "--json"])[0];

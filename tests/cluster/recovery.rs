@@ -6,10 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::cluster::ClusterStore;
-use cloakroom::turns::{RecoverOptions, TurnEnd};
+use cloakroom::turns::{OpenTurn, RecoverOptions, TurnEnd, TurnStart};
 use cloakroom::{SessionKey, Sessions};
 
 use crate::common::{key, source};
+use crate::conformance::one;
 use crate::nodes::{Cluster, wait_for};
 use crate::retries::{Rig, rig};
 
@@ -18,6 +19,29 @@ fn recover(store: &ClusterStore) -> Result<Vec<SessionKey>, cloakroom::Error> {
     let told = store.recover_interrupted_turns(&RecoverOptions::new(None))?;
     assert_eq!((told.orphaned, told.suspended, told.stale), (0, 0, 0));
     Ok([told.resumable, told.already_pending].concat())
+}
+
+/// Whoever finds a turn open learns who has it. Of one that came with a backup nobody knows.
+#[test]
+fn an_open_turn_names_the_process_that_has_begun_it() {
+    let store = one().open();
+    let other = ClusterStore::open(one().options_of(&store).replicas(0)).unwrap();
+    assert_ne!(store.member(), other.member());
+    store.resolve(&source(1)).unwrap();
+    store.begin_turn(&key(1)).unwrap().unwrap();
+    let owner_of = |turn: OpenTurn| turn.owner;
+    let TurnStart::Open(open) = other.try_begin_turn(&key(1)).unwrap() else { panic!("it is not open") };
+    assert_eq!(open.owner.as_deref(), Some(store.member()));
+    assert_eq!(other.turns().unwrap().items, std::slice::from_ref(&open));
+    assert_eq!(other.turn(&key(1)).unwrap(), Some(open));
+    other.begin_turn(&key(1)).unwrap().unwrap();
+    assert_eq!(store.turn(&key(1)).unwrap().and_then(owner_of).as_deref(), Some(other.member()));
+    let mut backup = Vec::new();
+    store.backup(&mut backup, |_| {}).unwrap();
+    let restored = one().options();
+    ClusterStore::restore(restored.clone(), &*backup, |_| {}).unwrap();
+    let turn = ClusterStore::open(restored).unwrap().turn(&key(1)).unwrap().unwrap();
+    assert!(turn.interrupted && turn.owner.is_none(), "{turn:?}");
 }
 
 /// Somebody reads all turns, or all leases, and it takes long. One whom nobody had heard of when that began comes, and takes up
