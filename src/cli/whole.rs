@@ -41,6 +41,9 @@ const UNKNOWN: &str = "unknown";
 ///   condemned               entries that a pass of pruning wants gone, once all processes have been asked
 ///   members                 processes that have the store open, this command among them
 ///   guards                  those of them that are asked before an entry is pruned
+///   used_memory             bytes of memory of all primaries together; null where the user may not ask
+///   replica_lag             bytes of the replication stream that the replica that is farthest behind has not acknowledged;
+///                           null where none is connected, too
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Stats {
@@ -142,6 +145,8 @@ impl Stats {
             ("of them, with a guard", stats.guards),
         ];
         numbers.into_iter().for_each(|(name, number)| table.row([name, &thousands(number)]));
+        let sizes = [("memory of the primaries", stats.used_memory), ("replicas are behind by", stats.replica_lag)];
+        sizes.into_iter().for_each(|(name, bytes)| bytes.into_iter().for_each(|bytes| table.row([name, &size(bytes)])));
         rows(&mut table, stats.newest, stats.oldest, &counts);
         table.print(out)?;
         none_unreadable(counts.unreadable, &Unreadable::default())

@@ -16,7 +16,7 @@ impl ClusterStore {
     }
 
     /// Figures as text for Prometheus (format 0.0.4): what this process has done since it opened the store, and the state
-    /// of the whole, for which all shards are asked once. Whoever serves it for scrapes does that in few processes, or in
+    /// of the whole, for which all shards are asked once. What no node tells is left out. Whoever serves it for scrapes does that in few processes, or in
     /// all: the label `member` tells them apart.
     ///
     /// # Errors
@@ -67,7 +67,16 @@ impl ClusterStore {
             ("members", stats.members, "Processes that have the store open."),
             ("guards", stats.guards, "Those that are asked before an entry is pruned."),
         ];
-        for (name, value, help) in gauges {
+        let told = [
+            ("used_memory_bytes", stats.used_memory, "Memory that the primaries use together, for all that they hold."),
+            (
+                "replica_lag_bytes",
+                stats.replica_lag,
+                "What the replica that is farthest behind has not acknowledged of the replication stream.",
+            ),
+        ];
+        let told = told.into_iter().filter_map(|(name, value, help)| Some((name, value?, help)));
+        for (name, value, help) in gauges.into_iter().chain(told) {
             put(name, "gauge", help, &value);
         }
         Ok(text)

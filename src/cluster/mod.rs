@@ -63,6 +63,7 @@ mod stats;
 mod store;
 mod swept;
 mod tls;
+mod told;
 mod turns;
 mod url;
 mod value;

@@ -1,5 +1,6 @@
 //! Figures of the whole.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -7,6 +8,7 @@ use serde::Serialize;
 use super::caller::wait;
 use super::layout::Part;
 use super::store::ClusterStore;
+use super::told::Told;
 use super::value::{at, int, list};
 use crate::error::Result;
 use crate::time::Timestamp;
@@ -39,10 +41,17 @@ pub struct ClusterStats {
     pub members: u64,
     /// Those that are asked before an entry is pruned.
     pub guards: u64,
+    /// Bytes of memory that the primaries use together, for all that they hold (`used_memory` of `INFO`). `None` where a node does
+    /// not let this user ask.
+    pub used_memory: Option<u64>,
+    /// How far the replica that is farthest behind is behind its primary: the bytes of the replication stream that it has not
+    /// acknowledged. A replica acknowledges once a second, and when a receipt asks, so what was just written counts too. `None` where
+    /// no replica is connected, or a node does not let this user ask.
+    pub replica_lag: Option<u64>,
 }
 
 impl ClusterStore {
-    /// Figures of the whole. Asks every shard once, whatever it holds.
+    /// Figures of the whole. Asks every shard once, whatever it holds, and then every primary.
     ///
     /// # Errors
     /// Those of every read, see [the module](crate::cluster).
@@ -81,7 +90,10 @@ impl ClusterStore {
             condemned: 0,
             members: roll.members.len() as u64,
             guards: roll.guards.len() as u64,
+            used_memory: None,
+            replica_lag: None,
         };
+        let mut nodes = BTreeMap::new();
         for (shard, done) in self.scatter(0..self.layout().shards(), &ask).await? {
             self.check_mark(shard, at(&done.values, 5), &done.node)?;
             let count = |place| int(at(&done.values, place)).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
@@ -93,7 +105,9 @@ impl ClusterStore {
             stats.open_turns += count(3);
             stats.condemned += count(4);
             stats.active_in_last_minute += count(6);
+            nodes.entry(done.node).or_insert(shard);
         }
-        Ok(stats)
+        let Told { used_memory, replica_lag } = self.told_by_primaries(nodes.into_values()).await?;
+        Ok(ClusterStats { used_memory, replica_lag, ..stats })
     }
 }

@@ -101,6 +101,8 @@ fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
         (&stats["entries"], &stats["open_turns"], &stats["by_platform"]["discord"]),
         (&3.into(), &1.into(), &3.into())
     );
+    assert!(stats["used_memory"].as_u64() > Some(0) && stats["replica_lag"].is_null(), "{stats}");
+    assert!(printed(&url, &["stats"]).contains("memory of the primaries"));
     // What goes out goes in, by the formats of the gateways too.
     let session_file = dir.path().join("sessions.json");
     let session_file = session_file.to_str().unwrap();

@@ -10,7 +10,8 @@ use cloakroom::time::ManualClock;
 use cloakroom::{PrunePolicy, SessionKey, Sessions as _, time::Clock};
 
 use crate::common::{key, source};
-use crate::conformance::one;
+use crate::conformance::{one, six};
+use crate::nodes::{Cluster, wait_for};
 
 /// The figure of this name.
 #[track_caller]
@@ -68,6 +69,44 @@ fn a_process_tells_what_it_did_and_what_there_is() {
     }
 }
 
+/// Of all primaries together, and of the replica that is farthest behind. A user that may not ask learns the rest.
+#[test]
+fn nodes_tell_of_their_memory_and_of_replicas_that_are_behind() {
+    let cluster = Cluster::patient();
+    let store = cluster.open();
+    let memory = |n: usize| {
+        let info = cluster.nodes[n].ask_text(&["INFO", "memory"]);
+        info.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<u64>().ok()).unwrap()
+    };
+    let least = (0..3).map(memory).min().unwrap();
+    let stats = store.stats().unwrap();
+    assert!(stats.used_memory.unwrap() > least * 2, "{stats:?}, of {least} at least each");
+    wait_for("the replicas have all", || store.stats().unwrap().replica_lag == Some(0));
+    let replica = &cluster.nodes[cluster.replica_of(1)];
+    replica.signal("STOP");
+    for n in 0..30 {
+        store.resolve(&source(n)).unwrap();
+    }
+    // Each of these is longer than what goes to a replica to keep its connection.
+    assert!((0..30).any(|n| cluster.has_key(1, &store, &key(n))));
+    assert!(store.stats().unwrap().replica_lag.unwrap() > 200);
+    assert!(figure(&store, "replica_lag_bytes") > 200 && figure(&store, "used_memory_bytes") > least * 2);
+    replica.signal("CONT");
+    wait_for("it has caught up", || store.stats().unwrap().replica_lag == Some(0));
+    // One node has no replica.
+    let alone = one().open().stats().unwrap();
+    assert!(alone.used_memory.unwrap() > 0 && alone.replica_lag.is_none(), "{alone:?}");
+    assert!(!one().open().metrics().unwrap().contains("replica_lag"));
+    for node in &cluster.nodes {
+        node.ask(&["ACL", "SETUSER", "blind", "on", ">sesame", "~*", "+@all", "-info"]);
+    }
+    let blind = cluster.options_of(&store).login("blind", "sesame").settings_are_stated().replicas(0);
+    let blind = ClusterStore::open(blind).unwrap();
+    let stats = blind.stats().unwrap();
+    assert_eq!((stats.entries, stats.used_memory, stats.replica_lag), (30, None, None));
+    assert_eq!(figure(&blind, "entries"), 30);
+}
+
 /// The page has a row for each figure, and each row is one.
 #[test]
 fn the_page_lists_every_figure_of_a_cluster() {
@@ -75,7 +114,7 @@ fn the_page_lists_every_figure_of_a_cluster() {
     let part = page.split("## On a cluster").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = part.lines().filter(|line| line.starts_with("| `")).map(|line| line.split('|').nth(1).unwrap());
     let listed: BTreeSet<_> = rows.flat_map(|names| names.split('`').skip(1).step_by(2)).collect();
-    let text = ClusterStore::open(one().options()).unwrap().metrics().unwrap();
+    let text = ClusterStore::open(six().options()).unwrap().metrics().unwrap();
     let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE cloakroom_cluster_"));
     assert_eq!(listed, told.map(|line| line.split(' ').next().unwrap()).collect());
 }
