@@ -39,7 +39,7 @@ impl SessionStore {
         // A file that is no backup is refused before anything is made.
         let frames = FrameReader::begin(BufReader::new(input))?;
         let store = NewStore::create(&options.path, options.cache_bytes, options.trust_group)?;
-        let report = BackupReport { entries: 0, turns: 0, leases: 0, notes: 0, bytes: 0 };
+        let report = BackupReport::of(0, 0);
         Run { frames, store, report, progress, last: None, note: None, commit: 0 }.run()
     }
 }

@@ -74,7 +74,7 @@ impl SessionStore {
     pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
         let snapshot = self.commits().snapshot()?;
         self.flush()?;
-        let mut report = BackupReport { entries: 0, turns: 0, leases: 0, notes: 0, bytes: 0 };
+        let mut report = BackupReport::of(0, 0);
         let mut out = FrameWriter::begin(BufWriter::new(output))?;
         let zone = self.commits().engine()?.zone()?;
         self.put_record(&mut out, Kind::Store, &BackupStoreV1 { zone: zone.as_deref() })?;

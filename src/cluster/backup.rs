@@ -25,13 +25,14 @@ impl ClusterStore {
     /// [`SessionStore::restore`](crate::SessionStore::restore) makes a store from.
     ///
     /// It is **not of one moment**: each entry is whole, as it was when it was read; one that is created, removed or changed
-    /// meanwhile may be in it or not. The keys of all entries are held in memory, and 32 entries at a time, which are asked for
+    /// meanwhile may be in it or not. The report says so, and when that was (`began`, `ended`, by the clock of the store); the file
+    /// does not, for readers of its format would take what tells that for damage. The keys of all entries are held in memory, and 32 entries at a time, which are asked for
     /// together: an entry costs a round trip, and so many of them are under way at once.
     ///
     /// # Errors
     /// [`Error::DamagedRecord`] if an entry cannot be decoded, for a backup that lacks it would hide that.
     pub fn backup(&self, output: impl Write, mut progress: impl FnMut(&BackupProgress)) -> Result<BackupReport> {
-        let mut report = BackupReport { entries: 0, turns: 0, leases: 0, notes: 0, bytes: 0 };
+        let mut report = BackupReport { began: Some(self.now()), ..BackupReport::of(0, 0) };
         let mut out = FrameWriter::begin(BufWriter::new(output))?;
         out.frame(FrameKind::Store, &encoded(BackupStoreV1 { zone: None }.to_bytes())?)?;
         let mut greatest = 0;
@@ -48,7 +49,7 @@ impl ClusterStore {
         let end = BackupEndV1 { entries: report.entries, notes: 0, commit: (greatest >> 24) + 1, crc: out.crc() };
         out.frame(FrameKind::End, &encoded(end.to_bytes())?)?;
         out.flush()?;
-        report.bytes = out.bytes();
+        (report.bytes, report.ended) = (out.bytes(), Some(self.now()));
         Ok(report)
     }
 

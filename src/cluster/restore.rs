@@ -121,7 +121,7 @@ impl ClusterStore {
         if let Some(error) = failed {
             return Err(error);
         }
-        let report = BackupReport { entries, turns, leases, notes, bytes: frames.bytes() };
+        let report = BackupReport { turns, leases, notes, ..BackupReport::of(entries, frames.bytes()) };
         progress(&BackupProgress { entries, bytes: report.bytes });
         // Later turns have greater numbers, and a nonce of sixteen bits after them.
         for (shard, token) in tokens {

@@ -12,7 +12,7 @@ use cloakroom::{Error, Extras, Options, SessionEntry, SessionStore, Sessions, Us
 use serde_json::json;
 
 use crate::common::{fast_dir, key, source};
-use crate::conformance::six;
+use crate::conformance::{one, six};
 use crate::nodes::{Cluster, Node, wait_for};
 
 #[test]
@@ -307,4 +307,26 @@ fn what_was_not_made_to_its_end_is_restored() {
     cluster.nodes[0].ask(&["HSET", &found[0], "state", "making"]);
     assert_eq!(ClusterStore::restore(options.clone(), &*file, |_| {}).unwrap().entries, 1);
     assert!(ClusterStore::open(options).unwrap().contains(&key(1)).unwrap());
+}
+
+/// A backup of a cluster is not of one moment: its report says so, and that of an embedded store, and of any restore, has nothing to
+/// say.
+#[test]
+fn a_report_says_when_a_backup_began_and_ended() {
+    let store = one().open();
+    store.resolve(&source(1)).unwrap();
+    let (before, mut file) = (store.stats().unwrap().now, Vec::new());
+    let report = store.backup(&mut file, |_| {}).unwrap();
+    let (began, ended) = report.began.zip(report.ended).unwrap();
+    assert!(before <= began && began <= ended && ended <= store.stats().unwrap().now, "{report:?}");
+    let dir = fast_dir();
+    let restored = SessionStore::restore(Options::new(dir.path().join("db")), &*file, |_| {}).unwrap();
+    assert_eq!(restored.began.or(restored.ended), None);
+    let embedded = SessionStore::open(Options::new(dir.path().join("db"))).unwrap();
+    let report = embedded.backup(std::io::sink(), |_| {}).unwrap();
+    assert_eq!((report.entries, report.began.or(report.ended)), (1, None));
+    let said = serde_json::to_value(report).unwrap();
+    assert!(said.get("began").is_none() && said.get("ended").is_none(), "{said}");
+    let restored = ClusterStore::restore(one().options(), &*file, |_| {}).unwrap();
+    assert_eq!(restored.began.or(restored.ended), None);
 }

@@ -115,6 +115,8 @@ fn commands_say_of_a_cluster_what_they_say_of_an_embedded_store() {
     assert!(said.contains("already"), "{said}");
     let report = &lines(&url, &["backup", backup, "--force", "--json"])[0];
     assert_eq!((&report["entries"], &report["one_moment"]), (&3.into(), &false.into()));
+    let time_of = |name: &str| serde_json::from_value::<Timestamp>(report[name].clone()).unwrap();
+    assert!(time_of("began") <= time_of("ended"));
     let restored = url.replace(store.name(), "restored");
     let report = &lines(&restored, &["restore", backup, "--json"])[0];
     assert_eq!((&report["entries"], report.get("one_moment")), (&3.into(), None));

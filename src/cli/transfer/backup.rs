@@ -36,6 +36,8 @@ use crate::cli::{Exit, Format, options, progress};
 ///   notes        notes of imported files in it
 ///   bytes        its size
 ///   one_moment   false, and there only with --url
+///   began        when the first entry was read at the earliest (RFC 3339, UTC), likewise; ended is when the last one was at
+///                the latest. The file itself does not tell this
 ///   seconds      how long it took
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
