@@ -125,6 +125,11 @@ impl Answer {
         Self(Some((Arc::clone(slot), Arc::clone(wakers))))
     }
 
+    /// Whether somebody waits for it, or may.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.as_ref().is_some_and(|(slot, _)| Arc::strong_count(slot) > 1)
+    }
+
     /// Returns the waker that is to be called, which may do anything: a thread that leads a lane does not.
     #[must_use]
     pub(super) fn give(mut self, answered: Answered) -> Option<Waker> {

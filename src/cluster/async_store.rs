@@ -26,7 +26,7 @@ use crate::unreadable::Listing;
 
 use super::lists::AsyncClusterIter;
 use super::stats::ClusterStats;
-use super::store::ClusterStore;
+use super::store::{ClusterStore, Losses};
 
 /// A store on a cluster, with verbs that are `async`: for gateways on an async runtime, whichever it is.
 ///
@@ -377,9 +377,15 @@ impl AsyncClusterStore {
         self.store.inner.nodes.check_fork()?;
         self.store.shut().await;
         // A process that has only read has nothing that a flush could keep.
-        let flushed = if self.store.inner.door.is_used() { self.flush().await } else { Ok(()) };
+        let mut losses = Losses::default();
+        let flushed = match self.store.inner.door.is_used() {
+            true => self.store.flush_telling(&mut losses).await,
+            false => Ok(()),
+        };
         // Others must not wait for this process because a change of it was lost.
-        flushed.and(self.store.leave().await)
+        let left = self.store.leave().await;
+        losses.told();
+        flushed.and(left)
     }
 }
 

@@ -95,7 +95,12 @@ impl Nodes {
                 None => self.primary(slot),
             };
             let (node, source): (String, Box<dyn std::error::Error + Send + Sync>) = match primary {
-                None => (String::new(), format!("no node has slot {slot}").into()),
+                None => match &asked {
+                    Some(Other { node, .. }) => {
+                        (node.clone(), "another node has named it, and it is not in use yet".into())
+                    }
+                    None => (String::new(), format!("no node has slot {slot}").into()),
+                },
                 Some(primary) => {
                     let lane = if kind == Kind::Read { &primary.reads } else { &primary.writes };
                     let node = lane.node().to_owned();

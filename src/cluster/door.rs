@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::fork;
+
 /// Changes go through it.
 #[derive(Debug, Default)]
 pub(super) struct Door {
@@ -20,6 +22,10 @@ pub(super) struct UnderWay<'a>(&'a Door);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
+        // A forked process drops futures of its parent, a thread of which may have the lock for ever.
+        if fork::is_child() {
+            return;
+        }
         let mut under_way = self.0.under_way.lock();
         *under_way -= 1;
         if *under_way == 0 && self.0.is_closed() {

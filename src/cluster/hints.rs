@@ -52,7 +52,8 @@ impl ClusterStore {
     pub(super) async fn remove_stale_hints(&self) -> Result<()> {
         let began = Instant::now();
         let (mut outcome, mut silent) = (Ok(()), Vec::new());
-        for stale in self.inner.stale_hints.take() {
+        let mut taken = self.inner.stale_hints.take();
+        while let Some(stale) = taken.next() {
             let shard = if stale.sent.is_replicated() {
                 self.layout().shard_of_id(&stale.id)
             } else {
@@ -61,13 +62,11 @@ impl ClusterStore {
             let node = self.inner.nodes.primary(self.layout().slot_of(shard)).map(|it| it.writes.node().to_owned());
             // The first connection may be one that broke since it was used.
             let is_silent = silent.iter().filter(|silent| **silent == node).count() > 1;
-            let removed = if is_silent { None } else { Some(self.remove_stale_hint(began, &stale).await) };
+            let removed = if is_silent { None } else { Some(self.remove_stale_hint(began, stale).await) };
             if matches!(removed, Some(Err(Error::Unavailable { .. }))) {
                 silent.push(node);
             }
-            if !matches!(removed, Some(Ok(()))) {
-                self.inner.stale_hints.put(stale);
-            }
+            taken.done(matches!(removed, Some(Ok(()))));
             outcome = outcome.and(removed.unwrap_or(Ok(())));
         }
         outcome

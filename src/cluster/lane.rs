@@ -189,6 +189,10 @@ impl Line {
             && self.waiting.front().is_some_and(|next| bytes == 0 || bytes + next.bytes <= MAX_BYTES)
             && let Some(request) = self.waiting.pop_front()
         {
+            // Of a future that was dropped. Nothing was sent, and nothing is.
+            if !request.answer.is_wanted() {
+                continue;
+            }
             count += request.commands.len() + 2;
             bytes += request.bytes;
             requests.push(request);
@@ -371,6 +375,22 @@ mod tests {
         let taken: Vec<_> = (0..4).map(|_| line.take().0.len()).collect();
         assert_eq!(taken, [2, 1, 2, 2]);
         assert!(line.waiting.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_sent() {
+        let request = |slot: &Arc<Slot>| {
+            let answer = Answer::to(slot, &Arc::default());
+            Request { commands: Vec::new(), bytes: 0, kind: Kind::Change, asking: false, answer, leads: false }
+        };
+        let (dropped, waiting) = (Arc::new(Slot::default()), Arc::new(Slot::default()));
+        let mut line = Line::default();
+        line.waiting.extend([&dropped, &waiting, &dropped].map(request));
+        line.waiting.push_front(request(&Arc::default()));
+        assert_eq!(line.take().0.len(), 3);
+        line.waiting.extend([&dropped, &waiting].map(request));
+        drop(dropped);
+        assert_eq!(line.take().0.len(), 1);
     }
 
     /// Plays a node whose replicas need a tenth of a second, but for the first time, when they need far more.

@@ -5,8 +5,11 @@
 
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 
 use super::caller::{Caller, wait};
 use super::dropped::Named as Ended;
@@ -24,6 +27,8 @@ use crate::random;
 use crate::time::Timestamp;
 use crate::unreadable::{Listing, Unreadable};
 
+/// How long until leases are ended again whose node did not answer.
+const AGAIN: Duration = Duration::from_secs(1);
 /// No name that a user may give begins with it.
 const OF_MEMBER: char = '\u{1}';
 
@@ -92,13 +97,26 @@ impl Drop for HeldHere {
     }
 }
 
+fn not_ended(key: &SessionKey, error: &Error) {
+    let cause: &dyn std::error::Error = error;
+    tracing::warn!(error = cause, %key, "a lease cannot be ended; it ends with this process");
+}
+
 /// Starts the thread that ends leases, and says whether it could.
 fn ending(inner: Weak<Inner>) -> impl FnOnce(Receiver<Ended>) -> bool {
     move |dropped| {
         let run = move || {
-            while let Ok((key, name)) = dropped.recv() {
+            // Those whose node does not answer are tried again.
+            let mut left = Vec::new();
+            loop {
+                match if left.is_empty() { dropped.recv().map_err(Into::into) } else { dropped.recv_timeout(AGAIN) } {
+                    Ok(lease) => left.push(lease),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                left.extend(dropped.try_iter());
                 let Some(store) = still_open(&inner) else { return };
-                store.end_lease(&key, &name);
+                left = wait(ClusterStore { caller: Caller::Awaits, ..store }.end_leases(left));
             }
         };
         let started = thread::Builder::new().name("cloakroom-drop".into()).spawn(run);
@@ -111,11 +129,24 @@ fn ending(inner: Weak<Inner>) -> impl FnOnce(Receiver<Ended>) -> bool {
 
 impl ClusterStore {
     /// Ends a lease of this process that nobody holds any more.
-    pub(super) fn end_lease(&self, key: &SessionKey, name: &str) {
+    fn end_lease(&self, key: &SessionKey, name: &str) {
         if let Err(error) = wait(self.lease_script(key, name, "", "")) {
-            let cause: &dyn std::error::Error = &error;
-            tracing::warn!(error = cause, %key, "a lease cannot be ended; it ends with this process");
+            not_ended(key, &error);
         }
+    }
+
+    /// The same for many, so that a node that is silent delays no others. Returns those whose node does not answer.
+    async fn end_leases(&self, all: Vec<Ended>) -> Vec<Ended> {
+        let end = |(key, name): Ended| async move {
+            match self.lease_script(&key, &name, "", "").await {
+                Err(Error::Unavailable { .. } | Error::Uncertain { .. }) => return Some((key, name)),
+                Err(error) => not_ended(&key, &error),
+                Ok(_) => {}
+            }
+            None
+        };
+        let ended = all.into_iter().map(end).collect::<FuturesUnordered<_>>();
+        ended.filter_map(std::future::ready).collect().await
     }
 
     /// Whether a lease, or work that a member knows of, holds an entry. Leases of processes that are gone are ended, unless it

@@ -138,6 +138,8 @@ pub struct ClusterIter<'a> {
     filter: Filter,
     found: VecDeque<(Timestamp, Summary)>,
     piece: usize,
+    /// Where the entry was that was answered last.
+    last: Option<Place>,
     unreadable: Unreadable,
     is_over: bool,
 }
@@ -159,6 +161,7 @@ impl<'a> ClusterIter<'a> {
             filter,
             found: VecDeque::new(),
             piece: piece.clamp(1, MOST),
+            last: None,
             unreadable: Unreadable::default(),
             is_over: false,
         };
@@ -174,6 +177,14 @@ impl<'a> ClusterIter<'a> {
     #[must_use]
     pub fn unreadable(&self) -> &Unreadable {
         &self.unreadable
+    }
+
+    /// Goes on after the entry that was answered last, whatever was under way.
+    fn begin_again(&mut self) {
+        let after = self.last.take().or(self.rows.after.take());
+        self.rows = Rows::new(self.rows.store, after, self.rows.since);
+        self.found.clear();
+        self.is_over = false;
     }
 
     async fn read(&mut self) -> Result<()> {
@@ -213,6 +224,7 @@ impl<'a> ClusterIter<'a> {
     async fn advance(&mut self) -> Result<Option<(Timestamp, Summary)>> {
         loop {
             if let Some(found) = self.found.pop_front() {
+                self.last = Some((found.0, found.1.key.clone()));
                 return Ok(Some(found));
             }
             if self.is_over {
@@ -225,22 +237,32 @@ impl<'a> ClusterIter<'a> {
 
 /// The same as futures. See [`AsyncClusterStore::iter`](super::AsyncClusterStore::iter).
 #[derive(Debug)]
-pub struct AsyncClusterIter<'a>(ClusterIter<'a>);
+pub struct AsyncClusterIter<'a> {
+    entries: ClusterIter<'a>,
+    /// The future of the last step was dropped.
+    is_cut: bool,
+}
 
 impl<'a> AsyncClusterIter<'a> {
     pub(super) fn new(entries: ClusterIter<'a>) -> Self {
-        Self(entries)
+        Self { entries, is_cut: false }
     }
 
-    /// The next entry. After an error there is none.
+    /// The next entry. After an error there is none. Where the future was dropped before it was ready the next one begins anew after
+    /// the entry that was answered last.
     pub async fn next(&mut self) -> Option<Result<Summary>> {
-        self.0.step().await
+        if std::mem::replace(&mut self.is_cut, true) {
+            self.entries.begin_again();
+        }
+        let next = self.entries.step().await;
+        self.is_cut = false;
+        next
     }
 
     /// The records that were passed over so far because they cannot be decoded.
     #[must_use]
     pub fn unreadable(&self) -> &Unreadable {
-        self.0.unreadable()
+        self.entries.unreadable()
     }
 }
 

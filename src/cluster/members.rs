@@ -9,7 +9,7 @@ use std::sync::Weak;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded, select};
+use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::caller::wait;
 use super::figures::Figures;
@@ -66,16 +66,18 @@ impl ClusterStore {
         self.start_thread("cloakroom-soon", Self::sending_soon(inner.clone(), stopped.clone(), told))?;
         // Nodes that are slow to tell of themselves must not end the lease either.
         let look = {
-            let (inner, stopped, suspects) = (inner.clone(), stopped.clone(), self.inner.nodes.suspects());
+            let (inner, suspects) = (inner.clone(), self.inner.nodes.suspects());
+            // Who has closed the store may read on, so this ends with the last handle.
             move || {
                 loop {
-                    let suspect = select! {
-                        recv(stopped) -> _ => return,
-                        recv(suspects) -> suspect => suspect.ok(),
-                        default(LOOK) => None,
-                    };
+                    let suspect = suspects.recv_timeout(LOOK);
                     let Some(store) = upgrade(&inner) else { return };
-                    store.inner.nodes.look_at(suspect.as_deref());
+                    match suspect {
+                        Ok(suspect) => store.inner.nodes.look_at(Some(&suspect)),
+                        Err(RecvTimeoutError::Timeout) if store.inner.door.is_closed() => {}
+                        Err(RecvTimeoutError::Timeout) => store.inner.nodes.look_at(None),
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
                 }
             }
         };

@@ -9,11 +9,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::collected::{BESIDE, Collected, MAX_BYTES, MAX_KEYS, Touch};
 use super::proof::{Link, Sent};
+use crate::fork;
 use crate::key::SessionKey;
 
 /// After so many touches at least those are forgotten that the replicas have.
@@ -167,11 +169,12 @@ impl Held<'_> {
         !all.sending.contains_key(&self.key)
     }
 
-    /// Waits for that.
-    pub(super) fn settle(&mut self) {
+    /// Waits for that, so long at most.
+    pub(super) fn settle(&mut self, patience: Duration) -> bool {
         let mut all = self.owed.all.lock();
-        self.owed.arrived.wait_while(&mut all, |all| all.sending.contains_key(&self.key));
-        self.last = all.collected.last();
+        self.owed.arrived.wait_while_for(&mut all, |all| all.sending.contains_key(&self.key), patience);
+        drop(all);
+        self.is_settled()
     }
 
     /// The time was set, or that of the last interaction: a touch before it counts no more.
@@ -182,7 +185,10 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        count_down(&mut self.owed.all.lock().held, &self.key);
+        // A forked process drops futures of its parent, a thread of which may have the lock for ever.
+        if !fork::is_child() {
+            count_down(&mut self.owed.all.lock().held, &self.key);
+        }
     }
 }
 
@@ -203,6 +209,9 @@ pub(super) struct Sending<'a> {
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
+        if fork::is_child() {
+            return;
+        }
         self.owed.all.lock().has_sent(self.touched.iter().map(|(key, _)| key));
         self.owed.arrived.notify_all();
     }
@@ -407,7 +416,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut held = owed.hold(key);
-                held.settle();
+                assert!(held.settle(Duration::from_secs(30)));
                 tell.send("set").unwrap();
                 held.forget(true, true);
             });
@@ -416,6 +425,7 @@ mod tests {
                 std::thread::yield_now();
             }
             assert!(told.try_recv().is_err());
+            assert!(!owed.hold(key).settle(Duration::ZERO), "nobody waits for ever");
             drop(sending);
             assert_eq!(told.recv(), Ok("set"));
         });

@@ -44,9 +44,9 @@ impl ClusterStore {
     }
 
     /// Refuses to go on where another restore has begun since.
-    pub(super) fn check_loader(&self, loader: &str) -> Result<()> {
+    pub(super) async fn check_loader(&self, loader: &str) -> Result<()> {
         let ask = redis::cmd("HMGET").arg(self.layout().once("meta")).arg(&["state", "loader"]).to_owned();
-        let done = wait(self.call(0, Kind::Write, &|_| vec![ask.clone()]))?;
+        let done = self.call(0, Kind::Write, &|_| vec![ask.clone()]).await?;
         let found = list(at(&done.values, 0));
         let is_own = bytes(at(found, 0)) == Some(b"loading") && bytes(at(found, 1)) == Some(loader.as_bytes());
         if is_own { Ok(()) } else { Err(self.taken_over()) }

@@ -60,6 +60,12 @@ impl ClusterStore {
         let _only = loop {
             match self.inner.owed.resending() {
                 Some(only) => break only,
+                // It may be a flush that nobody polls.
+                None if began.elapsed() > self.inner.options.patience => {
+                    let (seconds, source) =
+                        (began.elapsed().as_secs(), "another flush that began before has not ended".into());
+                    return Err(Error::Unavailable { seconds, node: String::new(), source });
+                }
                 None => self.inner.nodes.pause(self.caller, PAUSE).await,
             }
         };

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
-use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 
-use super::caller::wait;
+use super::caller::{Caller, wait};
 use super::layout::Part;
 use super::map::Kind;
 use super::options::ClusterOptions;
@@ -24,13 +23,13 @@ use crate::random;
 
 /// The caller hears of its progress after so many entries.
 const BATCH: u64 = 256;
-/// Threads that write. An entry waits for nodes four times, one after the other. While one thread waits the others send, and what
-/// they send together goes in one pipeline. On six nodes of one host these write three to four times what one writes; twice as many
-/// write a fifth more, and have twice as much in memory.
-const WRITERS: usize = 32;
-/// Entries that wait for a writer. One has 3 MiB at most, for a frame of the file has no more: so with those that are being written
-/// and the one that is read no more than 200 MiB are in memory.
-const WAITING: usize = WRITERS;
+/// Entries that are written at a time. An entry waits for nodes three times, one after the other. While one waits the others send,
+/// and what they send together goes in one pipeline.
+const AT_ONCE: usize = 512;
+/// The bytes of those in the file, at most, but for one of 3 MiB: a frame of the file has no more.
+const ROOM: usize = 64 << 20;
+/// It is looked before so many entries whether another restore has begun.
+const CHECKED: u64 = 16;
 
 /// An entry of the file.
 struct Entry {
@@ -58,15 +57,35 @@ impl Entry {
     }
 }
 
-/// What the writers have done together.
+/// What has been written.
+#[derive(Default)]
 struct Loaded {
     entries: u64,
     turns: u64,
     leases: u64,
     /// The greatest token of a turn in each shard.
     tokens: BTreeMap<u32, u64>,
-    /// The first error, of a writer or of the file. It ends all of them.
-    failed: Option<Error>,
+}
+
+/// An entry that was written.
+struct One {
+    /// Its bytes in the file.
+    bytes: usize,
+    shard: u32,
+    token: Option<u64>,
+    leases: u64,
+}
+
+impl Loaded {
+    fn note(&mut self, one: &One) {
+        self.entries += 1;
+        self.leases += one.leases;
+        if let Some(token) = one.token {
+            self.turns += 1;
+            let greatest = self.tokens.entry(one.shard).or_default();
+            *greatest = (*greatest).max(token);
+        }
+    }
 }
 
 impl ClusterStore {
@@ -78,9 +97,9 @@ impl ClusterStore {
     /// that step fails ([`Error::NotReplicated`], [`Error::Uncertain`]) the store is there: it can be opened, and to call this
     /// again is refused, unless a failover loses that step.
     ///
-    /// An entry costs four round trips: one to see that no other restore has begun, one to the node of its hint, one from there to
-    /// its replicas, and one to write it; and one more for its open turn and for each of its leases. Threads of this call write 32
-    /// entries at a time. 65 entries are in memory at most, of up to 3 MiB each.
+    /// An entry costs three round trips: one to the node of its hint, one from there to its replicas, and one to write it; and one
+    /// more for its open turn and for each of its leases. 512 entries are written at a time, or 64 MiB of the file, and no more are
+    /// in memory.
     ///
     /// Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing reads them here. Turns
     /// that were open are interrupted.
@@ -100,27 +119,9 @@ impl ClusterStore {
         let store = Self::begin_to_load(options, &loader)?;
         // What an attempt before has left.
         wait(store.do_remove_all())?;
-        let loaded = Mutex::new(Loaded { entries: 0, turns: 0, leases: 0, tokens: BTreeMap::new(), failed: None });
-        let mut notes = 0;
-        thread::scope(|scope| {
-            // It goes with this closure, and the writers end then.
-            let (give, take) = bounded(WAITING);
-            let read = (0..WRITERS).try_for_each(|_| {
-                let (take, store, loader, loaded) = (take.clone(), &store, &loader, &loaded);
-                let writer = thread::Builder::new().name("cloakroom-load".into());
-                let writer = writer.spawn_scoped(scope, move || store.load_all(loader, &take, loaded));
-                writer.map(drop).map_err(|e| Error::io("start a writer of", store.name(), e))
-            });
-            drop(take);
-            let read = read.and_then(|()| read_all(&mut frames, &give, &loaded, &mut notes, &mut progress));
-            if let Err(error) = read {
-                loaded.lock().failed.get_or_insert(error);
-            }
-        });
-        let Loaded { entries, turns, leases, tokens, failed } = loaded.into_inner();
-        if let Some(error) = failed {
-            return Err(error);
-        }
+        let own = Self { caller: Caller::Awaits, ..store.clone() };
+        let (Loaded { entries, turns, leases, tokens }, notes) =
+            wait(own.load_all(&loader, &mut frames, &mut progress))?;
         let report = BackupReport { turns, leases, notes, ..BackupReport::of(entries, frames.bytes()) };
         progress(&BackupProgress { entries, bytes: report.bytes });
         // Later turns have greater numbers, and a nonce of sixteen bits after them.
@@ -146,102 +147,88 @@ impl ClusterStore {
         Error::OtherStore { name: self.name().to_owned(), reason }
     }
 
-    /// Writes entries until no more come, or a writer has failed. Each has a key of its own, so they may be written in any order.
-    fn load_all(&self, loader: &str, entries: &Receiver<Entry>, loaded: &Mutex<Loaded>) {
-        for entry in entries {
-            if loaded.lock().failed.is_some() {
-                return;
+    /// Reads the file to its end, and writes its entries. Each has a key of its own, so they may be written in any order. The first
+    /// error ends it. Returns how many notes there are too.
+    async fn load_all(
+        &self,
+        loader: &str,
+        frames: &mut FrameReader<impl Read>,
+        progress: &mut dyn FnMut(&BackupProgress),
+    ) -> Result<(Loaded, u64)> {
+        let (mut loaded, mut under_way) = (Loaded::default(), FuturesUnordered::new());
+        let (mut read, mut notes, mut bytes, mut told) = (0_u64, 0, 0, 0);
+        loop {
+            while under_way.len() >= AT_ONCE || bytes > ROOM {
+                let Some(one) = under_way.next().await else { break };
+                let one: One = one?;
+                bytes -= one.bytes;
+                loaded.note(&one);
             }
-            let shard = self.shard_of(&entry.key);
-            let (token, leases) = (entry.turn.as_ref().map(|turn| turn.token), entry.leases.len() as u64);
-            let outcome = self.check_loader(loader).and_then(|()| self.load(entry));
-            let mut loaded = loaded.lock();
-            if let Err(error) = outcome {
-                loaded.failed.get_or_insert(error);
-                return;
-            }
-            loaded.entries += 1;
-            loaded.leases += leases;
-            if let Some(token) = token {
-                loaded.turns += 1;
-                let greatest = loaded.tokens.entry(shard).or_default();
-                *greatest = (*greatest).max(token);
+            let (kind, payload) = frames.next()?;
+            match kind {
+                FrameKind::Store => {}
+                FrameKind::Note => {
+                    let note = BackupNoteV1::from_bytes(payload).map(|note| note.is_last);
+                    notes += u64::from(note.map_err(|e| frames.damaged(e))?);
+                }
+                FrameKind::Entry => {
+                    let (length, entry) = (payload.len(), Entry::decode(payload));
+                    let entry = entry.map_err(|e| frames.damaged(e))?;
+                    let is_checked = read % CHECKED == 0;
+                    under_way.push(async move {
+                        if is_checked {
+                            self.check_loader(loader).await?;
+                        }
+                        self.load(entry, length).await
+                    });
+                    bytes += length;
+                    read += 1;
+                    if loaded.entries >= told + BATCH {
+                        told = loaded.entries;
+                        progress(&BackupProgress { entries: loaded.entries, bytes: frames.bytes() });
+                    }
+                }
+                FrameKind::End => {
+                    let end = BackupEndV1::from_bytes(payload).map(|end| (end.entries, end.notes, end.crc));
+                    if end.map_err(|e| frames.damaged(e))? != (read, notes, frames.crc_before()) {
+                        return Err(frames.damaged("not all that was written is here"));
+                    }
+                    frames.expect_end()?;
+                    break;
+                }
             }
         }
+        while let Some(one) = under_way.next().await {
+            loaded.note(&one?);
+        }
+        Ok((loaded, notes))
     }
 
-    fn load(&self, entry: Entry) -> Result<()> {
+    async fn load(&self, entry: Entry, bytes: usize) -> Result<One> {
         let Entry { key, hot, cold, extras, turn, leases } = entry;
+        let (shard, token) = (self.shard_of(&key), turn.as_ref().map(|turn| turn.token));
+        let one = One { bytes, shard, token, leases: leases.len() as u64 };
         let change = Change {
             extras: Kept::New(&extras),
             exact_time: true,
             exact_interaction: true,
             ..Change::of(None, hot, cold)
         };
-        if wait(self.write(&key, change))?.is_none() {
+        if self.write(&key, change).await?.is_none() {
             return Err(self.written_to());
         }
         if let Some(turn) = turn {
-            let shard = self.shard_of(&key);
             let body = Turn { token: 0, ..turn.clone() }.encode();
             let body = body.map_err(|source| Error::Engine { action: "encode a turn", source: source.into() })?;
             let head = format!("{:016x}{:016x}{NOBODY}", turn.token, random::bits()?).into_bytes();
             let mut set = redis::cmd("HSET");
             set.arg(self.part(shard, Part::Turns)).arg(key.as_str()).arg([head, body].concat());
-            wait(self.call(shard, Kind::Write, &|_| vec![set.clone()]))?;
+            self.call(shard, Kind::Write, &|_| vec![set.clone()]).await?;
         }
         for (name, Term { since, end }) in leases {
             let (since, end) = (since.as_micros(), end.as_micros().to_string());
-            wait(self.lease_script(&key, &name, &format!("{since}:{end}"), &end))?;
+            self.lease_script(&key, &name, &format!("{since}:{end}"), &end).await?;
         }
-        Ok(())
-    }
-}
-
-/// Reads the file to its end, and gives its entries to the writers. It ends early where one of them has failed.
-fn read_all(
-    frames: &mut FrameReader<impl Read>,
-    give: &Sender<Entry>,
-    loaded: &Mutex<Loaded>,
-    notes: &mut u64,
-    progress: &mut dyn FnMut(&BackupProgress),
-) -> Result<()> {
-    let (mut read, mut told) = (0, 0);
-    loop {
-        let (kind, payload) = frames.next()?;
-        let payload = payload.to_vec();
-        match kind {
-            FrameKind::Store => {}
-            FrameKind::Note => {
-                let note = BackupNoteV1::from_bytes(&payload).map_err(|e| frames.damaged(e))?;
-                *notes += u64::from(note.is_last);
-            }
-            FrameKind::Entry => {
-                let entry = Entry::decode(&payload).map_err(|e| frames.damaged(e))?;
-                let entries = {
-                    let loaded = loaded.lock();
-                    if loaded.failed.is_some() {
-                        return Ok(());
-                    }
-                    loaded.entries
-                };
-                if entries >= told + BATCH {
-                    told = entries;
-                    progress(&BackupProgress { entries, bytes: frames.bytes() });
-                }
-                // Nobody takes it where all of them have ended.
-                if give.send(entry).is_err() {
-                    return Ok(());
-                }
-                read += 1;
-            }
-            FrameKind::End => {
-                let end = BackupEndV1::from_bytes(&payload).map_err(|e| frames.damaged(e))?;
-                if (end.entries, end.notes) != (read, *notes) || end.crc != frames.crc_before() {
-                    return Err(frames.damaged("not all that was written is here"));
-                }
-                return frames.expect_end();
-            }
-        }
+        Ok(one)
     }
 }

@@ -324,7 +324,7 @@ mod tests {
             let (tell, told) = bounded(1);
             let (other, same) = (store.clone(), key.clone());
             let setting = thread::spawn(move || {
-                other.inner.owed.hold(&same).settle();
+                assert!(other.inner.owed.hold(&same).settle(Duration::from_secs(30)));
                 tell.send(()).unwrap();
             });
             if ends {

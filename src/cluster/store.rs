@@ -54,6 +54,17 @@ pub struct ClusterStore {
     pub(super) caller: Caller,
 }
 
+/// The changes that a flush found lost.
+#[derive(Debug, Default)]
+pub(super) struct Losses(Vec<Sent>);
+
+impl Losses {
+    /// The caller of the flush learns of them, so no other flush tells of them.
+    pub(super) fn told(self) {
+        self.0.iter().for_each(|sent| sent.link.forget_change(sent.batch));
+    }
+}
+
 /// Keeps the member alive.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
@@ -124,12 +135,20 @@ impl ClusterStore {
     /// Waits until all that was sent so far is as durable as a receipt says. What a connection took with it that broke can
     /// not be proven any more: that is an error, once.
     pub(super) async fn flush_all(&self) -> Result<()> {
-        let sent = self.flush_collected().await;
-        // A node that takes no touch keeps nobody from what was changed.
-        self.flush_sent().await.and(sent)
+        let mut losses = Losses::default();
+        let flushed = self.flush_telling(&mut losses).await;
+        losses.told();
+        flushed
     }
 
-    async fn flush_sent(&self) -> Result<()> {
+    /// The same. Its caller has told of those losses once nothing is awaited any more: one that is dropped before tells nobody.
+    pub(super) async fn flush_telling(&self, losses: &mut Losses) -> Result<()> {
+        let sent = self.flush_collected().await;
+        // A node that takes no touch keeps nobody from what was changed.
+        self.flush_sent(losses).await.and(sent)
+    }
+
+    async fn flush_sent(&self, losses: &mut Losses) -> Result<()> {
         let mut lost = Ok(());
         self.resend().await?;
         let unproven = self.inner.needs.unproven();
@@ -142,7 +161,7 @@ impl ClusterStore {
         for Sent { link, batch } in unproven {
             let kept = self.keep_all(&[self.receipt([Some(Sent { link: Arc::clone(&link), batch })])]).await;
             if kept.is_err() {
-                link.forget_change(batch);
+                losses.0.push(Sent { link, batch });
             }
             outcome = outcome.and(kept);
         }

@@ -1,6 +1,6 @@
 //! An entry as it is written: over what was seen, with its hint and its extras.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::caller::Caller;
 use super::entry::{Look, UNKEPT};
@@ -146,7 +146,7 @@ impl ClusterStore {
         ];
         let mut held = (exact_time || exact_interaction).then(|| self.inner.owed.hold(key));
         if let Some(held) = &mut held {
-            self.settle(held).await;
+            self.settle(held).await?;
         }
         // One that the entry named before is not to be removed.
         let is_new_hint = hinted.is_some() && named.is_none();
@@ -196,15 +196,26 @@ impl ClusterStore {
         Ok(Some(placed))
     }
 
-    async fn settle(&self, held: &mut Held<'_>) {
-        match self.caller {
-            Caller::Blocks => held.settle(),
-            Caller::Awaits => {
-                while !held.is_settled() {
-                    self.inner.nodes.pause(self.caller, SETTLES).await;
+    /// Waits until no touch of an entry is on its way whose time is to be set.
+    async fn settle(&self, held: &mut Held<'_>) -> Result<()> {
+        let (began, patience) = (Instant::now(), self.inner.options.patience);
+        let is_settled = match self.caller {
+            Caller::Blocks => held.settle(patience),
+            Caller::Awaits => loop {
+                if held.is_settled() {
+                    break true;
                 }
-            }
-        }
+                if began.elapsed() > patience {
+                    break false;
+                }
+                self.inner.nodes.pause(self.caller, SETTLES).await;
+            },
+        };
+        // It may be one of a flush that nobody polls.
+        let source = "a touch of the entry is on its way, and its answer does not come";
+        let error =
+            || Error::Unavailable { seconds: began.elapsed().as_secs(), node: String::new(), source: source.into() };
+        if is_settled { Ok(()) } else { Err(error()) }
     }
 
     /// Gives the extras their places. `None` if the entry has changed since it was seen.
