@@ -1,10 +1,15 @@
 //! A store from a backup.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io::{BufReader, Read};
+use std::task::Poll;
+use std::thread;
 
+use futures_channel::mpsc::{Receiver, Sender, channel};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 
 use super::caller::{Caller, wait};
 use super::layout::Part;
@@ -28,11 +33,15 @@ const BATCH: u64 = 256;
 const AT_ONCE: usize = 512;
 /// The bytes of those in the file, at most, but for one of 3 MiB: a frame of the file has no more.
 const ROOM: usize = 64 << 20;
+/// Entries that wait until there is room.
+const WAITING: usize = 16;
 /// It is looked before so many entries whether another restore has begun.
 const CHECKED: u64 = 16;
 
 /// An entry of the file.
 struct Entry {
+    /// Its bytes there.
+    bytes: usize,
     key: SessionKey,
     hot: Hot,
     cold: Cold,
@@ -53,7 +62,7 @@ impl Entry {
         let turn = record.turn.map(Turn::decode).transpose()?;
         let leases = record.leases.into_iter().map(|(name, term)| Ok((name.to_owned(), Term::decode(term)?)));
         let leases = leases.collect::<std::result::Result<_, CodecError>>()?;
-        Ok(Self { key, hot, cold, extras, turn, leases })
+        Ok(Self { bytes: payload.len(), key, hot, cold, extras, turn, leases })
     }
 }
 
@@ -65,6 +74,8 @@ struct Loaded {
     leases: u64,
     /// The greatest token of a turn in each shard.
     tokens: BTreeMap<u32, u64>,
+    /// The first error, of a write or of the file. It ends both.
+    failed: Option<Error>,
 }
 
 /// An entry that was written.
@@ -88,6 +99,12 @@ impl Loaded {
     }
 }
 
+/// What comes next: an entry that was written, or one that was read.
+enum Next {
+    Written(Result<One>),
+    Read(Option<Entry>),
+}
+
 impl ClusterStore {
     /// Makes a store from a [backup](ClusterStore::backup), of a cluster or of an embedded store, and closes it.
     ///
@@ -98,8 +115,8 @@ impl ClusterStore {
     /// again is refused, unless a failover loses that step.
     ///
     /// An entry costs three round trips: one to the node of its hint, one from there to its replicas, and one to write it; and one
-    /// more for its open turn and for each of its leases. 512 entries are written at a time, or 64 MiB of the file, and no more are
-    /// in memory.
+    /// more for its open turn and for each of its leases. A thread of this call writes 512 entries at a time, or 64 MiB
+    /// of the file; few more are in memory.
     ///
     /// Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing reads them here. Turns
     /// that were open are interrupted.
@@ -119,9 +136,27 @@ impl ClusterStore {
         let store = Self::begin_to_load(options, &loader)?;
         // What an attempt before has left.
         wait(store.do_remove_all())?;
-        let own = Self { caller: Caller::Awaits, ..store.clone() };
-        let (Loaded { entries, turns, leases, tokens }, notes) =
-            wait(own.load_all(&loader, &mut frames, &mut progress))?;
+        let (loaded, mut notes) = (Mutex::<Loaded>::default(), 0);
+        thread::scope(|scope| {
+            // It goes with this closure, and the writer ends then.
+            let (mut give, take) = channel(WAITING);
+            let (own, loader, loaded) = (Self { caller: Caller::Awaits, ..store.clone() }, &loader, &loaded);
+            let write = move || {
+                if let Err(error) = wait(own.load_all(loader, take, loaded)) {
+                    loaded.lock().failed.get_or_insert(error);
+                }
+            };
+            let writer = thread::Builder::new().name("cloakroom-load".into()).spawn_scoped(scope, write);
+            let writer = writer.map_err(|e| Error::io("start the writer of", store.name(), e));
+            let read = writer.and_then(|_| read_all(&mut frames, &mut give, loaded, &mut notes, &mut progress));
+            if let Err(error) = read {
+                loaded.lock().failed.get_or_insert(error);
+            }
+        });
+        let Loaded { entries, turns, leases, tokens, failed } = loaded.into_inner();
+        if let Some(error) = failed {
+            return Err(error);
+        }
         let report = BackupReport { turns, leases, notes, ..BackupReport::of(entries, frames.bytes()) };
         progress(&BackupProgress { entries, bytes: report.bytes });
         // Later turns have greater numbers, and a nonce of sixteen bits after them.
@@ -147,65 +182,46 @@ impl ClusterStore {
         Error::OtherStore { name: self.name().to_owned(), reason }
     }
 
-    /// Reads the file to its end, and writes its entries. Each has a key of its own, so they may be written in any order. The first
-    /// error ends it. Returns how many notes there are too.
-    async fn load_all(
-        &self,
-        loader: &str,
-        frames: &mut FrameReader<impl Read>,
-        progress: &mut dyn FnMut(&BackupProgress),
-    ) -> Result<(Loaded, u64)> {
-        let (mut loaded, mut under_way) = (Loaded::default(), FuturesUnordered::new());
-        let (mut read, mut notes, mut bytes, mut told) = (0_u64, 0, 0, 0);
-        loop {
-            while under_way.len() >= AT_ONCE || bytes > ROOM {
-                let Some(one) = under_way.next().await else { break };
-                let one: One = one?;
-                bytes -= one.bytes;
-                loaded.note(&one);
-            }
-            let (kind, payload) = frames.next()?;
-            match kind {
-                FrameKind::Store => {}
-                FrameKind::Note => {
-                    let note = BackupNoteV1::from_bytes(payload).map(|note| note.is_last);
-                    notes += u64::from(note.map_err(|e| frames.damaged(e))?);
+    /// Writes entries until no more come, or something has failed. Each has a key of its own, so they may be written in any order.
+    async fn load_all(&self, loader: &str, mut entries: Receiver<Entry>, loaded: &Mutex<Loaded>) -> Result<()> {
+        let mut under_way = FuturesUnordered::new();
+        let (mut taken, mut bytes, mut is_over) = (0_u64, 0, false);
+        while !is_over || !under_way.is_empty() {
+            let has_room = !is_over && under_way.len() < AT_ONCE && bytes <= ROOM;
+            let next = poll_fn(|context| match under_way.poll_next_unpin(context) {
+                Poll::Ready(Some(written)) => Poll::Ready(Next::Written(written)),
+                Poll::Ready(None) | Poll::Pending if has_room => entries.poll_next_unpin(context).map(Next::Read),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            });
+            match next.await {
+                Next::Written(written) => {
+                    let one: One = written?;
+                    bytes -= one.bytes;
+                    let mut loaded = loaded.lock();
+                    loaded.note(&one);
+                    if loaded.failed.is_some() {
+                        return Ok(());
+                    }
                 }
-                FrameKind::Entry => {
-                    let (length, entry) = (payload.len(), Entry::decode(payload));
-                    let entry = entry.map_err(|e| frames.damaged(e))?;
-                    let is_checked = read % CHECKED == 0;
+                Next::Read(None) => is_over = true,
+                Next::Read(Some(entry)) => {
+                    bytes += entry.bytes;
+                    let is_checked = taken % CHECKED == 0;
+                    taken += 1;
                     under_way.push(async move {
                         if is_checked {
                             self.check_loader(loader).await?;
                         }
-                        self.load(entry, length).await
+                        self.load(entry).await
                     });
-                    bytes += length;
-                    read += 1;
-                    if loaded.entries >= told + BATCH {
-                        told = loaded.entries;
-                        progress(&BackupProgress { entries: loaded.entries, bytes: frames.bytes() });
-                    }
-                }
-                FrameKind::End => {
-                    let end = BackupEndV1::from_bytes(payload).map(|end| (end.entries, end.notes, end.crc));
-                    if end.map_err(|e| frames.damaged(e))? != (read, notes, frames.crc_before()) {
-                        return Err(frames.damaged("not all that was written is here"));
-                    }
-                    frames.expect_end()?;
-                    break;
                 }
             }
         }
-        while let Some(one) = under_way.next().await {
-            loaded.note(&one?);
-        }
-        Ok((loaded, notes))
+        Ok(())
     }
 
-    async fn load(&self, entry: Entry, bytes: usize) -> Result<One> {
-        let Entry { key, hot, cold, extras, turn, leases } = entry;
+    async fn load(&self, entry: Entry) -> Result<One> {
+        let Entry { bytes, key, hot, cold, extras, turn, leases } = entry;
         let (shard, token) = (self.shard_of(&key), turn.as_ref().map(|turn| turn.token));
         let one = One { bytes, shard, token, leases: leases.len() as u64 };
         let change = Change {
@@ -230,5 +246,47 @@ impl ClusterStore {
             self.lease_script(&key, &name, &format!("{since}:{end}"), &end).await?;
         }
         Ok(one)
+    }
+}
+
+/// Reads the file to its end, and gives its entries to the writer. It ends early where that has failed.
+fn read_all(
+    frames: &mut FrameReader<impl Read>,
+    give: &mut Sender<Entry>,
+    loaded: &Mutex<Loaded>,
+    notes: &mut u64,
+    progress: &mut dyn FnMut(&BackupProgress),
+) -> Result<()> {
+    let (mut read, mut told) = (0, 0);
+    loop {
+        let (kind, payload) = frames.next()?;
+        match kind {
+            FrameKind::Store => {}
+            FrameKind::Note => {
+                let note = BackupNoteV1::from_bytes(payload).map(|note| note.is_last);
+                *notes += u64::from(note.map_err(|e| frames.damaged(e))?);
+            }
+            FrameKind::Entry => {
+                let entry = Entry::decode(payload);
+                let entry = entry.map_err(|e| frames.damaged(e))?;
+                let entries = loaded.lock().entries;
+                if entries >= told + BATCH {
+                    told = entries;
+                    progress(&BackupProgress { entries, bytes: frames.bytes() });
+                }
+                // Nobody takes it where the writer has ended.
+                if wait(poll_fn(|context| give.poll_ready(context))).is_err() || give.start_send(entry).is_err() {
+                    return Ok(());
+                }
+                read += 1;
+            }
+            FrameKind::End => {
+                let end = BackupEndV1::from_bytes(payload).map(|end| (end.entries, end.notes, end.crc));
+                if end.map_err(|e| frames.damaged(e))? != (read, *notes, frames.crc_before()) {
+                    return Err(frames.damaged("not all that was written is here"));
+                }
+                return frames.expect_end();
+            }
+        }
     }
 }
