@@ -28,15 +28,13 @@ use crate::random;
 
 /// The caller hears of its progress after so many entries.
 const BATCH: u64 = 256;
-/// Entries that are written at a time. An entry waits for nodes three times, one after the other. While one waits the others send,
+/// Entries that are written at a time. An entry waits for nodes four times, one after the other. While one waits the others send,
 /// and what they send together goes in one pipeline.
 const AT_ONCE: usize = 512;
 /// The bytes of those in the file, at most, but for one of 3 MiB: a frame of the file has no more.
 const ROOM: usize = 64 << 20;
 /// Entries that wait until there is room.
 const WAITING: usize = 16;
-/// It is looked before so many entries whether another restore has begun.
-const CHECKED: u64 = 16;
 
 /// An entry of the file.
 struct Entry {
@@ -114,8 +112,8 @@ impl ClusterStore {
     /// that step fails ([`Error::NotReplicated`], [`Error::Uncertain`]) the store is there: it can be opened, and to call this
     /// again is refused, unless a failover loses that step.
     ///
-    /// An entry costs three round trips: one to the node of its hint, one from there to its replicas, and one to write it; and one
-    /// more for its open turn and for each of its leases. A thread of this call writes 512 entries at a time, or 64 MiB
+    /// An entry costs four round trips: one to see that no other restore has begun, one to the node of its hint, one from there to
+    /// its replicas, and one to write it; and one more for its open turn and for each of its leases. A thread of this call writes 512 entries at a time, or 64 MiB
     /// of the file; few more are in memory.
     ///
     /// Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing reads them here. Turns
@@ -185,7 +183,7 @@ impl ClusterStore {
     /// Writes entries until no more come, or something has failed. Each has a key of its own, so they may be written in any order.
     async fn load_all(&self, loader: &str, mut entries: Receiver<Entry>, loaded: &Mutex<Loaded>) -> Result<()> {
         let mut under_way = FuturesUnordered::new();
-        let (mut taken, mut bytes, mut is_over) = (0_u64, 0, false);
+        let (mut bytes, mut is_over) = (0, false);
         while !is_over || !under_way.is_empty() {
             let has_room = !is_over && under_way.len() < AT_ONCE && bytes <= ROOM;
             let next = poll_fn(|context| match under_way.poll_next_unpin(context) {
@@ -206,12 +204,8 @@ impl ClusterStore {
                 Next::Read(None) => is_over = true,
                 Next::Read(Some(entry)) => {
                     bytes += entry.bytes;
-                    let is_checked = taken % CHECKED == 0;
-                    taken += 1;
                     under_way.push(async move {
-                        if is_checked {
-                            self.check_loader(loader).await?;
-                        }
+                        self.check_loader(loader).await?;
                         self.load(entry).await
                     });
                 }
