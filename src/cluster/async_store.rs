@@ -35,8 +35,11 @@ use super::store::{ClusterStore, Losses};
 /// [the module](crate::cluster) tells of. No poll blocks: answers are read by the threads of the connections, and
 /// wakers are called on threads of the store. Guards, and what `modify` and `update` are given, are called within a poll.
 ///
-/// A future that is dropped before it is ready leaves it open whether its change was made, as [`Error::Uncertain`] does.
-/// Nothing is half done then, but a turn that it may have begun stays open, and a hint that leads nowhere may be left.
+/// A future that is dropped before it is ready leaves it open whether its change was made, as [`Error::Uncertain`] does; what it had
+/// not sent by then is not sent. Nothing of an entry is half done then, but a turn that it has begun stays open, and a hint may be left
+/// that leads nowhere. Await [`remove_where`](Self::remove_where), [`forget`](Self::forget), [`close`](Self::close) and
+/// [`recover_interrupted_turns`](Self::recover_interrupted_turns) to their end: what the last one had ended before it was dropped no
+/// other one tells of. [The guide](crate::guide::cluster) says more.
 ///
 /// Passes of pruning, backups and restores, [`verify`](ClusterStore::verify) and what else takes long have no such form: they are
 /// work for a thread, as that of a [`ClusterWatcher`](super::ClusterWatcher). Nor has [`open`](ClusterStore::open), which a
@@ -303,7 +306,8 @@ impl AsyncClusterStore {
         self.store.writable()?.do_clear(key).await
     }
 
-    /// Holds an entry until the answer is dropped, or the process ends: [`hold`](crate::SessionStore::hold).
+    /// Holds an entry until the answer is dropped, or the process ends: [`hold`](crate::SessionStore::hold). The drop waits for nothing:
+    /// a thread of the store ends the lease. [`Lease::is_held`] asks the node, and blocks.
     pub async fn hold(&self, key: &SessionKey) -> Result<Option<Lease>> {
         self.store.writable()?.do_hold_on(key).await
     }

@@ -113,8 +113,8 @@ impl ClusterStore {
     /// again is refused, unless a failover loses that step.
     ///
     /// An entry costs four round trips: one to see that no other restore has begun, one to the node of its hint, one from there to
-    /// its replicas, and one to write it; and one more for its open turn and for each of its leases. A thread of this call writes 512 entries at a time, or 64 MiB
-    /// of the file; few more are in memory.
+    /// its replicas, and one to write it; and one more for its open turn and for each of its leases. A thread of this call writes
+    /// 512 entries at a time, or 64 MiB of the file; few more are in memory.
     ///
     /// Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing reads them here. Turns
     /// that were open are interrupted.
