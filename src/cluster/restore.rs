@@ -7,8 +7,8 @@ use std::task::Poll;
 use std::thread;
 
 use futures_channel::mpsc::{Receiver, Sender, channel};
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 
 use super::caller::{Caller, wait};
@@ -33,8 +33,8 @@ const BATCH: u64 = 256;
 const AT_ONCE: usize = 512;
 /// The bytes of those in the file, at most, but for one of 3 MiB: a frame of the file has no more.
 const ROOM: usize = 64 << 20;
-/// Entries that wait until there is room.
-const WAITING: usize = 16;
+/// Entries that wait until there is room. Those are looked after together then: whether another restore has begun.
+const WAITING: usize = 32;
 
 /// An entry of the file.
 struct Entry {
@@ -97,9 +97,9 @@ impl Loaded {
     }
 }
 
-/// What comes next: an entry that was written, or one that was read.
+/// What comes next: entries that were written, or one that was read.
 enum Next {
-    Written(Result<One>),
+    Written(Result<Vec<One>>),
     Read(Option<Entry>),
 }
 
@@ -183,9 +183,9 @@ impl ClusterStore {
     /// Writes entries until no more come, or something has failed. Each has a key of its own, so they may be written in any order.
     async fn load_all(&self, loader: &str, mut entries: Receiver<Entry>, loaded: &Mutex<Loaded>) -> Result<()> {
         let mut under_way = FuturesUnordered::new();
-        let (mut bytes, mut is_over) = (0, false);
+        let (mut count, mut bytes, mut is_over) = (0, 0, false);
         while !is_over || !under_way.is_empty() {
-            let has_room = !is_over && under_way.len() < AT_ONCE && bytes <= ROOM;
+            let has_room = !is_over && count < AT_ONCE && bytes <= ROOM;
             let next = poll_fn(|context| match under_way.poll_next_unpin(context) {
                 Poll::Ready(Some(written)) => Poll::Ready(Next::Written(written)),
                 Poll::Ready(None) | Poll::Pending if has_room => entries.poll_next_unpin(context).map(Next::Read),
@@ -193,20 +193,35 @@ impl ClusterStore {
             });
             match next.await {
                 Next::Written(written) => {
-                    let one: One = written?;
-                    bytes -= one.bytes;
+                    let group: Vec<One> = written?;
                     let mut loaded = loaded.lock();
-                    loaded.note(&one);
+                    for one in group {
+                        bytes -= one.bytes;
+                        count -= 1;
+                        loaded.note(&one);
+                    }
                     if loaded.failed.is_some() {
                         return Ok(());
                     }
                 }
                 Next::Read(None) => is_over = true,
                 Next::Read(Some(entry)) => {
-                    bytes += entry.bytes;
+                    let mut group = vec![entry];
+                    while group.len() < WAITING
+                        && let Ok(entry) = entries.try_recv()
+                    {
+                        group.push(entry);
+                    }
+                    bytes += group.iter().map(|entry| entry.bytes).sum::<usize>();
+                    count += group.len();
                     under_way.push(async move {
                         self.check_loader(loader).await?;
-                        self.load(entry).await
+                        group
+                            .into_iter()
+                            .map(|entry| self.load(entry))
+                            .collect::<FuturesUnordered<_>>()
+                            .try_collect()
+                            .await
                     });
                 }
             }
@@ -222,6 +237,7 @@ impl ClusterStore {
             extras: Kept::New(&extras),
             exact_time: true,
             exact_interaction: true,
+            is_loaded: true,
             ..Change::of(None, hot, cold)
         };
         if self.write(&key, change).await?.is_none() {

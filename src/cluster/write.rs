@@ -40,14 +40,16 @@ pub(super) struct Change<'a> {
     pub(super) exact_interaction: bool,
     /// A touch since it was seen wins.
     pub(super) unless_touched: bool,
+    /// Nobody else writes to the store.
+    pub(super) is_loaded: bool,
     /// What its verb calls it, where what is new does not say that.
     pub(super) kind: Option<EventKind>,
 }
 
 impl<'a> Change<'a> {
     pub(super) fn of(seen: Option<&'a Look>, hot: Hot, cold: Cold) -> Self {
-        let (exact_time, exact_interaction, unless_touched) = (false, false, false);
-        Self { seen, hot, cold, extras: Kept::As, exact_time, exact_interaction, unless_touched, kind: None }
+        let (exact_time, exact_interaction, unless_touched, is_loaded) = (false, false, false, false);
+        Self { seen, hot, cold, extras: Kept::As, exact_time, exact_interaction, unless_touched, is_loaded, kind: None }
     }
 }
 
@@ -81,7 +83,8 @@ impl ClusterStore {
     /// Writes an entry over the one that was seen, or where none was. `None` if another was first.
     pub(super) async fn write(&self, key: &SessionKey, change: Change<'_>) -> Result<Option<Placed>> {
         let shard = self.shard_of(key);
-        let Change { seen, mut hot, mut cold, extras, exact_time, exact_interaction, unless_touched, kind } = change;
+        let Change { seen, mut hot, mut cold, extras, exact_time, exact_interaction, unless_touched, is_loaded, kind } =
+            change;
         hot.revision = Revision::from_number(random::bits()?.max(1));
         hot.set(AS_IMPORTED, false);
         let parts = self.arrange(key, seen, &mut cold, extras).await?;
@@ -151,9 +154,9 @@ impl ClusterStore {
         // One that the entry named before is not to be removed.
         let is_new_hint = hinted.is_some() && named.is_none();
         let outcome = match seen {
-            Some(_) => self.script(shard, Named::Put, &keys, &args).await,
             // What is seen is compared. Where none was a removal may come in between, and what it removed come back.
-            None => self.script_once(shard, Named::Put, &keys, &args).await,
+            None if !is_loaded => self.script_once(shard, Named::Put, &keys, &args).await,
+            _ => self.script(shard, Named::Put, &keys, &args).await,
         };
         // Whoever tries again takes another hint. What was written, perhaps, needs this one.
         if is_new_hint

@@ -1,5 +1,5 @@
 -- Writes an entry if it is still the one that was seen. A repetition of what was done says that it was done. After once.lua.
--- KEYS: m (mark), u (activity), l (interaction), e (entry), x (extras), t (turns), and outcome where none was seen
+-- KEYS: m (mark), u (activity), l (interaction), e (entry), x (extras), t (turns), and outcome where none was seen and others may write
 -- ARGV: mark, key, seen stamp ('' none), new stamp, time, time is exact (1) or at least (0),
 --   interaction ('' none), interaction is exact (1) or at least (0), hint, hot, cold,
 --   the turn stays (1) or goes (0), seen time ('' any), state (suspended 1, has an interaction 2, neither 0),
