@@ -33,10 +33,12 @@ pub struct Awaited {
 }
 
 impl Awaited {
+    pub fn of(store: &ClusterStore) -> Self {
+        Self { store: store.clone(), verbs: store.to_async() }
+    }
+
     pub fn open(options: ClusterOptions) -> Self {
-        let store = ClusterStore::open(options).unwrap();
-        let verbs = store.to_async();
-        Self { store, verbs }
+        Self::of(&ClusterStore::open(options).unwrap())
     }
 }
 

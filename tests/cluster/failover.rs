@@ -14,7 +14,9 @@ use cloakroom::change::{Draft, Edit, Modified, Touch};
 use cloakroom::cluster::ClusterStore;
 use cloakroom::turns::TurnToken;
 use cloakroom::{Error, SessionEntry, SessionKey, Sessions};
+use pollster::block_on;
 
+use crate::awaited::Awaited;
 use crate::battery::Battery;
 use crate::common::{key, source};
 use crate::metrics::figure;
@@ -62,8 +64,9 @@ impl Ledger {
                 if n % 5 == 0 {
                     continue;
                 }
-                match written.receipt.wait() {
-                    Ok(()) => drop(self.awaited.lock().unwrap().insert(key, written.entry.usage.input_tokens)),
+                let kept = if writer % 2 == 0 { written.receipt.wait() } else { block_on(written.receipt) };
+                match kept {
+                    Ok(()) => drop(self.awaited.lock().unwrap().insert(key, counted)),
                     Err(error) => self.failed.lock().unwrap().push(error),
                 }
             }
@@ -104,12 +107,16 @@ impl Ledger {
     }
 }
 
-pub fn under_load(store: &dyn Sessions, harm: impl FnOnce()) -> Ledger {
+/// Half of the writers block, and half are futures.
+pub fn under_load(store: &ClusterStore, harm: impl FnOnce()) -> Ledger {
     let (ledger, stop) = (Ledger::default(), AtomicBool::new(false));
     thread::scope(|scope| {
         for writer in 0..WRITERS {
             let (ledger, stop) = (&ledger, &stop);
-            scope.spawn(move || ledger.write(store, writer, stop));
+            scope.spawn(move || match writer % 2 {
+                0 => ledger.write(store, writer, stop),
+                _ => ledger.write(&Awaited::of(store), writer, stop),
+            });
         }
         // The writers stop too if this fails.
         let harmed = catch_unwind(AssertUnwindSafe(harm));
