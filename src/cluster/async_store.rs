@@ -24,9 +24,10 @@ use crate::turns::{
 };
 use crate::unreadable::Listing;
 
+use super::flush::Losses;
 use super::lists::AsyncClusterIter;
 use super::stats::ClusterStats;
-use super::store::{ClusterStore, Losses};
+use super::store::ClusterStore;
 
 /// A store on a cluster, with verbs that are `async`: for gateways on an async runtime, whichever it is.
 ///

@@ -28,6 +28,7 @@ mod events;
 mod export;
 mod figures;
 mod flights;
+mod flush;
 mod hints;
 mod import;
 mod lane;
