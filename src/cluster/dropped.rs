@@ -1,6 +1,6 @@
 //! Leases that futures have dropped. A drop must not block, so a thread ends them.
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use parking_lot::Mutex;
 
 use crate::fork;
@@ -11,11 +11,11 @@ pub(super) type Named = (SessionKey, String);
 
 /// The way to the thread, which begins with the first of them and ends when this is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Dropped(Mutex<Option<Sender<Named>>>);
+pub(super) struct Dropped(Mutex<Option<UnboundedSender<Named>>>);
 
 impl Dropped {
     /// Leaves a lease to the thread. Where there is none `start` starts it, or says that it cannot.
-    pub(super) fn put(&self, lease: Named, start: impl FnOnce(Receiver<Named>) -> bool) {
+    pub(super) fn put(&self, lease: Named, start: impl FnOnce(UnboundedReceiver<Named>) -> bool) {
         let mut thread = self.0.lock();
         if thread.is_none() {
             let (put, dropped) = unbounded();
@@ -25,7 +25,7 @@ impl Dropped {
             *thread = Some(put);
         }
         if let Some(thread) = &*thread {
-            let _ = thread.send(lease);
+            let _ = thread.unbounded_send(lease);
         }
     }
 }

@@ -3,11 +3,13 @@
 //! Both are names of a key, with a beginning and an end. One of the second kind is named after its member and has no end that
 //! comes: it counts until the member is gone, and the first that looks at it afterwards ends it.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use futures_channel::mpsc::UnboundedReceiver;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
@@ -27,7 +29,7 @@ use crate::random;
 use crate::time::Timestamp;
 use crate::unreadable::{Listing, Unreadable};
 
-/// How long until leases are ended again whose node did not answer.
+/// How long until a lease is ended again whose node did not answer.
 const AGAIN: Duration = Duration::from_secs(1);
 /// No name that a user may give begins with it.
 const OF_MEMBER: char = '\u{1}';
@@ -97,28 +99,45 @@ impl Drop for HeldHere {
     }
 }
 
+/// Ends leases as they come, until no more do. One whose node does not answer is tried again, and delays no other one.
+async fn end_all(inner: &Weak<Inner>, mut dropped: UnboundedReceiver<Ended>) {
+    let (mut ending, mut is_over) = (FuturesUnordered::new(), false);
+    while !is_over || !ending.is_empty() {
+        let next = poll_fn(|context| match ending.poll_next_unpin(context) {
+            Poll::Ready(Some(())) => Poll::Ready(None),
+            Poll::Ready(None) | Poll::Pending if !is_over => dropped.poll_next_unpin(context).map(Some),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        });
+        match next.await {
+            None => {}
+            Some(Some((key, name))) => ending.push(end_one(inner, key, name)),
+            Some(None) => is_over = true,
+        }
+    }
+}
+
+async fn end_one(inner: &Weak<Inner>, key: SessionKey, name: String) {
+    while let Some(store) = still_open(inner) {
+        let store = ClusterStore { caller: Caller::Awaits, ..store };
+        match store.lease_script(&key, &name, "", "").await {
+            Err(Error::Unavailable { .. } | Error::Uncertain { .. }) => {
+                store.inner.nodes.pause(store.caller, AGAIN).await;
+            }
+            Err(error) => return not_ended(&key, &error),
+            Ok(_) => return,
+        }
+    }
+}
+
 fn not_ended(key: &SessionKey, error: &Error) {
     let cause: &dyn std::error::Error = error;
     tracing::warn!(error = cause, %key, "a lease cannot be ended; it ends with this process");
 }
 
 /// Starts the thread that ends leases, and says whether it could.
-fn ending(inner: Weak<Inner>) -> impl FnOnce(Receiver<Ended>) -> bool {
+fn ending(inner: Weak<Inner>) -> impl FnOnce(UnboundedReceiver<Ended>) -> bool {
     move |dropped| {
-        let run = move || {
-            // Those whose node does not answer are tried again.
-            let mut left = Vec::new();
-            loop {
-                match if left.is_empty() { dropped.recv().map_err(Into::into) } else { dropped.recv_timeout(AGAIN) } {
-                    Ok(lease) => left.push(lease),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-                left.extend(dropped.try_iter());
-                let Some(store) = still_open(&inner) else { return };
-                left = wait(ClusterStore { caller: Caller::Awaits, ..store }.end_leases(left));
-            }
-        };
+        let run = move || wait(end_all(&inner, dropped));
         let started = thread::Builder::new().name("cloakroom-drop".into()).spawn(run);
         if let Err(error) = &started {
             tracing::warn!(%error, "a lease cannot be ended for want of a thread; it ends with this process");
@@ -133,20 +152,6 @@ impl ClusterStore {
         if let Err(error) = wait(self.lease_script(key, name, "", "")) {
             not_ended(key, &error);
         }
-    }
-
-    /// The same for many, so that a node that is silent delays no others. Returns those whose node does not answer.
-    async fn end_leases(&self, all: Vec<Ended>) -> Vec<Ended> {
-        let end = |(key, name): Ended| async move {
-            match self.lease_script(&key, &name, "", "").await {
-                Err(Error::Unavailable { .. } | Error::Uncertain { .. }) => return Some((key, name)),
-                Err(error) => not_ended(&key, &error),
-                Ok(_) => {}
-            }
-            None
-        };
-        let ended = all.into_iter().map(end).collect::<FuturesUnordered<_>>();
-        ended.filter_map(std::future::ready).collect().await
     }
 
     /// Whether a lease, or work that a member knows of, holds an entry. Leases of processes that are gone are ended, unless it

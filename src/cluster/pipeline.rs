@@ -46,6 +46,8 @@ struct Open {
     connection: Connection,
     link: Arc<Link>,
     writes: Writes,
+    /// The most replicas that its node had to have had so far.
+    replicas: u64,
     /// Names what its node has written since it is a primary: another one begins when it is one again.
     history: Option<String>,
     checked: Instant,
@@ -133,7 +135,8 @@ impl Running {
         if let Err(error) = self.connect() {
             return all(requests, || Trouble::Unsent(error.clone()));
         }
-        let Some(Open { connection, link, writes, checked, .. }) = &mut self.open else { return Vec::new() };
+        let Some(Open { connection, link, writes, replicas, checked, .. }) = &mut self.open else { return Vec::new() };
+        *replicas = self.needs.of(&self.node).max(*replicas);
         let mut bytes = Vec::with_capacity((count * 64).min(MAX_BYTES));
         let mut replies = 0;
         let asks_time = self.timed.is_none_or(|at| at.elapsed() > TIME);
@@ -220,7 +223,7 @@ impl Running {
 
     /// Reads the answers to the end of a pipeline.
     fn prove(&mut self, mut proof: Asked) -> std::result::Result<(), RedisError> {
-        let Some(Open { connection, link, writes, history, checked }) = &mut self.open else { return Ok(()) };
+        let Some(Open { connection, link, writes, replicas, history, checked }) = &mut self.open else { return Ok(()) };
         let (mut tries, mut elsewhere, mut is_full) = (0, 0, false);
         loop {
             let answers = read(connection, proof.replies())?;
@@ -284,6 +287,10 @@ impl Running {
                 link.end_proof(&proof.attempt, &self.node, None, proof.attempt.syncs.then_some((None, None)));
                 return Ok(());
             }
+            if has_none {
+                // Another node may have taken over without telling: it was one of these.
+                proof.attempt.replicas = proof.attempt.replicas.max(*replicas);
+            }
             proof = Asked::new(proof.attempt, proof.time, before, true);
             let mut bytes = Vec::new();
             proof.write(&mut bytes);
@@ -313,7 +320,8 @@ impl Running {
         let link = Arc::new(Link::new(self.node.clone(), self.lane.clone(), &self.needs));
         self.end();
         self.needs.watch(&link);
-        self.open = Some(Open { connection, link, writes: Writes::default(), history, checked: Instant::now() });
+        let writes = Writes::default();
+        self.open = Some(Open { connection, link, writes, replicas: 0, history, checked: Instant::now() });
         Ok(())
     }
 }

@@ -16,8 +16,9 @@
 //!
 //! A hint that goes was read, so W1 was before S1, and W0 before S2. W2 and S2 are scripts of one shard, so one is first. If W2
 //! is, the entry has another revision at S2, and the hint stays. If S2 is, the name at W2 is a newer one than that of W0, and the
-//! entry is not written: its writer learns the new name and begins anew, with another hint. A hint is of one change and its
-//! name is never given again, so a removal that comes late harms nobody. So the two cannot miss each other, whatever time passes.
+//! entry is not written: its writer learns the new name and begins anew, with another hint. A hint that replicas did not get is written
+//! again under its name, and only for an entry that names it: at S2 that entry had another revision, or came after it, and then W2
+//! refused it. So the two cannot miss each other, whatever time passes.
 //!
 //! Names of sweeps are random, a new one for each request, and never come back: a failover may forget one, and the same number
 //! for another sweep would let a writer pass.
@@ -74,8 +75,8 @@ impl ClusterStore {
     /// Takes away what [`verify`](Self::verify) finds that leads nowhere: hints, which processes that were killed, failovers and
     /// [`Uncertain`](crate::Error::Uncertain) changes leave; and rows, turns and leases that have no entry. No entry is changed.
     ///
-    /// All others may go on meanwhile: what is under way in any process is not taken for a fault. A process that writes a new session
-    /// at that moment may have to begin that anew, once. The keys of all entries are held in memory.
+    /// All others may go on meanwhile: what is under way in any process is not taken for a fault. A process that had the store open begins
+    /// the next new session of each shard that was swept anew, once for each sweep: the closure of a `modify` that makes an entry runs again. The keys of all entries are held in memory.
     ///
     /// What else `verify` finds stays. The next change of an entry without a hint writes one; an entry that cannot be decoded goes by
     /// [`remove`](crate::Sessions::remove).

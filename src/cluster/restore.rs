@@ -28,13 +28,14 @@ use crate::random;
 
 /// The caller hears of its progress after so many entries.
 const BATCH: u64 = 256;
-/// Entries that are written at a time. An entry waits for nodes four times, one after the other. While one waits the others send,
+/// Entries that are written at a time. An entry waits for nodes three times, one after the other. While one waits the others send,
 /// and what they send together goes in one pipeline.
 const AT_ONCE: usize = 512;
-/// The bytes of those in the file, at most, but for one of 3 MiB: a frame of the file has no more.
+/// The bytes of those in the file, at most, but for one of 3 MiB: a frame of the file has no more. With those that wait and the one that
+/// is read no more than 120 MiB of the file are in memory.
 const ROOM: usize = 64 << 20;
 /// Entries that wait until there is room. Those are looked after together then: whether another restore has begun.
-const WAITING: usize = 32;
+const WAITING: usize = 16;
 
 /// An entry of the file.
 struct Entry {
@@ -107,14 +108,14 @@ impl ClusterStore {
     /// Makes a store from a [backup](ClusterStore::backup), of a cluster or of an embedded store, and closes it.
     ///
     /// While it is made nobody opens it, and if this ends early nobody will: call it again, from the beginning, or with
-    /// another backup. Of two that make the same store the one that began last goes on; it fails with [`Error::OtherStore`] too
-    /// if it finds an entry that the other one wrote late. The last step opens the whole store to all. Where only the receipt of
+    /// another backup. Of two that make the same store the one that began last goes on, and nothing that the other one has under way is
+    /// written any more; it fails with [`Error::OtherStore`]. The last step opens the whole store to all. Where only the receipt of
     /// that step fails ([`Error::NotReplicated`], [`Error::Uncertain`]) the store is there: it can be opened, and to call this
     /// again is refused, unless a failover loses that step.
     ///
-    /// An entry costs four round trips: one to see that no other restore has begun, one to the node of its hint, one from there to
-    /// its replicas, and one to write it; and one more for its open turn and for each of its leases. A thread of this call writes
-    /// 512 entries at a time, or 64 MiB of the file; few more are in memory.
+    /// An entry costs three round trips: one to the node of its hint, one from there to its replicas, and one to write it; and one
+    /// more for its open turn and for each of its leases. Entries that begin together look once whether another restore has begun
+    /// since. A thread of this call writes 512 entries at a time, or 64 MiB of the file; no more than 120 MiB of it are in memory.
     ///
     /// Revisions are new. Notes of imported files, and the time zone of an import, are left out: nothing reads them here. Turns
     /// that were open are interrupted.
@@ -132,6 +133,7 @@ impl ClusterStore {
         let mut frames = FrameReader::begin(BufReader::new(input))?;
         let loader = format!("{:016x}", random::bits()?);
         let store = Self::begin_to_load(options, &loader)?;
+        wait(store.fence(&loader))?;
         // What an attempt before has left.
         wait(store.do_remove_all())?;
         let (loaded, mut notes) = (Mutex::<Loaded>::default(), 0);
@@ -175,6 +177,25 @@ impl ClusterStore {
         Ok(report)
     }
 
+    /// Keeps out what another restore that began before has under way. Each new entry has a new hint, and so it is refused once its
+    /// shard has another sweep than its writer knows: see [`repair`](super::repair).
+    async fn fence(&self, loader: &str) -> Result<()> {
+        let own = Self { caller: Caller::Awaits, ..self.clone() };
+        let set = |shard| {
+            let mut set = redis::cmd("HSET");
+            set.arg(own.part(shard, Part::Mark)).arg("swept").arg(loader);
+            let own = &own;
+            async move {
+                own.call(shard, Kind::Write, &|_| vec![set.clone()]).await?;
+                own.inner.swept.put(shard, loader.to_owned());
+                Ok::<_, Error>(())
+            }
+        };
+        let all = (0..self.layout().shards()).map(set).collect::<FuturesUnordered<_>>();
+        all.try_collect::<()>().await?;
+        self.flush_all().await
+    }
+
     fn written_to(&self) -> Error {
         let reason = "somebody else writes to it while it is restored".into();
         Error::OtherStore { name: self.name().to_owned(), reason }
@@ -207,12 +228,15 @@ impl ClusterStore {
                 Next::Read(None) => is_over = true,
                 Next::Read(Some(entry)) => {
                     let mut group = vec![entry];
-                    while group.len() < WAITING
+                    let mut more = group.iter().map(|entry| entry.bytes).sum::<usize>();
+                    while count + group.len() < AT_ONCE
+                        && bytes + more <= ROOM
                         && let Ok(entry) = entries.try_recv()
                     {
+                        more += entry.bytes;
                         group.push(entry);
                     }
-                    bytes += group.iter().map(|entry| entry.bytes).sum::<usize>();
+                    bytes += more;
                     count += group.len();
                     under_way.push(async move {
                         self.check_loader(loader).await?;

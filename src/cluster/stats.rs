@@ -41,12 +41,13 @@ pub struct ClusterStats {
     pub members: u64,
     /// Those that are asked before an entry is pruned.
     pub guards: u64,
-    /// Bytes of memory that the primaries use together, for all that they hold (`used_memory` of `INFO`). `None` where a node does
+    /// Bytes of memory that the primaries which have shards of the store use together, for all that they hold (`used_memory` of `INFO`). `None` where a node does
     /// not let this user ask.
     pub used_memory: Option<u64>,
     /// How far the replica that is farthest behind is behind its primary: the bytes of the replication stream that it has not
-    /// acknowledged. A replica acknowledges once a second, and when a receipt asks, so what was just written counts too. `None` where
-    /// no replica is connected, or a node does not let this user ask.
+    /// acknowledged. A replica acknowledges once a second, and when a receipt asks, so what was just written counts too. One that is
+    /// still to get the data of its primary is behind by all. `None` where a primary has no replica connected, or a node does not let
+    /// this user ask.
     pub replica_lag: Option<u64>,
 }
 

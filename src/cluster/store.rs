@@ -27,7 +27,7 @@ use super::settings::Wanted;
 use super::stale::StaleHints;
 use super::swept::Swept;
 use super::tls::Tls;
-use super::value::{at, bytes, int, list};
+use super::value::{at, bytes, int, list, text};
 use super::wire::{Wire, check_seed};
 use crate::commit::Receipt;
 use crate::error::{Error, Result};
@@ -297,9 +297,14 @@ impl ClusterStore {
     }
 
     async fn check_marks(&self) -> Result<()> {
-        let ask = |shard| vec![redis::cmd("HGET").arg(self.part(shard, Part::Mark)).arg("mark").to_owned()];
+        let ask =
+            |shard| vec![redis::cmd("HMGET").arg(self.part(shard, Part::Mark)).arg(&["mark", "swept"]).to_owned()];
         for (shard, done) in self.scatter(0..self.layout().shards(), &ask).await? {
-            self.check_mark(shard, at(&done.values, 0), &done.node)?;
+            let found = list(at(&done.values, 0));
+            self.check_mark(shard, at(found, 0), &done.node)?;
+            if let Some(sweep) = text(at(found, 1)) {
+                self.inner.swept.put(shard, sweep);
+            }
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ impl ClusterStore {
     /// Asks the primary of each of these shards. Where one of them does not let this user ask nothing is known of the whole.
     pub(super) async fn told_by_primaries(&self, shards: impl IntoIterator<Item = u32>) -> Result<Told> {
         let ask = redis::cmd("INFO").arg("memory").arg("replication").to_owned();
-        let mut all = Told { used_memory: Some(0), replica_lag: None };
+        let mut all = Told { used_memory: Some(0), replica_lag: Some(0) };
         for shard in shards {
             let info = match self.call(shard, Kind::Read, &|_| vec![ask.clone()]).await {
                 Ok(done) => text(at(&done.values, 0)).unwrap_or_default(),
@@ -27,7 +27,8 @@ impl ClusterStore {
             };
             let Told { used_memory, replica_lag } = Told::of(&info);
             all.used_memory = all.used_memory.zip(used_memory).map(|(sum, more)| sum + more);
-            all.replica_lag = all.replica_lag.max(replica_lag);
+            // Of one without a replica nobody knows how far that would be behind.
+            all.replica_lag = all.replica_lag.zip(replica_lag).map(|(most, more)| most.max(more));
         }
         Ok(all)
     }
@@ -39,10 +40,11 @@ impl Told {
             let value = |line: &str| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<u64>().ok();
             info.lines().find_map(value)
         };
-        // One that is not online is still to get all that there is.
-        let replicas = info.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
+        let is_replica = |line: &&str| line.starts_with("slave") && line.contains("state=");
         let offset = |line: &str| line.split(',').find_map(|part| part.strip_prefix("offset=")?.trim().parse().ok());
-        let acknowledged: Option<u64> = replicas.filter_map(offset).min();
+        // One that is not online is still to get all that there is.
+        let acknowledged = |line: &str| if line.contains("state=online") { offset(line).unwrap_or(0) } else { 0 };
+        let acknowledged: Option<u64> = info.lines().filter(is_replica).map(acknowledged).min();
         let lag = number("master_repl_offset").zip(acknowledged);
         let replica_lag = lag.map(|(written, acknowledged)| written.saturating_sub(acknowledged));
         Self { used_memory: number("used_memory"), replica_lag }
@@ -59,7 +61,9 @@ mod tests {
             connected_slaves:3\r\nslave0:ip=::1,port=1,state=online,offset=90,lag=0,type=replica\r\n\
             slave1:ip=::1,port=2,state=online,offset=70,lag=1\r\nslave2:ip=::1,port=3,state=wait_bgsave,offset=0,lag=0\r\n\
             master_repl_offset:100\r\n";
-        assert_eq!(Told::of(info), Told { used_memory: Some(1_048_576), replica_lag: Some(30) });
+        assert_eq!(Told::of(info), Told { used_memory: Some(1_048_576), replica_lag: Some(100) });
+        let online = info.replace("wait_bgsave,offset=0", "online,offset=95");
+        assert_eq!(Told::of(&online).replica_lag, Some(30));
         let alone = "used_memory:7\r\nrole:master\r\nconnected_slaves:0\r\nmaster_repl_offset:100\r\n";
         assert_eq!(Told::of(alone), Told { used_memory: Some(7), replica_lag: None });
         // What was acknowledged since the offset was read is not behind.

@@ -93,6 +93,10 @@ impl ClusterStore {
             record.map_err(|source| Error::Engine { action: "encode an entry", source: source.into() })
         };
         let (hot_bytes, cold_bytes) = (encode(hot.encode())?, encode(cold.to_bytes())?);
+        let mut held = (exact_time || exact_interaction).then(|| self.inner.owed.hold(key));
+        if let Some(held) = &mut held {
+            self.settle(held).await?;
+        }
         let same_id = seen.is_some_and(|seen| seen.cold.session_id == cold.session_id);
         // Known before the hint is written: `repair` says why.
         let (mut is_kept, mut swept) = (true, "*".to_owned());
@@ -147,10 +151,6 @@ impl ClusterStore {
             self.layout().extras(shard, key),
             self.part(shard, Part::Turns),
         ];
-        let mut held = (exact_time || exact_interaction).then(|| self.inner.owed.hold(key));
-        if let Some(held) = &mut held {
-            self.settle(held).await?;
-        }
         // One that the entry named before is not to be removed.
         let is_new_hint = hinted.is_some() && named.is_none();
         let outcome = match seen {

@@ -172,6 +172,27 @@ fn a_node_without_shards_proves_what_it_had_or_says_that_it_never_will() {
     }
 }
 
+/// All shards are at other nodes, and one of two replicas with them: it may be the one that has them.
+#[test]
+fn a_replica_that_took_the_place_of_its_node_has_to_have_what_that_had() {
+    let needs = Arc::new(Needs::new("t".into(), true, 1));
+    let is_replaced = Arc::new(AtomicBool::new(false));
+    let moved = Arc::clone(&is_replaced);
+    let (mut running, serving) = running(&needs, move |words| match words[0].as_str() {
+        "HINCRBY" if moved.load(Ordering::Relaxed) => "-MOVED 1 127.0.0.1:1\r\n".to_owned(),
+        word => usual(word),
+    });
+    let node = running.node.clone();
+    needs.set(vec![(node.clone(), 2, 2)]);
+    let sent = write(&mut running, "st:{7}:u");
+    is_replaced.store(true, Ordering::Relaxed);
+    needs.set(vec![(node, 1, 1)]);
+    prove(&mut running, &sent);
+    assert!(matches!(Proven::new(needs, vec![sent]).is_durable(), Ok(false)), "one replica has it, of two");
+    drop(running);
+    serving.join().unwrap();
+}
+
 /// A script of somebody else runs while a proof is asked for. The node does not say which primary it is, and is the same.
 #[test]
 fn a_node_that_is_busy_while_it_is_asked_for_a_proof_gives_it_later() {
