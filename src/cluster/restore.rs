@@ -101,7 +101,7 @@ impl Loaded {
 /// What comes next: entries that were written, or one that was read.
 enum Next {
     Written(Result<Vec<One>>),
-    Read(Option<Entry>),
+    Read(Option<Box<Entry>>),
 }
 
 impl ClusterStore {
@@ -209,7 +209,9 @@ impl ClusterStore {
             let has_room = !is_over && count < AT_ONCE && bytes <= ROOM;
             let next = poll_fn(|context| match under_way.poll_next_unpin(context) {
                 Poll::Ready(Some(written)) => Poll::Ready(Next::Written(written)),
-                Poll::Ready(None) | Poll::Pending if has_room => entries.poll_next_unpin(context).map(Next::Read),
+                Poll::Ready(None) | Poll::Pending if has_room => {
+                    entries.poll_next_unpin(context).map(|entry| Next::Read(entry.map(Box::new)))
+                }
                 Poll::Ready(None) | Poll::Pending => Poll::Pending,
             });
             match next.await {
@@ -227,7 +229,7 @@ impl ClusterStore {
                 }
                 Next::Read(None) => is_over = true,
                 Next::Read(Some(entry)) => {
-                    let mut group = vec![entry];
+                    let mut group = vec![*entry];
                     let mut more = group.iter().map(|entry| entry.bytes).sum::<usize>();
                     while count + group.len() < AT_ONCE
                         && bytes + more <= ROOM

@@ -64,7 +64,7 @@ impl Ledger {
                 if n % 5 == 0 {
                     continue;
                 }
-                let kept = if writer % 2 == 0 { written.receipt.wait() } else { block_on(written.receipt) };
+                let kept = if writer.is_multiple_of(2) { written.receipt.wait() } else { block_on(written.receipt) };
                 match kept {
                     Ok(()) => drop(self.awaited.lock().unwrap().insert(key, counted)),
                     Err(error) => self.failed.lock().unwrap().push(error),
