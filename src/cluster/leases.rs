@@ -121,7 +121,10 @@ async fn end_one(inner: &Weak<Inner>, key: SessionKey, name: String) {
         let store = ClusterStore { caller: Caller::Awaits, ..store };
         match store.lease_script(&key, &name, "", "").await {
             Err(Error::Unavailable { .. } | Error::Uncertain { .. }) => {
-                store.inner.nodes.pause(store.caller, AGAIN).await;
+                // The store may go meanwhile.
+                let nodes = Arc::clone(&store.inner.nodes);
+                drop(store);
+                nodes.pause(Caller::Awaits, AGAIN).await;
             }
             Err(error) => return not_ended(&key, &error),
             Ok(_) => return,

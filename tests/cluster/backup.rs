@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::common::{fast_dir, key, source};
 use crate::conformance::{one, six};
 use crate::nodes::{Cluster, Node, wait_for};
+use crate::retries::{Rig, rig};
 
 #[test]
 fn a_backup_becomes_an_embedded_store() {
@@ -205,6 +206,44 @@ fn of_two_restores_one_makes_the_store() {
     let store = ClusterStore::open(options).unwrap();
     assert_eq!(store.len().unwrap(), 10);
     assert!((100..110).all(|n| store.contains(&key(n)).unwrap()));
+}
+
+/// An earlier restore has an entry on its way while a later one makes the whole store: it comes too late.
+#[test]
+fn what_an_earlier_restore_has_under_way_is_not_written() {
+    let Rig { _cluster, proxy, options } = rig();
+    let dir = fast_dir();
+    let file_of = |name: &str, keys: std::ops::Range<usize>| {
+        let embedded = SessionStore::open(Options::new(dir.path().join(name)).create(true)).unwrap();
+        keys.for_each(|n| drop(embedded.resolve(&source(n)).unwrap()));
+        let mut file = Vec::new();
+        embedded.backup(&mut file, |_| {}).unwrap();
+        file
+    };
+    let (one, other) = (file_of("one", 0..2), file_of("other", 100..110));
+    let at = (16..one.len()).find(|end| entries_before(&one, *end) == 1).unwrap();
+    // So that the node knows the scripts.
+    let known = ClusterOptions::new("known", [proxy.address()]).create(true).shards(16).replicas(0);
+    ClusterStore::restore(known, &*other, |_| {}).unwrap();
+    let (waits, it_waits) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    thread::scope(|scope| {
+        proxy.withhold(&format!(":e:{}", key(0).as_str()));
+        let first = scope.spawn(|| {
+            let file = Waits { file: &one, at, read: 0, waits, goes_on };
+            ClusterStore::restore(options.clone(), file, |_| {})
+        });
+        it_waits.recv().unwrap();
+        wait_for("the entry is on its way", || proxy.is_open());
+        assert_eq!(ClusterStore::restore(options.clone(), &*other, |_| {}).unwrap().entries, 10);
+        proxy.deliver();
+        go_on.send(()).unwrap();
+        let first = first.join().unwrap();
+        assert!(matches!(first, Err(Error::OtherStore { .. })), "{first:?}");
+    });
+    let store = ClusterStore::open(options).unwrap();
+    assert_eq!(store.len().unwrap(), 10);
+    assert_eq!(store.verify().unwrap().violations, []);
 }
 
 /// A node that answers nobody holds up a restore, which reads on as far as there are writers, and no further. The first error of a

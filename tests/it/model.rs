@@ -722,11 +722,9 @@ impl Run {
             assert!(may_go(&key, &entry) && Some(entry.updated_at) <= youngest_gone, "the oldest go");
         }
         self.model = left;
-        if days > 0 || entries > 0 {
-            // What has ended is forgotten. If the clock goes back a little, it does not hold again.
-            for named in self.leases.values_mut() {
-                named.values_mut().filter(|end| **end <= now).for_each(|end| *end = Timestamp::MIN);
-            }
+        // What has ended is forgotten, also by a pass that prunes nothing. If the clock goes back a little, it does not hold again.
+        for named in self.leases.values_mut() {
+            named.values_mut().filter(|end| **end <= now).for_each(|end| *end = Timestamp::MIN);
         }
     }
 
