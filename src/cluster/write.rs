@@ -170,7 +170,8 @@ impl ClusterStore {
         if int(at(answer, 0)) != Some(1) {
             // A sweep may have taken the hint away: it begins anew, with another one.
             let is_swept = int(at(answer, 0)) == Some(-8);
-            if is_swept {
+            // A restore does not begin anew: another one has taken over.
+            if is_swept && !is_loaded {
                 self.inner.swept.put(shard, text(at(answer, 1)).unwrap_or_default());
             }
             if done.again && seen.is_some() && !is_swept {
