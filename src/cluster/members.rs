@@ -67,7 +67,7 @@ impl ClusterStore {
         // Nodes that are slow to tell of themselves must not end the lease either.
         let look = {
             let (inner, suspects) = (inner.clone(), self.inner.nodes.suspects());
-            // Who has closed the store may read on, so this ends with the last handle.
+            // A store that was closed is read on, so this thread ends with the last handle.
             move || {
                 loop {
                     let suspect = suspects.recv_timeout(LOOK);

@@ -236,6 +236,11 @@ impl ClusterStore {
         self.inner.nodes.call(self.caller, self.layout().slot_of(shard), kind, build).await
     }
 
+    /// The arguments of a script: the mark that it compares, and then these.
+    fn after_mark(&self, args: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        std::iter::once(self.inner.mark.clone().into_bytes()).chain(args.iter().cloned()).collect()
+    }
+
     /// Runs a script; its answer, which has the mark's outcome in it, and how it went.
     pub(super) async fn script(
         &self,
@@ -244,8 +249,7 @@ impl ClusterStore {
         keys: &[String],
         args: &[Vec<u8>],
     ) -> Result<(Value, Done)> {
-        let mut all = vec![self.inner.mark.clone().into_bytes()];
-        all.extend_from_slice(args);
+        let all = self.after_mark(args);
         let done = self.call(shard, named.kind(), &|whole| vec![named.call(whole, keys, &all)]).await?;
         self.answered(shard, done)
     }
@@ -261,8 +265,7 @@ impl ClusterStore {
     ) -> Result<(Value, Done)> {
         let mut keys = keys.to_vec();
         keys.push(self.layout().outcome(shard, &format!("{:016x}", random::bits()?)));
-        let mut all = vec![self.inner.mark.clone().into_bytes()];
-        all.extend_from_slice(args);
+        let all = self.after_mark(args);
         let (length, all) = (all.len(), Mutex::new((0_u32, all)));
         let first = self.inner.options.patience.saturating_mul(2).clamp(NOTED, NOTED_LATE);
         let build = |whole| {

@@ -173,18 +173,20 @@ fn entries_on(node: &Node, name: &str) -> usize {
     found.len()
 }
 
+/// A backup of an embedded store with these sessions.
+fn backup_of(keys: std::ops::Range<usize>) -> Vec<u8> {
+    let dir = fast_dir();
+    let embedded = SessionStore::open(Options::new(dir.path().join("db")).create(true)).unwrap();
+    keys.for_each(|n| drop(embedded.resolve(&source(n)).unwrap()));
+    let mut file = Vec::new();
+    embedded.backup(&mut file, |_| {}).unwrap();
+    file
+}
+
 /// Of two restores of one store the one that began last goes on, and has the store; the other one says that it has not.
 #[test]
 fn of_two_restores_one_makes_the_store() {
-    let dir = fast_dir();
-    let file_of = |name: &str, keys: std::ops::Range<usize>| {
-        let embedded = SessionStore::open(Options::new(dir.path().join(name)).create(true)).unwrap();
-        keys.for_each(|n| drop(embedded.resolve(&source(n)).unwrap()));
-        let mut file = Vec::new();
-        embedded.backup(&mut file, |_| {}).unwrap();
-        file
-    };
-    let (one, other) = (file_of("one", 0..60), file_of("other", 100..110));
+    let (one, other) = (backup_of(0..60), backup_of(100..110));
     let (node, name) = (&crate::conformance::one().nodes[0], "two-restores");
     let options = ClusterOptions::new(name, [node.address()]).create(true).shards(16).replicas(0);
     let (waits, it_waits) = mpsc::channel();
@@ -212,15 +214,7 @@ fn of_two_restores_one_makes_the_store() {
 #[test]
 fn what_an_earlier_restore_has_under_way_is_not_written() {
     let Rig { _cluster, proxy, options } = rig();
-    let dir = fast_dir();
-    let file_of = |name: &str, keys: std::ops::Range<usize>| {
-        let embedded = SessionStore::open(Options::new(dir.path().join(name)).create(true)).unwrap();
-        keys.for_each(|n| drop(embedded.resolve(&source(n)).unwrap()));
-        let mut file = Vec::new();
-        embedded.backup(&mut file, |_| {}).unwrap();
-        file
-    };
-    let (one, other) = (file_of("one", 0..2), file_of("other", 100..110));
+    let (one, other) = (backup_of(0..2), backup_of(100..110));
     let at = (16..one.len()).find(|end| entries_before(&one, *end) == 1).unwrap();
     // So that the node knows the scripts.
     let known = ClusterOptions::new("known", [proxy.address()]).create(true).shards(16).replicas(0);

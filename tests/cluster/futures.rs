@@ -311,7 +311,8 @@ fn a_list_goes_on_though_steps_are_dropped() {
     own.store.close().unwrap();
 }
 
-/// A change was told, its receipt was dropped, and the connection broke. Whoever waits to the end of a close is told, and nobody before.
+/// The receipt of a change was dropped, and the connection broke. The `close` that is awaited to its end tells of the loss, though others
+/// were dropped before it.
 #[test]
 fn a_loss_is_told_by_the_close_that_is_awaited() {
     let mut cluster = Cluster::one();

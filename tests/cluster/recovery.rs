@@ -21,7 +21,7 @@ fn recover(store: &ClusterStore) -> Result<Vec<SessionKey>, cloakroom::Error> {
     Ok([told.resumable, told.already_pending].concat())
 }
 
-/// Whoever finds a turn open learns who has it. Of one that came with a backup nobody knows.
+/// An open turn names the process that began it. One that came with a backup names nobody.
 #[test]
 fn an_open_turn_names_the_process_that_has_begun_it() {
     let store = one().open();

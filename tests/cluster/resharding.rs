@@ -153,7 +153,7 @@ fn a_node_that_has_lost_all_its_slots_is_as_one_that_was_replaced() {
     let entry = store.get(&key(1)).unwrap().unwrap();
     assert!(entry.suspended && entry.pinned);
     let flushed = store.flush();
-    assert!(matches!(flushed, Err(Error::Uncertain { made: true, .. })), "that is told once: {flushed:?}");
+    assert!(matches!(flushed, Err(Error::Uncertain { made: true, .. })), "a flush tells of the loss: {flushed:?}");
     store.close().unwrap();
 }
 

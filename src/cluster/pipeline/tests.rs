@@ -207,7 +207,7 @@ fn a_node_that_is_busy_while_it_is_asked_for_a_proof_gives_it_later() {
     let receipt = Proven::new(needs, vec![sent.clone()]);
     busy.store(true, Ordering::Relaxed);
     prove(&mut running, &sent);
-    assert!(sent.link.state.lock().failed.is_some(), "somebody who waits hears of it");
+    assert!(sent.link.state.lock().failed.is_some(), "a caller that waits gets an error");
     assert!(matches!(receipt.is_durable(), Ok(false)), "it may be waited for again");
     busy.store(false, Ordering::Relaxed);
     prove(&mut running, &sent);
